@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from leaderboard.frozen_code import code_sha256
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Submission
@@ -51,13 +52,38 @@ def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
     """Return every record in the suite's folder; raise `ResultError` for one that cannot be read, or two of
     one name.
     """
-    found = {path: load_result(path) for path in sorted((results / suite.name).glob("*.json"))}
+    found = {path: committed_result(path) for path in sorted((results / suite.name).glob("*.json"))}
     first: dict[str, Path] = {}
     for path, result in found.items():
         other = first.setdefault(result.name, path)
         if other != path:
             raise ResultError(f"{path}: a second result of {result.name}; the first is {other.name}")
     return found
+
+
+def committed_result(path: Path) -> Result:
+    """Return the record in a result's file, which is parsed once as long as the file stays as it is."""
+    return _result(path, *_state_of(path))
+
+
+def committed_run(path: Path) -> Run:
+    """Return what pages say of a trace, which is read and described once as long as its file stays as it is."""
+    return _run(path, *_state_of(path))
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@cache
+def _result(path: Path, *_: int) -> Result:
+    return load_result(path)
+
+
+@cache
+def _run(path: Path, *_: int) -> Run:
+    return read_run(path)
 
 
 def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:

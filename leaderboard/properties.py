@@ -16,10 +16,9 @@ from moeload_bench import cache
 from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.results.grid import present_mean
 from moeload_bench.schema import Record
-from moeload_bench.scoring.description import describe_layers
-from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import StateLabels, label_states
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
@@ -85,22 +84,26 @@ MEASURES = (
 )
 
 
-def properties_of(path: Path) -> Properties:
-    """Return the properties of a trace's file: from the cache by the hash of its content, else computed."""
+def properties_of(path: Path, described: tuple[Trace, Run, StateLabels] | None = None) -> Properties:
+    """Return the properties of a trace's file: from the cache by the hash of its content, else computed, from what was
+    ``described`` of it where somebody has done so.
+    """
     key = cache.task_key(kind="properties", trace_sha256=stored_hash(path), scoring_version=SCORING_VERSION, version=3)
     stored = cache.load(key)
     if stored is not None:
         return Properties.model_validate(stored)
-    trace = read_trace(path)
-    layers, labels = describe_layers(trace), label_states(trace.load_SLE, stride=trace.meta.stride)
-    facts = run_facts(trace)
+    if described is None:
+        trace = read_trace(path)
+        described = trace, make_run(trace, 0), label_states(trace.load_SLE, stride=trace.meta.stride)
+    trace, run, labels = described
+    facts = run.facts
     found = Properties(
         parameters=facts.parameters,
         expert_tokens=facts.expert_tokens,
         noise=facts.noise,
         drift=present_mean(layer_medians(labels.drift_SL, ~labels.transient_SL)),
-        over_dispersion=present_mean([layer.over_dispersion for layer in layers]),
-        imbalance=present_mean([layer.imbalance_last for layer in layers]),
+        over_dispersion=present_mean([layer.over_dispersion for layer in run.layers]),
+        imbalance=present_mean([layer.imbalance_last for layer in run.layers]),
         experts=trace.num_experts,
         top_k=trace.meta.top_k,
         balancing=balancing_of(trace.meta),

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING, row_means
@@ -27,46 +25,34 @@ def rank_cell(sets: PossibleRanks | None, name: str) -> str:
     return rank_text(sets[name]) if sets else NOTHING
 
 
-@dataclass(frozen=True, eq=False)
-class Wins:
-    """On how many tasks [F, F, R] the first has the smaller error, a tie (to within EXACT) counting half, and of how
-    many both have one; by run, so that any choice of runs is a sum.
+def count_wins(error_FT: FloatArray, of_TX: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return on how many tasks of each group the first has the smaller error, a tie (to within EXACT) counting half,
+    and on how many both have one, each [F, F, X]. ``of_TX`` is 1 where a task is in a group.
     """
+    known_FT = np.isfinite(error_FT)
+    known_FFT = known_FT[:, None] & known_FT
+    with np.errstate(invalid="ignore"):
+        gap_FFT = error_FT[:, None] - error_FT
+        won_FFT = np.where(known_FFT, (gap_FFT < -EXACT) + 0.5 * (np.abs(gap_FFT) <= EXACT), 0.0)
+    return won_FFT @ of_TX, known_FFT.astype(np.float64) @ of_TX
 
-    won_FFR: FloatArray
-    tasks_FFR: FloatArray
 
-    @classmethod
-    def of(cls, error_FT: FloatArray, number_T: NDArray[np.intp], runs: int) -> Wins:
-        """Return the wins of tasks of which ``number_T`` says the run."""
-        of_run_TR = (number_T[:, None] == np.arange(runs)).astype(np.float64)
-        known_FT = np.isfinite(error_FT)
-        known_FFT = known_FT[:, None] & known_FT
-        with np.errstate(invalid="ignore"):
-            gap_FFT = error_FT[:, None] - error_FT
-            won_FFT = np.where(known_FFT, (gap_FFT < -EXACT) + 0.5 * (np.abs(gap_FFT) <= EXACT), 0.0)
-        return cls(won_FFT @ of_run_TR, known_FFT.astype(np.float64) @ of_run_TR)
-
-    def __add__(self, other: Wins) -> Wins:
-        return Wins(self.won_FFR + other.won_FFR, self.tasks_FFR + other.tasks_FFR)
-
-    def on(self, at_R: Sequence[int] | None) -> FloatArray:
-        """Return each one's mean win rate [F] against every other one, NaN for a single one, on all runs or some."""
-        at = slice(None) if at_R is None else at_R
-        won_FF, tasks_FF = self.won_FFR[:, :, at].sum(axis=2), self.tasks_FFR[:, :, at].sum(axis=2)
-        F = len(won_FF)
-        if F == 1:
-            return np.full(1, np.nan)
-        rate_FF = np.full((F, F), np.nan)
-        np.divide(won_FF, tasks_FF, out=rate_FF, where=tasks_FF > 0)
-        return row_means(rate_FF[~np.eye(F, dtype=np.bool_)].reshape(F, F - 1))
+def mean_rates(won_XFF: FloatArray, tasks_XFF: FloatArray) -> FloatArray:
+    """Return each one's mean win rate against every other one, [X, F]; NaN for a single one."""
+    X, F = won_XFF.shape[:2]
+    if F == 1:
+        return np.full((X, 1), np.nan)
+    rate_XFF = np.full(won_XFF.shape, np.nan)
+    np.divide(won_XFF, tasks_XFF, out=rate_XFF, where=tasks_XFF > 0)
+    return row_means(rate_XFF[:, ~np.eye(F, dtype=np.bool_)].reshape(X, F, F - 1))
 
 
 def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
     """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
     error_FT = np.stack(list(errors.values()))
-    wins = Wins.of(error_FT, np.zeros(error_FT.shape[1], dtype=np.intp), 1)
-    return dict(zip(errors, wins.on(None).tolist(), strict=True))
+    won_FF1, tasks_FF1 = count_wins(error_FT, np.ones((error_FT.shape[1], 1)))
+    rate_1F = mean_rates(won_FF1.transpose(2, 0, 1), tasks_FF1.transpose(2, 0, 1))
+    return dict(zip(errors, rate_1F[0].tolist(), strict=True))
 
 
 def rank_sets(

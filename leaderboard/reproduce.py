@@ -29,7 +29,7 @@ from leaderboard.committed import (
 )
 from leaderboard.verifying.agreement import EXACT, Bounds, differences, tolerance_of, value_bound
 from moeload_bench.cli.options import Jobs
-from moeload_bench.cli.progress import pair_progress
+from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.environment import BLAS_KERNELS, Environment, environment
 from moeload_bench.errors import ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
@@ -163,21 +163,21 @@ def compare_suite(suite: str, folder: Path, only: Sequence[str] | None, jobs: in
     results = chosen(tasks, folder, only)
     changed = local_changes()
     if changed:
-        print(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
+        say(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
     wrong = {result.name: [*result_problems(result, tasks), *_other_code(result)] for result in results}
     runnable = [r for r in results if all(line.startswith(OTHER_CODE) for line in wrong[r.name])]
     for committed, again in zip(runnable, run_again(runnable, tasks, jobs), strict=True):
         how, found = report(committed, again, exact)
         wrong[committed.name] += found
-        print(f"{committed.name}: compared {how}: {'differs' if wrong[committed.name] else 'agrees'}")
+        say(f"{committed.name}: compared {how}: {'differs' if wrong[committed.name] else 'agrees'}")
     for name, lines in wrong.items():
         for line in lines[:MAX_LINES]:
-            print(f"  {name}: {line}")
+            say(f"  {name}: {line}")
         if len(lines) > MAX_LINES:
-            print(f"  {name}: and {len(lines) - MAX_LINES} more")
+            say(f"  {name}: and {len(lines) - MAX_LINES} more")
     failed = sum(bool(lines) for lines in wrong.values())
     here = environment()
-    print(
+    say(
         f"suite {tasks.name}: {len(results) - failed} of {len(results)} results agree; "
         f"{time.perf_counter() - started:.0f} s on {here.hardware}"
     )
@@ -190,12 +190,14 @@ def _other_code(result: Result) -> Iterator[str]:
     if now is None:
         yield f"there is no code to run; {made_at(result)}"
     elif now != then:
-        print(f"{result.name}: runs today's code {now[:12]}, the result is of {then[:12]}; {made_at(result)}")
+        say(f"{result.name}: runs today's code {now[:12]}, the result is of {then[:12]}; {made_at(result)}")
 
 
 def reproduce(
     suite: Annotated[str, typer.Argument(help="A suite's name, or its TOML file.")] = "mini",
-    results: Annotated[Path, typer.Option(help="The folder with SUITE/NAME.json.")] = RESULTS,
+    results: Annotated[
+        Path, typer.Option(help="The folder with SUITE/NAME.json.", show_default="leaderboard/results")
+    ] = RESULTS,
     only: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="A forecaster to run again; give it once for each.")
     ] = None,

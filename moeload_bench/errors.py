@@ -23,6 +23,7 @@ MoeloadError
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 
 
@@ -131,6 +132,13 @@ def counted(number: int, noun: str) -> str:
 def printable(text: str) -> str:
     """Return the text with everything that would move a terminal's cursor, or begin a line of a log, as an escape.
 
-    A message may quote what a stranger wrote: names of files and of fields, and what their code raised.
+    A message may quote what a stranger wrote: names of files and of fields, and what their code raised. The escapes are
+    those of JSON, so that a document stays one; tabs stay.
     """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return text if text.isprintable() else "".join(map(_escaped, text))
+
+
+def _escaped(char: str) -> str:
+    if char.isprintable() or char == "\t":
+        return char
+    return "\\u007f" if char == "\x7f" else json.dumps(char)[1:-1]

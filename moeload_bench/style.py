@@ -40,7 +40,11 @@ LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
 """Okabe and Ito's colours, and three more whose lightness separates them under red-green blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-PLACES = ("sw_avg", "uniform", "last_value", "ema", "adaptive", "gated", "lstm", "arima", "average_tuned", "fracast")
+PLACES = (
+    "sw_avg", "uniform", "last_value", "ema", "adaptive", "gated", "lstm", "arima", "average_tuned", "fracast",
+    "sw_avg.w10", "sw_avg.w500", "sw_avg.w1000", "recent_sum", "since_plan", "since_plan.blocks", "arima.111",
+    "lstm.online", "sw_avg_conformal", "autotheta",
+)  # fmt: skip
 """Forecasters whose colour and marker are the same in every chart; of others a hash of the name says where to begin."""
 STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}
 STATE_HATCHES = {"transient": "/////", "stable": ""}
@@ -181,16 +185,20 @@ def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
 
 
 def forecaster_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return each forecaster's colour and marker, the same in whatever company it is drawn.
+    """Return each forecaster's colour and marker, the same in whatever company it is drawn (`forecaster_places`)."""
+    places, n = forecaster_places(names), len(PALETTE)
+    return {name: {"color": PALETTE[p % n], "marker": MARKERS[(p + p // n) % n]} for name, p in places.items()}
 
-    Those of PLACES have their own; another one has the next free place after its name's hash.
-    """
+
+def forecaster_places(names: Sequence[str]) -> dict[str, int]:
+    """Return each forecaster's place: that of PLACES, or the next free colour after its name's hash."""
     place = {name: PLACES.index(name) for name in names if name in PLACES}
+    n = len(PALETTE)
     for name in sorted(set(names) - set(place)):
-        first = zlib.crc32(name.encode()) % len(PALETTE)
-        free = (i % len(PALETTE) for i in range(first, first + len(PALETTE)) if i % len(PALETTE) not in place.values())
-        place[name] = next(free, first)
-    return {name: {"color": PALETTE[place[name]], "marker": MARKERS[place[name]]} for name in names}
+        first = zlib.crc32(name.encode()) % n
+        taken = {p % n for p in place.values()}
+        place[name] = next((i % n for i in range(first, first + n) if i % n not in taken), first)
+    return {name: place[name] for name in names}
 
 
 def state_strip(axes: Axes, spans: Iterable[tuple[float, float, str]]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,28 @@ from numpy.typing import NDArray
 
 from moeload_bench.traces.trace import Trace
 
+TRACES = Path(__file__).resolve().parent.parent / "traces"
+needs_traces = pytest.mark.skipif(
+    not TRACES.is_dir(), reason="this clone leaves the recordings out (CONTRIBUTING.md): `git sparse-checkout disable`"
+)
+
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process (`--dist loadgroup`): what they share is made and read once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what was imported: it stays, and some libraries collect in every call."""
+    gc.collect()
+    gc.freeze()
 
 
 def synthetic_load_SLE(
@@ -69,7 +90,23 @@ def trace() -> Trace:
     return synthetic_trace()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One cache for all processes of a session, which fixtures of whole files use too."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "session-cache"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("MOELOAD_CACHE", str(folder))
+        yield str(folder)
+
+
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or fills the user's cache."""
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def shared_cache(_private_cache: None, _session_cache: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The session's cache: for tests that look at pages and at what commands show, never for those of the cache."""
+    monkeypatch.setenv("MOELOAD_CACHE", _session_cache)

@@ -26,6 +26,7 @@ from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import MoeloadError
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.recording.parts import Parts, unfinished_trace
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import parse_requirements, read_folder
 from moeload_bench.submissions.requirements import _check_wheels, _unpack
@@ -153,6 +154,13 @@ def _manifest(root: Path) -> Path:
     return _text("run.parquet.parts/manifest.json", text)(root)
 
 
+def _parts(root: Path) -> Path:
+    parts = Parts(root / "seed0.parquet")
+    parts.start(resume=False)
+    parts.append(synthetic_trace(40))
+    return parts.folder
+
+
 def _format(name: str) -> Reader:
     def read(path: Path) -> object:
         out = path.parent.parent / "out.parquet" if path.is_dir() else path.parent / "out.parquet"
@@ -178,6 +186,7 @@ READERS = {
     "wheel": Reader(lambda root: wheel(root / "w", "a", "1.0", "X = 1\n", {"b/c.py": "1"}), _wheel),
     "season": Reader(_copied("plan.json", "commitment.json", "draw.json", "reveal.json", "log.jsonl"), _season),
     "manifest": Reader(_manifest, lambda path: list(Follower(Place.of(str(path.parent))).poll())),
+    "parts": Reader(_parts, unfinished_trace),
     **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},  # those load in a child of their own
 }
 

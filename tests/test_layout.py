@@ -119,8 +119,8 @@ def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
     Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
     """
     readable = {
-        "adapters", "cli", "evaluation", "hub", "interchange", "isolation", "live", "placement", "plots", "publishing",
-        "results", "scoring", "states", "submissions", "traces",
+        "adapters", "capacity", "cli", "evaluation", "hub", "interchange", "isolation", "live", "placement", "plots",
+        "publishing", "results", "scoring", "states", "submissions", "traces",
     }  # fmt: skip
     folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}
     assert folders - {"baselines"} == readable | set(HIDDEN_IN_PACKAGE)
@@ -187,6 +187,29 @@ def test_each_page_begins_with_what_it_answers() -> None:
         assert "?" in second
 
 
+OTHERWISE = {"performance.md", "regimes.md"}
+"""The first is written by `make bench-compare`, in a form of its own; the second is being written."""
+
+
+def test_each_report_opens_with_its_answer_and_a_figure() -> None:
+    """Before the first section: a paragraph of a few sentences, then a figure with a caption; methods are behind a
+    fold or a link.
+    """
+    for page in sorted((ROOT / "docs" / "reports").glob("*.md")):
+        if page.name in OTHERWISE:
+            continue
+        opening = re.sub(r"<!--.*?-->\s*", "", page.read_text(encoding="utf-8").split("\n## ")[0])
+        blocks = [block for block in opening.split("\n\n") if block.strip() and not block.startswith("*Answers: ")]
+        assert blocks[0].startswith("# "), page
+        sentences = len(re.findall(r"[.?](?: |\n|$)", blocks[1]))
+        assert 1 <= sentences <= 5, f"{page}: {sentences} sentences in its answer"
+        assert not blocks[1].startswith(("|", "!", "<", "-", "#")), f"{page}: opens with no answer"
+        shown = [i for i, block in enumerate(blocks) if block.startswith("![")]
+        assert shown, f"{page}: no figure before the first section"
+        assert shown[0] <= 3, f"{page}: the figure comes after {shown[0]} paragraphs"
+        assert (page.parent / blocks[shown[0]].split("](")[1].split(")")[0]).is_file(), page
+
+
 def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:
     """Its search path is set first; until then it may find no package, or another one."""
     tree = ast.parse((ROOT / "moeload_bench" / "isolation" / "worker.py").read_text(encoding="utf-8"))
@@ -224,3 +247,23 @@ def test_workflows_pin_their_actions_and_keep_expressions_out_of_shell_lines() -
     assert [use for use in used if not re.fullmatch(r" [\w./-]+@[0-9a-f]{40} # v[\d.]+", use)] == []
     assert [line for line in lines if "run:" in line and "${{" in line] == []
     assert not any(re.search(r"run: [|>]", line) for line in lines), "a block of shell lines needs a closer look"
+
+
+def test_a_message_says_where_who_has_only_the_package_finds_a_page() -> None:
+    """By `page`, which knows where pages are published; a command's help says that they are in the repository."""
+    named = re.compile(r"docs/[\w/-]+\.md")
+    wrong = []
+    for path in sorted((ROOT / "moeload_bench").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        fine = {id(node.args[0]) for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args
+                and ast.unparse(node.func) == "page"}  # fmt: skip
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
+                is_help = isinstance(node, ast.FunctionDef) and path.parent.name == "cli"
+                text = " ".join(str(ast.get_docstring(node)).split())
+                if is_help and len(named.findall(text)) > len(re.findall(f"{named.pattern} in the project", text)):
+                    wrong.append(f"{path}: help of {node.name}")
+                fine.add(id(node.body[0].value))  # type: ignore[attr-defined]
+        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        wrong += [f"{path}: {one.value!r}" for one in texts if id(one) not in fine and named.search(one.value)]
+    assert wrong == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT, committed_results
+from leaderboard.committed import ROOT, committed_results, committed_run
 from leaderboard.pages.croissant import croissant
 from moeload_bench.publishing.card import render_card
 from moeload_bench.results.grid import known_grid
@@ -33,7 +33,7 @@ def card_files(root: Path = ROOT) -> dict[Path, str]:
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
     traces = root / "traces"
-    runs = read_runs(traces) if traces.is_dir() else []
+    runs = read_runs(traces, committed_run) if traces.is_dir() else []
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
     card = render_card(text, runs, {"leaderboard": leaderboard_table()})
     out[root / "datasets_card.md"] = card

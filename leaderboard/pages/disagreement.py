@@ -12,7 +12,7 @@ from moeload_bench.results.figures import averaged_over
 from moeload_bench.results.grid import ResultGrid, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.style import MARKERS, PALETTE, legend_above, panels, style
+from moeload_bench.style import forecaster_looks, legend_above, panels, style
 from moeload_bench.suites.suite import STATES
 
 if TYPE_CHECKING:
@@ -87,12 +87,11 @@ def draw_regret(results: Sequence[Result], shape: str = HEADLINE) -> Figure:
         handles: list[Any] = []
         for ax, state in zip(axes, states, strict=True):
             names = [row.forecaster for row in error.of_state(state)]
-            for i, name in enumerate(names):
+            for name, look in forecaster_looks(names).items():
                 pairs = [
                     [value_at(grid, state, name, k) for grid in (error, regret)] for k in range(len(error.horizons))
                 ]
                 points = [(x, y) for x, y in pairs if x is not None and y is not None]
-                look: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "marker": MARKERS[i % len(MARKERS)]}
                 (line,) = ax.plot(
                     [x for x, _ in points], [100 * y for _, y in points], label=name, linewidth=0.6, **look
                 )

@@ -30,6 +30,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import floors_from
+from moeload_bench.style import legend_above, log_axis, panels, save_figure, style
 
 PILOTS = ROOT / "leaderboard" / "pilots"
 WEIGHTS = (0.03, 0.1, 0.3, 1.0)
@@ -192,6 +193,30 @@ def power_table(found: Pilot) -> str:
     heads = ("weight", *("of all runs" if name == "all" else f"of `{name}`" for name in names))
     lines = [(weight, *(f"{100 * by_name[name]:.0f} %" for name in names)) for weight, by_name in floors.power.items()]
     return markdown_table(heads, lines)
+
+
+def draw_floors() -> None:
+    """Draw errors against the horizon by state, beside what is left to one that knows the whole state of training."""
+    found, path = pilot(), ROOT / "docs" / "reports" / "forks.svg"
+    states = list(dict.fromkeys(point.state for point in found.points))
+    with style():
+        figure, axes = panels(len(states), height=2.2, columns=len(states))
+        for ax, state in zip(axes, states, strict=True):
+            here = [point for point in found.points if point.state == state]
+            lines = {
+                found.reference: [found.error_K(found.reference, point) for point in here],
+                "the best entry": [found.best_error_K(point) for point in here],
+                FLOOR: [floor_fork(point.task.future_JKLE)[0] for point in here],
+            }
+            for (name, values), dashes in zip(lines.items(), ("-", "-", "--"), strict=True):
+                ax.plot(found.horizons, np.mean(values, axis=0), label=name, linestyle=dashes, marker="o")
+            ax.set(title=f"{state}: mean over {len(here)} origins")
+            log_axis(ax.xaxis, min(found.horizons), max(found.horizons))
+            ax.grid(axis="y")
+        figure.supxlabel("horizon [training steps]")
+        figure.supylabel(f"{PRIMARY} [fraction of tokens]")
+        legend_above(figure, "", axes[0].get_legend_handles_labels()[0])
+        save_figure(figure, path)
 
 
 PARTS: Mapping[str, Maker] = {

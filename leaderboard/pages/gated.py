@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import sem
 
+from leaderboard.committed import ROOT
+from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.markdown import markdown_table as table
@@ -147,6 +149,37 @@ def _part(make: Callable[[Mapping[str, Record]], str]) -> Maker:
     return lambda _: make(json.loads(OUT.read_text(encoding="utf-8")))
 
 
+def dots_of(known: Mapping[str, Record]) -> dict[str, list[Dot]]:
+    """Return by state the skill for each way in which runs are seen, with its interval for a new recipe."""
+    found: dict[str, list[Dot]] = {}
+    for name, what, left in SEEN:
+        for state in STATES if name in known else ():
+            own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
+            new = interval(np.array(list(own.values())), Tasks(list(own), list(own)), "a new recipe")
+            found.setdefault(state, []).append(Dot(what, "gated", skill(list(own.values())), new))
+    return found
+
+
+def answer(known: Mapping[str, Record]) -> str:
+    """Return what the forecaster is worth on recipes that it has not seen, in sentences."""
+    by_state = {state: {dot.label: dot.skill for dot in dots} for state, dots in dots_of(known).items()}
+    words = {
+        what: " and ".join(f"{100 * skills[what]:.0f} % ({state})" for state, skills in by_state.items())
+        for _, what, _ in SEEN
+        if all(what in skills for skills in by_state.values())
+    }
+    return (
+        f"On recipes that its network has not seen, `gated` errs less than the moving average by {words[SEEN[0][1]]}. "
+        f"Without the two loss-free recipes, where it gains most, by {words[SEEN[1][1]]}. Shown every tenth step only, "
+        f"by {words[SEEN[2][1]]}."
+    )
+
+
+def draw() -> None:
+    """Draw the skill for each way in which runs are seen."""
+    draw_dots(dots_of(json.loads(OUT.read_text())), ROOT / "docs" / "reports" / "gated.svg")
+
+
 PARTS: Mapping[str, Maker] = {
-    make.__name__: _part(make) for make in (headline, quantiles, recipes, controls, ablations)
+    make.__name__: _part(make) for make in (answer, headline, quantiles, recipes, controls, ablations)
 }

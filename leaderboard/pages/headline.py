@@ -28,8 +28,9 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Claim
 from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.description import read_runs
+from moeload_bench.scoring.description import undescribed_run
 from moeload_bench.suites.suite import STATES, Suite, load_suite
+from moeload_bench.traces.store import list_traces, read_trace
 
 CLAIM: Claim = "a new recipe"
 FLOOR = "floor_batch"
@@ -253,7 +254,8 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
 
 def runs_part(_: str) -> str:
     """Return how many runs there are in traces/, and how large they are."""
-    return size_summary(read_runs(ROOT / "traces"))
+    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(ROOT / "traces"))
+    return size_summary(list(bare))
 
 
 PARTS: Mapping[str, Maker] = {"headline": headline_part, "brief": brief_part, "runs": runs_part}

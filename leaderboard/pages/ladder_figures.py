@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 
 from leaderboard.studies.ladder import STATES, LadderRun, parameters_of
 from leaderboard.studies.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
-from moeload_bench.style import MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
+from moeload_bench.style import (
+    MARKERS,
+    PALETTE,
+    forecaster_looks,
+    legend_above,
+    log_axis,
+    new_figure,
+    save_figure,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,15 +51,13 @@ def draw_scores(
         handles: list[object] = []
         for state, axes in zip(STATES, panels, strict=True):
             sizes = []
-            for i, name in enumerate(names_of(rungs)):
+            for name, look in forecaster_looks(names_of(rungs)).items():
                 own = [(parameters_of(rung.recipe), value(run, name, state)) for rung in rungs if rung.family == "none"
                        for run in rung.runs]  # fmt: skip
                 known = [(size, v) for size, v in own if v is not None]
                 sizes += [size for size, _ in known]
                 if known:
-                    line = axes.plot(
-                        *zip(*known, strict=True), MARKERS[(i + i // 10) % 10], color=PALETTE[i % 10], label=name
-                    )
+                    line = axes.plot(*zip(*known, strict=True), label=name, linestyle="none", **look)
                     handles += line if state == STATES[0] else []
             _finish(axes, sizes, f"{title}, {state}")
         legend_above(figure, "", handles)

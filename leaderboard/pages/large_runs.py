@@ -14,17 +14,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
-from leaderboard.properties import layer_medians
+from leaderboard.properties import layer_medians, properties_of
 from leaderboard.templates import render_text
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.scoring.description import Run, make_run
+from moeload_bench.scoring.description import Run
 from moeload_bench.states.rule import label_states
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 
 EARLY = 300
@@ -40,6 +41,10 @@ class Later(NamedTuple):
 
     imbalance_L: tuple[float, ...]
     drift: float | None
+
+
+MOST_TOKENS = 2e6
+"""Tokens per expert and step of the largest runs that people train, about."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def statistics(folders: Sequence[Path]) -> Iterator[Statistics]:
         first_SL = np.zeros_like(stable_SL)
         first_SL[EARLY : EARLY + 200] = True
         yield Statistics(
-            make_run(trace, ref.path.stat().st_size),
+            committed_run(ref.path),
             _median(labels.drift_SL, stable_SL),
             _median(labels.drift_SL, first_SL),
             tuple(int(row) for row in labels.onset_L if row >= 0),
@@ -200,6 +205,25 @@ def _found() -> tuple[Statistics, ...]:
 
 def _tests() -> list[Statistics]:
     return [s for s in _found() if s.run.meta.split == "test"]
+
+
+def draw_sizes() -> None:
+    """Draw the drift of the stable state against the tokens of an expert and step, a point for each test run."""
+    refs = [ref for ref in list_traces(ROOT / "traces") if "/test/" in ref.id and ".probe/" not in ref.id]
+    known = [found for found in (properties_of(ref.path) for ref in refs) if found.drift is not None]
+    with style():
+        figure = new_figure(2.8)
+        axes = figure.add_subplot()
+        for i, kind in enumerate(sorted({found.balancing for found in known})):
+            own = [found for found in known if found.balancing == kind]
+            axes.plot([found.expert_tokens for found in own], [100 * (found.drift or 0.0) for found in own], MARKERS[i],
+                      color=PALETTE[i], label=kind)  # fmt: skip
+        axes.axvline(MOST_TOKENS, color=GREY, linestyle=":", label="the most of runs that people train")
+        log_axis(axes.xaxis, min(found.expert_tokens for found in known), MOST_TOKENS)
+        axes.set(xlabel="tokens per expert and step", ylabel="drift, stable state [%]")
+        axes.grid(axis="y")
+        legend_above(figure, "", axes.get_legend_handles_labels()[0], columns=4)
+        save_figure(figure, ROOT / "docs" / "reports" / "large-runs.svg")
 
 
 PARTS: Mapping[str, Maker] = {

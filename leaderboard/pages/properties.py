@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from leaderboard.committed import ROOT, committed_results
+from leaderboard.pages.openings import STATES, Dot, draw_dots
 from leaderboard.pages.parts import Maker, page_of_parts
 from leaderboard.properties import DECAYS, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
@@ -86,5 +87,48 @@ def _slices(of: str) -> str:
     return slice_table(committed_results(suite), slices_of(_properties(suite)), state)
 
 
-PARTS: Mapping[str, Maker] = {"slices": _slices, "runs": lambda suite: runs_table(_properties(suite))}
-PROPERTIES = page_of_parts("docs/reports/properties.md", PARTS)
+@functools.cache
+def _dots(suite: str) -> dict[str, list[Dot]]:
+    """Return by state the skill of the best forecaster in each group of runs, with its interval for a new recipe."""
+    results = committed_results(suite)
+    errors, reference = errors_of(results, PRIMARY), reference_of(results)
+    if reference is None:
+        raise ResultError("no result of the reference, against which skill is taken")
+    best = max(errors.by_forecaster, key=lambda name: skill(errors, name, reference.name)[0])
+    found: dict[str, list[Dot]] = {}
+    for state in STATES:
+        here = errors.select(state=state)
+        for one in slices_of(_properties(suite)):
+            group = runs_of(here, one.traces)
+            if group.state_T:
+                value, claims = skill(group, best, reference.name)
+                new = next((claim for claim in claims if claim.claim == "a new recipe"), None)
+                found.setdefault(state, []).append(Dot(one.title, best, value, new))
+    return found
+
+
+def answer(suite: str) -> str:
+    """Return where the best forecaster gains most and least, in sentences."""
+    said = []
+    for state, dots in _dots(suite).items():
+        most, least = max(dots, key=lambda dot: dot.skill), min(dots, key=lambda dot: dot.skill)
+        won = sum(dot.skill > 0 for dot in dots)
+        said.append(
+            f"In the {state} state `{most.forecaster}`, the best over all, errs less than the moving average in {won} "
+            f'of {len(dots)} groups of runs: most in "{most.label}" ({100 * most.skill:.0f} % less error), least in '
+            f'"{least.label}" ({100 * least.skill:.0f} %).'
+        )
+    return " ".join([*said, "Groups overlap and hold few recipes: these are descriptions, not causes."])
+
+
+def draw() -> None:
+    """Draw the skill of the best forecaster by group of runs."""
+    draw_dots(_dots("v2"), ROOT / "docs" / "reports" / "properties.svg")
+
+
+PARTS: Mapping[str, Maker] = {
+    "answer": answer,
+    "slices": _slices,
+    "runs": lambda suite: runs_table(_properties(suite)),
+}
+PROPERTIES = page_of_parts("docs/reports/properties.md", PARTS, draw)

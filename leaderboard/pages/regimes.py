@@ -12,8 +12,9 @@ import numpy as np
 
 from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
+from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import RunMeans, skill_of
-from moeload_bench.results.tables import NOTHING, three_digits
+from moeload_bench.results.tables import three_digits
 from moeload_bench.suites.suite import load_suite, near_twins_of
 
 HORIZONS = (100, 1000)

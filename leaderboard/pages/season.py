@@ -14,6 +14,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.headline import drop_parts, public_results
+from leaderboard.pages.openings import draw_seasons, season_answer
 from leaderboard.pages.parts import Page
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.folder import read_record
@@ -54,6 +55,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         runs=runs,
         recipes=recipes,
         reference=reference,
+        answer=f"{season_answer(season)} {seed_words(leaders, sets)}",
         came_out=[
             line
             for state in states
@@ -66,6 +68,13 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         demonstrations=demonstration_parts(season, public, reference, states),
         failures=list(failure_lines([*season.results, *season.unranked])),
     )
+
+
+def seed_words(leaders: Mapping[str, str], sets: Mapping[str, RankSets]) -> str:
+    """Say which ranks the best can have on new seeds of the season's recipes."""
+    said = [f"{found[name][0]} to {found[name][1]} ({state})" for state, name in leaders.items()
+            if (found := sets[state].new_seeds)]  # fmt: skip
+    return f"On new seeds of the same recipes it can be {' and '.join(said)}." if said else ""
 
 
 def _reference(results: Sequence[Result]) -> str:
@@ -270,4 +279,4 @@ def season_files() -> dict[Path, str]:
     return {FOLDER / f"season-{season.name}.md": report(season, public_results(season)) for season in scored_seasons()}
 
 
-SEASONS = Page("seasons", season_files)
+SEASONS = Page("seasons", season_files, draw_seasons)

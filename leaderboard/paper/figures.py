@@ -96,9 +96,7 @@ def draw_errors(view: View, results: dict[str, Result], horizon: int) -> Figure:
             low, high = _range(ax)
             if low > 0:
                 style.log_axis(ax.yaxis, low, high)
-        handles = [
-            legend_line(name, style.PALETTE[i], marker=style.MARKERS[i], markersize=3) for i, name in enumerate(results)
-        ]
+        handles = [legend_line(name, markersize=3, **style.forecaster_looks([name])[name]) for name in results]
         _finish(figure, view, horizon, handles)
         return figure
 
@@ -112,20 +110,20 @@ def draw_protocols(view: View, name: str, result: Result, horizon: int) -> Figur
         k = result.suite.horizons.index(horizon)
         (run,) = result.runs
         blocks = in_blocks(run, int(view.trace.step_S[0]), horizon)
-        i = PAPER_FORECASTERS.index(name)
+        look = style.forecaster_looks([name])[name]
         for ax, metric in zip(axes, RATES, strict=True):
             at_O, height_O = curve(blocks, metric, k)
             ax.bar(
-                at_O, height_O, width=horizon, align="edge", color=style.PALETTE[i], alpha=BARS, edgecolor="white",
+                at_O, height_O, width=horizon, align="edge", color=look["color"], alpha=BARS, edgecolor="white",
                 label="blocks",
             )  # fmt: skip
             origin_O, error_O = curve(run, metric, k)
-            _line(ax, i, 1, name, origin_O, error_O)
+            _line(ax, 0, 1, name, origin_O, error_O)
             _dress(ax, view, result, metric, horizon)
             ax.set_ylim(0, 1.08 * _range(ax)[1] or 1.0)
         handles = [
-            legend_line(f"{name}, sliding, at the origin", style.PALETTE[i], marker=style.MARKERS[i], markersize=3),
-            Patch(facecolor=style.PALETTE[i], alpha=BARS, label=f"{name}, in blocks, over the window"),
+            legend_line(f"{name}, sliding, at the origin", markersize=3, **look),
+            Patch(facecolor=look["color"], alpha=BARS, label=f"{name}, in blocks, over the window"),
         ]
         _finish(figure, view, horizon, handles)
         return figure
@@ -135,8 +133,8 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
     """Draw what was forecast at one origin and what came: for two layers the most, a middling and the least loaded
     expert.
 
-    Thin grey: each step's share. Black: means of AVERAGED steps. An expert's place is that of the steps shown before
-    the origin.
+    Thin and light: each step's share. Dark grey: means of AVERAGED steps. An expert's place is that of the steps
+    shown before the origin.
     """
     with style.style():
         trace = view.trace
@@ -156,9 +154,10 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
                 ax.set_title(f"{view.name(layer)}, expert {expert}")
         figure.supxlabel(STEP_LABEL)
         figure.supylabel("share of the layer's tokens [fraction]")
-        handles = [legend_line(name, style.PALETTE[i], DASHES[i]) for i, name in enumerate(forecasts)]
+        looks = style.forecaster_looks(list(forecasts))
+        handles = [legend_line(name, looks[name]["color"], DASHES[i]) for i, name in enumerate(forecasts)]
         truth = [
-            legend_line(f"measured, means of {AVERAGED} steps", "black"),
+            legend_line(f"measured, means of {AVERAGED} steps", style.GREY),
             legend_line("measured, each step", "#BBBBBB"),
         ]
         title = f"{title_of(view)}: forecasts of the next {horizon:,} steps at step {origin:,} (dotted)"
@@ -167,17 +166,19 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
 
 
 def _stairs(ax: Axes, forecasts: Mapping[str, Forecast], origin: int, layer: int, expert: int) -> None:
+    looks = style.forecaster_looks(list(forecasts))
     for i, (name, one) in enumerate(forecasts.items()):
         edges = origin + np.concatenate([[0], one.edges_B])
         path = one.share_BLE[:, layer, expert]
-        ax.stairs(path, edges, baseline=None, color=style.PALETTE[i], linestyle=DASHES[i], linewidth=1.4, label=name)
+        look = {"color": looks[name]["color"], "linestyle": DASHES[i], "linewidth": 1.4}
+        ax.stairs(path, edges, baseline=None, label=name, **look)
     ax.axvline(origin, color=style.GREY, linestyle=":", linewidth=1.0)
 
 
 def _truth(ax: Axes, step_S: np.ndarray, share_S: np.ndarray) -> None:
     ax.plot(step_S, share_S, color="#BBBBBB", linewidth=0.3, zorder=1)
     bins = bin_rows(step_S, 1, share_S, AVERAGED)
-    ax.plot(bins.middle_N, bins.mean_NX, color="black", linewidth=0.9, zorder=2)
+    ax.plot(bins.middle_N, bins.mean_NX, color=style.GREY, linewidth=1.2, zorder=2)
 
 
 def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
@@ -187,12 +188,13 @@ def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
         names = [layer.name for layer in study.states]
         for ax, (statistic, unit) in zip(axes[:2], (("variance", "fraction²"), ("range", "fraction")), strict=True):
             for i, part in enumerate(PARTS):
-                _dots(ax, 3 + i, PART_NAMES[part], study.fluctuates(statistic, 100, part), 1.0)
+                _dots(ax, _part_look(i), PART_NAMES[part], study.fluctuates(statistic, 100, part), 1.0)
             ax.set_title(f"{statistic} of the share, w = 100 [{unit}]")
         rows = [row for row in study.errors if row.per_layer and (row.state, row.horizon) == ("stable", horizon)]
         for ax, metric in zip(axes[2:], RATES, strict=True):
             for row in rows:
-                _dots(ax, PAPER_FORECASTERS.index(row.forecaster), row.forecaster, row.per_layer[metric], 100.0)
+                look = style.forecaster_looks([row.forecaster])[row.forecaster]
+                _dots(ax, look, row.forecaster, row.per_layer[metric], 100.0)
             ax.set_title(f"{metric}, stable, next {horizon:,} steps [%]")
         for ax in axes:
             drawn = _range(ax)
@@ -201,27 +203,21 @@ def draw_layers(view: View, study: RunStudy, horizon: int) -> Figure:
             ax.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
             ax.grid(axis="y")
         figure.supxlabel("MoE layer, in the model's order")
-        parts = [_key(3 + i, PART_NAMES[part]) for i, part in enumerate(PARTS)]
-        forecasters = [_key(PAPER_FORECASTERS.index(row.forecaster), row.forecaster) for row in rows]
+        parts = [legend_line(PART_NAMES[part], linestyle=":", **_part_look(i)) for i, part in enumerate(PARTS)]
+        looks = style.forecaster_looks([row.forecaster for row in rows])
+        forecasters = [legend_line(name, linestyle=":", **look) for name, look in looks.items()]
         style.legend_above(figure, title_of(view), [*parts, *forecasters], columns=3)
         return figure
 
 
-def _dots(ax: Axes, i: int, label: str, value_L: Sequence[float | None], scale: float) -> None:
+def _part_look(i: int) -> dict[str, Any]:
+    """Return colour and marker of a part of the run: of no forecaster that the paper has."""
+    return {"color": style.PALETTE[3 + i], "marker": style.MARKERS[3 + i]}
+
+
+def _dots(ax: Axes, look: dict[str, Any], label: str, value_L: Sequence[float | None], scale: float) -> None:
     value = scale * np.array(value_L, dtype=np.float64)
-    ax.plot(
-        range(len(value)),
-        value,
-        color=style.PALETTE[i],
-        marker=style.MARKERS[i],
-        linestyle=":",
-        linewidth=0.8,
-        label=label,
-    )
-
-
-def _key(i: int, label: str) -> Any:
-    return legend_line(label, style.PALETTE[i], ":", marker=style.MARKERS[i])
+    ax.plot(range(len(value)), value, linestyle=":", linewidth=0.8, label=label, **look)
 
 
 def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,7 +230,7 @@ def curve(run: RunResult, metric: str, k: int) -> tuple[np.ndarray, np.ndarray]:
 def _line(ax: Axes, i: int, count: int, name: str, origin_O: np.ndarray, error_O: np.ndarray) -> None:
     often = max(1, len(origin_O) // 10)
     ax.plot(
-        origin_O, error_O, color=style.PALETTE[i], marker=style.MARKERS[i], markersize=3, linewidth=0.9, label=name,
+        origin_O, error_O, markersize=3, linewidth=0.9, label=name, **style.forecaster_looks([name])[name],
         markevery=(i * often // max(count, 1) % often, often),
     )  # fmt: skip
 

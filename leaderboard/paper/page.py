@@ -54,6 +54,8 @@ def study_page(study: Study) -> str:
         runs=f"{counted(len(study.runs), 'run')} of {counted(study.recipes(), 'recipe')}",
         majority=MAJORITY,
         least_origins=LEAST_ORIGINS,
+        answer=_answer(study),
+        opening=next(iter(_figures(study.runs[: study.drawn])[2:]), ""),
         summary=_summary(study),
         sizes=_sizes(study),
         onset=f"{facts.onset.steps:,}",
@@ -76,6 +78,23 @@ def study_page(study: Study) -> str:
 def folder_of(run_id: str) -> str:
     """Return the name of the folder of a run's figures."""
     return run_id.replace("/", "-")
+
+
+def _answer(study: Study) -> str:
+    """Return which claims hold in these runs, which do not, and which hang on how an error is read."""
+    told: dict[str, list[str]] = {"agree": [], "disagree": []}
+    rest = []
+    for one in summary(study):
+        if "not a claim of the paper" in one.claim.statement:
+            continue
+        kinds = [kind for kind in told if one.verdict.startswith(f"{kind}: ") and ";" not in one.verdict]
+        (told[kinds[0]] if kinds else rest).append(one.claim.statement.partition(" (")[0])
+    said = [
+        f"{head} {len(found)} of the paper's {sum(map(len, told.values())) + len(rest)} claims: *{'*; *'.join(found)}*."
+        for head, found in zip(("Our runs agree with", "They disagree with"), told.values(), strict=True)
+        if found
+    ]
+    return " ".join([*said, *(["The others hang on how the error is read, or cannot be told."] if rest else [])])
 
 
 def _summary(study: Study) -> str:

@@ -18,8 +18,8 @@ from leaderboard.season_tools.recording import record_season
 from leaderboard.season_tools.records import MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
 from leaderboard.season_tools.scoring import fork_tests, score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
-from moeload_bench.cli.progress import pair_progress
-from moeload_bench.errors import MissingExtraError, SeasonError, printable
+from moeload_bench.cli.progress import pair_progress, say
+from moeload_bench.errors import MissingExtraError, SeasonError
 from moeload_bench.schema import first_problem
 from moeload_bench.submissions.check import apart_level
 
@@ -104,9 +104,7 @@ def new(
         checkpoint_every=checkpoint_every,
         in_the_open=in_the_open,
     )
-    typer.echo(
-        f"{root / name}: {len(plan.wanted())} runs planned, secret {plan.secret_sha256[:12]}; commit plan.json now"
-    )
+    say(f"{root / name}: {len(plan.wanted())} runs planned, secret {plan.secret_sha256[:12]}; commit plan.json now")
 
 
 @app.command("close")
@@ -125,7 +123,7 @@ def close(
     """Close the entries: copy them, and publish the hashes of their files, code and wheels, and of the open runs."""
     folders = [path for path in submissions.iterdir() if path.is_dir()]
     made = close_season(_folder(root, name), folders, unranked=unranked or (), find_links=find_links, no_index=no_index)
-    typer.echo(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
+    say(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
 
 
 @app.command("record")
@@ -152,7 +150,7 @@ def record(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a season") from None
     for run in made:
-        typer.echo(f"{run.trace}: {run.data_sha256 or run.failure}")
+        say(f"{run.trace}: {run.data_sha256 or run.failure}")
 
 
 @app.command("score")
@@ -176,7 +174,7 @@ def score(
             no_index=no_index,
             progress=progress,
         )
-    typer.echo(f"{root / name}: {len(made.results)} entries scored")
+    say(f"{root / name}: {len(made.results)} entries scored")
     _show_forks(_folder(root, name))
 
 
@@ -184,7 +182,7 @@ def score(
 def reveal(name: Name, root: Root = ROOT) -> None:
     """Publish the secret, the derived seeds, the traces and their forks."""
     made = reveal_season(_folder(root, name))
-    typer.echo(f"{root / name}: {len(made.runs)} runs revealed; commit the folder")
+    say(f"{root / name}: {len(made.runs)} runs revealed; commit the folder")
 
 
 @app.command("check")
@@ -203,22 +201,20 @@ def check(
     What this machine or this clone cannot compare is said, and is no error.
     """
     folder = _folder(root, name)
-    wrong = check_season(
-        folder, find_links=find_links, no_index=no_index, note=lambda line: typer.echo(printable(line), err=True)
-    )
+    wrong = check_season(folder, find_links=find_links, no_index=no_index, note=lambda line: say(line, err=True))
     if record_again is not None and not wrong:
         column = again(folder, record_again)
         wrong += [] if column is None else [f"{_whole_run(folder)} recorded again: {column} is another"]
     for line in wrong:
-        typer.echo(f"not as committed: {printable(line)}", err=True)
+        say(f"not as committed: {line}", err=True)
     for hashes in folder.runs():
         if hashes.failure is not None:
-            typer.echo(f"{hashes.trace}: not recorded: {printable(hashes.failure)}")
+            say(f"{hashes.trace}: not recorded: {hashes.failure}")
     if wrong:
         raise typer.Exit(1)
     _show_forks(folder)
     did = "was recorded again and is the same" if record_again else "is the one to record again (--record-again DIR)"
-    typer.echo(f"season {name}: as committed; {_whole_run(folder)} {did}")
+    say(f"season {name}: as committed; {_whole_run(folder)} {did}")
 
 
 def _whole_run(folder: SeasonFolder) -> str:
@@ -232,7 +228,7 @@ def _show_forks(folder: SeasonFolder) -> None:
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
         least = f"the least of {test.runs} forked runs is {test.least_p:.2g}"
-        typer.echo(f"{printable(name)}: forks: p = {test.p_value:.3g} ({least}): {said}")
+        say(f"{name}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 
 def _folder(root: Path, name: str) -> SeasonFolder:
@@ -261,6 +257,6 @@ def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:
 def _lines(what: str, steps: int) -> Callable[[int, dict[str, Any]], None]:
     def hear(number: int, row: dict[str, Any]) -> None:
         if (number + 1) % LINE_EVERY_STEPS == 0 or number + 1 == steps:
-            typer.echo(f"{what}: {number + 1}/{steps} steps, loss {row['loss']:.3f}", err=True)
+            say(f"{what}: {number + 1}/{steps} steps, loss {row['loss']:.3f}", err=True)
 
     return hear

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT, in_suite_order, model_type_of
+from leaderboard.committed import ROOT, committed_result, in_suite_order, model_type_of
 from leaderboard.season_tools.drops import ALPHA, Drop, drops
 from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
@@ -19,7 +19,7 @@ from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.grid import NOTHING
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Runs, Spread, log_ratio, run_means, seed_spread
 from moeload_bench.results.tables import Table, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -76,7 +76,7 @@ def _read(folder: SeasonFolder) -> ScoredSeason:
         path = folder.results / f"{name}.json"
         if not path.is_file() or bytes_sha256(path) != sha256:
             raise ResultError(f"{path}: not the result that season {scores.season} was scored with")
-        results[ranked[name]].append(load_result(path))
+        results[ranked[name]].append(committed_result(path))
     suite = read_record(Suite, folder.path / "suite.json")
     floors = folder.path / "fork_floors.json"
     return ScoredSeason(
@@ -96,7 +96,7 @@ def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
     path = folder.path / "public" / f"{result.name}.json"
     if not path.is_file():
         return None
-    found = load_result(path)
+    found = committed_result(path)
     if found.forecaster.source_sha256 != result.forecaster.source_sha256:
         raise ResultError(f"{path}: made by other code than the season's entry {result.name}")
     return found

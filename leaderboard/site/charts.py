@@ -7,11 +7,12 @@ horizon, value, text, dash) of one state, `extent` (value) of all panels. Of acc
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from leaderboard.site import words
-from leaderboard.site.views import View
 from moeload_bench.scoring.catalogue import lower_is_better
 
 HEIGHT = 270
@@ -19,10 +20,16 @@ TICKS = [m * 10.0**e for e in range(-7, 7) for m in (1, 2, 5)]
 """Where a logarithmic axis may have a tick."""
 
 
-def chart_specs(metric: str, views: Sequence[View], horizons: Sequence[int]) -> dict[str, Any]:
-    """Return both specifications for a metric; its axis is logarithmic where every value is positive."""
-    values = [cell.value for view in views for cell in view.cells if cell.value is not None]
-    log = bool(values) and min(values) > 0 and bool(lower_is_better(metric))
+def chart_specs(metric: str, least: float, horizons: Sequence[int]) -> dict[str, Any]:
+    """Return both specifications for a metric; its axis is logarithmic where every value is positive.
+
+    ``least`` is the least value of all views, infinite without any.
+    """
+    return _specs(metric, 0 < least < math.inf and bool(lower_is_better(metric)), tuple(horizons))
+
+
+@functools.lru_cache
+def _specs(metric: str, log: bool, horizons: tuple[int, ...]) -> dict[str, Any]:
     return {"horizon": horizon_chart(metric, log, horizons), "cost": cost_chart(metric, log)}
 
 
@@ -44,7 +51,7 @@ def horizon_chart(metric: str, log: bool, horizons: Sequence[int]) -> dict[str, 
         shape=_own("Shape", "shape"), tooltip=["forecaster:N", steps, text]
     )
     extent = alt.Chart(alt.NamedData(name="extent")).mark_point(opacity=0).encode(y=y)
-    return _finished(alt.layer(extent, floors, lines, points), f"{metric} against the horizon, a line per forecaster")
+    return finished(alt.layer(extent, floors, lines, points), f"{metric} against the horizon, a line per forecaster")
 
 
 def cost_chart(metric: str, log: bool) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def cost_chart(metric: str, log: bool) -> dict[str, Any]:
     floor = alt.Chart(alt.NamedData(name="floor")).mark_rule(strokeDash=[6, 3]).encode(
         y=y, tooltip=[alt.Tooltip("text:N", title="floor_batch")]
     )  # fmt: skip
-    return _finished(alt.layer(floor, line, points), f"{metric} against the CPU time that a forecast takes")
+    return finished(alt.layer(floor, line, points), f"{metric} against the CPU time that a forecast takes")
 
 
 def axis_title(metric: str) -> str:
@@ -89,9 +96,10 @@ def _own(channel: str, field: str) -> Any:
     return getattr(alt, channel)(f"{field}:N", scale=None, legend=None)
 
 
-def _finished(chart: Any, description: str) -> dict[str, Any]:
-    """Return the specification without a size of its own: it fills its box; colours come from the page's theme."""
-    spec: dict[str, Any] = chart.properties(width="container", height=HEIGHT, description=description).to_dict()
+def finished(chart: Any, description: str, height: int | None = HEIGHT) -> dict[str, Any]:
+    """Return the specification without a width of its own: it fills its box; colours come from the page's theme."""
+    given = {} if height is None else {"height": height}
+    spec: dict[str, Any] = chart.properties(width="container", description=description, **given).to_dict()
     spec.pop("config", None)
     spec.pop("$schema", None)
     spec["autosize"] = {"type": "fit", "contains": "padding", "resize": True}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Iterable
@@ -61,6 +62,7 @@ def site(
 
     The same committed files give the same bytes. See leaderboard/site/README.md.
     """
+    gc.disable()  # results are millions of objects that live to the end: looking for cycles among them takes a third
     with (
         said_if_stopped("stopped: parts that are finished are kept, and the same command goes on with the others"),
         pair_progress(unit="parts", first="reading results") as report,

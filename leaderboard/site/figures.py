@@ -1,58 +1,105 @@
-"""Figures of a trace as PNG, once for light and once for dark pages; the same input gives the same bytes."""
+"""What the charts of a trace's page are drawn from: shares over time, drift, and the states that the rule says.
+
+Axis letters: S rows, L MoE layers, E experts, N bins.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator
+import functools
 from typing import Any
 
-from moeload_bench.plots import draw_heatmap, draw_states, view_trace
-from moeload_bench.style import style
-from moeload_bench.traces.trace import Trace
+import numpy as np
 
-PAPER, INK, SOFT, LINE = "#14191b", "#e6eaeb", "#a3aeb2", "#5a666b"
-"""The dark page's colours (static/site.css)."""
-DPI = 130
-KINDS = (("heatmap", draw_heatmap), ("states", draw_states))
+from moeload_bench.plots import View
+from moeload_bench.traces.trace import shares
 
-
-def trace_figures(trace: Trace) -> Iterator[tuple[str, bytes]]:
-    """(`heatmap.png`, bytes), (`heatmap-dark.png`, bytes), and the same for `states`."""
-    view = view_trace(trace)
-    for kind, draw in KINDS:
-        figure = draw(view)
-        yield f"{kind}.png", png(figure, "white")
-        figure.set_layout_engine("none")  # dark colours take no other place: the panels stay where they are
-        darken(figure)
-        yield f"{kind}-dark.png", png(figure, PAPER)
+ACROSS = 4
+"""Bins are as fine as so many panels side by side allow."""
+PARTS = 100_000
+"""Shares are whole numbers of so many parts: a page holds tens of thousands of them."""
 
 
-def png(figure: Any, paper: str) -> bytes:
-    """Return the figure without date or program version."""
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=DPI, facecolor=paper, metadata={"Software": None})
-    return buffer.getvalue()
+def trace_data(view: View) -> dict[str, Any]:
+    """Return the means of bins of steps by layer and expert, and the states with their onsets, as JSON."""
+    trace, labels, first = view.trace, view.labels, int(view.trace.step_S[0])
+    stride = trace.meta.stride
+    layers = []
+    edges = view.binned(trace.tokens_SL[view.rows], across=ACROSS).edge_N1
+    for layer in view.layers:
+        share_NE = view.binned(shares(trace.load_SLE[view.rows, layer]), across=ACROSS).mean_NX
+        row: dict[str, Any] = {"name": view.name(layer).removeprefix("layer "), "share": _whole(PARTS * share_NE)}
+        if labels is not None:
+            drift_N = view.binned(labels.drift_SL[view.rows, layer], across=ACROSS).mean_NX
+            onset, low, high = (int(one) for one in (labels.onset_L[layer], *labels.onset_band_L2[layer]))
+            end = trace.steps if high < 0 else high
+            row |= {
+                "drift": _whole(PARTS * drift_N),
+                "spans": list(view.spans(layer)),
+                "onset": first + onset * stride if onset >= 0 else None,
+                "band": [first + low * stride, first + end * stride] if low >= 0 else None,
+            }
+        layers.append(row)
+    rule = None if labels is None else {"high": labels.rule.high, "low": labels.rule.low}
+    return {"edges": edges.tolist(), "parts": PARTS, "layers": layers, "shifts": view.shifts(), "rule": rule}
 
 
-def darken(figure: Any) -> None:
-    """Text, frames, ticks and black or grey lines become light; what colours stand for stays as it is."""
-    from matplotlib.axes import Axes
-    from matplotlib.colors import to_hex
-    from matplotlib.lines import Line2D
-    from matplotlib.text import Text
+def _whole(value_X: Any) -> Any:
+    """Return whole numbers as nested lists; None for what is not there."""
+    return np.where(np.isnan(value_X), None, np.nan_to_num(value_X).round().astype(int)).tolist()
 
-    for text in figure.findobj(Text):
-        if text.get_bbox_patch() is not None:
-            text.get_bbox_patch().set_facecolor(PAPER)
-        text.set_color(INK)
-    for line in figure.findobj(Line2D):
-        if to_hex(line.get_color()) in ("#000000", "#595959"):
-            line.set_color(INK if to_hex(line.get_color()) == "#000000" else SOFT)
-            line.set_markeredgecolor(INK)
-    for ax in figure.findobj(Axes):
-        if not ax.images:
-            ax.set_facecolor(PAPER)
-        ax.tick_params(colors=SOFT, which="both")
-        for spine in ax.spines.values():
-            spine.set_edgecolor(LINE)
+
+@functools.cache
+def trace_specs() -> dict[str, Any]:
+    """Vega-Lite specifications of the three charts, the same for every trace; the page puts in the data by layer.
+
+    Of shares and loads: `lines` (step, expert, share, rank), `cells` (step, end, expert, load: the binary logarithm of
+    load over even load), `dead` (step, end, expert: no token), `spans` (start, end, state), `even` (share), `shifts`
+    (step). Of states: `drift` (step, layer, drift), `rules` (drift, what), `bars` (start, end, state, layer), `bands`
+    (start, end, layer), `onsets` (step, layer).
+    """
+    import altair as alt
+
+    from leaderboard.site.charts import finished
+
+    step = alt.X("step:Q", title="training step", scale=alt.Scale(nice=False), axis=alt.Axis(grid=False, format="~s"))
+    state = alt.Color("state:N", legend=None, scale=alt.Scale(
+        domain=["transient", "mixed", "stable"], range=["#e69f00", "#999999", "#56b4e9"]))  # fmt: skip
+
+    def data(name: str) -> Any:
+        return alt.Chart(alt.NamedData(name=name))
+
+    def ramp(field: str) -> Any:
+        return alt.Color(f"{field}:Q", legend=None)
+
+    strip = data("spans").mark_rect().encode(
+        x=alt.X("start:Q"), x2="end:Q", y=alt.value(-9), y2=alt.value(-3), color=state, tooltip=["state:N"]
+    )  # fmt: skip
+    shifts = data("shifts").mark_rule(strokeDash=[1, 2]).encode(x=step)
+    tip = ["expert:N", alt.Tooltip("step:Q", format=",.0f"), alt.Tooltip("share:Q", format=".3p")]
+    lines = data("lines").mark_line(strokeWidth=1).encode(
+        x=step, y=alt.Y("share:Q", title="share of tokens", axis=alt.Axis(format="~p", tickCount=5)),
+        color=ramp("rank"), detail="expert:N", tooltip=tip,
+    )  # fmt: skip
+    even = data("even").mark_rule(strokeDash=[6, 3]).encode(y="share:Q")
+    expert = alt.Y("expert:O", title="expert", axis=alt.Axis(labelOverlap=True, ticks=False))
+    colour = alt.Color("load:Q", legend=None, scale=alt.Scale(domain=[-3, 3], domainMid=0, clamp=True))
+    cells = data("cells").mark_rect().encode(
+        x=step, x2="end:Q", y=expert, color=colour, tooltip=["expert:N", alt.Tooltip("times:Q", format=".2f")]
+    )  # fmt: skip
+    dead = data("dead").mark_rect(color="black").encode(x=step, x2="end:Q", y=expert)
+    drift = data("drift").mark_line(strokeWidth=1.2).encode(
+        x=step, color=ramp("rank"), detail="layer:N", tooltip=["layer:N", alt.Tooltip("drift:Q", format=".3p")],
+        y=alt.Y("drift:Q", title="drift", scale=alt.Scale(type="sqrt"), axis=alt.Axis(format="~p", tickCount=5)),
+    )  # fmt: skip
+    rules = data("rules").mark_rule(strokeDash=[6, 3]).encode(y="drift:Q", tooltip=["what:N"])
+    layer = alt.Y("layer:N", title="layer", sort=None, axis=alt.Axis(ticks=False))
+    bars = data("bars").mark_rect().encode(x=alt.X("start:Q", title="training step"), x2="end:Q", y=layer, color=state,
+                                           tooltip=["layer:N", "state:N", "start:Q", "end:Q"])  # fmt: skip
+    bands = data("bands").mark_rule(strokeWidth=1.5).encode(x="start:Q", x2="end:Q", y=layer)
+    onsets = data("onsets").mark_tick(thickness=2.5).encode(x=step, y=layer, tooltip=["layer:N", "step:Q"])
+    return {
+        "shares": finished(alt.layer(strip, lines, even, shifts), "Share of each expert over training", 190),
+        "loads": finished(alt.layer(strip, cells, dead, shifts), "Load of each expert over an even load", 190),
+        "drift": finished(alt.layer(drift, rules, shifts), "Drift of each layer", 230),
+        "states": finished(alt.layer(bars, bands, onsets), "State of each layer over training", None),
+    }

@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from leaderboard.site import words
 from leaderboard.site.grids import by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.payload import cell_row, cost_row, skill_note
-from leaderboard.site.views import REGRET, View, metrics_of
-from leaderboard.site.words import arguments_text, megabytes, named, three_digits
+from leaderboard.site.payload import choices, cost_row, skill_note, view_rows
+from leaderboard.site.views import REGRET, View, metrics_of, primary_views
+from leaderboard.site.words import arguments_text, interval_text, megabytes, named, signed_skill, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.results.grid import ALL, ResultGrid, result_grid, with_runs_of
 from moeload_bench.results.html import NONE
@@ -19,6 +21,7 @@ from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.record import MODEL_TYPES, Submission
+from moeload_bench.suites.suite import STATES
 
 Facts = list[tuple[str, str]]
 MAX_FAILURES = 50
@@ -52,8 +55,9 @@ def grids_of(board: Board) -> Grids:
     return Grids(metrics, recipes)
 
 
-def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str, Any]:
-    """Return what the page says about one suite; ``default`` is the view over all states, horizons and recipes."""
+def section(entry: Entry, board: Board, grids: Grids) -> dict[str, Any]:
+    """Return what the page says about one suite."""
+    views = [view for view in primary_views(board) if view.horizon is None]
     result, horizons = entry.result, board.suite.horizons
     shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
     of_recipes = board.recipes if len(board.recipes) > 1 else []
@@ -62,7 +66,9 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
         "standing": entry.standing,
         "standing_text": STANDINGS[entry.standing],
         "reasons": entry.wrong,
-        "headline": headline(entry, default),
+        "wins": wins(entry, board, views),
+        "charts": win_charts(entry, board, views),
+        "headline": headline(entry, board, views[0]),
         "notes": (skill_note(board, PRIMARY), *result.notes),
         "tables": [
             by_recipe(
@@ -82,10 +88,11 @@ def section(entry: Entry, board: Board, grids: Grids, default: View) -> dict[str
     }  # fmt: skip
 
 
-def headline(entry: Entry, view: View) -> Facts:
+def headline(entry: Entry, board: Board, view: View) -> Facts:
     """Return the row of the leaderboard in words; each interval with its claim."""
-    cell = next(cell for cell in view.cells if cell.forecaster == entry.name)
-    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = cell_row(cell, PRIMARY, single=False)
+    names = [one.name for one in board.entries]
+    row = view_rows(view, names, PRIMARY, single=False)[names.index(entry.name)]
+    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = row
     ms, training, _ = cost_row(entry.result)
     return [
         ("Skill", skill),
@@ -98,6 +105,47 @@ def headline(entry: Entry, view: View) -> Facts:
         ("ms per forecast", ms),
         ("% of training time", training),
         ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),
+    ]
+
+
+def wins(entry: Entry, board: Board, views: Sequence[View]) -> list[str]:
+    """Return in words on how many recipes it errs less than the reference, in each state, and where most and least."""
+    i, found = board.results.index(entry.result), []
+    for state in STATES:
+        skills = {view.recipe: skill for view in views if view.state == state and view.recipe in board.recipes
+                  and np.isfinite(skill := float(view.skill_F[i]))}  # fmt: skip
+        if board.reference is None or len(skills) < 2 or not any(skills.values()):
+            continue
+        most, least = max(skills, key=skills.__getitem__), min(skills, key=skills.__getitem__)
+        found.append(
+            f"{state}: less error than {board.reference.name} on {sum(skill > 0 for skill in skills.values())} of "
+            f"{counted(len(skills), 'recipe')}; most skill on {most} ({signed_skill(skills[most])}), least on {least} "
+            f"({signed_skill(skills[least])})."
+        )
+    return found
+
+
+def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[str, Any]]:
+    """Return the pictures of skill by what the runs are and by recipe, a panel per state; the page draws them."""
+    i, by_look = board.results.index(entry.result), {(view.state, view.recipe): view for view in views}
+    states = [state for state in ("transient", "stable") if (state, ALL) in by_look]
+    titles = dict(choices(board))
+    groups = [[ALL, *(one.id for one in board.slices)], board.recipes if len(board.recipes) > 1 else []]
+
+    def cell(state: str, choice: str) -> dict[str, str]:
+        view = by_look[state, choice]
+        recipe, seeds = (NONE if choice in board.recipes else interval_text(*ends[i].tolist())
+                         for ends in (view.new_recipe_F2, view.new_seeds_F2))  # fmt: skip
+        return {"skill": signed_skill(float(view.skill_F[i])), "recipe": recipe, "seeds": seeds}
+
+    return [
+        {
+            "caption": caption,
+            "rows": [titles[choice] for choice in group],
+            "panels": [{"title": state, "cells": [cell(state, choice) for choice in group]} for state in states],
+        }
+        for caption, group in zip(("by what the runs are", "by recipe"), groups, strict=True)
+        if len(group) > 1
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,52 +10,57 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from leaderboard.properties import properties_of
 from leaderboard.season_tools.scored import drops_table
 from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
-from leaderboard.site.figures import trace_figures
+from leaderboard.site.figures import trace_data, trace_specs
 from leaderboard.site.inputs import Board, Inputs, with_slices
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import TEMPLATES, Renderer, markup
-from leaderboard.site.views import views_of
 from leaderboard.site.words import named, verify_command, web_link
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.sources import bytes_sha256
+from moeload_bench.plots import view_trace
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results import grid
 from moeload_bench.results.grid import ALL
 from moeload_bench.results.tables import Table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
+from moeload_bench.style import forecaster_places
 from moeload_bench.submissions.record import MODEL_TYPES
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
 
-_NUMBERS = ("ranks", "skill", "new_recipe", "new_seeds", "win_rate", "value", "excess", "regret", "ms", "training")
+_NUMBERS = ("ranks", "skill", "new_recipe", "new_seeds", "value", "regret", "ms", "win_rate", "excess", "training")
+FEW = ("win_rate", "excess", "training", "type", "level")
+"""Columns that few need: shown when asked for."""
 COLUMNS = (
     ("name", "Forecaster", "", False),
     *((key, *grid.COLUMNS[key], True) for key in _NUMBERS),
-    ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
-    ("level", "Level", "Isolation that the result was made under", False),
     ("standing", "Status",
      "claimed: uploaded; checked: files agree; verified: run again by the maintainers, or a sample of it", False),
+    ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
+    ("level", "Level", "Isolation that the result was made under", False),
 )  # fmt: skip
 
-RUN = "run.json"
+RUN, CHARTS = "run.json", "charts.json"
 
 
 def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site; ``report`` as a part begins: how many of its stage are done."""
-    report(0, 1, "what the traces are")
+    drawn = described_traces(inputs, report)  # first: what it knows of each trace, slices need
+    report(0, 1, "what the runs are")
     inputs = with_slices(inputs)
     yield from asset_files()
     shown = boards_sha256(inputs)
     yield from kept_files("boards", shown, lambda: board_files(inputs, report))
     yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs, report))
-    yield from trace_files(inputs, report)
+    yield from trace_files(inputs, drawn)
     report(0, 1, "documentation")
     yield from text_files(inputs)
 
@@ -66,7 +71,8 @@ def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str,
 def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
     render = Renderer(inputs)
-    boards = [payload.board_payload(board) for board in inputs.boards]
+    places = places_of(inputs)
+    boards = [payload.board_payload(board, places) for board in inputs.boards]
     for board, described in zip(inputs.boards, boards, strict=True):
         for number, metric in enumerate(described["metrics"]):
             report(number, len(described["metrics"]), f"leaderboard of {board.suite.name}: {metric['name']}")
@@ -76,10 +82,15 @@ def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str
             yield metric["file"], script_data("moeload.add", board.suite.name, metric["name"], content).encode()
 
 
+def places_of(inputs: Inputs) -> dict[str, int]:
+    """Return by forecaster which colour and mark are its own, in every chart of the site."""
+    return forecaster_places([entry.name for board in inputs.boards for entry in board.entries])
+
+
 def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
     """Return the leaderboard with its default view as plain HTML and the data of that metric inside."""
     data = {"boards": boards, "fields": payload.FIELDS, "columns": [column[0] for column in COLUMNS],
-            "primary": PRIMARY, "metric": metric}  # fmt: skip
+            "few": FEW, "primary": PRIMARY, "metric": metric}  # fmt: skip
     return render.page(
         "index.html", "index.html", "index.html",
         board=boards[0], metric=metric, metric_name=named(PRIMARY), columns=COLUMNS, switches=switches(boards),
@@ -113,22 +124,20 @@ def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
 def forecaster_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """Yield one page per forecaster, over all suites."""
     render = Renderer(inputs)
-    grids, default = {}, {}
+    grids = {}
+    places = places_of(inputs)
     for number, board in enumerate(inputs.boards):
         report(number, len(inputs.boards), f"forecasters on {board.suite.name}")
         grids[board.suite.name] = forecaster_page.grids_of(board)
-        default[board.suite.name] = next(views_of(board, PRIMARY))
     for name, found in forecaster_page.entries_by_name(inputs.boards).items():
-        sections = [
-            forecaster_page.section(entry, board, grids[board.suite.name], default[board.suite.name])
-            for board, entry in found
-        ]
+        sections = [forecaster_page.section(entry, board, grids[board.suite.name]) for board, entry in found]
         entry = next((entry for _, entry in found if entry.folder is not None), found[0][1])
         yield render.page(
             forecaster_path(name), "forecaster.html", "index.html",
             name=name, sections=sections, submission=forecaster_page.submission_facts(entry),
             link=web_link(entry.folder.record.link if entry.folder else None),
             verify_command=verify_command(entry.result),
+            data=markup(json_text({"place": places[name], "charts": [part["charts"] for part in sections]})),
         )  # fmt: skip
 
 
@@ -137,22 +146,26 @@ def forecaster_path(name: str) -> str:
     return f"forecasters/{file_name(name)}.html"
 
 
-def trace_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
-    """Yield one page with two figures per trace, and the list of all."""
-    render = Renderer(inputs)
-    links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
-    runs = []
+def described_traces(inputs: Inputs, report: Progress = silent) -> list[tuple[Run, Any]]:
+    """Return what is said and drawn of each trace."""
+    found = []
     for number, ref in enumerate(inputs.traces):
         report(number, len(inputs.traces), f"traces: {ref.id}")
-        drawn = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
-        run = TypeAdapter(Run).validate_json(drawn.pop(RUN))
-        runs.append(run)
-        stem = trace_page.page_path(run.id).removesuffix(".html")
-        yield from ((f"{stem}.{name}", content) for name, content in drawn.items())
+        files = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
+        found.append((TypeAdapter(Run).validate_json(files[RUN]), json.loads(files[CHARTS])))
+    return found
+
+
+def trace_files(inputs: Inputs, described: Sequence[tuple[Run, Any]]) -> Iterator[tuple[str, bytes]]:
+    """Yield one page with its charts per trace, and the list of all."""
+    render = Renderer(inputs)
+    links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
+    runs = [run for run, _ in described]
+    for ref, (run, charts) in zip(inputs.traces, described, strict=True):
         yield render.page(
-            f"{stem}.html", "trace.html", "traces/index.html", page=trace_page.trace_page(run, inputs.boards),
-            image=stem, links=links, file=str(ref.path.relative_to(inputs.root)),
-            sizes={name.removesuffix(".png"): png_size(content) for name, content in drawn.items()},
+            trace_page.page_path(run.id), "trace.html", "traces/index.html", links=links,
+            page=trace_page.trace_page(run, inputs.boards), file=str(ref.path.relative_to(inputs.root)),
+            data=markup(json_text({"specs": trace_specs(), "charts": charts})), stated=charts["rule"] is not None,
         )  # fmt: skip
     pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
     table = trace_page.runs_table(runs, inputs.boards)
@@ -161,16 +174,13 @@ def trace_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str
 
 
 def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield what is described and drawn of one trace, which is most of the site's work: the description first."""
+    """Yield what is described and drawn of one trace; what it is like is kept for the slices of suites."""
     trace = read_trace(path)
-    yield RUN, TypeAdapter(Run).dump_json(make_run(trace, path.stat().st_size))
-    yield from trace_figures(trace)
-
-
-def png_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a PNG, from its header."""
-    width, height = struct.unpack(">II", content[16:24])
-    return width, height
+    run, view = make_run(trace, path.stat().st_size), view_trace(trace)
+    if view.labels is not None:
+        properties_of(path, (trace, run, view.labels))
+    yield RUN, TypeAdapter(Run).dump_json(run)
+    yield CHARTS, json_text(trace_data(view)).encode()
 
 
 # ---------------------------------------------------------------- text

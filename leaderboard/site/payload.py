@@ -5,14 +5,17 @@ The page only picks texts by the choice made: no number is computed in the brows
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.views import Cell, View, metrics_of, states_of, views_of
+from leaderboard.site.views import View, metrics_of, primary_views, states_of, views_of
 from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
@@ -39,8 +42,11 @@ def view_key(state: str, recipe: str, horizon: int | None) -> str:
 DEFAULT = view_key(ALL, ALL, None)
 
 
-def board_payload(board: Board) -> Json:
-    """Return what does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes."""
+def board_payload(board: Board, places: Mapping[str, int]) -> Json:
+    """Return what does not depend on the metric: the switches of a suite, its forecasters, their cost, its notes.
+
+    ``places``: by forecaster which colour and mark are its own, in every chart.
+    """
     return {
         "name": board.suite.name,
         "label": board.label,
@@ -59,7 +65,8 @@ def board_payload(board: Board) -> Json:
             }
             for name in metrics_of(board)
         ],
-        "forecasters": [forecaster_row(entry) for entry in board.entries],
+        "forecasters": [{**forecaster_row(entry), "place": places[entry.name]} for entry in board.entries],
+        "strata": strata(board),
         "cost": {
             recipe: [cost_row(result) for result in with_runs_of(board.results, board.runs_in(recipe))]
             for recipe in (ALL, *board.choices)
@@ -68,6 +75,11 @@ def board_payload(board: Board) -> Json:
         "claims": claims(board),
         "unmeasured": unmeasured(board),
     }
+
+
+def strata(board: Board) -> list[str]:
+    """Return the choices of runs by the size of their batches; none where the suite has one size."""
+    return [one.id for one in board.slices if one.id.startswith("expert_tokens:")]
 
 
 def choices(board: Board) -> list[tuple[str, str]]:
@@ -143,41 +155,52 @@ def hindsight(board: Board) -> str:
 
 def metric_payload(board: Board, metric: str) -> Json:
     """Return every view of a metric, its floors by state and recipe, its charts."""
-    views = list(views_of(board, metric))
+    views = primary_views(board) if metric == PRIMARY else list(views_of(board, metric))
+    names = [entry.name for entry in board.entries]
+    values = [view.value_F for view in views]
     return {
         "about": describe_metric(metric),
         "lower": lower_is_better(metric),
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
-        "views": {view_key(view.state, view.recipe, view.horizon): view_payload(view, board, metric) for view in views},
+        "views": {
+            view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, metric) for view in views
+        },
         "floors": floors_payload(board, metric),
-        "charts": chart_specs(metric, views, board.suite.horizons),
+        "charts": chart_specs(metric, float(np.nanmin(values, initial=np.inf)), board.suite.horizons),
     }
 
 
-def view_payload(view: View, board: Board, metric: str) -> Json:
+def view_payload(view: View, board: Board, names: Sequence[str], metric: str) -> Json:
     """Return the rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
-        "rows": [cell_row(cell, metric, view.recipe in board.recipes) for cell in view.cells],
+        "rows": view_rows(view, names, metric, view.recipe in board.recipes),
         "floor": three_digits(view.floor),
         "over": averaged_over(view, board),
         "size": f"{counted(view.runs, 'run')}, {counted(view.origins, 'origin')}",
     }
 
 
-def cell_row(cell: Cell, metric: str, single: bool) -> list[str]:
-    """Return the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
-    return [
-        three_digits(cell.value),
-        three_digits(cell.excess),
-        skill_text(cell, metric),
-        NONE if cell.skill is None or single else interval_text(cell.new_recipe),
-        NONE if cell.skill is None or single else interval_text(cell.new_seeds),
-        percent(cell.win_rate),
-        NONE if cell.skill is None or single else rank_text(cell.ranks) if cell.ranks else NOT_GIVEN,
-        three_digits(cell.regret),
-        "front" if cell.front else "",
-    ]
+def view_rows(view: View, names: Sequence[str], metric: str, single: bool) -> list[list[str]]:
+    """Return a row for each entry, the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
+    skills = view.skill_F.tolist()
+    told = [math.isfinite(skill) and not single for skill in skills]
+    given = (view.ranks[name] if view.ranks else None for name in names)
+    columns = (
+        map(three_digits, view.value_F.tolist()),
+        map(three_digits, view.excess_F.tolist()),
+        (skill_text(skill, metric) for skill in skills),
+        (interval_text(*ends) if known else NONE
+         for ends, known in zip(view.new_recipe_F2.tolist(), told, strict=True)),
+        (interval_text(*ends) if known else NONE
+         for ends, known in zip(view.new_seeds_F2.tolist(), told, strict=True)),
+        map(percent, view.win_rate_F.tolist()),
+        ((rank_text(ranks) if ranks else NOT_GIVEN) if known else NONE
+         for ranks, known in zip(given, told, strict=True)),
+        map(three_digits, view.regret_F.tolist()),
+        ("front" if front else "" for front in view.front_F.tolist()),
+    )  # fmt: skip
+    return list(map(list, zip(*columns, strict=True)))
 
 
 def averaged_over(view: View, board: Board) -> str:

@@ -26,6 +26,8 @@ FACTS = (
     "Passes over the text read most", "Trained on",
 )  # fmt: skip
 """What the cells of `facts_cells` are."""
+SHORT = ("Model", *FACTS[:4], "Steps", "Balancing")
+"""Facts that open a page: the size of the run and its tokens per expert."""
 
 
 def page_path(trace_id: str) -> str:
@@ -43,6 +45,7 @@ def trace_page(run: Run, boards: Sequence[Board]) -> dict[str, Any]:
             scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))
     return {
         "id": run.id,
+        "short": [fact for fact in facts(run) if fact[0] in SHORT],
         "facts": facts(run),
         "spans": card_tables.first_spans(run.spans),
         "layers": layers(run),

@@ -1,62 +1,59 @@
 """What the leaderboard shows for each choice of state, recipe and horizon: computed here, only shown by the pages.
 
-Values are those of `results.grid`, conclusions those of `results.statistics`. Axis letters: K suite horizons.
+Values are those of `results.grid`, conclusions those of `results.statistics`. All views of a choice of runs are
+computed together. Axis letters: V views of a choice (state x horizon), C choices of runs, F forecasters, R runs,
+K suite horizons.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.ranking import Wins
-from leaderboard.seeds import skill_interval
+from leaderboard.ranking import PossibleRanks, count_wins, mean_rates
 from leaderboard.site.inputs import Board
+from moeload_bench.arrays import FloatArray
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.grid import ALL, Row, Standings, front_of, metrics_in
-from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import MIN_RECIPES, Interval, seed_spread
+from moeload_bench.results.grid import ALL, Standings, Values, metrics_in
+from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better
+from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
 
 REGRET = f"regret@{HEADLINE}"
+Looked = tuple[str, int | None]
+"""A state, or all; a horizon, or None for all."""
 
 
-@dataclass(frozen=True)
-class Cell(Row):
-    """One forecaster in one view; None where the view has no such number.
-
-    ``regret`` is the headline regret on the same tasks; ``ranks`` rest on `ratio_metric` as skill does; ``front``: no
-    other forecaster of the view has both a smaller cost in CPU time and a better value.
-    """
-
-    win_rate: float | None
-    ranks: tuple[int, int] | None
-    regret: float | None
-    front: bool
-
-    @property
-    def excess(self) -> float | None:
-        """At one horizon; that of all horizons together is not defined."""
-        return self.excess_K[0] if len(self.excess_K) == 1 else None
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
-    """All forecasters for one choice; ``horizon`` None: over all. Values are means over ``runs`` and ``origins``."""
+    """All forecasters, in the order of the board's entries, for one choice; ``horizon`` None: over all.
+
+    Values are means over ``runs`` and ``origins``; NaN where the view has no such number. ``new_recipe_F2`` and
+    ``new_seeds_F2`` are intervals of skill; ``regret_F`` is the headline regret on the same tasks; ``ranks`` rest on
+    `ratio_metric` as skill does; ``front_F``: no other forecaster of the view has both a smaller cost in CPU time and a
+    better value.
+    """
 
     state: str
     recipe: str
     horizon: int | None
     floor: float | None
-    cells: tuple[Cell, ...]
     runs: int
     origins: int
+    value_F: FloatArray
+    excess_F: FloatArray
+    skill_F: FloatArray
+    new_recipe_F2: FloatArray
+    new_seeds_F2: FloatArray
+    win_rate_F: FloatArray
+    regret_F: FloatArray
+    front_F: FloatArray
+    ranks: PossibleRanks
 
 
 def metrics_of(board: Board) -> list[str]:
@@ -74,59 +71,57 @@ def states_of(board: Board) -> list[str]:
     return [ALL, *found, *([CROSSING] if any(any(task.crossing) for task in tasks) else [])]
 
 
+def looks_of(board: Board) -> list[Looked]:
+    """Return the views of a choice of runs, in order."""
+    return [(state, horizon) for state in states_of(board) for horizon in (None, *board.suite.horizons)]
+
+
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Yield every view of a metric: states x (slices and recipes) x horizons."""
-    whole = Standings(board.results, metric, board.reference)
-    known = Standings(board.known, whole.ratio, None) if board.known and whole.ratio else None
-    for recipe in (ALL, *board.choices):
-        scores = whole.on(board.runs_in(recipe))
-        for state in states_of(board):
-            for horizon in (None, *board.suite.horizons):
-                yield _view(board, scores, known, state, recipe, horizon)
+    whole, looks, better = Standings(board.results, metric, board.reference), looks_of(board), lower_is_better(metric)
+    choices = (ALL, *board.choices)
+    against = None if whole.reference is None else _ratios(whole, whole.reference, looks)
+    beside = _public_spread(board, whole, looks)
+    win_rate_CVF = _win_rates(whole, looks, choices, board, better)
+    for c, recipe in enumerate(choices):
+        scores, of = whole.on(board.runs_in(recipe)), _of_choice(board, recipe)
+        floors = {state: scores.floor(state, "floor_batch") for state in states_of(board)}
+        mean_VF, over_VF = _values(scores, looks, floors)
+        skill_VF, new_recipe_VF2, new_seeds_VF2 = _skills(against, scores, beside, mean_VF.shape)
+        front_VF = fronts_of(of.cost_F, mean_VF if better is not False else -mean_VF)
+        for v, (state, horizon) in enumerate(looks):
+            ranks = scores.ranks(state, horizon) if recipe == ALL else {}  # of a slice they would be a look too many
+            floor_K = floors[state]
+            floor = floor_K[scores.horizons.index(horizon)] if floor_K and horizon is not None else None
+            yield View(
+                state, recipe, horizon, floor, int(of.runs_V[v]), int(of.origins_V[v]), mean_VF[v], over_VF[v],
+                skill_VF[v], new_recipe_VF2[v], new_seeds_VF2[v], win_rate_CVF[c, v], of.regret_VF[v], front_VF[v],
+                ranks,
+            )  # fmt: skip
 
 
-def _view(
-    board: Board, scores: Standings, known: Standings | None, state: str, recipe: str, horizon: int | None
-) -> View:
-    rows, better = scores.rows(state, horizon), lower_is_better(scores.metric)
-    ranks = scores.ranks(state, horizon) if recipe == ALL else {}  # of a slice they would be a look too many
-    wins = [] if better is None else wins_of(scores, state, horizon, better).on(scores.at_R).tolist()
-    of_choice, values = _of_choice(board, recipe), [row.value for row in rows]
-    regret, (runs, origins) = of_choice.regrets[state, horizon], of_choice.sizes[state, horizon]
-    points = {row.forecaster: (of_choice.cost[row.forecaster], value)
-              for row, value in zip(rows, values, strict=True) if row.forecaster in of_choice.cost}  # fmt: skip
-    front = front_of(points, better is not False)
-    seeds = _new_seeds(rows, scores, known, horizon)
-    cells = tuple(
-        Cell(**vars(row) | {"intervals": (*row.intervals, *seeds.get(row.forecaster, ()))},
-             win_rate=none_for_nan(win), ranks=ranks.get(row.forecaster), regret=regret[row.forecaster],
-             front=row.forecaster in front)
-        for row, win in itertools.zip_longest(rows, wins)
-    )  # fmt: skip
-    floor_K = scores.floor(state, "floor_batch")
-    floor = floor_K[scores.horizons.index(horizon)] if floor_K and horizon is not None else None
-    return View(state, recipe, horizon, floor, cells, runs, origins)
+@functools.lru_cache(maxsize=8)
+def primary_views(board: Board) -> list[View]:
+    """Return every view of the primary metric, which several pages show."""
+    return list(views_of(board, PRIMARY))
 
 
 class _OfChoice(NamedTuple):
-    """What does not depend on the metric: CPU ms by forecaster; by state and horizon the headline regrets, and runs and
-    origins that a value is a mean over.
-    """
+    """What does not depend on the metric: CPU ms, headline regrets, runs and origins that a value is a mean over."""
 
-    cost: Mapping[str, float]
-    regrets: Mapping[tuple[str, int | None], Mapping[str, float | None]]
-    sizes: Mapping[tuple[str, int | None], tuple[int, int]]
+    cost_F: FloatArray
+    regret_VF: FloatArray
+    runs_V: FloatArray
+    origins_V: FloatArray
 
 
 @functools.lru_cache(maxsize=256)
 def _of_choice(board: Board, choice: str) -> _OfChoice:
-    scores = _regrets(board).on(board.runs_in(choice))
-    views = [(state, horizon) for state in states_of(board) for horizon in (None, *board.suite.horizons)]
-    return _OfChoice(
-        {result.name: ms for result in scores.results if (ms := result.cpu_ms) is not None},
-        {view: {row.forecaster: row.value for row in scores.rows(*view)} for view in views},
-        {view: _over(scores.results[0], *view, scores.horizons) for view in views},
-    )
+    scores, looks = _regrets(board).on(board.runs_in(choice)), looks_of(board)
+    cost_F = np.array([np.nan if result.cpu_ms is None else result.cpu_ms for result in scores.results])
+    regret_VF, _ = _values(scores, looks, {})
+    origins_VR = _origins(board)[:, scores.at_R]
+    return _OfChoice(cost_F, regret_VF, (origins_VR > 0).sum(axis=1), origins_VR.sum(axis=1))
 
 
 @functools.lru_cache(maxsize=8)
@@ -134,55 +129,147 @@ def _regrets(board: Board) -> Standings:
     return Standings(board.results, REGRET, None)
 
 
-def wins_of(scores: Standings, state: str, horizon: int | None, lower: bool) -> Wins:
-    """Return how often each result beats each other one in a state, on all runs; over all horizons a sum of each."""
+@functools.lru_cache(maxsize=8)
+def _origins(board: Board) -> FloatArray:
+    """Return the origins of each run that a value of a view is a mean over, [V, R]."""
+    horizons, runs = board.suite.horizons, board.results[0].runs
 
-    def make() -> Wins:
-        if horizon is None:
-            return functools.reduce(operator.add, (wins_of(scores, state, h, lower) for h in scores.horizons))
-        at = scores.places(state, horizon)
+    def count(state: str, horizon: int | None) -> list[int]:
+        at = slice(None) if horizon is None else slice(horizons.index(horizon), horizons.index(horizon) + 1)
+        return [
+            sum(any(task.crossing[at]) if state == CROSSING else state in (ALL, task.state) for task in run.tasks)
+            for run in runs
+        ]
+
+    return np.array([count(*look) for look in looks_of(board)])
+
+
+def _values(scores: Standings, looks: Sequence[Looked], floors: Mapping[str, Values]) -> tuple[FloatArray, FloatArray]:
+    """Return value and excess over the floor, [V, F]; the excess of all horizons together is not defined."""
+    values, overs = [], []
+    for state in dict.fromkeys(state for state, _ in looks):
+        mean_FK, _, _ = scores.means(state)
+        total_F, count_F = np.zeros(len(mean_FK)), (~np.isnan(mean_FK)).sum(axis=1)
+        for mean_F in mean_FK.T:  # one after the other, as `present_mean` adds
+            total_F = total_F + np.nan_to_num(mean_F)
+        whole_F = np.full(len(mean_FK), np.nan)
+        np.divide(total_F, count_F, out=whole_F, where=count_F > 0)
+        values += [whole_F, *mean_FK.T]
+        floor_K = floors.get(state)
+        over_FK = excess(mean_FK, np.array(floor_K, dtype=np.float64)) if floor_K else np.full(mean_FK.shape, np.nan)
+        overs += [np.full(len(mean_FK), np.nan), *over_FK.T]
+    return np.stack(values), np.stack(overs)
+
+
+def _ratios(scores: Standings, base: str, looks: Sequence[Looked]) -> RunMeans:
+    """Return the mean log ratios of runs to one of the forecasters, all views below each other, [V * F, R]."""
+    means = [scores.run_means(base, *look) for look in looks]
+    return RunMeans(np.concatenate([one.mean_FR for one in means]), means[0].recipe_R, means[0].group_R)
+
+
+def _skills(
+    against: RunMeans | None, scores: Standings, beside: _Spread | None, shape: tuple[int, ...]
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return skill [V, F] and its intervals [V, F, 2] on the runs of the scores."""
+    V, F = shape
+    if against is None:
+        return np.full(shape, np.nan), np.full((V, F, 2), np.nan), np.full((V, F, 2), np.nan)
+    means = against if scores.at_R is None else against.on(scores.at_R)
+    seeds_X2 = means.ends("these recipes, new seeds")
+    if beside is not None:
+        seeds_X2 = np.where(np.isnan(seeds_X2), beside.ends(means), seeds_X2)
+    skill_VF, new_recipe_VF2, new_seeds_VF2 = (
+        found.reshape(V, -1, *found.shape[1:])[:, :F] for found in (means.skill_F, means.ends("a new recipe"), seeds_X2)
+    )
+    return skill_VF, new_recipe_VF2, new_seeds_VF2
+
+
+class _Spread(NamedTuple):
+    """How far seeds move public runs, by view and forecaster: a sum of squares within recipes, and its freedom."""
+
+    square_X: FloatArray
+    freedom_X: FloatArray
+
+    def ends(self, means: RunMeans) -> FloatArray:
+        """Return intervals for new seeds [X, 2] where a recipe has one run here, as `seeds.skill_interval`."""
+        square_X, freedom_X, center_XC, votes_XC = _within(means)
+        freedom_X, recipes_X = freedom_X + self.freedom_X, (votes_XC > 0).sum(axis=1)
+        found_X2 = np.full((len(square_X), 2), np.nan)
+        at_X = (recipes_X >= MIN_RECIPES) & (freedom_X > 0)
+        if not at_X.any():
+            return found_X2
+        center_X = np.nansum(center_XC[at_X], axis=1) / recipes_X[at_X]
+        error_X = np.sqrt((square_X + self.square_X)[at_X] / freedom_X[at_X] * votes_XC[at_X].sum(axis=1))
+        half_X = np.array([t_quantile(n, 0.95) for n in freedom_X[at_X].tolist()]) * error_X / recipes_X[at_X]
+        found_X2[at_X] = 1.0 - np.exp(np.stack([center_X + half_X, center_X - half_X], axis=1))
+        return found_X2
+
+
+def _within(means: RunMeans) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return squares within recipes and their freedom [X], and of each recipe its mean and 1 / runs, 0 for none."""
+    square_X, freedom_X = np.zeros(len(means.mean_FR)), np.zeros(len(means.mean_FR), dtype=np.int64)
+    centers, votes = [], []
+    for recipe in dict.fromkeys(means.recipe_R):
+        of_XR = means.mean_FR[:, [r for r, name in enumerate(means.recipe_R) if name == recipe]]
+        count_X = (~np.isnan(of_XR)).sum(axis=1)
+        mean_X = np.full(len(of_XR), np.nan)
+        np.divide(np.nansum(of_XR, axis=1), count_X, out=mean_X, where=count_X > 0)
+        square_X += np.nansum((of_XR - mean_X[:, None]) ** 2, axis=1)
+        freedom_X += np.maximum(count_X - 1, 0)
+        centers.append(mean_X)
+        votes.append(np.where(count_X > 0, 1.0 / np.maximum(count_X, 1), 0.0))
+    return square_X, freedom_X, np.stack(centers, axis=1), np.stack(votes, axis=1)
+
+
+def _public_spread(board: Board, whole: Standings, looks: Sequence[Looked]) -> _Spread | None:
+    """Return how far seeds move the public runs beside a season, zeros for an entry that has none; else None."""
+    if not board.known or whole.reference is None or whole.ratio is None:
+        return None
+    known = Standings(board.known, whole.ratio, None)
+    names = [result.name for result in board.known]
+    rows = list(whole.ratios.by_forecaster)
+    square_VF, freedom_VF = np.zeros((len(looks), len(rows))), np.zeros((len(looks), len(rows)), dtype=np.int64)
+    if whole.reference in names:
+        at = [(f, names.index(name)) for f, name in enumerate(rows) if name in names]
+        square_X, freedom_X, _, _ = _within(_ratios(known, whole.reference, looks))
+        for f, there in at:
+            square_VF[:, f] = square_X.reshape(len(looks), -1)[:, there]
+            freedom_VF[:, f] = freedom_X.reshape(len(looks), -1)[:, there]
+    return _Spread(square_VF.ravel(), freedom_VF.ravel())
+
+
+def _win_rates(
+    scores: Standings, looks: Sequence[Looked], choices: Sequence[str], board: Board, lower: bool | None
+) -> FloatArray:
+    """Return the mean win rates of every choice of runs, [C, V, F]; over all horizons they are of the sum of each."""
+    C, V, F = len(choices), len(looks), len(scores.results)
+    if lower is None:
+        return np.full((C, V, F), np.nan)
+    chosen = [board.runs_in(choice) for choice in choices]
+    in_RC = np.array([[run.trace in runs for runs in chosen] for run in scores.results[0].runs], dtype=np.float64)
+    number_T, recipe_R = scores.errors.tasks.by_run
+    states = list(dict.fromkeys(state for state, _ in looks))
+    won, tasks = [], []
+    for horizon in scores.horizons:
+        at = scores.places(ALL, horizon)
         error_FT = np.stack([scores.errors.by_forecaster[one.name][at] for one in scores.results])
-        number_T, recipe_R = scores.errors.tasks.by_run
-        return Wins.of(error_FT if lower else -error_FT, number_T[at], len(recipe_R))
-
-    found: Wins = scores.keep(("wins", state, horizon), make)
-    return found
-
-
-def _new_seeds(
-    rows: Sequence[Row], scores: Standings, known: Standings | None, horizon: int | None
-) -> dict[str, tuple[Interval]]:
-    """Return by forecaster an interval for new seeds where a season has one run of each recipe: by the public runs'
-    spread.
-    """
-    if known is None or scores.reference is None or all(row.new_seeds for row in rows):
-        return {}
-    state, names = rows[0].state, [result.name for result in known.results]
-    here, found = scores.run_means(scores.reference, state, horizon), {}
-    beside = known.run_means(scores.reference, state, horizon) if scores.reference in names else None
-    for i, row in enumerate(rows):
-        recipes = here.by_recipe(i)
-        if row.new_seeds or len(recipes) < MIN_RECIPES:
-            continue
-        public = [beside.by_recipe(names.index(row.forecaster))] if beside and row.forecaster in names else []
-        one = skill_interval(recipes, seed_spread([recipes, *public]))
-        if np.isfinite(one.low):
-            count = sum(len(runs_R) for runs_R in recipes.values())
-            seeds = Interval("these recipes, new seeds", one.skill, one.low, one.high, 0.95, len(recipes), count)
-            found[row.forecaster] = (seeds,)
-    return found
+        of_run_TR = number_T[at][:, None] == np.arange(len(recipe_R))
+        in_state = [np.isin(at, scores.places(state, horizon))[:, None] for state in states]
+        counts = count_wins(error_FT if lower else -error_FT, np.hstack([of_run_TR & one_T1 for one_T1 in in_state]))
+        for found, of_FFX in zip((won, tasks), counts, strict=True):
+            found.append((of_FFX.reshape(F, F, len(states), -1) @ in_RC).transpose(3, 2, 0, 1))  # [C, state, F, F]
+    won_, tasks_ = (
+        np.stack([sum(found), *found], axis=2).reshape(C * V, F, F)
+        for found in (won, tasks)  # all, then each horizon
+    )
+    return mean_rates(won_, tasks_).reshape(C, V, F)
 
 
-def none_for_nan(value: float | None) -> float | None:
-    """NaN becomes None."""
-    return None if value is None or np.isnan(value) else float(value)
-
-
-def _over(result: Result, state: str, horizon: int | None, horizons: tuple[int, ...]) -> tuple[int, int]:
-    """Return runs and origins that a value of the view is a mean over."""
-    at = slice(None) if horizon is None else slice(horizons.index(horizon), horizons.index(horizon) + 1)
-    by_run = [
-        sum(any(task.crossing[at]) if state == CROSSING else state in (ALL, task.state) for task in run.tasks)
-        for run in result.runs
-    ]
-    return sum(number > 0 for number in by_run), sum(by_run)
+def fronts_of(cost_F: FloatArray, error_VF: FloatArray) -> FloatArray:
+    """Return which forecasters no other beats in cost or error without losing in the other, [V, F]."""
+    known_VF = ~np.isnan(error_VF) & ~np.isnan(cost_F)
+    cheaper_FF, as_cheap_FF = cost_F[:, None] < cost_F, cost_F[:, None] <= cost_F
+    better_VFF = error_VF[:, :, None] < error_VF[:, None]
+    as_good_VFF = error_VF[:, :, None] <= error_VF[:, None]
+    beats_VFF = (as_cheap_FF & as_good_VFF) & (cheaper_FF | better_VFF) & known_VF[:, :, None]
+    return known_VF & ~beats_VFF.any(axis=1)

@@ -11,10 +11,8 @@ from typing import Any
 
 from leaderboard.committed import ROOT, submission_path
 from moeload_bench.results import tables
-from moeload_bench.results.grid import Row
 from moeload_bench.results.html import NONE, number
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import metric_spec, plain_name
 
 NOT_GIVEN = "n/a"
@@ -22,6 +20,8 @@ NOT_GIVEN = "n/a"
 
 def three_digits(value: float | None) -> str:
     """Format three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
+    if value is not None and 1e-4 <= value < 99:
+        return f"{value:#.3g}"  # nearly all of a page's millions
     return number(tables.three_digits(value, zeros=True))
 
 
@@ -30,13 +30,13 @@ def signed_skill(value: float | None) -> str:
     return number(tables.signed_skill(value))
 
 
-def skill_text(row: Row, metric: str) -> str:
+def skill_text(skill: float, metric: str) -> str:
     """Skill in a metric; in one of plans with their imbalance against that of the reference's plans, in percent.
 
     Skill is a ratio of imbalances there, near 0 by nature.
     """
-    percents = f" ({tables.imbalance_percent(row)} %)" if row.skill is not None and "@" in metric else ""
-    return number(tables.signed_skill(row.skill) + percents)
+    percents = f" ({number(tables.signed_percent(-skill))} %)" if "@" in metric and math.isfinite(skill) else ""
+    return signed_skill(skill) + percents
 
 
 def percent(value: float | None) -> str:
@@ -44,11 +44,9 @@ def percent(value: float | None) -> str:
     return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
-def interval_text(interval: Interval | None) -> str:
+def interval_text(low: float, high: float) -> str:
     """Format a 95 % interval; `n/a` where the suite is too small for one."""
-    if interval is None:
-        return NOT_GIVEN
-    return number(f"{tables.signed(interval.low)} to {tables.signed(interval.high)}")
+    return NOT_GIVEN if math.isnan(low) else number(f"{tables.signed(low)} to {tables.signed(high)}")
 
 
 def megabytes(size: int | None) -> str:

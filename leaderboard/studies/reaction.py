@@ -180,10 +180,11 @@ def _forecasts(trace: Trace, rows_N: IntArray, every: int, late: int) -> tuple[F
 
 def _window(forecast: Forecast, late: int, every: int) -> FloatArray:
     """Return the mean share [L, E] over ``every`` steps after the first ``late`` ones."""
-    until_LE = forecast.window_means((late + every,))[0]
+    until_LE: FloatArray = forecast.window_means((late + every,))[0]
     if not late:
         return until_LE
-    return np.maximum((late + every) * until_LE - late * forecast.window_means((late,))[0], 0.0) / every
+    before_LE = forecast.window_means((late,))[0]
+    return np.asarray(np.maximum((late + every) * until_LE - late * before_LE, 0.0) / every)
 
 
 def _charged(

@@ -11,7 +11,8 @@ import typer
 
 from leaderboard.verify_trace.problems import contribution_problems
 from leaderboard.verify_trace.pulls import newest_commit, pull_problems
-from moeload_bench.errors import TraceError, printable
+from moeload_bench.cli.progress import say, say_document
+from moeload_bench.errors import TraceError
 from moeload_bench.publishing.contribution import known_traces
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.traces.store import TraceRef
@@ -51,11 +52,11 @@ def verify_trace(
     for line in lines:
         wrong.append(line)
         if not as_json:
-            typer.echo(f"refused {printable(line)}")
+            say(f"refused {line}")
     if as_json:
-        typer.echo(json.dumps(wrong, indent=1))
+        say_document(json.dumps(wrong, indent=1))
     elif not wrong:
-        typer.echo(f"ok      {compared} {len(known)} traces")
+        say(f"ok      {compared} {len(known)} traces")
     if wrong:
         raise typer.Exit(1)
 

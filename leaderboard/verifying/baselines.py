@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from leaderboard.committed import ROOT, bound_code
 from leaderboard.verifying.claims import load_claim
+from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.submissions.check import check_submission
@@ -46,6 +46,6 @@ def submit_baselines() -> None:
     suite = load_suite(default_suite())
     for name in suite.baselines:
         if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
-            print(write_submission(name, suite).path)
+            say(str(write_submission(name, suite).path))
         else:
-            print(f"{name}: left out, it has no result on {suite.name}", file=sys.stderr)
+            say(f"{name}: left out, it has no result on {suite.name}", err=True)

@@ -14,8 +14,8 @@ from leaderboard.verifying.claims import load_claim
 from leaderboard.verifying.verify import Request, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
-from moeload_bench.cli.progress import pair_progress
-from moeload_bench.errors import SubmissionError, not_found, printable
+from moeload_bench.cli.progress import pair_progress, say, say_document
+from moeload_bench.errors import SubmissionError, not_found
 from moeload_bench.submissions.check import apart_level, check_submission
 from moeload_bench.submissions.folder import REQUIREMENTS, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.naming import check_name
@@ -88,7 +88,7 @@ def verify(
             f"{result.environment.commit}"
         )
     if read.requirements:
-        typer.echo(f"installing {len(read.requirements)} requirements", err=True)
+        say(f"installing {len(read.requirements)} requirements", err=True)
     with pair_progress(unit="runs", quiet=as_json) as progress:
         verified = rerun(
             Request(
@@ -147,16 +147,16 @@ def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
 def _show_verified(found: Verification, as_json: bool) -> None:
     if not as_json:
         for name, value in found.findings.items():
-            typer.echo(f"{name}: {value:+.3f}")
+            say(f"{name}: {value:+.3f}")
     _show(found.model_dump(mode="json"), found.reasons, found.status if found.verified else "verified", as_json)
 
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps(record, indent=1))
+        say_document(json.dumps(record, indent=1))
     for reason in reasons if not as_json else []:
-        typer.echo(f"not {word}: {printable(reason)}", err=True)
+        say(f"not {word}: {reason}", err=True)
     if reasons:
         raise typer.Exit(1)
     if not as_json:
-        typer.echo(word)
+        say(word)

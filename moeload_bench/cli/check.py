@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.errors import printable
+from moeload_bench.cli.progress import say, say_document
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
@@ -46,12 +46,12 @@ def check(
     limits = Limits(traceback=traceback, wall_s_per_call=CALL_S, run_wall_s=CHECK_S)
     results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+        say_document(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
     else:
         for result in results:
             word = "ok    " if result.passed else "FAILED" if result.required else "note  "
-            typer.echo(printable(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip()))
+            say(f"{word} {result.rule:22} {result.message if not result.passed else ''}".rstrip())
     if any(result.required and not result.passed for result in results):
         raise typer.Exit(1)
     if not as_json:
-        typer.echo(f"Every rule is kept. Next:\n  moeload-bench run {shlex.quote(target)} sw_avg")
+        say("Every rule is kept. Next:", f"  moeload-bench run {shlex.quote(target)} sw_avg")

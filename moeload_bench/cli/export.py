@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from moeload_bench.cli.options import FirstLayer, Forecaster, Level, no_trace
+from moeload_bench.cli.progress import say
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.interchange.series import write_series
@@ -47,7 +48,7 @@ def forecast(
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
     size, last = f"{counted(L, 'layer')}, {counted(E, 'expert')}", first + horizon - 1
-    typer.echo(f"{out}: {size}, mean of steps {first} to {last} by {forecaster}")
+    say(f"{out}: {size}, mean of steps {first} to {last} by {forecaster}")
 
 
 @app.command("trace")
@@ -67,4 +68,4 @@ def trace(
     loaded = load_trace(trace)
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts
-    typer.echo(f"{out}: {count} series of {loaded.steps} steps")
+    say(f"{out}: {count} series of {loaded.steps} steps")

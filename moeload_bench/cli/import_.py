@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from moeload_bench.cli.options import FirstLayer, parameters_of, with_signature
-from moeload_bench.cli.progress import pair_progress, print_entries
+from moeload_bench.cli.options import INT, FirstLayer, parameters_of, with_signature
+from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
@@ -21,25 +21,35 @@ app = typer.Typer(no_args_is_help=True, help="Turn existing counts into a trace:
 
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
-TopK = Annotated[int | None, typer.Option(min=1, help="Experts per token; leave it out when it varies or is unknown.")]
+TopK = Annotated[
+    int | None, typer.Option(metavar=INT, min=1, help="Experts per token; leave it out when it varies or is unknown.")
+]
 Tokens = Annotated[
     int | None,
-    typer.Option(min=1, help="Tokens entering each layer in each step; else those of the log, else loads / top-k."),
+    typer.Option(
+        metavar=INT, min=1, help="Tokens entering each layer in each step; else those of the log, else loads / top-k."
+    ),
 ]
 Out = Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
 Name = Annotated[str, typer.Option(help="The trace's recipe name.")]
 Split = Annotated[str, typer.Option(help="train or test.")]
-RunNumber = Annotated[int, typer.Option("--run", min=0, help="Number of the run within its split.")]
+RunNumber = Annotated[int, typer.Option("--run", metavar=INT, min=0, help="Number of the run within its split.")]
 Counted = Annotated[
     Literal["pre_drop", "post_drop"] | None,
-    typer.Option(help="Whether tokens over an expert's capacity are in the counts; by default as the format has it."),
+    typer.Option(
+        metavar="<str>",
+        help="pre_drop or post_drop: with the tokens over an expert's capacity or without; by default as the format "
+        "has it.",
+    ),
 ]
 Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
-FirstStep = Annotated[int | None, typer.Option(min=0, help="The first step to import.")]
-LastStep = Annotated[int | None, typer.Option(min=0, help="The last step to import.")]
+FirstStep = Annotated[int | None, typer.Option(metavar=INT, min=0, help="The first step to import.")]
+LastStep = Annotated[int | None, typer.Option(metavar=INT, min=0, help="The last step to import.")]
 Layers = Annotated[str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")]
 MAX_EXPERTS = 1 << 16
-Experts = Annotated[int, typer.Option(min=1, max=MAX_EXPERTS, help="Experts of a layer, which the files do not say.")]
+Experts = Annotated[
+    int, typer.Option(metavar=INT, min=1, max=MAX_EXPERTS, help="Experts of a layer, which the files do not say.")
+]
 Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
 ]
@@ -47,9 +57,9 @@ Shares = Annotated[
     bool,
     typer.Option(help="Values are shares or ratios to the mean; counts follow from --tokens and --top-k."),
 ]
-Pipeline = Annotated[int | None, typer.Option(min=1, help="Pipeline stages; needed with several ranks.")]
+Pipeline = Annotated[int | None, typer.Option(metavar=INT, min=1, help="Pipeline stages; needed with several ranks.")]
 StageLayers = Annotated[
-    int | None, typer.Option(min=1, help="Transformer layers of one pipeline stage, dense ones included.")
+    int | None, typer.Option(metavar=INT, min=1, help="Transformer layers of one pipeline stage, dense ones included.")
 ]
 
 
@@ -118,14 +128,17 @@ def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) ->
     layers, experts = counted(len(done.layers), "layer"), counted(done.experts, "expert")
     numbered = "" if list(done.layers) == list(range(len(done.layers))) else f" (numbers {_spans(done.layers)})"
     routed = f"{done.tokens:,} tokens a step, top-{done.top_k}" if done.top_k else "top-k not known"
-    typer.echo(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
+    say(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
     for note in done.notes:
-        typer.echo(f"note: {note}", err=True)
+        say(f"note: {note}", err=True)
 
 
 @app.command("formats")
 def formats() -> None:
-    """List the formats, what writes each, and what its counts are. Details: docs/guide/interchange.md."""
+    """List the formats, what writes each, and what its counts are.
+
+    Details: docs/guide/interchange.md in the project's repository.
+    """
     print_entries(
         (f"{one.name}  {one.files}", f"written by: {one.written_by}; counts: {one.counts}") for one in FORMATS
     )
@@ -167,12 +180,13 @@ def from_jsonl(paths: Sources) -> None:
 def from_megatron_tokens(
     paths: Sources,
     expert_parallel: Annotated[
-        int | None, typer.Option(min=1, help="Expert-parallel size; needed with several ranks.")
+        int | None, typer.Option(metavar=INT, min=1, help="Expert-parallel size; needed with several ranks.")
     ] = None,
     pipeline_parallel: Pipeline = None,
     stage_layers: StageLayers = None,
     expert_tensor_parallel: Annotated[
-        int, typer.Option(min=1, help="Tensor-parallel size of the experts: ranks that see the same tokens.")
+        int,
+        typer.Option(metavar=INT, min=1, help="Tensor-parallel size of the experts: ranks that see the same tokens."),
     ] = 1,
 ) -> None:
     """Import Megatron-LM's tokens per expert (--save-tokens-per-expert-interval): rank*.jsonl of all ranks.
@@ -213,7 +227,9 @@ def from_smartmoe(paths: Sources) -> None:
 @_command("laer-moe")
 def from_laer_moe(
     paths: Sources,
-    device_loads: Annotated[bool, typer.Option(help="Import devices in the place of experts.")] = False,
+    device_loads: Annotated[
+        bool, typer.Option("--device-loads", help="Import devices in the place of experts.")
+    ] = False,
     method: Annotated[str | None, typer.Option(help="The method whose rows are wanted.")] = None,
     model: Annotated[str | None, typer.Option(help="The model whose rows are wanted.")] = None,
 ) -> None:
@@ -235,7 +251,7 @@ def from_wandb(
     pattern: Pattern = None,
     step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
     experts: Annotated[
-        int | None, typer.Option(min=1, max=MAX_EXPERTS, help="Experts of a layer: bins of a histogram.")
+        int | None, typer.Option(metavar=INT, min=1, max=MAX_EXPERTS, help="Experts of a layer: bins of a histogram.")
     ] = None,
     shares: Shares = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.cli.progress import say
 from moeload_bench.errors import counted
 from moeload_bench.recording.stages import merge_stages
 from moeload_bench.traces.store import read_trace
@@ -22,4 +23,4 @@ def merge(
     """
     trace = read_trace(merge_stages(paths, out), verify=False)
     size = ((trace.steps, "step"), (trace.num_layers, "layer"), (trace.num_experts, "expert"))
-    typer.echo(f"{out}: {', '.join(counted(*one) for one in size)}")
+    say(f"{out}: {', '.join(counted(*one) for one in size)}")

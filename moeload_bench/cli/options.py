@@ -35,9 +35,15 @@ FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the
 NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]
 Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
 
+INT = "<int>"
+"""Shorter than `<int range>`, so that the longest option's name has its place in 80 columns."""
 FirstLayer = Annotated[
     int | None,
-    typer.Option(min=0, help="The number in the model of the first MoE layer, if the source numbers them from 0."),
+    typer.Option(
+        metavar=INT,
+        min=0,
+        help="The number in the model of the first MoE layer, if the source numbers them from 0.",
+    ),
 ]
 
 WEIGHT = typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")

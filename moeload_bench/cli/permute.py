@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import pair_progress
-from moeload_bench.errors import counted, printable
+from moeload_bench.cli.progress import pair_progress, say
+from moeload_bench.errors import counted
 from moeload_bench.interchange.checkpoints import permute_checkpoint, read_orders
 
 
@@ -32,13 +32,11 @@ def permute(
     with pair_progress(as_json, "bytes") as report:
         done = permute_checkpoint(checkpoint, orders, out, report)
     if as_json:
-        typer.echo(json.dumps(asdict(done)))
+        say(json.dumps(asdict(done)))
         return
-    typer.echo(
-        printable(
-            f"{out}: {len(done.layers)} of {counted(len(done.moe_layers), 'MoE layer')} in a new order: "
-            f"{counted(done.renamed, 'tensor')} renamed, {done.reordered} reordered by rows"
-        )
+    say(
+        f"{out}: {len(done.layers)} of {counted(len(done.moe_layers), 'MoE layer')} in a new order: "
+        f"{counted(done.renamed, 'tensor')} renamed, {done.reordered} reordered by rows"
     )
     if done.left_out:
-        typer.echo(printable(f"not taken along: {', '.join(done.left_out)}"))
+        say(f"not taken along: {', '.join(done.left_out)}")

@@ -13,7 +13,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
@@ -87,12 +87,14 @@ def plan(
     [bold]moeload-bench plan run.parquet --devices 8 --slots 72 --expert-mb 350 --bandwidth 25[/bold]
 
     Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for
-    (docs/guide/live.md). What you do not state of the cluster comes from the run or its model, or is ASSUMED and named.
+    (docs/guide/live.md in the project's repository). What you do not state of the cluster comes from the run or its
+    model, or is ASSUMED and named.
 
     [bold]--wide[/bold] and [bold]--figure[/bold] simulate other policies too, with the forecaster that is taken:
     [bold]every[/bold] k steps; [bold]if_pays[/bold]; [bold]stable_only[/bold]: never in the transient;
     [bold]reserve_allocate[/bold]: even spread in the transient; [bold]on_change[/bold] of state;
-    [bold]oracle[/bold]: if_pays knowing the loads to come. The cost model: docs/methods/placement.md.
+    [bold]oracle[/bold]: if_pays knowing the loads to come. The cost model: docs/methods/placement.md in the
+    project's repository.
 
     [bold]--write placement.json --format eplb[/bold] writes the plan for the coming steps as the file that an engine
     loads, and says what it changes.
@@ -114,8 +116,8 @@ def plan(
         except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
             if written is None:
                 raise
-            typer.echo(f"no decision: {error}", err=True)
-            typer.echo(_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
+            say(f"no decision: {error}", err=True)
+            say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
         decision = last.decision
         if wide or figure is not None:
@@ -128,19 +130,19 @@ def plan(
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
     failures += [] if comparison is None else comparison.failures
     if as_json:
-        typer.echo(_json(loaded, decision, comparison, following, failures))
+        say_document(_json(loaded, decision, comparison, following, failures))
     else:
         _print(loaded, decision, comparison if wide else None, following, failures)
     if changed is not None:
-        typer.echo(changed, err=as_json)
+        say(*changed, err=as_json)
     if figure is not None and comparison is not None:
         save_figure(draw_policies(comparison, loaded), figure)
-        typer.echo(f"figure: {figure}", err=True)
+        say(f"figure: {figure}", err=True)
     if failures:
         raise typer.Exit(1)
 
 
-def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: str, written: Writing) -> str:
+def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: str, written: Writing) -> list[str]:
     """Write the plan; return what it changes, and which layers of the model have none."""
     ahead = forecast_ahead(trace, forecaster, settings.horizon, level=settings.level, seed=settings.seed)
     placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
@@ -154,7 +156,7 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     if written.kind == "sglang" and placement.other_rows:
         rows = ", ".join(map(str, placement.other_rows))
         lines.append(f"{written.path}: layers without a plan, their experts in order: {rows}")
-    return "\n".join([*lines, text])
+    return [*lines, text]
 
 
 def _json(

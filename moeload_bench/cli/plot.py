@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress
-from moeload_bench.errors import not_found, printable
+from moeload_bench.cli.progress import pair_progress, say
+from moeload_bench.errors import not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.plots import (
@@ -161,7 +161,7 @@ def training(
     _save(draw_training(view, errors), out)
     failed = [f"failed: {one.forecaster}, {reason}" for one in errors for reason in one.failures]
     for line in failed:
-        typer.echo(printable(line), err=True)
+        say(line, err=True)
     if failed:
         raise typer.Exit(1)
 
@@ -188,4 +188,4 @@ def cost(
 
 
 def _save(figure: Any, out: Path) -> None:
-    typer.echo(save_figure(figure, out))
+    say(str(save_figure(figure, out)))

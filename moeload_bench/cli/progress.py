@@ -21,15 +21,27 @@ PIPED = 100
 """Columns of what is read by people and goes where there is no terminal."""
 
 
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines on standard output, or standard error: all that commands print but tables goes through here.
+
+    No line moves a cursor or begins another one, whatever a file or a folder is called.
+    """
+    print("\n".join(map(printable, lines)), file=sys.stderr if err else sys.stdout, flush=True)
+
+
+def say_document(text: str) -> None:
+    """Print a document of many lines, as JSON or TOML; escapes in its text are valid in both."""
+    say(*text.removesuffix("\n").split("\n"))
+
+
 def plain_console(*, wide: bool = False) -> Console:
     """Return a console on standard output that prints text as it is: text from a file is never markup.
 
     It is as wide as the terminal; ``wide``: wide enough for any table, on any terminal.
     """
-    from rich.console import Console
+    from moeload_bench.cli.console import PlainConsole
 
-    width = None if sys.stdout.isatty() else PIPED
-    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    console = PlainConsole(width=None if sys.stdout.isatty() else PIPED)
     if wide:
         console.width = max(WIDE, console.width)
     return console
@@ -42,8 +54,8 @@ def print_entries(entries: Iterable[tuple[str, str]]) -> None:
 
     console = plain_console()
     for name, about in entries:
-        console.print(Text(printable(name), style="bold"))
-        console.print(Padding(Text(printable(about)), (0, 0, 0, 4)))
+        console.print(Text(name, style="bold"))
+        console.print(Padding(Text(about), (0, 0, 0, 4)))
 
 
 def command_lines(command: str, width: int) -> str:
@@ -84,7 +96,7 @@ def said_if_stopped(text: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        print(text, file=sys.stderr)
+        say(text, err=True)
         raise
 
 
@@ -94,7 +106,6 @@ def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineP
 
     A thread draws it, so that it shows that work goes on between two reports too.
     """
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -106,6 +117,8 @@ def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineP
     )
     from rich.table import Column
 
+    from moeload_bench.cli.console import PlainConsole
+
     columns = (
         BarColumn(10),
         MofNCompleteColumn(),
@@ -113,12 +126,12 @@ def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineP
         TextColumn("{task.fields[left]}"),
         TextColumn("{task.description}", markup=False, table_column=Column()),  # over two lines if need be: none is cut
     )
-    with Bar(*columns, console=Console(stderr=True), transient=transient) as bar:
-        task, pace = bar.add_task(printable(first), total=None, left=""), _Pace()
+    with Bar(*columns, console=PlainConsole(stderr=True), transient=transient) as bar:
+        task, pace = bar.add_task(first, total=None, left=""), _Pace()
 
         def report(done: float, total: int, what: str) -> None:
             left = pace.left(done, total)  # none when a stage begins, which is shown at once, however short it is
-            bar.update(task, completed=done, total=total, left=left, description=printable(what), refresh=not left)
+            bar.update(task, completed=done, total=total, left=left, description=what, refresh=not left)
 
         yield report
 
@@ -150,6 +163,6 @@ def _lines(unit: str) -> FineProgress:
         if left and done < total and now - last < LINE_EVERY_S:  # a stage that begins is said at once
             return
         last = now
-        print(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {printable(what)}", file=sys.stderr)
+        say(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {what}", err=True)
 
     return report

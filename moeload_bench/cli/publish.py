@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.progress import pair_progress
+from moeload_bench.cli.progress import pair_progress, say, say_document
 from moeload_bench.publishing import publish as hub
 from moeload_bench.publishing.folders import publish_folder
 from moeload_bench.publishing.publish import Publication
@@ -48,7 +48,7 @@ def publish(
                 folder, repo, tag, kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
             )
     if as_json:
-        typer.echo(json.dumps(dataclasses.asdict(done), indent=1))
+        say_document(json.dumps(dataclasses.asdict(done), indent=1))
         return
     _print_publication(done, folder)
 
@@ -59,12 +59,12 @@ def _print_publication(done: Publication, folder: Path) -> None:
         for name in names:
             path = folder / name
             size = f"{path.stat().st_size / 1e6:8.2f} MB" if path.is_file() else " " * 11
-            typer.echo(f"{kind:8}{size}  {name}")
+            say(f"{kind:8}{size}  {name}")
     unchanged = len(done.plan.keep)
     place = f"{done.repo}@{done.tag}"
     if done.plan.empty and not done.tagged and done.commit and not done.dry_run:
-        typer.echo(f"{place} holds this folder already: nothing sent ({unchanged} files)")
+        say(f"{place} holds this folder already: nothing sent ({unchanged} files)")
     elif done.dry_run:
-        typer.echo(f"dry run: nothing sent; {place} would hold {unchanged} unchanged files besides")
+        say(f"dry run: nothing sent; {place} would hold {unchanged} unchanged files besides")
     else:
-        typer.echo(f"published {place} (commit {done.commit}), {unchanged} files were there already")
+        say(f"published {place} (commit {done.commit}), {unchanged} files were there already")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from moeload_bench.cli.opening import is_unfinished
-from moeload_bench.cli.progress import terminal_bar
+from moeload_bench.cli.progress import say, terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
 from moeload_bench.publishing.push import RecordingPush
 from moeload_bench.recipes.processes import torchrun_ranks
@@ -71,7 +71,7 @@ def record(
     uninterrupted one in every count.
     """
     if is_unfinished(recipe):
-        typer.echo(_cut_short(Path(recipe)))
+        say(str(_cut_short(Path(recipe))))
         return
     if resume and fresh:
         raise RecordingError("got --resume and --fresh, expected one of them")
@@ -85,12 +85,12 @@ def record(
         train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
         if ranks.leads:
             if job.steps <= loaded.schedule.warmup:
-                typer.echo(_within_the_warm_up(job), err=True)
+                say(_within_the_warm_up(job), err=True)
             if loaded.data.pretraining is not None and not resume:
-                typer.echo(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
+                say(f"{loaded.data.pretraining.steps} steps that are not recorded come first", err=True)
             path = _lead(train, job, push, go_on=_going_on(recipe, job, push))
-            typer.echo(path)
-            typer.echo(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
+            say(str(path))
+            say(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
         else:
             train()
     if ranks.count > 1:
@@ -116,10 +116,10 @@ def _lead(train: Callable[..., Path], job: Job, push: str | None, go_on: str) ->
     """Train as the process that reports, until done or asked to stop; then print how to ``go_on``."""
     with told_to_stop() as stop:
         try:
-            with step_progress(job.steps) as (progress, say), pushed(push, job.target, progress) as report:
-                return train(progress=report, stop=stop, say=say)
+            with step_progress(job.steps) as (progress, tell), pushed(push, job.target, progress) as report:
+                return train(progress=report, stop=stop, say=tell)
         except InterruptedRecordingError as ended:
-            typer.echo(f"{ended}. To go on: {go_on}", err=True)
+            say(f"{ended}. To go on: {go_on}", err=True)
             raise typer.Exit(128 + (stop.asked or 0)) from None
 
 
@@ -156,7 +156,7 @@ def told_to_stop() -> Iterator[Stop]:
         if stop.asked is not None or not stop.stepping:
             raise KeyboardInterrupt
         stop.asked = number
-        print("stopping after this step; once more to stop at once", file=sys.stderr, flush=True)
+        say("stopping after this step; once more to stop at once", err=True)
 
     named = (getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP"))
     before = {number: signal.getsignal(number) for number in named if number is not None}
@@ -224,12 +224,12 @@ def _say_once(said: set[str], stage: str) -> None:
     name = stage.partition(",")[0]
     if name not in said:
         said.add(name)
-        print(name, file=sys.stderr, flush=True)
+        say(name, err=True)
 
 
 def _line(step: int, steps: int, row: dict[str, Any]) -> None:
     if (step + 1) % LINE_EVERY_STEPS == 0 or step + 1 == steps:
-        print(f"{step + 1}/{steps} steps, {_describe(row)}", file=sys.stderr, flush=True)
+        say(f"{step + 1}/{steps} steps, {_describe(row)}", err=True)
 
 
 def _describe(row: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped
+from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped, say
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import printable
@@ -43,4 +43,4 @@ def report(
         page = make(loaded, settings, source=trace, progress=progress)
     for line in page.found.decision.lines() if page.found.decision else ():
         plain_console().print(printable(line))
-    typer.echo(f"written: {page.save(out)}")
+    say(f"written: {page.save(out)}")

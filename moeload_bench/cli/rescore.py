@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.progress import plain_console
+from moeload_bench.cli.progress import plain_console, say_document
 from moeload_bench.errors import ResultError, SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
@@ -43,7 +43,7 @@ def rescore(
     tasks = open_trace(str(trace)) if trace is not None else _task_list(folder, suite)
     results = score_again(folder, tasks, name, load_function(metric) if own else None)
     if as_json:
-        typer.echo(results.to_json(), nl=False)
+        say_document(results.to_json())
         return
     console = plain_console()
     for part in list(brief_tables(results, name, console.width)) or [why_no_table(results, name)]:

@@ -15,7 +15,7 @@ import typer
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level, with_options
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped
+from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, TraceError, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
@@ -135,7 +135,7 @@ def run(
     for folder, option in kept_in.items():
         _make_folder(folder, option)
     if note is not None:
-        typer.echo(note, err=True)
+        say(note, err=True)
     shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
     stopped += ", without --fresh" if fresh else ""
@@ -163,9 +163,7 @@ def run(
     _say_slower(results)
     following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}"
     if as_json:
-        typer.echo(
-            results.to_json() if own is None else _own_json(results, metric, decision, note, following), nl=False
-        )
+        say_document(results.to_json() if own is None else _own_json(results, metric, decision, note, following))
     else:
         steps = here[0].steps * here[0].meta.stride if here else None
         for line in undecided if decision is None else decision.lines():
@@ -184,7 +182,7 @@ def _say_slower(results: Results) -> None:
     for result in results:
         if any(run.counts.get("numba_missing") for run in result.runs):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
-            typer.echo(f"{result.name}: {text}", err=True)
+            say(f"{result.name}: {text}", err=True)
 
 
 def _with_uniform(targets: Sequence[str]) -> list[str]:
@@ -217,7 +215,7 @@ def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
         try:
             preflight(as_target(name, suite))
         except MissingExtraError as error:
-            typer.echo(f"left out: {error}", err=True)
+            say(f"left out: {error}", err=True)
         else:
             kept.append(name)
     return kept

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
-from moeload_bench.cli.progress import pair_progress, plain_console
+from moeload_bench.cli.progress import pair_progress, plain_console, say, say_document
 from moeload_bench.environment import environment
 from moeload_bench.errors import HubError, SubmissionError, SuiteError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
@@ -19,7 +19,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
-from moeload_bench.submissions.folder import RECORD
+from moeload_bench.submissions.folder import RECORD, REQUIREMENTS
 from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
@@ -71,7 +71,11 @@ def submit(
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing, ask no network.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run and show everything; write and send nothing, ask no network.",
+        ),
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
     find_links: FindLinks = None,
@@ -100,9 +104,10 @@ def submit(
         level=isolation,
         find_links=find_links,
         no_index=no_index,
+        offline=dry_run,
         jobs=jobs,
         progress=functools.partial(pair_progress, unit="runs"),
-        say=functools.partial(typer.echo, err=True),
+        say=functools.partial(say, err=True),
     )
     _show(prepared)
     _hand_in(prepared, there, root, dry_run)
@@ -120,13 +125,14 @@ def _open_suite(name: str) -> Suite:
 def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
     """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
-        typer.echo("dry run: nothing written, nothing sent")
-        typer.echo("Next: the same without --dry-run; what has run is not run again")
+        say("dry run: nothing written, nothing sent")
+        same = REQUIREMENTS not in prepared.draft.texts  # else packages are installed first, which may be others
+        say("Next: the same without --dry-run" + "; what has run is not run again" * same)
     elif there is not None:
-        typer.echo(f"opened {there.open_pull_request(prepared)}")
+        say(f"opened {there.open_pull_request(prepared)}")
     else:
         prepared.write(root)
-        typer.echo(_git_steps(prepared, root))
+        say_document(_git_steps(prepared, root))
 
 
 @dataclass(frozen=True)
@@ -182,9 +188,9 @@ def _show(prepared: Prepared) -> None:
     console = plain_console()
     for part in brief_tables([prepared.result], PRIMARY, console.width):
         console.print(part)
-    typer.echo(prepared.draft.texts[RECORD])
+    say_document(prepared.draft.texts[RECORD])
     for name, content in prepared.files().items():
-        typer.echo(f"{len(content):10} bytes  {name}")
+        say(f"{len(content):10} bytes  {name}")
 
 
 def _git_steps(prepared: Prepared, root: Path) -> str:

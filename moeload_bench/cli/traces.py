@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.progress import command_lines, plain_console
+from moeload_bench.cli.progress import command_lines, plain_console, say_document
 from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
@@ -48,7 +48,7 @@ def list_(
             }
         )
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        say_document(json.dumps(rows, indent=1))
         return
     _print_list(rows)
 
@@ -96,7 +96,7 @@ def show(
     if as_json:
         layers = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in described]
         shown = {"id": loaded.id, "meta": record, "layers": layers, "about": about_columns(loaded)}
-        typer.echo(json.dumps(shown, indent=1, default=list))
+        say_document(json.dumps(shown, indent=1, default=list))
     elif meta:
         _print_meta(loaded.id, record)
     else:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.errors import TraceError, printable
+from moeload_bench.cli.progress import say, say_document
+from moeload_bench.errors import TraceError
 from moeload_bench.traces.store import validate_path
 
 
@@ -26,8 +27,8 @@ def validate(
     for file, error in validate_path(path):
         found.append({"file": str(file), "ok": error is None, "message": str(error) if error else None})
         if not as_json:
-            typer.echo(printable(f"ok      {file}" if error is None else f"refused {error}"))
+            say(f"ok      {file}" if error is None else f"refused {error}")
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        say_document(json.dumps(found, indent=1))
     if not all(entry["ok"] for entry in found):
         raise typer.Exit(1)

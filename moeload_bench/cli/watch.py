@@ -19,10 +19,12 @@ import typer
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from moeload_bench.cli.console import PlainConsole
 from moeload_bench.cli.options import no_trace, with_options
+from moeload_bench.cli.progress import say
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import NotFoundError, TraceError, not_found, printable
+from moeload_bench.errors import NotFoundError, TraceError, not_found
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.following import Follower, Place
@@ -75,9 +77,7 @@ def _appearing(path: str, refresh: float) -> Place:
         with contextlib.suppress(NotFoundError):
             return Place.of(path)
         if not said:
-            typer.echo(
-                f"{printable(path)} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends)."
-            )
+            say(f"{path} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).")
             said = True
         time.sleep(refresh)
 
@@ -100,10 +100,10 @@ class _View:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
         width = None if sys.stdout.isatty() else _columns()
         if svg is None:
-            console = Console(width=width, highlight=False)
+            console = PlainConsole(width=width)
             console.print(self.screen(console.width, EVERYTHING, keys=False))
             return
-        console = Console(width=width, highlight=False, record=True, file=io.StringIO(), color_system="truecolor")
+        console = PlainConsole(width=width, record=True, file=io.StringIO(), color_system="truecolor")
         console.print(self.screen(console.width, EVERYTHING, keys=False))
         picture = console.export_svg(title="moeload-bench watch", unique_id="watch")
         # its fonts would come from the network; without them the reader's own fixed-width font is used
@@ -111,7 +111,7 @@ class _View:
 
     def run(self, refresh: float) -> None:
         """Refresh the view until q or Ctrl-C."""
-        console = Console(highlight=False)
+        console = PlainConsole()
         with _keys() as pressed, Live(console=console, screen=True, auto_refresh=False) as live:
             quit_ = False
             looked = 0.0

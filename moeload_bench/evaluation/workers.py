@@ -25,6 +25,7 @@ from threadpoolctl import threadpool_limits
 from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError
 from moeload_bench.traces.parquet import decoded_bytes
 from moeload_bench.traces.store import Source
+from moeload_bench.words import page
 
 GB = 1e9
 MEMINFO = Path("/proc/meminfo")
@@ -214,7 +215,9 @@ def _check_listening(backend: str, address: str) -> None:
 
 def _no_cluster(backend: str, address: str, error: Exception) -> MoeloadError:
     why = str(error).partition("\n")[0]
-    return MoeloadError(f"--address {address}: no {backend} cluster answers there ({why}); docs/guide/cluster.md")
+    return MoeloadError(
+        f"--address {address}: no {backend} cluster answers there ({why}); see {page('docs/guide/cluster.md')}"
+    )
 
 
 def _lost(backend: str, error: Exception) -> MoeloadError:

@@ -119,7 +119,7 @@ def check_token(api: HfApi) -> str:
         raise HubError(f"{api.endpoint}: {explain(error)}") from None
 
 
-def explaining_failures(repo: str, work: Callable[[], T], again: str = "run it again to continue from here") -> T:
+def explaining_failures(repo: str, work: Callable[[], T], again: str = "run it again") -> T:
     """Return the work's result; raise a failed request as a `HubError` that says what to do (``again``: if it may
     pass).
     """

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
+from moeload_bench.errors import ForecastError, MissingExtraError, TargetError, printable
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
 from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Limits, Meter, is_count
 from moeload_bench.isolation.targets import Target, check_kwargs, load_class
@@ -46,8 +46,7 @@ def trail_of(error: BaseException) -> str:
 
 def one_line(text: str) -> str:
     """Return one bounded line without control characters: a stranger's text may end up on a terminal or in a record."""
-    line = " ".join(text[: 4 * MAX_TEXT].split())
-    line = "".join(char if char.isprintable() else "?" for char in line)
+    line = printable(" ".join(text[: 4 * MAX_TEXT].split()))
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 

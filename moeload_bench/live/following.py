@@ -6,20 +6,17 @@ one is `seedN.parquet` beside it. Nothing is written, locked or removed here, an
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
+from moeload_bench.errors import MoeloadError, NotFoundError
+from moeload_bench.recording.parts import read_manifest
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import find_trace, read_trace
-
-MAX_MANIFEST = 64 << 20
-"""Bytes of a manifest at most: a million shards."""
 
 _TRACE = re.compile(r"seed\d+\.parquet")
 Status = Literal["recording", "finished", "waiting"]
@@ -123,17 +120,5 @@ class Follower:
         self._next, self._read = None, []
 
     def _manifest(self) -> dict[str, Any] | None:
-        path = self.place.parts / "manifest.json"
-        if not path.is_file():
-            return None
-        if path.stat().st_size > MAX_MANIFEST:
-            raise TraceError(f"{path}: {path.stat().st_size:,} bytes, expected at most {MAX_MANIFEST:,}")
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            shards, following = manifest.get("shards", []), manifest.get("next_step", 0)
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise TraceError(f"{path}: not a manifest ({error})") from None
-        names = isinstance(shards, list) and all(isinstance(n, str) and Path(n).name == n for n in shards)
-        if not names or not isinstance(following, int):
-            raise TraceError(f"{path}: not a manifest: shards {shards!r:.80}, next_step {following!r:.80}")
-        return {"shards": shards, "next_step": following}
+        there = (self.place.parts / "manifest.json").is_file()
+        return read_manifest(self.place.parts) if there else None

@@ -51,7 +51,8 @@ def metrics_of(snapshot: Snapshot, *, all_layers: bool = False) -> dict[str, flo
     if snapshot.advice is not None and snapshot.placing is not None:
         advice = snapshot.advice
         numbers = (len(advice.layers), advice.saves_percent, advice.costs_percent, snapshot.placing.saved_percent)
-        out |= {f"{PREFIX}/{name}": float(value) for name, value in zip(RUN, numbers, strict=True)}
+        named = zip(RUN, numbers, strict=True)
+        out |= {f"{PREFIX}/{name}": float(value) for name, value in named if np.isfinite(value)}
     return out
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
@@ -98,6 +99,7 @@ def render(found: Findings) -> str:
         experts=[] if found.last is None else expert_sentences(found.last)[1:],
         sharing=-(-trace.num_experts // MOST_LINES),
         scale=_scale(),
+        capacity=_capacity(found),
         placing=_placing_chart(found),
         starving=_starving_chart(found),
         errors=_error_charts(found),
@@ -141,6 +143,13 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("complete", "yes" if meta.complete else "no: cut short"),
     ]
     return [*facts, *(("note", note) for note in meta.notes)]
+
+
+def _capacity(found: Findings) -> list[str]:
+    """What capacity and memory the next steps need; nothing of a single row."""
+    trace, shape = found.trace, found.settings.cluster.shape
+    devices = shape.devices if shape is not None and trace.num_experts % shape.devices == 0 else None
+    return capacity_sentences(capacity_of(trace, devices=devices)) if trace.steps > 1 else []
 
 
 def _heats(found: Findings) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.errors import RecordingError
+from moeload_bench.errors import RecordingError, printable
 from moeload_bench.recording.writer import RecordingWarning
 
 Log = Callable[[dict[str, float], int], Any]
@@ -110,7 +110,7 @@ class Sink:
             self._in_a_row += 1
             self.dropped += 1
             if self._in_a_row >= FAILURES:
-                self.failed = f"{type(error).__name__}: {error}"
+                self.failed = printable(f"{type(error).__name__}: {error}")
 
 
 class _JsonLines:

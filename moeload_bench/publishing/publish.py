@@ -112,7 +112,9 @@ class Release:
         if dry_run:
             return explaining_failures(self.repo, self.rehearse)
         check_token(self.api)
-        return explaining_failures(self.repo, lambda: with_retries(self.attempt))
+        return explaining_failures(
+            self.repo, lambda: with_retries(self.attempt), again="run it again to continue from here"
+        )
 
     def is_others(self, name: str) -> bool:
         """Return whether a path is left alone."""

@@ -15,13 +15,15 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
 from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
+from moeload_bench.schema import first_problem
 from moeload_bench.traces.parquet import META_KEY, cell_rows, group_steps, open_parquet
 from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
 from moeload_bench.traces.trace import Trace, TraceMeta, column_shape
@@ -29,7 +31,36 @@ from moeload_bench.traces.trace import Trace, TraceMeta, column_shape
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_EMPTY: dict[str, Any] = {"owner": "", "shards": [], "next_step": 0, "checkpoint": None, "state": {}}
+MAX_MANIFEST = 64 << 20
+"""Bytes of a manifest at most: a million shards."""
+Name = Annotated[str, Field(pattern=r"^\w[\w.-]{0,199}$")]
+
+
+class _Manifest(BaseModel, strict=True):
+    owner: str = ""
+    shards: list[Name] = []
+    next_step: int = 0
+    checkpoint: Name | None = None
+    state: dict[str, Any] = {}
+
+
+_EMPTY: dict[str, Any] = _Manifest().model_dump()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return a folder's manifest; raise `RecordingError` for what is none: its names are of files in that folder."""
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MAX_MANIFEST:
+            raise ValueError(f"{path.stat().st_size:,} bytes, expected at most {MAX_MANIFEST:,}")
+        return _Manifest.model_validate(json.loads(path.read_text(encoding="utf-8"))).model_dump()
+    except ValidationError as error:
+        wrong = first_problem(error, "manifest")
+    except RecursionError:
+        wrong = "nested too deep"
+    except ValueError as error:
+        wrong = f"{error}"
+    raise RecordingError(f"{path}: not a manifest ({wrong}); the shards next to it are whole traces")
 
 
 class Parts:
@@ -146,7 +177,7 @@ class Parts:
         if not (self.folder / "manifest.json").is_file():
             whole = f"; it is finished: {self.target}" if self.target.is_file() else ""
             raise RecordingError(f"{self.folder}: no unfinished recording is there{whole}")
-        self._manifest = {**_EMPTY, **self._read_manifest()}
+        self._manifest = read_manifest(self.folder)
 
     def truncate(self, before_step: int) -> None:
         """Remove the steps from ``before_step`` on, for training that goes back to an older checkpoint.
@@ -190,16 +221,9 @@ class Parts:
 
     def _check_owner(self) -> None:
         """Raise if another recording was started in this folder after this one."""
-        on_disk = self._read_manifest() if (self.folder / "manifest.json").exists() else {}
+        on_disk = read_manifest(self.folder) if (self.folder / "manifest.json").exists() else {}
         if on_disk.get("owner", "") != self._manifest["owner"]:
             raise RecordingError(f"{self.folder}: another recording was started there since; this one cannot go on")
-
-    def _read_manifest(self) -> dict[str, Any]:
-        path = self.folder / "manifest.json"
-        try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError, RecursionError) as error:
-            raise RecordingError(f"{path}: not JSON ({error}); the shards next to it are whole traces") from None
 
     def _write_manifest(self, manifest: dict[str, Any]) -> None:
         with replacing(self.folder / "manifest.json", durable=True) as scratch:

@@ -208,7 +208,7 @@ If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups
         index = ({first.logits}).topk(K, dim=-1).indices
         return Routing(index.flatten(), None, len(index), {first.experts}, K)
 
-See docs/guide/recording.md, "A router without a module"."""
+See {page("docs/guide/recording.md")}, "A router without a module"."""
 
 
 def _declared(model: nn.Module) -> Iterator[type]:

@@ -8,7 +8,6 @@ Axis letters: S steps, L MoE layers, E experts, Q stages.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 
 from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.parts import merge_shards
+from moeload_bench.recording.parts import merge_shards, read_manifest
 from moeload_bench.recording.resumed import first_difference
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import read_trace, write_trace
@@ -126,9 +125,8 @@ class _Part:
         self.path = path
         if path.is_dir():
             try:
-                manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-                self._files = [path / name for name in manifest["shards"]]
-            except (OSError, ValueError, KeyError, TypeError):
+                self._files = [path / name for name in read_manifest(path)["shards"]]
+            except OSError:
                 raise RecordingError(f"{path}: no recording's manifest in it, expected a folder NAME.parts") from None
         else:
             self._files = [path]

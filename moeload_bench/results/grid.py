@@ -23,10 +23,11 @@ from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import not_found
 from moeload_bench.results.comparison import CLAIMS, Errors, errors_of, reference_of
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.results.statistics import Claim, Interval, RunMeans, log_ratio, possible_ranks, told_apart
+from moeload_bench.results.statistics import Claim, Interval, RunMeans, alike, log_ratio, possible_ranks, told_apart
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
+from moeload_bench.words import page
 
 Values = tuple[float | None, ...]
 ALL = "all"
@@ -40,7 +41,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "recipe": ("Recipe", "The recipe whose runs are meant, or all of the suite's"),
     "state": ("State", "State of the run at the origin; crossing: the window contains a change of state"),
     "horizon": ("Horizon", "Training steps ahead, or all horizons of the suite"),
-    "metric": ("Metric", "A name of the catalogue; docs/methods/metrics.md says which direction is better"),
+    "metric": ("Metric", f"A name of the catalogue; {page('docs/methods/metrics.md')} says which direction is better"),
     "value": ("Value", "Mean over runs of means over origins and layers"),
     "excess": ("Excess", "Over floor_batch: sqrt(max(0, error² - floor²))"),
     "skill": ("Skill", "1 - geometric mean of the error ratio to the reference"),
@@ -164,7 +165,7 @@ class Standings:
             means = self.run_means(self.reference, state, horizon)
             skills, claims = means.skill_F.tolist(), [means.intervals(claim) for claim in CLAIMS]
         rows = []
-        mean_FK, origins_FK, runs_F = self._of_state(state)
+        mean_FK, origins_FK, runs_F = self.means(state)
         over_FK = excess(mean_FK, np.array(floor_K, dtype=np.float64)) if floor_K else mean_FK[:, :0]
         excess_FK = (over_FK[:, at] if floor_K else over_FK).tolist()
         columns = zip(self.results, mean_FK[:, at].tolist(), excess_FK, origins_FK[:, at].tolist(), runs_F, strict=True)
@@ -201,7 +202,7 @@ class Standings:
             self._kept[key] = make()
         return self._kept[key]
 
-    def _of_state(self, state: str) -> tuple[FloatArray, IntArray, list[int]]:
+    def means(self, state: str) -> tuple[FloatArray, IntArray, list[int]]:
         """Return of each result the mean over runs and how many origins have a value, [F, K], and runs with any."""
         if state in self._values:
             return self._values[state]
@@ -344,12 +345,12 @@ def row_means(values_XN: FloatArray) -> FloatArray:
     """Return the mean along the last axis of the values that are there, NaN where there is none."""
     value_RN = values_XN.reshape(-1, values_XN.shape[-1])
     known_RN = ~np.isnan(value_RN)
-    mean_R = np.full(len(value_RN), np.nan)
-    patterns = np.unique(known_RN, axis=0) if (known_RN != known_RN[:1]).any() else known_RN[:1]
-    for pattern_N in patterns:
-        at_R = np.flatnonzero((known_RN == pattern_N).all(axis=1))
-        if pattern_N.any():
-            mean_R[at_R] = value_RN[np.ix_(at_R, np.flatnonzero(pattern_N))].mean(axis=1)
+    mean_R, whole_R = np.full(len(value_RN), np.nan), known_RN.all(axis=1)
+    if value_RN.shape[1] and whole_R.any():
+        mean_R[whole_R] = value_RN[whole_R].mean(axis=1)
+    some_R = np.flatnonzero(known_RN.any(axis=1) & ~whole_R)
+    for at_S, pattern_N in alike(known_RN[some_R]):
+        mean_R[some_R[at_S]] = value_RN[np.ix_(some_R[at_S], np.flatnonzero(pattern_N))].mean(axis=1)
     return mean_R.reshape(values_XN.shape[:-1])
 
 

@@ -9,7 +9,6 @@ does not exist (a layer without load) is null.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json, to_json
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError, counted, printable
 from moeload_bench.files import write_whole
 from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
-from moeload_bench.results.json_text import compact_json, content_sha256, readable_json
+from moeload_bench.results.json_text import content_sha256, readable_json
 from moeload_bench.schema import Record, first_problem, later
 
 MAX_RESULT_BYTES = 64 << 20
@@ -232,7 +232,7 @@ def load_result(path: str | os.PathLike[str]) -> Result:
 def parse_result(text: bytes, where: str) -> Result:
     """Return the record in a file's bytes; see `load_result`."""
     try:
-        tree = json.loads(text)
+        tree = from_json(text, allow_inf_nan=False)
         if not isinstance(tree, dict) or not isinstance(tree.get("runs"), list):
             raise ResultError(f"{where}: expected a result record with a list of runs")
         if tree.get("schema_version") != 2:
@@ -240,13 +240,18 @@ def parse_result(text: bytes, where: str) -> Result:
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
         runs = [_unpacked(run, facts, suite.name) for run in tree["runs"]]
-        result = Result.model_validate_json(compact_json({**tree, "runs": runs}))
+        # 1e999 is read as infinity: written as a word, it is no number for any field
+        result = Result.model_validate_json(to_json({**tree, "runs": runs}, inf_nan_mode="strings"))
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise ResultError(f"{where}: not a result record: {error}") from None
     _check_facts(result, facts, where)
     return result
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is not a number that JSON has")
 
 
 def _check_facts(result: Result, facts: Mapping[str, TraceFacts], where: str) -> None:

@@ -9,7 +9,7 @@ Axis letters: T tasks, F forecasters, R runs, C recipes, G groups of near twins,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -97,6 +97,14 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
     return np.asarray(np.log(np.clip(ratio, 1.0 / CLIP, CLIP)))
 
 
+def alike(known_XN: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
+    """Return the different rows, each with where it is."""
+    places: dict[bytes, list[int]] = {}
+    for x, row in enumerate(np.packbits(known_XN, axis=1)):
+        places.setdefault(row.tobytes(), []).append(x)
+    return [(np.array(at, dtype=np.intp), known_XN[at[0]]) for at in places.values()]
+
+
 @dataclass(frozen=True, eq=False)
 class RunMeans:
     """Mean log ratios of runs, [F, R], NaN for a run without a ratio; each run's recipe and who has one vote together.
@@ -139,10 +147,9 @@ class RunMeans:
     @cached_property
     def votes(self) -> list[_Votes]:
         """Return the means by group of near twins: forecasters with ratios on the same runs together."""
-        known_FR = ~np.isnan(self.mean_FR)
         found = []
-        for pattern_R in np.unique(known_FR, axis=0) if (known_FR != known_FR[:1]).any() else known_FR[:1]:
-            at_F, at_R = np.flatnonzero((known_FR == pattern_R).all(axis=1)), np.flatnonzero(pattern_R)
+        for at_F, pattern_R in alike(~np.isnan(self.mean_FR)):
+            at_R = np.flatnonzero(pattern_R)
             if at_R.size:
                 layout = _layout(*(tuple(names[i] for i in at_R) for names in (self.recipe_R, self.group_R)))
                 found.append(_Votes(at_F, layout, self.mean_FR[np.ix_(at_F, at_R[layout.order_R])]))
@@ -168,18 +175,29 @@ class RunMeans:
     def intervals(self, claim: Claim, confidence: float = 0.95) -> list[Interval | None]:
         """Return the interval of each forecaster, as `interval`."""
         found: list[Interval | None] = [None] * len(self.mean_FR)
-        for votes in self.votes:
-            if votes.groups < MIN_RECIPES:
-                continue
-            error_F, freedom = votes.new_recipe if claim == "a new recipe" else votes.new_seeds
-            if freedom < 1:
-                continue
-            half_F = t_quantile(freedom, confidence) * error_F
+        for votes, half_F in self._halves(claim, confidence):
             ends = (votes.center_F, votes.center_F + half_F, votes.center_F - half_F)
             columns = zip(votes.at_F.tolist(), *((1.0 - np.exp(each_F)).tolist() for each_F in ends), strict=True)
             for i, middle, low, high in columns:
                 found[i] = Interval(claim, middle, low, high, confidence, votes.groups, len(votes.layout.order_R))
         return found
+
+    def ends(self, claim: Claim, confidence: float = 0.95) -> FloatArray:
+        """Return the lower and the upper end of each forecaster's interval, [F, 2]; NaN where there is none."""
+        found_F2 = np.full((len(self.mean_FR), 2), np.nan)
+        for votes, half_F in self._halves(claim, confidence):
+            found_F2[votes.at_F, 0] = 1.0 - np.exp(votes.center_F + half_F)
+            found_F2[votes.at_F, 1] = 1.0 - np.exp(votes.center_F - half_F)
+        return found_F2
+
+    def _halves(self, claim: Claim, confidence: float) -> Iterator[tuple[_Votes, FloatArray]]:
+        """Yield half the width of each interval, on the logarithm, where there are recipes and runs enough."""
+        for votes in self.votes:
+            if votes.groups < MIN_RECIPES:
+                continue
+            error_F, freedom = votes.new_recipe if claim == "a new recipe" else votes.new_seeds
+            if freedom >= 1:
+                yield votes, t_quantile(freedom, confidence) * error_F
 
 
 class _Layout(NamedTuple):

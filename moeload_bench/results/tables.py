@@ -113,7 +113,12 @@ def imbalance_percent(row: Row) -> str:
 
     Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
     """
-    return NOTHING if row.skill is None else f"{-100 * row.skill + 0.0:+.1f}"
+    return NOTHING if row.skill is None else signed_percent(-row.skill)
+
+
+def signed_percent(part: float) -> str:
+    """Format a fraction as a percentage with its sign."""
+    return f"{100 * part + 0.0:+.1f}"
 
 
 def skill_text(row: Row) -> str:
@@ -140,6 +145,8 @@ def signed(value: float, digits: int = 3) -> str:
 
     An end of an interval that reads -0.00 says neither how far nor on which side it lies.
     """
+    if abs(value) >= 10.0**-digits:
+        return f"{value:+.{digits}f}"
     shown = next((n for n in range(digits, 7) if round(value, n)), None)
     return f"{0.0:+.{digits}f}" if shown is None else f"{value:+.{shown}f}"
 

@@ -6,7 +6,7 @@ Axis letters: S rows, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -249,10 +249,16 @@ class Run:
         return f"{self.tokens:,}" if self.tokens_first >= self.tokens else f"{self.tokens_first:,} to {self.tokens:,}"
 
 
-def read_runs(folder: str | Path) -> list[Run]:
+def read_run(path: Path) -> Run:
+    """The record of a trace's file, verified."""
+    return make_run(read_trace(path), path.stat().st_size)
+
+
+def read_runs(folder: str | Path, read: Callable[[Path], Run] = read_run) -> list[Run]:
     """All traces of a folder, verified, in the order of recipe, split and number."""
-    runs = [make_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(folder)]
-    return sorted(runs, key=lambda run: (run.recipe, run.split, run.meta.run))
+    return sorted(
+        (read(ref.path) for ref in list_traces(folder)), key=lambda run: (run.recipe, run.split, run.meta.run)
+    )
 
 
 def make_run(trace: Trace, size: int) -> Run:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from moeload_bench.results.record import RunResult, TaskResult
@@ -90,6 +91,7 @@ def _range(metric: str, possible: Possible, failed: bool) -> tuple[float, float]
     return least - SUM_TOLERANCE, (2 * most + 1 if failed else most) + SUM_TOLERANCE
 
 
+@lru_cache(maxsize=1024)
 def _in_every_layer(metric: str) -> bool:
     spec = METRICS.get(metric.partition("@")[0])
     return spec is not None and spec.in_every_layer

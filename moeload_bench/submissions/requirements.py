@@ -46,7 +46,7 @@ def install_packages(
     """
     if not requirements:
         return None
-    folder = cache_dir() / "packages" / _key(requirements, find_links, no_index)
+    folder = _folder(requirements, find_links, no_index)
     if folder.is_dir():
         return folder
     if not list(metadata.distributions(name="pip")):  # looking for the module would turn setuptools' distutils off
@@ -67,6 +67,16 @@ def install_packages(
         if not folder.is_dir():
             os.replace(unpacked, folder)
     return folder
+
+
+def installed_packages(requirements: Sequence[str]) -> Path | None:
+    """Return the folder that `install_packages` made of the requirements, None if it made none; asks nobody."""
+    folder = _folder(requirements, None, no_index=False)
+    return folder if requirements and folder.is_dir() else None
+
+
+def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
+    return cache_dir() / "packages" / _key(requirements, find_links, no_index)
 
 
 def wheel_hashes(packages: Path | None) -> dict[str, str]:

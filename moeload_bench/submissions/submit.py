@@ -28,9 +28,13 @@ from moeload_bench.submissions.folder import (
     read_folder,
 )
 from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.requirements import install_packages, pinned, wheel_hashes
+from moeload_bench.submissions.requirements import install_packages, installed_packages, pinned, wheel_hashes
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 from moeload_bench.suites.suite import Suite
+
+NOT_INSTALLED = (
+    "not checked: that the requirements install (no network is asked); this environment's own packages are used instead"
+)
 
 
 @dataclass(frozen=True)
@@ -153,13 +157,15 @@ def prepare_submission(
     level: Level = "sandbox",
     find_links: Path | None = None,
     no_index: bool = False,
+    offline: bool = False,
     jobs: int = 1,
     progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Check conformance, then run the suite, both on exactly the files that are submitted, at one level of isolation.
 
-    Requirements without a hash get that of the wheel that was taken. ``progress`` is opened when the runs begin;
+    Requirements without a hash get that of the wheel that was taken; ``offline``, they are taken from ``find_links``,
+    from what an earlier call installed, or not at all, and ``say`` says so. ``progress`` is opened when the runs begin;
     ``say`` is called at the start of every part. Raise `SubmissionError` if a rule is broken, a task fails or the check
     would refuse the outcome.
     """
@@ -167,10 +173,15 @@ def prepare_submission(
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         folder = read_folder(draft.write(Path(scratch)))
         preflight(folder.target())
-        if folder.requirements:
-            say(f"installing {len(folder.requirements)} requirements")
-        packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index)
-        if any("--hash" not in requirement for requirement in folder.requirements):
+        if offline and find_links is None:
+            packages = installed_packages(folder.requirements)
+            if folder.requirements and packages is None:
+                say(NOT_INSTALLED)
+        else:
+            if folder.requirements:
+                say(f"installing {len(folder.requirements)} requirements")
+            packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index or offline)
+        if packages is not None and any("--hash" not in requirement for requirement in folder.requirements):
             lines = pinned(folder.requirements, wheel_hashes(packages))
             draft = replace(draft, texts={**draft.texts, REQUIREMENTS: "".join(f"{line}\n" for line in lines)})
             folder = read_folder(draft.write(Path(scratch)))

@@ -129,7 +129,7 @@ def test_batched_fit_is_as_good_as_statsmodels() -> None:
 @pytest.mark.slow
 def test_paper_order_is_as_good_as_statsmodels() -> None:
     """(5,1,5): likelihood no worse than statsmodels' with 500 iterations less 1, on the mean of the series."""
-    series = drifting_series_SN(1000)
+    series = drifting_series_SN(1000, series=3)
     fits = batch.fit(series, (5, 1, 5), 50)
     gain = [
         exact.log_likelihood(series[:, n], fits.param_NP[n], (5, 1, 5)) - exact_fit(series[:, n], (5, 1, 5), None).llf

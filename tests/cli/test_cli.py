@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import json
 import os
 import re
@@ -12,6 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -27,12 +30,29 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = ("--level", "none")  # where the forecasters' processes are not what is looked at
 
 
-def moeload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def started(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The real program in a process of its own."""
     command = [sys.executable, "-m", "moeload_bench", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+
+
+def moeload(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The program in this process, which has imported what it needs."""
+    out, errors, status = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(ROOT),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(errors),
+        mock.patch.object(sys, "argv", ["moeload-bench", *arguments]),
+    ):
+        try:
+            main()
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), errors.getvalue())
 
 
 @pytest.fixture
@@ -135,7 +155,7 @@ def test_an_error_of_the_system_is_one_line(
 
 def test_the_version_is_that_of_the_installation() -> None:
     """`--version` prints it and stops."""
-    done = moeload("--version")
+    done = started("--version")
     assert (done.returncode, done.stdout) == (0, f"{version('moeload-bench')}\n")
 
 
@@ -172,7 +192,7 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
 
 def test_run_prints_json_for_scripts(own_trace: Path) -> None:
     """`--json` prints result records and nothing else on standard output."""
-    done = moeload("run", "uniform", "--trace", str(own_trace), "--json")
+    done = moeload("run", "uniform", "--trace", str(own_trace), "--json", *HERE)
     (record,) = json.loads(done.stdout)["results"]
     assert record["forecaster"]["name"] == "uniform"
 
@@ -186,13 +206,13 @@ def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path)
 
 def test_uniform_is_a_row_of_every_table(own_trace: Path) -> None:
     """It is run beside whatever was asked for, once."""
-    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json")
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json", *HERE)
     assert [record["forecaster"]["name"] for record in json.loads(done.stdout)["results"]] == ["uniform", "sw_avg"]
 
 
 def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
     """`nodes` needs 64 experts: the metrics that there are, instead of a missing table."""
-    done = moeload("run", "--trace", str(own_trace), "uniform", "--metric", "regret@nodes")
+    done = moeload("run", "--trace", str(own_trace), "uniform", "--metric", "regret@nodes", *HERE)
     assert done.returncode == 0
     assert "no table of regret@nodes: these results hold " in done.stdout
 
@@ -200,7 +220,7 @@ def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
 def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
     """No warning of numpy and no best forecaster, but that nothing could be scored."""
     trace = Trace.from_arrays(np.zeros((400, 2, 4), dtype=np.int64), top_k=1)
-    done = moeload("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
+    done = started("run", "uniform", "sw_avg", "--trace", str(write_trace(trace, tmp_path / "zero.parquet")))
     assert "Warning" not in done.stderr
     assert "nan" not in done.stdout
     assert "best" not in done.stdout.partition("Suite")[0]
@@ -219,7 +239,7 @@ def test_a_failed_task_makes_exit_status_1_and_is_named(own_trace: Path) -> None
 @pytest.mark.parametrize("option", [["--sliding", "200"], ["--blocks", "100"]])
 def test_the_paper_s_evaluations_run(option: list[str], own_trace: Path) -> None:
     """Sliding origins and disjoint blocks."""
-    done = moeload("run", "sw_avg", "--trace", str(own_trace), *option)
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), *option, *HERE)
     assert done.returncode == 0, done.stderr
     assert f"every-{option[1]}" in done.stdout
 
@@ -250,7 +270,7 @@ def test_traces_show_describes_each_layer(own_trace: Path) -> None:
 
 def test_traces_list_names_the_bundled_suite() -> None:
     """The mini suite is there without any download."""
-    listed = json.loads(moeload("traces", "list", "--json").stdout)
+    listed = json.loads(started("traces", "list", "--json").stdout)
     assert {"qwen3moe-tiny-8e/test/seed1", "qwen3moe-tiny-8e-aux0/train/seed0"} <= {row["id"] for row in listed}
 
 
@@ -264,7 +284,7 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"__init__", "app", "lazy", "opening", "options", "progress", "watching"}
+    helpers = {"__init__", "app", "console", "lazy", "opening", "options", "progress", "watching"}
     assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
         name.replace("-", "_") for name in COMMANDS
     }

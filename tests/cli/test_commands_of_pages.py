@@ -12,9 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from moeload_bench.arrays import IntArray
+from moeload_bench.cli import run
 from moeload_bench.cli.app import COMMANDS
+from moeload_bench.results.collection import Results
+from moeload_bench.results.record import load_result
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
@@ -47,6 +53,8 @@ FORMS = {
 """Commands of which a page shows the form, and the tests that run them with something in its place."""
 SHORTER = {"submit": ("--suite", "mini"), "watch": ("--once",)}
 """What makes a command short or end: an option that its help describes."""
+LARGE = "v2"
+"""A suite whose runs take minutes: `mini` in its place; what its table looks like, committed results tell."""
 WIDE = "--devices 8 --slots 72"
 """Of a model with 64 experts."""
 
@@ -142,14 +150,14 @@ def run_in_terminal(words: list[str], folder: Path) -> Shown:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("command", to_run())
 def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> None:
     """As it stands, in a folder that holds what the page takes for granted; a long one shortened by its own options."""
     words = shlex.split(command)
     if "sandbox" in words or words[0] in ("submit", "verify"):
         require_sandbox()
-    if {"v1", "v2"} & set(words):
-        words += ["--traces", str(ROOT / "traces")]
+    words = ["mini" if word == LARGE else word for word in words]
     words += [word for word in SHORTER.get(words[0], ()) if word not in words]
     if words[0] == "verify":
         submitted(folder)
@@ -160,4 +168,18 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
         (folder / "made.parquet").unlink(missing_ok=True)
     shown = run_in_terminal(words, folder / "wide" if WIDE in command else folder)
     assert shown.status == 0, shown.text[-2000:]
+    assert shown.faults(80) == []
+
+
+def test_the_table_of_the_largest_suite_fits_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As committed results have it, with the longest name of a forecaster."""
+    monkeypatch.setattr(run, "plain_console", lambda: Console(width=80, markup=False, emoji=False, highlight=False))
+    names = ("uniform", "sw_avg", "sw_avg_conformal")
+    results = Results([load_result(ROOT / "leaderboard" / "results" / LARGE / f"{name}.json") for name in names])
+    run._print(results, PRIMARY, None, load_suite(LARGE), None, wide=False)
+    shown = Shown(capsys.readouterr().out, "", 0)
+    assert "sw_avg_conformal" in shown.out
+    assert "h=100" in shown.out
     assert shown.faults(80) == []

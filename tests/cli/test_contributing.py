@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.suites.suite import default_suite
+from moeload_bench.suites.suite import default_suite, load_suite
 from tests.isolation.attacks.arena import require_sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,10 +33,12 @@ def test_there_are_ten_lines() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
 def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
     """Run in one shell with the README's forecaster and a fork of this checkout; the installation, which needs the
     network, is replaced by this one's interpreter running the clone's code. What arrives at the fork is one commit that
-    adds the submission and its result and touches nothing else.
+    adds the submission and its result and touches nothing else, and that can be read: fewer than 100 lines a run, as
+    git counts them, and little beside the result, on the suite that takes submissions.
     """
     require_sandbox()
     example = re.search(r"```python\n(# my\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -63,12 +65,16 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
     assert "\nchecked\n" in done.stdout
 
     git = ["git", "--git-dir", str(fork)]
-    sent = subprocess.run(
-        [*git, "diff", "--name-status", "HEAD", "submit-mine"], capture_output=True, text=True, check=True
+    sent, counted = (
+        subprocess.run([*git, "diff", form, "HEAD", "submit-mine"], capture_output=True, text=True, check=True).stdout
+        for form in ("--name-status", "--numstat")
     )
-    assert sent.stdout.split("\n")[:-1] == [
+    assert sent.split("\n")[:-1] == [
         f"A\tleaderboard/results/{default_suite()}/mine.json",
         "A\tleaderboard/submissions/mine/forecaster.py",
         "A\tleaderboard/submissions/mine/submission.toml",
     ]
+    of_result, *others = [int(line.split("\t")[0]) for line in counted.splitlines()]
+    assert of_result < 100 * len(load_suite(default_suite()).traces)
+    assert sum(others) < 200
     assert subprocess.run([*git, "rev-list", "--count", "HEAD..submit-mine"], capture_output=True).stdout == b"1\n"

@@ -16,6 +16,7 @@ from moeload_bench.results import statistics
 from moeload_bench.scoring import catalogue, floors, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
+from tests.conftest import needs_traces
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
@@ -58,6 +59,7 @@ def exists(name):
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)
 
 
+@needs_traces
 @pytest.mark.parametrize("page", PAGES)
 def test_every_name_on_the_page_exists(page):
     """Each name in code style is a metric, floor, constant, field, recipe, function, module or file that exists."""

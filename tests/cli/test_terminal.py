@@ -8,13 +8,18 @@ import json
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
+from leaderboard.__main__ import app as maintainers
 from moeload_bench import evaluate, load_suite
-from moeload_bench.cli.app import COMMANDS, app
+from moeload_bench.cli.app import app
+from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
@@ -43,6 +48,7 @@ def well(shown: Shown, width: int) -> list[str]:
     return shown.lines
 
 
+@pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("width", WIDTHS)
 def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
     """First the decision, then what errs least and a table per state, then the next command."""
@@ -55,6 +61,19 @@ def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
     assert heads[0].split() == ["forecaster", "h=1", "h=10", "h=100", "skill", "ms"]
     assert "Next, with your own constants:" in lines
     assert lines[lines.index("Next, with your own constants:") + 1].startswith("  moeload-bench plan own.parquet")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_capacity_leads_with_the_answer(folder: Path, width: int) -> None:
+    """First the factor with its risk, dropped tokens and memory; then layers, risks, evidence and the next command."""
+    words = ("capacity", "own.parquet", "--devices", "2", "--steps", "100", "--token-bytes", "128", "--risk", "0.1")
+    lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
+    assert lines[0].startswith("Keep a capacity factor of ")
+    assert "for the next 100 steps" in lines[0]
+    assert any(line.startswith("Busiest of 2 devices: up to ") for line in lines)
+    assert "ASSUMED" not in "".join(lines)
+    assert any(re.fullmatch(r" *0\.1 % \* .*", line) for line in lines)
+    assert lines[-1].strip() == "moeload-bench report own.parquet"
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -193,6 +212,7 @@ class Broken(Mine):
 """
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_a_run_of_a_suite_ends_with_what_a_forecasters_author_does_next(tmp_path: Path) -> None:
     """`check` before there is one, or where it failed; `submit` for one that was scored; how often to re-plan."""
     (tmp_path / "my.py").write_text(WRITTEN)
@@ -235,6 +255,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     assert shown.status == 0, shown.text
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_rows_are_in_the_order_of_skill() -> None:
     """In every state, those without any last; the columns of the table are those of the grid."""
     results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
@@ -251,6 +272,7 @@ def test_a_slow_forecast_has_no_power_of_ten(seconds: float, text: str) -> None:
     assert _milliseconds(seconds) == text
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""
     results = evaluate(["last_value", "sw_avg"], "mini", level="none")
@@ -277,6 +299,7 @@ def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     assert names.count("last_value*") == 2
 
 
+@pytest.mark.usefixtures("shared_cache")
 def test_the_skill_of_plans_has_the_difference_beside_it() -> None:
     """Skill is a ratio of imbalances, near 0 by nature: imbalance in percent of the reference's says how much."""
     results = evaluate(["uniform", "sw_avg"], "mini", level="none")
@@ -318,7 +341,27 @@ def test_an_error_breaks_between_words(tmp_path: Path) -> None:
     assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_no_option_is_cut_in_a_commands_help(name: str, tmp_path: Path) -> None:
-    """At 80 columns every word of the help is whole."""
-    assert ELLIPSIS not in moeload_in_terminal(name, "--help", cwd=tmp_path).out
+def commands_below(command: Any, words: list[str]) -> Iterator[list[str]]:
+    """Yield the words of a command and of those below it."""
+    yield words
+    if isinstance(command, LazyCommands):
+        for name in command.table.about:
+            yield from commands_below(load_command(name, command.table.module_of(name)), [*words, name])
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands_below(inner, [*words, name])
+
+
+def test_no_option_is_cut_in_a_commands_help(tmp_path: Path) -> None:
+    """At 80 columns every word of the help is whole, of each command of both programs and those below it."""
+    in_terminal = moeload_in_terminal("plan", "--help", cwd=tmp_path).out
+    seen = 0
+    for program in (app, maintainers):
+        for words in commands_below(get_command(program), []):
+            shown = CliRunner().invoke(program, [*words, "--help"], env={"COLUMNS": "80", "TERM": "xterm"}).output
+            assert max(map(len, shown.splitlines())) <= 80, words
+            assert ELLIPSIS not in shown, words
+            seen += 1
+            if words == ["plan"]:
+                said, drawn = (text.partition("[OPTIONS]")[2].replace("│", " ") for text in (shown, in_terminal))
+                assert said.split() == drawn.split(), "a terminal shows the same"
+    assert seen > 50

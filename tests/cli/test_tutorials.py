@@ -38,6 +38,7 @@ def following(shown: Shown) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
 def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
     """Train, traces show, run, plan: each ends with the next; then a picture of the run."""
     shown = run_page("tutorial-training.md", tmp_path)
@@ -49,6 +50,7 @@ def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shared_cache")
 def test_the_tutorial_for_those_who_forecast(tmp_path: Path) -> None:
     """Run, check, run, plan; then a picture of the errors."""
     shown = run_page("tutorial-forecasting.md", tmp_path)

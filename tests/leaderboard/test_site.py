@@ -18,18 +18,21 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 
 from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
 from leaderboard.ranking import rank_sets, rank_text
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
+from leaderboard.season_tools.scored import run_ratios
+from leaderboard.seeds import skill_interval
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs, read_slices
-from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, text_files
-from leaderboard.site.views import metrics_of, views_of
+from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, places_of, text_files
+from leaderboard.site.views import fronts_of, metrics_of, views_of
 from leaderboard.site.words import (
     NOT_GIVEN,
     interval_text,
@@ -47,9 +50,10 @@ from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import ALL, result_grid
 from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.statistics import Interval, interval, log_ratio
+from moeload_bench.results.statistics import interval, log_ratio, seed_spread
 from moeload_bench.results.tables import imbalance_percent
 from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.style import PLACES
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
 from moeload_bench.suites.suite import default_suite, load_suite
@@ -95,7 +99,7 @@ def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
     board = replace(mini, slices=(Slice("balancing:none", "balancing: none", runs),))
     views = {(view.recipe, view.state, view.horizon): view for view in views_of(board, "window_tv")}
     group, alone = views["balancing:none", "stable", 100], views["qwen3moe-tiny-8e-aux0", "stable", 100]
-    assert [cell.value for cell in group.cells] == [cell.value for cell in alone.cells]
+    assert np.array_equal(group.value_F, alone.value_F)
     assert "1 run of 1 recipe with balancing: none" in payload.averaged_over(group, board)
     assert read_slices(mini.suite, ()) == ()
 
@@ -103,14 +107,16 @@ def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
 def test_a_season_s_interval_for_new_seeds_takes_the_spread_of_the_public_runs() -> None:
     """One run of each recipe says nothing of seeds; the public runs beside it do, and the board says so."""
     board = next(board for board in committed_inputs().boards if board.season is not None)
-    cells = {cell.forecaster: cell for cell in next(views_of(board, "window_tv")).cells}
-    found = cells["gated"].new_seeds
-    assert found is not None
-    assert (found.skill, found.recipes, found.runs) == (pytest.approx(cells["gated"].skill), 12, 12)
-    assert found.low < found.skill < found.high
+    at, view = [entry.name for entry in board.entries].index("gated"), next(views_of(board, "window_tv"))
+    low, high = view.new_seeds_F2[at]
+    assert low < view.skill_F[at] < high
+    errors, known = errors_of(board.results, "window_tv"), errors_of(board.known, "window_tv")
+    runs = run_ratios(errors, "gated", "sw_avg")
+    expected = skill_interval(runs, seed_spread([runs, run_ratios(known, "gated", "sw_avg")]))
+    assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert "the spread of the public runs" in payload.claims(board)
     alone = replace(board, known=())
-    assert next(views_of(alone, "window_tv")).cells[0].new_seeds is None
+    assert np.isnan(next(views_of(alone, "window_tv")).new_seeds_F2).all()
     assert "public runs" not in payload.claims(alone)
 
 
@@ -230,7 +236,7 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
         for field, claim in (("new_recipe", "a new recipe"), ("new_seeds", "these recipes, new seeds")):
             found = interval(ratio_T, errors.tasks, claim)  # type: ignore[arg-type]  # one of the two claims
             assert found is not None
-            assert cell(views["all all all"], i, field) == interval_text(found)
+            assert cell(views["all all all"], i, field) == interval_text(found.low, found.high)
         assert cell(views["all all all"], i, "skill") == signed_skill(1 - math.exp(fmean(ratio_T)))
         assert cell(views["all all all"], i, "ranks") == rank_text(sets[entry.name])
         assert cell(views["all recipe0 all"], i, "new_recipe") == three_digits(None)
@@ -242,7 +248,7 @@ def test_intervals_and_ranks_are_those_of_the_statistics(tmp_path: Path) -> None
 def test_every_metric_of_the_site_has_a_plain_name(committed: Inputs, pages: dict[str, bytes]) -> None:
     """Beside its symbol: in the switch, in the captions and in the facts of a forecaster."""
     for board in committed.boards:
-        described = payload.board_payload(board)["metrics"]
+        described = payload.board_payload(board, places_of(committed))["metrics"]
         assert [metric["name"] for metric in described] == metrics_of(board)
         for metric in described:
             plain = metric["named"].removesuffix(f" ({metric['name']})")
@@ -257,9 +263,8 @@ def test_every_metric_of_the_site_has_a_plain_name(committed: Inputs, pages: dic
 
 def test_the_intervals_of_the_site_have_digits() -> None:
     """Skill of plans is near 0: no interval reads "-0.000 to +0.000"."""
-    found = Interval("a new recipe", -0.0001, -0.00021, 0.00009, 0.95, 12, 18)
-    assert interval_text(found) == f"{MINUS}0.0002 to +0.0001"
-    assert interval_text(None) == NOT_GIVEN
+    assert interval_text(-0.00021, 0.00009) == f"{MINUS}0.0002 to +0.0001"
+    assert interval_text(math.nan, math.nan) == NOT_GIVEN
 
 
 def test_a_metric_of_some_forecasters_leaves_the_others_without_numbers(tmp_path: Path) -> None:
@@ -325,15 +330,53 @@ def test_the_chart_of_costs_is_of_cpu_time(mini: Board) -> None:
     )
     entry = replace(mini.entries[at], result=result.model_copy(update={"runs": runs_without}))
     board = replace(mini, entries=(*mini.entries[:at], entry, *mini.entries[at + 1 :]))
-    assert payload.board_payload(board)["unmeasured"] == "CPU time not measured: sw_avg."
-    assert not any(view.cells[at].front for view in views_of(board, "window_tv"))
-    assert any(view.cells[at].front for view in views_of(mini, "window_tv"))
+    assert payload.unmeasured(board) == "CPU time not measured: sw_avg."
+    assert not any(view.front_F[at] for view in views_of(board, "window_tv"))
+    assert any(view.front_F[at] for view in views_of(mini, "window_tv"))
+
+
+def test_the_front_is_what_no_other_beats_in_cost_and_error() -> None:
+    """Equal in both does not beat; who was not measured, or has no value, is on none and beats nobody."""
+    cost_F = np.array([1.0, 2.0, 3.0, np.nan, 1.0, 0.5])
+    error_VF = np.array([[3.0, 2.0, 2.0, 0.1, 3.0, np.nan], [1.0, 2.0, 3.0, 0.1, 2.0, 4.0]])
+    assert fronts_of(cost_F, error_VF).tolist() == [
+        [True, True, False, False, True, False], [True, False, False, False, False, True],
+    ]  # fmt: skip
+
+
+def test_a_forecaster_keeps_its_colour_in_every_suite(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """Its place is one number, on the leaderboard and on its page, and different for those of the project."""
+    site = json.loads(re.search(r'id="site-data">(.*?)</script>', pages["index.html"].decode(), re.DOTALL)[1])  # type: ignore[index]  # it is there
+    seen = {(one["name"], one["place"]) for board in site["boards"] for one in board["forecasters"]}
+    assert len({name for name, _ in seen}) == len(seen)
+    assert len({place for name, place in seen if name in PLACES}) == len([name for name, _ in seen if name in PLACES])
+    assert f'"place":{dict(seen)["lstm"]}' in pages[forecaster_path("lstm")].decode()
+
+
+def test_a_page_says_where_a_forecaster_wins_and_loses(committed: Inputs, pages: dict[str, bytes]) -> None:
+    """In how many recipes, where most and least; the picture holds the skill of every recipe and group."""
+    for board in committed.boards:
+        data = shown_metric(pages, board.suite.name, "window_tv")
+        at = [entry.name for entry in board.entries].index("lstm")
+        page = pages[forecaster_path("lstm")].decode()
+        skills = {recipe: cell(data["views"][f"stable {recipe} {ALL}"], at, "skill") for recipe in board.recipes}
+        known = {recipe: float(text.replace(MINUS, "-")) for recipe, text in skills.items() if text != NONE}
+        best = max(known, key=known.__getitem__)
+        won = sum(value > 0 for value in known.values())
+        assert f"stable: less error than sw_avg on {won} of {len(known)} recipes; most skill on {best}" in page
+        shown = json.loads(re.search(r'id="forecaster-data">(.*?)</script>', page, re.DOTALL)[1])["charts"]  # type: ignore[index]  # it is there
+        found = {
+            row: one["skill"] for part in shown for chart in part for panel in chart["panels"]
+            if panel["title"] == "stable" for row, one in zip(chart["rows"], panel["cells"], strict=True)
+        }  # fmt: skip
+        assert board is not committed.boards[-1] or found.items() >= skills.items()
 
 
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
     view = next(views_of(mini, "window_tv"))
-    assert all(one.new_recipe is None and one.ranks is None for one in view.cells)
+    assert np.isnan(view.new_recipe_F2).all()
+    assert not view.ranks
     assert "With 2 recipes there are none" in payload.claims(mini)
 
 
@@ -487,6 +530,7 @@ def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, byt
         "assets/site.css",
         "assets/board.js",
         "assets/charts.js",
+        "assets/forecaster.js",
         "assets/scroll.js",
         "assets/datatables.js",
     }

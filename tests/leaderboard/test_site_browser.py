@@ -16,15 +16,16 @@ import pytest
 
 from leaderboard.properties import Slice
 from leaderboard.site.command import write_site
-from leaderboard.site.inputs import read_inputs
-from leaderboard.site.pages import site_files
+from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.pages import site_files, trace_files
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.html import MINUS, NONE
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.suites.suite import CROSSING
-from tests.conftest import need
+from moeload_bench.traces.store import list_traces, write_trace
+from tests.conftest import need, synthetic_trace
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
 from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes
 
@@ -166,6 +167,7 @@ def test_the_suite_is_switched(board: Any) -> None:
 
 def test_entries_are_filtered_by_what_they_are(board: Any, results: dict[str, Result]) -> None:
     """In the table, below the charts and in them; what learned from other data says so, and which where pointed at."""
+    board.find_element("id", "all-columns").click()
     types = column(board, "Type")
     assert {types["uniform"], types["lstm"], types["sw_avg"]} == {"yardstick", "learned", "statistical"}
     options = [option.get_attribute("value") for option in board.find_elements("css selector", "#type option")]
@@ -298,9 +300,15 @@ def test_links_lead_to_forecasters_and_traces(board: Any, results: dict[str, Res
     assert "moeload-bench run lstm --suite mini" in board.find_element("css selector", "pre").text
     board.find_element("link text", "Traces").click()
     board.find_element("link text", "qwen3moe-tiny-8e/test/seed1").click()
-    sizes = board.execute_script("return [...document.images].map((one) => one.complete && one.naturalWidth)")
-    assert len(sizes) == 2
-    assert min(sizes) > 500
+    wait_drawn(board)
+    drawn = board.execute_script(
+        """return [...document.querySelectorAll(".chart > div")].map((one) =>
+             one.querySelectorAll("canvas, svg").length)"""
+    )
+    assert drawn == [1] * (6 + 6 + 2), "shares and loads of six layers, drift and states"
+    heads = [one.text for one in board.find_elements("css selector", "main h2")]
+    assert heads[:2] == ["Shares over time", "States"]
+    assert "Tokens per expert and step" in board.find_element("css selector", ".facts").text
     run = next(run for run in results["lstm"].runs if run.trace == "qwen3moe-tiny-8e/test/seed1")
     first = next(cells for cells in grid_of(board, "section table.data") if cells[0] == "lstm")
     assert all(
@@ -326,6 +334,23 @@ def test_a_strangers_markup_is_shown_as_text_and_nothing_runs(driver: Any, site:
     assert link.get_attribute("href") == "https://example.org/?a=1&b=2"
 
 
+def test_a_stranger_s_trace_is_text_on_its_page_and_in_the_list(driver: Any, tmp_path: Path) -> None:
+    """Family, licence, notes, settings and sources full of markup: all is shown as it is written, and nothing runs."""
+    source = {"name": HOSTILE, "version": HOSTILE, "licence": HOSTILE, "sha256": HOSTILE, "bytes": 1}
+    texts = {"family": HOSTILE, "group": HOSTILE, "licence": HOSTILE, "gate": HOSTILE, "precision": HOSTILE}
+    tables = {name: {HOSTILE: HOSTILE} for name in ("config", "optimizer", "schedule", "hardware", "versions")}
+    trace = synthetic_trace(400, recipe="evil", **texts, **tables, notes=(HOSTILE,), sources=(source,))
+    write_trace(trace, tmp_path / "traces/evil/test/seed0.parquet")
+    inputs = Inputs(tmp_path, (), tuple(list_traces(tmp_path / "traces")), "0" * 64)
+    write_site(trace_files(inputs), tmp_path / "site")
+    for page in ("traces/evil.test.seed0.html", "traces/index.html"):
+        driver.get((tmp_path / "site" / page).as_uri())  # without the site's styles and scripts, which are not made
+        assert "evil" in driver.find_element("tag name", "main").text
+        assert HOSTILE in driver.find_element("tag name", "main").get_property("textContent")
+        assert driver.execute_script("return window.hacked") is None
+        assert driver.execute_script("return document.querySelectorAll('img[src=x], main script').length") == 0
+
+
 def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
     """Tab reaches the skip link first, then navigation, switches, search, sorting, links, boxes; all are seen."""
     from selenium.webdriver.common.action_chains import ActionChains
@@ -335,7 +360,7 @@ def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
               const name = one.id || one.className || one.textContent.trim();
               return [one.tagName, name, getComputedStyle(one).outlineStyle, left >= 0]"""
     walked: list[list[Any]] = []
-    while len(walked) < 80 and (len(walked) < 3 or walked[-1][0] != "BODY"):
+    while len(walked) < 160 and (len(walked) < 3 or walked[-1][0] != "BODY"):
         ActionChains(board).send_keys(Keys.TAB).perform()
         walked.append(board.execute_script(look))
     reached = [one for one in walked if one[0] not in ("BODY", "HTML")]
@@ -343,13 +368,14 @@ def test_everything_can_be_done_with_the_keyboard(board: Any) -> None:
     assert all(outline != "none" and seen for _, _, outline, seen in reached)
     names = [name for _, name, _, _ in reached]
     assert {"suite", "state", "horizon", "recipe", "type", "metric", "Traces", "lstm"} <= set(names)
-    assert sum("dt-column-order" in name for name in names) >= 11
-    assert sum("scroll" in name for name in names) == 2
+    assert sum("dt-column-order" in name for name in names) >= 8
+    assert sum("scroll" in name for name in names) == 3
+    assert "all-columns" in names
     board.find_element("id", "state").send_keys(Keys.ARROW_DOWN)
     wait_drawn(board)
     assert board.find_element("id", "state").get_property("value") == "transient"
     labels = "return [...document.querySelectorAll('select, input')].map((one) => one.labels.length)"
-    assert board.execute_script(labels) == [1] * 7
+    assert board.execute_script(labels) == [1] * 8
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -367,6 +393,108 @@ def test_on_a_phone_no_page_is_wider_than_the_screen(dark: bool, driver: Any, si
         assert all(_contrast(ink, paper) >= 4.5 for ink in inks)
     assert [url for url in requested(driver) if not url.startswith(("file:", "data:", "about:"))] == []
     assert complaints(driver) == []
+
+
+IN_WINDOW = """
+  const inside = ({ width, left, right }) => width > 0 && left >= 0 && right <= innerWidth;
+  return [...document.querySelectorAll("#board thead th, #board tbody td .badge")].map((one) =>
+    [one.textContent.trim(), inside(one.getBoundingClientRect())]);
+"""
+OVERLAPS = """
+  const found = [];
+  for (const [owners, labels] of arguments[0]) for (const owner of document.querySelectorAll(owners)) {
+    const boxes = [...owner.querySelectorAll(labels)]
+      .filter((one) => one.textContent.trim() && getComputedStyle(one).opacity !== "0")
+      .map((one) => [one.textContent, one.getBoundingClientRect()]);
+    boxes.forEach(([text, a], i) => boxes.slice(i + 1).forEach(([other, b]) => {
+      const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+      const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+      if (wide > 1 && high > 1) found.push([text, other]);
+    }));
+  }
+  return found;
+"""
+LABELS = [[".forest thead .axis", "i"], [".forest tbody", "th"], ["#board thead", "th"], ["#recipes thead", "th span"],
+          [".switches", "label"]]  # fmt: skip
+CHARTS = [".chart svg", "text"]
+"""Not of the drawn suite: there all forecasters cost the same, so that its axes have one place."""
+
+
+@pytest.mark.parametrize("suite", ["many", "mini"])
+def test_what_matters_lies_inside_a_window_of_1280(suite: str, driver: Any, site: Path) -> None:
+    """Every column that is shown, the status among them; no choice is cut, and no two labels lie on each other."""
+    open_page(driver, site / "index.html", f"#suite={suite}")
+    shown = driver.execute_script(IN_WINDOW)
+    assert {"Forecaster", "Ranks", "Skill", "Status"} <= {text for text, _ in shown}
+    assert [text for text, inside in shown if not inside] == []
+    assert driver.execute_script(OVERLAPS, [*LABELS, *([CHARTS] if suite == "mini" else [])]) == []
+    cut = """return [...document.querySelectorAll(".switches select")].filter((one) => {
+        const pen = document.createElement("canvas").getContext("2d"), look = getComputedStyle(one);
+        pen.font = `${look.fontSize} ${look.fontFamily}`;
+        return [...one.options].some((option) => pen.measureText(option.text).width > one.clientWidth);
+      }).map((one) => one.id)"""
+    assert driver.execute_script(cut) == []
+    driver.find_element("id", "all-columns").click()
+    heads = grid_of(driver, "#board")[0]
+    assert {"Win rate", "Type", "Level", "% train"} <= set(heads)
+
+
+def test_the_standings_open_with_a_picture(driver: Any, site: Path, checkout: Path) -> None:
+    """Before the table: a line for each forecaster and state, the dot at its skill, between its intervals' ends."""
+    open_page(driver, site / "index.html", "#suite=many&horizon=10")
+    tops = "return ['.forest', '#board'].map((one) => document.querySelector(one).getBoundingClientRect().top)"
+    picture, table = driver.execute_script(tops)
+    assert picture < table
+    drawn = driver.execute_script(
+        """return [...document.querySelectorAll(".forest tbody tr")].map((row) => [row.querySelector("th").textContent,
+             [...row.querySelectorAll(".dots")].map((dots) => [
+               Number.parseFloat(dots.querySelector(".zero").style.left),
+               Number.parseFloat(dots.querySelector("svg").style.left),
+               [...dots.querySelectorAll(".recipe, .seeds")].map((bar) => [Number.parseFloat(bar.style.left),
+                 Number.parseFloat(bar.style.left) + Number.parseFloat(bar.style.width)]),
+               dots.querySelector(".unseen").textContent])])"""
+    )
+    names = [path.stem for path in (checkout / "leaderboard" / "results" / "many").glob("*.json")]
+    assert {name for name, _ in drawn} == set(names)
+    for name, panels in drawn:
+        assert len(panels) == 2, "transient and stable"
+        for zero, dot, bars, text in panels:
+            skill = float(text.split(";")[0].replace(MINUS, "-"))
+            assert (dot > zero) == (skill > 0) or abs(skill) < 1e-3 or skill < -1
+            assert len(bars) == 2
+            assert all(low - 1e-6 <= dot <= high + 1e-6 for low, high in bars if skill > -1), name
+    assert sum(text.startswith("+0.000; ") for name, panels in drawn for *_, text in panels if name == "sw_avg") == 2
+
+
+def test_skill_by_recipe_is_a_map_of_colours(driver: Any, site: Path) -> None:
+    """A row is a forecaster, a column a recipe; blue above 0, orange below, and the text can be read on either."""
+    for dark in (False, True):
+        open_page(driver, site / "index.html", "#suite=many&state=stable&horizon=10", dark=dark)
+        heads, *rows = grid_of(driver, "#recipes")
+        assert heads[1:] == [f"recipe{r}" for r in range(6)]
+        kinds = driver.execute_script(
+            """return [...document.querySelectorAll("#recipes td")].map((one) => [one.textContent, one.className,
+                 getComputedStyle(one).color, getComputedStyle(one).backgroundColor])"""
+        )
+        for text, kind, ink, paper in kinds:
+            value = float(text.replace(MINUS, "-"))
+            assert ("win" in kind) == (value > 0), text
+            assert ("loss" in kind) == (value < 0), text
+            if value:
+                assert _contrast(_hex(driver, ink), _hex(driver, paper)) >= 4.5, (text, ink, paper)
+        assert len(kinds) == 6 * len(rows)
+
+
+def _hex(driver: Any, colour: str) -> str:
+    """Any colour of CSS as `#rrggbb`."""
+    return str(driver.execute_script(
+        """const pen = document.createElement("canvas").getContext("2d");
+           pen.fillStyle = arguments[0];
+           pen.fillRect(0, 0, 1, 1);
+           const parts = [...pen.getImageData(0, 0, 1, 1).data].slice(0, 3);
+           return "#" + parts.map((one) => one.toString(16).padStart(2, "0")).join("")""",
+        colour,
+    ))  # fmt: skip
 
 
 def test_the_list_of_traces_fits_a_desktop_and_its_rows_are_not_empty_on_a_phone(driver: Any, site: Path) -> None:

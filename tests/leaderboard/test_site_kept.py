@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from leaderboard.site import kept as keeping
@@ -75,11 +77,16 @@ def test_whatever_a_page_of_results_shows_is_in_its_key(mini: Inputs) -> None:
 
 
 def test_a_trace_is_described_and_drawn_alike_when_it_was_kept() -> None:
-    """The description reads back as it was, the pictures to the byte."""
+    """The description reads back as it was, and what the charts are drawn from to the byte."""
     path: Path = find_trace("qwen3moe-tiny-8e/test/seed1")
     first = kept_files("trace", "x", lambda: run_files(path))
     assert kept_files("trace", "x", lambda: pytest.fail("made again")) == first
-    assert [name for name, _ in first][1:] == ["heatmap.png", "heatmap-dark.png", "states.png", "states-dark.png"]
+    assert [name for name, _ in first] == ["run.json", "charts.json"]
+    charts = json.loads(first[1][1])
+    assert [layer["name"] for layer in charts["layers"]] == [str(layer) for layer in range(6)]
+    share_NE = np.array(charts["layers"][0]["share"]) / charts["parts"]
+    assert share_NE.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
+    assert len(charts["edges"]) == len(share_NE) + 1
 
 
 def test_a_site_says_what_it_was_made_from(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from moeload_bench.recipes.recipe import list_recipes, load_recipe
 from moeload_bench.suites.suite import HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import needs_traces, synthetic_trace
 from tests.support.checkout import leaderboard
 
 RECIPE = "qwen3moe-tiny-8e"
@@ -54,6 +54,7 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
     assert again.sha256() == load_suite("mini").sha256()
 
 
+@needs_traces
 @pytest.mark.slow
 @pytest.mark.skipif(not (SUITES / "v1.toml").is_file(), reason="suite v1 is not frozen yet")
 def test_suite_v1_is_what_its_plan_and_the_published_traces_give() -> None:

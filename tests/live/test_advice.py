@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,12 +16,18 @@ from moeload_bench.live.core import Placing, Settings, replay
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, Segment, Simulation
-from moeload_bench.traces.store import list_traces, load_trace, read_trace
+from moeload_bench.traces.store import load_trace, read_trace
 from moeload_bench.traces.trace import Trace
+from tests.conftest import TRACES, needs_traces
 
-TRACES = Path(__file__).parents[2] / "traces"
 SHAPE = ClusterShape("mine", 2, 10)
 COST = CostModel(100, 200, 25)
+FOLLOWED = (
+    *("qwen3moe-16e-aux0", "qwen3moe-16e-shift", "qwen3moe-16e-restart", "qwen3moe-16e-drift", "ladder-8m"),
+    *("deepseekv3-32e-lossfree", "deepseekv3-16e-shift", "deepseekv3-16e-quantile", "granitemoe-16e-ramp"),
+    *("mixtral-8e-pooled", "olmoe-64e-top8", "qwen3moe-8e-long"),
+)
+"""Recipes of every balancing and of every kind of change on the way; the first five without any balancing."""
 HOT_E = np.array([0.08, 0.08, 0.08, 0.08, 0.08, 0.44, 0.08, 0.08])
 
 
@@ -186,14 +191,12 @@ def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path",  # a probe counts every tenth step beside a run: advice is for the run
-    [ref.path for ref in list_traces(TRACES) if "/test/" in str(ref.path) and ".probe/" not in str(ref.path)],
-    ids=str,
-)
-def test_advice_never_loses_and_saves_where_there_is_something_to_save(path: Path) -> None:
-    """On every test run of v1: never more than 0.1 % of the step time worse than the static layout; without any
-    balancing at least 80 % of what the best policy of `plan` saves, chosen in hindsight."""
+@needs_traces
+@pytest.mark.parametrize("recipe", FOLLOWED)
+def test_advice_never_loses_and_saves_where_there_is_something_to_save(recipe: str) -> None:
+    """Never more than 0.1 % of the step time worse than the static layout; without any balancing at least 80 % of what
+    the best policy of `plan` saves, chosen in hindsight."""
+    path = min((TRACES / recipe / "test").glob("*.parquet"))
     trace = read_trace(path)
     _, segments, simulation = followed(trace)
     got = saved(simulation, segments)

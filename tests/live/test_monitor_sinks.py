@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.live.monitor import LoadMonitor
-from moeload_bench.live.names import RUN, VALUES
+from moeload_bench.live.names import RUN, VALUES, metrics_of
 from moeload_bench.recording.writer import RecordingWarning
 from tests.conftest import need
 from tests.support.monitored import OFTEN, loop, trainer
@@ -29,13 +30,19 @@ ROOT = Path(__file__).parents[2]
 def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
     """Mean and worst of each value, the run's own numbers, and with ``all_layers`` each layer."""
     path = tmp_path / "logs/moe.jsonl"
-    loop(LoadMonitor(OFTEN, sinks=[path], all_layers=True), None)
+    monitor = LoadMonitor(OFTEN, sinks=[path], all_layers=True)
+    loop(monitor, None)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     layers = {f"moe/layer_{layer:02}/{name}" for layer in range(2) for name in VALUES}
     known = {f"moe/{kind}/{name}" for kind in ("mean", "worst") for name in VALUES} | {f"moe/{name}" for name in RUN}
     assert set(rows[-1]) - {"step"} <= known | layers
     assert {"moe/mean/maxvio", "moe/worst/imbalance", "moe/layer_01/forecast_tv", "moe/saved_percent"} <= set(rows[-1])
+    last = monitor.snapshots[-1]
+    assert last.placing is not None
+    for value in (float("nan"), float("inf")):  # JSON has no word for them
+        odd = replace(last, placing=replace(last.placing, saved_percent=value), maxvio_L=last.maxvio_L * value)
+        assert json.loads(json.dumps(metrics_of(odd, all_layers=True), allow_nan=False)).keys() < rows[-1].keys()
 
 
 def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
@@ -80,15 +87,15 @@ def test_trackio_gets_the_numbers(tmp_path: Path) -> None:
 
 
 def test_a_sink_that_raises_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
-    """Three errors in a row; the warning comes at the end and names the sink."""
+    """Three errors in a row; the warning comes at the end, names the sink and moves no cursor."""
     calls: list[int] = []
 
     def broken(values: dict[str, float], step: int) -> None:
         calls.append(step)
-        raise OSError("disk gone")
+        raise OSError("disk\x1b[2J gone")
 
     path = tmp_path / "moe.jsonl"
-    with pytest.warns(RecordingWarning, match="sink broken was given up: OSError: disk gone"):
+    with pytest.warns(RecordingWarning, match=r"sink broken was given up: OSError: disk\\u001b\[2J gone"):
         loop(LoadMonitor(OFTEN, sinks=[broken, path]), None)
     assert calls == [10, 20, 30]
     assert len(path.read_text().splitlines()) == 6

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import moeload_bench
+from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, PlacementError, PlotError
 from moeload_bench.live.cluster import Cluster
@@ -29,6 +31,7 @@ from moeload_bench.scoring.description import describe_layers
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
+from tests.support.site_world import HOSTILE
 
 FEW = ("uniform", "sw_avg")
 
@@ -111,6 +114,12 @@ def test_the_moves_shown_are_those_of_the_decision(page: Report, trace: Trace) -
     take = page.found.decision.take
     assert 0 < len(page.found.moves) <= min(12, take.replans)
     assert all(advice.step % take.every == 0 for advice in page.found.moves)
+
+
+def test_the_page_says_what_capacity_to_keep(page: Report, trace: Trace) -> None:
+    """The sentences are those of `moeload-bench capacity`, for the same run."""
+    for sentence in capacity_sentences(capacity_of(trace)):
+        assert escape(sentence) in page.html
 
 
 def test_a_stranger_cannot_write_into_the_page(tmp_path: Path) -> None:
@@ -287,7 +296,8 @@ def test_a_chart_draws_what_can_be_drawn() -> None:
 @pytest.mark.slow
 def test_the_page_in_a_real_browser(page: Report, tmp_path: Path) -> None:
     """Desktop and phone, light and dark: drawn, nothing asked of the network, no complaint, no part
-    wider than the window, text that differs from its ground; and it prints with its pictures."""
+    wider than the window, text that differs from its ground; it prints with its pictures; a stranger's script does
+    not run."""
     need("selenium", "pip install -e '.[dev]'")
     from tests.support import site_browser
 
@@ -306,6 +316,13 @@ def test_the_page_in_a_real_browser(page: Report, tmp_path: Path) -> None:
                 assert drawn
                 assert driver.execute_script(WIDE) == []
         assert len(grounds) == 2
+        texts = {"family": HOSTILE, "group": HOSTILE, "licence": HOSTILE, "notes": (HOSTILE,), "config": {"a": HOSTILE}}
+        evil = moeload_bench.report(synthetic_trace(400, **texts), forecasters=FEW, source=HOSTILE)
+        site_browser.open_page(driver, evil.save(tmp_path / "evil.html"))
+        assert HOSTILE in driver.find_element("tag name", "body").get_property("textContent")
+        assert driver.execute_script("return window.hacked") is None
+        assert driver.execute_script("return document.querySelectorAll('script, img[src=x]').length") == 0
+        assert site_browser.complaints(driver) == [], "the escaping keeps it out: nothing had to be refused"
         printed: Any = driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": False})
         assert len(printed["data"]) > 20_000
 

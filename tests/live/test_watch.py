@@ -329,7 +329,7 @@ def test_a_folder_s_name_moves_no_cursor() -> None:
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert "\x1b[31m" not in shown
     assert "\x1b[2J" not in shown
-    assert r"runs/a\x1b[31mb\x1b[2J" in shown
+    assert r"runs/a\u001b[31mb\u001b[2J" in shown
 
 
 def test_watch_waits_for_a_recording_that_is_not_there_yet(

@@ -53,6 +53,7 @@ def test_the_bundled_card_is_what_its_traces_say() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("descriptions")
 def test_every_generated_file_is_what_the_traces_say() -> None:
     """`make tables` changes nothing, byte for byte."""
     for path, content in cards.card_files(ROOT).items():

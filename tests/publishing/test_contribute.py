@@ -23,7 +23,7 @@ from moeload_bench.publishing import contribution
 from moeload_bench.publishing.community import carried_rows, checked_about, with_traces
 from moeload_bench.publishing.contribution import Wishes, known_traces, make_contribution
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, own_names, without_identifying
-from moeload_bench.publishing.proposal import open_contribution
+from moeload_bench.publishing.proposal import card_file, open_contribution, taken_names
 from moeload_bench.publishing.publish import publish
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, write_trace
@@ -169,6 +169,29 @@ def test_one_place_is_needed(command: Any, tmp_path: Path, monkeypatch: pytest.M
     give = ("contribute", str(mine(tmp_path)), "--about", WISHES.about, "--licence", "MIT")
     monkeypatch.setattr("moeload_bench.cli.contribute.suite_pins", lambda: iter(()))
     assert "--repo ORG/NAME" in str(command("outsider", *give).exception)
+
+
+def test_running_it_again_goes_on_only_where_it_does() -> None:
+    """Where the Hub is away, nothing is begun that could go on; a request that may have been opened is looked for."""
+
+    class Away:
+        endpoint = "http://127.0.0.1:1"
+
+        def whoami(self) -> dict[str, str]:
+            return {"name": "me"}
+
+        def __getattr__(self, name: str) -> Any:
+            def fail(*arguments: object, **options: object) -> None:
+                raise ConnectionError("no route")
+
+            return fail
+
+    hub: Any = Away()
+    for asked in (lambda: taken_names(REPO, hub), lambda: card_file(REPO, "main", hub)):
+        with pytest.raises(HubError, match=r"no route\); run it again$"):
+            asked()
+    with pytest.raises(HubError, match=r"look there whether the pull request was opened before you run it again$"):
+        propose({"a": b"b"}, REPO, "A", api=hub)
 
 
 # ---------------------------------------------------------------- what is taken out

@@ -10,6 +10,7 @@ import pytest
 from moeload_bench.publishing.identifying import REMOVED, identifying_fields, without_identifying
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import bundled_folder, stored_meta
+from tests.conftest import needs_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,6 +75,7 @@ def test_versions_public_pages_and_names_in_code_stay(text: str) -> None:
     assert identifying_fields(meta(notes=(f"from {text}, by hand",), config={"model": text})) == []
 
 
+@needs_traces
 def test_no_trace_of_this_project_names_anybody() -> None:
     """Those of the package, of the suites and of the seasons: the rule has no false alarm on their metadata."""
     folders = (bundled_folder(), ROOT / "traces", ROOT / "leaderboard")

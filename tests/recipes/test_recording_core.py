@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import random
 import re
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -420,6 +421,25 @@ def test_a_checkpoint_that_does_not_fit_keeps_what_was_recorded(tmp_path: Path) 
     parts = Parts(writer.parts.target)
     parts.reopen()
     assert read_trace(finish_parts(parts, complete=False)).steps == 4
+
+
+def test_a_disk_that_fills_within_a_shard_leaves_what_goes_on(tmp_path: Path) -> None:
+    """The kernel itself refuses more bytes: half a shard is no part of the recording, which goes on with space."""
+    writer, rows = a_writer(tmp_path)
+    for row in rows[:7]:
+        writer.add(row)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*before 4 are intact"):
+            writer.add(rows[7])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert sorted(path.name for path in writer.parts.folder.iterdir()) == ["0000000000.parquet", "manifest.json"]
+    again, _ = a_writer(tmp_path, resume=True)
+    for row in rows[4:8]:
+        again.add(row)
+    assert read_trace(again.finish(complete=True)).step_S.tolist() == list(range(8))
 
 
 def test_a_place_that_cannot_be_written_is_refused_at_the_start() -> None:

@@ -25,11 +25,12 @@ STEPS = 8
 BIAS = "deepseekv3-32e-lossfree"
 ZLOSS, NOISY, WITHIN = "olmoe-16e-zloss", "qwen3moe-16e-noisy", "deepseekv3-64e-seqaux"
 RAMP, DRIFT, CONTINUED = "granitemoe-16e-ramp", "qwen3moe-16e-drift", "olmoe-32e-continued"
-KINDS = [
-    *(BIAS, "deepseekv3-16e-shift", "mixtral-8e-pooled", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16"),
-    *(ZLOSS, NOISY, WITHIN, RAMP, DRIFT, CONTINUED, "qwen2moe-128e-shared", "qwen3moe-16e-wsd"),
-    *("deepseekv3-16e-quantile", "qwen3moe-16e-hash", "qwen3moe-16e-microaux"),
+KINDS = [BIAS, WITHIN, CONTINUED, "mixtral-8e-pooled", "deepseekv3-16e-quantile", "qwen3moe-16e-hash"]
+MORE_KINDS = [
+    *("deepseekv3-16e-shift", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16", ZLOSS, NOISY, RAMP, DRIFT),
+    *("qwen2moe-128e-shared", "qwen3moe-16e-wsd", "qwen3moe-16e-microaux"),
 ]
+"""Those that have in common with one above how the state of a training is kept."""
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def assert_equal(got: Trace, expected: Trace) -> None:
         np.testing.assert_array_equal(got.columns[name], expected.columns[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_KINDS)])
 def test_every_kind_of_recipe_records_and_goes_on(tmp_path: Path, name: str) -> None:
     """Counts are conserved, and broken off and resumed, each column is that of the uninterrupted recording."""
     recipe = small(name)
@@ -242,3 +243,16 @@ def test_only_a_gate_that_can_be_noisy_is_made_so() -> None:
     """DeepSeek's router chooses by sigmoids and a bias: the error names it."""
     with pytest.raises(RecordingError, match=r"noisy_gate needs a router .* is a DeepseekV3TopkRouter"):
         add_noise_to_gates(find_routers(build_model(small(BIAS), 0)))
+
+
+def test_an_auxiliary_loss_is_switched_off(tmp_path: Path) -> None:
+    """Until the step that the recipe names both trainings are one; from its gradient on they differ."""
+    always = small("qwen3moe-16e-aux")
+    balancing = always.balancing.model_copy(update={"until": 4})
+    norm_S = []
+    for number, recipe in enumerate((always, always.model_copy(update={"balancing": balancing}))):
+        job = Job(recipe, 0, "test", STEPS, tmp_path / str(number))
+        trace = read_trace(record_recipe(job))
+        norm_S.append(trace.columns["grad_norm"])
+        assert ("auxiliary loss off from step 4 on" in trace.meta.notes) == (recipe.balancing.until == 4)
+    assert (norm_S[0] == norm_S[1]).tolist() == [True] * 4 + [False] * 4

@@ -61,6 +61,12 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
             'method = "hash"\nz_loss = 0.1',
             "z_loss does not go with method 'hash'",
         ),
+        (
+            'method = "aux_loss"\ncoefficient = 0.01',
+            'method = "none"\nuntil = 4',
+            "until goes with method 'aux_loss' only, got 'none'",
+        ),
+        ("coefficient = 0.01", "coefficient = 0.01\nuntil = 12", "balancing.until reaches to step 12"),
         ("start = 6", "start = 0", "starts"),
         ("vocabulary = 300", "vocabulary = 20", "vocabulary"),
         ("warmup = 3", "warmup = 12", "schedule.warmup reaches to step 12, expected less than steps, which is 12"),

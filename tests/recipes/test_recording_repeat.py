@@ -18,7 +18,7 @@ from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
 from moeload_bench.traces.trace import SourceMeta, Trace
 
-STEPS, STEPS_OF_SLOW = 200, 20
+STEPS, STEPS_OF_SLOW = 50, 10
 SLOW_S = 0.5
 """Seconds per step from which a recipe is slow."""
 FOLDERS = (bundled_folder(), Path("traces"))
@@ -65,7 +65,7 @@ def recorded_again(committed: Trace, steps: int, out: Path) -> Trace:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: "/".join(path.parts[-3:]))
 def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first 200 steps (20 of a slow recipe), from recipe and seed alone, equal the committed ones in every column
+    """The first 50 steps (10 of a slow recipe), from recipe and seed alone, equal the committed ones in every column
     but the wall time; so does a probe.
     """
     monkeypatch.delenv("MOELOAD_CACHE", raising=False)

@@ -22,6 +22,7 @@ from moeload_bench.traces.trace import Trace
 from tests.support.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
 
 STEPS = 60
+pytestmark = pytest.mark.xdist_group("torchrun")  # two of the tests look at the same recording
 
 
 def long_recipe(folder: Path, text: str = RECIPE) -> str:
@@ -64,14 +65,22 @@ def assert_same(got: Trace, expected: Trace, steps: int | None = None) -> None:
     np.testing.assert_array_equal(got.columns["load_half"][:steps], expected.columns["load_half"][:steps])
 
 
-@pytest.mark.slow
-def test_two_processes_share_a_recipe(tmp_path: Path) -> None:
-    """Two processes train what one trains with twice the micro-batches; rank 0 alone writes and reports."""
-    text = long_recipe(tmp_path)
-    recipe = write_recipe(tmp_path, text)
-    done = run(torchrun(recipe, tmp_path / "two"), tmp_path)
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A recipe of which two processes recorded a run, in the folder `two` beside it, and what they said."""
+    folder = tmp_path_factory.mktemp("two")
+    recipe = write_recipe(folder, long_recipe(folder))
+    done = run(torchrun(recipe, folder / "two"), folder)
     assert done.returncode == 0, done.stderr
-    target = tmp_path / "two/small/test/seed0.parquet"
+    return recipe, done
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_recipe(two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
+    """Two processes train what one trains with twice the micro-batches; rank 0 alone writes and reports."""
+    recipe, done = two
+    text = recipe.read_text(encoding="utf-8")
+    target = recipe.parent / "two/small/test/seed0.parquet"
     assert done.stdout.split() == [str(target)]
     assert done.stderr.count(f"{STEPS}/{STEPS} steps") == 1
     got = read_trace(target)
@@ -98,11 +107,9 @@ def test_two_processes_that_learn_nothing_record_the_trace_of_one(tmp_path: Path
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
-def test_two_killed_processes_go_on(tmp_path: Path) -> None:
+def test_two_killed_processes_go_on(two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     """Killed and resumed, the trace is the uninterrupted one; another number of processes may not go on."""
-    recipe = write_recipe(tmp_path, long_recipe(tmp_path))
-    done = run(torchrun(recipe, tmp_path / "whole"), tmp_path)
-    assert done.returncode == 0, done.stderr
+    recipe, _ = two
     target = tmp_path / "killed/small/test/seed0.parquet"
     kill_after(torchrun(recipe, tmp_path / "killed"), tmp_path, target.with_suffix(".parts") / "manifest.json", 6)
     job = Job(small_recipe(tmp_path, recipe.read_text(encoding="utf-8")), 0, "test", STEPS, tmp_path / "killed")
@@ -115,7 +122,7 @@ def test_two_killed_processes_go_on(tmp_path: Path) -> None:
     assert "SIGABRT" not in refused.stderr
     done = run(torchrun(recipe, tmp_path / "killed", "--resume"), tmp_path)
     assert done.returncode == 0, done.stderr
-    got, expected = read_trace(target), read_trace(tmp_path / "whole/small/test/seed0.parquet")
+    got, expected = read_trace(target), read_trace(recipe.parent / "two/small/test/seed0.parquet")
     assert got.step_S.tolist() == list(range(STEPS))
     assert_same(got, expected)
     np.testing.assert_array_equal(got.columns["loss"], expected.columns["loss"])

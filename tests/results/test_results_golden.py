@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from leaderboard.committed import SCORED_AGAIN, bound_code
-from moeload_bench.results.record import Result, load_result
+from leaderboard.committed import SCORED_AGAIN, bound_code, committed_result
+from moeload_bench.results.record import Result
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "results.json").read_text())
@@ -57,7 +57,7 @@ def test_no_number_of_a_committed_result_changes(path: str) -> None:
 
     Results of `mini` are scored again when code changes: then their scores stay, code and costs are of today.
     """
-    found, golden = facts_of(load_result(ROOT / path)), copy.deepcopy(GOLDEN["results"][path])
+    found, golden = facts_of(committed_result(ROOT / path)), copy.deepcopy(GOLDEN["results"][path])
     if found["suite"]["name"] in SCORED_AGAIN:
         for facts in (found, golden):
             del facts["costs"], facts["forecaster"]["source_sha256"]
@@ -67,7 +67,7 @@ def test_no_number_of_a_committed_result_changes(path: str) -> None:
 @pytest.mark.parametrize("path", sorted(GOLDEN["results"]))
 def test_the_source_of_a_committed_result_is_here_unchanged(path: str) -> None:
     """The code that a published result names by hash is that of this checkout or frozen; of `mini` that of today."""
-    result = load_result(ROOT / path)
+    result = committed_result(ROOT / path)
     made = result.forecaster
     assert bound_code(result)(made.target) == made.source_sha256
     if result.suite.name not in SCORED_AGAIN:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scoringrules
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -166,6 +165,8 @@ def test_revival_recall_counts_tokens_of_experts_that_come_back():
 @given(seed=seeds, E=st.integers(1, 8))
 def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
     """Against sklearn's and scoringrules' pinball loss; shares sum to 1, so the weights do too."""
+    import scoringrules  # compiles for seconds: where it is needed only
+
     levels = (0.1, 0.5, 0.9)
     share = simplex(seed, 2, E)
     quantile = np.sort(np.random.default_rng(seed).random((3, 2, E)), axis=0)

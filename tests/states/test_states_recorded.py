@@ -16,10 +16,12 @@ from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import Trace
+from tests.conftest import TRACES
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = {ref.id: ref.path for ref in list_traces(ROOT / "moeload_bench" / "data")}
-SHIFTED = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if re.search("-(shift|restart)/", ref.id)}
+RECORDED = list_traces(TRACES) if TRACES.is_dir() else []
+SHIFTED = {ref.id: ref.path for ref in RECORDED if re.search("-(shift|restart)/", ref.id)}
 SHIFT_DELAY = 150  # training steps within which a planned shift is found in every layer
 
 

@@ -11,11 +11,13 @@ from leaderboard.site.inputs import make_entry
 from leaderboard.verifying.verify import Request, verify, write_verification
 from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
-from moeload_bench.isolation.targets import parse_target
+from moeload_bench.isolation.targets import FileTarget, parse_target
 from moeload_bench.results.record import load_result
+from moeload_bench.submissions import requirements, submit
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.naming import check_name
+from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
@@ -131,6 +133,50 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     rival = make_draft(target, "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
     with pytest.raises(SubmissionError, match="taken by other authors"):
         look_at(REPO, api("outsider")).refuse_taken(rival.record)
+
+
+class _EnoughError(Exception):
+    """The runs would begin."""
+
+
+@pytest.mark.parametrize("there", ["nothing", "installed", "wheels"])
+def test_a_dry_run_asks_no_network_for_requirements(
+    there: str, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes what a folder of wheels or an earlier call gave; otherwise it says that it did not check them."""
+    wheels = wheel(tmp_path / "wheels", "a", "1.0", "X = 1\n").parent
+    if there == "installed":
+        monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+        monkeypatch.setenv("PIP_NO_INDEX", "1")
+        assert install_packages(("a==1.0",)) is not None
+    asked: list[list[str]] = []
+
+    def download(options: list[str]) -> None:
+        asked.append(options)
+        real(options)
+
+    def enough(target: FileTarget, *arguments: object, **options: object) -> None:
+        assert (target.packages is None) == (there == "nothing")
+        raise _EnoughError
+
+    real = requirements._download
+    monkeypatch.setattr(requirements, "_download", download)
+    monkeypatch.setattr(submit, "check_forecaster", enough)
+    (tmp_path / "my.py").write_text(NAIVE)
+    draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite, "a==1.0\n")
+    said: list[str] = []
+    with pytest.raises(_EnoughError):
+        prepare_submission(
+            draft,
+            world.suite,
+            level="process",
+            offline=True,
+            find_links=wheels if there == "wheels" else None,
+            say=said.append,
+        )
+    assert (submit.NOT_INSTALLED in said) == (there == "nothing")
+    assert len(asked) == (there == "wheels")
+    assert all("--no-index" in options for options in asked)
 
 
 @pytest.mark.slow

@@ -62,12 +62,14 @@ def wait_drawn(driver: Any) -> None:
 
     ready = """
         const done = arguments[0];
-        if (!document.getElementById("site-data") || !document.querySelector(".switches")) { done(true); return; }
+        const boxes = () => [...document.querySelectorAll(".chart, .chart > div")];
+        const drawn = () => Promise.all(boxes().map((box) => box.moeloadDrawn)).then(
+          () => done(true), (error) => done(String(error)));
+        if (!document.getElementById("site-data") || !document.querySelector(".switches")) { drawn(); return; }
         const wait = () => {
           const chosen = [...document.querySelectorAll(".switches select")].map((one) => one.value).join(" ");
           if (document.documentElement.dataset.shown !== chosen) { setTimeout(wait, 20); return; }
-          const boxes = [...document.querySelectorAll(".chart, .chart > div")].filter((box) => box.moeloadDrawn);
-          Promise.all(boxes.map((box) => box.moeloadDrawn)).then(() => done(true), (error) => done(String(error)));
+          drawn();
         };
         wait();
     """

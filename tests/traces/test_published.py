@@ -11,6 +11,7 @@ from leaderboard.suites.plan import twin_problem
 from moeload_bench.states.origins import FIRST
 from moeload_bench.traces.parquet import open_parquet
 from moeload_bench.traces.store import list_traces
+from tests.conftest import needs_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = ROOT / "traces"
@@ -37,6 +38,7 @@ def first_loads(path: Path) -> np.ndarray:
         return np.asarray(batch.column("load").flatten().flatten()).reshape(FIRST, -1)
 
 
+@needs_traces
 def test_no_two_published_runs_are_one_training_at_first() -> None:
     """Over all recipes at once, those of the ladder too, which no suite is frozen of: none but the known twins."""
     starts: dict[str, np.ndarray] = {}

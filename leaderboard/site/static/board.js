@@ -51,17 +51,7 @@
 
   // ---------------------------------------------------------------- the table of standings
 
-  const number = (text) => {
-    const value = Number.parseFloat(text.replaceAll("−", "-"));
-    return Number.isNaN(value) ? null : value;
-  };
-
-  function element(name, text, attributes = {}) {
-    const made = document.createElement(name);
-    made.textContent = text;
-    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-    return made;
-  }
+  const { number, element } = window.moeloadCharts;
 
   function nameCell(row) {
     const box = document.createElement("span");
@@ -99,6 +89,10 @@
       language: { search: "Search ", zeroRecords: "No forecaster matches." },
       search: { smart: true },
     });
+    const more = element("label", "", { class: "more-columns" });
+    more.append(element("input", "", { type: "checkbox", id: "all-columns", autocomplete: "off" }), " all columns");
+    document.querySelector(".dt-search").append(more);
+    byId("all-columns").addEventListener("change", show);
     const box = byId("board").parentElement;
     box.classList.add("scroll");
     box.setAttribute("tabindex", "0");
@@ -131,8 +125,69 @@
     for (const name of ["skill", "new_recipe", "new_seeds", "ranks"]) {
       table.column(site.columns.indexOf(name)).visible(metric.skill, false);
     }
-    table.column(site.columns.indexOf("excess")).visible(view.rows.some((row) => row[1] !== "–"), false);
+    const all = byId("all-columns").checked;
+    for (const name of site.few) table.column(site.columns.indexOf(name)).visible(all, false);
+    if (all) table.column(site.columns.indexOf("excess")).visible(view.rows.some((row) => row[1] !== "–"), false);
     table.draw();
+  }
+
+  // ---------------------------------------------------------------- the picture, and skill by recipe
+
+  const titleOf = (one, choice) => one.choices.find(([id]) => id === choice)[1];
+  const cellsOf = (metric, state, recipe, horizon) => metric.views[`${state} ${recipe} ${horizon}`].rows.map((row) =>
+    ({ skill: row[site.fields.indexOf("skill")], recipe: row[site.fields.indexOf("new_recipe")], seeds: row[site.fields.indexOf("new_seeds")] }));
+
+  // Forecasters that are shown, the most skill first.
+  function bySkill(one, metric, view, chosen) {
+    const skill = (i) => number(view.rows[i][site.fields.indexOf("skill")]) ?? -1e9;
+    return one.forecasters.map((forecaster, i) => ({ ...forecaster, i })).filter(isChosen(chosen))
+      .sort((a, b) => skill(b.i) - skill(a.i));
+  }
+
+  function showPicture(one, metric, view, chosen) {
+    byId("picture").hidden = !metric.skill;
+    byId("by-recipe-part").hidden = !metric.skill || one.recipes.length < 2;
+    if (!metric.skill) return;
+    const rows = bySkill(one, metric, view, chosen);
+    const states = chosen.state === "all" ? ["transient", "stable"].filter((state) => one.states.includes(state)) : [chosen.state];
+    const groups = chosen.recipe === "all" && one.strata.length ? one.strata : [chosen.recipe];
+    const parts = groups.map((group) => ({
+      title: titleOf(one, group),
+      panels: states.map((state) => {
+        const cells = cellsOf(metric, state, group, chosen.horizon);
+        return { title: state, cells: rows.map(({ i }) => cells[i]) };
+      }),
+    }));
+    const extent = window.moeloadCharts.extent(parts.flatMap(({ panels }) => panels));
+    byId("forests").replaceChildren(...parts.map(({ title, panels }) => {
+      const made = element("table", "", { class: "forest" });
+      window.moeloadCharts.forest(made, title, rows, panels, extent);
+      return made;
+    }));
+    showRecipes(one, metric, rows, chosen);
+  }
+
+  function showRecipes(one, metric, rows, chosen) {
+    const head = document.createElement("tr");
+    head.append(element("th", "forecaster", { scope: "col" }), ...one.recipes.map((recipe) => {
+      const cell = element("th", "", { scope: "col", class: "up" });
+      cell.append(element("span", recipe));
+      return cell;
+    }));
+    const cells = Object.fromEntries(one.recipes.map((recipe) => [recipe, cellsOf(metric, chosen.state, recipe, chosen.horizon)]));
+    const body = rows.map((row) => {
+      const line = document.createElement("tr");
+      line.append(element("th", row.name, { scope: "row" }), ...one.recipes.map((recipe) => {
+        const text = cells[recipe][row.i].skill.split(" ")[0];
+        const level = Math.min(4, Math.ceil(Math.abs(number(text) || 0) * 8));
+        return element("td", text, { class: `n ${level ? (number(text) > 0 ? "win" : "loss") : ""}${level || ""}` });
+      }));
+      return line;
+    });
+    byId("recipes").tHead.replaceChildren(head);
+    byId("recipes").tBodies[0].replaceChildren(...body);
+    byId("recipes-caption").textContent = `A row is a forecaster, a column a recipe, a cell its skill there, ${chosen.state === "all" ? "all states" : chosen.state}, ` +
+      `${chosen.horizon === "all" ? "all horizons" : `horizon ${chosen.horizon}`}: above 0 (blue) it errs less than the reference, below 0 (orange) more. More is better.`;
   }
 
   // ---------------------------------------------------------------- errors by horizon
@@ -160,7 +215,7 @@
     byId("horizons").tHead.replaceChildren(head);
     byId("horizons").tBodies[0].replaceChildren(...body);
     byId("horizons-caption").textContent = `${namedMetric(one, chosen)} at each horizon h in training steps: mean over runs of means over origins and ` +
-      `layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${one.choices.find(([id]) => id === chosen.recipe)[1]} of suite ${one.name}.`;
+      `layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${titleOf(one, chosen.recipe)} of suite ${one.name}.`;
   }
 
   function valueRow(name, values, kind, state) {
@@ -175,14 +230,14 @@
 
   // ---------------------------------------------------------------- charts
 
-  const looks = (i) => ({ colour: window.moeloadCharts.colour(i), shape: window.moeloadCharts.shape(i) });
+  const looks = ({ place }) => ({ colour: window.moeloadCharts.colour(place), shape: window.moeloadCharts.shape(place) });
   const drawable = (rows) => rows.filter((row) => row.value !== null);
 
   function horizonData(one, metric, chosen, state) {
     const rows = one.horizons.flatMap((horizon) =>
       one.forecasters.map((forecaster, i) => {
         const text = metric.views[`${state} ${chosen.recipe} ${horizon}`].rows[i][0];
-        return { forecaster: forecaster.name, type: forecaster.type, horizon, value: number(text), text, ...looks(i) };
+        return { forecaster: forecaster.name, type: forecaster.type, horizon, value: number(text), text, ...looks(forecaster) };
       }).filter(isChosen(chosen)));
     const floors = floorsOf(metric, chosen, state).flatMap(([floor, , values]) =>
       values.map((text, k) => ({ floor, horizon: one.horizons[k], value: number(text), text, dash: window.moeloadCharts.DASHES[floor] })));
@@ -202,17 +257,17 @@
     });
     byId("horizon-charts").replaceChildren(...boxes);
     panels.forEach(({ data }, i) => window.moeloadCharts.draw(boxes[i].lastChild, metric.charts.horizon, { ...data, extent }));
-    const points = rowsOf(one, view, chosen.recipe).map((row, i) => ({
+    const points = rowsOf(one, view, chosen.recipe).map((row) => ({
       forecaster: row.name, type: row.type, ms: number(row.cpu), ms_text: row.cpu, value: number(row.value), text: row.value,
-      front: row.front, ...looks(i),
+      front: row.front, ...looks(row),
     })).filter(isChosen(chosen));
     const lowest = Math.min(...drawable(points).map(({ value }) => value));
     const floor = drawable([{ value: number(view.floor), text: view.floor }]).filter(({ value }) => value >= lowest / 2);
     window.moeloadCharts.draw(byId("cost-chart"), metric.charts.cost, { points: drawable(points).filter((row) => row.ms !== null), floor });
-    const names = one.forecasters.map((forecaster) => forecaster.name);
+    const shown = one.forecasters.filter(isChosen(chosen));
     const floors = Object.keys(window.moeloadCharts.DASHES).filter((name) => panels.some(({ data }) => data.floors.some((row) => row.floor === name)));
-    window.moeloadCharts.legend(byId("legend"), names, floors);
-    window.moeloadCharts.legend(byId("cost-legend"), names, floor.length ? ["floor_batch"] : []);
+    window.moeloadCharts.legend(byId("legend"), shown, floors);
+    window.moeloadCharts.legend(byId("cost-legend"), shown, floor.length ? ["floor_batch"] : []);
   }
 
   // ---------------------------------------------------------------- the choice
@@ -238,6 +293,7 @@
     byId("claims").textContent = one.claims;
     byId("skill-note").textContent = metric.skill_note;
     byId("hindsight").textContent = one.hindsight;
+    showPicture(one, metric, view, chosen);
     showTable(one, metric, view, chosen);
     showHorizons(one, metric, chosen);
     showCharts(one, metric, view, chosen);

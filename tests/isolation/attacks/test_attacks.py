@@ -268,7 +268,7 @@ def test_import_time_code_is_inside_too(tmp_path: Path) -> None:
         ("Exits", "ended with status 0"),
         ("RaisesSystemExit", "forecast raised SystemExit: bye"),
         ("RaisesKeyboardInterrupt", "ended"),
-        ("UglyError", "forecast raised RuntimeError: ?"),
+        ("UglyError", r"forecast raised RuntimeError: \u001b[2Jgone second line"),
         ("UnprintableError", "NoTextError"),
     ],
 )

@@ -392,7 +392,7 @@ def test_what_stands_in_a_file_is_printed_as_text(text: str, tmp_path: Path) -> 
     path = write_trace(trace, tmp_path / "x" / "test" / "seed0.parquet")
     done = CliRunner().invoke(app, ["traces", "show", str(path), "--meta"])
     assert done.exit_code == 0, done.output
-    shown = text if text.isprintable() else text.replace("\x1b", "\\x1b").replace("\x07", "\\x07")
+    shown = text if text.isprintable() else text.replace("\x1b", "\\u001b").replace("\x07", "\\u0007")
     assert shown in done.output.replace("\n", "").replace("  ", "")
     assert "\x1b" not in done.output
     damaged = write_trace(trace, tmp_path / "y.parquet")

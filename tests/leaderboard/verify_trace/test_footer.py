@@ -16,7 +16,7 @@ from leaderboard.verify_trace import footer
 from leaderboard.verify_trace.footer import foreign_parts
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.store import bundled_folder, write_trace
-from tests.conftest import synthetic_trace
+from tests.conftest import needs_traces, synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = b"\x7fELF\x02\x01\x01/home/jolanda/bin"
@@ -27,6 +27,7 @@ def path(tmp_path: Path) -> Path:
     return write_trace(synthetic_trace(60, recipe="mine"), tmp_path / "mine.parquet")
 
 
+@needs_traces
 def test_no_trace_of_this_project_holds_anything_foreign() -> None:
     """Written by several versions of the package, whole or in parts: the rule has no false alarm on them."""
     folders = (bundled_folder(), ROOT / "traces", ROOT / "leaderboard")

@@ -1,0 +1,229 @@
+"""docs/reports/capacity.md: how well the need of capacity is forecast, over the runs of leaderboard/capacity.json."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
+from leaderboard.studies import alarms
+from leaderboard.studies.alarms import AlarmRun
+from leaderboard.studies.capacity import (
+    ENTRIES,
+    HORIZONS,
+    NAIVE,
+    OUT,
+    SHIPPED,
+    Scored,
+    all_runs,
+    board,
+    groups_of,
+    prior_text,
+    records_text,
+)
+from moeload_bench.capacity.alarms import BLOCK_STEPS, DANGER, AlarmCounts, added
+from moeload_bench.capacity.answer import RISKS
+from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
+from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
+from moeload_bench.results.tables import signed_skill, span
+
+PAGE = ROOT / "docs" / "reports" / "capacity.md"
+STRATA = {
+    "small": "up to 1,024 tokens per expert and step",
+    "large": "2,048 tokens per expert and step or more",
+    "merged": "ten steps of the first stratum counted as one row",
+}
+TENTH, TWENTIETH, HUNDREDTH = range(3)
+"""Places in `RISKS`."""
+
+
+@functools.cache
+def _world() -> tuple[tuple[Scored, ...], Mapping[str, str]]:
+    runs = all_runs()
+    return tuple(board(runs)), groups_of([*(run.recipe for run in runs), *(run.recipe for run in _alarms())])
+
+
+@functools.cache
+def _alarms() -> tuple[AlarmRun, ...]:
+    return tuple(alarms.all_runs())
+
+
+def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:
+    """Return an entry's scores at one horizon in a stratum."""
+    return [one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
+
+
+def means(found: Sequence[Scored | AlarmRun], values: Sequence[float]) -> RunMeans:
+    """Return values of runs as the means that votes are made of."""
+    recipes = tuple((one.run if isinstance(one, Scored) else one).recipe for one in found)
+    return RunMeans(np.array([values]), recipes, tuple(_world()[1][name] for name in recipes))
+
+
+def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float]) -> str:
+    """Return the mean over recipes in percent, with its interval where there are enough recipes."""
+    votes = means(found, parts).votes[0]
+    mean = float(votes.center_F[0])
+    if votes.groups < MIN_RECIPES:
+        return f"{100 * mean:.1f}"
+    error_F, freedom = votes.new_recipe
+    half = t_quantile(freedom, 0.95) * float(error_F[0])
+    return f"{100 * mean:.1f} [{100 * max(0.0, mean - half):.1f}, {100 * min(1.0, mean + half):.1f}]"
+
+
+def skill(found: Sequence[Scored], loss: str) -> str:
+    """Return by how much less quantile loss than the naive rule has, with its interval over recipes."""
+    naive = {one.run.id: one for one in chosen(NAIVE, found[0].horizon, found[0].run.stratum)}
+    ratios = [float(np.log(getattr(one, loss) / getattr(naive[one.run.id], loss))) for one in found]
+    run_means = means(found, ratios)
+    interval = run_means.intervals("a new recipe")[0]
+    return signed_skill(float(run_means.skill_F[0])) + (f" {span(interval)}" if interval else "")
+
+
+def stratum_table(stratum: str) -> str:
+    """Return the entries at each horizon in a stratum."""
+    rows = []
+    for horizon in HORIZONS:
+        for name in ENTRIES:
+            found = chosen(name, horizon, stratum)
+            if len(found) < 2:
+                continue
+            exceeded = (mean_part(found, [float(one.exceeded_Q[at]) for one in found]) for at in (TENTH, TWENTIETH))
+            waste = means(found, [float(one.waste_Q[TWENTIETH]) for one in found]).votes[0].center_F[0]
+            losses = (skill(found, loss) if name != NAIVE else "reference" for loss in ("loss_tenth", "loss_last"))
+            rows.append((f"{horizon:,}", f"`{name}`", *losses, *exceeded, f"{100 * waste:.0f}"))
+    recipes = {one.run.recipe for one in _world()[0] if one.run.stratum == stratum}
+    groups = {_world()[1][name] for name in recipes}
+    runs = {one.run.id for one in _world()[0] if one.run.stratum == stratum}
+    heads = ("rows", "entry", "skill at 0.9", "skill at 0.99", "over, risk 10 %", "over, risk 5 %", "waste %")
+    said = f"{len(runs)} runs of {len(recipes)} recipes in {len(groups)} groups of near twins."
+    few = f" Fewer than {MIN_RECIPES}: no intervals." if len(groups) < MIN_RECIPES else ""
+    return f"{STRATA[stratum][0].upper()}{STRATA[stratum][1:]}: {said}{few}\n\n{aligned_table(heads, rows, 2)}"
+
+
+def pooled_table() -> str:
+    """Return the risk of 1 % over strata and horizons together, and what 0.1 % would keep."""
+    rows = []
+    for name, entry in ENTRIES.items():
+        scored = [one for one in _world()[0] if one.entry == name and one.run.merged == 1]
+        first = list({one.run.id: one for one in scored}.values())
+        over = [_over([one for one in scored if one.run.id == each.run.id]) for each in first]
+        kept = means(scored, [float(one.waste_Q[-1]) for one in scored]).votes[0].center_F[0]
+        windows = sum(one.windows for one in scored)
+        cells = (mean_part(first, over), f"{100 * _over(scored):.1f}", f"{windows:,}", f"{100 * kept:.0f}")
+        rows.append((f"`{name}`", entry.about, *cells))
+    heads = ("entry", "what it is", "over, risk 1 %", "of all windows", "windows", "waste % at 0.1 % (extrapolated)")
+    return aligned_table(heads, rows, 2)
+
+
+def _over(scored: Sequence[Scored]) -> float:
+    """Return the part of all windows that exceed the factor for a risk of 1 %."""
+    exceeded = sum(one.windows * float(one.exceeded_Q[HUNDREDTH]) for one in scored)
+    return exceeded / sum(one.windows for one in scored)
+
+
+def worst_table() -> str:
+    """Return the recipe that exceeds most often at 5 %, and the one with the most waste, of the shipped forecaster."""
+    rows = []
+    for stratum in STRATA:
+        for horizon in HORIZONS:
+            found = chosen(SHIPPED, horizon, stratum)
+            if len(found) < 2:
+                continue
+            by_recipe: dict[str, list[Scored]] = {}
+            for one in found:
+                by_recipe.setdefault(one.run.recipe, []).append(one)
+            over = {
+                name: float(np.mean([one.exceeded_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()
+            }
+            waste = {name: float(np.mean([one.waste_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()}
+            most, idle = max(over, key=over.__getitem__), max(waste, key=waste.__getitem__)
+            windows = sum(one.windows for one in by_recipe[most])
+            rows.append((STRATA[stratum], f"{horizon:,}", f"`{most}`", f"{100 * over[most]:.0f} % of {windows} windows",
+                         f"`{idle}`", f"{100 * waste[idle]:.0f}"))  # fmt: skip
+    heads = ("stratum", "rows", "exceeds most often", "over, risk 5 %", "wastes most", "waste %")
+    return aligned_table(heads, rows)
+
+
+def rates(counts: AlarmCounts) -> tuple[str, ...]:
+    """Return deaths, episodes, recall, precision and false episodes for each 100,000 layer-steps."""
+    parts = ("-" if part is None else f"{100 * part:.0f} %" for part in (counts.recall, counts.precision))
+    return (str(counts.deaths), str(counts.episodes), *parts, f"{counts.false_rate:.1f}")
+
+
+def alarm_table() -> str:
+    """Return the rates of the alarm at each limit: of all runs of a split together, and as means over recipes."""
+    rows = []
+    for split in ("train", "test"):
+        runs = [run for run in _alarms() if f"/{split}/" in run.id]
+        for limit in map(str, alarms.LIMITS):
+            total = added(run.counts[limit] for run in runs)
+            by_recipe = (over_recipes(runs, limit, rate) for rate in ("recall", "precision"))
+            rows.append(
+                (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), *by_recipe)
+            )
+    heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
+             "recall %, by recipe", "precision %, by recipe")  # fmt: skip
+    return aligned_table(heads, rows, 2)
+
+
+def over_recipes(runs: Sequence[AlarmRun], limit: str, rate: str) -> str:
+    """Return a rate as the mean over recipes, in percent, of the runs that have it."""
+    having = [run for run in runs if getattr(run.counts[limit], rate) is not None]
+    return mean_part(having, [getattr(run.counts[limit], rate) for run in having]) if having else "-"
+
+
+def deaths_table() -> str:
+    """Return the recipes in which experts die, with the baseline's rates."""
+    by_recipe: dict[str, list[AlarmCounts]] = {}
+    for run in _alarms():
+        by_recipe.setdefault(run.recipe, []).append(run.counts[str(DANGER)])
+    rows = [
+        (f"`{recipe}`", str(len(counts)), *rates(added(counts)))
+        for recipe, counts in sorted(by_recipe.items())
+        if added(counts).deaths
+    ]
+    heads = ("recipe", "runs", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps")
+    return aligned_table(heads, rows, 1)
+
+
+def collapse_list() -> str:
+    """Return every layer in which most experts died; too few for rates."""
+    found = [
+        f"- `{run.id}`, layer {layer}: from step {block * BLOCK_STEPS:,} on"
+        for run in _alarms()
+        for layer, block in run.collapsed
+    ]
+    return f"Layers with most of their experts dead in some block, {len(found)} in all:\n\n" + (
+        "\n".join(found) or "none"
+    )
+
+
+PARTS: Mapping[str, Maker] = {
+    "version": lambda _: (
+        f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
+    ),
+    "stratum": stratum_table,
+    "pooled": lambda _: pooled_table(),
+    "worst": lambda _: worst_table(),
+    "alarm": lambda _: alarm_table(),
+    "deaths": lambda _: deaths_table(),
+    "collapses": lambda _: collapse_list(),
+}
+
+
+def made() -> dict[Path, str]:
+    """Return the page, the records that it is made from, and what the package ships."""
+    runs = all_runs()
+    return {
+        OUT: records_text(runs),
+        PRIOR: prior_text(runs),
+        alarms.OUT: alarms.records_text(_alarms()),
+        PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), PARTS),
+    }
+
+
+CAPACITY = Page("docs/reports/capacity.md", made)

@@ -1,0 +1,148 @@
+"""How reports open: their answer in a few sentences, and one figure of dots and intervals, from the same results."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.parts import Maker
+from leaderboard.pages.results import results_of
+from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
+from moeload_bench.errors import counted
+from moeload_bench.results.grid import ResultGrid, known_grid
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import Interval
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
+from moeload_bench.suites.suite import Suite, load_suite
+
+STATES = ("transient", "stable")
+REPORTS = ROOT / "docs" / "reports"
+LEAST = -1.0
+"""Skill below this is drawn at the edge: one bad forecaster must not squeeze all others."""
+
+
+class Dot(NamedTuple):
+    """A line of the figure: whose skill, how it is called there, and its intervals, where there are some."""
+
+    label: str
+    forecaster: str
+    skill: float
+    new_recipe: Interval | None = None
+    new_seeds: Interval | None = None
+
+
+def largest_suite() -> Suite:
+    """Return the suite with the most test runs."""
+    return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))
+
+
+def best_words(grid: ResultGrid) -> str:
+    """Say who is best in each state, and by how much of the reference's error."""
+    said = []
+    for state in (state for state in STATES if state in grid.states):
+        first = grid.of_state(state)[0]
+        said.append(f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}`"
+                    f" in the {state} state")  # fmt: skip
+    return " and ".join(said)
+
+
+def rank_words(grid: ResultGrid) -> str:
+    """Say which ranks the best can have on a recipe that nobody has seen."""
+    said = []
+    for state in (state for state in STATES if state in grid.states):
+        first, ranks = grid.of_state(state)[0].forecaster, grid.scores.ranks(state)
+        said.append(f"{ranks[first][0]} to {ranks[first][1]} of {len(ranks)} ({state})" if ranks else "any")
+    return " and ".join(said)
+
+
+def season_answer(season: ScoredSeason) -> str:
+    """Return who is best on a season's runs, and how sure that is."""
+    grid, runs = known_grid(season.results, PRIMARY), season.suite.traces
+    recipes = counted(len({run.id.split("/")[0] for run in runs}), "recipe")
+    return (
+        f"On the {counted(len(runs), 'run')} of {recipes} of season `{season.name}`, which did not exist when its "
+        f"entries closed, {best_words(grid)}. On a recipe that nobody has seen its rank can be {rank_words(grid)}."
+    )
+
+
+def results_answer(of: str) -> str:
+    """Return who is best on the newest season and on the largest public suite."""
+    suite, seasons = largest_suite(), scored_seasons()
+    recipes = counted(len({run.id.split("/")[0] for run in suite.traces}), "recipe")
+    public = f"On the public suite `{suite.name}` ({counted(len(suite.traces), 'run')} of {recipes}) "
+    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best_words(grid_of(suite))}."])
+
+
+def draw_results() -> None:
+    """Draw the newest season's standings, or the largest suite's."""
+    seasons = scored_seasons()
+    results = seasons[0].results if seasons else results_of(largest_suite().name)
+    draw_dots(state_dots(results), REPORTS / "results.svg")
+
+
+def draw_seasons() -> None:
+    """Draw the standings of every scored season."""
+    for season in scored_seasons():
+        draw_dots(state_dots(season.results), REPORTS / f"season-{season.name}.svg")
+
+
+def grid_of(suite: Suite) -> ResultGrid:
+    """Return the committed results of a suite by the primary metric."""
+    return known_grid(results_of(suite.name), PRIMARY)
+
+
+def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
+    """Return by state every forecaster's skill with both intervals, the best first."""
+    grid = known_grid(results, PRIMARY)
+    return {
+        state: [Dot(row.forecaster, row.forecaster, row.skill, row.new_recipe, row.new_seeds)
+                for row in grid.of_state(state) if row.skill is not None]
+        for state in STATES if state in grid.states
+    }  # fmt: skip
+
+
+def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
+    """Draw a panel for each title, a line for each dot: skill, with the interval for a new recipe thin, that for new
+    seeds thick; further right is better.
+    """
+    most = max(map(len, panels.values()))
+    looks = forecaster_looks(list(dict.fromkeys(dot.forecaster for dots in panels.values() for dot in dots)))
+    ends = [end for dots in panels.values() for dot in dots for found in (dot.new_recipe, dot.new_seeds) if found
+            for end in (found.low, found.high)]  # fmt: skip
+    known = [*ends, *(dot.skill for dots in panels.values() for dot in dots)]
+    low, high = max(LEAST, min(known)), max(0.05, *known)
+    with style():
+        figure = new_figure(0.9 + 0.15 * most)
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
+        for ax, (title, dots) in zip(axes, panels.items(), strict=True):
+            ax.axvline(0, color=GREY, linewidth=0.8)
+            for place, dot in enumerate(dots):
+                for found, width in ((dot.new_recipe, 0.8), (dot.new_seeds, 3.0)):
+                    if found is not None:
+                        ax.plot([found.low, found.high], [place, place], color=GREY, linewidth=width, alpha=0.8)
+                look = looks[dot.forecaster]
+                ax.plot([max(dot.skill, low)], [place], color=look["color"], zorder=3, linestyle="none",
+                        marker=look["marker"] if dot.skill >= low else 4)  # fmt: skip
+            ax.set_yticks(range(len(dots)), [dot.label for dot in dots])
+            ax.tick_params(axis="y", length=0)
+            margin = 0.04 * (high - low)
+            ax.set(title=title, ylim=(len(dots) - 0.5, -0.5), xlim=(low - margin, high + margin))
+            ax.grid(axis="x")
+        figure.supxlabel("skill: the part of the reference's error that is saved; more is better")
+        handles = [
+            legend_line(label, GREY, linewidth=width)
+            for label, width, there in (
+                ("95 %, a new recipe", 0.8, [dot.new_recipe for dots in panels.values() for dot in dots]),
+                ("95 %, new seeds of these recipes", 3.0, [dot.new_seeds for dots in panels.values() for dot in dots]),
+            )
+            if any(there)
+        ]
+        if handles:
+            figure.legend(handles=handles, loc="outside upper center", ncols=2)
+        save_figure(figure, path)
+
+
+PARTS: Mapping[str, Maker] = {"answer": results_answer}

@@ -1,0 +1,239 @@
+"""Forecasts of the need of capacity, scored on runs of recipes that they were not fitted on.
+
+`leaderboard/capacity.json` keeps the largest need of every `BLOCK` rows of each run of traces/, over all layers, by the
+hash of the run: `python -m leaderboard pages capacity` measures the runs that it lacks, fits and scores again, and
+writes the ratios that the package ships (`prior.json`, of all `train` runs). Scored are `test` runs: each by what was
+fitted on `train` runs without its recipe and near twins.
+
+Axis letters: B blocks, N windows, P ratios, Q risks, R runs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from moeload_bench.arrays import FloatArray
+from moeload_bench.capacity.answer import RISKS
+from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
+from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
+from moeload_bench.recipes.draws import twin_clusters
+from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.results.json_text import readable_json
+from moeload_bench.schema import Record
+from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
+from moeload_bench.traces.summed import sum_rows
+
+OUT = ROOT / "leaderboard" / "capacity.json"
+TRACES = ROOT / "traces"
+BLOCK = 50
+HORIZONS = (100, 1000)
+"""Rows of a window."""
+MERGED = 10
+MERGED_FROM = 4000
+"""Runs of so many rows are scored once more with ten rows as one: the noise of a large batch."""
+POINTS = 200
+"""Ratios of other runs are kept as so many quantiles."""
+LARGE = 2048
+PROBE = ".probe"
+BROKEN = "unbalanced-"
+"""Recipes that are recorded for alarms, broken on purpose."""
+
+
+class CapacityRun(Record):
+    """The largest need in every block of rows of a run; ``merged`` rows were counted as one first.
+
+    ``dropped``: by the rows of a window, the mean part of tokens dropped at `TIMES` times the level before it.
+    """
+
+    id: str
+    data_sha256: str
+    merged: int
+    tokens: float
+    peak_B: tuple[float, ...]
+    dropped: dict[int, tuple[float, ...]]
+
+    @property
+    def recipe(self) -> str:
+        """Return the recipe that was trained; a probe is a count of its run."""
+        return self.id.split("/")[0].removesuffix(PROBE)
+
+    @property
+    def stratum(self) -> str:
+        """Return the stratum of tokens per expert and row."""
+        if self.merged > 1:
+            return "merged"
+        return "large" if self.tokens >= LARGE else "small"
+
+    def needs(self) -> FloatArray:
+        """Return the need of every block [B]."""
+        return np.array(self.peak_B)
+
+
+def measure(ref: TraceRef) -> Iterator[CapacityRun]:
+    """Yield the record of a run, and of its merged rows if it has enough of them."""
+    trace = read_trace(ref.path)
+    for merged in (1, MERGED) if trace.steps >= MERGED_FROM else (1,):
+        rows = trace if merged == 1 else sum_rows(trace, merged)
+        need_S = expert_needs(rows).max(axis=1)
+        whole = len(need_S) // BLOCK * BLOCK
+        dropped = {h: dropped_after(rows, need_S, h, np.array(TIMES)) for h in HORIZONS if len(need_S) >= 2 * h}
+        yield CapacityRun(
+            id=ref.id,
+            data_sha256=stored_hash(ref.path),
+            merged=merged,
+            tokens=float(totals(rows.load_SLE[rows.steps - 1 :]).max() / rows.num_experts),
+            peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:whole].reshape(-1, BLOCK).max(axis=1)),
+            dropped={h: tuple(float(f"{one:.3g}") for one in found.mean(axis=0)) for h, found in dropped.items()},
+        )
+
+
+def known_runs(path: Path = OUT) -> list[CapacityRun]:
+    """Return the records that are kept; none where there is no file."""
+    return [CapacityRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+
+
+def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
+    """Return the records of every run in the folder, measured where none is kept; without a folder, the kept ones."""
+    known: dict[tuple[str, str], list[CapacityRun]] = {}
+    for run in known_runs():
+        known.setdefault((run.id, run.data_sha256), []).append(run)
+    if not folder.is_dir():
+        return [run for runs in known.values() for run in runs]
+    refs = [ref for ref in list_traces(folder) if not ref.id.startswith(BROKEN)]
+    return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
+
+
+def records_text(runs: Sequence[CapacityRun]) -> str:
+    """Return the file of records, in the order of their ids."""
+    ordered = sorted(runs, key=lambda run: (run.id, run.merged))
+    return readable_json([run.model_dump(mode="json") for run in ordered], levels=2) + "\n"
+
+
+Level = Callable[[FloatArray, int], float]
+
+
+class Entry(NamedTuple):
+    """An entry of the board: the level that is scaled, and whether the run's own windows count too."""
+
+    about: str
+    level: Level
+    own: bool
+
+
+def _so_far(peak_B: FloatArray, blocks: int) -> float:
+    return float(peak_B.max())
+
+
+def _lately(peak_B: FloatArray, blocks: int) -> float:
+    return seen(peak_B, blocks)[0]
+
+
+NAIVE, SHIPPED = "naive", "windows"
+ENTRIES: Mapping[str, Entry] = {
+    NAIVE: Entry("largest need so far, times c for each risk", _so_far, False),
+    "recent": Entry("largest need of the last half window, times c for each risk", _lately, False),
+    SHIPPED: Entry("`moeload-bench capacity`: as `recent`, c also from the run's own windows", _lately, True),
+}
+
+
+def origins(peak_B: FloatArray, blocks: int) -> range:
+    """Return where windows begin, disjoint, each after at least one window."""
+    return range(blocks, len(peak_B) - blocks + 1, blocks)
+
+
+def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str]) -> FloatArray:
+    """Return the weight of each run [R]: groups have equal ones, so have recipes of a group and runs of a recipe."""
+    recipes = Counter(run.recipe for run in runs)
+    alike = Counter(groups[recipe] for recipe in recipes)
+    return np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
+
+
+def fit(runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int) -> FloatArray:
+    """Return need over level of the windows of these runs, as quantiles [P]."""
+    blocks = horizon // BLOCK
+    ratios: list[float] = []
+    shares: list[float] = []
+    for run, weight in zip(runs, weights(runs, groups), strict=True):
+        peak_B = run.needs()
+        found = [peak_B[at : at + blocks].max() / entry.level(peak_B[:at], blocks) for at in origins(peak_B, blocks)]
+        ratios.extend(found)
+        shares.extend(weight / len(found) for _ in found)
+    return at_parts(np.array(ratios), np.array(shares), (np.arange(POINTS) + 0.5) / POINTS)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An entry on a run at one horizon: losses at risks of 10 and 1 %, and of each risk of `RISKS` [Q] the part of
+    windows that exceeded, and capacity kept in vain over the need.
+    """
+
+    run: CapacityRun
+    entry: str
+    horizon: int
+    windows: int
+    loss_tenth: float
+    loss_last: float
+    exceeded_Q: FloatArray
+    waste_Q: FloatArray
+
+
+def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Scored | None:
+    """Return what an entry scores on a run; None for a run that is too short."""
+    peak_B, blocks, entry = run.needs(), horizon // BLOCK, ENTRIES[name]
+    starts = origins(peak_B, blocks)
+    if not starts:
+        return None
+    need_N = np.array([peak_B[at : at + blocks].max() for at in starts])
+    factor_NQ = np.empty((len(starts), len(RISKS)))
+    for n, at in enumerate(starts):
+        own_N = seen(peak_B[:at], blocks)[1] if entry.own else np.empty(0)
+        factor_NQ[n] = entry.level(peak_B[:at], blocks) * quantile(*mixture(own_N, prior_P), RISKS)
+    factor_NQ = np.maximum(factor_NQ, 1.0)
+    off_NQ = need_N[:, None] - factor_NQ
+    loss_Q = np.maximum(off_NQ * (1 - np.array(RISKS)), -off_NQ * np.array(RISKS)).mean(axis=0)
+    return Scored(
+        run, name, horizon, len(starts), float(loss_Q[0]), float(loss_Q[2]),
+        (off_NQ > 0).mean(axis=0), (np.maximum(-off_NQ, 0) / need_N[:, None]).mean(axis=0),
+    )  # fmt: skip
+
+
+def groups_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the name of each recipe's group of near twins, which is left out as one and has one vote."""
+    recipes = [load_recipe(name) for name in sorted(set(names))]
+    return {name: cluster[0] for cluster in twin_clusters(recipes) for name in cluster}
+
+
+def board(runs: Sequence[CapacityRun]) -> list[Scored]:
+    """Return the scores of all entries on all `test` runs, fitted on `train` runs of other groups."""
+    groups = groups_of(run.recipe for run in runs)
+    train = [run for run in runs if "/train/" in run.id and run.merged == 1]
+    found: list[Scored] = []
+    for group in dict.fromkeys(groups.values()):
+        tested = [run for run in runs if "/test/" in run.id and groups[run.recipe] == group]
+        others = [run for run in train if groups[run.recipe] != group]
+        for horizon in HORIZONS if tested else ():
+            for name, entry in ENTRIES.items():
+                prior_P = fit(others, groups, entry, horizon)
+                found.extend(one for run in tested if (one := score(run, name, horizon, prior_P)) is not None)
+    return found
+
+
+def prior_text(runs: Sequence[CapacityRun]) -> str:
+    """Return what the package ships, fitted on all `train` runs."""
+    groups = groups_of(run.recipe for run in runs)
+    train = [run for run in runs if "/train/" in run.id and run.merged == 1]
+    fitted = {}
+    for horizon in HORIZONS:
+        ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon)
+        dropped_F = np.average([run.dropped[horizon] for run in train], axis=0, weights=weights(train, groups))
+        fitted[horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
+                           (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
+    return json.dumps(fitted) + "\n"

@@ -1,0 +1,135 @@
+"""Experts that die, and alarms before they do: episodes, scored by what happened.
+
+An expert is dead in a block of 100 steps if its share is below 0.1/E. It dies at the first of three dead blocks that
+follow two alive ones, from step 300 on. An alarm says after each block which alive experts are in danger. Alarms for
+one expert are one episode until it is out of danger.
+
+Axis letters: B blocks, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.arrays import FloatArray
+from moeload_bench.traces.trace import Trace
+
+Flags = NDArray[np.bool_]
+BLOCK_STEPS = 100
+DEAD = 0.1
+"""Times 1/E: below it, an expert is dead."""
+DEAD_BLOCKS, ALIVE_BLOCKS = 3, 2
+FIRST_BLOCK = 3
+"""Deaths before step 300 are those of a training that has not begun to settle."""
+DANGER = 0.2
+"""Times 1/E: the baseline warns below it."""
+WARNING_BLOCKS = 1
+"""A death counts as foreseen if at least so many whole blocks lie between alarm and death."""
+
+
+class Episode(NamedTuple):
+    """Alarms for one expert without a break: its first and last block, and the block of its death, None if it lives."""
+
+    layer: int
+    expert: int
+    first: int
+    last: int
+    death: int | None
+
+
+class AlarmCounts(NamedTuple):
+    """What the rates of an alarm are made of, on one run or on several."""
+
+    deaths: int
+    foreseen: int
+    episodes: int
+    right: int
+    layer_steps: int
+
+    @property
+    def recall(self) -> float | None:
+        """Return the part of deaths with an alarm at least 100 steps before."""
+        return self.foreseen / self.deaths if self.deaths else None
+
+    @property
+    def precision(self) -> float | None:
+        """Return the part of episodes that end in a death."""
+        return self.right / self.episodes if self.episodes else None
+
+    @property
+    def false_rate(self) -> float:
+        """Return false episodes for each 100,000 layer-steps."""
+        return 1e5 * (self.episodes - self.right) / max(1, self.layer_steps)
+
+
+def block_shares(trace: Trace) -> FloatArray:
+    """Return the load of each expert over the even share in each whole block, [B, L, E]; 1 in a block without load."""
+    rows = max(1, BLOCK_STEPS // trace.meta.stride)
+    blocks = trace.steps // rows
+    load_BLE = np.empty((blocks, *trace.load_SLE.shape[1:]))
+    for block in range(blocks):
+        load_BLE[block] = trace.load_SLE[block * rows : (block + 1) * rows].sum(axis=0)
+    total_BL1 = load_BLE.sum(axis=2, keepdims=True)
+    share_BLE: FloatArray = np.ones_like(load_BLE)
+    np.divide(load_BLE * trace.num_experts, total_BL1, out=share_BLE, where=total_BL1 > 0)
+    return share_BLE
+
+
+def deaths(share_BLE: FloatArray) -> Flags:
+    """Return in which block an expert dies, [B, L, E]."""
+    dead_BLE = share_BLE < DEAD
+    died_BLE = np.zeros_like(dead_BLE)
+    blocks = len(dead_BLE)
+    for block in range(max(FIRST_BLOCK, ALIVE_BLOCKS), blocks - DEAD_BLOCKS + 1):
+        before = dead_BLE[block - ALIVE_BLOCKS : block].any(axis=0)
+        died_BLE[block] = dead_BLE[block : block + DEAD_BLOCKS].all(axis=0) & ~before
+    return died_BLE
+
+
+def danger(share_BLE: FloatArray, below: float = DANGER) -> Flags:
+    """Return the baseline alarm after each block, [B, L, E]: alive, below 0.2/E and falling."""
+    falling_BLE = np.zeros_like(share_BLE, dtype=np.bool_)
+    falling_BLE[1:] = share_BLE[1:] < share_BLE[:-1]
+    return (share_BLE < below) & (share_BLE >= DEAD) & falling_BLE
+
+
+def collapses(share_BLE: FloatArray) -> list[tuple[int, int]]:
+    """Return (layer, block) of each layer in which most experts are dead, with the first such block."""
+    most_BL = (share_BLE < DEAD).mean(axis=2) > 0.5
+    return [(int(layer), int(most_BL[:, layer].argmax())) for layer in np.flatnonzero(most_BL.any(axis=0))]
+
+
+def episodes(alarm_BLE: Flags, share_BLE: FloatArray) -> Iterator[Episode]:
+    """Yield the episodes of an alarm: each lasts until its expert has recovered to 0.2/E, or dies."""
+    died_BLE = deaths(share_BLE)
+    for layer, expert in np.argwhere(alarm_BLE[FIRST_BLOCK - WARNING_BLOCKS - 1 :].any(axis=0)).tolist():
+        over_B = (share_BLE[:, layer, expert] >= DANGER) & ~alarm_BLE[:, layer, expert]
+        died = set(np.flatnonzero(died_BLE[:, layer, expert]).tolist())
+        first, death = None, None
+        for block in range(FIRST_BLOCK - WARNING_BLOCKS - 1, len(over_B)):
+            if first is None:
+                first = block if alarm_BLE[block, layer, expert] else None
+            elif over_B[block] or block in died:
+                death = block if block in died else None
+                yield Episode(layer, expert, first, block - 1, death)
+                first = None
+        if first is not None:
+            yield Episode(layer, expert, first, len(over_B) - 1, None)
+
+
+def count(share_BLE: FloatArray, found: Iterable[Episode]) -> AlarmCounts:
+    """Return the counts of an alarm's episodes on one run."""
+    listed = list(found)
+    ended = [episode for episode in listed if episode.death is not None]
+    foreseen = sum(episode.death - episode.first > WARNING_BLOCKS for episode in ended if episode.death is not None)
+    layer_steps = len(share_BLE) * BLOCK_STEPS * share_BLE.shape[1]
+    return AlarmCounts(int(deaths(share_BLE).sum()), foreseen, len(listed), len(ended), layer_steps)
+
+
+def added(counts: Iterable[AlarmCounts]) -> AlarmCounts:
+    """Return the counts of several runs together."""
+    return AlarmCounts(*(sum(column) for column in zip(AlarmCounts(0, 0, 0, 0, 0), *counts, strict=True)))

@@ -1,0 +1,195 @@
+"""How much capacity and memory a run needs next: one record, and what it says in sentences.
+
+Axis letters: S steps, L MoE layers, N windows, Q risks.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moeload_bench.arrays import FloatArray
+from moeload_bench.capacity.forecast import (
+    LEAST_RISK,
+    MOST_RISK,
+    PRIOR_WINDOWS,
+    need_quantiles,
+    prior_for,
+    seen,
+)
+from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, totals
+from moeload_bench.errors import TraceError, counted
+from moeload_bench.traces.trace import Trace
+
+STEPS = 1000
+RISK = 0.05
+DEVICES = 8
+RISKS = (0.1, 0.05, 0.01, 0.001)
+"""The risks of the table."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A capacity factor, the risk that a window exceeds it, and the expected part of tokens dropped at it."""
+
+    risk: float
+    factor: float
+    dropped: float
+    extrapolated: bool
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Tokens of one layer that a buffer must hold at the risk; bytes if those of a token are given."""
+
+    tokens: int
+    bytes: int | None
+    over_even: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a run needs in the next ``steps`` steps, at a risk; over all layers, and of each by itself.
+
+    ``busiest``: of ``devices`` devices that hold equally many experts by number, or of each expert if ``devices`` is
+    None. ``micro``: of an expert in one micro-batch, if they were recorded. ``own_windows``: past windows of this run
+    that the forecast rests on; ``prior_rows``: rows of the windows of other runs.
+    """
+
+    trace: str
+    steps: int
+    choice: Choice
+    choices: tuple[Choice, ...]
+    lately: float
+    factor_L: tuple[float, ...]
+    lately_L: tuple[float, ...]
+    layers: tuple[int, ...]
+    devices: int | None
+    devices_assumed: bool
+    busiest: Buffers
+    micro: Buffers | None
+    own_windows: int
+    prior_rows: int
+    last_step: int
+
+    def record(self) -> dict[str, object]:
+        """Return everything as JSON has it."""
+        return dataclasses.asdict(self)
+
+
+def capacity_of(
+    trace: Trace,
+    steps: int = STEPS,
+    risk: float = RISK,
+    devices: int | None = None,
+    token_bytes: int | None = None,
+) -> Capacity:
+    """Return what the run needs in its next steps.
+
+    ``devices`` None: 8, if they divide the experts. Raise `PlacementError` for devices that do not, and `TraceError`
+    for a risk outside 0.001 to 0.5 and for a run of fewer than two rows.
+    """
+    rows = max(1, round(steps / trace.meta.stride))
+    if not RISKS[-1] <= risk <= MOST_RISK:
+        raise TraceError(
+            f"--risk is {risk:g}, expected {RISKS[-1]:g} to {MOST_RISK:g}: the part of windows, not percent"
+        )
+    if trace.steps < 2:
+        raise TraceError(f"{trace.id}: {counted(trace.steps, 'row')}, expected 2 or more to forecast from")
+    assumed = devices is None
+    devices = devices or (DEVICES if trace.num_experts % DEVICES == 0 else None)
+    need_SL = expert_needs(trace)
+    need_S = need_SL.max(axis=1)
+    level, own_N = seen(need_S, rows)
+    risks = tuple(sorted({*RISKS, risk}, reverse=True))
+    factor_Q = need_quantiles(need_S, rows, risks)
+    dropped_Q = _dropped(trace, need_S, rows, factor_Q / level)
+    choices = tuple(
+        Choice(one, float(factor), float(dropped), one < LEAST_RISK)
+        for one, factor, dropped in zip(risks, factor_Q, dropped_Q, strict=True)
+    )
+    chosen = choices[risks.index(risk)]
+    shared = need_SL if devices is None else device_needs(trace, devices)
+    micro_SL = micro_needs(trace)
+    even = float(totals(trace.load_SLE[trace.steps - 1 :]).max())
+    sharers = devices or trace.num_experts
+    return Capacity(
+        trace=trace.id,
+        steps=rows * trace.meta.stride,
+        choice=chosen,
+        choices=choices,
+        lately=level,
+        factor_L=tuple(float(need_quantiles(need_S, rows, (risk,))[0]) for need_S in need_SL.T),
+        lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
+        layers=tuple(layer.index for layer in trace.meta.layers),
+        devices=devices,
+        devices_assumed=assumed and devices is not None,
+        busiest=_buffers(shared, rows, risk, even / sharers, token_bytes),
+        micro=None if micro_SL is None else _buffers(micro_SL, rows, risk, even / trace.num_experts, token_bytes),
+        own_windows=len(own_N),
+        prior_rows=prior_for(rows).rows,
+        last_step=int(trace.step_S[-1]),
+    )
+
+
+def _buffers(need_SL: FloatArray, rows: int, risk: float, even: float, token_bytes: int | None) -> Buffers:
+    factor = float(need_quantiles(need_SL.max(axis=1), rows, (risk,))[0])
+    tokens = int(np.ceil(factor * even))
+    return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
+
+
+def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray) -> FloatArray:
+    """Return the expected part of tokens dropped in the next window at so many times the level [Q].
+
+    As for the need, it is the mean over the run's own past windows and those of other runs.
+    """
+    own_NQ = dropped_after(trace, need_S, rows, times_Q)
+    others_Q = prior_for(rows).dropped(times_Q)
+    return np.asarray((own_NQ.sum(axis=0) + PRIOR_WINDOWS * others_Q) / (len(own_NQ) + PRIOR_WINDOWS))
+
+
+def percent(part: float) -> str:
+    """Return a part in percent: `5 %`, `0.1 %`, `0.0012 %`, `under 0.0001 %`."""
+    return "0 %" if part == 0 else "under 0.0001 %" if part < 1e-6 else f"{100 * part:.2g} %"
+
+
+def capacity_sentences(found: Capacity) -> list[str]:
+    """Return the answer: the factor with its risk, dropped tokens, memory."""
+    choice, busiest = found.choice, found.busiest
+    sure = ", extrapolated" if choice.extrapolated else ""
+    assumed = " (ASSUMED: --devices)" if found.devices_assumed else ""
+    who = "expert" if found.devices is None else f"of {found.devices} devices{assumed}"
+    said = [
+        f"Keep a capacity factor of {choice.factor:.2f} for the next {found.steps:,} steps (risk {percent(choice.risk)}"
+        f"{sure} that the window exceeds it: some expert in some step of some layer).",
+        f"Expected part of tokens dropped at {choice.factor:.2f}: {percent(choice.dropped)}.",
+        f"Busiest {who}: up to {_room(busiest)} of one layer in one step, {busiest.over_even:.2f} x the even share.",
+    ]
+    if found.micro is not None:
+        said.append(f"Busiest expert in one micro-batch: up to {_room(found.micro)} of one layer.")
+    return said
+
+
+def _room(need: Buffers) -> str:
+    return f"{need.tokens:,} tokens" + ("" if need.bytes is None else f" ({need.bytes / 1e6:,.1f} MB)")
+
+
+def evidence(found: Capacity) -> str:
+    """Return what the forecast rests on."""
+    own = counted(found.own_windows, "earlier window") if found.own_windows else "no earlier window"
+    return (
+        f"Rests on {own} of this run and on windows of {found.prior_rows:,} rows of other runs. Largest lately: "
+        f"{found.lately:.2f}. From step {found.last_step + 1:,} on; a planned switch of data or learning rate is not "
+        "foreseen."
+    )
+
+
+def choice_rows(choices: Sequence[Choice]) -> list[tuple[str, str, str]]:
+    """Return a row for each risk: risk, factor, dropped; extrapolated ones are marked."""
+    return [
+        (percent(one.risk) + (" *" if one.extrapolated else ""), f"{one.factor:.2f}", percent(one.dropped))
+        for one in choices
+    ]

@@ -1,0 +1,69 @@
+"""`moeload-bench capacity`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from typing import Annotated
+
+import typer
+
+from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, capacity_sentences, choice_rows, evidence
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.options import TraceArgument
+from moeload_bench.cli.progress import command_lines, plain_console
+from moeload_bench.errors import printable
+from moeload_bench.results.console import plain_table
+
+
+def capacity(
+    trace: TraceArgument,
+    steps: Annotated[int, typer.Option(min=1, help="Steps that the capacity is kept for.")] = STEPS,
+    risk: Annotated[float, typer.Option(help="Part of such windows that may exceed it: 0.05 is one in twenty.")] = RISK,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="8, if they can"),
+    ] = None,
+    token_bytes: Annotated[
+        int | None, typer.Option(min=1, help="Bytes of one token in a buffer: 2 x the width, in bfloat16.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of text.")] = False,
+) -> None:
+    """Find the capacity factor and the memory that the next steps need, with the risk that they need more.
+
+    [bold]moeload-bench capacity run.parquet --devices 8 --risk 0.01 --token-bytes 4096[/bold]
+
+    The need of a window is the largest load of an expert over the even share, over its steps, experts and layers. It is
+    forecast from the run's own past windows and from those of other runs: docs/reports/capacity.md says how well.
+    """
+    found = capacity_of(open_trace(trace), steps, risk, devices, token_bytes)
+    following = f"moeload-bench report {shlex.quote(trace)}"
+    if as_json:
+        typer.echo(json.dumps({**found.record(), "next": following}, indent=1))
+        return
+    _print(found, following)
+
+
+def _print(found: Capacity, following: str) -> None:
+    console = plain_console()
+    for line in capacity_sentences(found):
+        console.print(printable(line))
+    console.print("")
+    layers = plain_table()
+    for name in ("layer", "factor", "lately"):
+        layers.add_column(name, justify="right", no_wrap=True)
+    for index, factor, lately in zip(found.layers, found.factor_L, found.lately_L, strict=True):
+        layers.add_row(str(index), f"{factor:.2f}", f"{lately:.2f}")
+    console.print(layers)
+    console.print("factor: of the layer by itself, at the same risk. lately: its largest need in the last half window.")
+    console.print("")
+    risks = plain_table()
+    for name in ("risk", "factor", "dropped"):
+        risks.add_column(name, justify="right", no_wrap=True)
+    for row in choice_rows(found.choices):
+        risks.add_row(*row)
+    console.print(risks)
+    console.print("dropped: expected part of tokens. *: extrapolated, its risk is not tested.")
+    console.print(evidence(found))
+    console.print("Next:")
+    console.print(command_lines(printable(following), console.width), soft_wrap=True)

@@ -1,0 +1,82 @@
+"""The board of capacity: fitted on other recipes, scored by hand-computed cases."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from leaderboard.studies import capacity
+from leaderboard.studies.capacity import (
+    BLOCK,
+    NAIVE,
+    SHIPPED,
+    CapacityRun,
+    all_runs,
+    board,
+    fit,
+    origins,
+    score,
+    weights,
+)
+from moeload_bench.capacity.forecast import TIMES
+
+
+def run(name: str, *peak_B: float, merged: int = 1) -> CapacityRun:
+    dropped = {100: (0.0,) * len(TIMES)}
+    return CapacityRun(id=name, data_sha256="", merged=merged, tokens=256, peak_B=peak_B, dropped=dropped)
+
+
+def test_groups_recipes_and_runs_weigh_equally() -> None:
+    """Two runs of one of two near twins have a quarter of the group's weight each, the other twin a half."""
+    runs = [run("a/train/seed0"), run("a/train/seed1"), run("b/train/seed0"), run("c/train/seed0")]
+    assert weights(runs, {"a": "a", "b": "a", "c": "c"}).tolist() == [0.25, 0.25, 0.5, 1.0]
+
+
+def test_what_is_fitted_is_need_over_level() -> None:
+    """A window of two blocks needs 4 after a last half window of 2: the ratio is 2; over the largest so far it is 1."""
+    one = [run("a/train/seed0", 4, 2, 4, 3)]
+    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[SHIPPED], 2 * BLOCK)) == {2.0}
+    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[NAIVE], 2 * BLOCK)) == {1.0}
+
+
+def test_a_score_is_that_of_its_windows() -> None:
+    """At ratio 1, level 2 keeps 2 where 3 are needed: 1 too few. Level 3 keeps 3 for 1.5: 1.5 too many."""
+    scored = score(run("a/test/seed0", 1, 2, 3, 3, 1.5, 1), "recent", 2 * BLOCK, np.ones(10))
+    assert scored is not None
+    assert scored.windows == 2
+    assert scored.exceeded_Q.tolist() == [0.5] * 4
+    assert scored.loss_tenth == pytest.approx((0.9 * 1 + 0.1 * 1.5) / 2)
+    assert scored.waste_Q.tolist() == [0.5] * 4
+
+
+def test_a_run_that_is_too_short_has_no_score() -> None:
+    """One window to look at and one to forecast are the least."""
+    assert score(run("a/test/seed0", 1, 2, 3), SHIPPED, 2 * BLOCK, np.ones(10)) is None
+    assert list(origins(np.ones(6), 2)) == [2, 4]
+
+
+def test_nothing_is_fitted_on_the_group_that_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not on the recipe, not on a near twin, not on `test` runs, not on merged rows."""
+    monkeypatch.setattr(capacity, "groups_of", lambda names: {"a": "a", "b": "a", "c": "c"})
+    fitted: list[set[str]] = []
+
+    def remember(runs: Sequence[CapacityRun], *rest: object) -> np.ndarray:
+        fitted.append({one.id for one in runs})
+        return np.ones(10)
+
+    monkeypatch.setattr(capacity, "fit", remember)
+    peaks = (1.0,) * 60
+    runs = [run(f"{name}/{split}/seed0", *peaks) for name in "abc" for split in ("train", "test")]
+    scored = board([*runs, run("c/train/seed0", *peaks, merged=10)])
+    assert {one.run.id for one in scored} == {"a/test/seed0", "b/test/seed0", "c/test/seed0"}
+    assert {frozenset(one) for one in fitted} == {
+        frozenset({"c/train/seed0"}),
+        frozenset({"a/train/seed0", "b/train/seed0"}),
+    }
+
+
+def test_runs_that_are_broken_on_purpose_are_for_alarms_only() -> None:
+    """The board of capacity has none of them."""
+    assert not [one.id for one in all_runs() if one.id.startswith(capacity.BROKEN)]
