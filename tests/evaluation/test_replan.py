@@ -355,7 +355,7 @@ def test_the_command_answers_and_draws(tmp_path):
     assert done.exit_code == 0, done.output
     for policy in POLICIES:
         assert policy in done.output
-    assert done.output.startswith("Decision at step 600: forecast with ")
+    assert done.stdout.startswith("Decision at step 600: forecast with ")
     assert figure.stat().st_size > 10_000
     record = json.loads(plan_command(path, "--wide", "--json").stdout)
     assert {run["policy"] for run in record["policies"]} == set(POLICIES)
