@@ -2,8 +2,8 @@
 
     python benchmarks/advice.py [FOLDER...] [--write]
 
-Both are simulated at the headline shape of the run's number of experts and the constants of
-`moeload_bench.live.cluster`; the plans of both are made by `sw_avg` from the past alone. The policy and its interval
+Both are simulated at the headline shape of the run's number of experts, steps of 100 ms, 200 MB per expert and 25 GB/s;
+the plans of both are made by `sw_avg` from the past alone. The policy and its interval
 are the best in hindsight. ``--write`` puts the table into docs/guide/live.md. Some minutes.
 """
 
@@ -16,24 +16,27 @@ from pathlib import Path
 from compare_common import table, write_part
 
 from moeload_bench.evaluation.replanning import compare_policies
+from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, replay
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.traces.store import list_traces, read_trace
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "guide" / "live.md"
 FOLDERS = (ROOT / "moeload_bench" / "data", ROOT / "traces")
+COST = CostModel(100, 200, 25)
 BEGIN = "<!-- made by benchmarks/advice.py -->\n"
 
 
 def row(path: Path) -> Sequence[str]:
     """Return one line of the table."""
     trace = read_trace(path)
-    settings = Settings(follow=True)
+    settings = Settings("sw_avg", cluster=Cluster(None, COST), follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
     assert shape is not None
     *_, last = replay(trace, settings)
     assert last.placing is not None
-    best = compare_policies(trace, "sw_avg", shape, settings.cluster.cost, level="none").best
+    best = compare_policies(trace, "sw_avg", shape, COST, level="none").best
     balancing = f"{trace.meta.balancing.method} {trace.meta.balancing.coefficient:g}".removesuffix(" 0")
     policy = best.policy if best.policy == "static" else f"{best.policy}, k = {best.every}"
     advised = (f"{last.placing.saved_percent:.2f}", f"{last.placing.replans}")

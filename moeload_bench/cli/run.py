@@ -14,24 +14,25 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import Level
+from moeload_bench.cli.options import Level, with_options
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
-from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, not_found, printable
+from moeload_bench.cli.watching import cluster as of_cluster
+from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, TraceError, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import preflight
-from moeload_bench.live.cluster import BANDWIDTH_GB_S, EXPERT_MB, STEP_MS, cluster_options
+from moeload_bench.live.cluster import Cluster
+from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.placement.plans import ClusterShape, headline_shapes
-from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
-from moeload_bench.results.choice import ForecasterChoice, choose_forecasters
+from moeload_bench.results.choice import Verdict, verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.console import drawn
+from moeload_bench.results.decision import Decision
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
@@ -47,6 +48,7 @@ LEAST_ROOM = 1 << 20
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "gated")
 
 
+@with_options(cluster=of_cluster)
 def run(
     targets: Annotated[
         list[str] | None,
@@ -99,6 +101,8 @@ def run(
         Path | None,
         typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here, for `rescore`."),
     ] = None,
+    *,
+    cluster: Cluster,
 ) -> None:
     """Score forecasters on a suite, or on your own trace.
 
@@ -115,7 +119,11 @@ def run(
         look_in(traces)
     if suite is not None and own is not None:
         raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
+    if own is None and cluster != Cluster():
+        raise SuiteError(f"got{cluster.options} without --trace: a cluster is for the decision about one run")
     here = [] if own is None else [open_trace(own)]
+    settings, decision = _settings(targets, cluster), None
+    undecided: list[str] = []
     defaults, note = tuple(OWN_TRACE_BASELINES), None
     if here and not targets:
         here[0], defaults, note = sized(here[0], defaults, own or "")
@@ -132,6 +140,11 @@ def run(
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
     stopped += ", without --fresh" if fresh else ""
     with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
+        if own is not None:
+            try:
+                decision = decided(open_trace(own), settings, progress)[1].decision
+            except TraceError as error:
+                undecided.append(f"no decision: {error}")
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
@@ -148,11 +161,14 @@ def run(
             shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
+    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}"
     if as_json:
-        say_document(results.to_json() if own is None else _own_json(results, metric, own, note))
+        say_document(results.to_json() if own is None else _own_json(results, metric, decision, note, following))
     else:
         steps = here[0].steps * here[0].meta.stride if here else None
-        _print(results, metric, own, task_list, steps, wide)
+        for line in undecided if decision is None else decision.lines():
+            plain_console().print(printable(line))
+        _print(results, metric, following, task_list, steps, wide)
     # after the table: what the disk has no room for by now is shown at least
     for folder in kept_in:
         for result in results:
@@ -232,34 +248,27 @@ def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int 
     return sliding_suite(suite, {trace.id: trace for trace in traces}, every, (blocks,) if blocks else suite.horizons)
 
 
-def _own_json(results: Results, metric: str, trace: str, note: str | None) -> str:
-    """Return the records of your own run, with what to take in each state, what was left out and the next command."""
+def _settings(targets: Sequence[str] | None, cluster: Cluster) -> Settings:
+    """Return what the decision about a run is made with: the one forecaster that is named, else those compared."""
+    named = [name for name in targets or () if name != UNIFORM]
+    return Settings(forecaster=named[0] if len(named) == 1 else None, cluster=cluster)
 
-    choices = list(choose_forecasters(results, metric))
+
+def _own_json(results: Results, metric: str, decision: Decision | None, note: str | None, following: str | None) -> str:
+    """Return the records of your own run, the decision, what errs least, what was left out and the next command."""
     record = {
-        "choice": [dataclasses.asdict(one) for one in choices],
+        "decision": None if decision is None else decision.record,
+        "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
-        "next": _next(results, choices, trace),
+        "next": following,
     }
     return json.dumps({"results": json.loads(results.to_json()), **record}, indent=1) + "\n"
 
 
-def _next(results: Results, choices: Sequence[ForecasterChoice], trace: str) -> str | None:
-    """Return the next command: how often to re-plan with the forecaster to take in the state at the end of the run."""
-
-    shape = next(iter(headline_shapes(results[0].runs[0].experts)), None)
-    return None if shape is None or not choices else _plan_command(trace, choices[-1].cheapest, shape)
-
-
-def _plan_command(trace: str, forecaster: str, shape: ClusterShape) -> str:
-    options = cluster_options(shape, CostModel(STEP_MS, EXPERT_MB, BANDWIDTH_GB_S))
-    return f"moeload-bench plan {shlex.quote(trace)} --forecaster {shlex.quote(forecaster)} {options}"
-
-
-def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
-    """Print the answer, the tables, what failed, the next command."""
+def _print(results: Results, metric: str, following: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
+    """Print what errs least, the tables, what failed, the next command."""
     console = plain_console()
-    choices = list(choose_forecasters(results, metric))
+    choices = list(verdicts(results, metric))
     for line in answer_lines(results, choices, suite.rule, steps):
         console.print(line)
     tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
@@ -268,8 +277,8 @@ def _print(results: Results, metric: str, own: str | None, suite: Suite, steps: 
         out.print(part)
     for line in failure_lines(results):
         console.print(printable(line), style="red")
-    own_next = {} if own is None else {"Next, with your own constants:": _next(results, choices, own)}
-    for head, command in (_after_suite(results, choices) if own is None else own_next).items():
+    own_next = {"Next, with your own constants:": following}
+    for head, command in (_after_suite(results, choices) if following is None else own_next).items():
         if command is not None:
             console.print(head)
             console.print(command_lines(printable(command), console.width), soft_wrap=True)
@@ -281,7 +290,7 @@ def _wide_tables(results: Results, metric: str) -> list[Any]:
     return [drawn(metric_table(grid), f"{grid.metric}, suite {suite}") for grid in grids if grid is not None]
 
 
-def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[str, str | None]:
+def _after_suite(results: Results, choices: Sequence[Verdict]) -> dict[str, str | None]:
     """Return the next commands after a suite: for authors of a forecaster, and how often to re-plan with the best."""
     plan = {"Next, how often to re-plan with it:": _plan_on_suite(results, choices)}
     written = next((result for result in results if ":" in result.forecaster.target.partition("@")[0]), None)
@@ -297,11 +306,9 @@ def _after_suite(results: Results, choices: Sequence[ForecasterChoice]) -> dict[
     return {"Next, to hand it in:": hand_in, **plan}
 
 
-def _plan_on_suite(results: Results, choices: Sequence[ForecasterChoice]) -> str | None:
+def _plan_on_suite(results: Results, choices: Sequence[Verdict]) -> str | None:
     """Return the command for the suite's last run."""
-    run = results[0].runs[-1]
-    shape = next(iter(headline_shapes(run.experts)), None)
-    if shape is None or not choices:
+    if not choices:
         return None
-    target = next(result.forecaster.target for result in results if result.name == choices[-1].cheapest)
-    return _plan_command(run.trace, target, shape)
+    target = next(result.forecaster.target for result in results if result.name == choices[-1].best)
+    return f"moeload-bench plan {shlex.quote(results[0].runs[-1].trace)} --forecaster {shlex.quote(target)}"

@@ -8,8 +8,9 @@ Axis letters: L MoE layers, E experts, R slots, D devices, X most replicas of on
 from __future__ import annotations
 
 import io
+import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,35 @@ def check_format(kind: str) -> None:
     """Raise `NotFoundError` for a name that is not one of the FORMATS."""
     if kind not in FORMATS:
         raise not_found("placement format", kind, FORMATS)
+
+
+def slots_in(path: Path, kind: str, like: Placement) -> IntArray | None:
+    """Return the plan [L, R] in a file that `write_placement` wrote; None if there is none of this shape."""
+    if kind not in READERS:
+        return None
+    try:
+        slots_LR = np.array(READERS[kind](json.loads(path.read_text(encoding="utf-8"))), dtype=np.int64)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    whole = slots_LR.shape == like.slot_expert_LR.shape
+    held = whole and all(set(slot_R) == set(range(like.experts)) for slot_R in slots_LR.tolist())
+    return slots_LR if held else None
+
+
+def _joined(devices: Iterable[list[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(devices))
+
+
+READERS: Mapping[str, Callable[[Any], Any]] = {
+    "json": lambda record: [_joined(layer["devices"]) for layer in record["layers"]],
+    "eplb": lambda record: record["physical_to_logical_map"],
+    "vllm": lambda record: record,
+    "megatron": lambda record: [_joined(ranks) for ranks in record["experts_of_rank"].values()],
+    "vllm-ascend": lambda record: [
+        _joined(device["device_expert"] for device in layer["device_list"]) for layer in record["layer_list"]
+    ],
+}
+"""The slots of each layer in a file's JSON; of sglang's and TensorRT-LLM's files nothing is read back."""
 
 
 def _json(placement: Placement, path: Path) -> bytes:

@@ -19,10 +19,11 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.live.cluster import Cluster
+from moeload_bench.live.forecasts import mean_known
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.placement.replan import with_fewest_moves
+from moeload_bench.placement.replan import CostModel, with_fewest_moves
+from moeload_bench.results.decision import LEAST_PERCENT
 from moeload_bench.words import every
 
 Verdict = Literal["wait", "leave", "replan"]
@@ -40,7 +41,7 @@ class AdviceRule:
     patience: int = 200
     margin: float = 1.5
     keep: float = 1.0
-    least_percent: float = 1.0
+    least_percent: float = LEAST_PERCENT
 
     def __post_init__(self) -> None:
         if self.patience < 1:
@@ -102,21 +103,21 @@ class Situation:
     names_L: tuple[str, ...]
 
 
-def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, rule: AdviceRule) -> Advice:
+def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
     """The advice at one step; a pure function of what was seen before it."""
     before_L = _mean(step_imbalance(at.current_LR, at.recent_SLE, shape.devices))
-    now = _mean_of(before_L)
+    now = mean_known(before_L)
     if at.steps_seen < rule.patience:
         seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
         return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
     wanted_LR = with_fewest_moves(at.current_LR, plan(at.share_hat_LE, shape), shape)
     after_L = _mean(step_imbalance(wanted_LR, at.recent_SLE, shape.devices))
     moved_LD = replicas_moved(at.current_LR, wanted_LR, shape.devices)
-    gain_L, price_L = _gain_ms(before_L, after_L, at, horizon, cluster), _price_ms(moved_LD, cluster)
+    gain_L, price_L = _gain_ms(before_L, after_L, at, horizon, cost), _price_ms(moved_LD, cost)
     margin_L = np.where(at.standing_L, rule.keep, rule.margin)
     chosen_L = (gain_L > margin_L * price_L) & moved_LD.any(axis=1)
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moved_LD.any(axis=1)
-    made = _Move(at, horizon, cluster, before_L, after_L, gain_L, moved_LD)
+    made = _Move(at, horizon, cost, before_L, after_L, gain_L, moved_LD)
     least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
     saves, costs = made.percent(chosen_L)
     pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
@@ -125,16 +126,14 @@ def advise(at: Situation, horizon: int, cluster: Cluster, shape: ClusterShape, r
     return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
 
 
-def _gain_ms(before_L: FloatArray, after_L: FloatArray, at: Situation, horizon: int, cluster: Cluster) -> FloatArray:
+def _gain_ms(before_L: FloatArray, after_L: FloatArray, at: Situation, horizon: int, cost: CostModel) -> FloatArray:
     """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
-    cost = cluster.cost
     per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / len(before_L)
     return np.asarray(np.nan_to_num(before_L - after_L) * per_unit * horizon)
 
 
-def _price_ms(moved_LD: IntArray, cluster: Cluster) -> FloatArray:
+def _price_ms(moved_LD: IntArray, cost: CostModel) -> FloatArray:
     """What moving each layer alone would cost, the fixed cost of a re-plan aside; together they cost no more."""
-    cost = cluster.cost
     return np.asarray((1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s)
 
 
@@ -142,7 +141,7 @@ def _price_ms(moved_LD: IntArray, cluster: Cluster) -> FloatArray:
 class _Move:
     at: Situation
     horizon: int
-    cluster: Cluster
+    cost: CostModel
     before_L: FloatArray
     after_L: FloatArray
     gain_L: FloatArray
@@ -150,8 +149,8 @@ class _Move:
 
     def percent(self, layer_L: BoolArray) -> tuple[float, float]:
         """What moving these layers saves and costs, in percent of the step time over the horizon."""
-        span = self.horizon * self.cluster.cost.step_ms / 100
-        price = self.cluster.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
+        span = self.horizon * self.cost.step_ms / 100
+        price = self.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
         return float(self.gain_L[layer_L].sum()) / span, price / span
 
     def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
@@ -172,7 +171,7 @@ class _Move:
         saves, costs = self.percent(layer_L)
         layers = tuple(np.flatnonzero(layer_L).tolist())
         named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
-        before, after = _mean_of(self.before_L[layer_L]), _mean_of(self.after_L[layer_L])
+        before, after = mean_known(self.before_L[layer_L]), mean_known(self.after_L[layer_L])
         text = (
             f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f} for the next {self.horizon} steps, "
             f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
@@ -198,8 +197,3 @@ def _mean(imbalance_SL: FloatArray) -> FloatArray:
     count_L = known.sum(axis=0)
     total_L = np.where(known, imbalance_SL, 0.0).sum(axis=0)
     return np.asarray(np.where(count_L > 0, total_L / np.maximum(count_L, 1), np.nan))
-
-
-def _mean_of(values_L: FloatArray) -> float:
-    known = values_L[np.isfinite(values_L)]
-    return float(known.mean()) if known.size else float("nan")

@@ -9,47 +9,56 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots.
 
 from __future__ import annotations
 
+import shlex
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
-from moeload_bench.errors import PlacementError, TraceError
+from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
-from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
-from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.forecasts import Forecasts, Outlook
-from moeload_bench.live.history import History
+from moeload_bench.isolation.hosts import Level
+from moeload_bench.live.advice import Advice, AdviceRule, Situation
+from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
+from moeload_bench.live.cluster import Cluster, Costs
+from moeload_bench.live.forecasts import Forecasts, Outlook, mean_known
+from moeload_bench.live.history import History, Kept
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import Layout
 from moeload_bench.recording.writer import Row, rows_of
+from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
+from moeload_bench.words import FineProgress, silent
 
 DYING_SHARE = 0.25
 """An expert below this fraction of the even share 1/E, and falling, is about to die."""
 FALLING = 0.9
 """Falling: the last window's mean share is below this fraction of that of the window before."""
+MOST_STEP_TIMES = 1024
+"""Step times of which the median is the run's step time: of a longer run, some that are spread over it."""
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a run is watched with; the same settings on the same rows give the same snapshots.
 
-    ``forecaster``: a target as in `moeload-bench run`, or a class, run in this process; ``fitted``: its bytes where it
-    has `fit`. ``horizon``: steps that a forecast and an advice are for; ``every``: steps between snapshots (`every_at`
-    a stride); both multiples of the state rule's block. ``follow``: whether an advised plan counts as carried out at
-    once.
+    ``forecaster``: a target as in `moeload-bench run`, or a class; None compares several (`live.candidates`) and
+    shows the errors of one. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
+    ``intervals``: steps between looks that are compared, None for those of `live.candidates`. ``horizon``: steps that a
+    forecast and an advice are for; ``every``: steps between snapshots (`every_at` a stride); all multiples of the state
+    rule's block. ``follow``: whether an advised plan counts as carried out at once.
     """
 
-    forecaster: str | type[Any] = "sw_avg"
+    forecaster: str | type[Any] | None = None
     fitted: bytes | None = field(default=None, repr=False)
+    level: Level = "none"
+    intervals: tuple[int, ...] | None = None
     horizon: int = 200
     every: int = 50
     cluster: Cluster = field(default_factory=Cluster)
@@ -59,12 +68,20 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("horizon", "every"):
-            value = getattr(self, name)
-            if value < self.rule.block or value % self.rule.block:
-                raise TraceError(
-                    f"{name} is {value} steps, expected a multiple of the state rule's block of {self.rule.block}"
-                )
+        of_block, of_every = (self.rule.block, "the state rule's block of"), (self.every, "what is between looks,")
+        asked = [("horizon", self.horizon, of_block), ("every", self.every, of_block)]
+        asked += [("interval", k, of_every) for k in self.intervals or ()]
+        for name, value, (unit, what) in asked:
+            if value < unit or value % unit:
+                raise TraceError(f"{name} is {value} steps, expected a multiple of {what} {unit}")
+
+    @property
+    def options(self) -> str:
+        """Return the options that lead to the same decision in any command; what is assumed stays so."""
+        words = "" if self.forecaster is None else f" --forecaster {shlex.quote(str(self.forecaster))}"
+        words += "" if self.horizon == Settings.horizon else f" --horizon {self.horizon}"
+        words += "" if self.intervals is None else f" --every {','.join(map(str, self.intervals))}"
+        return f"{words}{self.cluster.options}"
 
     def every_at(self, stride: int) -> int:
         """``every``, rounded up to whole blocks of a trace with this stride: 60 steps for 50 at a stride of 20.
@@ -92,6 +109,15 @@ class Placing:
     migration_ms: float
 
 
+class Start(NamedTuple):
+    """Means over layers in the first window that had them: what the last window is compared with."""
+
+    step: int
+    drift: float
+    maxvio: float
+    even: float
+
+
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """What is known at step ``step`` (the first not seen), per MoE layer; NaN where a layer had no load.
@@ -102,7 +128,8 @@ class Snapshot:
     Over the last window of the state rule: ``share_LE`` the mean shares; ``maxvio_L`` the mean over steps of max / mean
     expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E;
     ``dying_LE`` below `DYING_SHARE` / E and falling. ``outlook`` the forecast and how good the last ones were.
-    ``placing`` and ``advice`` are None where no cluster fits the model.
+    ``placing`` and ``advice`` are None where no cluster fits the model. ``decision``: what the run so far comes to;
+    ``start``: the first window; ``lr``: the largest learning rate so far and the last one, None where not recorded.
     """
 
     step: int
@@ -120,6 +147,9 @@ class Snapshot:
     outlook: Outlook
     placing: Placing | None
     advice: Advice | None
+    decision: Decision
+    start: Start
+    lr: tuple[float, float] | None
 
     @property
     def silent_L(self) -> BoolArray:
@@ -153,16 +183,35 @@ class Watch:
         self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
         self._states = _States(L, E, stride, settings.rule)
-        self._forecasts = Forecasts(
-            self.info, settings.forecaster, settings.horizon, seed=settings.seed, fitted=settings.fitted
-        )
-        self._plans = _Plans(L, E, settings, stride, advise)
+        looks = settings.every_at(stride)
+        compared, times = candidates_for(L * E)
+        if settings.intervals is not None:
+            times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
+        named = settings.forecaster
+        targets: dict[str, str | type[Any]] = {name: name for name in compared}
+        if named is not None:
+            targets = {getattr(named, "__name__", str(named)): named}
+        self.forecasts = {
+            name: Forecasts(
+                self.info, target, settings.horizon, seed=settings.seed, fitted=settings.fitted,
+                level="none" if named is None else settings.level,
+            )
+            for name, target in targets.items()
+        }  # fmt: skip
+        self.failures: dict[str, str] = {}
+        """Why a forecaster that was compared is out, by name."""
+        self._own = WATCHED if named is None else next(iter(targets))
+        self._meta, self._step_s = meta, Kept(MOST_STEP_TIMES)
+        shape = settings.cluster.shape_for(E) if advise else None
+        self.race = None if shape is None else Race(L, E, shape, self.costs(shape).model, tuple(targets), times, looks)
         self.history = History(L, E)
+        self._start: Start | None = None
+        self._lr: tuple[float, float] | None = None
         self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
         self._older: deque[FloatArray] = deque(maxlen=self._grid.window)
         self._pending: list[Row] = []
         self._tokens = (L, E)
-        self._check_blocks = settings.every_at(stride) // step_block
+        self._check_blocks = looks // step_block
         self._blocks = 0
         self.rows = 0
         self.next_step: int | None = None
@@ -175,6 +224,10 @@ class Watch:
         """
         self._check(row)
         self._pending.append(row)
+        if np.isfinite(row.get("step_time_s", np.nan)):
+            self._step_s.add(float(row["step_time_s"]))
+        if np.isfinite(row.get("lr", np.nan)):
+            self._lr = (max(float(row["lr"]), self._lr[0] if self._lr else 0.0), float(row["lr"]))
         self.rows += 1
         self.next_step = int(row["step"]) + self.info.stride
         if len(self._pending) < self._grid.rows:
@@ -189,11 +242,28 @@ class Watch:
     @property
     def shape(self) -> ClusterShape | None:
         """The cluster that plans are made for, None where none fits the model."""
-        return None if self._plans.layout is None else self._plans.layout.shape
+        return None if self.race is None else self.race.placed[0].layout.shape
 
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
-        self._plans.adopt(slot_expert_LR)
+        if self.race is None:
+            raise PlacementError("no cluster fits this model: there is no plan to change")
+        own = self.race.placed[0]
+        expected = own.layout.current_LR.shape
+        if slot_expert_LR.shape != expected:
+            raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
+        own.layout.step(slot_expert_LR)
+        own.last = None
+
+    def close(self) -> None:
+        """End the processes of forecasters."""
+        for each in self.forecasts.values():
+            each.close()
+
+    def costs(self, shape: ClusterShape) -> Costs:
+        """Return what moving experts costs, by what the run has shown so far."""
+        step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
+        return self.settings.cluster.costs(self._meta, shape, step_ms or None)
 
     def _check(self, row: Row) -> None:
         if self.next_step is not None and row["step"] != self.next_step:
@@ -208,9 +278,24 @@ class Watch:
         if len(self._window) == self._grid.window:
             self._older.append(_row_mean(self._window[0]))
         self._window.append(share_SLE)
-        self._forecasts.add(_step_block(rows, load_SLE), share_SLE)
-        self._plans.see(share_SLE)
+        block = _step_block(rows, load_SLE)
+        self._each(lambda one: one.add(block, share_SLE))
+        if self.race is not None:
+            self.race.see(share_SLE, len(rows) * self.info.stride)
         return share_SLE
+
+    def _each(self, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
+        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with."""
+        given = {}
+        for name, one in list(self.forecasts.items()):
+            try:
+                given[name] = call(one)
+            except ForecastError as error:
+                if name == self._own:
+                    raise
+                self.failures[name] = str(error)
+                self.forecasts.pop(name).close()
+        return given
 
     def _snapshot(self) -> Snapshot:
         assert self.next_step is not None
@@ -222,14 +307,53 @@ class Watch:
         if self._older:
             falling_LE = share_LE < FALLING * _row_mean(np.stack(self._older))
             dying_LE = (share_LE < DYING_SHARE * even) & falling_LE & ~dead_LE
-        outlook = self._forecasts.ask(self.next_step, self._states.transient_L)
-        placing, advice = self._plans.ask(self, recent_SLE, outlook.share_LE, self._states.transient_L)
-        states = self._states
+        transient_L, step = self._states.transient_L, self.next_step
+        outlooks: dict[str, Outlook] = self._each(lambda one: one.ask(step, transient_L))
+        decision, placing, advice = self._decide(step, recent_SLE, outlooks)
+        states, outlook = self._states, outlooks[self._own]
+        if self._start is None and np.isfinite(states.drift_L).any():
+            even = float("nan") if placing is None else mean_known(placing.static_L)
+            self._start = Start(step, mean_known(states.drift_L), mean_known(maxvio_L), even)
+        start = self._start or Start(step, float("nan"), mean_known(maxvio_L), float("nan"))
         return Snapshot(
-            self.next_step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
+            step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
             states.onset_L3.copy(), states.drift_L.copy(), share_LE, maxvio_L, entropy_L, dead_LE, dying_LE,
-            outlook, placing, advice,
+            outlook, placing, advice, decision, start, self._lr,
         )  # fmt: skip
+
+    def _decide(
+        self, step: int, recent_SLE: FloatArray, outlooks: Mapping[str, Outlook]
+    ) -> tuple[Decision, Placing | None, Advice | None]:
+        """Return the decision so far, how the plan in force does, and what to do about it now."""
+        race, settings, shape = self.race, self.settings, self.shape
+        if race is None or shape is None:
+            return unplaced(step, self.forecasts, settings.every_at(self.info.stride)), None, None
+        own, costs = race.placed[0], self.costs(shape)
+        share_hat = {name: outlook.share_LE for name, outlook in outlooks.items()}
+        situation = Situation(
+            step=step,
+            steps_seen=self.rows * self.info.stride,
+            current_LR=own.layout.current_LR,
+            share_hat_LE=share_hat[self._own],
+            recent_SLE=recent_SLE,
+            static_imbalance=race.even if np.isfinite(race.even) else 1.0,
+            moved=False,
+            standing_L=np.zeros(len(self.names_L), dtype=np.bool_),
+            stable=not self._states.transient_L.any(),
+            names_L=self.names_L,
+        )
+        race.look(situation, share_hat, settings.horizon, costs, settings.advice)
+        decision = race.decision(step, self.forecasts, costs)
+        now = replace(situation, share_hat_LE=share_hat[decision.take.forecaster])
+        advice = own.ask(now, settings.horizon, costs.model, settings.advice)
+        layout = own.layout
+        placing = Placing(
+            _row_mean(layout.imbalance(recent_SLE)), _row_mean(layout.imbalance(recent_SLE, layout.static_LR)),
+            race.saved_percent(0, costs.model), layout.replans, layout.replicas, layout.migration_ms,
+        )  # fmt: skip
+        if settings.follow:
+            own.follow(advice)
+        return decision, placing, advice
 
 
 class _States:
@@ -264,79 +388,6 @@ class _States:
         self.since_L = np.where(self.transient_L != before_L, next_step, self.since_L)
 
 
-class _Plans:
-    """The layout, what it and the static one cost, and the advice."""
-
-    def __init__(self, layers: int, experts: int, settings: Settings, stride: int, advise: bool) -> None:
-        shape = settings.cluster.shape_for(experts) if advise else None
-        self.layout = None if shape is None else Layout(layers, experts, shape, settings.cluster.cost)
-        self._settings = settings
-        self._stride = stride
-        self._rows = self._counted = 0
-        self._present = self._static = 0.0
-        self._last: Advice | None = None
-
-    def see(self, share_SLE: FloatArray) -> None:
-        self._rows += len(share_SLE)
-        if self.layout is None:
-            return
-        share_SLE = steps_last(share_SLE)
-        static_SL = self.layout.imbalance(share_SLE, self.layout.static_LR)
-        known = np.isfinite(static_SL)
-        same = self.layout.current_LR is self.layout.static_LR
-        present_SL = static_SL if same else self.layout.imbalance(share_SLE)
-        self._counted += int(known.sum())
-        self._static += float(static_SL[known].sum())
-        self._present += float(present_SL[known].sum())
-
-    def adopt(self, slot_expert_LR: IntArray) -> None:
-        if self.layout is None:
-            raise PlacementError("no cluster fits this model: there is no plan to change")
-        expected = self.layout.current_LR.shape
-        if slot_expert_LR.shape != expected:
-            raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
-        self.layout.step(slot_expert_LR)
-        self._last = None
-
-    def ask(
-        self, watch: Watch, recent_SLE: FloatArray, share_hat_LE: FloatArray, transient_L: BoolArray
-    ) -> tuple[Placing | None, Advice | None]:
-        if self.layout is None:
-            return None, None
-        standing_L = np.zeros(len(transient_L), dtype=np.bool_)
-        if self._last is not None:
-            standing_L[list(self._last.layers)] = True
-        situation = Situation(
-            step=watch.next_step or 0,
-            steps_seen=self._rows * self._stride,
-            current_LR=self.layout.current_LR,
-            share_hat_LE=share_hat_LE,
-            recent_SLE=recent_SLE,
-            static_imbalance=self._static / max(self._counted, 1) or 1.0,
-            moved=self.layout.replans > 0,
-            standing_L=standing_L,
-            stable=not transient_L.any(),
-            names_L=watch.names_L,
-        )
-        settings = self._settings
-        advice = advise(situation, settings.horizon, settings.cluster, self.layout.shape, settings.advice)
-        placing = self._placing(self.layout, recent_SLE)
-        self._last = advice
-        if settings.follow and advice.verdict == "replan" and advice.slot_expert_LR is not None:
-            self.adopt(advice.slot_expert_LR)
-        return placing, advice
-
-    def _placing(self, layout: Layout, recent_SLE: FloatArray) -> Placing:
-        static_L = _row_mean(layout.imbalance(recent_SLE, layout.static_LR))
-        present_L = _row_mean(layout.imbalance(recent_SLE))
-        cost, saved = layout.cost, 0.0
-        if self._counted:
-            static, present = self._static / self._counted, self._present / self._counted
-            gain = cost.step_ms - cost.step_time(present, static)
-            saved = 100 * (gain - layout.migration_ms / (self._rows * self._stride)) / cost.step_ms
-        return Placing(present_L, static_L, saved, layout.replans, layout.replicas, layout.migration_ms)
-
-
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
     """The snapshots that a monitor with these settings gave, or would have given, while the trace was recorded."""
     for _, snapshot in replay_with_watch(trace, settings or Settings()):
@@ -346,12 +397,27 @@ def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]
 def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
     """As `replay`, with the watch itself: its history, and where it stands."""
     watch: Watch | None = None
-    for row in rows_of(trace):
-        if watch is None:
-            watch = Watch(trace.meta, settings, int(row["tokens"].max()))
-        snapshot = watch.add(row)
-        if snapshot is not None:
-            yield watch, snapshot
+    try:
+        for row in rows_of(trace):
+            if watch is None:
+                watch = Watch(trace.meta, settings, int(row["tokens"].max()))
+            snapshot = watch.add(row)
+            if snapshot is not None:
+                yield watch, snapshot
+    finally:
+        if watch is not None:
+            watch.close()
+
+
+def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -> tuple[Watch, Snapshot]:
+    """Return the last snapshot of a trace, with its decision, and the watch; raise `TraceError` for one too short."""
+    seen: tuple[Watch, Snapshot] | None = None
+    for seen in replay_with_watch(trace, settings):
+        progress(seen[1].rows, trace.steps, f"candidates at step {seen[1].step:,}")
+    if seen is None:
+        first = settings.every_at(trace.meta.stride)
+        raise TraceError(f"{trace.id}: {too_short(trace.steps * trace.meta.stride, first)}")
+    return seen
 
 
 def _step_block(rows: list[Row], load_SLE: IntArray) -> StepBlock:

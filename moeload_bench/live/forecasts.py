@@ -5,6 +5,7 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.live.history import Kept
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
 from moeload_bench.traces.trace import shares
 
@@ -27,6 +30,10 @@ KEEP = 0.8
 """What an older squared error weighs against the next one: the last five or so decide the interval."""
 LEAST_SCORED = 3
 """Finished forecasts before an interval is given."""
+LATELY = 4
+"""Finished forecasts whose mean error is that of the last window, or of the start."""
+MOST_ERRORS = 40
+"""Errors that are kept to compare forecasters by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +56,8 @@ class Outlook:
 
     The interval is made from the errors of the last finished forecasts (NaN before `LEAST_SCORED` are); ``covered`` is
     the part of experts and windows that lay inside theirs, made to be `COVERAGE`, NaN before there is one. ``scores``
-    over the run, ``stable`` and ``transient`` those of forecasts that were made in that state of the layer.
+    over the run, ``stable`` and ``transient`` those of forecasts that were made in that state of the layer; ``start``
+    and ``lately`` of the first and the last `LATELY` that are finished.
     """
 
     horizon: int
@@ -60,6 +68,8 @@ class Outlook:
     scores: Scores
     stable: Scores
     transient: Scores
+    start: Scores
+    lately: Scores
 
 
 @dataclass(eq=False)
@@ -101,23 +111,38 @@ class Forecasts:
     """The forecaster in this process, what it said, and how that turned out."""
 
     def __init__(
-        self, info: TraceInfo, forecaster: str | type[Any], horizon: int, *, seed: int, fitted: bytes | None
-    ) -> None:
+        self, info: TraceInfo, forecaster: str | type[Any], horizon: int, *, seed: int, fitted: bytes | None,
+        level: Level = "none",
+    ) -> None:  # fmt: skip
         L, E = info.num_layers, info.num_experts
         self._info = info
         self._horizon = horizon
         target = class_target(forecaster) if isinstance(forecaster, type) else parse_target(forecaster)
-        self._feed = follow(target, info, seed=seed, fitted=fitted, level="none")
+        self._feed = follow(target, info, seed=seed, fitted=fitted, level=level)
         self._asked: deque[_Asked] = deque()
         self._last_LE = np.full((L, E), 1.0 / E)
         self._square_LE = np.full((L, E), np.nan)
         self._scored = 0
         self._inside, self._judged = 0, 0
-        self._all, self._stable, self._transient = _Sums(L), _Sums(L), _Sums(L)
+        self._all, self._stable, self._transient, self._start = (_Sums(L) for _ in range(4))
+        self._lately: deque[FloatArray] = deque(maxlen=LATELY)
+        self.errors = Kept(MOST_ERRORS)
+        self._cpu_s, self._asks = 0.0, 0
+
+    @property
+    def cpu_ms(self) -> float:
+        """Return the CPU milliseconds of a forecast, observing included, in this thread."""
+        return 1000 * self._cpu_s / max(1, self._asks)
+
+    def close(self) -> None:
+        """End the forecaster's process, where it has one."""
+        self._feed.host.stop()
 
     def add(self, block: StepBlock, share_SLE: FloatArray) -> None:
         """Show a block of steps to the forecaster, and score the forecasts that were about it."""
+        began = time.thread_time()
         self._feed.rows(block)
+        self._cpu_s += time.thread_time() - began
         known_SL1 = np.isfinite(share_SLE[:, :, :1])
         filled_SLE = np.where(known_SL1, share_SLE, 0.0)
         total_LE, count_L = filled_SLE.sum(axis=0), known_SL1.sum(axis=(0, 2))
@@ -136,7 +161,10 @@ class Forecasts:
     def ask(self, origin: int, transient_L: BoolArray) -> Outlook:
         """The forecast at a step, kept until its window has come."""
         request = ForecastRequest(origin, self._horizon, (self._horizon,))
+        began = time.thread_time()
         share_LE = self._feed.ask(request).window_means((self._horizon,))[0]
+        self._cpu_s += time.thread_time() - began
+        self._asks += 1
         half = NORMAL_WIDTH * np.sqrt(self._square_LE) if self._scored >= LEAST_SCORED else self._square_LE * np.nan
         low_LE, high_LE = np.clip(share_LE - half, 0.0, 1.0), np.clip(share_LE + half, 0.0, 1.0)
         zeros = np.zeros_like(share_LE)
@@ -147,7 +175,10 @@ class Forecasts:
             )
         )  # fmt: skip
         covered = self._inside / self._judged if self._judged else float("nan")
-        scores = [sums.scores() for sums in (self._all, self._stable, self._transient)]
+        lately, everywhere_L = _Sums(len(share_LE)), np.ones(len(share_LE), dtype=np.bool_)
+        for error_3L in self._lately:
+            lately.add(error_3L, everywhere_L)
+        scores = [sums.scores() for sums in (self._all, self._stable, self._transient, self._start, lately)]
         return Outlook(self._horizon, share_LE, low_LE, high_LE, covered, *scores)
 
     def _score(self, asked: _Asked) -> None:
@@ -163,6 +194,10 @@ class Forecasts:
             (self._all, everywhere_L), (self._stable, ~asked.transient_L), (self._transient, asked.transient_L)
         ):  # fmt: skip
             sums.add(error_3L, where_L)
+        if self._scored < LATELY:
+            self._start.add(error_3L, everywhere_L)
+        self._lately.append(error_3L)
+        self.errors.add(mean_known(error_3L[0]))
         self._take_error(asked, truth_LE, error_LE**2)
 
     def _take_error(self, asked: _Asked, truth_LE: FloatArray, square_LE: FloatArray) -> None:
@@ -173,6 +208,12 @@ class Forecasts:
         fresh = np.where(np.isnan(self._square_LE), square_LE, mixed)
         self._square_LE = np.where(np.isfinite(square_LE), fresh, self._square_LE)
         self._scored += 1
+
+
+def mean_known(values_L: FloatArray) -> float:
+    """Return the mean of what is known, NaN if nothing is."""
+    known = values_L[np.isfinite(values_L)]
+    return float(known.mean()) if known.size else float("nan")
 
 
 def _batch_variance(block: StepBlock) -> FloatArray:

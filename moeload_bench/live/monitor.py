@@ -226,7 +226,7 @@ class LoadMonitor:
         assert advice.slot_expert_LR is not None
         about = {
             "made_by": made_by(),
-            "forecaster": str(self.settings.forecaster),
+            "forecaster": self.snapshots[-1].decision.take.forecaster,
             "first_step": advice.step,
             "horizon": advice.horizon,
             "replanned": [self.watch.names_L[i] for i in advice.layers],

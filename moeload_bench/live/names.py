@@ -21,7 +21,7 @@ VALUES: Mapping[str, str] = {
     "dying": "experts with less than a quarter of the even share, and falling",
     "drift": "fraction of the layer's tokens that moves between neighbouring windows",
     "transient": "1 while the layer is transient, 0 once it is stable",
-    "forecast_tv": "mean window_tv of the finished forecasts",
+    "forecast_tv": "mean window_tv of the last finished forecasts",
     "last_value_tv": "mean window_tv of the last step's shares, taken as a forecast at the same steps",
     "floor_tv": "the batch noise's own part of that error (with half batches only)",
 }
@@ -71,7 +71,7 @@ def console_line(values: Mapping[str, float], step: int) -> str:
 
 def _values(snapshot: Snapshot) -> dict[str, FloatArray]:
     """Per layer, in the order of `VALUES`; NaN where not known."""
-    scores = snapshot.outlook.scores
+    scores = snapshot.outlook.lately
     nothing_L = np.full(len(snapshot.names_L), np.nan)
     values = (
         snapshot.maxvio_L,

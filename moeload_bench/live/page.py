@@ -103,14 +103,10 @@ def render(found: Findings) -> str:
         placing=_placing_chart(found),
         starving=_starving_chart(found),
         errors=_error_charts(found),
-        choices=[choice.text for choice in found.choices],
-        policies=_policy_chart(found),
-        policy=None if found.policy is None else found.policy.text,
+        candidates=_candidates_chart(found),
+        decision=found.decision,
         moves=found.moves,
-        saved=None if found.last is None or found.last.placing is None else found.last.placing.saved_percent,
         horizon=found.settings.horizon,
-        forecaster=found.settings.forecaster,
-        serves=found.serves,
         missing=found.missing,
         data_sha256=data_sha256(trace),
         version=version("moeload-bench"),
@@ -158,8 +154,8 @@ def _capacity(found: Findings) -> list[str]:
 
 def _heats(found: Findings) -> list[dict[str, Any]]:
     """Each layer's picture, the most unbalanced first."""
-    past, last = found.past, found.last
-    if past is None or last is None or not len(past.step_N):
+    last = found.last
+    if found.watch is None or last is None or not len((past := found.watch.history.past()).step_N):
         return []
     experts = past.share_NLE.shape[2]
     order = np.argsort(-np.nan_to_num(last.maxvio_L), kind="stable").tolist()
@@ -202,11 +198,15 @@ def _chart(lines: list[Line], x: Axis, y: Axis, about: str) -> str:
 
 
 def _placing_chart(found: Findings) -> str:
-    followed = [(float(look.step), look.imbalance) for look in found.looks if look.imbalance is not None]
-    spread = [(float(look.step), look.static) for look in found.looks if look.static is not None]
+    decision, race = found.decision, None if found.watch is None else found.watch.race
+    if decision is None or race is None:
+        return ""
+    parts = race.chosen(decision)[1]
+    steps = np.cumsum([steps for steps, _, _ in parts]).tolist()
+    plan = f"this plan ({decision.take.forecaster}, every {decision.take.every:,} steps)"
     lines = [
-        Line("advice followed", _thinned(followed)),
-        Line("experts spread evenly, never moved", _thinned(spread)),
+        Line("even spread", [(step, even) for step, (_, even, _) in zip(steps, parts, strict=True)]),
+        Line(plan, [(step, own) for step, (_, _, own) in zip(steps, parts, strict=True)]),
     ]
     return _chart(lines, Axis("training step"), Axis("max / mean device load", floor=1.0), "Imbalance over the run")
 
@@ -252,17 +252,13 @@ def _cell(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def _policy_chart(found: Findings) -> str:
-    if found.comparison is None:
+def _candidates_chart(found: Findings) -> str:
+    decision = found.decision
+    if decision is None or decision.judged_by == "misplaced tokens":
         return ""
-    runs = [run for run in found.comparison.runs if run.policy != "static"]
     lines = [
-        Line(
-            "with the loads to come (no policy)" if policy == "oracle" else policy,
-            [(float(run.every), run.saved_percent) for run in runs if run.policy == policy],
-            dashed=policy == "oracle",
-        )
-        for policy in dict.fromkeys(run.policy for run in runs)
+        Line(name, [(float(c.every), c.saved_percent) for c in decision.candidates if c.forecaster == name])
+        for name in dict.fromkeys(c.forecaster for c in decision.candidates)
     ]
-    x, y = Axis("looked at every k steps", log=True), Axis("% of step time saved", floor=0.0)
+    x, y = Axis("looked at every so many steps", log=True), Axis("% of step time saved", floor=0.0)
     return _chart(lines, x, y, "What re-planning saves against how often")

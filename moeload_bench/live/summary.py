@@ -21,6 +21,8 @@ FEW_EXPERTS = 16
 """Up to so many per layer, each has a line of its own in a heat map of characters; of more, the extremes are named."""
 MOST_LINES = 320
 """Of a heat map in pixels."""
+LR_DECAYED = 0.5
+"""Part of the largest learning rate below which it has decayed."""
 NAMED, EXTREMES = 8, 5
 """Names in a list at most: of dead or dying experts; of the hottest or coldest."""
 
@@ -37,7 +39,7 @@ class Summary:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """One sentence each: state, imbalance, experts, forecasts, advice."""
+        """One sentence each: state, imbalance, experts, forecasts, the decision, advice."""
         lines = [] if self.stopped is None else [self.stopped]
         if self.snapshot is None:
             return [*lines, "nothing seen yet"]
@@ -69,9 +71,15 @@ class Summary:
         )
 
 
-def sentences(snapshot: Snapshot) -> list[str]:
-    """State, imbalance, experts, forecasts and advice at one step."""
-    lines = [_state(snapshot), _imbalance(snapshot), *expert_sentences(snapshot), _forecasts(snapshot)]
+def sentences(snapshot: Snapshot, *, brief: bool = False) -> list[str]:
+    """State, imbalance, experts, forecasts, decision and advice at one step; ``brief``: of the decision the answer."""
+    lines = [
+        f"{_state(snapshot)}{lr_words(snapshot)}",
+        _imbalance(snapshot),
+        *expert_sentences(snapshot),
+        _forecasts(snapshot),
+    ]
+    lines += snapshot.decision.lines()[: 1 if brief else None]
     if snapshot.advice is not None:
         lines.append(f"Advice: {snapshot.advice.reason}.")
     return [line for line in lines if line]
@@ -88,17 +96,33 @@ def _state(snapshot: Snapshot) -> str:
     return f"Step {snapshot.step:,}: {stable} of {of} layers stable, {of - stable} transient{named}."
 
 
+def lr_words(snapshot: Snapshot) -> str:
+    """Return whether the learning rate has decayed, if a layer is stable; nothing if it is not known."""
+    if snapshot.lr is None or snapshot.transient_L.all() or not snapshot.lr[0]:
+        return ""
+    part = snapshot.lr[1] / snapshot.lr[0]
+    if part < LR_DECAYED:
+        return f" The learning rate has fallen to {100 * part:.2g} % of its largest: smaller steps alone settle loads."
+    return f" The learning rate has not decayed ({100 * part:.0f} % of its largest)."
+
+
 def _imbalance(snapshot: Snapshot) -> str:
-    vio_L = snapshot.maxvio_L
+    """Return drift and imbalance of the last window, in brackets those of the first one."""
+    vio_L, start = snapshot.maxvio_L, snapshot.start
     if not np.isfinite(vio_L).any():
         return "No layer has any load."
     worst = int(np.nanargmax(vio_L))
-    text = f"MaxVio {np.nanmean(vio_L):.2f} in the mean, {vio_L[worst]:.2f} in layer {snapshot.names_L[worst]}"
+    text = (
+        f"Lately (at step {start.step:,}): MaxVio {np.nanmean(vio_L):.2f} ({start.maxvio:.2f}), {vio_L[worst]:.2f} in "
+        f"layer {snapshot.names_L[worst]}"
+    )
+    if np.isfinite(snapshot.drift_L).any():
+        text += f"; drift {100 * float(np.nanmean(snapshot.drift_L)):.1f} % of tokens ({100 * start.drift:.1f} %)"
     if snapshot.placing is None:
         return f"{text}."
-    present, static = (float(np.nanmean(v)) for v in (snapshot.placing.imbalance_L, snapshot.placing.static_L))
-    moved = f" ({static:.2f} without re-planning)" if snapshot.placing.replans else ""
-    return f"{text}; max/mean device load {present:.2f}{moved}."
+    present, even = (float(np.nanmean(v)) for v in (snapshot.placing.imbalance_L, snapshot.placing.static_L))
+    plan = f", {present:.2f} this plan" if snapshot.placing.replans else ""
+    return f"{text}; max/mean device load {even:.2f} even spread ({start.even:.2f}){plan}."
 
 
 def expert_sentences(snapshot: Snapshot) -> list[str]:
@@ -153,17 +177,22 @@ def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:
 
 
 def _forecasts(snapshot: Snapshot) -> str:
-    scores = snapshot.outlook.scores
-    if not scores.finished or not np.isfinite(scores.forecast_L).any():
-        return f"No forecast of {snapshot.outlook.horizon} steps has been judged yet."
-    wrong, last, floor = (
+    outlook, lately = snapshot.outlook, snapshot.outlook.lately
+    if not np.isfinite(lately.forecast_L).any():
+        return f"No forecast of {outlook.horizon} steps has been judged yet."
+    wrong, start, last, floor = (
         f"{100 * float(np.nanmean(v)):.1f} %" if np.isfinite(v).any() else None
-        for v in (scores.forecast_L, scores.last_value_L, scores.floor_L)
+        for v in (
+            outlook.lately.forecast_L,
+            outlook.start.forecast_L,
+            outlook.lately.last_value_L,
+            outlook.lately.floor_L,
+        )
     )
-    noise = "" if floor is None else f"; batch noise alone: {floor}"
+    noise = "" if floor is None else f"; sampling noise alone {floor}"
     return (
-        f"Forecasts of {snapshot.outlook.horizon} steps planned {wrong} of the tokens for the wrong expert "
-        f"(last step's shares: {last}{noise})."
+        f"Forecasts of {outlook.horizon} steps: {wrong} of tokens misplaced lately ({start} at the start; last step's "
+        f"shares {last}{noise})."
     )
 
 
@@ -184,7 +213,7 @@ def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
             _cell(imbalance_L[i], 2),
             _cell(snapshot.entropy_L[i], 3),
             *("-" if silent else str(int(which_LE[i].sum())) for which_LE in (snapshot.dead_LE, snapshot.dying_LE)),
-            _cell(snapshot.outlook.scores.forecast_L[i], 3),
+            _cell(snapshot.outlook.lately.forecast_L[i], 3),
         )
         for i, (name, silent) in enumerate(zip(snapshot.names_L, snapshot.silent_L.tolist(), strict=True))
     ]

@@ -49,8 +49,11 @@ def screen(
     head = Text(title, style="bold", overflow="ellipsis", no_wrap=True)
     if snapshot is None:
         return Group(head, Text(status, style="italic"))
-    said = [Text(line) for line in sentences(snapshot)]
-    spare = height - 7 - sum(len(textwrap.wrap(line.plain, max(width, 1))) for line in said)
+    for brief in (False, True):
+        said = [Text(line) for line in sentences(snapshot, brief=brief)]
+        spare = height - 7 - sum(len(textwrap.wrap(line.plain, max(width, 1))) for line in said)
+        if spare >= LEAST_ROWS + HEAT_FRAME + LEAST_LINES:
+            break
     most = int(np.clip(spare - LEAST_ROWS - HEAT_FRAME, LEAST_LINES, FEW_EXPERTS))
     heat = [] if past is None else heat_lines(past, snapshot, layer, width, most)
     table = layer_table(snapshot, layer, max(LEAST_ROWS, spare - len(heat)))

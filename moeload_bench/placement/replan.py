@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -26,9 +26,6 @@ from moeload_bench.placement.plans import ClusterShape, plan
 
 CELLS_AT_ONCE = 1 << 21
 """Shares that are worked on at once: rows x layers x experts."""
-PARTS = 20
-"""Number of equal parts of a trace; savings are stored per part, so that two policies can be compared part by part."""
-
 Policy = Literal["static", "every", "if_pays", "stable_only", "reserve_allocate", "on_change", "oracle"]
 
 POLICIES: Mapping[Policy, str] = {
@@ -118,8 +115,7 @@ class PolicyRun:
     ``moved_mb``: the size of all ``replicas_moved`` together. ``gain_percent``: saved before migration;
     ``saved_percent``: after it. ``break_even_steps``: steps until a re-plan has paid for itself; ``break_even_mb``: the
     size of an expert up to which the policy gains anything. Both are None if the policy gains nothing or moves nothing.
-    ``imbalance`` by state of the layer-step, None if there is none. ``saved_parts``: `saved_percent` of each of `PARTS`
-    equal parts of the trace (of each row, if there are fewer), NaN for a part without load.
+    ``imbalance`` by state of the layer-step, None if there is none.
     """
 
     policy: Policy
@@ -136,7 +132,6 @@ class PolicyRun:
     imbalance: float
     imbalance_transient: float | None
     imbalance_stable: float | None
-    saved_parts: tuple[float, ...] = field(repr=False, default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -308,17 +303,6 @@ class Simulation:
         """How many layer-steps have load, of those that are transient and of those that are stable."""
         return self._by_state(np.where(np.isfinite(self.static_SL), 1.0, np.nan))
 
-    def _parts(self, walk: _Walk) -> tuple[float, ...]:
-        S = len(walk.spent_S)
-        edges = np.unique(np.linspace(0, S, PARTS + 1).round().astype(int)).tolist()
-        saved = []
-        for start, stop in itertools.pairwise(edges):
-            mean = _ratio(walk.imbalance_2S[:, start:stop], self._known_2S[:, start:stop])
-            gain = self.cost.step_ms - self.cost.step_time(mean, self.static_imbalance)
-            spent = float(walk.spent_S[start:stop].sum()) / ((stop - start) * self.stride)
-            saved.append(float(100 * (gain - spent) / self.cost.step_ms))
-        return tuple(saved)
-
     def device_loads(self, segments: Sequence[Segment], layer: int) -> FloatArray:
         """Return the load of each device, relative to the mean device, in every step of one layer, [S, D]."""
         devices, experts = self.shape.devices, self.share_SLE.shape[2]
@@ -349,7 +333,7 @@ class Simulation:
         return _ratio(self._by_state(self.static_SL), self._known_2S)
 
     def _result(self, walk: _Walk) -> PolicyRun:
-        layout, S = walk.layout, len(walk.spent_S)
+        layout, S = walk.layout, len(self.transient_SL)
         replans, moved, migration = layout.replans, layout.replicas, layout.migration_ms
         mean = _ratio(walk.imbalance_2S, self._known_2S)
         transient, stable = map(_ratio, walk.imbalance_2S, self._known_2S)
@@ -371,7 +355,6 @@ class Simulation:
             imbalance=mean,
             imbalance_transient=None if np.isnan(transient) else transient,
             imbalance_stable=None if np.isnan(stable) else stable,
-            saved_parts=self._parts(walk),
         )
 
     def _break_even_mb(self, gain_ms: float, migration_ms: float, replans: int) -> float | None:
@@ -403,7 +386,6 @@ class _Walk:
         self.cost = self._cost(self.layout.current_LR)
         self.key = self.layout.current_LR.tobytes()
         self.imbalance_2S = np.empty((2, len(simulation.transient_SL)))
-        self.spent_S = np.zeros(len(simulation.transient_SL))
         self._simulation = simulation
 
     def decide(self, row: int, ahead: Proposal) -> IntArray:
@@ -428,11 +410,8 @@ class _Walk:
             )
             if (before - after) * self.every <= simulation.cost.migration_ms(layout.moved(wanted_LR)):
                 return layout.step(current_LR)
-        moved_LD = layout.step(wanted_LR)
         self.cost, self.key = cost, wanted_LR.tobytes()
-        if moved_LD.any():
-            self.spent_S[row] += simulation.cost.migration_ms(moved_LD)
-        return moved_LD
+        return layout.step(wanted_LR)
 
     def _cost(self, plan_LR: IntArray) -> PlanCost:
         return PlanCost(plan_LR, self.layout.experts, self.layout.shape.devices)

@@ -57,7 +57,7 @@ def _table(grid: ResultGrid, plans: ResultGrid | None, rows: Sequence[Row], widt
         columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
     elif grid.scores.ratio != grid.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
-    columns["ms"] = [_milliseconds(row.result.per_forecast_s) for row in rows]
+    columns["ms"] = [_milliseconds(row.result.cpu_ms) for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
@@ -100,9 +100,10 @@ def _short(value: float | None) -> str:
     )
 
 
-def _milliseconds(seconds: float) -> str:
+def _milliseconds(ms: float | None) -> str:
     """Format with three digits and no power of ten: 1,830."""
-    ms = 1e3 * seconds
+    if ms is None:
+        return NOTHING
     return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
@@ -124,7 +125,7 @@ def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
     if plans is not None:
         h = grid.horizons[_middle(grid)]
         lines.append(f"plan %: {plain_name(plans.metric)}, in percent, at h={h:,} ({plans.metric}); less is better")
-    lines.append("ms: time of a forecast, observing included")
+    lines.append("ms: CPU time of a forecast, observing included")
     yield "; ".join(lines) + "."
     for name, share in {row.forecaster: row.fallback for row in grid.rows if row.falls_back}.items():
         yield (

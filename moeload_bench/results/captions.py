@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from moeload_bench.errors import counted
-from moeload_bench.results.choice import ForecasterChoice
+from moeload_bench.results.choice import Verdict
 from moeload_bench.results.comparison import best_window
 from moeload_bench.results.grid import NOTHING, ResultGrid, Row, metrics_in
 from moeload_bench.results.record import Result
@@ -102,7 +102,7 @@ def _skill_words(grid: ResultGrid) -> Iterator[str]:
 
 
 def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
-    yield "ms: wall time per answered origin, observing included; % train: of the recorded training time."
+    yield "ms: CPU time per answered origin, observing included; % train: wall time, of the recorded training time."
     events = {row.forecaster: counts for row in rows if (counts := row.result.counts)}
     if events:
         listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
@@ -127,9 +127,9 @@ def failure_lines(results: Sequence[Result]) -> Iterator[str]:
 
 
 def answer_lines(
-    results: Sequence[Result], choices: Sequence[ForecasterChoice], rule: StateRule, steps: int | None = None
+    results: Sequence[Result], choices: Sequence[Verdict], rule: StateRule, steps: int | None = None
 ) -> Iterator[str]:
-    """Yield what a table comes to, state by state: what to take, or why nothing can be said.
+    """Yield what a table comes to, state by state: what errs least, or why nothing can be said.
 
     ``steps``: how many the one run has that the results are about.
     """

@@ -113,7 +113,7 @@ class Results(Sequence[Result]):
                 "forecaster": row.forecaster,
                 **dict(zip(heads, row.value_K, strict=True)),
                 "skill": row.skill,
-                "ms": 1e3 * row.result.per_forecast_s,
+                "ms": row.result.cpu_ms,
                 "fallback": row.fallback,
             }
             for row in grid.rows

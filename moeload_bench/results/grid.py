@@ -52,7 +52,7 @@ COLUMNS: dict[str, tuple[str, str]] = {
     "ranks": ("Ranks", "Least to greatest rank that it can have on a new recipe; all sets at once, 95 %"),
     "win_rate": ("Win rate", "Part of the tasks with the better value"),
     "regret": ("Regret", "regret@quarter on the same tasks: excess imbalance of the plan over the best one"),
-    "ms": ("ms", "Wall time per answered origin, observing included"),
+    "ms": ("ms", "CPU time per answered origin, observing included"),
     "training": ("% train", "Of the recorded training time"),
     "runs": ("Runs", "Runs with a value"),
     "origins": ("Origins", "Origins with a value"),

@@ -99,7 +99,7 @@ def error_cells(row: Row, zeros: bool = False) -> list[str]:
 
 def ms(row: Row) -> str:
     """Return milliseconds per answered origin, observing included."""
-    return three_digits(1e3 * row.result.per_forecast_s)
+    return three_digits(row.result.cpu_ms)
 
 
 def training(row: Row) -> str:

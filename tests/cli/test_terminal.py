@@ -51,10 +51,11 @@ def well(shown: Shown, width: int) -> list[str]:
 @pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("width", WIDTHS)
 def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
-    """First what to take in each state, then a table per state, then the next command."""
+    """First the decision, then what errs least and a table per state, then the next command."""
     shown = moeload_in_terminal("run", "sw_avg", "last_value", "--trace", "own.parquet", width=width, cwd=folder)
     lines = well(shown, width)
-    assert lines[0].startswith("transient: ")
+    assert lines[0].startswith("Decision at step 900: ")
+    assert any(line.startswith("transient: ") for line in lines)
     heads = [line for line in lines if line.startswith("forecaster ")]
     assert len(heads) == 2
     assert heads[0].split() == ["forecaster", "h=1", "h=10", "h=100", "skill", "ms"]
@@ -77,12 +78,12 @@ def test_capacity_leads_with_the_answer(folder: Path, width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
-    """What to take, what it saves, then one row per policy and every interval of the one to take."""
+    """The decision, then one row per candidate; other policies if asked."""
     words = ("plan", "own.parquet", "--devices", "2", "--slots", "6", *COSTS)
     lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
-    assert lines[0].startswith("Take ")
-    (head,) = [line for line in lines if line.startswith("policy ")]
-    assert head.split()[-2:] == ["saved", "%"]
+    assert lines[0].startswith("Decision at step 900: ")
+    (head,) = [line for line in lines if line.startswith("forecaster ")]
+    assert head.split()[-1] == "ms"
     wide = moeload_in_terminal(*words, "--wide", width=width, cwd=folder)
     assert "transient" in wide.text
     assert sum(line.startswith(("every", "│ every")) for line in wide.lines) == 2
@@ -91,11 +92,11 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
 @pytest.mark.parametrize(
     ("words", "stages"),
     [
-        (("report",), ("watching (1 of 3)", "forecasters (2 of 3): uniform, forecaster 1 of", "re-planning (3 of 3)")),
+        (("report",), ("watching (1 of 2)", "forecasters (2 of 2): uniform, forecaster 1 of")),
         (("run", "sw_avg", "--level", "none", "--fresh", "--trace"), ("sw_avg, forecaster 2 of 2, origin",)),
         (
             ("plan", "--devices=4", "--slots=12", "--expert-mb=1", "--bandwidth=25", "--step-ms=99", "--level=none"),
-            ("states of the run", "starting sw_avg", "forecast and plans at step"),
+            ("candidates at step",),
         ),
     ],
     ids=["report", "run", "plan"],
@@ -185,7 +186,7 @@ def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: 
     words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
     planned = well(moeload_in_terminal(*words, cwd=tmp_path), 80)
     following = " ".join(line.removesuffix("\\").strip() for line in planned[planned.index("Next:") + 1 :])
-    assert following.startswith("moeload-bench report seed0.parts --forecaster ")
+    assert following.startswith("moeload-bench report seed0.parts --devices 2 ")
     if importlib.util.find_spec("jinja2"):
         well(moeload_in_terminal(*shlex.split(following)[1:], cwd=tmp_path), 80)
         assert (tmp_path / "report.html").stat().st_size > 10_000

@@ -347,21 +347,22 @@ def plan_command(path, *more):
 
 
 def test_the_command_answers_and_draws(tmp_path):
-    """`plan` prints every policy and the best one with its break-even, and writes the figure."""
+    """`plan` leads with the decision, prints every policy if asked, and writes the figure."""
     path = tmp_path / "own.parquet"
     write_trace(skewed_trace(), path)
     figure = tmp_path / "plan.svg"
-    done = plan_command(path, "--figure", str(figure))
+    done = plan_command(path, "--wide", "--figure", str(figure))
     assert done.exit_code == 0, done.output
     for policy in POLICIES:
         assert policy in done.output
-    assert "Best:" in done.output
-    assert "Break-even:" in done.output
+    assert done.stdout.startswith("Decision at step 600: forecast with ")
     assert figure.stat().st_size > 10_000
-    record = json.loads(plan_command(path, "--json").stdout)
+    record = json.loads(plan_command(path, "--wide", "--json").stdout)
     assert {run["policy"] for run in record["policies"]} == set(POLICIES)
-    assert record["best"]["saved_percent"] > 0
-    assert record["best"]["moved_mb"] == 50 * record["best"]["replicas_moved"]
+    take = record["decision"]["take"]
+    assert take["saved_percent"] > 0
+    assert {one["every"] for one in record["decision"]["candidates"]} == {50, 200}
+    assert record["cost"]["expert_mb"] == 50
 
 
 def drawn(axes, label):

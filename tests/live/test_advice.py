@@ -21,6 +21,7 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import TRACES, needs_traces
 
 SHAPE = ClusterShape("mine", 2, 10)
+COST = CostModel(100, 200, 25)
 FOLLOWED = (
     *("qwen3moe-16e-aux0", "qwen3moe-16e-shift", "qwen3moe-16e-restart", "qwen3moe-16e-drift", "ladder-8m"),
     *("deepseekv3-32e-lossfree", "deepseekv3-16e-shift", "deepseekv3-16e-quantile", "granitemoe-16e-ramp"),
@@ -48,8 +49,8 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
     return replace(at, **changes)  # type: ignore[arg-type]
 
 
-def said(at: Situation, cluster: Cluster | None = None, rule: AdviceRule | None = None) -> Advice:
-    return advise(at, 200, cluster or Cluster(SHAPE), SHAPE, rule or AdviceRule())
+def said(at: Situation, cost: CostModel = COST, rule: AdviceRule | None = None) -> Advice:
+    return advise(at, 200, cost, SHAPE, rule or AdviceRule())
 
 
 def test_a_hot_expert_is_worth_a_move_and_the_reason_says_what_it_saves() -> None:
@@ -89,11 +90,11 @@ def test_batch_noise_alone_is_left_alone() -> None:
 
 def test_a_move_that_costs_more_than_it_saves_is_not_advised() -> None:
     """The same imbalance with experts two hundred times as heavy; near the price the reason says what it takes."""
-    advice = said(situation(HOT_E[None], stable=False), Cluster(SHAPE, CostModel(100, 40_000, 25)))
+    advice = said(situation(HOT_E[None], stable=False), CostModel(100, 40_000, 25))
     assert advice.verdict == "leave"
     assert advice.costs_percent > advice.saves_percent > 1
     assert "batch noise" not in advice.reason
-    close = said(situation(HOT_E[None]), Cluster(SHAPE, CostModel(100, 20_000, 25)))
+    close = said(situation(HOT_E[None]), CostModel(100, 20_000, 25))
     assert close.verdict == "leave"
     assert close.reason.endswith("a move has to save 1.5 times what it costs")
 
@@ -133,11 +134,11 @@ def test_constants_that_make_no_rule_are_refused(wrong: dict[str, float]) -> Non
 
 def followed(trace: Trace) -> tuple[Placing, list[Segment], Simulation]:
     """A run whose advice was followed, and the same plans in `plan`'s own simulation."""
-    settings = Settings(follow=True)
+    settings = Settings("sw_avg", cluster=Cluster(None, COST), follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
     assert shape is not None
     transient_SL = np.zeros(trace.load_SLE.shape[:2], dtype=np.bool_)
-    simulation = Simulation(trace.share_SLE(), transient_SL, shape, settings.cluster.cost)
+    simulation = Simulation(trace.share_SLE(), transient_SL, shape, COST)
     current, start = simulation.layout().static_LR, 0
     segments, placing = [], None
     moved_LD = np.zeros((len(current), shape.devices), dtype=np.int64)
@@ -180,7 +181,9 @@ def test_following_the_advice_saves_what_the_best_policy_saves() -> None:
 @pytest.mark.parametrize("shape", [SHAPE, ClusterShape("walk", 4, 12)])
 def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
     """With a balancing loss nothing is ever moved, and the last word is to leave it."""
-    snapshots = list(replay(load_trace("qwen3moe-tiny-8e/test/seed1"), Settings(cluster=Cluster(shape), follow=True)))
+    snapshots = list(
+        replay(load_trace("qwen3moe-tiny-8e/test/seed1"), Settings(cluster=Cluster(shape, COST), follow=True))
+    )
     assert {s.advice.verdict for s in snapshots if s.advice is not None} == {"wait", "leave"}
     last = snapshots[-1].advice
     assert last is not None

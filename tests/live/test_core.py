@@ -109,7 +109,7 @@ def test_a_snapshot_depends_on_the_past_alone() -> None:
     for column in mixed.values():
         column[600:] = column[600:, :, ::-1]
     columns = {**trace.columns, "load_half": mixed["load_half"]}
-    other = Trace.from_arrays(mixed["load"], trace.tokens_SL, 2, columns=columns)
+    other = Trace(trace.meta, trace.step_S, trace.tokens_SL, mixed["load"], columns)
     one = [s for s in replay(trace, Settings(follow=True)) if s.step <= 600]
     two = [s for s in replay(other, Settings(follow=True)) if s.step <= 600]
     for a, b in zip(one, two, strict=True):
@@ -160,15 +160,18 @@ def test_a_layer_without_load_is_unknown_not_wrong() -> None:
 def test_memory_does_not_grow_with_the_run() -> None:
     """The whole state of a watch after 6,000 steps is as large as after 3,000."""
     trace = synthetic_trace(400, seed=3)
-    watch = Watch(trace.meta, Settings(), 512)
+    watch = Watch(trace.meta, Settings("ema", intervals=(200,)), 512)
     rows = list(rows_of(trace))
     sizes = []
     for step in range(6_000):
         watch.add({**rows[step % 400], "step": step})
         if step in (2_999, 5_999):
-            watch._forecasts._feed = None  # type: ignore[assignment]
+            feeds = {name: one._feed for name, one in watch.forecasts.items()}
+            for one in watch.forecasts.values():
+                one._feed = None  # type: ignore[assignment]
             sizes.append(len(pickle.dumps(watch)))
-            watch._forecasts = Watch(trace.meta, Settings(), 512)._forecasts
+            for name, one in watch.forecasts.items():
+                one._feed = feeds[name]
     assert sizes[1] < 1.02 * sizes[0]
 
 

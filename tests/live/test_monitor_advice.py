@@ -107,7 +107,8 @@ def test_an_advice_that_is_refused_stands(answer: Any) -> None:
     assert monitor.latest.advice is not None
     monitor.carried_out(monitor.latest.advice)
     assert monitor.watch is not None
-    assert monitor.watch._plans.layout.replans == 1
+    assert monitor.watch.race is not None
+    assert monitor.watch.race.placed[0].layout.replans == 1
 
 
 def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:

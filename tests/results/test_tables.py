@@ -13,7 +13,7 @@ import pytest
 
 from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.captions import answer_lines, table_caption
-from moeload_bench.results.choice import choose_forecasters
+from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.grid import result_grid
@@ -161,7 +161,7 @@ def test_the_best_fixed_window_is_named_where_there_are_several(results: Results
 
 def answers(results: Results, metric: str) -> dict[str, str]:
     """What is said of each state."""
-    lines = answer_lines(results, list(choose_forecasters(results, metric)), StateRule())
+    lines = answer_lines(results, list(verdicts(results, metric)), StateRule())
     return dict(line.split(": ", 1) for line in lines)
 
 
@@ -187,7 +187,8 @@ def test_the_best_of_nothing_is_nobody(results: Results) -> None:
     some = [
         rescored(r, lambda task, g: {"metrics": {"window_tv": (None, *task.metrics["window_tv"][1:])}}) for r in results
     ]
-    assert "take sw_avg (window_tv). The next one, uniform, " in answers(Results(some), "hot_recall")["stable"]
+    words = "sw_avg has the least error (window_tv). The next one, uniform, "
+    assert words in answers(Results(some), "hot_recall")["stable"]
 
 
 def test_every_metric_of_results_can_be_asked_for(results: Results) -> None:
@@ -234,7 +235,7 @@ def test_results_of_different_tasks_are_not_compared(results: Results) -> None:
 
 def test_the_best_forecaster_of_each_state_is_named(results: Results) -> None:
     """uniform cannot win on unequal loads."""
-    assert "take sw_avg (window_tv). The next one, uniform, " in answers(results, "window_tv")["stable"]
+    assert "sw_avg has the least error (window_tv). The next one, uniform, " in answers(results, "window_tv")["stable"]
 
 
 def test_a_result_survives_its_file(results: Results, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
+from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, replay
 from moeload_bench.live.monitor import LoadMonitor
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.recording.recorder import record
 from moeload_bench.traces.trace import Trace
 from tests.support.recording.families import VOCABULARY, Sequences, tiny_model
@@ -18,7 +20,7 @@ from tests.support.snapshots import numbers
 
 torch.set_num_threads(1)
 
-OFTEN = Settings(horizon=20, every=10)
+OFTEN = Settings(horizon=20, every=10, cluster=Cluster(None, CostModel(100, 200, 25)))  # whatever steps take
 FAMILY = "gpt_oss"  # whose checkpoints the Trainer loads back whole
 
 

@@ -29,7 +29,7 @@ CLUSTER = ["--devices", "2", "--slots", "6", "--expert-mb", "1", "--bandwidth", 
 COMMANDS = {
     "show": ["traces", "show", "{trace}"],
     "run": ["run", "sw_avg", "--level", "none", "--trace", "{trace}"],
-    "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", *CLUSTER],
+    "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", "--wide", *CLUSTER],
     "report": ["report", "{trace}", "--out", "{folder}/report.html"],
     "watch": ["watch", "{trace}", "--once"],
 }
