@@ -115,7 +115,7 @@ def plan(
             watch, last = decided(loaded, settings, report)
         except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
             if written is None:
-                raise
+                raise TraceError(f"no decision for {loaded.id}: {error}; a plan without one: --write FILE") from None
             say(f"no decision: {error}", err=True)
             say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
