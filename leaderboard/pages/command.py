@@ -40,7 +40,7 @@ from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import not_found
 
 PAGES = (
-    page_of_parts("README.md", headline.PARTS),
+    page_of_parts("README.md", {**headline.PARTS, **regimes.BRIEF}),
     page_of_parts("docs/guide/cluster.md", cluster.PARTS),
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),

@@ -186,19 +186,27 @@ def runs_table(runs: Sequence[RegimeRun]) -> str:
     return aligned_table(head, rows, 6)
 
 
-def brief_table(runs: Sequence[RegimeRun]) -> str:
-    """Return the gains of `gated` in small and in large batches: a row for each state, a column for each horizon."""
-    rows = []
-    for kind in ("small", "large"):
-        for state in STATES:
-            own = [cell for cell in cells(runs, kind) if cell.state == state]
-            if own:
-                words = [cell.gain_words(SUBJECT, against) for cell in own for against in (TUNED, BESIDE)]
-                rows.append((f"{KINDS[kind]}, {own[0].recipes} recipes", state, *words))
-    over = [f"{against}, h = {h:,}" for h in HORIZONS for against in ("over the tuned average", f"over `{BESIDE}`")]
-    return aligned_table((f"gain of `{SUBJECT}`", "state", *over), rows, 2)
+def brief(runs: Sequence[RegimeRun]) -> str:
+    """Return what `gated` gains on the tuned average and on `adaptive`, in small and in large batches, for README."""
+    said = []
+    for kind, words in (
+        ("small", f"In suite `{SMALL}`, up to 1,024 tokens per expert"),
+        ("large", "With 4,096 tokens"),
+    ):
+        found = cells(runs, kind)
+        if found:
+            parts = [f"{cell.state} h = {cell.horizon:,} {cell.gain_words(SUBJECT, TUNED)} / "
+                     f"{cell.gain_words(SUBJECT, BESIDE)}" for cell in found]  # fmt: skip
+            said.append(f"{words} ({found[0].recipes} recipes): {', '.join(parts)}.")
+    return (
+        f"Less error of `{SUBJECT}` than of the average tuned per horizon, state and batch / than of `{BESIDE}`, with "
+        f"the interval for a new recipe, or the worst and best run where recipes are few. {' '.join(said)} Real runs "
+        "have up to two million tokens per expert and step: what is known, and what is not: "
+        "[regimes](docs/reports/regimes.md)."
+    )
 
 
+BRIEF: Mapping[str, Maker] = {"regimes": lambda _: brief(all_runs())}
 PARTS: Mapping[str, Maker] = {
     "answer": lambda _: answer(all_runs()),
     "errors": lambda kind: errors_table(all_runs(), kind),
