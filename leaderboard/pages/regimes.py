@@ -21,6 +21,7 @@ HORIZONS = (100, 1000)
 BESIDE = "adaptive"
 """The best entry of the suite that learns nothing beforehand."""
 SUBJECT = "gated"
+AVERAGES = (TUNED, "sw_avg", "ema", "last_value", "since_plan")
 ALIKE = 0.02
 """A gain below which two forecasters serve alike."""
 KINDS = {
@@ -72,6 +73,10 @@ class Cell:
     def leader(self) -> str:
         return max(self.names, key=lambda name: self.gain(name, TUNED))
 
+    def average(self) -> str:
+        """Return the average with the least error, in hindsight."""
+        return max((name for name in AVERAGES if name in self.names), key=lambda name: self.gain(name, TUNED))
+
     def gain_words(self, name: str, against: str) -> str:
         """Return the gain with its interval over recipes, or with the least and the largest of the runs."""
         means = self.means(name, against)
@@ -122,25 +127,24 @@ def answer(runs: Sequence[RegimeRun]) -> str:
 
 
 def sentence(kind: str, cell: Cell) -> str:
-    """Return who leads in a cell, by how much, and how sure that is."""
-    leader, where = cell.leader(), f"*{kind}, {cell.state}, next {cell.horizon:,} steps*"
+    """Return who leads in a cell, by how much less error than the best average, and how sure that is."""
+    leader, average, where = cell.leader(), cell.average(), f"*{kind}, {cell.state}, next {cell.horizon:,} steps*"
     of = f"{cell.recipes} recipes" if cell.recipes > 1 else "one recipe"
-    if leader == TUNED:
-        return f"{where}: no entry errs less than the tuned average ({of})."
-    over = next(name for name in (BESIDE, SUBJECT, TUNED) if name != leader)
-    gain, found = cell.gain(leader, TUNED), cell.means(leader, TUNED).intervals("a new recipe")[0]
+    if leader == average:
+        return f"{where}: no entry errs less than {_named(average)} ({of})."
+    gain, found = cell.gain(leader, average), cell.means(leader, average).intervals("a new recipe")[0]
     if found is None:
         sure = f"{of}: too few for an interval"
-    elif found.low > 0:
-        sure = f"{of}; the interval lies above zero"
     else:
-        sure = f"{of}; the interval holds zero"
+        sure = f"{of}; the interval {'lies above' if found.low > 0 else 'holds'} zero"
     if gain < ALIKE:
-        return f"{where}: the choice does not matter; `{leader}` errs {gain:.1%} less than the tuned average ({sure})."
-    return (
-        f"{where}: `{leader}` errs {gain:.1%} less than the tuned average and {cell.gain(leader, over):.1%} less than "
-        f"`{over}` ({sure})."
-    )
+        return f"{where}: the choice does not matter; `{leader}` errs {gain:.1%} less than {_named(average)} ({sure})."
+    others = [f"{cell.gain(leader, name):.1%} less than `{name}`" for name in (BESIDE, SUBJECT) if name != leader]
+    return f"{where}: `{leader}` errs {gain:.1%} less than {_named(average)} and {others[0]} ({sure})."
+
+
+def _named(average: str) -> str:
+    return "the tuned average" if average == TUNED else f"`{average}`, the best average there,"
 
 
 def errors_table(runs: Sequence[RegimeRun], kind: str) -> str:
@@ -195,11 +199,14 @@ def brief(runs: Sequence[RegimeRun]) -> str:
     ):
         found = cells(runs, kind)
         if found:
-            parts = [f"{cell.state} h = {cell.horizon:,} {cell.gain_words(SUBJECT, TUNED)} / "
-                     f"{cell.gain_words(SUBJECT, BESIDE)}" for cell in found]  # fmt: skip
+            parts = [
+                f"{cell.state} h = {cell.horizon:,} {cell.gain_words(SUBJECT, cell.average())} / "
+                f"{cell.gain_words(SUBJECT, BESIDE)}"
+                for cell in found
+            ]
             said.append(f"{words} ({found[0].recipes} recipes): {', '.join(parts)}.")
     return (
-        f"Less error of `{SUBJECT}` than of the average tuned per horizon, state and batch / than of `{BESIDE}`, with "
+        f"Less error of `{SUBJECT}` than of the best average, tuned ones among them / than of `{BESIDE}`, with "
         f"the interval for a new recipe, or the worst and best run where recipes are few. {' '.join(said)} Real runs "
         "have up to two million tokens per expert and step: what is known, and what is not: "
         "[regimes](docs/reports/regimes.md)."
