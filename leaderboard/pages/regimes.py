@@ -77,15 +77,14 @@ class Cell:
         """Return the average with the least error, in hindsight."""
         return max((name for name in AVERAGES if name in self.names), key=lambda name: self.gain(name, TUNED))
 
-    def gain_words(self, name: str, against: str) -> str:
+    def gain_words(self, name: str, against: str, digits: int = 1) -> str:
         """Return the gain with its interval over recipes, or with the least and the largest of the runs."""
         means = self.means(name, against)
         ends = means.intervals("a new recipe")[0]
-        value = f"{means.skill_F[0]:+.1%}"
-        if ends is not None:
-            return f"{value} [{ends.low:+.1%}, {ends.high:+.1%}]"
         known = sorted(map(skill_of, means.mean_FR[0]))
-        return f"{value} ({known[0]:+.1%} to {known[-1]:+.1%})"
+        low, high = (known[0], known[-1]) if ends is None else (ends.low, ends.high)
+        value, low_, high_ = (f"{100 * one:+.{digits}f}" for one in (means.skill_F[0], low, high))
+        return f"{value} % ({low_} to {high_})" if ends is None else f"{value} % [{low_}, {high_}]"
 
     def _mean(self, value: Callable[[StateScores, int], float | None]) -> float | None:
         by_recipe: dict[str, list[float]] = {}
@@ -191,26 +190,22 @@ def runs_table(runs: Sequence[RegimeRun]) -> str:
 
 
 def brief(runs: Sequence[RegimeRun]) -> str:
-    """Return what `gated` gains on the tuned average and on `adaptive`, in small and in large batches, for README."""
-    said = []
-    for kind, words in (
-        ("small", f"In suite `{SMALL}`, up to 1,024 tokens per expert"),
-        ("large", "With 4,096 tokens"),
-    ):
+    """Return what `gated` gains on the best average and on `adaptive`, in small and in large batches, for README."""
+    lines = []
+    for kind, words in (("small", "Up to 1,024 tokens per expert"), ("large", "4,096 tokens per expert")):
         found = cells(runs, kind)
-        if found:
-            parts = [
-                f"{cell.state} h = {cell.horizon:,} {cell.gain_words(SUBJECT, cell.average())} / "
-                f"{cell.gain_words(SUBJECT, BESIDE)}"
-                for cell in found
-            ]
-            said.append(f"{words} ({found[0].recipes} recipes): {', '.join(parts)}.")
+        for against, named in (("", "the best average, tuned ones among them"), (BESIDE, f"`{BESIDE}`")):
+            said = [f"{_state(found, state, against)} in the {state} state" for state in STATES]
+            lines.append(f"{words}, {found[0].recipes} recipes, less error than {named}: {', '.join(said)}.")
     return (
-        f"Less error of `{SUBJECT}` than of the best average, tuned ones among them / than of `{BESIDE}`, with "
-        f"the interval for a new recipe, or the worst and best run where recipes are few. {' '.join(said)} Real runs "
-        "have up to two million tokens per expert and step: what is known, and what is not: "
-        "[regimes](docs/reports/regimes.md)."
+        f"**How much `{SUBJECT}` gains, by size of batch**, over the next 100 / 1,000 steps, with the interval for a "
+        f"new recipe, or worst to best run where there are few. {' '.join(lines)} Real runs have up to two million "
+        "tokens per expert and step: what is known, and what is not, is in [regimes](docs/reports/regimes.md)."
     )
+
+
+def _state(found: Sequence[Cell], state: str, against: str) -> str:
+    return " / ".join(cell.gain_words(SUBJECT, against or cell.average(), 0) for cell in found if cell.state == state)
 
 
 BRIEF: Mapping[str, Maker] = {"regimes": lambda _: brief(all_runs())}

@@ -28,7 +28,7 @@ LEAST_RISK = 0.01
 """Smaller risks are extrapolated: the windows of `train` do not show them."""
 MOST_RISK = 0.5
 CAPACITY_VERSION = 1
-"""Version of the board of docs/reports/capacity.md; it rises when its numbers are no longer comparable."""
+"""Version of the board of capacity; it rises when its numbers are no longer comparable."""
 PRIOR = PACKAGE / "capacity" / "prior.json"
 
 

@@ -24,7 +24,7 @@ COMMANDS = {
     "recipes": "See the training configurations that can be recorded.",
     "corpora": "The training text of the recipes: pinned packages, checked by hash.",
     "plot": "Draw figures of traces and results as .svg, .png or .pdf (extra plot).",
-    "plan": "Find how often to re-plan experts and what that saves: simulated over a whole trace, migration charged.",
+    "plan": "Decide whether and how often to re-plan experts, with which forecaster, and what that saves.",
     "capacity": "Find the capacity factor and the memory that the next steps need, with the risk that they need more.",
     "watch": "Watch a run on the terminal, while it trains or later: states, heat map, dead experts, advice.",
     "report": "Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.",

@@ -11,7 +11,7 @@ import typer
 from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, capacity_sentences, choice_rows, evidence
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument
-from moeload_bench.cli.progress import command_lines, plain_console
+from moeload_bench.cli.progress import command_lines, plain_console, say_document
 from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
 
@@ -34,12 +34,13 @@ def capacity(
     [bold]moeload-bench capacity run.parquet --devices 8 --risk 0.01 --token-bytes 4096[/bold]
 
     The need of a window is the largest load of an expert over the even share, over its steps, experts and layers. It is
-    forecast from the run's own past windows and from those of other runs: docs/reports/capacity.md says how well.
+    forecast from the run's own past windows and from those of other runs; how well: docs/reports/capacity.md in the
+    project's repository.
     """
     found = capacity_of(open_trace(trace), steps, risk, devices, token_bytes)
     following = f"moeload-bench report {shlex.quote(trace)}"
     if as_json:
-        typer.echo(json.dumps({**found.record(), "next": following}, indent=1))
+        say_document(json.dumps({**found.record(), "next": following}, indent=1))
         return
     _print(found, following)
 

@@ -17,7 +17,15 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level, with_options
 from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.errors import MissingExtraError, ResultError, SuiteError, TraceError, not_found, printable
+from moeload_bench.errors import (
+    ForecastError,
+    MissingExtraError,
+    ResultError,
+    SuiteError,
+    TraceError,
+    not_found,
+    printable,
+)
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
 from moeload_bench.evaluation.sizing import sized
@@ -122,7 +130,7 @@ def run(
     if own is None and cluster != Cluster():
         raise SuiteError(f"got{cluster.options} without --trace: a cluster is for the decision about one run")
     here = [] if own is None else [open_trace(own)]
-    settings, decision = _settings(targets, cluster), None
+    settings, decision = _settings(targets, cluster, level, seed), None
     undecided: list[str] = []
     defaults, note = tuple(OWN_TRACE_BASELINES), None
     if here and not targets:
@@ -145,6 +153,8 @@ def run(
                 decision = decided(open_trace(own), settings, progress)[1].decision
             except TraceError as error:
                 undecided.append(f"no decision: {error}")
+            except ForecastError as error:
+                undecided.append(f"no decision: {settings.forecaster}: {error}")
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
@@ -248,10 +258,15 @@ def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int 
     return sliding_suite(suite, {trace.id: trace for trace in traces}, every, (blocks,) if blocks else suite.horizons)
 
 
-def _settings(targets: Sequence[str] | None, cluster: Cluster) -> Settings:
-    """Return what the decision about a run is made with: the one forecaster that is named, else those compared."""
+def _settings(targets: Sequence[str] | None, cluster: Cluster, level: str, seed: int | None) -> Settings:
+    """Return what the decision about a run is made with: the one forecaster that is named, else those compared.
+
+    A forecaster that is named may be a stranger's: it runs at the level that was asked for.
+    """
     named = [name for name in targets or () if name != UNIFORM]
-    return Settings(forecaster=named[0] if len(named) == 1 else None, cluster=cluster)
+    return Settings(
+        forecaster=named[0] if len(named) == 1 else None, cluster=cluster, level=parse_level(level), seed=seed or 0
+    )
 
 
 def _own_json(results: Results, metric: str, decision: Decision | None, note: str | None, following: str | None) -> str:

@@ -116,7 +116,7 @@ def test_a_disk_that_is_full_at_the_end_costs_no_table(
         main()
     shown = capsys.readouterr()
     assert stopped.value.code == 2
-    assert "transient: take sw_avg" in shown.out
+    assert shown.out.startswith("Decision at step 1,200: ")
     assert shown.err.endswith("uniform.json: No space left on device\n")
 
 
@@ -184,7 +184,8 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
     done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
-    assert "stable: take sw_avg (window_tv). The next one, " in done.stdout
+    assert "stable: sw_avg has the least error (window_tv). The next one, " in done.stdout
+    assert done.stdout.startswith("Decision at step 1,200: ")
     saved = load_result(tmp_path / "out" / "sw_avg.json")
     assert saved.isolation == "process"
     assert not saved.failures

@@ -52,7 +52,7 @@ def test_few_recipes_have_no_interval_but_their_ends() -> None:
     """Below five recipes nothing is inferred; the worst and the best run are shown."""
     cell = cells(several(1.0, 1.5), "large")[0]
     assert "2 recipes: too few for an interval" in sentence("large batch", cell)
-    assert cell.gain_words("gated", "average_tuned") == "+38.8% (+25.0% to +50.0%)"
+    assert cell.gain_words("gated", "average_tuned") == "+38.8 % (+25.0 to +50.0)"
 
 
 def test_where_all_are_alike_the_choice_is_said_not_to_matter() -> None:
@@ -78,7 +78,7 @@ def test_tables_hold_what_the_records_say() -> None:
     assert errors_table(found, "probe") == "No run of this kind is scored yet."
     gains = gains_table(found)
     assert "large batch, without loss-free bias" in gains
-    assert "+50.0% (+50.0% to +50.0%)" in gains
+    assert "+50.0 % (+50.0 to +50.0)" in gains
     assert "`adaptive` +20.0%" in runs_table(found[-1:])
 
 
