@@ -95,6 +95,8 @@ def misfits(trace: Trace) -> list[str]:
         found.append(f"top-k is {meta.top_k or 'not the same in all layers, or unknown'}")
     if not EXPERTS[0] <= meta.experts <= EXPERTS[1]:
         found.append(f"{meta.experts} experts")
+    if any(note.startswith("auxiliary loss off") for note in meta.notes):
+        found.append("the auxiliary loss is switched off on the way")
     if planned_shifts(trace):
         found.append("the recipe plans a shift")
     return found

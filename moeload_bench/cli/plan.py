@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -115,7 +116,8 @@ def plan(
             watch, last = decided(loaded, settings, report)
         except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
             if written is None:
-                raise TraceError(f"no decision for {loaded.id}: {error}; a plan without one: --write FILE") from None
+                why = str(error).removeprefix(f"{loaded.id}: ")
+                raise TraceError(f"no decision for {loaded.id}: {why}; a plan without one: --write FILE") from None
             say(f"no decision: {error}", err=True)
             say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
@@ -156,7 +158,7 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     if written.kind == "sglang" and placement.other_rows:
         rows = ", ".join(map(str, placement.other_rows))
         lines.append(f"{written.path}: layers without a plan, their experts in order: {rows}")
-    return [*lines, text]
+    return [*lines, *textwrap.wrap(text, 80, break_on_hyphens=False)]
 
 
 def _json(

@@ -45,7 +45,7 @@ def before_and_after(
     recent_SLE = share_SLE[max(0, trace.steps - RECENT) : trace.steps]
     before, after = (_imbalance(plan_LR, recent_SLE, shape) for plan_LR in (before_LR, after_LR))
     text = (
-        f"expected max/mean {before:.2f} -> {after:.2f} over the next {settings.horizon} steps "
+        f"expected max/mean {before:.2f} -> {after:.2f} over the next {settings.horizon:,} steps "
         f"({_interval(trace, forecaster, shape, settings, after)}), "
         f"{counted(int(replicas_moved(before_LR, after_LR, shape.devices).sum()), 'replica')} to move, "
         f"{counted(int((before_LR != after_LR).sum()), 'slot')} different from "

@@ -17,7 +17,7 @@ import pytest
 from leaderboard.properties import Slice
 from leaderboard.site.command import write_site
 from leaderboard.site.inputs import Inputs, read_inputs
-from leaderboard.site.pages import site_files, trace_files
+from leaderboard.site.pages import described_traces, site_files, trace_files
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
 from moeload_bench.results.html import MINUS, NONE
@@ -342,7 +342,7 @@ def test_a_stranger_s_trace_is_text_on_its_page_and_in_the_list(driver: Any, tmp
     trace = synthetic_trace(400, recipe="evil", **texts, **tables, notes=(HOSTILE,), sources=(source,))
     write_trace(trace, tmp_path / "traces/evil/test/seed0.parquet")
     inputs = Inputs(tmp_path, (), tuple(list_traces(tmp_path / "traces")), "0" * 64)
-    write_site(trace_files(inputs), tmp_path / "site")
+    write_site(trace_files(inputs, described_traces(inputs)), tmp_path / "site")
     for page in ("traces/evil.test.seed0.html", "traces/index.html"):
         driver.get((tmp_path / "site" / page).as_uri())  # without the site's styles and scripts, which are not made
         assert "evil" in driver.find_element("tag name", "main").text
