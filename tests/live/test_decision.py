@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -316,3 +317,14 @@ def test_a_run_too_short_to_decide_on_can_be_planned_for(tmp_path: Path) -> None
     assert len(json.loads((tmp_path / "p.json").read_text())["layers"]) == 2
     refused = CliRunner().invoke(app, words).exception
     assert isinstance(refused, TraceError)
+
+
+def test_a_strangers_forecaster_decides_at_the_level_that_was_asked_for(tmp_path: Path) -> None:
+    """It is watched for the decision as well as scored: neither in this process, where it could do anything."""
+    path, log = write_trace(synthetic_trace(300), tmp_path / "own.parquet"), tmp_path / "log"
+    target = f'{Path(__file__).parents[1] / "support" / "counted.py"}:Counted@log="{log}"'
+    done = CliRunner().invoke(app, ["run", target, "--trace", str(path)])
+    assert done.exit_code == 0, done.output
+    made_in = [int(line.split()[1]) for line in log.read_text().splitlines()]
+    assert len(made_in) == 2
+    assert os.getpid() not in made_in
