@@ -23,8 +23,8 @@ from leaderboard.studies.capacity import (
     board,
     groups_of,
     prior_text,
-    records_text,
 )
+from leaderboard.studies.kept import records_text
 from moeload_bench.capacity.alarms import BLOCK_STEPS, DANGER, AlarmCounts, added
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
@@ -219,9 +219,9 @@ def made() -> dict[Path, str]:
     """Return the page, the records that it is made from, and what the package ships."""
     runs = all_runs()
     return {
-        OUT: records_text(runs),
+        OUT: records_text(runs, lambda run: (run.id, run.merged)),
         PRIOR: prior_text(runs),
-        alarms.OUT: alarms.records_text(_alarms()),
+        alarms.OUT: records_text(_alarms(), lambda run: run.id),
         PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), PARTS),
     }
 

@@ -12,7 +12,8 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.ladder_figures import draw_figures
 from leaderboard.pages.parts import Maker, Page, fill_parts
-from leaderboard.studies.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of, records_text
+from leaderboard.studies.kept import records_text
+from leaderboard.studies.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of
 from leaderboard.studies.rungs import (
     CANNOT,
     LOADS,
@@ -248,7 +249,7 @@ def made() -> dict[Path, str]:
     """Return the page, and the file of records that it is made from."""
     runs = [run for rung in _rungs() for run in rung.runs]
     return {
-        OUT: records_text(runs),
+        OUT: records_text(runs, lambda run: run.id),
         PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), parts_of(_rungs())),
     }
 

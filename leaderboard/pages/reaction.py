@@ -34,12 +34,18 @@ ALIKE = 0.1
 
 
 @cache
+def _runs() -> Mapping[str, Mapping[str, tuple[float, float]]]:
+    runs: dict[str, dict[str, tuple[float, float]]] = json.loads(MEASURED.read_text(encoding="utf-8"))["test"]
+    return runs
+
+
+@cache
 def measured(late: int = 0) -> Mapping[str, Mapping[int, tuple[float, float, float]]]:
     """Kind of plan to k to (imbalance, per cent of the step saved before moving, most experts a device receives).
 
     ``late``: steps between a decision and the first step that it is for.
     """
-    runs = json.loads(MEASURED.read_text(encoding="utf-8"))["test"]
+    runs = _runs()
     found: dict[str, dict[int, tuple[float, float, float]]] = {}
     for name in next(iter(runs.values())):
         kind, _, when = name.partition("@")
@@ -76,8 +82,7 @@ def best_of(kinds: tuple[str, ...], cost: float, late: int) -> tuple[float, str]
 
 def lateness() -> list[int]:
     """Return the latencies that were measured, in steps."""
-    run = next(iter(json.loads(MEASURED.read_text(encoding="utf-8"))["test"].values()))
-    return sorted({int(name.partition("~")[2] or 0) for name in run})
+    return sorted({int(name.partition("~")[2] or 0) for name in next(iter(_runs().values()))})
 
 
 def map_table() -> str:

@@ -20,13 +20,13 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.recipes.draws import twin_clusters
 from moeload_bench.recipes.recipe import load_recipe
-from moeload_bench.results.json_text import readable_json
 from moeload_bench.schema import Record
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
@@ -97,7 +97,7 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
 
 def known_runs(path: Path = OUT) -> list[CapacityRun]:
     """Return the records that are kept; none where there is no file."""
-    return [CapacityRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+    return read_records(CapacityRun, path)
 
 
 def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
@@ -109,12 +109,6 @@ def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
         return [run for runs in known.values() for run in runs]
     refs = [ref for ref in list_traces(folder) if not ref.id.startswith(BROKEN)]
     return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
-
-
-def records_text(runs: Sequence[CapacityRun]) -> str:
-    """Return the file of records, in the order of their ids."""
-    ordered = sorted(runs, key=lambda run: (run.id, run.merged))
-    return readable_json([run.model_dump(mode="json") for run in ordered], levels=2) + "\n"
 
 
 Level = Callable[[FloatArray, int], float]

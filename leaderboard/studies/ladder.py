@@ -11,7 +11,6 @@ Axis letters: K horizons, L MoE layers.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.properties import layer_medians
+from leaderboard.studies.kept import answered, read_records
 from leaderboard.suites.plan import Plan, load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -28,7 +28,7 @@ from moeload_bench.recording.parts import first_steps
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.comparison import skill as skill_of
 from moeload_bench.results.grid import present_mean, run_means
-from moeload_bench.results.json_text import content_sha256, readable_json
+from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -123,7 +123,7 @@ def planned(plan: Plan) -> list[Recipe]:
 
 def known_runs(path: Path = OUT) -> list[LadderRun]:
     """Return the records that are kept; none where there is no file."""
-    return [LadderRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+    return read_records(LadderRun, path)
 
 
 def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
@@ -175,10 +175,7 @@ def _digits(value: float) -> float:
 
 def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict[str, Score]]]:
     suite = suite_for_trace(trace, horizons=HORIZONS, rule=load_suite("v1").rule)
-    results = evaluate(targets, suite, traces=[trace], level="none")
-    if results.failures:
-        name, where, task = results.failures[0]
-        raise ResultError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    results = answered(evaluate(targets, suite, traces=[trace], level="none"))
     reference = reference_of(results)
     assert reference is not None, "a baseline of v1"
     errors = errors_of(results, METRIC)
@@ -198,11 +195,6 @@ def _score(result: Result, state: str, skill: float) -> Score:
         error_K=tuple(run_means(run, state, METRIC)),
         regret_K=tuple(run_means(run, state, REGRET)),
     )
-
-
-def records_text(runs: Sequence[LadderRun]) -> str:
-    """Return the file of records, in the order of their ids."""
-    return readable_json([run.model_dump(mode="json") for run in sorted(runs, key=lambda run: run.id)], levels=2) + "\n"
 
 
 def by_rung(runs: Sequence[LadderRun]) -> Mapping[str, list[LadderRun]]:

@@ -9,7 +9,6 @@ Axis letters: K horizons.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from leaderboard.committed import ROOT, committed_results
+from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.files import replacing
@@ -24,7 +24,7 @@ from moeload_bench.isolation.targets import source_sha256
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import run_means
-from moeload_bench.results.json_text import content_sha256, readable_json
+from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import log_ratio
 from moeload_bench.schema import Record
@@ -77,7 +77,7 @@ class RegimeRun(Record):
 
 def known_runs(path: Path = OUT) -> list[RegimeRun]:
     """Return the records that are kept; none where there is no file."""
-    return [RegimeRun.model_validate(one) for one in json.loads(path.read_text())] if path.is_file() else []
+    return read_records(RegimeRun, path)
 
 
 def small_runs() -> list[RegimeRun]:
@@ -135,10 +135,7 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
         trace = sum_rows(trace, SUMMED)
     horizons = [h for h in HORIZONS if h % trace.meta.stride == 0]
     suite = suite_for_trace(trace, horizons=horizons, rule=load_suite(SMALL).rule)
-    results = evaluate(list(FORECASTERS), suite, traces=[trace], level="none")
-    if results.failures:
-        name, where, task = results.failures[0]
-        raise ResultError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    results = answered(evaluate(list(FORECASTERS), suite, traces=[trace], level="none"))
     return RegimeRun(
         id=trace.id,
         kind=kind,
@@ -179,6 +176,5 @@ def regimes() -> None:
     """Score every large, probe and summed run that has no score yet; about a minute of a core each."""
     for run in (found := list(measured_runs())):
         print(f"{run.kind:7}{run.id}")
-    text = readable_json([run.model_dump(mode="json") for run in sorted(found, key=lambda run: run.id)], levels=2)
     with replacing(OUT) as scratch:
-        scratch.write_text(text + "\n", encoding="utf-8")
+        scratch.write_text(records_text(found, lambda run: run.id), encoding="utf-8")

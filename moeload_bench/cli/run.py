@@ -130,6 +130,7 @@ def run(
     if own is None and cluster != Cluster():
         raise SuiteError(f"got{cluster.options} without --trace: a cluster is for the decision about one run")
     here = [] if own is None else [open_trace(own)]
+    whole = here[0] if here else None
     settings, decision = _settings(targets, cluster, level, seed), None
     undecided: list[str] = []
     defaults, note = tuple(OWN_TRACE_BASELINES), None
@@ -148,9 +149,9 @@ def run(
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
     stopped += ", without --fresh" if fresh else ""
     with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
-        if own is not None:
+        if whole is not None:
             try:
-                decision = decided(open_trace(own), settings, progress)[1].decision
+                decision = decided(whole, settings, progress)[1].decision
             except TraceError as error:
                 undecided.append(f"no decision: {error}")
             except ForecastError as error:
