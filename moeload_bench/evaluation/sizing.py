@@ -22,6 +22,7 @@ SMALL = 10_000_000
 MOST_SCORED = 100_000_000
 """Origins x rows of the longest horizon x layers x experts scored per forecaster: of a larger run, some layers are."""
 BUDGET_S = 60.0
+"""What a whole comparison may take; its forecasters may take half of it, however long reading the run does."""
 READING_NS, SCORING_NS = 250.0, 60.0
 """CPU time to read, label and describe a load, and to score a forecast share with its plan."""
 
@@ -68,7 +69,7 @@ def sized(trace: Trace, names: Sequence[str], source: str) -> Sized:
         return len(layers) * E * each_s
 
     kept, left = sorted(names, key=seconds), []
-    spare_s = BUDGET_S - 1e-9 * READING_NS * trace.load_SLE.size
+    spare_s = max(BUDGET_S / 2, BUDGET_S - 1e-9 * READING_NS * trace.load_SLE.size)
     while len(kept) > 1 and sum(map(seconds, kept)) > spare_s:
         left.append(kept.pop())
     said = [f"{len(layers)} of {L} layers are looked at, evenly spread"] if len(layers) < L else []

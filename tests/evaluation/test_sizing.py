@@ -55,6 +55,16 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
     assert left[3] & set(AVERAGES) != set(AVERAGES)
 
 
+def test_a_run_that_takes_the_whole_budget_to_read_still_gets_a_comparison(
+    tight: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half the budget is the forecasters': the cheap ones stay, `gated` among them."""
+    monkeypatch.setattr(sizing, "READING_NS", 1e9)
+    kept = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
+    assert {*AVERAGES, "gated"} <= set(kept)
+    assert "arima" not in kept
+
+
 def test_the_layers_looked_at_are_spread_evenly_with_all_their_columns(tight: None) -> None:
     """First and last are among them; every array is that of the named layers."""
     trace = wide_trace()
