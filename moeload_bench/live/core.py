@@ -277,15 +277,20 @@ class Watch:
         self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
         self._window.append(share_SLE)
         block = _step_block(rows, load_SLE)
-        self._each(lambda one: one.add(block, share_SLE))
+        self._each(self._blocks, lambda one: one.add(block, share_SLE))
         if self.race is not None:
             self.race.see(share_SLE, len(rows) * self.info.stride)
         return share_SLE
 
-    def _each(self, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
-        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with."""
+    def _each(self, turn: int, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
+        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with.
+
+        Each goes first in its ``turn``: the first one finds cold caches, which would count as its CPU time.
+        """
         given = {}
-        for name, one in list(self.forecasts.items()):
+        named = list(self.forecasts.items())
+        first = turn % len(named)
+        for name, one in named[first:] + named[:first]:
             try:
                 given[name] = call(one)
             except ForecastError as error:
@@ -303,7 +308,9 @@ class Watch:
         dead_LE = share_LE < DEAD_SHARE * even
         dying_LE = self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE)
         transient_L, step = self._states.transient_L, self.next_step
-        outlooks: dict[str, Outlook] = self._each(lambda one: one.ask(step, transient_L))
+        outlooks: dict[str, Outlook] = self._each(
+            self._blocks // self._check_blocks, lambda one: one.ask(step, transient_L)
+        )
         decision, placing, advice = self._decide(step, recent_SLE, outlooks)
         states, outlook = self._states, outlooks[self._own]
         if self._start is None and np.isfinite(states.drift_L).any():

@@ -14,6 +14,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.capacity.alarms import (
     ALIVE_BLOCKS,
+    BLOCK_STEPS,
     DEAD,
     DEAD_BLOCKS,
     FIRST_BLOCK,
@@ -24,13 +25,14 @@ from moeload_bench.capacity.alarms import (
     rows_per_block,
     standing,
 )
+from moeload_bench.errors import counted
 from moeload_bench.recording.writer import Row
 
 SEEN: Mapping[str, str] = {
     "loss": "loss",
     "lr": "learning rate",
     "grad_norm": "gradient norm",
-    "aux_loss": "auxiliary loss",
+    "aux_loss": "auxiliary loss (before its coefficient)",
     "router_entropy": "router entropy of the layer",
 }
 """Columns that are shown beside a death, where they are recorded."""
@@ -41,7 +43,7 @@ MOST_DEATHS = 3
 class Death(NamedTuple):
     """An expert that died at ``step``, warned of since ``warned`` (None: without a warning).
 
-    ``seen``: by column, its mean in the 100 steps before the death and in the last 100 steps.
+    ``seen``: by column, its mean in the 100 steps before the death, and 200 to 300 steps later.
     """
 
     step: int
@@ -140,7 +142,10 @@ def death_sentences(deaths: Deaths, names_L: Sequence[str]) -> list[str]:
     """Return what was seen at the last deaths, and what people change then; nothing without a death."""
     if not deaths.count:
         return []
-    said = [f"{deaths.count:,} deaths so far, {deaths.warned:,} with a warning before."] if deaths.count > 1 else []
+    experts = f"{counted(deaths.count, 'death')} of experts"
+    said = [
+        f"{experts} since step {FIRST_BLOCK * BLOCK_STEPS}, {deaths.warned:,} of them with a warning 100 steps before."
+    ]
     for one in deaths.last:
         warned = "without a warning" if one.warned is None else f"warned of since step {one.warned:,}"
         seen = [
@@ -148,7 +153,7 @@ def death_sentences(deaths: Deaths, names_L: Sequence[str]) -> list[str]:
             for name, (before, now) in one.seen.items()
             if np.isfinite([before, now]).all()
         ]
-        beside = f" Meanwhile (100 steps before it -> lately): {', '.join(seen)}." if seen else ""
+        beside = f" In the 100 steps before -> 200 to 300 steps later: {', '.join(seen)}." if seen else ""
         said.append(f"Expert {names_L[one.layer]}.{one.expert} died at step {one.step:,}, {warned}.{beside}")
     return [
         *said,

@@ -73,7 +73,7 @@ def test_capacity_leads_with_the_answer(folder: Path, width: int) -> None:
     assert any(line.startswith("Busiest of 2 devices: up to ") for line in lines)
     assert "ASSUMED" not in "".join(lines)
     assert any(re.fullmatch(r" *0\.1 % \* .*", line) for line in lines)
-    assert lines[-1].strip() == "moeload-bench report own.parquet"
+    assert lines[-1].strip() == "moeload-bench report own.parquet --devices 2 --slots 6"
 
 
 @pytest.mark.parametrize("width", WIDTHS)
