@@ -134,7 +134,8 @@ class Decision:
         by, worth = self.judged_by, {name: self._best(name) for name in names}
         if by == "step time saved":
             values = sorted(one.saved_percent for one in worth.values())
-            span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time"
+            each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
+            span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         else:
             values = sorted(100 * one.misplaced for one in worth.values())
             span = f"they misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"

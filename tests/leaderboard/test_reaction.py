@@ -46,7 +46,7 @@ SKEWED = np.array([0.6, 0.2, 0.1, 0.1])
 
 
 def test_a_plan_for_each_step_is_judged_on_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loads 0.4, 0.3, 0.2, 0.1 are even with experts 0, 3 | 1, 2; those of the next step, 0.4, 0.1, 0.2, 0.3, with 0, 1.
+    """Loads 0.4, 0.3, 0.2, 0.1 are even with experts 0, 3 | 1, 2; the next step's 0.4, 0.1, 0.2, 0.3 with 0, 1 | 2, 3.
 
     From its own loads every step is even, and each device receives one expert. A step late, it has 0.7 and 0.3.
     """

@@ -230,7 +230,9 @@ def test_intervals_with_another_best_are_named() -> None:
     """One forecaster for short intervals, another for long ones."""
     rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
             candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
-    assert "Best by interval: a every 50, b every 500." in decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    said = decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    assert "Best by interval: a every 50, b every 500." in said
+    assert "they save 4.00 to 5.00 % of the step time, each at its best interval" in said
 
 
 def test_below_one_percent_the_experts_stay() -> None:
