@@ -56,7 +56,7 @@ class Death(NamedTuple):
 class Deaths(NamedTuple):
     """Deaths so far: how many, how many of them the alarm had warned of, and the last ones."""
 
-    count: int
+    number: int
     warned: int
     last: tuple[Death, ...]
 
@@ -140,9 +140,9 @@ def alarm_errors() -> str:
 
 def death_sentences(deaths: Deaths, names_L: Sequence[str]) -> list[str]:
     """Return what was seen at the last deaths, and what people change then; nothing without a death."""
-    if not deaths.count:
+    if not deaths.number:
         return []
-    experts = f"{counted(deaths.count, 'death')} of experts"
+    experts = f"{counted(deaths.number, 'death')} of experts"
     said = [
         f"{experts} since step {FIRST_BLOCK * BLOCK_STEPS}, {deaths.warned:,} of them with a warning 100 steps before."
     ]

@@ -43,7 +43,7 @@ def test_row_by_row_it_says_what_the_board_scores(dying: Trace, stride: int) -> 
         if (at + 1) * stride % 100 == 0:
             assert (starving.alarm_LE == expected_BLE[(at + 1) * stride // 100 - 1]).all()
     died = {(int(block) * 100, int(layer), int(expert)) for block, layer, expert in np.argwhere(deaths(share_BLE))}
-    assert starving.deaths.count == len(died) > 5
+    assert starving.deaths.number == len(died) > 5
     assert {(one.step, one.layer, one.expert) for one in starving.deaths.last} <= died
     for one in starving.deaths.last:
         block = one.step // 100
