@@ -105,17 +105,20 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def forecast_ms(target: str, layers: int, experts: int) -> float:
-    """Return the greatest CPU milliseconds of five forecasts of 200 steps, each 50 steps after the one before."""
+def forecast_ms(target: str, layers: int, experts: int) -> tuple[float, float]:
+    """Return CPU milliseconds of five forecasts of 200 steps: of the longest, and the median with 50 steps shown."""
     forecaster, rng, spent = new_forecaster(target, layers, experts), np.random.default_rng(0), []
     share_LE = rng.dirichlet(np.full(experts, 3.0), layers)
     for first in range(0, 600, 50):
         load_SLE = rng.multinomial(TOKENS * TOP_K, share_LE, size=(50, layers))
+        before = time.process_time()
         forecaster.observe(StepBlock(np.arange(first, first + 50), load_SLE, load_SLE.sum(axis=2)))
         start = time.process_time()
         forecaster.forecast(ForecastRequest(first + 50, 200, (200,)))
-        spent.append(1000 * (time.process_time() - start))
-    return max(spent[-5:])
+        end = time.process_time()
+        spent.append((1000 * (end - start), 1000 * (end - before)))
+    alone, shown = np.array(spent[-5:]).T
+    return float(alone.max()), float(np.median(shown))
 
 
 def part(rows: Sequence[Sequence[str]], forecasts: Sequence[Sequence[str]], size: str, steps: int) -> str:
@@ -128,11 +131,12 @@ def part(rows: Sequence[Sequence[str]], forecasts: Sequence[Sequence[str]], size
     )
     below = (
         "Greatest CPU milliseconds of a forecast of 200 steps at 60 x 256, as a monitor asks for it; at most "
-        f"{FORECAST_MS:g}."
+        f"{FORECAST_MS:g}. Median with the 50 steps before it shown to the forecaster: decisions call forecasters "
+        "cheap in this order."
     )
     return "\n".join(["## Recorder and monitor at real size", "", about, "",
                       *table(["what", "ms per step", "longest step, ms", "MB"], rows), "", below, "",
-                      *table(["forecaster", "ms"], forecasts), ""])  # fmt: skip
+                      *table(["forecaster", "ms", "with the steps shown, ms"], forecasts), ""])  # fmt: skip
 
 
 def main() -> int:
@@ -157,12 +161,12 @@ def main() -> int:
         rows.append([words, f"{found['ms']:.2f}", f"{found['most_ms']:.0f}", f"{found['mb']:.0f}"])
         print(" | ".join(rows[-1]), flush=True)
     taken = {name: forecast_ms(name, 60, 256) for name in FORECASTERS}
-    forecasts = [[f"`{name}`", f"{ms:.1f}"] for name, ms in taken.items()]
+    forecasts = [[f"`{name}`", *(f"{ms:.1f}" for ms in both)] for name, both in taken.items()]
     print("\n".join(map(" | ".join, forecasts)))
     if given.out is not None:
         made = part(rows, forecasts, f"{given.layers} x {given.experts}", given.steps)
         write_part(given.out, BEGIN, f"\n{made}\n")
-    return int(max(taken.values()) > FORECAST_MS)
+    return int(max(alone for alone, _ in taken.values()) > FORECAST_MS)
 
 
 if __name__ == "__main__":

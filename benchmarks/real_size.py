@@ -75,6 +75,7 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
     "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
     "report": (("report", "TRACE", "--out", "{out}"), 40, 1.0),
     "watch": (("watch", "TRACE", "--once"), 10, None),
+    "capacity": (("capacity", "TRACE"), 10, 0.6),
 }
 """By a short name: the command, CPU seconds and GB that it may take on `MODEL`."""
 

@@ -13,6 +13,7 @@ from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
 from leaderboard.studies import alarms
 from leaderboard.studies.alarms import AlarmRun
 from leaderboard.studies.capacity import (
+    BROKEN,
     ENTRIES,
     HORIZONS,
     NAIVE,
@@ -25,7 +26,7 @@ from leaderboard.studies.capacity import (
     prior_text,
 )
 from leaderboard.studies.kept import records_text
-from moeload_bench.capacity.alarms import BLOCK_STEPS, DANGER, AlarmCounts, added
+from moeload_bench.capacity.alarms import BLOCK_STEPS, MEASURED, AlarmCounts, added
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
@@ -155,32 +156,34 @@ def rates(counts: AlarmCounts) -> tuple[str, ...]:
 
 
 def alarm_table() -> str:
-    """Return the rates of the alarm at each limit: of all runs of a split together, and as means over recipes."""
+    """Return the rates of each alarm: of all runs of a split together, and as means over recipes."""
     rows = []
-    for split in ("train", "test"):
-        runs = [run for run in _alarms() if f"/{split}/" in run.id]
-        for limit in map(str, alarms.LIMITS):
-            total = added(run.counts[limit] for run in runs)
-            by_recipe = (over_recipes(runs, limit, rate) for rate in ("recall", "precision"))
-            rows.append(
-                (split, f"{limit}/E" + (" (baseline)" if float(limit) == DANGER else ""), *rates(total), *by_recipe)
-            )
+    for split, where, begins in (
+        ("train", "train", ""),
+        ("test", "test", ""),
+        ("test, `unbalanced-*`", "test", BROKEN),
+    ):
+        runs = [run for run in _alarms() if f"/{where}/" in run.id and run.id.startswith(begins)]
+        for name in alarms.ENTRIES:
+            total = added(run.counts[name] for run in runs)
+            by_recipe = (over_recipes(runs, name, rate) for rate in ("recall", "precision"))
+            rows.append((split, name, *rates(total), *by_recipe))
     heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
              "recall %, by recipe", "precision %, by recipe")  # fmt: skip
     return aligned_table(heads, rows, 2)
 
 
-def over_recipes(runs: Sequence[AlarmRun], limit: str, rate: str) -> str:
+def over_recipes(runs: Sequence[AlarmRun], name: str, rate: str) -> str:
     """Return a rate as the mean over recipes, in percent, of the runs that have it."""
-    having = [run for run in runs if getattr(run.counts[limit], rate) is not None]
-    return mean_part(having, [getattr(run.counts[limit], rate) for run in having]) if having else "-"
+    having = [run for run in runs if getattr(run.counts[name], rate) is not None]
+    return mean_part(having, [getattr(run.counts[name], rate) for run in having]) if having else "-"
 
 
 def deaths_table() -> str:
-    """Return the recipes in which experts die, with the baseline's rates."""
+    """Return the recipes in which experts die, with the rates of the alarm that is shipped."""
     by_recipe: dict[str, list[AlarmCounts]] = {}
     for run in _alarms():
-        by_recipe.setdefault(run.recipe, []).append(run.counts[str(DANGER)])
+        by_recipe.setdefault(run.recipe, []).append(run.counts[alarms.SHIPPED])
     rows = [
         (f"`{recipe}`", str(len(counts)), *rates(added(counts)))
         for recipe, counts in sorted(by_recipe.items())
@@ -221,6 +224,7 @@ def made() -> dict[Path, str]:
     return {
         OUT: records_text(runs, lambda run: (run.id, run.merged)),
         PRIOR: prior_text(runs),
+        MEASURED: alarms.measured_text(_alarms()),
         alarms.OUT: records_text(_alarms(), lambda run: run.id),
         PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), PARTS),
     }

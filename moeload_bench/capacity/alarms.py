@@ -1,21 +1,25 @@
 """Experts that die, and alarms before they do: episodes, scored by what happened.
 
 An expert is dead in a block of 100 steps if its share is below 0.1/E. It dies at the first of three dead blocks that
-follow two alive ones, from step 300 on. An alarm says after each block which alive experts are in danger. Alarms for
-one expert are one episode until it is out of danger.
+follow two alive ones, from step 300 on. An alarm says after each block which alive experts are in danger: it begins
+when an expert is below 0.2/E and falling, and stands until the expert has its even share again. Alarms for one expert
+are one episode until it is out of danger. How often the alarm is right was measured on recorded runs (`measured`).
 
 Axis letters: B blocks, L MoE layers, E experts.
 """
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.files import PACKAGE
 from moeload_bench.traces.trace import Trace
 
 Flags = NDArray[np.bool_]
@@ -26,9 +30,14 @@ DEAD_BLOCKS, ALIVE_BLOCKS = 3, 2
 FIRST_BLOCK = 3
 """Deaths before step 300 are those of a training that has not begun to settle."""
 DANGER = 0.2
-"""Times 1/E: the baseline warns below it."""
+"""Times 1/E: the alarm begins below it; an episode lasts while the share is below it, or the alarm stands."""
+RECOVERED = 1.0
+"""Times 1/E: the alarm stands until the share is back there."""
 WARNING_BLOCKS = 1
 """A death counts as foreseen if at least so many whole blocks lie between alarm and death."""
+
+
+MEASURED = PACKAGE / "capacity" / "alarm.json"
 
 
 class Episode(NamedTuple):
@@ -66,35 +75,67 @@ class AlarmCounts(NamedTuple):
         return 1e5 * (self.episodes - self.right) / max(1, self.layer_steps)
 
 
+@functools.cache
+def measured() -> AlarmCounts:
+    """Return how the alarm did on recorded runs on which it was not chosen (docs/reports/capacity.md)."""
+    return AlarmCounts(**json.loads(MEASURED.read_text()))
+
+
+def rows_per_block(stride: int) -> int:
+    """Return how many rows of a trace make a block."""
+    return max(1, BLOCK_STEPS // stride)
+
+
+def over_even(load_LE: IntArray) -> FloatArray:
+    """Return the load of each expert over the even share; 1 in a layer without load."""
+    total_L1 = load_LE.sum(axis=-1, keepdims=True)
+    share_LE: FloatArray = np.ones(load_LE.shape)
+    np.divide(load_LE * load_LE.shape[-1], total_L1, out=share_LE, where=total_L1 > 0)
+    return share_LE
+
+
 def block_shares(trace: Trace) -> FloatArray:
     """Return the load of each expert over the even share in each whole block, [B, L, E]; 1 in a block without load."""
-    rows = max(1, BLOCK_STEPS // trace.meta.stride)
-    blocks = trace.steps // rows
-    load_BLE = np.empty((blocks, *trace.load_SLE.shape[1:]))
-    for block in range(blocks):
-        load_BLE[block] = trace.load_SLE[block * rows : (block + 1) * rows].sum(axis=0)
-    total_BL1 = load_BLE.sum(axis=2, keepdims=True)
-    share_BLE: FloatArray = np.ones_like(load_BLE)
-    np.divide(load_BLE * trace.num_experts, total_BL1, out=share_BLE, where=total_BL1 > 0)
+    rows = rows_per_block(trace.meta.stride)
+    share_BLE = np.empty((trace.steps // rows, *trace.load_SLE.shape[1:]))
+    for block in range(len(share_BLE)):
+        share_BLE[block] = over_even(trace.load_SLE[block * rows : (block + 1) * rows].sum(axis=0))
     return share_BLE
+
+
+def dying(dead_BLE: Flags) -> Flags:
+    """Return which experts die in the third of five blocks: dead in the last three, alive in the two before, [L, E]."""
+    return np.asarray(dead_BLE[ALIVE_BLOCKS:].all(axis=0) & ~dead_BLE[:ALIVE_BLOCKS].any(axis=0))
 
 
 def deaths(share_BLE: FloatArray) -> Flags:
     """Return in which block an expert dies, [B, L, E]."""
     dead_BLE = share_BLE < DEAD
     died_BLE = np.zeros_like(dead_BLE)
-    blocks = len(dead_BLE)
-    for block in range(max(FIRST_BLOCK, ALIVE_BLOCKS), blocks - DEAD_BLOCKS + 1):
-        before = dead_BLE[block - ALIVE_BLOCKS : block].any(axis=0)
-        died_BLE[block] = dead_BLE[block : block + DEAD_BLOCKS].all(axis=0) & ~before
+    for block in range(FIRST_BLOCK, len(dead_BLE) - DEAD_BLOCKS + 1):
+        died_BLE[block] = dying(dead_BLE[block - ALIVE_BLOCKS : block + DEAD_BLOCKS])
     return died_BLE
 
 
 def danger(share_BLE: FloatArray, below: float = DANGER) -> Flags:
-    """Return the baseline alarm after each block, [B, L, E]: alive, below 0.2/E and falling."""
+    """Return after each block which experts are alive, below 0.2/E and falling, [B, L, E]: where an alarm begins."""
     falling_BLE = np.zeros_like(share_BLE, dtype=np.bool_)
     falling_BLE[1:] = share_BLE[1:] < share_BLE[:-1]
     return (share_BLE < below) & (share_BLE >= DEAD) & falling_BLE
+
+
+def standing(stood_LE: Flags, before_LE: FloatArray, share_LE: FloatArray, below: float = DANGER) -> Flags:
+    """Return of which experts the alarm stands after a block, from where it stood and the shares of the last two."""
+    begins_LE = danger(np.stack([before_LE, share_LE]), below)[1]
+    return np.asarray(begins_LE | stood_LE & (share_LE < RECOVERED))
+
+
+def alarms(share_BLE: FloatArray, below: float = DANGER) -> Flags:
+    """Return the alarm after each block, [B, L, E]: from danger until the even share is back; silent of the dead."""
+    standing_BLE = np.zeros_like(share_BLE, dtype=np.bool_)
+    for block in range(1, len(share_BLE)):
+        standing_BLE[block] = standing(standing_BLE[block - 1], share_BLE[block - 1], share_BLE[block], below)
+    return standing_BLE & (share_BLE >= DEAD)
 
 
 def collapses(share_BLE: FloatArray) -> list[tuple[int, int]]:
@@ -104,7 +145,7 @@ def collapses(share_BLE: FloatArray) -> list[tuple[int, int]]:
 
 
 def episodes(alarm_BLE: Flags, share_BLE: FloatArray) -> Iterator[Episode]:
-    """Yield the episodes of an alarm: each lasts until its expert has recovered to 0.2/E, or dies."""
+    """Yield the episodes of an alarm: each lasts until its expert dies, or is at 0.2/E or above without an alarm."""
     died_BLE = deaths(share_BLE)
     for layer, expert in np.argwhere(alarm_BLE[FIRST_BLOCK - WARNING_BLOCKS - 1 :].any(axis=0)).tolist():
         over_B = (share_BLE[:, layer, expert] >= DANGER) & ~alarm_BLE[:, layer, expert]

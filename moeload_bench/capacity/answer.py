@@ -22,11 +22,11 @@ from moeload_bench.capacity.forecast import (
 )
 from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, totals
 from moeload_bench.errors import TraceError, counted
+from moeload_bench.placement.plans import default_shape
 from moeload_bench.traces.trace import Trace
 
 STEPS = 1000
 RISK = 0.05
-DEVICES = 8
 RISKS = (0.1, 0.05, 0.01, 0.001)
 """The risks of the table."""
 
@@ -89,8 +89,8 @@ def capacity_of(
 ) -> Capacity:
     """Return what the run needs in its next steps.
 
-    ``devices`` None: 8, if they divide the experts. Raise `PlacementError` for devices that do not, and `TraceError`
-    for a risk outside 0.001 to 0.5 and for a run of fewer than two rows.
+    ``devices`` None: those of the cluster that `plan` assumes, if there is one. Raise `PlacementError` for devices that
+    do not divide the experts, and `TraceError` for a risk outside 0.001 to 0.5 and for a run of fewer than two rows.
     """
     rows = max(1, round(steps / trace.meta.stride))
     if not RISKS[-1] <= risk <= MOST_RISK:
@@ -100,7 +100,8 @@ def capacity_of(
     if trace.steps < 2:
         raise TraceError(f"{trace.id}: {counted(trace.steps, 'row')}, expected 2 or more to forecast from")
     assumed = devices is None
-    devices = devices or (DEVICES if trace.num_experts % DEVICES == 0 else None)
+    if devices is None and (shape := default_shape(trace.num_experts)) is not None:
+        devices = shape.devices
     need_SL = expert_needs(trace)
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)

@@ -22,7 +22,7 @@ def capacity(
     risk: Annotated[float, typer.Option(help="Part of such windows that may exceed it: 0.05 is one in twenty.")] = RISK,
     devices: Annotated[
         int | None,
-        typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="8, if they can"),
+        typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="E / 4"),
     ] = None,
     token_bytes: Annotated[
         int | None, typer.Option(min=1, help="Bytes of one token in a buffer: 2 x the width, in bfloat16.")
@@ -37,8 +37,10 @@ def capacity(
     forecast from the run's own past windows and from those of other runs; how well: docs/reports/capacity.md in the
     project's repository.
     """
-    found = capacity_of(open_trace(trace), steps, risk, devices, token_bytes)
-    following = f"moeload-bench report {shlex.quote(trace)}"
+    loaded = open_trace(trace)
+    found = capacity_of(loaded, steps, risk, devices, token_bytes)
+    stated = "" if devices is None else f" --devices {devices} --slots {loaded.num_experts + devices}"
+    following = f"moeload-bench report {shlex.quote(trace)}{stated}"
     if as_json:
         say_document(json.dumps({**found.record(), "next": following}, indent=1))
         return

@@ -30,7 +30,7 @@ from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.results.console import plain_table
-from moeload_bench.results.decision import Candidate, Decision
+from moeload_bench.results.decision import Candidate, Decision, volume
 from moeload_bench.style import check_suffix, save_figure
 from moeload_bench.traces.trace import Trace
 
@@ -215,7 +215,7 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "forecaster": one.forecaster,
         "every": f"{one.every:,}",
         "re-plans": f"{one.replans:,}",
-        "moved GB": f"{one.moved_gb:,.1f}",
+        "moved": volume(one.moved_gb),
         "max/mean": f"{one.imbalance:.3f}",
         "saved %": f"{one.saved_percent:.2f}",
         "misplaced %": f"{100 * one.misplaced:.2f}",

@@ -24,8 +24,8 @@ from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.results.decision import Candidate, Decision, decide
 
 FORECASTERS = ("ema", "sw_avg", "adaptive", "gated")
-"""Compared unless one is named, by the CPU time of a forecast, all measured in one sitting
-(`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
+"""Compared unless one is named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
+sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 WATCHED = "sw_avg"
 """The forecaster whose errors are shown, unless one is named."""
 TIMES = (1, 4, 10)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from moeload_bench.placement.plans import ClusterShape, headline_shapes
+from moeload_bench.placement.plans import ClusterShape, default_shape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.decision import Constant, Source
 from moeload_bench.traces.meta import TraceMeta
@@ -60,7 +60,7 @@ class Cluster:
         if self.shape is not None:
             self.shape.check(experts)
             return self.shape
-        return next((one for one in headline_shapes(experts) if one.slots > experts), None)
+        return default_shape(experts)
 
     def costs(self, meta: TraceMeta, shape: ClusterShape, step_ms: float | None) -> Costs:
         """Return the costs for a run; ``step_ms``: the median of its steps so far, None if it has no times."""

@@ -26,6 +26,7 @@ from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplace
 from moeload_bench.live.cluster import Cluster, Costs
 from moeload_bench.live.forecasts import Forecasts, Outlook, mean_known
 from moeload_bench.live.history import History, Kept
+from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
@@ -36,10 +37,6 @@ from moeload_bench.states.rule import StateDetector, StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 
-DYING_SHARE = 0.25
-"""An expert below this fraction of the even share 1/E, and falling, is about to die."""
-FALLING = 0.9
-"""Falling: the last window's mean share is below this fraction of that of the window before."""
 MOST_STEP_TIMES = 1024
 """Step times of which the median is the run's step time: of a longer run, some that are spread over it."""
 
@@ -126,8 +123,9 @@ class Snapshot:
     the rule, by its looser and by its tighter thresholds, -1 where not yet. ``drift_L`` the fraction of tokens that
     moves.
     Over the last window of the state rule: ``share_LE`` the mean shares; ``maxvio_L`` the mean over steps of max / mean
-    expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E;
-    ``dying_LE`` below `DYING_SHARE` / E and falling. ``outlook`` the forecast and how good the last ones were.
+    expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E. ``dying_LE``:
+    of which experts the alarm of `capacity.alarms` warns; ``deaths`` so far. ``outlook`` the forecast and how good the
+    last ones were.
     ``placing`` and ``advice`` are None where no cluster fits the model. ``decision``: what the run so far comes to;
     ``start``: the first window; ``lr``: the largest learning rate so far and the last one, None where not recorded.
     """
@@ -144,6 +142,7 @@ class Snapshot:
     entropy_L: FloatArray
     dead_LE: BoolArray
     dying_LE: BoolArray
+    deaths: Deaths
     outlook: Outlook
     placing: Placing | None
     advice: Advice | None
@@ -208,7 +207,7 @@ class Watch:
         self._start: Start | None = None
         self._lr: tuple[float, float] | None = None
         self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
-        self._older: deque[FloatArray] = deque(maxlen=self._grid.window)
+        self._starving = Starving(L, E, stride)
         self._pending: list[Row] = []
         self._tokens = (L, E)
         self._check_blocks = looks // step_block
@@ -224,6 +223,7 @@ class Watch:
         """
         self._check(row)
         self._pending.append(row)
+        self._starving.add(row)
         if np.isfinite(row.get("step_time_s", np.nan)):
             self._step_s.add(float(row["step_time_s"]))
         if np.isfinite(row.get("lr", np.nan)):
@@ -275,19 +275,22 @@ class Watch:
         load_SLE = np.stack([row["load"] for row in rows])
         share_SLE = shares(load_SLE)
         self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
-        if len(self._window) == self._grid.window:
-            self._older.append(_row_mean(self._window[0]))
         self._window.append(share_SLE)
         block = _step_block(rows, load_SLE)
-        self._each(lambda one: one.add(block, share_SLE))
+        self._each(self._blocks, lambda one: one.add(block, share_SLE))
         if self.race is not None:
             self.race.see(share_SLE, len(rows) * self.info.stride)
         return share_SLE
 
-    def _each(self, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
-        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with."""
+    def _each(self, turn: int, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
+        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with.
+
+        Each goes first in its ``turn``: the first one finds cold caches, which would count as its CPU time.
+        """
         given = {}
-        for name, one in list(self.forecasts.items()):
+        named = list(self.forecasts.items())
+        first = turn % len(named)
+        for name, one in named[first:] + named[:first]:
             try:
                 given[name] = call(one)
             except ForecastError as error:
@@ -303,12 +306,11 @@ class Watch:
         share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
         even = 1.0 / share_LE.shape[1]
         dead_LE = share_LE < DEAD_SHARE * even
-        dying_LE = np.zeros_like(dead_LE)
-        if self._older:
-            falling_LE = share_LE < FALLING * _row_mean(np.stack(self._older))
-            dying_LE = (share_LE < DYING_SHARE * even) & falling_LE & ~dead_LE
+        dying_LE = self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE)
         transient_L, step = self._states.transient_L, self.next_step
-        outlooks: dict[str, Outlook] = self._each(lambda one: one.ask(step, transient_L))
+        outlooks: dict[str, Outlook] = self._each(
+            self._blocks // self._check_blocks, lambda one: one.ask(step, transient_L)
+        )
         decision, placing, advice = self._decide(step, recent_SLE, outlooks)
         states, outlook = self._states, outlooks[self._own]
         if self._start is None and np.isfinite(states.drift_L).any():
@@ -318,7 +320,7 @@ class Watch:
         return Snapshot(
             step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
             states.onset_L3.copy(), states.drift_L.copy(), share_LE, maxvio_L, entropy_L, dead_LE, dying_LE,
-            outlook, placing, advice, decision, start, self._lr,
+            self._starving.deaths, outlook, placing, advice, decision, start, self._lr,
         )  # fmt: skip
 
     def _decide(

@@ -19,6 +19,7 @@ from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.core import Settings, Snapshot, Watch, replay_with_watch
 from moeload_bench.live.forecasts import mean_known
+from moeload_bench.live.starving import alarm_errors, death_sentences
 from moeload_bench.live.summary import lr_words
 from moeload_bench.results.collection import Results
 from moeload_bench.results.decision import Decision, too_short
@@ -145,7 +146,8 @@ def _judged(
 def advice_sentences(found: Findings) -> list[str]:
     """What to do, in a few sentences, for somebody who has not read anything else; the decision comes first."""
     decision = [] if found.decision is None else found.decision.lines()
-    return [text for text in (*decision, _states(found), _experts(found), _noise(found)) if text]
+    deaths = [] if found.last is None else death_sentences(found.last.deaths, found.last.names_L)
+    return [text for text in (*decision, _states(found), _experts(found), *deaths, _noise(found)) if text]
 
 
 def _states(found: Findings) -> str:
@@ -184,10 +186,10 @@ def _experts(found: Findings) -> str:
     without = f" {counted(silent, 'layer')} had no load." if silent else ""
     if not dead and not dying:
         return f"All {total} experts (over {_loaded(last)}) get tokens: none is dead or about to die.{without}"
-    more = f", and {dying} more are about to" if dying else ""
+    more = f"; of {dying} more the alarm says that they are about to. {alarm_errors()}" if dying else "."
     return (
-        f"{dead} of {total} experts (over {_loaded(last)}) get less than a tenth of an even share{more}: if that is "
-        f"not wanted, strengthen the balancing loss or restart those experts; no placement mends it.{without}"
+        f"{dead} of {total} experts (over {_loaded(last)}) get less than a tenth of an even share, which no placement "
+        f"mends{more}{without}"
     )
 
 

@@ -18,7 +18,7 @@ VALUES: Mapping[str, str] = {
     "imbalance": "max / mean device load under the plan in force, mean over the steps of the last window",
     "entropy": "entropy of the last window's mean shares over ln E: 1 is even",
     "dead": "experts with less than a tenth of the even share",
-    "dying": "experts with less than a quarter of the even share, and falling",
+    "dying": "experts that the alarm warns of: below a fifth of the even share and falling, until it is back",
     "drift": "fraction of the layer's tokens that moves between neighbouring windows",
     "transient": "1 while the layer is transient, 0 once it is stable",
     "forecast_tv": "mean window_tv of the last finished forecasts",

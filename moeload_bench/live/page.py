@@ -21,7 +21,8 @@ from moeload_bench.files import replacing
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
 from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
-from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, expert_sentences, layer_rows
+from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, extreme_sentences, layer_rows
+from moeload_bench.results.decision import volume
 from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
@@ -96,7 +97,7 @@ def render(found: Findings) -> str:
         layer_rows=[] if found.last is None else layer_rows(found.last),
         heats=_heats(found),
         most_heats=MOST_HEATS,
-        experts=[] if found.last is None else expert_sentences(found.last)[1:],
+        experts=[] if found.last is None else extreme_sentences(found.last),
         sharing=-(-trace.num_experts // MOST_LINES),
         scale=_scale(),
         capacity=_capacity(found),
@@ -105,6 +106,7 @@ def render(found: Findings) -> str:
         errors=_error_charts(found),
         candidates=_candidates_chart(found),
         decision=found.decision,
+        volume=volume,
         moves=found.moves,
         horizon=found.settings.horizon,
         missing=found.missing,

@@ -14,6 +14,7 @@ from moeload_bench.errors import counted
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import data_uri, heat_png, share_lines
 from moeload_bench.live.history import Past
+from moeload_bench.live.starving import alarm_errors, death_sentences
 from moeload_bench.words import every
 
 MOST_HEATS = 4
@@ -126,16 +127,19 @@ def _imbalance(snapshot: Snapshot) -> str:
 
 
 def expert_sentences(snapshot: Snapshot) -> list[str]:
-    """Dead and dying experts; of more than `FEW_EXPERTS` per layer also quantiles, the hottest and the coldest."""
-    lines = [_experts(snapshot)]
+    """Dead and dying experts, and deaths; of more than `FEW_EXPERTS` per layer also quantiles, hottest and coldest."""
+    return [_experts(snapshot), *death_sentences(snapshot.deaths, snapshot.names_L), *extreme_sentences(snapshot)]
+
+
+def extreme_sentences(snapshot: Snapshot) -> list[str]:
+    """Quantiles, the hottest and the coldest of more than `FEW_EXPERTS` per layer."""
     load_LE = snapshot.share_LE * snapshot.share_LE.shape[1]
     loaded_LE = load_LE[~snapshot.silent_L]
     if load_LE.shape[1] <= FEW_EXPERTS or not loaded_LE.size:
-        return lines
+        return []
     order = np.argsort(load_LE, axis=None, kind="stable")[: loaded_LE.size]  # unknown ones come last
     living = order[~snapshot.dead_LE.ravel()[order]]
     return [
-        *lines,
         f"Load / even share of experts: {_quantiles(loaded_LE.ravel())}; of each layer's hottest: "
         f"{_quantiles(loaded_LE.max(axis=1))}.",
         f"Hottest (layer.expert, load / even share): {_names(snapshot, order[::-1][:EXTREMES])}.",
@@ -166,7 +170,8 @@ def _experts(snapshot: Snapshot) -> str:
     if not snapshot.dead_LE.any() and not snapshot.dying_LE.any():
         return f"No expert is dead or dying{missing}."
     dead, dying = (_named(snapshot, which_LE) for which_LE in (snapshot.dead_LE, snapshot.dying_LE))
-    return f"Experts dead: {dead}; about to die: {dying}{missing}."
+    errors = f" {alarm_errors()}" if snapshot.dying_LE.any() else ""
+    return f"Experts dead: {dead}; about to die, the alarm says: {dying}{missing}.{errors}"
 
 
 def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:

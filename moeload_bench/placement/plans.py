@@ -114,6 +114,11 @@ def headline_shapes(experts: int) -> tuple[ClusterShape, ...]:
     return tuple(shapes)
 
 
+def default_shape(experts: int) -> ClusterShape | None:
+    """Return the shape that is assumed where none is stated: `quarter`; None for fewer than 4 experts."""
+    return next((one for one in headline_shapes(experts) if one.slots > experts), None)
+
+
 def _divisor(experts: int, most: int) -> int:
     return next((d for d in range(most, 0, -1) if experts % d == 0), 0)
 

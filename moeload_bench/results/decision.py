@@ -24,6 +24,8 @@ LEAST_PARTS = 3
 """Parts without which nothing is tested."""
 LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
+ORDER = "measured at 60 x 256, docs/reports/performance.md"
+"""Where the order comes from in which forecasters are cheap."""
 Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
 
 
@@ -121,8 +123,8 @@ class Decision:
         return (
             f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
             f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
-            f"of the run) with {counted(take.replans, 're-plan')} and {take.moved_gb:,.1f} GB moved; max/mean "
-            f"{self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
+            f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; max/mean over the "
+            f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
         )
 
     def _forecaster(self) -> str:
@@ -132,12 +134,13 @@ class Decision:
         by, worth = self.judged_by, {name: self._best(name) for name in names}
         if by == "step time saved":
             values = sorted(one.saved_percent for one in worth.values())
-            span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time"
+            each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
+            span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         else:
             values = sorted(100 * one.misplaced for one in worth.values())
             span = f"they misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
         take = self.take
-        cost = f"{take.forecaster} takes the least CPU time of those that none beats"
+        cost = f"of those that none beats, {take.forecaster} takes the least CPU time ({ORDER})"
         if not self.matters:
             return f"Which forecaster does not matter here: {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
@@ -218,6 +221,12 @@ def decide(
 def too_short(steps: int, first: int) -> str:
     """Return why nothing can be decided about a run that ends before the first look."""
     return f"{steps:,} steps, the first look comes after {first:,}"
+
+
+def volume(gb: float) -> str:
+    """Return gigabytes in the unit that shows them: `0.3 GB`, `4.1 MB`, `16.3 TB`."""
+    scale, unit = (1e-3, "TB") if gb >= 1000 else (1.0, "GB") if gb >= 0.1 or gb == 0 else (1e3, "MB")
+    return f"{gb * scale:,.1f} {unit}"
 
 
 def listed(names: Sequence[str]) -> str:

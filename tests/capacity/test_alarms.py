@@ -5,7 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench.capacity.alarms import added, block_shares, collapses, count, danger, deaths, episodes
+from leaderboard.studies.alarms import SHIPPED, all_runs
+from moeload_bench.capacity.alarms import (
+    AlarmCounts,
+    added,
+    alarms,
+    block_shares,
+    collapses,
+    count,
+    danger,
+    deaths,
+    episodes,
+    measured,
+)
 from moeload_bench.traces.trace import Trace
 
 
@@ -33,6 +45,29 @@ def test_a_death_is_three_dead_blocks_after_two_alive_ones(share_B: tuple[float,
 def test_the_baseline_warns_of_alive_experts_that_are_low_and_falling() -> None:
     """Below 0.2/E and lower than the block before; a dead expert gives no warning any more."""
     assert np.flatnonzero(danger(one(1, 0.19, 0.19, 0.15, 0.17, 0.05))).tolist() == [1, 3]
+
+
+def test_the_alarm_stands_until_the_even_share_is_back() -> None:
+    """It begins at 0.15, stands at 0.5, is silent of the dead, stands at 0.3 and ends at 1; at 0.3 it did not begin."""
+    share = one(1, 0.3, 0.15, 0.5, 0.05, 0.3, 1, 0.5)
+    assert np.flatnonzero(alarms(share)).tolist() == [2, 3, 5]
+
+
+def test_an_expert_that_recovers_for_a_block_stays_in_the_same_episode() -> None:
+    """At 0.25 the baseline forgets it, and warns once more, too late; the alarm that stands has warned all along."""
+    share = one(1, 1, 0.15, 0.25, 0.15, 0.05, 0.05, 0.05)
+    baseline, shipped = (list(episodes(alarm(share), share)) for alarm in (danger, alarms))
+    assert [(each.first, each.death) for each in baseline] == [(2, None), (4, 5)]
+    assert [(each.first, each.death) for each in shipped] == [(2, 5)]
+    assert (count(share, baseline).recall, count(share, shipped).recall) == (0.0, 1.0)
+
+
+def test_the_errors_that_are_stated_are_those_of_the_board() -> None:
+    """The package's file is what the kept records of `test` runs add up to."""
+    held_out = [run.counts[SHIPPED] for run in all_runs() if "/test/" in run.id]
+    assert measured() == added(held_out)
+    assert isinstance(measured(), AlarmCounts)
+    assert measured().deaths > 100
 
 
 def test_alarms_are_one_episode_until_the_expert_recovers() -> None:

@@ -31,7 +31,7 @@ def test_tokens_are_the_factor_times_the_even_share() -> None:
 def test_assumed_devices_are_called_so() -> None:
     """What was not stated is ASSUMED, with the option that states it; what was stated is not."""
     trace = Trace.from_arrays(np.ones((40, 1, 8), dtype=int), top_k=1)
-    assert "8 devices (ASSUMED: --devices)" in " ".join(capacity_sentences(capacity_of(trace)))
+    assert "2 devices (ASSUMED: --devices)" in " ".join(capacity_sentences(capacity_of(trace)))
     assert "ASSUMED" not in " ".join(capacity_sentences(capacity_of(trace, devices=8)))
 
 

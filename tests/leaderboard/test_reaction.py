@@ -7,6 +7,7 @@ import pytest
 
 from leaderboard.pages import reaction as page
 from leaderboard.studies import reaction
+from moeload_bench.forecaster import Forecast
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
@@ -37,6 +38,38 @@ def test_devices_that_change_names_move_nothing() -> None:
     before = plan(np.random.default_rng(0).dirichlet(np.ones(8), 3), shape)
     swapped = before.reshape(3, 2, 4)[:, ::-1].reshape(3, 8)
     assert reaction._moved(before, swapped, shape) == 0
+
+
+TWO = ClusterShape("two", 2, 4)
+SKEWED = np.array([0.6, 0.2, 0.1, 0.1])
+"""On devices that hold experts 0, 1 and 2, 3: loads 0.8 and 0.2, max / mean 1.6."""
+
+
+def test_a_plan_for_each_step_is_judged_on_that_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loads 0.4, 0.3, 0.2, 0.1 are even with experts 0, 3 | 1, 2; the next step's 0.4, 0.1, 0.2, 0.3 with 0, 1 | 2, 3.
+
+    From its own loads every step is even, and each device receives one expert. A step late, it has 0.7 and 0.3.
+    """
+    monkeypatch.setattr(reaction, "FIRST", 2)
+    monkeypatch.setattr(reaction, "EXACT_EVERY", 2)
+    one, two = np.array([0.4, 0.3, 0.2, 0.1]), np.array([0.4, 0.1, 0.2, 0.3])
+    share_SLE = np.stack([one, two] * 4)[:, None]
+    assert reaction._exact(share_SLE, TWO, 0) == pytest.approx([1.0, 1.0])
+    assert reaction._exact(share_SLE, TWO, 1) == pytest.approx([1.4, 1.0])
+
+
+def test_plans_that_hold_are_charged_for_what_changes_between_them() -> None:
+    """Experts 0, 1 | 2, 3 for two steps of 1.6, then 0, 3 | 1, 2 of 1.4: one expert moves into each device."""
+    share_SLE = np.tile(SKEWED, (4, 1, 1))
+    plans_NLR = np.array([[[0, 1, 2, 3]], [[0, 3, 1, 2]]])
+    found = reaction._charged(plans_NLR, share_SLE, np.array([0, 2]), 2, TWO)
+    assert found == pytest.approx([(1.6 + 1.4) / 2, 1.0])
+
+
+def test_a_forecast_made_late_is_of_the_steps_that_it_is_for() -> None:
+    """The mean of two steps is 0.4, that of the first one 0.5: the second one has 0.3."""
+    forecast = Forecast.path([[[0.5, 0.5]], [[0.3, 0.7]]])
+    assert reaction._window(forecast, 1, 1) == pytest.approx(np.array([[0.3, 0.7]]))
 
 
 def test_the_page_charges_moving() -> None:

@@ -128,7 +128,7 @@ def test_intervals_cover_what_they_say_on_a_settled_run() -> None:
 
 
 def test_an_expert_that_starves_is_dying_then_dead() -> None:
-    """A share that falls below a quarter of 1/E is dying while it falls, dead below a tenth, and neither before."""
+    """A share that falls below a fifth of 1/E is warned of, dead below a tenth, and neither before."""
     S, E = 1000, 8
     fade_S = np.clip(1 - (np.arange(S) - 200) / 400, 0.0, 1.0)
     weight_SE = np.ones((S, E))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moeload_bench.capacity.answer import capacity_of
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
+from moeload_bench.live.candidates import FORECASTERS
 from moeload_bench.live.cluster import Cluster, expert_mb
-from moeload_bench.live.core import Settings, decided, replay
+from moeload_bench.live.core import Settings, Watch, decided, replay
 from moeload_bench.live.monitor import LoadMonitor
 from moeload_bench.live.page import report
 from moeload_bench.live.summary import lr_words, sentences
@@ -24,7 +27,7 @@ from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.recording.writer import rows_of
-from moeload_bench.results.decision import Candidate, decide
+from moeload_bench.results.decision import Candidate, decide, volume
 from moeload_bench.traces.store import load_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -178,11 +181,58 @@ def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None
     assert apart.lines()[1] == "By step time saved, gated is ahead of ema (they save 3.00 to 5.05 % of the step time)."
 
 
+def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
+    """The order is that of the page that the decision names, and it is named where it decides."""
+    page = (Path(__file__).parents[2] / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
+    assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
+    alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("gated", 50, 5.05, 5.0, 9)]
+    said = decide(1000, alike, 1.2, (), placed=True).lines()[1]
+    assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md)" in said
+
+
+def test_no_forecaster_always_goes_first() -> None:
+    """The first one to be called finds cold caches: each takes its turn, so that CPU times can be compared."""
+    trace = synthetic_trace(100)
+    watch = Watch(trace.meta, Settings(), 512)
+    order = [list(watch._each(turn, lambda one: one)) for turn in range(4)]
+    assert {names[0] for names in order} == set(FORECASTERS)
+    assert all(set(names) == set(FORECASTERS) for names in order)
+    watch.close()
+
+
+@pytest.mark.parametrize(("gb", "said"), [(0.0, "0.0 GB"), (0.0041, "4.1 MB"), (10.59, "10.6 GB"), (16254, "16.3 TB")])
+def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> None:
+    """Small experts would move `0.0 GB` in many re-plans."""
+    assert volume(gb) == said
+    moved = replace(candidate("a", 50, 5.0, gb, 9), moved_gb=gb)
+    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, (), placed=True).lines()[0]
+
+
+def test_the_imbalance_of_a_decision_is_that_of_the_run() -> None:
+    """Not of the last window, which `watch` and `report` call lately: the words tell them apart."""
+    assert (
+        "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)"
+        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, (), placed=True).lines()[0]
+    )
+
+
+@pytest.mark.parametrize("experts", [4, 8, 16, 60, 256])
+def test_capacity_assumes_the_devices_that_a_decision_assumes(experts: int) -> None:
+    """One run, one assumed cluster."""
+    shape = Cluster().shape_for(experts)
+    assert shape is not None
+    found = capacity_of(Trace.from_arrays(np.ones((4, 1, experts), dtype=int), top_k=1))
+    assert (found.devices, found.devices_assumed) == (shape.devices, True)
+
+
 def test_intervals_with_another_best_are_named() -> None:
     """One forecaster for short intervals, another for long ones."""
     rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
             candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
-    assert "Best by interval: a every 50, b every 500." in decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    said = decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    assert "Best by interval: a every 50, b every 500." in said
+    assert "they save 4.00 to 5.00 % of the step time, each at its best interval" in said
 
 
 def test_below_one_percent_the_experts_stay() -> None:
