@@ -521,6 +521,16 @@ def test_documentation_shows_raw_html_as_text_and_has_no_dead_links() -> None:
     assert "<img" not in html
 
 
+def test_documentation_shows_what_is_folded_and_no_caption_without_its_figure() -> None:
+    """A fold's text is there, its tags are not; a figure goes with the paragraph below it, the next one stays."""
+    text = "# A\n\n![f](f.svg)\n\nA row is\na run.\n\n<details><summary>How</summary>\n\nSo.\n\n</details>\n\nEnd.\n"
+    html = doc_html(text, "")
+    assert "summary" not in html
+    assert "details" not in html
+    assert "a run" not in html
+    assert all(f"<p>{words}</p>" in html for words in ("How", "So.", "End."))
+
+
 def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, bytes]) -> None:
     """Every relative link of pages without traces; those to traces are followed in the browser."""
     files = {**pages, **dict(text_files(committed))}
