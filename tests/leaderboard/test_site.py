@@ -563,9 +563,13 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [MARK, "index.html"]
 
 
+STAGES = ["files of the checkout", "results, submissions and traces", "traces: qwen3moe-tiny-8e/test/seed1",
+          "what the runs are", "leaderboard of mini: window_tv", "forecasters on mini", "documentation"]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two processes with different hash seeds, in different folders."""
+    """Two processes with different hash seeds, in different folders; each says every stage as it begins."""
     root = copy_checkout(tmp_path / "a", (TRACE,), FEW)
     other = copy_checkout(tmp_path / "elsewhere" / "b", (TRACE,), FEW)
     built = []
@@ -580,7 +584,10 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
             "--out",
             str(tmp_path / seed),
         ]
-        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        done = subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True, text=True)
+        said = [line.partition(" at ")[2] for line in done.stderr.splitlines() if "begun" in line]
+        assert said == STAGES
         built.append({str(p.relative_to(tmp_path / seed)): p.read_bytes() for p in sorted((tmp_path / seed).rglob("*"))
                       if p.is_file()})  # fmt: skip
     assert built[0].keys() == built[1].keys()
