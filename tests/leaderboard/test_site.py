@@ -569,7 +569,7 @@ STAGES = ["files of the checkout", "results, submissions and traces", "traces: q
 
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two processes with different hash seeds, in different folders; each says every stage as it begins."""
+    """Two processes with other hash seeds and folders, nothing kept; each says every stage as it begins."""
     root = copy_checkout(tmp_path / "a", (TRACE,), FEW)
     other = copy_checkout(tmp_path / "elsewhere" / "b", (TRACE,), FEW)
     built = []
@@ -584,7 +584,7 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
             "--out",
             str(tmp_path / seed),
         ]
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "MOELOAD_CACHE": str(tmp_path / f"cache{seed}")}
         done = subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True, text=True)
         said = [line.partition(" at ")[2] for line in done.stderr.splitlines() if "begun" in line]
         assert said == STAGES
