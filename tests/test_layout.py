@@ -187,8 +187,8 @@ def test_each_page_begins_with_what_it_answers() -> None:
         assert "?" in second
 
 
-OTHERWISE = {"performance.md", "regimes.md", "capacity.md"}
-"""The first is written by `make bench-compare`, in a form of its own; the others have no figure yet."""
+OTHERWISE = {"performance.md"}
+"""Written by `make bench-compare`, in a form of its own."""
 
 
 def test_each_report_opens_with_its_answer_and_a_figure() -> None:

@@ -31,6 +31,7 @@ from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
 from moeload_bench.results.tables import signed_skill, span
+from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
 
 PAGE = ROOT / "docs" / "reports" / "capacity.md"
 STRATA = {
@@ -92,10 +93,9 @@ def stratum_table(stratum: str) -> str:
             found = chosen(name, horizon, stratum)
             if len(found) < 2:
                 continue
-            exceeded = (mean_part(found, [float(one.exceeded_Q[at]) for one in found]) for at in (TENTH, TWENTIETH))
-            waste = means(found, [float(one.waste_Q[TWENTIETH]) for one in found]).votes[0].center_F[0]
+            exceeded = (_exceeded(found, at) for at in (TENTH, TWENTIETH))
             losses = (skill(found, loss) if name != NAIVE else "reference" for loss in ("loss_tenth", "loss_last"))
-            rows.append((f"{horizon:,}", f"`{name}`", *losses, *exceeded, f"{100 * waste:.0f}"))
+            rows.append((f"{horizon:,}", f"`{name}`", *losses, *exceeded, f"{_waste(found):.0f}"))
     recipes = {one.run.recipe for one in _world()[0] if one.run.stratum == stratum}
     groups = {_world()[1][name] for name in recipes}
     runs = {one.run.id for one in _world()[0] if one.run.stratum == stratum}
@@ -193,6 +193,55 @@ def deaths_table() -> str:
     return aligned_table(heads, rows, 1)
 
 
+def answer() -> str:
+    """Return how far the shipped forecaster and the alarm can be trusted: exceeded and wasted, found and false."""
+    said = []
+    for stratum in ("small", "large"):
+        found = [chosen(SHIPPED, horizon, stratum) for horizon in HORIZONS]
+        recipes = {one.run.recipe for scored in found for one in scored}
+        over = " and ".join(f"{_exceeded(scored, TWENTIETH)} % of windows of {horizon:,} rows"
+                            for horizon, scored in zip(HORIZONS, found, strict=True))  # fmt: skip
+        waste = " and ".join(f"{_waste(scored):.0f} %" for scored in found)
+        said.append(f"With {STRATA[stratum]} ({len(recipes)} recipes) {over} need more, and {waste} is kept in vain.")
+    runs = [run for run in _alarms() if "/test/" in run.id]
+    counts = added(run.counts[str(DANGER)] for run in runs)
+    return (
+        f"Asked for a risk of 5 %: {said[0][0].lower()}{said[0][1:]} {said[1]} The alarm warns of "
+        f"{100 * (counts.recall or 0.0):.0f} % of the deaths of experts at least 100 steps before; "
+        f"{100 * (counts.precision or 0.0):.0f} % of its warnings end in a death."
+    )
+
+
+def _exceeded(found: Sequence[Scored], at: int) -> str:
+    return mean_part(found, [float(one.exceeded_Q[at]) for one in found])
+
+
+def _waste(found: Sequence[Scored]) -> float:
+    """Return what is kept in vain for a risk of 5 %, in percent of the need, the mean over recipes."""
+    return 100 * float(means(found, [float(one.waste_Q[TWENTIETH]) for one in found]).votes[0].center_F[0])
+
+
+def draw() -> None:
+    """Draw in how many windows the need exceeds the factor, against the risk that was asked for, small batches."""
+    with style():
+        figure = new_figure(2.6)
+        panels = figure.subplots(1, len(HORIZONS), sharey=True)
+        asked = [100 * risk for risk in RISKS[: HUNDREDTH + 1]]
+        for horizon, ax in zip(HORIZONS, panels, strict=True):
+            ax.plot(asked, asked, "--", color=GREY, label="as often as asked")
+            for i, name in enumerate(ENTRIES):
+                found = chosen(name, horizon, "small")
+                values = ([float(one.exceeded_Q[at]) for one in found] for at in range(len(asked)))
+                over = [100 * float(means(found, one).votes[0].center_F[0]) for one in values]
+                ax.plot(asked, over, MARKERS[i], linestyle="-", color=PALETTE[i], label=name)
+            log_axis(ax.xaxis, asked[-1], asked[0])
+            ax.set(title=f"windows of {horizon:,} rows", xlabel="risk asked for [%]")
+            ax.grid()
+        panels[0].set_ylabel("windows that need more [%]")
+        legend_above(figure, "", panels[0].get_legend_handles_labels()[0])
+        save_figure(figure, PAGE.with_suffix(".svg"))
+
+
 def collapse_list() -> str:
     """Return every layer in which most experts died; too few for rates."""
     found = [
@@ -206,6 +255,7 @@ def collapse_list() -> str:
 
 
 PARTS: Mapping[str, Maker] = {
+    "answer": lambda _: answer(),
     "version": lambda _: (
         f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
     ),
@@ -230,4 +280,4 @@ def made() -> dict[Path, str]:
     }
 
 
-CAPACITY = Page("docs/reports/capacity.md", made)
+CAPACITY = Page("docs/reports/capacity.md", made, draw)

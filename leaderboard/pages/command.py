@@ -55,7 +55,7 @@ PAGES = (
     ladder.LADDER,
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS, large_runs.draw_sizes),
     properties.PROPERTIES,
-    page_of_parts("docs/reports/regimes.md", regimes.PARTS),
+    page_of_parts("docs/reports/regimes.md", regimes.PARTS, regimes.draw),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts(
         "docs/reports/results.md",

@@ -7,11 +7,11 @@ simulated on two bundled traces, the table of peers from `leaderboard.pages.peer
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from leaderboard.committed import ROOT
 from leaderboard.pages import reaction
-from leaderboard.pages.disagreement import disagreements, draw_regret
+from leaderboard.pages.disagreement import disagreements, draw_regret, error_and_regret
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.peers import balance_table
 from leaderboard.pages.results import disagreement_table, results_of, separated
@@ -22,9 +22,11 @@ from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Policy, PolicyRun
 from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.style import save_figure
+from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import load_trace
 
 SUITE = "v1"
@@ -44,6 +46,31 @@ SHOWN: tuple[tuple[Policy, int], ...] = (
     ("if_pays", 50),
 )
 """Policies and k beside the best one."""
+
+
+def answer() -> str:
+    """Return how often error and decision disagree, and what plans tell apart, in each state."""
+    results = results_of(SUITE)
+    error, _ = error_and_regret(results, HEADLINE)
+    apart, states = disagreements(results), [state for state in error.states if state in STATES]
+    compared = len(states) * len(error.horizons) * len(results) * (len(results) - 1) // 2
+    moving = sum(one.state == "transient" for one in apart)
+    errors, plans = (_apart(results, metric) for metric in (PRIMARY, f"imbalance@{HEADLINE}"))
+    told = " and ".join(f"{plans[state]} (errors {errors[state]}) in the {state} state" for state in plans)
+    return (
+        f"In {len(apart)} of {compared:,} comparisons of two forecasters, by state and horizon, decision and error "
+        f"disagree ({len(apart) / compared:.1%}), {moving} of them in the transient state. Over {len(error.horizons)} "
+        f"horizons and {len(results) - 1} forecasters, plans tell {told} from the reference. Where plans tell few "
+        "apart, the choice of a forecaster decides little."
+    )
+
+
+def _apart(results: Sequence[Result], metric: str) -> dict[str, int]:
+    """Return by state how many forecasters differ from the reference, over all horizons."""
+    found: dict[str, int] = {}
+    for cell in compared_cells(results, metric):
+        found[cell.state] = found.get(cell.state, 0) + len(cell.apart)
+    return found
 
 
 def separation() -> str:
@@ -109,6 +136,7 @@ def _thousands(value: float | None) -> str:
 
 PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
 REGRET_PARTS: Mapping[str, Maker] = {
+    "answer": lambda _: answer(),
     "separation": lambda _: separation(),
     "regret": lambda _: regret_table(),
     **reaction.PARTS,

@@ -100,6 +100,21 @@ def setup(found: Pilot) -> str:
     return f"{markdown_table(('recipe', 'steps', 'forks at step'), lines)}\n\n{words}"
 
 
+def answer(found: Pilot) -> str:
+    """Return how much of the best entry's error is left whatever one knows, and whom the test took for a knower."""
+    shares = [share for share in _shares(found) if "least" in str(share["what"])]
+    first, far = (" and ".join(f"{share[at]} % ({share['state']})" for share in shares) for at in ("first", "far"))
+    tests, level = found.season.tests, found.season.folder.plan().forks.level
+    wrong = sum(test.p_value <= level for test in tests.values())
+    few = " The runs are too few to reject one that did." if memory_test(found.points, 1.0).least_p > level else ""
+    return (
+        f"Of the best entry's error over the next step, {first} is left even to one that knows the whole state of "
+        f"training; over the next {found.horizons[-1]:,} steps {far}, so that the rest comes from what forecasts make "
+        f"of the past, not from the text to come. Of {len(tests)} honest entries {wrong or 'none'} "
+        f"{'were' if wrong > 1 else 'was'} taken for one that knew the recorded future.{few}"
+    )
+
+
 def lead(found: Pilot) -> str:
     """Say what it showed: how much of the errors is there whatever one knows, and whom the test finds."""
     tests, level = found.season.tests, found.season.folder.plan().forks.level
@@ -220,6 +235,7 @@ def draw_floors() -> None:
 
 
 PARTS: Mapping[str, Maker] = {
+    "answer": lambda _: answer(pilot()),
     "setup": lambda _: setup(pilot()),
     "lead": lambda _: lead(pilot()),
     "floors": lambda _: floors_table(pilot()),

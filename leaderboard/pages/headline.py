@@ -20,7 +20,7 @@ from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
-from moeload_bench.results.captions import spans_of
+from moeload_bench.results.captions import better_words, spans_of
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, ResultGrid, result_grid
 from moeload_bench.results.markdown import markdown_table
@@ -121,6 +121,7 @@ def _cell(value: float | None, best: float | None) -> str:
 
 
 def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor], entries: int) -> Iterator[str]:
+    yield f"A row is a forecaster, a column a horizon h in training steps{better_words(grid.metric)}."
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
     yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
     if oracle_window.NAME in errors.by_forecaster:
@@ -136,8 +137,8 @@ def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFlo
         )
     yield (
         f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{grid.scores.reference}`, in brackets "
-        f"its 95 % interval for {CLAIM}. Ranks: the least and the greatest among {entries} that the runs allow for "
-        f"{CLAIM}, all of a table at once at 95 % (docs/methods/statistics.md). "
+        f"its 95 % interval for {CLAIM}; more is better. Ranks: the least and the greatest among {entries} that the "
+        f"runs allow for {CLAIM}, all of a table at once at 95 % (docs/methods/statistics.md). "
         "ms: CPU time per answered origin, observing included."
     )
 
@@ -235,15 +236,16 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
     heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), *beside_heads, "ms")
     words = (
         f"{title}: the part of the tokens that the forecast of the next {horizon} steps would plan "
-        "for the wrong expert, while the loads still move and once they have settled; skill over all horizons: "
-        f"1 - error / error of `{grid.scores.reference}`, the mean of the last 100 steps. `uniform` is no forecast at "
-        "all. "
+        "for the wrong expert, while the loads still move and once they have settled; less is better. Skill, more is "
+        f"better, is over all horizons: 1 - error / error of `{grid.scores.reference}`, the mean of the last 100 "
+        "steps. A row is a forecaster; `uniform` is no forecast at all. "
     )
     if found:
         closed = ", closed since," if load_suite(known).submissions == "closed" else ","
         words += (
             f"Skill over both states here and on the public suite `{known}`{closed} on the recipes that both have; "
-            "drop: what is lost between them beyond the median of the unfitted baselines, as a mean log ratio. "
+            "drop: how much worse it did there than on the public runs, less what the unfitted baselines lost (0.02 is "
+            "about 2 %). "
         )
     words += (
         "ms: CPU time of a forecast, observing included. "

@@ -114,6 +114,27 @@ def _percent(value: float) -> str:
     return f"{value:.2%}"
 
 
+def opening(rungs: Sequence[Rung]) -> str:
+    """Return what changes with size, what cannot be told, and who leads on every rung."""
+    sizes = sorted({parameters_of(rung.recipe) for rung in rungs})
+    said = {f"*{quantity.title}*": trend(rungs, quantity) for quantity in TESTED}
+    unknown = [title for title, words in said.items() if words.startswith(CANNOT)]
+    known = [f"{title} {words}" for title, words in said.items() if title not in unknown]
+    leaders = " and ".join(f"{_first(rungs, state)} ({state})" for state in STATES)
+    claims = " and ".join(known) or "nothing can be said to change"
+    rest = f" Of {', '.join(unknown)} it cannot be told from these runs." if unknown else ""
+    start = f"Over {len(sizes)} sizes of one training, {sizes[0] / 1e6:.1f} to {sizes[-1] / 1e6:.1f} million parameters"
+    return f"{start}, {claims}.{rest} First by skill is {leaders}."
+
+
+def _first(rungs: Sequence[Rung], state: str) -> str:
+    firsts = [order[0] for rung in rungs for run in rung.runs if (order := order_in(run, state))]
+    if not firsts:
+        return "unknown"
+    name = max(dict.fromkeys(firsts), key=firsts.count)
+    return f"`{name}` in {firsts.count(name)} of {len(firsts)} runs"
+
+
 def answers(rungs: Sequence[Rung]) -> str:
     """Return what carries over, a sentence for each question; every number in them is in the tables."""
     lines = [f"- *{quantity.title.replace('`', '')}*: {trend(rungs, quantity)}." for quantity in TESTED]
@@ -231,6 +252,7 @@ def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
     """Return the generated parts of the page."""
     return {
         "rungs": lambda _: rungs_table(rungs),
+        "opening": lambda _: opening(rungs),
         "answers": lambda _: answers(rungs),
         "tested": lambda _: tested_table(rungs),
         "twins": lambda _: twins_note(rungs, known_recipes()),

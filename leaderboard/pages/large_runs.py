@@ -20,7 +20,7 @@ from leaderboard.paper.facts import paper
 from leaderboard.properties import layer_medians, properties_of
 from leaderboard.templates import render_text
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
-from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary
+from moeload_bench.publishing.card_tables import balancing_words, layer_mean, onset_band, onset_summary, scale_summary
 from moeload_bench.results.grid import present_mean
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import Run
@@ -108,6 +108,17 @@ def _later(load_SLE: IntArray, drift_SL: FloatArray, step: int) -> Later:
 
 def _median(drift_SL: FloatArray, keep_SL: BoolArray) -> float | None:
     return present_mean(layer_medians(drift_SL, keep_SL))
+
+
+def answer(found: Sequence[Statistics]) -> str:
+    """Return how far the recorded runs are below those that people train."""
+    return (
+        "What was recorded here comes from models far below those that people train, with up to about "
+        f"{MOST_TOKENS:,.0f} tokens per expert and step, and almost nothing contiguous is public about larger ones. "
+        "The tables say where the small runs lie in tokens per expert, drift, imbalance and noise, and what is stated "
+        f"about large ones; what leads on the leaderboard has not been tried there. The {len(found)} test runs: "
+        f"{scale_summary([s.run.facts for s in found])}"
+    )
 
 
 def runs_table(found: Sequence[Statistics]) -> str:
@@ -227,6 +238,7 @@ def draw_sizes() -> None:
 
 
 PARTS: Mapping[str, Maker] = {
+    "answer": lambda _: answer(_tests()),
     "runs": lambda _: runs_table(_tests()),
     "beside": lambda _: beside_table(_tests()),
     "later": lambda _: later_table(_found()),

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from leaderboard.committed import ROOT
+from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
 from moeload_bench.results.grid import NOTHING
-from moeload_bench.results.statistics import RunMeans, skill_of
+from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
 from moeload_bench.suites.suite import load_suite, near_twins_of
 
@@ -30,6 +32,8 @@ KINDS = {
     "probe": "large batch, probes (no noise of training)",
     "summed": "ten steps summed to a row",
 }
+SIZES = {"small": "up to 1,024", "large": "4,096"}
+"""Kinds that differ in size alone, by their tokens per expert and step."""
 BIAS = "loss_free_bias"
 
 
@@ -138,8 +142,8 @@ def sentence(kind: str, cell: Cell) -> str:
         sure = f"{of}; the interval {'lies above' if found.low > 0 else 'holds'} zero"
     if gain < ALIKE:
         return f"{where}: the choice does not matter; `{leader}` errs {gain:.1%} less than {_named(average)} ({sure})."
-    others = [f"{cell.gain(leader, name):.1%} less than `{name}`" for name in (BESIDE, SUBJECT) if name != leader]
-    return f"{where}: `{leader}` errs {gain:.1%} less than {_named(average)} and {others[0]} ({sure})."
+    other = f"{cell.gain(leader, others(leader)):.1%} less than `{others(leader)}`"
+    return f"{where}: `{leader}` errs {gain:.1%} less than {_named(average)} and {other} ({sure})."
 
 
 def _named(average: str) -> str:
@@ -189,27 +193,72 @@ def runs_table(runs: Sequence[RegimeRun]) -> str:
     return aligned_table(head, rows, 6)
 
 
+def others(leader: str) -> str:
+    """Return who is compared beside the averages: the best that learns nothing beforehand, or the one that does."""
+    return SUBJECT if leader == BESIDE else BESIDE
+
+
 def brief(runs: Sequence[RegimeRun]) -> str:
-    """Return what `gated` gains on the best average and on `adaptive`, in small and in large batches, for README."""
-    lines = []
-    for kind, words in (("small", "Up to 1,024 tokens per expert"), ("large", "4,096 tokens per expert")):
-        found = cells(runs, kind)
-        for against, named in (("", "the best average, tuned ones among them"), (BESIDE, f"`{BESIDE}`")):
-            said = [f"{_state(found, state, against)} in the {state} state" for state in STATES]
-            lines.append(f"{words}, {found[0].recipes} recipes, less error than {named}: {', '.join(said)}.")
+    """Return who is best in small and in large batches, by how much and how sure, for README."""
+    rows = []
+    for kind, words in SIZES.items():
+        for state in STATES:
+            found = [cell for cell in cells(runs, kind) if cell.state == state]
+            rows.append((words, f"{max(cell.recipes for cell in found)}", state, *map(_best, found)))
+    heads = ("tokens per expert", "recipes", "state", *(f"best over the next {h:,} steps" for h in HORIZONS))
     return (
-        f"**How much `{SUBJECT}` gains, by size of batch**, over the next 100 / 1,000 steps, with the interval for a "
-        f"new recipe, or worst to best run where there are few. {' '.join(lines)} Real runs have up to two million "
-        "tokens per expert and step: what is known, and what is not, is in [regimes](docs/reports/regimes.md)."
+        "**Who is best, by size of batch**: its gain, the error that it saves, on the best average (tuned ones among "
+        "them) and on the next forecaster; more is better. In brackets the 95 % interval for a new recipe; in "
+        "parentheses the worst and the best run, where recipes are few. Real runs have up to two million tokens per "
+        "expert and step: what is known, and what is not, is in [regimes](docs/reports/regimes.md).\n\n"
+        f"{aligned_table(heads, rows)}"
     )
 
 
-def _state(found: Sequence[Cell], state: str, against: str) -> str:
-    return " / ".join(cell.gain_words(SUBJECT, against or cell.average(), 0) for cell in found if cell.state == state)
+def _best(cell: Cell) -> str:
+    best = cell.leader()
+    gains = [cell.gain_words(best, name, 0) for name in (cell.average(), others(best))]
+    return f"`{best}` {gains[0]}; on `{others(best)}` {gains[1]}"
+
+
+def opening(runs: Sequence[RegimeRun]) -> str:
+    """Return who leads in small and in large batches and by how much, a sentence for each, and what is not known."""
+    lines = []
+    for kind, words in SIZES.items():
+        found = cells(runs, kind)
+        recipes = max(cell.recipes for cell in found)
+        few = ", too few for an interval" if recipes < MIN_RECIPES else ""
+        by_state = {state: [cell for cell in found if cell.state == state] for state in STATES}
+        said = " and ".join(f"{_leads(own)} in the {state} state" for state, own in by_state.items())
+        steps = " / ".join(f"{h:,}" for h in HORIZONS)
+        start = f"With {words} tokens per expert and step ({recipes} recipes{few})"
+        lines.append(f"{start}, {said} than the best average, over the next {steps} steps.")
+    return f"{' '.join(lines)} Real runs have up to two million tokens: nothing of that size is recorded."
+
+
+def _leads(found: Sequence[Cell]) -> str:
+    leaders = [cell.leader() for cell in found]
+    gains = (100 * cell.gain(best, cell.average()) for cell, best in zip(found, leaders, strict=True))
+    names = " / ".join(f"`{name}`" for name in dict.fromkeys(leaders))
+    return f"{names} errs {' / '.join(f'{gain:.0f} %' for gain in gains)} less"
+
+
+def draw() -> None:
+    """Draw what `gated` and `adaptive` gain on the best average of their cell, by size of batch and horizon."""
+    panels: dict[str, list[Dot]] = {state: [] for state in STATES}
+    for kind in SIZES:
+        for cell in cells(all_runs(), kind):
+            for name in (SUBJECT, BESIDE):
+                means = cell.means(name, cell.average())
+                label = f"{name}, {kind} batch, h = {cell.horizon:,}"
+                ends = means.intervals("a new recipe")[0]
+                panels[cell.state].append(Dot(label, name, cell.gain(name, cell.average()), ends))
+    draw_dots(panels, ROOT / "docs" / "reports" / "regimes.svg")
 
 
 BRIEF: Mapping[str, Maker] = {"regimes": lambda _: brief(all_runs())}
 PARTS: Mapping[str, Maker] = {
+    "opening": lambda _: opening(all_runs()),
     "answer": lambda _: answer(all_runs()),
     "errors": lambda kind: errors_table(all_runs(), kind),
     "gains": lambda _: gains_table(all_runs()),

@@ -156,7 +156,10 @@ def win_rate_table(found: Sequence[Cell]) -> str:
         if any(cell.state == state for cell in found)
         for name in found[0].win_rate
     ]
-    words = f"Fraction of tasks with the smaller {PRIMARY}, a tie counting half, mean over the other forecasters."
+    words = (
+        "A row is a forecaster, a column a horizon h in training steps: the fraction of tasks with the smaller "
+        f"{PRIMARY}, a tie counting half, mean over the other forecasters; more is better."
+    )
     return "\n\n".join([markdown_table(("state", "forecaster", *(f"h = {h}" for h in horizons)), rows), words])
 
 

@@ -17,22 +17,24 @@ DOCS: Mapping[str, str] = {
     "methods/placement": "methods/placement.html",
     "methods/isolation": "methods/isolation.html",
     "guide/forecasters": "methods/forecasters.html",
+    "reports/regimes": "methods/regimes.html",
 }
 """docs/NAME.md to its page."""
 _PAGES = {name.rpartition("/")[2]: page for name, page in DOCS.items()}
 BOX = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">'
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_LEFT_OUT = re.compile(r"(?s:<!--.*?-->)|</?details>|</?summary>|^!\[.*\n\n(?:.+\n)+", re.MULTILINE)
+"""Comments, folds (what they hold stays) and figures with the paragraph below them, which says what they show."""
 _DOC = re.compile(r"(?:[./a-z]*/)?(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
 
 
 def doc_html(text: str, up: str) -> str:
     """Return the page's content: tables in boxes that scroll, links only to the web and to pages of the site, no
-    images.
+    figures.
     """
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = [_without_dead_links(token, up) for token in reader.parse(_COMMENT.sub("", text))]
+    tokens = [_without_dead_links(token, up) for token in reader.parse(_LEFT_OUT.sub("", text))]
     html: str = reader.renderer.render(tokens, reader.options, {})
     return html.replace("<table>", BOX).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
 

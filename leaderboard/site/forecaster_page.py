@@ -15,7 +15,7 @@ from leaderboard.site.payload import choices, cost_row, skill_note, view_rows
 from leaderboard.site.views import REGRET, View, metrics_of, primary_views
 from leaderboard.site.words import arguments_text, interval_text, megabytes, named, signed_skill, three_digits
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import ALL, ResultGrid, result_grid, with_runs_of
+from moeload_bench.results.grid import ALL, ResultGrid, Standings, grid_of, has_metric, result_grid
 from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.tables import Table, table_of
@@ -47,11 +47,12 @@ class Grids:
 def grids_of(board: Board) -> Grids:
     """`result_grid` of every metric, and by recipe of the two that a page shows so."""
     metrics = {metric: result_grid(board.compared, metric) for metric in metrics_of(board)}
-    recipes = {
-        (recipe, metric): result_grid(with_runs_of(board.compared, board.runs_in(recipe)), metric)
-        for recipe in board.recipes
-        for metric in (PRIMARY, REGRET)
-    }
+    recipes: dict[tuple[str, str], ResultGrid | None] = {}
+    for metric in (metric for metric in (PRIMARY, REGRET) if metrics.get(metric)):
+        whole = Standings(board.compared, metric, board.reference)
+        for recipe in board.recipes:
+            scores = whole.on(board.runs_in(recipe))
+            recipes[recipe, metric] = grid_of(scores) if has_metric(scores.results, metric) else None
     return Grids(metrics, recipes)
 
 

@@ -145,7 +145,8 @@ class _Pace:
     def left(self, done: float, total: int) -> str:
         """Return `about 8 min left`; nothing as long as nothing is done."""
         now = time.monotonic()
-        if total != self._total or done < self._done or not done:
+        starting = not done or (not self._done and done < 1)  # how long a process takes to start is no pace
+        if total != self._total or done < self._done or starting:
             self._started, self._from = now, done
         self._done, self._total = done, total
         if done <= self._from:

@@ -112,10 +112,12 @@ class _Said:
         self._done, self._total = 0, len(targets) * len(suite.traces)
 
     def fits(self, number: int, of: int, target: Target) -> None:
-        """A forecaster begins to learn."""
+        """A forecaster begins to learn, if it learns: of a stranger's class only its own process knows."""
         if self._within:
-            runs = counted(len(self._suite.fit), "train run")
-            self._progress(0, self._total, f"fitting {target.label} on {runs} ({number} of {of})")
+            runs = f"{counted(len(self._suite.fit), 'train run')} ({number} of {of})"
+            said = f"fitting {target.label} on {runs}"
+            unsure = f"starting {target.label}; if it has a `fit`, it learns from {runs}"
+            self._progress(0, self._total, said if _is_known(target) else unsure)
 
     def finished(self, pair: Pair) -> None:
         """A pair is done."""
@@ -175,8 +177,12 @@ def _pairs(
 
 def _may_learn(target: Target) -> bool:
     """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    known = isinstance(target, ClassTarget) or is_baseline(target)
-    return not known or hasattr(load_class(target), "fit")
+    return not _is_known(target) or hasattr(load_class(target), "fit")
+
+
+def _is_known(target: Target) -> bool:
+    """Whether the class can be looked at in this process."""
+    return isinstance(target, ClassTarget) or is_baseline(target)
 
 
 def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
-from moeload_bench.states.rule import State, StateLabels, label_states
+from moeload_bench.states.rule import State, StateLabels, trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.style import (
     FEW,
@@ -183,7 +183,7 @@ def view_trace(trace: Trace, layers: Sequence[str] = (), first: int | None = Non
         until = "to the end" if last is None else f"to {last:,}"
         raise PlotError(f"{trace.id}: no row in the steps {asked} {until}; the trace has {has}")
     try:
-        labels = label_states(trace.load_SLE, stride=trace.meta.stride)
+        labels = trace_labels(trace)
     except TraceError:
         labels = None
     chosen = tuple(names.index(name) for name in layers) if layers else tuple(range(trace.num_layers))

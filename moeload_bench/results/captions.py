@@ -14,7 +14,7 @@ from moeload_bench.results.choice import Verdict
 from moeload_bench.results.comparison import best_window
 from moeload_bench.results.grid import NOTHING, ResultGrid, Row, metrics_in
 from moeload_bench.results.record import Result
-from moeload_bench.scoring.catalogue import describe_metric, has_skill, needs_quantiles
+from moeload_bench.scoring.catalogue import describe_metric, has_skill, lower_is_better, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
 from moeload_bench.states.rule import StateRule
@@ -28,10 +28,17 @@ def table_caption(grid: ResultGrid) -> str:
 
 
 def _about(grid: ResultGrid) -> Iterator[str]:
-    """Yield what the metric is, and over what a cell is a mean."""
+    """Yield what the metric is, what rows and columns are, and over what a cell is a mean."""
     metric = grid.metric
     yield f"{metric}: {describe_metric(metric)}."
+    yield f"A row is a forecaster, a column a horizon h in training steps{better_words(metric)}."
     yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid)}."
+
+
+def better_words(metric: str) -> str:
+    """Return which direction of a metric is better; empty where neither is."""
+    lower = lower_is_better(metric)
+    return "" if lower is None else f"; {'less' if lower else 'more'} is better"
 
 
 def spans_of(grid: ResultGrid, states: Sequence[str] | None = None) -> str:

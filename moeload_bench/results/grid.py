@@ -196,6 +196,12 @@ class Standings:
         found: NDArray[np.intp] = self.keep((state, horizon), lambda: in_state(self.errors, state, horizon))
         return found
 
+    def has(self, state: str) -> bool:
+        """Return whether a task of the runs that are looked at is in a state."""
+        number_T, recipe_R = self.errors.tasks.by_run
+        looked_R = range(len(recipe_R)) if self.at_R is None else self.at_R
+        return bool(np.isin(number_T[self.places(state)], looked_R).any())
+
     def keep(self, key: Any, make: Callable[[], Any]) -> Any:
         """Return what was made for a key of these scores on all runs, or make it."""
         if key not in self._kept:
@@ -232,11 +238,20 @@ class Standings:
         """Return the ranks that each forecaster can have on a new recipe; empty where a pair cannot be tested."""
         if not self.ratio:
             return {}
-        names, F = [result.name for result in self.results], len(self.results)
-        means = [self.run_means(name, state, horizon) for name in names]
-        skill_FF, p_FF = np.stack([one.skill_F[:F] for one in means]), np.stack([one.p_F[:F] for one in means])
+        names, at = [result.name for result in self.results], self.places(state, horizon)
+        first_P, second_P = np.triu_indices(len(names), 1)
+        ratio_PT = self.keep((self.ratio, "pairs"), lambda: self._pair_ratios(names, first_P, second_P))
+        means = RunMeans.of(ratio_PT[:, at], self.ratios.tasks, at)
+        means = means if self.at_R is None else means.on(self.at_R)
+        skill_FF, p_FF = np.zeros((2, len(names), len(names)))
+        skill_FF[first_P, second_P], p_FF[first_P, second_P] = means.skill_F, means.p_F
         apart = told_apart(names, skill_FF, p_FF)
         return {} if apart is None else possible_ranks(names, apart)
+
+    def _pair_ratios(self, names: Sequence[str], first_P: NDArray[np.intp], second_P: NDArray[np.intp]) -> FloatArray:
+        """Return the log ratio of each pair's second result to its first one, task by task [P, T]."""
+        error_FT = np.stack([self.ratios.by_forecaster[name] for name in names])
+        return log_ratio(error_FT[second_P], error_FT[first_P])
 
     def floor(self, state: str, floor: str) -> Values:
         """Return the mean over runs [K] of a floor of the metric in a state; empty where no run has it."""
@@ -293,15 +308,19 @@ def result_grid(results: Sequence[Result], metric: str) -> ResultGrid | None:
 
     Raise `NotFoundError` for a metric that neither the results nor the catalogue have.
     """
-    if metric not in metrics_in(results):
+    if not has_metric(results, metric):
         if metric not in metric_names():
             raise not_found("metric", metric, metric_names())
         return None
-    scores = Standings(results, metric, reference_of(results))
-    rows = [row for state in (*STATES, CROSSING) if scores.places(state).size for row in by_skill(scores.rows(state))]
+    return grid_of(Standings(results, metric, reference_of(results)))
+
+
+def grid_of(scores: Standings) -> ResultGrid:
+    """Return the grid of scores, of all runs or of some."""
+    rows = [row for state in (*STATES, CROSSING) if scores.has(state) for row in by_skill(scores.rows(state))]
     there = {row.state for row in rows}
     floors = {key: found for key, found in scores.floors().items() if key[0] in there}
-    return ResultGrid(scores, scores.results, metric, scores.horizons, tuple(rows), floors, scores.marks)
+    return ResultGrid(scores, scores.results, scores.metric, scores.horizons, tuple(rows), floors, scores.marks)
 
 
 def known_grid(results: Sequence[Result], metric: str) -> ResultGrid:
@@ -315,6 +334,11 @@ def known_grid(results: Sequence[Result], metric: str) -> ResultGrid:
 def metrics_in(results: Iterable[Result]) -> set[str]:
     """Return every metric that some task of the results has."""
     return {metric for result in results for run in result.runs for task in run.tasks for metric in task.metrics}
+
+
+def has_metric(results: Iterable[Result], metric: str) -> bool:
+    """Return whether some task of the results has a metric."""
+    return any(metric in task.metrics for result in results for run in result.runs for task in run.tasks)
 
 
 def by_skill(rows: Iterable[Row]) -> list[Row]:

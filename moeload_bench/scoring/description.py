@@ -18,7 +18,7 @@ from moeload_bench.errors import TraceError, counted
 from moeload_bench.scoring.floors import floors_from, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.scoring.run_facts import RunFacts, facts_lines, run_facts
-from moeload_bench.states.rule import State, StateLabels, StateRule, label_states, state_names
+from moeload_bench.states.rule import State, StateLabels, state_names, trace_labels
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
 from moeload_bench.traces.trace import Trace, layer_names
@@ -141,10 +141,10 @@ def _rows(trace: Trace, steps: int) -> int:
     return max(1, min(steps // trace.meta.stride, trace.steps))
 
 
-def describe_layers(trace: Trace, rule: StateRule | None = None) -> list[LayerDescription]:
+def describe_layers(trace: Trace) -> list[LayerDescription]:
     """Describe every layer. A trace whose stride the state rule cannot work with is described without states."""
     try:
-        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
+        labels: StateLabels | None = trace_labels(trace)
         refusal = ""
     except TraceError as error:
         labels, refusal = None, f"not defined: {error}"
@@ -289,7 +289,7 @@ def undescribed_run(trace: Trace, size: int) -> Run:
 def run_spans(trace: Trace) -> tuple[str, ...]:
     """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
     try:
-        labels: StateLabels = label_states(trace.load_SLE, stride=trace.meta.stride)
+        labels = trace_labels(trace)
     except TraceError as error:
         return (f"not defined: {error}",)
     spans, row = [], 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,7 +29,7 @@ from moeload_bench.states.drift import (
     summarise_shares,
     trace_drift,
 )
-from moeload_bench.traces.trace import shares
+from moeload_bench.traces.trace import Trace, shares
 
 State = Literal["transient", "stable", "mixed"]
 
@@ -165,6 +165,14 @@ def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None
         drift_SL=np.repeat(drift_GL, grid.rows, axis=0)[:S],
         grid_drift_GL=drift_GL,
     )
+
+
+@lru_cache(maxsize=1)
+def trace_labels(trace: Trace) -> StateLabels:
+    """Return the labels of a trace by the rule as it is, kept until another trace is asked for; raise as
+    `label_states`.
+    """
+    return label_states(trace.load_SLE, stride=trace.meta.stride)
 
 
 class StateDetector:

@@ -18,7 +18,7 @@ from moeload_bench import evaluate, list_traces, load_trace, write_trace
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_load_SLE, synthetic_trace
+from tests.conftest import needs_traces, synthetic_load_SLE, synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -101,6 +101,15 @@ def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:
     ]
     load_SLE = load_trace(ref.path).load_SLE
     assert child.stdout.split() == ["ndarray", "int64", *map(str, load_SLE.shape), str(load_SLE.sum())]
+
+
+@needs_traces
+def test_the_readme_says_how_many_runs_load_dataset_joins() -> None:
+    """As many as the folder holds in that split of that recipe."""
+    said = r'load_dataset\("traces", "([\w-]+)", split="(\w+)"\)` joins the (\w+) runs'
+    ((recipe, split, words),) = re.findall(said, README)
+    runs = [ref for ref in list_traces(ROOT / "traces") if ref.id.startswith(f"{recipe}/{split}/")]
+    assert {"two": 2, "three": 3, "four": 4}[words] == len(runs)
 
 
 def test_the_readme_is_short_and_says_first_what_it_is() -> None:

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from leaderboard.__main__ import app as maintainers
 from moeload_bench import evaluate, load_suite
+from moeload_bench.cli import progress
 from moeload_bench.cli.app import app
 from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
@@ -116,6 +117,14 @@ def test_a_long_command_names_its_stages_as_they_begin(
     places = [text.index(stage) for stage in ("reading own.parquet", *stages)]
     assert places == sorted(places)
     assert re.search(r"about \d+ s left", text)
+
+
+def test_what_comes_before_the_first_part_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process took 30 s to start, then a part takes 50 s: no half hour is foretold at its first fiftieth."""
+    clock = iter([0.0, 0.0, 30.0, 31.0])
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    pace = progress._Pace()
+    assert [pace.left(done, 6) for done in (0, 0.02, 0.04)] == ["", "", "about 5 min left"]
 
 
 @pytest.mark.parametrize("width", WIDTHS)

@@ -32,7 +32,7 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.collection import Results
 from moeload_bench.scoring import scores
-from moeload_bench.suites.suite import Suite, SuiteTrace
+from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
 
@@ -85,6 +85,19 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     fresh = run(tmp_path, counted(log), fresh=True)
     assert made(log) == 2 * TRACES
     assert outcome(first) == outcome(again) == outcome(fresh)
+
+
+def test_progress_claims_no_fit_that_may_not_be_there(tmp_path: Path) -> None:
+    """Only of a class that can be looked at here is "fitting" said; of a stranger's it says what happens if it can."""
+    suite, paths = suite_of(tmp_path)
+    learned = synthetic_trace(60, seed=9, run=9, recipe="resume", split="train")
+    paths[learned.id] = write_trace(learned, tmp_path / "train.parquet", overwrite=True)
+    suite = suite.model_copy(update={"fit": (FitTrace(id=learned.id, data_sha256=data_sha256(learned)),)})
+    seen: list[str] = []
+    targets = [counted(tmp_path / "log"), "sw_avg@window=20"]
+    evaluate(targets, suite, paths=paths, level="none", progress=lambda done, total, what: seen.append(what))
+    assert [what for what in seen if what.startswith("fitting")] == []
+    assert f"starting {targets[0]}; if it has a `fit`, it learns from 1 train run (1 of 1)" in seen
 
 
 def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

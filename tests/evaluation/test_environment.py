@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from moeload_bench import environment as module
 from moeload_bench.environment import commit_of, environment, kernels
 
 
@@ -60,3 +61,13 @@ def test_kernels_are_told_apart_where_processors_share_a_name() -> None:
     env = {**os.environ, "OPENBLAS_CORETYPE": other}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)
     assert done.stdout.strip() == f"openblas {other}"
+
+
+def test_a_wheel_names_the_commit_that_it_was_built_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Results and verifications made from a wheel, outside any checkout, name it all the same."""
+    package = tmp_path / "moeload_bench"
+    package.mkdir()
+    monkeypatch.setattr(module, "PACKAGE", package)
+    assert environment().commit is None
+    (package / "commit.txt").write_text("0" * 40 + "\n")
+    assert environment().commit == "0" * 40

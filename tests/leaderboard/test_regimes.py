@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from leaderboard.pages.regimes import Cell, cells, errors_table, gains_table, runs_table, sentence
+from leaderboard.pages.regimes import Cell, brief, cells, errors_table, gains_table, opening, runs_table, sentence
 from leaderboard.studies import regimes
 from leaderboard.studies.regimes import Kind, RegimeRun, StateScores, code_hash, kinds_of, measured_runs
 from moeload_bench.traces.store import list_traces, stored_hash
@@ -61,6 +61,21 @@ def test_where_all_are_alike_the_choice_is_said_not_to_matter() -> None:
     assert "the choice does not matter" in sentence("x", Cell([record("a", alike)], "stable", 100))
     behind = {"average_tuned": 0.02, "adaptive": 0.03, "gated": 0.04}
     assert "no entry errs less than the tuned average" in sentence("x", Cell([record("a", behind)], "stable", 100))
+
+
+def test_who_is_best_is_said_by_size_of_batch() -> None:
+    """A row for each size and state: the leader of that cell, its gain on the best average and on the next one; the
+    page's first sentences say the same, and that two recipes are too few for an interval.
+    """
+    turned = {**CLEAR, "gated": 0.016, "adaptive": 0.01}
+    found = [*(record(f"small-{n}", CLEAR, "small") for n in range(6)), *(record(f"large-{n}", turned) for n in "ab")]
+    rows = [line for line in brief(found).splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows[1:]] == ["| up to 1,024", "| up to 1,024", "| 4,096", "| 4,096"]
+    assert "| `gated` +50 % [+50, +50]; on `adaptive` +38 % [+38, +38] |" in rows[1]
+    assert "| `adaptive` +50 % (+50 to +50); on `gated` +38 % (+38 to +38) |" in rows[3]
+    said = opening(found)
+    assert "With up to 1,024 tokens per expert and step (6 recipes), `gated` errs 50 % / 50 % less" in said
+    assert "(2 recipes, too few for an interval), `adaptive` errs 50 % / 50 % less in the transient state" in said
 
 
 def test_near_twins_have_one_vote() -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
+from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
-from moeload_bench.results.comparison import Errors
+from moeload_bench.results.comparison import Errors, reference_of
+from moeload_bench.results.grid import Standings
 from moeload_bench.results.statistics import Spread, Tasks
+from moeload_bench.scoring.catalogue import PRIMARY
 from tests.support.seasons import revealed_season
 
+DOCS = Path(__file__).parents[2] / "docs"
 RECIPES = [f"r{i}" for i in range(12)]
 
 
@@ -106,3 +111,33 @@ def test_ranks_on_new_seeds_take_the_spread_of_the_public_runs() -> None:
     assert found.new_seeds is not None
     assert sorted(found.new_seeds.values()) == [(1, 1), (2, 2)]
     assert rank_sets_of(errors, errors, "stable").new_seeds is None
+
+
+def ranks_on(page: str, state: str, column: str) -> dict[str, str]:
+    """The texts of a column of the first table of a page that is headed by the state and has it."""
+    tables = (table.splitlines() for table in (DOCS / "reports" / page).read_text(encoding="utf-8").split("\n\n"))
+    rows = next(table for table in tables if table[0].startswith(f"| {state} |") and f" {column} |" in table[0])
+    heads, _, *cells = ([cell.strip() for cell in row.strip("|").split("|")] for row in rows)
+    return {row[0].strip("`"): row[heads.index(column)] for row in cells if row[0].startswith("`")}
+
+
+@pytest.mark.parametrize("state", ["transient", "stable"])
+def test_one_claim_has_one_rank_wherever_it_is_shown(state: str) -> None:
+    """The set of ranks on a new recipe: on the season's page, on the page of results, and as the site computes it."""
+    season = scored_seasons()[0]
+    scores = Standings(season.results, PRIMARY, reference_of(season.results))
+    on_site = {name: rank_text(ranks) for name, ranks in scores.ranks(state).items()}
+    on_results = ranks_on("results.md", state, "ranks")
+    assert ranks_on(f"season-{season.name}.md", state, "ranks, new recipe") == on_site
+    assert {name: on_results[name] for name in on_site if name in on_results} | on_site == on_site
+    assert len(on_results) > 10
+
+
+def test_a_participant_finds_on_one_page_how_to_enter_and_what_comes_of_it() -> None:
+    """How, by when, what is frozen, shown and got, in this order; running a season is a page of its own."""
+    text = (DOCS / "guide" / "seasons.md").read_text(encoding="utf-8")
+    heads = [line.removeprefix("## ") for line in text.splitlines() if line.startswith("## ")]
+    assert heads == ["How to enter", "By when", "What is frozen", "What is shown", "What you get"]
+    assert "moeload-bench submit" in text
+    assert "draw.json" not in text
+    assert "draw.json" in (DOCS / "guide" / "seasons-manual.md").read_text(encoding="utf-8")

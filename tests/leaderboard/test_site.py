@@ -521,6 +521,16 @@ def test_documentation_shows_raw_html_as_text_and_has_no_dead_links() -> None:
     assert "<img" not in html
 
 
+def test_documentation_shows_what_is_folded_and_no_caption_without_its_figure() -> None:
+    """A fold's text is there, its tags are not; a figure goes with the paragraph below it, the next one stays."""
+    text = "# A\n\n![f](f.svg)\n\nA row is\na run.\n\n<details><summary>How</summary>\n\nSo.\n\n</details>\n\nEnd.\n"
+    html = doc_html(text, "")
+    assert "summary" not in html
+    assert "details" not in html
+    assert "a run" not in html
+    assert all(f"<p>{words}</p>" in html for words in ("How", "So.", "End."))
+
+
 def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, bytes]) -> None:
     """Every relative link of pages without traces; those to traces are followed in the browser."""
     files = {**pages, **dict(text_files(committed))}
@@ -553,9 +563,13 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [MARK, "index.html"]
 
 
+STAGES = ["files of the checkout", "results, submissions and traces", "traces: qwen3moe-tiny-8e/test/seed1",
+          "what the runs are", "leaderboard of mini: window_tv", "forecasters on mini", "documentation"]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
-    """Two processes with different hash seeds, in different folders."""
+    """Two processes with other hash seeds and folders, nothing kept; each says every stage as it begins."""
     root = copy_checkout(tmp_path / "a", (TRACE,), FEW)
     other = copy_checkout(tmp_path / "elsewhere" / "b", (TRACE,), FEW)
     built = []
@@ -570,7 +584,10 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
             "--out",
             str(tmp_path / seed),
         ]
-        subprocess.run(command, cwd=ROOT, check=True, env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True)
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "MOELOAD_CACHE": str(tmp_path / f"cache{seed}")}
+        done = subprocess.run(command, cwd=ROOT, check=True, env=environment, capture_output=True, text=True)
+        said = [line.partition(" at ")[2] for line in done.stderr.splitlines() if "begun" in line]
+        assert said == STAGES
         built.append({str(p.relative_to(tmp_path / seed)): p.read_bytes() for p in sorted((tmp_path / seed).rglob("*"))
                       if p.is_file()})  # fmt: skip
     assert built[0].keys() == built[1].keys()

@@ -34,6 +34,7 @@ for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "mar
     need(_package, "pip install -e '.[site]'")
 
 pytestmark = pytest.mark.slow  # a browser, and sites of several suites
+ROOT = Path(__file__).parents[2]
 GROUP = Slice("drift:low", "drift up to 0.90%", frozenset())
 TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
@@ -507,6 +508,29 @@ def test_the_list_of_traces_fits_a_desktop_and_its_rows_are_not_empty_on_a_phone
     open_page(driver, site / "traces/index.html", size=PHONE)
     tall = "return [...document.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height)"
     assert max(driver.execute_script(tall)) < 65  # two lines of a name
+
+
+READER = """<style>body { font: 16px/1.5 "Noto Sans", "DejaVu Sans", sans-serif; margin: 0 }
+  h1 { border-bottom: 1px solid } main { max-width: 896px; margin: 0 auto; padding: 32px }
+  img { max-width: 100% } pre { padding: 16px; font-size: 85% }
+</style><main>"""
+"""How a forge shows README: its widths, sizes and margins, about."""
+
+
+def test_the_first_screen_of_the_readme_says_what_it_is(driver: Any, tmp_path: Path) -> None:
+    """At 1,280 x 800: the question, the picture, the commands, and how large the runs are."""
+    from markdown_it import MarkdownIt
+
+    html = MarkdownIt("commonmark", {"html": True}).enable("table").render((ROOT / "README.md").read_text())
+    (tmp_path / "readme.html").write_text(f'<base href="{ROOT.as_uri()}/">{READER}{html}')
+    open_page(driver, tmp_path / "readme.html", size=(1280, 800))
+    bottoms = driver.execute_script(
+        """const paragraphs = [...document.querySelectorAll("p")];
+           const shown = [...["p strong", "img", "pre"].map((one) => document.querySelector(one)),
+             paragraphs.find((one) => one.textContent.includes("recorded steps"))];
+           return shown.map((one) => [one.getBoundingClientRect().height, one.getBoundingClientRect().bottom]);"""
+    )
+    assert all(height > 10 and bottom <= 800 for height, bottom in bottoms), bottoms
 
 
 def test_a_missing_browser_is_a_skip_or_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
