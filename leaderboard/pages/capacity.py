@@ -204,7 +204,7 @@ def answer() -> str:
         waste = " and ".join(f"{_waste(scored):.0f} %" for scored in found)
         said.append(f"With {STRATA[stratum]} ({len(recipes)} recipes) {over} need more, and {waste} is kept in vain.")
     runs = [run for run in _alarms() if "/test/" in run.id]
-    counts = added(run.counts[str(DANGER)] for run in runs)
+    counts = added(run.counts[alarms.SHIPPED] for run in runs)
     return (
         f"Asked for a risk of 5 %: {said[0][0].lower()}{said[0][1:]} {said[1]} The alarm warns of "
         f"{100 * (counts.recall or 0.0):.0f} % of the deaths of experts at least 100 steps before; "
