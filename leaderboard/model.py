@@ -57,8 +57,8 @@ tokens that a forecast plans for the wrong expert. Higher skill is better.
 
 ## How it was made
 
-Fitted on the `train` runs of suite `v1` of the traces, with the benchmark's own loss; `python -m leaderboard fit-gated`
-in a checkout of the project fits it again.
+Fitted on the `train` runs of suite `v1` of the traces, with the benchmark's own loss;
+`python -m leaderboard fit-weights gated` in a checkout of the project fits it again.
 
 ## Limits
 

@@ -33,6 +33,7 @@ from leaderboard.pages import (
     sampling_note,
     season,
     summaries,
+    travel,
     unseen,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
@@ -56,6 +57,7 @@ PAGES = (
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS, large_runs.draw_sizes),
     properties.PROPERTIES,
     page_of_parts("docs/reports/regimes.md", regimes.PARTS, regimes.draw),
+    page_of_parts("docs/reports/travel.md", travel.PARTS, travel.draw),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts(
         "docs/reports/results.md",

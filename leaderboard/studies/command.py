@@ -8,6 +8,7 @@ COMMANDS = {
     "left-out": "Measure `gated` on unseen recipes: every cluster of related recipes is left out once.",
     "unseen": "Score `gated` once and for good on test runs of recipes that it was not fitted on.",
     "regimes": "Score every large, probe and summed run that has no score yet; about a minute of a core each.",
+    "travel": "Measure forecasters on `train` runs that they have not learned from, and on other logs of them.",
     "reaction": "Measure what forecasting is worth in comparison with exact reaction, on suite v1's runs.",
     "oracle-window": "Measure the best fixed window in hindsight, a yardstick that no forecaster can know.",
     "screening": "Measure what forecasters and memorisers show on the screen of `verify`.",

@@ -217,7 +217,7 @@ def test_shipped_weights_are_the_pinned_ones() -> None:
     """The file's hash is the one in the source, and reading it checks that."""
     from tests.support.checkout import leaderboard
 
-    assert leaderboard("fit-gated", "--check") == 0
+    assert leaderboard("fit-weights", "gated", "--check") == 0
     assert _gate.shipped_gate().inner_U.shape == (32,)
 
 

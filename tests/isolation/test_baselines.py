@@ -26,6 +26,7 @@ TARGETS = [
     "adaptive",
     "average_tuned",
     "gated",
+    "guarded",
     "arima@order=[1,1,1],history=150",
     "arima@order=[2,1,2],history=150,refit_every=160",
     "arima@order=[1,1,1],history=150,refit_every=160,engine=statsmodels",

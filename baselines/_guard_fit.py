@@ -1,0 +1,90 @@
+"""How the weights of `guarded` are learned: `_gate_fit`'s descent over more kinds of twins of each run.
+
+Beside the twins of `gated`, of each run its rows summed by tens, its counts thinned to `THIN` tokens per expert and row
+(both exact: such a log could have been kept of that very run), and its shares smoothed over time and drawn anew with
+up to a million tokens per expert. The last is exercise in little noise and nothing more: a smoother that looks both
+ways lets a little of the future into the past, so no error on such a twin is ever reported as a result.
+
+Axis letters: S steps, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from moeload_bench.forecaster import FitRuns, StepBlock, TraceInfo
+
+from . import _gate_fit as gate_fit
+from ._gate import Gate
+from ._guard import widened
+from ._series import IntArray
+
+SUM = 10
+THIN = 50
+SMOOTHED_STEPS = (2.0, 24.0)
+"""Least and greatest standard deviation of the smoother, in rows."""
+SMOOTHED_TOKENS = (2e4, 1e6)
+"""Per expert and row."""
+
+Twin = Callable[[TraceInfo, IntArray, np.random.Generator], tuple[TraceInfo, IntArray]]
+
+
+def summed(info: TraceInfo, load_SLE: IntArray, rng: np.random.Generator) -> tuple[TraceInfo, IntArray]:
+    """Ten rows as one; rows at the end that do not fill a sum are cut."""
+    rows = len(load_SLE) // SUM
+    parts = load_SLE[: rows * SUM].reshape(rows, SUM, *load_SLE.shape[1:])
+    return replace(info, stride=info.stride * SUM), parts.sum(axis=1)
+
+
+def thinned(info: TraceInfo, load_SLE: IntArray, rng: np.random.Generator) -> tuple[TraceInfo, IntArray]:
+    """As if a row had counted `THIN` tokens per expert, drawn without replacement from those that it counted."""
+    out = np.empty_like(load_SLE)
+    wanted = THIN * info.num_experts
+    for out_E, load_E in zip(out.reshape(-1, info.num_experts), load_SLE.reshape(-1, info.num_experts), strict=True):
+        out_E[:] = rng.multivariate_hypergeometric(load_E, min(wanted, int(load_E.sum())), method="marginals")
+    return info, out
+
+
+def smoothed(info: TraceInfo, load_SLE: IntArray, rng: np.random.Generator) -> tuple[TraceInfo, IntArray]:
+    """Shares without most of their noise, drawn anew from many tokens."""
+    from scipy.ndimage import gaussian_filter1d
+
+    width, tokens = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (SMOOTHED_STEPS, SMOOTHED_TOKENS))
+    share_SLE = load_SLE / np.maximum(load_SLE.sum(axis=2, keepdims=True), 1)
+    share_SLE = np.maximum(gaussian_filter1d(share_SLE, width, axis=0, mode="nearest"), 0)
+    share_SLE /= np.maximum(share_SLE.sum(axis=2, keepdims=True), 1e-12)
+    return info, rng.multinomial(int(tokens * info.num_experts), share_SLE)
+
+
+TWINS: Mapping[str, tuple[Twin, gate_fit.Kind]] = {
+    "summed": (summed, gate_fit.Kind(100, 8)),
+    "thinned": (thinned, gate_fit.Kind(100, 6)),
+    "smoothed": (smoothed, gate_fit.Kind(80, 6)),
+}
+
+
+def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Gate:
+    """The weights learned from whole runs and their twins; the same ones for the same runs, seed and machine.
+
+    ``without``: names of `TWINS`, or "sampled", that it shall not learn from.
+    """
+    samples = [
+        _widened(one, runs[one.run][0].stride)
+        for one in gate_fit.samples_of(runs, seed)
+        if one.kind != gate_fit.SAMPLED or "sampled" not in without
+    ]
+    for number, (info, block) in enumerate(runs):
+        for twin, kind in (TWINS[name] for name in TWINS if name not in without):
+            rng = np.random.default_rng([seed, number])
+            twin_info, load_SLE = twin(info, block.load_SLE, rng)
+            rows = StepBlock(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))
+            sample = gate_fit._sample(number, kind, twin_info, rows, rng)
+            samples += [_widened(sample, twin_info.stride)] if sample.measured_O else []
+    return gate_fit.calibrated(gate_fit.train(samples, seed, gate_fit.Learning()), samples)
+
+
+def _widened(one: gate_fit.Samples, stride: int) -> gate_fit.Samples:
+    return replace(one, measured_O=[widened(seen, stride * one.kind.stride) for seen in one.measured_O])

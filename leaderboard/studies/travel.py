@@ -1,0 +1,247 @@
+"""How `guarded` does away from home: on `train` runs that it has not learned from, as they are and otherwise logged.
+
+    python -m leaderboard studies travel
+
+Clusters of near twins are dealt into `FOLDS` parts. Each part is left out once: everything that can be fitted is fitted
+on the `train` runs of the others, and every forecaster follows the runs of the part, as they are and as logs that could
+have been kept of them (`KINDS`), which the network that is asked there has not learned from either. No `test` run is
+read. Kept in leaderboard/travel.json under the hashes of the trace and of what was learned from; only
+what is missing is run. An hour for all.
+
+Axis letters: K horizons, S rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from moeload_bench.baselines import _guard_fit
+from moeload_bench.baselines._guard import to_bytes
+from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
+from moeload_bench.baselines.gated import Gated
+
+from leaderboard.committed import ROOT
+from leaderboard.fit_weights import read_runs, recipe_of, runs_of
+from leaderboard.studies.kept import read_records, records_text
+from moeload_bench.errors import TraceError
+from moeload_bench.evaluation.harness import follow, window_rows
+from moeload_bench.files import replacing
+from moeload_bench.forecaster import FitRuns, trace_info
+from moeload_bench.isolation.sources import file_sha256
+from moeload_bench.isolation.targets import parse_target, source_sha256
+from moeload_bench.results.json_text import content_sha256
+from moeload_bench.schema import Record
+from moeload_bench.scoring.metrics import total_variation
+from moeload_bench.states.origins import choose_origins
+from moeload_bench.states.rule import label_states
+from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import read_trace, stored_hash
+from moeload_bench.traces.summed import sum_rows
+from moeload_bench.traces.trace import Trace, shares
+
+OUT = ROOT / "leaderboard" / "travel.json"
+TRACES = ROOT / "traces"
+FOLDS = 4
+HORIZONS = (1, 10, 100, 1000, 2000)
+PER_STATE = 40
+LEAST_ERROR = 1e-5
+NETWORKS: Mapping[str, tuple[str, ...]] = {
+    "guarded": (),
+    "guarded.old": ("summed", "thinned", "smoothed"),
+    "guarded.real": ("smoothed",),
+}
+"""Networks by what they do not learn from, and the name that each has in the records."""
+PLAIN = ("adaptive", "ema", "last_value", "sw_avg", "since_plan")
+
+
+class TravelRun(Record):
+    """A left-out run of one kind in one state: the mean log error of each forecaster over its origins, [K]."""
+
+    run: str
+    kind: str
+    state: str
+    balancing: str
+    data: str
+    basis: str
+    per_expert: float
+    horizons: tuple[int, ...]
+    origins: int
+    log_error_K: dict[str, tuple[float, ...]]
+
+    @property
+    def recipe(self) -> str:
+        return recipe_of(self.run)
+
+    @property
+    def stratum(self) -> str:
+        """Return the size of its batch; probes count many tokens and learn from few, so they stand apart."""
+        if ".probe/" in self.run:
+            return "probe"
+        return "large" if self.per_expert >= LARGE else "small"
+
+
+def as_it_is(trace: Trace) -> Trace:
+    """Return the trace."""
+    return trace
+
+
+def summed(trace: Trace) -> Trace:
+    """Return ten rows as one."""
+    return sum_rows(trace, _guard_fit.SUM)
+
+
+def sampled(trace: Trace) -> Trace:
+    """Return every tenth row."""
+    meta = trace.meta.model_copy(update={"format_version": "1.2", "stride": 10 * trace.meta.stride, "row_steps": 1})
+    columns = {name: column[::10] for name, column in trace.columns.items()}
+    return Trace(meta, trace.step_S[::10], trace.tokens_SL[::10], trace.load_SLE[::10], columns)
+
+
+def thinned(trace: Trace) -> Trace:
+    """Return the rows as if each had counted 50 tokens per expert, without the columns that count tokens too."""
+    _, load_SLE = _guard_fit.thinned(trace_info(trace), np.asarray(trace.load_SLE), np.random.default_rng(0))
+    columns = {name: trace.columns[name] for name in ("lr", "stage", "expert_bias") if name in trace.columns}
+    return Trace(trace.meta, trace.step_S, load_SLE.sum(axis=2), load_SLE, columns)
+
+
+KINDS: Mapping[str, Callable[[Trace], Trace]] = {
+    "as it is": as_it_is,
+    "summed": summed,
+    "sampled": sampled,
+    "thinned": thinned,
+}
+
+
+def fold_of(recipe: str) -> int:
+    """Return the part that a recipe is left out with; near twins lie in one."""
+    twins = next((group[0] for group in load_suite("v2").near_twins if recipe in group), recipe)
+    return int(content_sha256({"cluster": twins}), 16) % FOLDS
+
+
+def fitted(runs: FitRuns, kind: str) -> dict[str, bytes]:
+    """Return what learned from these runs, by name: networks without twins of that kind, averages from that kind."""
+    networks = NETWORKS if kind == "as it is" else {"guarded": ()}
+    out = {name: to_bytes(_guard_fit.fit_guard(runs, 0, (*without, kind))) for name, without in networks.items()}
+    return {**out, "gated": Gated.fit(runs, 0), "average_tuned": AverageTuned.fit(_of_kind(runs, kind), 0)}
+
+
+def _of_kind(runs: FitRuns, kind: str) -> FitRuns:
+    """Return the runs as logs of that kind, from which the tuned average is chosen: the fairest opponent."""
+    rng = np.random.default_rng(0)
+    if kind == "sampled":
+        return [(replace(info, stride=info.stride * 10), _rows(block, slice(None, None, 10))) for info, block in runs]
+    if kind not in _guard_fit.TWINS:
+        return runs
+    out = []
+    for info, block in runs:
+        twin, load_SLE = _guard_fit.TWINS[kind][0](info, block.load_SLE, rng)
+        out.append((twin, type(block)(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))))
+    return out
+
+
+def _rows(block: Any, rows: slice) -> Any:
+    return type(block)(block.step_S[rows], block.load_SLE[rows], block.tokens_SL[rows])
+
+
+def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[int, ...], int, dict[str, Any]]]:
+    """Yield (state, horizons, origins, mean log errors [K] by forecaster) of a run that was left out."""
+    horizons = tuple(h for h in HORIZONS if h % trace.meta.stride == 0 and 5 * h <= trace.steps * trace.meta.stride)
+    load_SLE = np.asarray(trace.load_SLE)
+    labels = label_states(load_SLE, trace.meta.stride, load_suite("v2").rule)
+    chosen = choose_origins(labels, trace.step_S, max(horizons), PER_STATE)
+    share_SLE = np.nan_to_num(shares(load_SLE), nan=1 / trace.num_experts)
+    sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
+    names = {"guarded.unguarded": ("guarded@guard=false", "guarded")}
+    names |= {name: (name.split(".")[0], name) for name in learned} | {name: (name, "") for name in PLAIN}
+    errors: dict[str, dict[int, Any]] = {}
+    for name, (target, weights) in names.items():
+        with follow(parse_target(target), trace, seed=0, fitted=learned.get(weights), level="none") as feed:
+            for answer in feed.answers(sorted(o for each in chosen.values() for o in each), horizons):
+                assert answer.forecast is not None, answer.failure
+                row = (answer.origin - trace.first_step) // trace.meta.stride
+                truth = [sum_SLE[(w := window_rows(trace, row, h)).stop] - sum_SLE[w.start] for h in horizons]
+                rows_K = [window_rows(trace, row, h).stop - row for h in horizons]
+                told_KLE = answer.forecast.window_means(horizons)
+                error_K = [total_variation(f, t / n).mean() for f, t, n in zip(told_KLE, truth, rows_K, strict=True)]
+                errors.setdefault(name, {})[answer.origin] = np.log(np.maximum(error_K, LEAST_ERROR))
+    for state, origins in chosen.items():
+        if origins:
+            yield (
+                state,
+                horizons,
+                len(origins),
+                {
+                    name: tuple(np.mean([of[o] for o in origins], axis=0).round(5).tolist())
+                    for name, of in errors.items()
+                },
+            )
+
+
+def basis_hash(learn: Sequence[str]) -> str:
+    """Return the hash of the code that a record rests on, and of the runs that were learned from."""
+    names = ("guarded", "average_tuned", *PLAIN)
+    code = {name: source_sha256(parse_target(name)) for name in names}
+    return content_sha256({"code": code, "fit": file_sha256(Path(_guard_fit.__file__)), "runs": hashes_of(learn)})
+
+
+def hashes_of(names: Sequence[str]) -> dict[str, str]:
+    """Return the content hash of each run of traces/."""
+    return {name: str(stored_hash(TRACES / f"{name}.parquet")) for name in names}
+
+
+def travel() -> None:
+    """Measure forecasters on `train` runs that they have not learned from, and on other logs of them."""
+    names = runs_of("guarded")
+    kept, found = read_records(TravelRun, OUT), list[TravelRun]()
+    for fold in range(FOLDS):
+        learn, left = ([n for n in names if (fold_of(recipe_of(n)) == fold) is here] for here in (False, True))
+        basis, hashes = basis_hash(learn), hashes_of(left)
+        runs: FitRuns = []
+        for kind in KINDS:
+            known = [one for one in kept if (one.kind, one.basis) == (kind, basis) and hashes.get(one.run) == one.data]
+            found += known
+            missing = [name for name in left if name not in {one.run for one in known}]
+            if not missing:
+                continue
+            runs = runs or read_runs(learn)
+            learned = fitted(runs, kind)
+            for name in missing:
+                found += _records(name, kind, basis, hashes[name], learned)
+                print(f"part {fold + 1} of {FOLDS}, {kind}: {name}", flush=True)
+            with replacing(OUT) as scratch:
+                later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
+                scratch.write_text(records_text(found + later, _order), encoding="utf-8")
+
+
+def _order(one: TravelRun) -> tuple[str, str, str]:
+    return one.run, one.kind, one.state
+
+
+def _records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> Iterator[TravelRun]:
+    """Yield the records of a run as a log of that kind; none where it cannot be one."""
+    trace = read_trace(TRACES / f"{name}.parquet")
+    if trace.meta.stride > 1 and kind != "as it is":
+        return
+    try:
+        trace = KINDS[kind](trace)
+    except TraceError as error:
+        print(f"{kind}: left out: {error}")
+        return
+    per_expert = float(np.mean(trace.load_SLE[:]))
+    for state, horizons, origins, log_error_K in scored(trace, learned):
+        yield TravelRun(
+            run=name,
+            kind=kind,
+            state=state,
+            balancing=trace.meta.balancing.method,
+            data=data,
+            basis=basis,
+            per_expert=round(per_expert, 1),
+            horizons=horizons,
+            origins=origins,
+            log_error_K=log_error_K,
+        )
