@@ -13,6 +13,7 @@ from pathlib import Path
 from leaderboard.frozen_code import code_sha256
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
@@ -28,6 +29,13 @@ OTHER_CODE = "made from other code"
 UNIFORM = "uniform"
 SCORED_AGAIN = ("mini",)
 """Suites whose results are always of today's code: a commit that changes a baseline scores them again."""
+
+
+def recipe_of_run(run: str) -> Recipe:
+    """Return the recipe of a run or of its probe: one of the package, or a drawn one of leaderboard/draws."""
+    name = run.split("/")[0].removesuffix(".probe")
+    drawn = next((ROOT / "leaderboard" / "draws").glob(f"*/{name}.toml"), None)
+    return load_recipe(str(drawn) if drawn else name)
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:

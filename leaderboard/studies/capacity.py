@@ -19,14 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, recipe_of_run
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.recipes.draws import twin_clusters
-from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.schema import Record
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
@@ -201,7 +200,7 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
 
 def groups_of(names: Iterable[str]) -> dict[str, str]:
     """Return the name of each recipe's group of near twins, which is left out as one and has one vote."""
-    recipes = [load_recipe(name) for name in sorted(set(names))]
+    recipes = [recipe_of_run(name) for name in sorted(set(names))]
     return {name: cluster[0] for cluster in twin_clusters(recipes) for name in cluster}
 
 
@@ -227,7 +226,8 @@ def prior_text(runs: Sequence[CapacityRun]) -> str:
     fitted = {}
     for horizon in HORIZONS:
         ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon)
-        dropped_F = np.average([run.dropped[horizon] for run in train], axis=0, weights=weights(train, groups))
+        long = [run for run in train if horizon in run.dropped]
+        dropped_F = np.average([run.dropped[horizon] for run in long], axis=0, weights=weights(long, groups))
         fitted[horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
                            (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
     return json.dumps(fitted) + "\n"

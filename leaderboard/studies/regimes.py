@@ -15,13 +15,12 @@ from typing import Literal
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_results
+from leaderboard.committed import ROOT, committed_results, recipe_of_run
 from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.files import replacing
 from moeload_bench.isolation.targets import source_sha256
-from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.json_text import content_sha256
@@ -85,7 +84,7 @@ def small_runs() -> list[RegimeRun]:
     results = [result for result in committed_results(SMALL) if result.name in FORECASTERS]
     if TUNED not in {result.name for result in results}:
         raise ResultError(f"leaderboard/results/{SMALL} has no result of {TUNED}")
-    balancing = {entry.id: load_recipe(entry.id.split("/")[0]).balancing.method for entry in load_suite(SMALL).traces}
+    balancing = {entry.id: recipe_of_run(entry.id).balancing.method for entry in load_suite(SMALL).traces}
     return [
         RegimeRun(
             id=run.trace,
@@ -117,7 +116,7 @@ def kinds_of(run: str) -> list[Kind]:
         return []
     if recipe.endswith(".probe"):
         return ["probe"]
-    if load_recipe(recipe).probe is not None:
+    if recipe_of_run(run).probe is not None:
         return ["large", "summed"]
     return ["summed"] if run in {entry.id for entry in load_suite(SMALL).traces} else []
 
@@ -141,7 +140,7 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
         kind=kind,
         data_sha256=str(stored_hash(ref.path)),
         code=code,
-        balancing=load_recipe(ref.id.split("/")[0].removesuffix(".probe")).balancing.method,
+        balancing=recipe_of_run(ref.id).balancing.method,
         horizons=suite.horizons,
         states=dict(_states(list(results))),
     )

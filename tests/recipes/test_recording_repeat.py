@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaderboard.committed import recipe_of_run
 from moeload_bench.recipes.corpora import find_corpus, text_path
 from moeload_bench.recipes.metadata import probe_name
-from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recipes.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
@@ -52,7 +52,7 @@ def recorded_again(committed: Trace, steps: int, out: Path) -> Trace:
     """By as many processes as then: a sum over two of them has other last digits than the sum of one."""
     meta = committed.meta
     processes = meta.parallel.get("processes", 1)
-    job = Job(load_recipe(meta.recipe), meta.run, meta.split, steps, out)
+    job = Job(recipe_of_run(meta.recipe), meta.run, meta.split, steps, out)
     if processes == 1:
         return load_trace(record_recipe(job))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
@@ -78,7 +78,7 @@ def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, mon
     assert_begins_with(committed, again)
     assert again.meta.tokenizer_sha256 == committed.meta.tokenizer_sha256
     assert [texts(source) for source in again.meta.sources] == [texts(source) for source in committed.meta.sources]
-    probe = probe_name(load_recipe(committed.meta.recipe))
+    probe = probe_name(recipe_of_run(committed.meta.recipe))
     if (tmp_path / probe).is_dir():
         there = Path(probe, *path.parts[-2:])
         assert_begins_with(load_trace(path.parents[2] / there), load_trace(tmp_path / there))
