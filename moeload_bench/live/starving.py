@@ -27,6 +27,7 @@ from moeload_bench.capacity.alarms import (
 )
 from moeload_bench.errors import counted
 from moeload_bench.recording.writer import Row
+from moeload_bench.words import page
 
 SEEN: Mapping[str, str] = {
     "loss": "loss",
@@ -134,7 +135,8 @@ def alarm_errors() -> str:
     known = measured()
     return (
         f"Such warnings came 100 steps or more before {100 * (known.recall or 0):.0f} % of {known.deaths} deaths, and "
-        f"{100 * (known.precision or 0):.0f} % of them were right, on recorded runs (docs/reports/capacity.md)."
+        f"{100 * (known.precision or 0):.0f} % of them were right, on recorded runs "
+        f"({page('docs/reports/capacity.md')})."
     )
 
 

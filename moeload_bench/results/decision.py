@@ -15,6 +15,7 @@ import numpy as np
 
 from moeload_bench.errors import counted
 from moeload_bench.results.statistics import t_quantile
+from moeload_bench.words import page
 
 SAME_PERCENT = 0.1
 """Points of the step time below which two candidates save alike."""
@@ -24,7 +25,7 @@ LEAST_PARTS = 3
 """Parts without which nothing is tested."""
 LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
-ORDER = "measured at 60 x 256, docs/reports/performance.md"
+ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
 

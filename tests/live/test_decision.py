@@ -188,7 +188,7 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
     alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("gated", 50, 5.05, 5.0, 9)]
     said = decide(1000, alike, 1.2, (), placed=True).lines()[1]
-    assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md)" in said
+    assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
 
 
 def test_no_forecaster_always_goes_first() -> None:
