@@ -21,7 +21,7 @@ COMMANDS = {
     "freeze-code": "Freeze the code of committed results, those of seasons too, in leaderboard/frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the suite that takes submissions.",
     "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
-    "fit-weights": "Fit the weights that a forecaster ships with: gated or guarded.",
+    "fit-weights": "Fit the weights that a forecaster ships with.",
     "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
     "studies": "Measure what the reports rest on; the ladder of model sizes is measured by `pages ladder`.",
 }

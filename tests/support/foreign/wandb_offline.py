@@ -7,6 +7,7 @@ messages are parsed by the package's own classes.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ def history(folder: Path, steps: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         for step, values in enumerate(steps):
             run.log(dict(values), step=step)
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
-    return [_row(record.history) for record in _records(file.read_bytes()) if record.HasField("history")]
+    deadline = time.monotonic() + 30
+    while True:  # on a busy machine W&B's own process writes the last rows after the run has finished here
+        rows = [_row(record.history) for record in _records(file.read_bytes()) if record.HasField("history")]
+        if len(rows) == len(steps) or time.monotonic() > deadline:
+            return rows
+        time.sleep(0.1)
 
 
 def histogram(counts: Sequence[float], edges: Sequence[float] | None = None) -> Any:
