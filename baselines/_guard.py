@@ -7,7 +7,7 @@ of these that forget, times how many targets without overlap they rest on, are t
 the network they give the weights of a mixture (exponential weights). Without evidence it is nearly the network alone.
 
 Under loss-free balancing (arXiv 2408.15664) an expert that the controller helps becomes popular by itself, and a bias
-that relaxes needs load above 1/E: where a layer is still, `pulled` moves its shares along the bias.
+that relaxes needs load above 1/E: where a layer is still, `Pull` moves its shares along the bias.
 
 Axis letters: S rows, L MoE layers, E experts, A anchors, M members (the network, then its rivals), K windows.
 """

@@ -31,9 +31,14 @@ SCORED_AGAIN = ("mini",)
 """Suites whose results are always of today's code: a commit that changes a baseline scores them again."""
 
 
+def recipe_name(run: str) -> str:
+    """Return the name of the recipe of a run, or of its probe, which is a count of that run."""
+    return run.split("/")[0].removesuffix(".probe")
+
+
 def recipe_of_run(run: str) -> Recipe:
     """Return the recipe of a run or of its probe: one of the package, or a drawn one of leaderboard/draws."""
-    name = run.split("/")[0].removesuffix(".probe")
+    name = recipe_name(run)
     drawn = next((ROOT / "leaderboard" / "draws").glob(f"*/{name}.toml"), None)
     return load_recipe(str(drawn) if drawn else name)
 

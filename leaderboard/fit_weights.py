@@ -10,7 +10,7 @@ import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.guarded import Guarded
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, recipe_name
 from moeload_bench.forecaster import FitRuns, step_block, trace_info
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.suites.suite import load_suite
@@ -34,9 +34,9 @@ def runs_of(name: Name) -> list[str]:
 
 def read_runs(names: Sequence[str]) -> FitRuns:
     """Read whole runs, as `fit` takes them; runs of one recipe and their probes are one group."""
-    recipes = sorted({recipe_of(name) for name in names})
+    recipes = sorted({recipe_name(name) for name in names})
     traces = [(name, read_trace(TRACES / f"{name}.parquet")) for name in names]
-    return [(trace_info(one, recipes.index(recipe_of(name))), step_block(one, 0, one.steps)) for name, one in traces]
+    return [(trace_info(one, recipes.index(recipe_name(name))), step_block(one, 0, one.steps)) for name, one in traces]
 
 
 def fit_weights(
@@ -63,8 +63,3 @@ def fit_weights(
     archive.write_bytes(data)
     source.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{bytes_sha256(archive)}"', source.read_text()))
     print(f"{archive.name}: {len(data)} bytes, {bytes_sha256(archive)}")
-
-
-def recipe_of(name: str) -> str:
-    """Return the recipe of a run, or of its probe."""
-    return name.split("/")[0].removesuffix(".probe")

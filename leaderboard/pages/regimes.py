@@ -13,11 +13,11 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.studies.clusters import near_twin
 from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
-from moeload_bench.suites.suite import load_suite, near_twins_of
 
 HORIZONS = (100, 1000)
 BESIDE = "adaptive"
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def recipes(self) -> int:
-        return len({_twin(run.recipe) for run in self.runs})
+        return len({near_twin(run.recipe) for run in self.runs})
 
     @functools.cached_property
     def ratio_FR(self) -> Mapping[str, Sequence[float]]:
@@ -68,7 +68,7 @@ class Cell:
         """Return the runs' mean log ratios of one forecaster to another."""
         ratio_R = np.subtract(self.ratio_FR[name], self.ratio_FR[against])
         recipes = tuple(run.recipe for run in self.runs)
-        return RunMeans(ratio_R[None], recipes, tuple(map(_twin, recipes)))
+        return RunMeans(ratio_R[None], recipes, tuple(map(near_twin, recipes)))
 
     def gain(self, name: str, against: str) -> float:
         """Return how much less one errs than another: 1 - geometric mean of the ratio, recipes counting once."""
@@ -94,21 +94,12 @@ class Cell:
         by_recipe: dict[str, list[float]] = {}
         for run, scores, k in self._found:
             if (one := value(scores, k)) is not None:
-                by_recipe.setdefault(_twin(run.recipe), []).append(one)
+                by_recipe.setdefault(near_twin(run.recipe), []).append(one)
         return float(np.mean([np.mean(values) for values in by_recipe.values()])) if by_recipe else None
 
 
 def _known(value: float | None) -> float:
     return float("nan") if value is None else value
-
-
-@functools.cache
-def _twins() -> Mapping[str, str]:
-    return near_twins_of(SMALL, load_suite(SMALL).sha256())
-
-
-def _twin(recipe: str) -> str:
-    return _twins().get(recipe, recipe)
 
 
 @functools.cache

@@ -13,15 +13,15 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.studies.clusters import near_twin
 from leaderboard.studies.kept import read_records
+from leaderboard.studies.regimes import LEAST_ORIGINS, STATES
 from leaderboard.studies.travel import HORIZONS, OUT, PLAIN, TravelRun
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import RunMeans
-from moeload_bench.suites.suite import load_suite, near_twins_of
 
 SUBJECT = "guarded"
 TUNED, BESIDE, BEFORE = "average_tuned", "adaptive", "gated"
-STATES = ("transient", "stable")
 RIVALS = (BEFORE, TUNED, *PLAIN)
 KINDS = {
     "small": "small batch, as recorded",
@@ -38,7 +38,6 @@ PARTS_OF_IT = {
 }
 ALLOWED = 1.03
 """How far it may be behind the best rival: the upper end over recipes."""
-LEAST_ORIGINS = 20
 
 
 def kind_of(run: TravelRun) -> str:
@@ -55,7 +54,7 @@ class Cell:
 
     @functools.cached_property
     def recipes(self) -> int:
-        return len({_twin(run.recipe) for run in self.runs})
+        return len({near_twin(run.recipe) for run in self.runs})
 
     def log_RK(self, name: str) -> np.ndarray:
         """[R, K] mean log errors of a forecaster."""
@@ -73,7 +72,7 @@ class Cell:
         known = np.isfinite(ratio_RK)
         ratio_R = np.where(known, ratio_RK, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
         recipes = tuple(run.recipe for run in self.runs)
-        return RunMeans(ratio_R[None], recipes, tuple(map(_twin, recipes)))
+        return RunMeans(ratio_R[None], recipes, tuple(map(near_twin, recipes)))
 
     def rivals(self) -> list[str]:
         """Return the best rival at each horizon, by the mean over these runs: chosen in hindsight."""
@@ -86,15 +85,6 @@ class Cell:
     def best_rival(self) -> np.ndarray:
         """[R, K] mean log errors of the best rival of each horizon."""
         return np.stack([self.log_RK(name)[:, k] for k, name in enumerate(self.rivals())], axis=1)
-
-
-@functools.cache
-def _twins() -> Mapping[str, str]:
-    return near_twins_of("v2", load_suite("v2").sha256())
-
-
-def _twin(recipe: str) -> str:
-    return _twins().get(recipe, recipe)
 
 
 @functools.cache
@@ -240,9 +230,11 @@ def counts(runs: Sequence[TravelRun]) -> str:
 
 
 PARTS: Mapping[str, Maker] = {
-    name: (lambda _, make=make: make(all_runs()))  # type: ignore[misc]
-    for name, make in {
-        "opening": opening, "answer": answer, "rivals": rivals_table, "horizons": horizons_table, "parts": parts_table,
-        "bias": bias_table, "counts": counts,
-    }.items()
-}  # fmt: skip
+    "opening": lambda _: opening(all_runs()),
+    "answer": lambda _: answer(all_runs()),
+    "counts": lambda _: counts(all_runs()),
+    "rivals": lambda _: rivals_table(all_runs()),
+    "horizons": lambda _: horizons_table(all_runs()),
+    "parts": lambda _: parts_table(all_runs()),
+    "bias": lambda _: bias_table(all_runs()),
+}

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, recipe_of_run
+from leaderboard.committed import ROOT, recipe_name, recipe_of_run
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
@@ -41,7 +41,6 @@ MERGED_FROM = 4000
 POINTS = 200
 """Ratios of other runs are kept as so many quantiles."""
 LARGE = 2048
-PROBE = ".probe"
 BROKEN = "unbalanced-"
 """Recipes that are recorded for alarms, broken on purpose."""
 
@@ -62,7 +61,7 @@ class CapacityRun(Record):
     @property
     def recipe(self) -> str:
         """Return the recipe that was trained; a probe is a count of its run."""
-        return self.id.split("/")[0].removesuffix(PROBE)
+        return recipe_name(self.id)
 
     @property
     def stratum(self) -> str:

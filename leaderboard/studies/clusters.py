@@ -4,6 +4,7 @@ Apart from `leaderboard.studies.left_out`, which needs torch: the page made from
 """
 
 from leaderboard.committed import ROOT
+from moeload_bench.suites.suite import load_suite, near_twins_of
 
 OUT = ROOT / "leaderboard" / "left_out.json"
 SUITE = "v1"
@@ -18,3 +19,8 @@ CLUSTERS = (
     ("switch-8e-drop",),
 )
 """Recipes of one cluster share text, seed and most of their settings (two even their first 2,000 steps)."""
+
+
+def near_twin(recipe: str) -> str:
+    """Return the recipe that stands for its near twins in suite v2, the recipe itself where it has none."""
+    return near_twins_of("v2", load_suite("v2").sha256()).get(recipe, recipe)

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_results, recipe_of_run
+from leaderboard.committed import ROOT, committed_results, recipe_name, recipe_of_run
 from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -71,7 +71,7 @@ class RegimeRun(Record):
 
     @property
     def recipe(self) -> str:
-        return self.id.split("/")[0].removesuffix(".probe").removesuffix(f".sum{SUMMED}")
+        return recipe_name(self.id).removesuffix(f".sum{SUMMED}")
 
 
 def known_runs(path: Path = OUT) -> list[RegimeRun]:

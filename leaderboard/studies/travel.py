@@ -21,14 +21,16 @@ from typing import Any
 import numpy as np
 from moeload_bench.baselines import _guard_fit
 from moeload_bench.baselines._guard import to_bytes
+from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
 
-from leaderboard.committed import ROOT
-from leaderboard.fit_weights import read_runs, recipe_of, runs_of
+from leaderboard.committed import ROOT, recipe_name
+from leaderboard.fit_weights import read_runs, runs_of
+from leaderboard.studies.clusters import near_twin
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
-from moeload_bench.evaluation.harness import follow, window_rows
+from moeload_bench.evaluation.harness import follow, row_of
 from moeload_bench.files import replacing
 from moeload_bench.forecaster import FitRuns, trace_info
 from moeload_bench.isolation.sources import file_sha256
@@ -41,7 +43,7 @@ from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
-from moeload_bench.traces.trace import Trace, shares
+from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "travel.json"
 TRACES = ROOT / "traces"
@@ -74,7 +76,7 @@ class TravelRun(Record):
 
     @property
     def recipe(self) -> str:
-        return recipe_of(self.run)
+        return recipe_name(self.run)
 
     @property
     def stratum(self) -> str:
@@ -118,8 +120,7 @@ KINDS: Mapping[str, Callable[[Trace], Trace]] = {
 
 def fold_of(recipe: str) -> int:
     """Return the part that a recipe is left out with; near twins lie in one."""
-    twins = next((group[0] for group in load_suite("v2").near_twins if recipe in group), recipe)
-    return int(content_sha256({"cluster": twins}), 16) % FOLDS
+    return int(content_sha256({"cluster": near_twin(recipe)}), 16) % FOLDS
 
 
 def fitted(runs: FitRuns, kind: str) -> dict[str, bytes]:
@@ -150,35 +151,25 @@ def _rows(block: Any, rows: slice) -> Any:
 def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[int, ...], int, dict[str, Any]]]:
     """Yield (state, horizons, origins, mean log errors [K] by forecaster) of a run that was left out."""
     horizons = tuple(h for h in HORIZONS if h % trace.meta.stride == 0 and 5 * h <= trace.steps * trace.meta.stride)
-    load_SLE = np.asarray(trace.load_SLE)
-    labels = label_states(load_SLE, trace.meta.stride, load_suite("v2").rule)
+    labels = label_states(trace.load_SLE, trace.meta.stride, load_suite("v2").rule)
     chosen = choose_origins(labels, trace.step_S, max(horizons), PER_STATE)
-    share_SLE = np.nan_to_num(shares(load_SLE), nan=1 / trace.num_experts)
-    sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
+    truth = WindowTruth(trace_info(trace), trace.rows(0, trace.steps))
+    true_OKLE = {o: truth.means(row_of(trace, o), horizons) for each in chosen.values() for o in each}
     names = {"guarded.unguarded": ("guarded@guard=false", "guarded")}
     names |= {name: (name.split(".")[0], name) for name in learned} | {name: (name, "") for name in PLAIN}
-    errors: dict[str, dict[int, Any]] = {}
+    errors: dict[str, dict[int, Any]] = {name: {} for name in names}
     for name, (target, weights) in names.items():
         with follow(parse_target(target), trace, seed=0, fitted=learned.get(weights), level="none") as feed:
-            for answer in feed.answers(sorted(o for each in chosen.values() for o in each), horizons):
+            for answer in feed.answers(list(true_OKLE), horizons):
                 assert answer.forecast is not None, answer.failure
-                row = (answer.origin - trace.first_step) // trace.meta.stride
-                truth = [sum_SLE[(w := window_rows(trace, row, h)).stop] - sum_SLE[w.start] for h in horizons]
-                rows_K = [window_rows(trace, row, h).stop - row for h in horizons]
                 told_KLE = answer.forecast.window_means(horizons)
-                error_K = [total_variation(f, t / n).mean() for f, t, n in zip(told_KLE, truth, rows_K, strict=True)]
-                errors.setdefault(name, {})[answer.origin] = np.log(np.maximum(error_K, LEAST_ERROR))
+                error_K = total_variation(told_KLE, true_OKLE[answer.origin]).mean(axis=1)
+                errors[name][answer.origin] = np.log(np.maximum(error_K, LEAST_ERROR))
     for state, origins in chosen.items():
         if origins:
-            yield (
-                state,
-                horizons,
-                len(origins),
-                {
-                    name: tuple(np.mean([of[o] for o in origins], axis=0).round(5).tolist())
-                    for name, of in errors.items()
-                },
-            )
+            means = {name: np.mean([of[o] for o in origins], axis=0) for name, of in errors.items()}
+            rounded = {name: tuple(mean_K.round(5).tolist()) for name, mean_K in means.items()}
+            yield state, horizons, len(origins), rounded
 
 
 def basis_hash(learn: Sequence[str]) -> str:
@@ -198,7 +189,7 @@ def travel() -> None:
     names = runs_of("guarded")
     kept, found = read_records(TravelRun, OUT), list[TravelRun]()
     for fold in range(FOLDS):
-        learn, left = ([n for n in names if (fold_of(recipe_of(n)) == fold) is here] for here in (False, True))
+        learn, left = ([n for n in names if (fold_of(recipe_name(n)) == fold) is here] for here in (False, True))
         basis, hashes = basis_hash(learn), hashes_of(left)
         runs: FitRuns = []
         for kind in KINDS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +20,7 @@ from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
 from moeload_bench.traces.trace import shares
 from tests.conftest import synthetic_load_SLE
+from tests.support.archives import changed_archive
 
 HORIZONS = (5, 50, 500, 5000)
 INFO = TraceInfo(2, 4, 2, (0, 1), 512, 1, "none", 0.0, 0)
@@ -236,11 +236,7 @@ def test_weights_come_back_as_they_were() -> None:
 
 
 def _archive(**changes: Any) -> bytes:
-    with np.load(io.BytesIO(some_gate().to_bytes())) as archive:
-        arrays = {name: archive[name] for name in archive.files} | changes
-    file = io.BytesIO()
-    np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
-    return file.getvalue()
+    return changed_archive(some_gate().to_bytes(), **changes)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from moeload_bench.errors import TargetError
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.scoring.metrics import total_variation
+from tests.support.archives import changed_archive
 
 L, E = 2, 8
 INFO = TraceInfo(L, E, 2, (0, 1), 512, 1, "none", 0.0, 0)
@@ -206,11 +206,7 @@ def test_weights_come_back_as_they_were() -> None:
 
 
 def _archive(**changes: Any) -> bytes:
-    with np.load(io.BytesIO(wrong_network())) as archive:
-        arrays = {name: archive[name] for name in archive.files} | changes
-    file = io.BytesIO()
-    np.savez(file, **{name: value for name, value in arrays.items() if value is not None})
-    return file.getvalue()
+    return changed_archive(wrong_network(), **changes)
 
 
 @pytest.mark.parametrize(
