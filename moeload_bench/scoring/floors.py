@@ -37,7 +37,7 @@ from moeload_bench.scoring.noise import (
 )
 from moeload_bench.scoring.scores import horizon_rows, mean_over
 from moeload_bench.states.rule import StateLabels, state_names
-from moeload_bench.traces.streaming import CELLS_A_PART, parts
+from moeload_bench.traces import streaming
 from moeload_bench.traces.trace import Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]
@@ -182,7 +182,7 @@ def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> N
     halves, numbers = trace.columns.get("load_half"), list(layers)
     groups = [numbers[i : i + LAYERS_AT_ONCE] for i in range(0, len(numbers), LAYERS_AT_ONCE)]
     series: dict[int, list[Running]] = {}
-    for part in parts(trace.load_SLE.shape, multiple=BLOCK_ROWS, cells=CELLS_A_PART // 2):  # a dozen arrays of a part
+    for part in streaming.parts(trace.load_SLE.shape, BLOCK_ROWS, streaming.CELLS_A_PART // 2):  # a dozen arrays of one
         start = max(0, part.start - AROUND)
         wide, own = slice(start, part.stop + AROUND), slice(part.start - start, part.stop - start)
         load_SLE, half_SLE = trace.load_SLE[wide], None if halves is None else halves[wide]
