@@ -19,8 +19,10 @@ def compute_facts(suite: Suite) -> SuiteFacts:
     """Return the facts of every scored run, from its trace."""
     traces = {
         entry.id: Truth(
-            read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256), suite.rule, suite.horizons
-        ).facts(entry.origins())
+            read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256),
+            suite.rule,
+            entry.asked(suite.horizons),
+        ).facts(entry.origins(), len(suite.horizons))
         for entry in suite.traces
     }
     return SuiteFacts(suite=suite.name, sha256=suite.sha256(), traces=traces)

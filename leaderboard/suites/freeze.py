@@ -11,9 +11,19 @@ import typer
 from leaderboard.suites import plan as plans
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
+from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import label_states
-from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
+from moeload_bench.suites.suite import (
+    HORIZONS,
+    ORIGINS_PER_STATE,
+    STRATA,
+    FitTrace,
+    Suite,
+    SuiteTrace,
+    load_suite,
+    stratum_of,
+)
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
@@ -43,10 +53,15 @@ def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple
         if ref.id.split("/")[1] == "train":
             fit.append(entry)
             continue
-        chosen, missing = _origins(plan, ref, trace)
+        horizon = HORIZONS[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
+        chosen, missing = _origins(plan, ref, trace, horizon)
+        stratum = stratum_of(run_facts(trace).expert_tokens) if plan.strata else None
+        if plan.strata and stratum is None:
+            missing.append(f"{ref.id}: its tokens per expert are of no stratum: {dict(STRATA)}")
         wrong += missing
         if any(chosen.values()) and (partial or not missing):
-            scored.append(SuiteTrace(**entry.model_dump(), **chosen))
+            asked = None if horizon == HORIZONS[-1] else horizon
+            scored.append(SuiteTrace(**entry.model_dump(), **chosen, horizon=asked, stratum=stratum))
     if wrong and not partial:
         raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
     if not scored:
@@ -68,12 +83,14 @@ def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple
     return suite, wrong
 
 
-def _origins(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[dict[str, tuple[int, ...]], list[str]]:
+def _origins(
+    plan: plans.Plan, ref: TraceRef, trace: Trace, horizon: int
+) -> tuple[dict[str, tuple[int, ...]], list[str]]:
     """Origins by state, and what is wrong with their number; a state with too few of them has none."""
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
-    for state, origins in choose_origins(labels, trace.step_S, HORIZONS[-1], ORIGINS_PER_STATE).items():
+    for state, origins in choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE).items():
         line = plans.origin_shortage(plan, ref.id, state, len(origins))
         wrong += [line] if line else []
         chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()

@@ -17,9 +17,9 @@ import numpy as np
 import typer
 from pydantic import Field, ValidationError, model_validator
 
+from leaderboard.committed import recipe_of_run
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
-from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
 from moeload_bench.submissions.record import Name
@@ -28,6 +28,7 @@ from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import ordinal
 
+SHORT_HORIZON = 1000
 PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
 
@@ -46,7 +47,8 @@ class Plan(Record):
     dataset repository and tag, written once it is known. ``submissions``: whether the leaderboard takes any.
     ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
-    `ORIGINS_PER_STATE` origins; they are scored in the other one.
+    `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
+    next `SHORT_HORIZON` steps at most. ``strata``: each run is small or large by its tokens per expert.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")
@@ -60,6 +62,8 @@ class Plan(Record):
     hub: HubPlace | None = None
     lacking: dict[str, Lacking] = {}
     near_twins: bool = False
+    short: int = 0
+    strata: bool = False
     submissions: Literal["open", "closed"] = "open"
 
     @model_validator(mode="after")
@@ -103,7 +107,7 @@ def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
     """Yield what keeps a run out of the suite, in words."""
     if trace.id != ref.id:
         yield f"{ref.id}: the file holds {trace.id}"
-    recipe = load_recipe(ref.id.split("/")[0])
+    recipe = recipe_of_run(ref.id)
     if trace.meta.recipe_version != recipe.version:
         yield f"{ref.id}: recorded with version {trace.meta.recipe_version} of its recipe, which is at {recipe.version}"
     if trace.meta.stride != 1:
@@ -130,7 +134,7 @@ def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Return groups of recipes that train one model with one balancing on one text at first, and part only later."""
     groups: dict[str, list[str]] = {}
     for name in sorted(set(recipes)):
-        recipe = load_recipe(name)
+        recipe = recipe_of_run(name)
         first = (recipe.model, recipe.balancing, recipe.data.stages[0].sources, recipe.data.pretraining)
         groups.setdefault(repr(first), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)

@@ -106,7 +106,7 @@ def draw(suite: Suite, number: int, seed: int = 0) -> Iterator[Memoriser]:
         with tempfile.TemporaryDirectory() as scratch:
             target, _ = memoriser_file(suite, Path(scratch), every=every, window=window)
             runs = zip(forecast_means(suite, target), strong, strict=True)
-            mixed = [_mixed(*run, other, suite.horizons, window) for run, other in runs]
+            mixed = [_mixed(*run, other, run[1].asked(suite.horizons), window) for run, other in runs]
         order = random.permutation(len(mixed))
         whole, late, with_strong = zip(*mixed, strict=True)
         yield Memoriser(whole, late, with_strong, [bool(i % 2) for i in order])

@@ -45,7 +45,7 @@ def measure(suite: Suite, target: Target) -> screen.Strata:
     """Return the strata of a forecaster on a suite. It is trusted: it runs in this process."""
     runs = forecast_means(suite, target)
     return screen.summed_by_recipe(
-        [screen.strata_of(trace, entry, mean_OKLE, suite.horizons) for trace, entry, mean_OKLE in runs]
+        [screen.strata_of(trace, entry, mean_OKLE, entry.asked(suite.horizons)) for trace, entry, mean_OKLE in runs]
     )
 
 
@@ -57,10 +57,10 @@ def forecast_means(suite: Suite, target: Target) -> Iterator[tuple[Trace, SuiteT
     for entry in suite.traces:
         trace = read_trace(paths[entry.id], expected_sha256=entry.data_sha256)
         origins = [origin for origin, _ in entry.origins()]
-        group = suite.group_of(entry.id)
+        group, horizons = suite.group_of(entry.id), entry.asked(suite.horizons)
         with follow(target, trace, group=group, seed=suite.seed, fitted=fitted.data, level="none") as feed:
-            answers = [answer.forecast for answer in feed.answers(origins, suite.horizons)]
-        yield trace, entry, np.stack([one.window_means(suite.horizons) for one in answers if one is not None])
+            answers = [answer.forecast for answer in feed.answers(origins, horizons)]
+        yield trace, entry, np.stack([one.window_means(horizons) for one in answers if one is not None])
 
 
 def least_weight(strata: Mapping[screen.Stratum, Any]) -> float | None:

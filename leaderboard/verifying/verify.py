@@ -300,13 +300,14 @@ class Heard:
 def run_and_hear(pair: Pair) -> Heard:
     """Replay one run, score its forecasts, and look at the same forecasts for memory."""
     means: list[NDArray[np.float64]] = []
+    horizons = pair.entry.asked(pair.setting.suite.horizons)
 
     def hear(answer: Answer) -> None:
         if answer.forecast is not None:
-            means.append(answer.forecast.window_means(pair.setting.suite.horizons))
+            means.append(answer.forecast.window_means(horizons))
 
     result = replay_and_score(pair, heard=hear)
     if len(means) < len(result.tasks):
         return Heard(result, {})
     trace = open_source(pair.source, pair.entry.data_sha256)
-    return Heard(result, strata_of(trace, pair.entry, np.stack(means), pair.setting.suite.horizons))
+    return Heard(result, strata_of(trace, pair.entry, np.stack(means), horizons))

@@ -29,7 +29,7 @@ def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
     stored = cache.load(key)
     if stored is not None:
         return TraceFacts.model_validate_json(json.dumps(stored))
-    found = truth.facts(entry.origins())
+    found = truth.facts(entry.origins(), len(suite.horizons))
     cache.save(key, found.model_dump(mode="json"))
     return found
 
@@ -50,7 +50,7 @@ def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:
     return cache.task_key(
         kind=kind,
         trace_sha256=entry.data_sha256,
-        horizons=suite.horizons,
+        horizons=entry.asked(suite.horizons),
         origins=entry.origins(),
         scoring_version=SCORING_VERSION,
         versions=package_versions(),

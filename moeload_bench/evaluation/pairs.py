@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench import cache
+from moeload_bench.arrays import FloatArray
 from moeload_bench.environment import installed_sha256, package_versions
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Answer, follow
@@ -29,7 +30,7 @@ from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_
 from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.plan_scores import score_plans
-from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, mean_over, score_forecast
 from moeload_bench.states.rule import State
 from moeload_bench.suites.suite import Suite, SuiteTrace, check_origins
 from moeload_bench.traces.store import Source, open_source
@@ -114,7 +115,7 @@ def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) 
     stored = pair.setting.finished(pair.target, key)
     if stored is not None:
         known = RunResult.model_validate(stored)
-        horizons = pair.setting.suite.horizons
+        horizons = pair.entry.asked(pair.setting.suite.horizons)
         if keep is None or not known.tasks:
             return known
         if kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
@@ -133,8 +134,9 @@ def replay_and_score(
     It is asked at the origins ``also`` as well, which are not scored; ``heard`` gets every answer.
     """
     setting, suite = pair.setting, pair.setting.suite
-    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, suite.horizons, setting.shapes)
-    check_origins(truth.trace, pair.entry, suite.horizon)
+    horizons = pair.entry.asked(suite.horizons)
+    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, horizons, setting.shapes)
+    check_origins(truth.trace, pair.entry, horizons[-1])
     if not truth.known_references and setting.shapes is None:
         truth.known_references.update(load_references(suite, pair.entry))
     known = len(truth.known_references)
@@ -153,7 +155,7 @@ def replay_and_score(
             numba_cache=setting.numba_cache,
         ) as feed:
             origins = {origin for origin, _ in pair.entry.origins()} | set(also)
-            for answer in feed.answers(list(origins), suite.horizons, suite.quantiles):
+            for answer in feed.answers(list(origins), horizons, suite.quantiles):
                 heard(answer)
                 if answer.origin in scores.states:
                     scores.add(answer)
@@ -201,7 +203,7 @@ class _RunScores:
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
-        self.scored[answer.origin] = answer.failure, _score(answer, self.truth, self.pair.setting.suite)
+        self.scored[answer.origin] = answer.failure, _score(answer, self.truth, self.pair.setting.suite.quantiles)
         self.quantiles |= answer.forecast is not None and answer.forecast.quantile_QKLE is not None
         self.digest.update(answer)
         if self.pair.setting.keep is not None:
@@ -227,15 +229,15 @@ class _RunScores:
                     state=self.states[origin],
                     crossing=self.facts.crossing[origin],
                     failure=failure,
-                    metrics=rounded_tree({name: mean_over(value_KL, axis=1) for name, value_KL in kept.items()}),
+                    metrics=rounded_tree({name: self._whole(mean_over(value, axis=1)) for name, value in kept.items()}),
                 )
             )
         per_layer = {
-            state: {metric: mean_over(np.stack(values), axis=0) for metric, values in metrics.items()}
+            state: {metric: self._whole(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
             for state, metrics in layered.items()
         }
         if self.pair.setting.keep is not None:
-            sha256, horizons = self.pair.entry.data_sha256, self.pair.setting.suite.horizons
+            sha256, horizons = self.pair.entry.data_sha256, self.truth.horizons
             path = kept_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
             save_kept(path, self.kept, horizons)
         return RunResult(
@@ -253,31 +255,35 @@ class _RunScores:
             accounting=host.cost().accounting if host else None,
         )
 
+    def _whole(self, value_K: FloatArray) -> FloatArray:
+        """Fill up to the suite's horizons: one that the run is too short for has no value."""
+        return filled(value_K, len(self.pair.setting.suite.horizons))
 
-def _score(answer: Answer, truth: Truth, suite: Suite) -> Scores:
+
+def _score(answer: Answer, truth: Truth, quantiles: tuple[float, ...]) -> Scores:
     """Errors of the forecast and costs of the plans made from it; the stated scores where there is none."""
     if answer.forecast is not None:
-        errors = _errors(answer.forecast, answer.origin, truth, suite)
-        return errors if truth.shapes == () else {**errors, **_plans(answer.forecast, answer, truth, suite)}
+        errors = _errors(answer.forecast, answer.origin, truth, quantiles)
+        return errors if truth.shapes == () else {**errors, **_plans(answer.forecast, answer, truth)}
     L, E = truth.trace.num_layers, truth.trace.num_experts
-    uniform = Forecast.constant(np.full((L, E), 1 / E), suite.horizon)
-    errors = failure_scores(_errors(uniform, answer.origin, truth, suite), with_quantiles=bool(suite.quantiles))
+    uniform = Forecast.constant(np.full((L, E), 1 / E), truth.horizons[-1])
+    errors = failure_scores(_errors(uniform, answer.origin, truth, quantiles), with_quantiles=bool(quantiles))
     return errors if truth.shapes == () else {**errors, **truth.references(answer.origin).failed()}
 
 
-def _errors(forecast: Forecast, origin: int, truth: Truth, suite: Suite) -> Scores:
+def _errors(forecast: Forecast, origin: int, truth: Truth, quantiles: tuple[float, ...]) -> Scores:
     return score_forecast(
         forecast,
         truth.window(origin),
-        suite.horizons,
+        truth.horizons,
         stride=truth.trace.meta.stride,
-        quantiles=suite.quantiles,
+        quantiles=quantiles,
         last_share_LE=truth.last_share(origin),
     )
 
 
-def _plans(forecast: Forecast, answer: Answer, truth: Truth, suite: Suite) -> Scores:
-    mean_KLE = forecast.window_means(suite.horizons)
+def _plans(forecast: Forecast, answer: Answer, truth: Truth) -> Scores:
+    mean_KLE = forecast.window_means(truth.horizons)
     return score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))
 
 

@@ -26,7 +26,7 @@ from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec
 from moeload_bench.scoring.plan_scores import score_plans
-from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, horizon_rows, mean_over
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows, mean_over
 from moeload_bench.scoring.window import Window
 from moeload_bench.suites.suite import Suite, as_suite, sources_of
 from moeload_bench.traces.archives import read_arrays
@@ -177,25 +177,27 @@ def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
 def _rescored(
     folder: Path, result: Result, suite: Suite, sources: Mapping[str, Source], metric: str, scorer: _Scorer
 ) -> Result:
-    runs = []
+    runs, entries = [], {entry.id: entry for entry in suite.traces}
     for run in result.runs:
-        truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, suite.horizons)
-        kept = load_kept(folder, run, suite.horizons)
+        horizons = entries[run.trace].asked(suite.horizons)
+        truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
+        kept = load_kept(folder, run, horizons)
         tasks = []
         for task in run.tasks:
-            window = _window(kept[task.origin], truth, suite)
+            window = _window(kept[task.origin], truth, suite.quantiles)
             value_KL = scorer(window, task.failure is not None)
-            means = {} if value_KL is None else rounded_tree({metric: mean_over(value_KL, axis=1)})
-            tasks.append(task.model_copy(update={"metrics": {name: tuple(value_K) for name, value_K in means.items()}}))
+            value_K = None if value_KL is None else filled(mean_over(value_KL, axis=1), len(suite.horizons))
+            means = {} if value_K is None else rounded_tree({metric: value_K})
+            tasks.append(task.model_copy(update={"metrics": {name: tuple(found) for name, found in means.items()}}))
         runs.append(run.model_copy(update={"tasks": tuple(tasks), "per_layer": {}}))
     return result.model_copy(update={"runs": tuple(runs)})
 
 
-def _window(kept: KeptForecast, truth: Truth, suite: Suite) -> _Windows:
+def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
     share_HLE = truth.window(kept.origin)
-    rows_K = horizon_rows(suite.horizons, truth.trace.meta.stride, len(share_HLE))
+    rows_K = horizon_rows(truth.horizons, truth.trace.meta.stride, len(share_HLE))
     share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
-    return _Windows(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, suite.quantiles)
+    return _Windows(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, quantiles)
 
 
 def _known(metric: str) -> _Scorer:

@@ -52,13 +52,13 @@ class Truth:
         """Rows at which the recipe planned a switch of data or a restart of the learning rate."""
         return tuple(planned_shifts(self.trace))
 
-    def facts(self, origins: Sequence[tuple[int, State]]) -> TraceFacts:
-        """What belongs to the trace and not to a forecaster, for a suite's origins."""
-        floors = self.floors(origins)
+    def facts(self, origins: Sequence[tuple[int, State]], K: int) -> TraceFacts:
+        """What belongs to the trace and not to a forecaster, for a suite's origins and number of horizons."""
+        floors, later = self.floors(origins), (False,) * (K - len(self.horizons))
         return TraceFacts(
             data_sha256=data_sha256(self.trace),
-            crossing={origin: self.crosses(origin) for origin, _ in origins},
-            floors=rounded_tree(floors.by_state()),
+            crossing={origin: self.crosses(origin) + later for origin, _ in origins},
+            floors=rounded_tree(floors.by_state(K)),
             floor_marks=floors.marks(),
         )
 

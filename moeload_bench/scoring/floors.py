@@ -35,7 +35,7 @@ from moeload_bench.scoring.noise import (
     sampling_noise,
     window_means,
 )
-from moeload_bench.scoring.scores import horizon_rows, mean_over
+from moeload_bench.scoring.scores import filled, horizon_rows, mean_over
 from moeload_bench.states.rule import StateLabels, state_names
 from moeload_bench.traces import streaming
 from moeload_bench.traces.trace import Trace, shares
@@ -82,14 +82,14 @@ class Floors:
     horizons: tuple[int, ...]
     states: Mapping[str, Mapping[str, Floor]]
 
-    def by_state(self) -> dict[str, dict[str, dict[str, FloatArray]]]:
+    def by_state(self, K: int = 0) -> dict[str, dict[str, dict[str, FloatArray]]]:
         """state, floor, metric to the mean over layers [K], NaN where no layer has one; floors not given are left out.
 
         Comparable with a mean over layers and over tasks whose origins lie in that state.
         """
         return {
             state: {
-                name: {metric: mean_over(value_KL, axis=1) for metric, value_KL in floor.values.items()}
+                name: {metric: filled(mean_over(value_KL, axis=1), K) for metric, value_KL in floor.values.items()}
                 for name, floor in floors.items()
                 if floor.values
             }

@@ -82,6 +82,12 @@ def mean_over(values: Any, axis: int) -> Any:
     return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
+def filled(values: FloatArray, K: int) -> FloatArray:
+    """Values [k, ...] with NaN for horizons that a run was too short for, [K, ...]."""
+    missing = np.full((max(0, K - len(values)), *np.shape(values)[1:]), np.nan)
+    return np.concatenate([values, missing]) if len(missing) else values
+
+
 def failure_scores(uniform: Mapping[str, FloatArray], *, with_quantiles: bool = False) -> dict[str, FloatArray]:
     """The scores of a task whose forecast failed, from the scores of the uniform forecast on the same task; [K, L].
 

@@ -6,7 +6,7 @@ Axis letters: K suite horizons.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moeload_bench.errors import IsolationError, SubmissionError
@@ -140,11 +140,11 @@ def _runs(result: Result, suite: Suite, known: Result | None) -> Iterator[str]:
         )
     for run in result.runs:
         if run.trace in expected:
-            for line in _run(run, expected[run.trace], len(suite.horizons), theirs.get(run.trace)):
+            for line in _run(run, expected[run.trace], suite.horizons, theirs.get(run.trace)):
                 yield f"{run.trace}: {line}"
 
 
-def _run(run: RunResult, entry: SuiteTrace, K: int, known: RunResult | None) -> Iterator[str]:
+def _run(run: RunResult, entry: SuiteTrace, horizons: Sequence[int], known: RunResult | None) -> Iterator[str]:
     if run.data_sha256 != entry.data_sha256:
         yield f"trace hash {run.data_sha256[:12]!r}, expected {entry.data_sha256[:12]!r}: the run was on other data"
     if not _SHA256.fullmatch(run.forecasts_sha256):
@@ -159,4 +159,4 @@ def _run(run: RunResult, entry: SuiteTrace, K: int, known: RunResult | None) -> 
         yield f"{len(got)} tasks that are not the suite's {len(wanted)} in their order"
     if missing or got != wanted:
         return
-    yield from check_numbers(run, K, known)
+    yield from check_numbers(run, len(horizons), known, len(entry.asked(horizons)))

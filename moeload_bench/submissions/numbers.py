@@ -24,12 +24,19 @@ Possible = Mapping[str, tuple[float, float]]
 """The smallest and largest value of each metric."""
 
 
-def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Iterator[str]:
+def check_numbers(run: RunResult, K: int, known: RunResult | None = None, asked: int | None = None) -> Iterator[str]:
     """Yield what is wrong with a run's numbers; its tasks must be the suite's already.
 
     ``known`` is another forecaster's result on the same run. Both must agree in what depends only on the trace: layers,
-    experts and floors.
+    experts and floors. ``asked``: of how many of the horizons a run is asked that is too short for all.
     """
+    if asked is not None and asked < K:
+        if any(len(one) != K or any(_there(value) for value in one[asked:]) for one in _by_horizon(run)):
+            yield f"expected {K} values by horizon, nulls after the first {asked}: the run is too short for the others"
+            return
+        known = None if known is None else _first_horizons(known, asked)
+        yield from check_numbers(_first_horizons(run, asked), asked, known)
+        return
     if not (1 <= run.layers <= MAX_LAYERS and 1 <= run.experts <= MAX_EXPERTS):
         yield f"got {run.layers} layers of {run.experts} experts, expected at least one of each"
         return
@@ -44,6 +51,33 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None) -> Ite
         yield from _task(task, names, possible, K)
     wrong = [*_layers(run, names, possible, K), *_floors(run, K)]
     yield from wrong or [*_sums(run, K), *(() if known is None else _same_layers(run, known))]
+
+
+def _by_horizon(run: RunResult) -> Iterator[Sequence[Any]]:
+    """Yield everything that has a value, or a row of them, for each horizon."""
+    for task in run.tasks:
+        yield from (task.crossing, *task.metrics.values())
+    for rows_KL in run.per_layer.values():
+        yield from rows_KL.values()
+    for floors in run.floors.values():
+        yield from (value_K for floor in floors.values() for value_K in floor.values())
+
+
+def _there(value: Any) -> bool:
+    """Return whether a horizon has a value: a crossing, a number, a row with a number."""
+    return any(map(_there, value)) if isinstance(value, Sequence) else value is not None and value is not False
+
+
+def _first_horizons(run: RunResult, k: int) -> RunResult:
+    def cut(by_metric: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        return {metric: values[:k] for metric, values in by_metric.items()}
+
+    tasks = [
+        task.model_copy(update={"crossing": task.crossing[:k], "metrics": cut(task.metrics)}) for task in run.tasks
+    ]
+    per_layer = {state: cut(metrics) for state, metrics in run.per_layer.items()}
+    floors = {state: {name: cut(floor) for name, floor in found.items()} for state, found in run.floors.items()}
+    return run.model_copy(update={"tasks": tuple(tasks), "per_layer": per_layer, "floors": floors})
 
 
 def _ranges(run: RunResult) -> Iterator[str]:

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.hub.fetch import HUB_ENV
-from moeload_bench.schema import Record, read_toml
+from moeload_bench.schema import Record, later, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
@@ -31,6 +31,9 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
+Stratum = Literal["small", "large"]
+STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
+"""Tokens per expert and row, least and most. Nothing is recorded between the two."""
 SLID = ":every-"
 """Part of a suite's name if its origins are every N steps: it stands between the suite's name and N."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
@@ -54,16 +57,23 @@ class FitTrace(Record):
 class SuiteTrace(FitTrace):
     """A run that is scored, with its origins (training steps) by state: that of all layers, else mixed.
 
-    Frozen suites have no mixed origins; the sliding and block evaluations of the founding paper do.
+    Frozen suites have no mixed origins; the sliding and block evaluations of the founding paper do. ``horizon``: the
+    largest that a run too short for the suite's own is asked for. ``stratum``: by the size of its batch (`STRATA`).
     """
 
     transient: tuple[Step, ...] = ()
     mixed: tuple[Step, ...] = ()
     stable: tuple[Step, ...] = ()
+    horizon: Step | None = later(None)
+    stratum: Stratum | None = later(None)
 
     def origins(self) -> list[tuple[int, State]]:
         """Return (origin, state) in the order of training."""
         return sorted((origin, state) for state in STATES for origin in getattr(self, state))
+
+    def asked(self, horizons: Sequence[int]) -> tuple[int, ...]:
+        """Return those of a suite's horizons that the run is asked for."""
+        return tuple(h for h in horizons if self.horizon is None or h <= self.horizon)
 
 
 class HubPlace(Record):
@@ -108,6 +118,9 @@ class Suite(Record):
             raise ValueError(f"quantiles must rise, got {list(self.quantiles)}")
         if ".." in self.name:
             raise ValueError(f"name: got {self.name!r}, expected no '..' in it")
+        for trace in self.traces:
+            if trace.horizon not in (None, *self.horizons):
+                raise ValueError(f"{trace.id}: horizon is {trace.horizon}, expected one of {list(self.horizons)}")
         check_variants(self.baselines, self.variants)
         grouped = [recipe for group in self.near_twins for recipe in group]
         unknown = sorted(set(grouped) - {name.split("/")[0] for name in ids})
@@ -125,6 +138,14 @@ class Suite(Record):
         """Return the hash of the content that decides scores."""
         content = self.model_dump(mode="json", exclude=set(DECIDES_NO_SCORE))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def strata(self) -> dict[Stratum, list[str]]:
+        """Return the scored runs of each stratum; empty for a suite without strata."""
+        found: dict[Stratum, list[str]] = {}
+        for trace in self.traces:
+            if trace.stratum is not None:
+                found.setdefault(trace.stratum, []).append(trace.id)
+        return found
 
     def group_of(self, trace_id: str) -> int:
         """Return the opaque number that runs of one recipe share."""
@@ -191,6 +212,11 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     if size > MAX_SUITE_BYTES:
         raise SuiteError(f"{path}: {size} bytes, at most {MAX_SUITE_BYTES} are read")
     return read_toml(Suite, path, "suite", SuiteError)
+
+
+def stratum_of(expert_tokens: float) -> Stratum | None:
+    """Return the stratum of a run by its tokens per expert and row; None between two."""
+    return next((name for name, (least, most) in STRATA.items() if least <= expert_tokens <= most), None)
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:

@@ -29,7 +29,7 @@ def test_what_comes_with_the_package_is_what_the_traces_give() -> None:
     suite = load_suite("mini")
     shipped = suite_facts(suite.name, suite.sha256())
     for entry in suite.traces:
-        found = Truth(load_trace(entry.id), suite.rule, suite.horizons).facts(entry.origins())
+        found = Truth(load_trace(entry.id), suite.rule, suite.horizons).facts(entry.origins(), len(suite.horizons))
         assert same_numbers(found.model_dump(), shipped[entry.id].model_dump())
 
 

@@ -12,7 +12,7 @@ from leaderboard.suites.freeze import SUITES, frozen_suite, target_file, to_toml
 from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
 from moeload_bench.errors import SuiteError
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
-from moeload_bench.suites.suite import HubPlace, Suite, load_suite
+from moeload_bench.suites.suite import HORIZONS, HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_trace
@@ -268,3 +268,21 @@ def test_a_broken_plan_is_refused(text: str, message: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(SuiteError, match=message):
         load_plan(str(path))
+
+
+def test_short_runs_are_asked_for_less_and_every_run_has_its_stratum(tmp_path: Path) -> None:
+    """Below the plan's ``short`` the largest horizon is 1,000, with origins as late as that allows; a run between the
+    strata is refused by name.
+    """
+    plan = PLAN.model_copy(update={"steps": 1500, "short": 6000, "strata": True})
+    train = make("train", 0)
+    suite, wrong = frozen_suite(plan, put(tmp_path / "small", make("test", 1), train), partial=True)
+    (entry,) = suite.traces
+    assert (entry.horizon, entry.stratum, wrong) == (1000, "small", [])
+    assert max(origin for origin, _ in entry.origins()) > 2600 - HORIZONS[-1]
+    (tmp_path / "own.toml").write_text(to_toml(suite))
+    assert load_suite(tmp_path / "own.toml") == suite
+    large, _ = frozen_suite(plan, put(tmp_path / "large", make("test", 1, tokens=8192), train), partial=True)
+    assert large.strata() == {"large": [RUNS[0]]}
+    with pytest.raises(SuiteError, match=f"{RUNS[0]}: its tokens per expert are of no stratum"):
+        frozen_suite(plan, put(tmp_path / "between", make("test", 1, tokens=3000), train))
