@@ -26,6 +26,7 @@ from moeload_bench.results.grid import metrics_in, result_grid
 from moeload_bench.results.markdown import captioned, markdown_table
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
+from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import metric_table, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
 from moeload_bench.suites.suite import Suite, load_suite
@@ -45,20 +46,25 @@ def results_page() -> str:
 
 
 def suite_page(suite: Suite, results: Sequence[Result]) -> str:
-    """Return all sections of one suite."""
-    primary = compared_cells(results, PRIMARY)
-    sections = [
-        f"## Suite `{suite.name}`\n\n{about(suite, results)}",
-        f"### Which differences can be told\n\n{told_apart(results, primary)}",
-        f"### Win rate\n\n{win_rate_table(primary)}",
-        f"### Every metric\n\n{metric_tables(results)}",
-        f"### Cost\n\n{cost_table(results)}",
-        f"### Error and decision\n\n{decisions(results, primary)}",
-        f"### By recipe\n\n{recipe_tables(results)}",
-        f"### Seeds\n\n{seeds(results)}",
-        f"### Failures\n\n{failures(results)}",
-    ]
+    """Return all sections of one suite, those of each size of batch apart."""
+    sections = [f"## Suite `{suite.name}`\n\n{about(suite, results)}"]
+    for size, part in by_stratum(results).items():
+        sections += [f"### {size}", *_sections(part, "####")] if size else _sections(part, "###")
     return "\n\n".join(sections)
+
+
+def _sections(results: Sequence[Result], level: str) -> list[str]:
+    primary = compared_cells(results, PRIMARY)
+    return [
+        f"{level} Which differences can be told\n\n{told_apart(results, primary)}",
+        f"{level} Win rate\n\n{win_rate_table(primary)}",
+        f"{level} Every metric\n\n{metric_tables(results)}",
+        f"{level} Cost\n\n{cost_table(results)}",
+        f"{level} Error and decision\n\n{decisions(results, primary)}",
+        f"{level} By recipe\n\n{recipe_tables(results)}",
+        f"{level} Seeds\n\n{seeds(results)}",
+        f"{level} Failures\n\n{failures(results)}",
+    ]
 
 
 def about(suite: Suite, results: Sequence[Result]) -> str:

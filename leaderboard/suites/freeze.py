@@ -55,13 +55,13 @@ def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple
             continue
         horizon = HORIZONS[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
         chosen, missing = _origins(plan, ref, trace, horizon)
-        stratum = stratum_of(run_facts(trace).expert_tokens) if plan.strata else None
-        if plan.strata and stratum is None:
-            missing.append(f"{ref.id}: its tokens per expert are of no stratum: {dict(STRATA)}")
+        tokens = round(run_facts(trace).expert_tokens, 1) if plan.strata else None
+        if tokens is not None and stratum_of(tokens) is None:
+            missing.append(f"{ref.id}: {tokens:,.0f} tokens per expert are of no stratum: {dict(STRATA)}")
         wrong += missing
         if any(chosen.values()) and (partial or not missing):
             asked = None if horizon == HORIZONS[-1] else horizon
-            scored.append(SuiteTrace(**entry.model_dump(), **chosen, horizon=asked, stratum=stratum))
+            scored.append(SuiteTrace(**entry.model_dump(), **chosen, horizon=asked, expert_tokens=tokens))
     if wrong and not partial:
         raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
     if not scored:

@@ -42,6 +42,8 @@ from moeload_bench.results.collection import Results
 from moeload_bench.results.console import drawn
 from moeload_bench.results.decision import Decision
 from moeload_bench.results.grid import result_grid
+from moeload_bench.results.record import Result
+from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
@@ -286,13 +288,18 @@ def _own_json(results: Results, metric: str, decision: Decision | None, note: st
 def _print(results: Results, metric: str, following: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
     """Print what errs least, the tables, what failed, the next command."""
     console = plain_console()
-    choices = list(verdicts(results, metric))
-    for line in answer_lines(results, choices, suite.rule, steps):
-        console.print(line)
-    tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
     out = plain_console(wide=True) if wide else console
-    for part in tables or [why_no_table(results, metric)]:
-        out.print(part)
+    choices: list[Verdict] = []
+    for size, part in by_stratum(results).items():
+        if size:
+            console.print(f"\n{size}\n")
+        found = list(verdicts(part, metric))
+        for line in answer_lines(part, found, suite.rule, steps):
+            console.print(line)
+        tables = _wide_tables(part, metric) if wide else list(brief_tables(part, metric, console.width))
+        for table in tables or [why_no_table(part, metric)]:
+            out.print(table)
+        choices += found
     for line in failure_lines(results):
         console.print(printable(line), style="red")
     own_next = {"Next, with your own constants:": following}
@@ -302,7 +309,7 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
             console.print(command_lines(printable(command), console.width), soft_wrap=True)
 
 
-def _wide_tables(results: Results, metric: str) -> list[Any]:
+def _wide_tables(results: Sequence[Result], metric: str) -> list[Any]:
     grids = (result_grid(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
     suite = results[0].suite.name
     return [drawn(metric_table(grid), f"{grid.metric}, suite {suite}") for grid in grids if grid is not None]

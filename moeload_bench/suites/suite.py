@@ -58,14 +58,14 @@ class SuiteTrace(FitTrace):
     """A run that is scored, with its origins (training steps) by state: that of all layers, else mixed.
 
     Frozen suites have no mixed origins; the sliding and block evaluations of the founding paper do. ``horizon``: the
-    largest that a run too short for the suite's own is asked for. ``stratum``: by the size of its batch (`STRATA`).
+    largest that a run too short for the suite's own is asked for. ``expert_tokens``: per expert and row, at the end.
     """
 
     transient: tuple[Step, ...] = ()
     mixed: tuple[Step, ...] = ()
     stable: tuple[Step, ...] = ()
     horizon: Step | None = later(None)
-    stratum: Stratum | None = later(None)
+    expert_tokens: float | None = later(None)
 
     def origins(self) -> list[tuple[int, State]]:
         """Return (origin, state) in the order of training."""
@@ -143,8 +143,8 @@ class Suite(Record):
         """Return the scored runs of each stratum; empty for a suite without strata."""
         found: dict[Stratum, list[str]] = {}
         for trace in self.traces:
-            if trace.stratum is not None:
-                found.setdefault(trace.stratum, []).append(trace.id)
+            if trace.expert_tokens is not None and (stratum := stratum_of(trace.expert_tokens)):
+                found.setdefault(stratum, []).append(trace.id)
         return found
 
     def group_of(self, trace_id: str) -> int:

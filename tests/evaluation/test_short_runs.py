@@ -117,6 +117,6 @@ def test_a_suite_names_horizons_of_its_own_and_keeps_the_hash_of_those_without(t
 def test_a_stratum_is_by_tokens_per_expert(tokens: float, expected: str | None) -> None:
     """Up to 1,024 small, from 2,048 on large, none between."""
     assert stratum_of(tokens) == expected
-    entry = SuiteTrace(id="a/test/seed0", data_sha256="0" * 64, stratum=stratum_of(tokens))
+    entry = SuiteTrace(id="a/test/seed0", data_sha256="0" * 64, expert_tokens=tokens)
     named = {} if expected is None else {expected: ["a/test/seed0"]}
     assert Suite(name="own", horizons=(1,), traces=(entry,)).strata() == named

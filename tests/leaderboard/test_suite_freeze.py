@@ -278,11 +278,11 @@ def test_short_runs_are_asked_for_less_and_every_run_has_its_stratum(tmp_path: P
     train = make("train", 0)
     suite, wrong = frozen_suite(plan, put(tmp_path / "small", make("test", 1), train), partial=True)
     (entry,) = suite.traces
-    assert (entry.horizon, entry.stratum, wrong) == (1000, "small", [])
+    assert (entry.horizon, suite.strata(), wrong) == (1000, {"small": [RUNS[0]]}, [])
     assert max(origin for origin, _ in entry.origins()) > 2600 - HORIZONS[-1]
     (tmp_path / "own.toml").write_text(to_toml(suite))
     assert load_suite(tmp_path / "own.toml") == suite
     large, _ = frozen_suite(plan, put(tmp_path / "large", make("test", 1, tokens=8192), train), partial=True)
     assert large.strata() == {"large": [RUNS[0]]}
-    with pytest.raises(SuiteError, match=f"{RUNS[0]}: its tokens per expert are of no stratum"):
+    with pytest.raises(SuiteError, match=f"{RUNS[0]}: 1,500 tokens per expert are of no stratum"):
         frozen_suite(plan, put(tmp_path / "between", make("test", 1, tokens=3000), train))
