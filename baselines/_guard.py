@@ -7,7 +7,8 @@ of these that forget, times how many targets without overlap they rest on, are t
 the network they give the weights of a mixture (exponential weights). Without evidence it is nearly the network alone.
 
 Under loss-free balancing (arXiv 2408.15664) an expert that the controller helps becomes popular by itself, and a bias
-that relaxes needs load above 1/E: where a layer is still, `Pull` moves its shares along the bias.
+that relaxes needs load above 1/E: where a layer is still, `Pull` moves its shares along the bias. Not in the first
+thousand steps: there the bias answers the start, and following it cost up to 9 % on the `train` runs it was tried on.
 
 Axis letters: S rows, L MoE layers, E experts, A anchors, M members (the network, then its rivals), K windows.
 """
@@ -50,6 +51,8 @@ MOST = 1.0
 """A single target counts as at most this much log error."""
 PULL = 0.02
 """Of an expert's spread, per 100 steps of the bias; chosen on the `train` runs of suite v2."""
+SETTLED = 1000
+"""Steps before which nothing is pulled."""
 SPREAD_ROWS = 128
 
 ABSOLUTE = (16, 2048)
@@ -200,6 +203,8 @@ class Pull:
 
     def applied(self, share_ALE: FloatArray, memory: Memory) -> FloatArray:
         """The shares at the anchors, moved along the bias in layers that are still."""
+        if memory.rows * memory.info.stride < SETTLED:
+            return share_ALE
         spread_LE = memory.share.newest(SPREAD_ROWS).std(axis=0)
         bias_LE = self.bias_LE - self.bias_LE.mean(axis=1, keepdims=True)
         move_LE = PULL / 100 * bias_LE * spread_LE * ~moving(memory)[:, None]

@@ -15,6 +15,7 @@ from moeload_bench.forecaster import FitRuns, step_block, trace_info
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.trace import Trace
 
 SEED = 0
 FORECASTERS = {"gated": (Gated, "_gate"), "guarded": (Guarded, "_guard")}
@@ -33,10 +34,14 @@ def runs_of(name: Name) -> list[str]:
 
 
 def read_runs(names: Sequence[str]) -> FitRuns:
-    """Read whole runs, as `fit` takes them; runs of one recipe and their probes are one group."""
-    recipes = sorted({recipe_name(name) for name in names})
-    traces = [(name, read_trace(TRACES / f"{name}.parquet")) for name in names]
-    return [(trace_info(one, recipes.index(recipe_name(name))), step_block(one, 0, one.steps)) for name, one in traces]
+    """Read whole runs, as `fit` takes them."""
+    return fit_runs([read_trace(TRACES / f"{name}.parquet") for name in names])
+
+
+def fit_runs(traces: Sequence[Trace]) -> FitRuns:
+    """Return whole runs as `fit` takes them; runs of one recipe and their probes are one group."""
+    recipes = sorted({recipe_name(one.id) for one in traces})
+    return [(trace_info(one, recipes.index(recipe_name(one.id))), step_block(one, 0, one.steps)) for one in traces]
 
 
 def fit_weights(

@@ -22,9 +22,9 @@ from leaderboard.studies.capacity import (
     Scored,
     all_runs,
     board,
-    groups_of,
     prior_text,
 )
+from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import records_text
 from moeload_bench.capacity.alarms import BLOCK_STEPS, MEASURED, AlarmCounts, added
 from moeload_bench.capacity.answer import RISKS

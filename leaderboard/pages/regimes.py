@@ -13,8 +13,8 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.studies.clusters import near_twin
 from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
+from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
@@ -50,7 +50,7 @@ class Cell:
 
     @property
     def recipes(self) -> int:
-        return len({near_twin(run.recipe) for run in self.runs})
+        return len({first_training(run.recipe) for run in self.runs})
 
     @functools.cached_property
     def ratio_FR(self) -> Mapping[str, Sequence[float]]:
@@ -68,7 +68,7 @@ class Cell:
         """Return the runs' mean log ratios of one forecaster to another."""
         ratio_R = np.subtract(self.ratio_FR[name], self.ratio_FR[against])
         recipes = tuple(run.recipe for run in self.runs)
-        return RunMeans(ratio_R[None], recipes, tuple(map(near_twin, recipes)))
+        return RunMeans(ratio_R[None], recipes, tuple(map(first_training, recipes)))
 
     def gain(self, name: str, against: str) -> float:
         """Return how much less one errs than another: 1 - geometric mean of the ratio, recipes counting once."""
@@ -94,7 +94,7 @@ class Cell:
         by_recipe: dict[str, list[float]] = {}
         for run, scores, k in self._found:
             if (one := value(scores, k)) is not None:
-                by_recipe.setdefault(near_twin(run.recipe), []).append(one)
+                by_recipe.setdefault(first_training(run.recipe), []).append(one)
         return float(np.mean([np.mean(values) for values in by_recipe.values()])) if by_recipe else None
 
 

@@ -13,10 +13,10 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.studies.clusters import near_twin
 from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import LEAST_ORIGINS, STATES
 from leaderboard.studies.travel import HORIZONS, OUT, PLAIN, TravelRun
+from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import RunMeans
 
@@ -54,7 +54,7 @@ class Cell:
 
     @functools.cached_property
     def recipes(self) -> int:
-        return len({near_twin(run.recipe) for run in self.runs})
+        return len({first_training(run.recipe) for run in self.runs})
 
     def log_RK(self, name: str) -> np.ndarray:
         """[R, K] mean log errors of a forecaster."""
@@ -72,7 +72,7 @@ class Cell:
         known = np.isfinite(ratio_RK)
         ratio_R = np.where(known, ratio_RK, 0).sum(axis=1) / np.where(known.any(axis=1), known.sum(axis=1), np.nan)
         recipes = tuple(run.recipe for run in self.runs)
-        return RunMeans(ratio_R[None], recipes, tuple(map(near_twin, recipes)))
+        return RunMeans(ratio_R[None], recipes, tuple(map(first_training, recipes)))
 
     def rivals(self) -> list[str]:
         """Return the best rival at each horizon, by the mean over these runs: chosen in hindsight."""

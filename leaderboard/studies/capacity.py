@@ -12,20 +12,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, recipe_name, recipe_of_run
+from leaderboard.committed import ROOT, recipe_name
+from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
-from moeload_bench.recipes.draws import twin_clusters
 from moeload_bench.schema import Record
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
@@ -195,12 +195,6 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
         run, name, horizon, len(starts), float(loss_Q[0]), float(loss_Q[2]),
         (off_NQ > 0).mean(axis=0), (np.maximum(-off_NQ, 0) / need_N[:, None]).mean(axis=0),
     )  # fmt: skip
-
-
-def groups_of(names: Iterable[str]) -> dict[str, str]:
-    """Return the name of each recipe's group of near twins, which is left out as one and has one vote."""
-    recipes = [recipe_of_run(name) for name in sorted(set(names))]
-    return {name: cluster[0] for cluster in twin_clusters(recipes) for name in cluster}
 
 
 def board(runs: Sequence[CapacityRun]) -> list[Scored]:

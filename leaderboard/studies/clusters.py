@@ -1,10 +1,12 @@
-"""Which recipes of suite v1 are left out together, and where is kept what that gave.
+"""Which recipes are left out together, and where is kept what that gave for suite v1.
 
 Apart from `leaderboard.studies.left_out`, which needs torch: the page made from it needs none.
 """
 
-from leaderboard.committed import ROOT
-from moeload_bench.suites.suite import load_suite, near_twins_of
+from collections.abc import Iterable
+
+from leaderboard.committed import ROOT, recipe_of_run
+from moeload_bench.recipes.draws import twin_clusters
 
 OUT = ROOT / "leaderboard" / "left_out.json"
 SUITE = "v1"
@@ -21,6 +23,7 @@ CLUSTERS = (
 """Recipes of one cluster share text, seed and most of their settings (two even their first 2,000 steps)."""
 
 
-def near_twin(recipe: str) -> str:
-    """Return the recipe that stands for its near twins in suite v2, the recipe itself where it has none."""
-    return near_twins_of("v2", load_suite("v2").sha256()).get(recipe, recipe)
+def groups_of(names: Iterable[str]) -> dict[str, str]:
+    """Return the name of the cluster that each recipe is left out with: recipes alike in more than their beginning."""
+    recipes = [recipe_of_run(name) for name in sorted(set(names))]
+    return {name: cluster[0] for cluster in twin_clusters(recipes) for name in cluster}

@@ -14,7 +14,6 @@ Axis letters: K horizons, S rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT, recipe_name
-from leaderboard.fit_weights import read_runs, runs_of
-from leaderboard.studies.clusters import near_twin
+from leaderboard.fit_weights import fit_runs, runs_of
+from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
 from moeload_bench.evaluation.harness import follow, row_of
 from moeload_bench.files import replacing
-from moeload_bench.forecaster import FitRuns, trace_info
+from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.json_text import content_sha256
@@ -118,39 +117,49 @@ KINDS: Mapping[str, Callable[[Trace], Trace]] = {
 }
 
 
-def fold_of(recipe: str) -> int:
-    """Return the part that a recipe is left out with; near twins lie in one."""
-    return int(content_sha256({"cluster": near_twin(recipe)}), 16) % FOLDS
+def parts_of(names: Sequence[str]) -> list[list[str]]:
+    """Return the runs of each part that is left out at once; near twins lie in one, the parts are about as large."""
+    groups = groups_of(recipe_name(name) for name in names)
+    by_group: dict[str, list[str]] = {}
+    for name in names:
+        by_group.setdefault(groups[recipe_name(name)], []).append(name)
+    parts: list[list[str]] = [[] for _ in range(FOLDS)]
+    for _, runs in sorted(by_group.items(), key=lambda item: (-len(item[1]), item[0])):
+        min(parts, key=len).extend(runs)
+    return parts
 
 
-def fitted(runs: FitRuns, kind: str) -> dict[str, bytes]:
-    """Return what learned from these runs, by name: networks without twins of that kind, averages from that kind."""
-    networks = NETWORKS if kind == "as it is" else {"guarded": ()}
-    out = {name: to_bytes(_guard_fit.fit_guard(runs, 0, (*without, kind))) for name, without in networks.items()}
-    return {**out, "gated": Gated.fit(runs, 0), "average_tuned": AverageTuned.fit(_of_kind(runs, kind), 0)}
+def of_kind(trace: Trace, kind: str) -> Trace | None:
+    """Return a run as a log of that kind; None where it cannot be one."""
+    if trace.meta.stride > 1 and kind != "as it is":
+        return None
+    try:
+        return KINDS[kind](trace)
+    except TraceError as error:
+        print(f"{kind}: left out: {error}")
+        return None
 
 
-def _of_kind(runs: FitRuns, kind: str) -> FitRuns:
-    """Return the runs as logs of that kind, from which the tuned average is chosen: the fairest opponent."""
-    rng = np.random.default_rng(0)
-    if kind == "sampled":
-        return [(replace(info, stride=info.stride * 10), _rows(block, slice(None, None, 10))) for info, block in runs]
-    if kind not in _guard_fit.TWINS:
-        return runs
-    out = []
-    for info, block in runs:
-        twin, load_SLE = _guard_fit.TWINS[kind][0](info, block.load_SLE, rng)
-        out.append((twin, type(block)(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))))
-    return out
+class Learners:
+    """What learned from the runs of the other parts, by kind of log."""
 
+    def __init__(self, names: Sequence[str]) -> None:
+        self._traces = [read_trace(TRACES / f"{name}.parquet") for name in names]
+        self._runs = fit_runs(self._traces)
+        self._gated = Gated.fit(self._runs, 0)
 
-def _rows(block: Any, rows: slice) -> Any:
-    return type(block)(block.step_S[rows], block.load_SLE[rows], block.tokens_SL[rows])
+    def fitted(self, kind: str) -> dict[str, bytes]:
+        """Return networks without twins of that kind, and the average that is best on logs of it: a fair opponent."""
+        networks = NETWORKS if kind == "as it is" else {"guarded": ()}
+        fit = _guard_fit.fit_guard
+        out = {name: to_bytes(fit(self._runs, 0, (*without, kind))) for name, without in networks.items()}
+        logs = fit_runs([log for trace in self._traces if (log := of_kind(trace, kind)) is not None])
+        return {**out, "gated": self._gated, "average_tuned": AverageTuned.fit(logs, 0)}
 
 
 def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[int, ...], int, dict[str, Any]]]:
     """Yield (state, horizons, origins, mean log errors [K] by forecaster) of a run that was left out."""
-    horizons = tuple(h for h in HORIZONS if h % trace.meta.stride == 0 and 5 * h <= trace.steps * trace.meta.stride)
+    horizons = tuple(h for h in HORIZONS if h % trace.meta.stride == 0 and 3 * h <= trace.steps * trace.meta.stride)
     labels = label_states(trace.load_SLE, trace.meta.stride, load_suite("v2").rule)
     chosen = choose_origins(labels, trace.step_S, max(horizons), PER_STATE)
     truth = WindowTruth(trace_info(trace), trace.rows(0, trace.steps))
@@ -188,18 +197,18 @@ def travel() -> None:
     """Measure forecasters on `train` runs that they have not learned from, and on other logs of them."""
     names = runs_of("guarded")
     kept, found = read_records(TravelRun, OUT), list[TravelRun]()
-    for fold in range(FOLDS):
-        learn, left = ([n for n in names if (fold_of(recipe_name(n)) == fold) is here] for here in (False, True))
+    for fold, left in enumerate(parts_of(names)):
+        learn = [name for name in names if name not in left]
         basis, hashes = basis_hash(learn), hashes_of(left)
-        runs: FitRuns = []
+        learners: Learners | None = None
         for kind in KINDS:
             known = [one for one in kept if (one.kind, one.basis) == (kind, basis) and hashes.get(one.run) == one.data]
             found += known
             missing = [name for name in left if name not in {one.run for one in known}]
             if not missing:
                 continue
-            runs = runs or read_runs(learn)
-            learned = fitted(runs, kind)
+            learners = learners or Learners(learn)
+            learned = learners.fitted(kind)
             for name in missing:
                 found += _records(name, kind, basis, hashes[name], learned)
                 print(f"part {fold + 1} of {FOLDS}, {kind}: {name}", flush=True)
@@ -214,13 +223,8 @@ def _order(one: TravelRun) -> tuple[str, str, str]:
 
 def _records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> Iterator[TravelRun]:
     """Yield the records of a run as a log of that kind; none where it cannot be one."""
-    trace = read_trace(TRACES / f"{name}.parquet")
-    if trace.meta.stride > 1 and kind != "as it is":
-        return
-    try:
-        trace = KINDS[kind](trace)
-    except TraceError as error:
-        print(f"{kind}: left out: {error}")
+    trace = of_kind(read_trace(TRACES / f"{name}.parquet"), kind)
+    if trace is None:
         return
     per_expert = float(np.mean(trace.load_SLE[:]))
     for state, horizons, origins, log_error_K in scored(trace, learned):

@@ -7,6 +7,7 @@ under two names.
 
 from __future__ import annotations
 
+import functools
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -134,10 +135,15 @@ def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Return groups of recipes that train one model with one balancing on one text at first, and part only later."""
     groups: dict[str, list[str]] = {}
     for name in sorted(set(recipes)):
-        recipe = recipe_of_run(name)
-        first = (recipe.model, recipe.balancing, recipe.data.stages[0].sources, recipe.data.pretraining)
-        groups.setdefault(repr(first), []).append(name)
+        groups.setdefault(first_training(name), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+@functools.cache
+def first_training(recipe: str) -> str:
+    """Return what a recipe trains at first, in letters: the same for near twins."""
+    found = recipe_of_run(recipe)
+    return repr((found.model, found.balancing, found.data.stages[0].sources, found.data.pretraining))
 
 
 def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | None:

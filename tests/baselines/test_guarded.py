@@ -124,14 +124,14 @@ def test_sizes_of_blocks_and_numbering_do_not_matter_over_many_checks() -> None:
 # --------------------------------------------------------------------------------------------------------- the pull
 
 
-def controlled(columns: bool) -> Guarded:
+def controlled(columns: bool, rows: int = 300) -> Guarded:
     """A still run under loss-free balancing whose first expert has had too little load in every row."""
-    load = np.full((300, L, E), 100)
+    load = np.full((rows, L, E), 100)
     load[:, :, 0], load[:, :, 1] = 90, 110
     load[1::2, :, 2:] += np.array([4, -4, 4, -4, 4, -4])
     load[::2, :, 2:] -= np.array([4, -4, 4, -4, 4, -4])
     info = replace(INFO, balancing="loss_free_bias", balancing_coefficient=0.001)
-    bias = {"expert_bias": np.full((300, L, E), np.arange(E) * 0.001, dtype=np.float32)} if columns else None
+    bias = {"expert_bias": np.full((rows, L, E), np.arange(E) * 0.001, dtype=np.float32)} if columns else None
     return followed(load, info, bias)
 
 
@@ -143,15 +143,17 @@ def test_the_bias_counts_what_the_controller_did_and_a_recorded_one_is_taken() -
 
 
 def test_still_layers_are_pulled_by_the_spread_and_moving_ones_are_not() -> None:
-    """`PULL` of the spread per hundred steps of centred bias, in a hand-made memory."""
-    forecaster = controlled(columns=True)
-    pull, memory = forecaster._gate._pull, forecaster._memory
+    """`PULL` of the spread per hundred steps of centred bias, in a hand-made memory, and from step `SETTLED` on."""
+    early = controlled(columns=True, rows=_guard.SETTLED - 1)
     share_ALE = np.full((1, L, E), 1 / E)
+    np.testing.assert_array_equal(early._gate._pull.applied(share_ALE, early._memory), share_ALE)
+    forecaster = controlled(columns=True, rows=_guard.SETTLED)
+    pull, memory = forecaster._gate._pull, forecaster._memory
     spread_LE = memory.share.newest(_guard.SPREAD_ROWS).std(axis=0)
     move_LE = _guard.PULL / 100 * (np.arange(E) - 3.5) * spread_LE
     move_LE -= move_LE.mean(axis=1, keepdims=True)
     np.testing.assert_allclose(pull.applied(share_ALE, memory)[0], 1 / E + move_LE, rtol=1e-6)
-    memory.observe(StepBlock(np.arange(300, 400), (load := walk(100, 800, 0.2)), load.sum(axis=2)))
+    memory.observe(StepBlock(np.arange(1000, 1100), (load := walk(100, 800, 0.2)), load.sum(axis=2)))
     np.testing.assert_array_equal(pull.applied(share_ALE, memory), share_ALE)
 
 
