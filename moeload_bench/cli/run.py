@@ -43,10 +43,18 @@ from moeload_bench.results.console import drawn
 from moeload_bench.results.decision import Decision
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result
-from moeload_bench.results.strata import by_stratum
+from moeload_bench.results.strata import by_stratum, nearest_words
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import Suite, check_traces, load_suite, sliding_suite, sources_of, suite_for_trace
+from moeload_bench.suites.suite import (
+    Suite,
+    check_traces,
+    default_suite,
+    load_suite,
+    sliding_suite,
+    sources_of,
+    suite_for_trace,
+)
 from moeload_bench.traces.store import look_in, open_source
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import page
@@ -184,6 +192,8 @@ def run(
         if decision is not None and decision.judged_by == "step time saved":
             plain_console().print("By error alone, which is another question than step time saved:")
         _print(results, metric, following, task_list, steps, wide)
+        if whole is not None and (words := nearest_words(whole, load_suite(default_suite()))):
+            plain_console().print(words)
     # after the table: what the disk has no room for by now is shown at least
     for folder in kept_in:
         for result in results:

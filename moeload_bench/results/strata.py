@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from moeload_bench.results.grid import with_runs_of
 from moeload_bench.results.record import Result
-from moeload_bench.suites.suite import STRATA, Stratum, load_suite, suite_names
+from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.suites.suite import STRATA, Stratum, Suite, load_suite, stratum_of, suite_names
+from moeload_bench.traces.trace import Trace
 
 WORDS: Mapping[Stratum, str] = {
     "small": f"Small batches, up to {STRATA['small'][1]:,} tokens per expert and step",
@@ -21,3 +23,26 @@ def by_stratum(results: Sequence[Result]) -> dict[str, Sequence[Result]]:
     strata = known.strata() if known is not None and known.sha256() == suite.sha256 else {}
     found = {WORDS[name]: with_runs_of(results, runs) for name, runs in sorted(strata.items(), reverse=True)}
     return {words: part for words, part in found.items() if part[0].runs} or {"": results}
+
+
+def nearest_words(trace: Trace, suite: Suite) -> str:
+    """Return which runs of a suite have about the noise of one's own run; empty where either is not known.
+
+    The noise is put as independent tokens per expert and row: sequences that keep to their experts make a row as noisy
+    as a smaller batch.
+    """
+    tokens = run_facts(trace).independent_tokens if suite.strata() else None
+    return "" if tokens is None else size_words(tokens, suite)
+
+
+def size_words(tokens: float, suite: Suite) -> str:
+    """Return which runs of a suite with both sizes have about so many tokens per expert."""
+    most = max(trace.expert_tokens or 0 for trace in suite.traces)
+    small, large = (f"the {name} batches of suite {suite.name}" for name in ("small", "large"))
+    head = f"A row is as noisy as {tokens:,.0f} independent tokens per expert: "
+    if tokens > most:
+        return head + f"beyond what was measured; nearest are {large}, up to {most:,.0f} tokens."
+    between = f"between {small} and {large}; compare with both."
+    return (
+        head + {"small": f"compare with {small}.", "large": f"compare with {large}.", None: between}[stratum_of(tokens)]
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.collection import Results
-from moeload_bench.results.strata import WORDS, by_stratum
-from moeload_bench.suites.suite import Suite, suite_for_trace
+from moeload_bench.results.strata import WORDS, by_stratum, nearest_words, size_words
+from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 
@@ -65,3 +67,29 @@ def test_run_prints_a_table_for_each_size(scored: tuple[Suite, Results], tmp_pat
     assert done.exit_code == 0, done.output
     small, large = done.output.index(WORDS["small"]), done.output.index(WORDS["large"])
     assert done.output[small:large].count("1 run.") == done.output[large:].count("1 run.") == 1
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (300.0, "as 300 independent tokens per expert: compare with the small batches of suite own."),
+        (3000.0, "compare with the large batches"),
+        (1500.0, "between the small batches of suite own and the large batches of suite own; compare with both."),
+        (9e5, "900,000 independent tokens per expert: beyond what was measured; nearest are the large batches"),
+    ],
+)
+def test_a_number_of_tokens_is_shown_the_runs_of_its_size(
+    scored: tuple[Suite, Results], tokens: float, expected: str
+) -> None:
+    """Between the sizes both; beyond the largest run that is said."""
+    assert expected in size_words(tokens, scored[0])
+
+
+def test_a_run_of_one_s_own_is_shown_the_runs_of_its_noise(scored: tuple[Suite, Results]) -> None:
+    """From its half batches; a run without them, and a suite of one size, are silent."""
+    tokens = run_facts(TRACES[0]).independent_tokens
+    assert tokens is not None
+    assert nearest_words(TRACES[0], scored[0]) == size_words(tokens, scored[0])
+    assert nearest_words(TRACES[0], load_suite("mini")) == ""
+    bare = replace(TRACES[0], columns={})
+    assert nearest_words(bare, scored[0]) == ""
