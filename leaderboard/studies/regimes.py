@@ -21,6 +21,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.files import replacing
 from moeload_bench.isolation.targets import source_sha256
+from moeload_bench.recipes.draws import expert_tokens
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.json_text import content_sha256
@@ -29,7 +30,7 @@ from moeload_bench.results.statistics import log_ratio
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.suites.suite import load_suite, stratum_of, suite_for_trace
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
@@ -116,7 +117,7 @@ def kinds_of(run: str) -> list[Kind]:
         return []
     if recipe.endswith(".probe"):
         return ["probe"]
-    if recipe_of_run(run).probe is not None:
+    if stratum_of(expert_tokens(recipe_of_run(run))) == "large":
         return ["large", "summed"]
     return ["summed"] if run in {entry.id for entry in load_suite(SMALL).traces} else []
 

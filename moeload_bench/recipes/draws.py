@@ -129,16 +129,24 @@ def shared(one: Recipe, other: Recipe) -> set[str]:
     return {name for name in traits[0] if traits[0][name] == traits[1][name]}
 
 
-def _traits(recipe: Recipe) -> dict[str, Any]:
-    config = recipe.model.config
-    experts = [config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if key in config]
+def expert_tokens(recipe: Recipe) -> float:
+    """Return the tokens per expert of a step at the end, as the recipe plans them."""
     tokens = recipe.data.batch_sizes[-1][1] * recipe.data.sequence_length
+    return float(tokens * recipe.model.config.get("num_experts_per_tok", 1) / _experts(recipe)[0])
+
+
+def _experts(recipe: Recipe) -> list[int]:
+    config = recipe.model.config
+    return [config[key] for key in ("num_experts", "num_local_experts", "n_routed_experts") if key in config]
+
+
+def _traits(recipe: Recipe) -> dict[str, Any]:
     return {
         "family": recipe.model.family,
         "balancing": recipe.balancing.method,
-        "stratum": tokens * config.get("num_experts_per_tok", 1) >= 2048 * experts[0],
+        "stratum": expert_tokens(recipe) >= 2048,
         "texts": [set(stage.every_source) for stage in recipe.data.stages],
-        "size": (config.get("hidden_size"), experts),
+        "size": (recipe.model.config.get("hidden_size"), _experts(recipe)),
     }
 
 

@@ -107,6 +107,22 @@ def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None
     assert known == wanted
 
 
+@pytest.mark.parametrize(
+    ("run", "kinds"),
+    [
+        ("qwen3moe-16e-large/test/seed201", ["large", "summed"]),
+        ("qwen3moe-16e-large.probe/test/seed201", ["probe"]),
+        ("drawn-l10/test/seed410", ["large", "summed"]),
+        ("drawn-l00/train/seed400", []),
+        ("qwen3moe-16e-shift/test/seed1", ["summed"]),
+        ("batch-2k/test/seed4", []),
+    ],
+)
+def test_a_large_batch_is_known_by_its_tokens_per_expert(run: str, kinds: list[str]) -> None:
+    """With a probe or without; small ones are those of the suite; `train` runs are not scored."""
+    assert kinds_of(run) == kinds
+
+
 @needs_traces
 @pytest.mark.slow
 def test_a_record_can_be_measured_again() -> None:
