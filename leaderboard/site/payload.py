@@ -184,7 +184,9 @@ def view_payload(view: View, board: Board, names: Sequence[str], metric: str) ->
 
 def view_rows(view: View, names: Sequence[str], metric: str, single: bool) -> list[list[str]]:
     """Return a row for each entry, the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
-    skill, new_recipe, new_seeds, ranks = skill_columns(view.skills, tuple(names), ratio_metric(metric) or metric, single)
+    skill, new_recipe, new_seeds, ranks = skill_columns(
+        view.skills, tuple(names), ratio_metric(metric) or metric, single
+    )
     columns = (
         map(three_digits, view.value_F.tolist()),
         map(three_digits, view.excess_F.tolist()),

@@ -158,9 +158,7 @@ def rolling_sum(values: FloatArray, width: int) -> FloatArray:
     return total
 
 
-def run_hysteresis(
-    drift_GL: FloatArray, low: float | FloatArray, high: float | FloatArray, hold: int
-) -> BoolArray:
+def run_hysteresis(drift_GL: FloatArray, low: float | FloatArray, high: float | FloatArray, hold: int) -> BoolArray:
     """Return the label at every grid point from the drift at every grid point; [G, L], True for transient."""
     G, L = drift_GL.shape
     state_GL = np.ones((G, L), dtype=np.bool_)
