@@ -38,7 +38,8 @@ METHOD = (
 GOAL = "A row is a goal; of times and memory less is better, of how often another package's time more."
 WHY = (
     "Measured for every goal that is not met: what its functions take of their own (cProfile on CPU time; numba's "
-    "functions count as their callers'), or the distribution that misses. A row is a function, a column what it takes: less is better."
+    "functions count as their callers'), or the distribution that misses. A row is a function, a "
+    "column what it takes: less is better."
 )
 
 OTHERS = re.compile(r"<!-- \w+ size -->\n.*?<!-- end -->", re.DOTALL)

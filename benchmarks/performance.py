@@ -38,12 +38,12 @@ def opened(text: str) -> str:
         seconds = [float(cpu) for _, cpu, *_ in rows]
         slowest = max(rows, key=lambda row: float(row[1]))
         said.append(
-            f"On a run of {name} (layers x experts x steps) commands take {min(seconds):g} to {max(seconds):g} s of one "
-            f"core, `{slowest[0]}` most, and at most {max(float(row[3]) for row in rows):.2f} GB."
+            f"On a run of {name} (layers x experts x steps) commands take {min(seconds):g} to {max(seconds):g} s of "
+            f"one core, `{slowest[0]}` most, and at most {max(float(row[3]) for row in rows):.2f} GB."
         )
     said.append(
-        f"Of {len(goals)} goals of speed, most of them beside another package, {met} are met; the table below says by how "
-        "much, and what bounds the others."
+        f"Of {len(goals)} goals of speed, most of them beside another package, {met} are met; the table below says by "
+        "how much, and what bounds the others."
     )
     parts = (
         "<!-- opening -->",

@@ -223,7 +223,7 @@ class Standings:
         def summed(known_XT: BoolArray) -> tuple[FloatArray, IntArray]:
             place, size = place_XT[known_XT], math.prod(shape)
             total = np.bincount(place, weights=ratio_XT[known_XT], minlength=size)
-            return total.reshape(shape), np.bincount(place, minlength=size).reshape(shape)
+            return np.asarray(total.reshape(shape), np.float64), np.bincount(place, minlength=size).reshape(shape)
 
         known_XT = np.isfinite(ratio_XT)
         return summed(known_XT), summed(known_XT & errors.crossing_T)

@@ -126,7 +126,7 @@ class RunMeans:
         known_FT = np.isfinite(log_ratio_FT)
         place, ratio = place_FT[known_FT], log_ratio_FT[known_FT]
         count, total = np.bincount(place, minlength=F * R), np.bincount(place, weights=ratio, minlength=F * R)
-        return cls.of_sums(total.reshape(F, R), count.reshape(F, R), tasks)
+        return cls.of_sums(np.asarray(total.reshape(F, R), np.float64), count.reshape(F, R), tasks)
 
     @classmethod
     def of_sums(cls, total_FR: FloatArray, count_FR: NDArray[np.intp], tasks: Tasks) -> RunMeans:
