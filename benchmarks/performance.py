@@ -17,8 +17,8 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "reports" / "performanc
 OPENING = re.compile(r"<!-- opening -->\n.*?<!-- end -->\n", re.DOTALL)
 GOALS, REAL = "| what | goal | measured | verdict |", "| run | command | CPU s | at most | peak GB | at most |"
 CAPTION = (
-    "A row is a command, a panel the size of a run (layers x experts x steps); the bar is the CPU time that the command "
-    "takes, the line the time that it may take. Shorter is better."
+    "A row is a command, a panel the size of a run (layers x experts x steps); the bar is the CPU time that it takes, "
+    "the line the time that it may take. Shorter is better."
 )
 
 
