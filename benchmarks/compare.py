@@ -27,6 +27,7 @@ from compare_commands import command_rows
 from compare_common import Row, machine, table
 from compare_growth import growth
 from compare_replay import loading_row, replay_row
+from performance import reopen
 from threadpoolctl import threadpool_limits
 
 PEERS = ("fev==0.10.0", "statsforecast==2.1.1")
@@ -34,9 +35,11 @@ METHOD = (
     "CPU seconds of one thread (`time.process_time`), sides taking turns; median and range over rounds. What numba "
     "compiles is counted in the commands only."
 )
+GOAL = "A row is a goal; of times and memory less is better, of how often another package's time more."
 WHY = (
     "Measured for every goal that is not met: what its functions take of their own (cProfile on CPU time; numba's "
-    "functions count as their callers'), or the distribution that misses."
+    "functions count as their callers'), or the distribution that misses. A row is a function, a "
+    "column what it takes: less is better."
 )
 
 OTHERS = re.compile(r"<!-- \w+ size -->\n.*?<!-- end -->", re.DOTALL)
@@ -62,6 +65,7 @@ def page(rows: list[Row], sections: list[str], quick: bool) -> str:
         lines += ["**Reduced sizes (`--quick`): a check that everything runs, not a measurement.**", ""]
     lines += [f"{METHOD} {load}", ""]
     lines += [f"{machine()}; Python {platform.python_version()}, {packages}; peers: {', '.join(PEERS)}.", ""]
+    lines += [GOAL, ""]
     lines += table(["what", "goal", "measured", "verdict"], [row[:4] for row in rows])
     lines += ["", *sections, "## What bounds what is missed", ""]
     missed = [row for row in rows if quick or row.verdict != "met"]
@@ -98,6 +102,7 @@ def main() -> None:
     kept = OTHERS.findall(args.out.read_text()) if args.out.exists() else []
     text = page(rows, [*growth(args.quick), *table_of_files], args.quick)
     args.out.write_text("\n".join([text, *(f"{part}\n" for part in kept)]))
+    reopen(args.out)
     print(f"{time.perf_counter() - start:4.0f} s | {args.out}")
 
 

@@ -27,11 +27,13 @@ GROWTH = (
     "Nanoseconds per step, layer and expert: all steps observed in blocks of 250, and one forecast at the end. "
     f"Harness: steps replayed to `last_value` in this process, its forecast of {HORIZON} steps scored. Columns that "
     "stay level, or fall where a fixed cost is spread, mean linear growth ((5,1,5) is fitted on 1,000 steps, however "
-    "many there are). -: more than a quarter of a minute, or more memory than a table is worth."
+    "many there are). -: more than a quarter of a minute, or more memory than a table is worth. "
+    "A row is a size of run, a column a forecaster: less is better."
 )
 ORIGINS = (
     "CPU milliseconds per forecast when there are more origins in 5,000 steps of 12 x 16 series; of the harness, per "
-    "origin scored. (5,1,5) is fitted when 1,000 more steps were seen, so that its cost is spread over more forecasts."
+    "origin scored. (5,1,5) is fitted when 1,000 more steps were seen, so that its cost is spread over more forecasts. "
+    "A row is a number of origins: less is better."
 )
 
 

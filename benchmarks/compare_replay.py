@@ -67,7 +67,8 @@ def loading_row(quick: bool) -> tuple[Row, list[str]]:
     worst = max(found, key=lambda name: found[name].ratio)
     text = (
         "CPU time, one thread, the file in the page cache, medians of calls that take turns (`benchmarks/loading.py`). "
-        "`load_trace` also makes an array of every column, checks all invariants and both hashes."
+        "`load_trace` also makes an array of every column, checks all invariants and both hashes. A row is a trace: "
+        "less is better."
     )
     row = Row(
         "`load_trace` against a raw pyarrow read of the same file",

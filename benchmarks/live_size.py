@@ -127,12 +127,13 @@ def part(rows: Sequence[Sequence[str]], forecasts: Sequence[Sequence[str]], size
         f"Routers of {size} experts on CPU tensors, {TOKENS:,} tokens a step, top-{TOP_K}, choices drawn beforehand; "
         f"one core of {machine()}. CPU milliseconds per step, mean over {steps:,} steps: shards, and a monitor's "
         "snapshots, states, forecasts and advice (every 50 steps) are in it by their share. The longest step holds one "
-        "of these as a whole. Memory: growth of the process's peak (`benchmarks/live_size.py`)."
+        "of these as a whole. Memory: growth of the process's peak (`benchmarks/live_size.py`). A row is a way of "
+        "running: less is better."
     )
     below = (
         "Greatest CPU milliseconds of a forecast of 200 steps at 60 x 256, as a monitor asks for it; at most "
         f"{FORECAST_MS:g}. Median with the 50 steps before it shown to the forecaster: decisions call forecasters "
-        "cheap in this order."
+        "cheap in this order. A row is a forecaster: less is better."
     )
     return "\n".join(["## Recorder and monitor at real size", "", about, "",
                       *table(["what", "ms per step", "longest step, ms", "MB"], rows), "", below, "",

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from compare_common import machine, table
 from numpy.typing import NDArray
+from performance import reopen
 
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.trace import Trace
@@ -140,7 +141,7 @@ def part(rows: Sequence[Sequence[str]]) -> str:
     about = (
         f"Made-up runs of layers x experts x steps, {TOKENS:,} tokens a step, top-{TOP_K}; one core of {machine()}. "
         "CPU seconds of the command in a process of its own, its children included, and the most memory that one of "
-        "these processes held (`benchmarks/real_size.py`)."
+        "these processes held (`benchmarks/real_size.py`). A row is a command on a run: less is better."
     )
     head = ["run", "command", "CPU s", "at most", "peak GB", "at most"]
     return "\n".join(["## Real size", "", about, "", *table(head, rows), ""])
@@ -166,6 +167,7 @@ def main() -> int:
     if args.out is not None:
         text = args.out.read_text(encoding="utf-8")
         args.out.write_text(PART.sub(lambda at: f"{at[1]}\n{part(rows)}\n{at[2]}", text), encoding="utf-8")
+        reopen(args.out)
     return int(missed)
 
 

@@ -12,10 +12,10 @@ from leaderboard.site import words
 from leaderboard.site.grids import by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry
 from leaderboard.site.payload import choices, cost_row, skill_note, view_rows
-from leaderboard.site.views import REGRET, View, metrics_of, primary_views
+from leaderboard.site.views import REGRET, View, metrics_of, primary_views, scores_of
 from leaderboard.site.words import arguments_text, interval_text, megabytes, named, signed_skill, three_digits
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import ALL, ResultGrid, Standings, grid_of, has_metric, result_grid
+from moeload_bench.results.grid import ALL, ResultGrid, grid_of, has_metric
 from moeload_bench.results.html import NONE
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.tables import Table, table_of
@@ -45,13 +45,12 @@ class Grids:
 
 
 def grids_of(board: Board) -> Grids:
-    """`result_grid` of every metric, and by recipe of the two that a page shows so."""
-    metrics = {metric: result_grid(board.compared, metric) for metric in metrics_of(board)}
+    """Return the grid of every metric, and by recipe of the two that a page shows so."""
+    metrics = {metric: grid_of(scores_of(board, metric)) for metric in metrics_of(board)}
     recipes: dict[tuple[str, str], ResultGrid | None] = {}
     for metric in (metric for metric in (PRIMARY, REGRET) if metrics.get(metric)):
-        whole = Standings(board.compared, metric, board.reference)
         for recipe in board.recipes:
-            scores = whole.on(board.runs_in(recipe))
+            scores = scores_of(board, metric).on(board.runs_in(recipe))
             recipes[recipe, metric] = grid_of(scores) if has_metric(scores.results, metric) else None
     return Grids(metrics, recipes)
 
@@ -114,7 +113,7 @@ def wins(entry: Entry, board: Board, views: Sequence[View]) -> list[str]:
     i, found = board.results.index(entry.result), []
     for state in STATES:
         skills = {view.recipe: skill for view in views if view.state == state and view.recipe in board.recipes
-                  and np.isfinite(skill := float(view.skill_F[i]))}  # fmt: skip
+                  and np.isfinite(skill := float(view.skills.skill_F[i]))}  # fmt: skip
         if board.reference is None or len(skills) < 2 or not any(skills.values()):
             continue
         most, least = max(skills, key=skills.__getitem__), min(skills, key=skills.__getitem__)
@@ -136,8 +135,8 @@ def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[s
     def cell(state: str, choice: str) -> dict[str, str]:
         view = by_look[state, choice]
         recipe, seeds = (NONE if choice in board.recipes else interval_text(*ends[i].tolist())
-                         for ends in (view.new_recipe_F2, view.new_seeds_F2))  # fmt: skip
-        return {"skill": signed_skill(float(view.skill_F[i])), "recipe": recipe, "seeds": seeds}
+                         for ends in (view.skills.new_recipe_F2, view.skills.new_seeds_F2))  # fmt: skip
+        return {"skill": signed_skill(float(view.skills.skill_F[i])), "recipe": recipe, "seeds": seeds}
 
     return [
         {

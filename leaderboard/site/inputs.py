@@ -13,7 +13,7 @@ from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all,
 from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.errors import ResultError, SubmissionError
-from moeload_bench.results.comparison import reference_of
+from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
@@ -100,6 +100,11 @@ class Board:
         in.
         """
         return [*self.results, *([self.reference] if self.reference and self.reference not in self.results else [])]
+
+    @cached_property
+    def tasks(self) -> SameTasks:
+        """Return the metrics of what is compared, task by task."""
+        return SameTasks(self.compared)
 
     @cached_property
     def recipes(self) -> list[str]:

@@ -5,6 +5,7 @@ The page only picks texts by the choice made: no number is computed in the brows
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +16,7 @@ from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.views import View, metrics_of, primary_views, states_of, views_of
+from leaderboard.site.views import Skills, View, metrics_of, primary_views, states_of, views_of
 from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
@@ -183,24 +184,36 @@ def view_payload(view: View, board: Board, names: Sequence[str], metric: str) ->
 
 def view_rows(view: View, names: Sequence[str], metric: str, single: bool) -> list[list[str]]:
     """Return a row for each entry, the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
-    skills = view.skill_F.tolist()
-    told = [math.isfinite(skill) and not single for skill in skills]
-    given = (view.ranks[name] if view.ranks else None for name in names)
+    skill, new_recipe, new_seeds, ranks = skill_columns(
+        view.skills, tuple(names), ratio_metric(metric) or metric, single
+    )
     columns = (
         map(three_digits, view.value_F.tolist()),
         map(three_digits, view.excess_F.tolist()),
-        (skill_text(skill, metric) for skill in skills),
-        (interval_text(*ends) if known else NONE
-         for ends, known in zip(view.new_recipe_F2.tolist(), told, strict=True)),
-        (interval_text(*ends) if known else NONE
-         for ends, known in zip(view.new_seeds_F2.tolist(), told, strict=True)),
+        skill,
+        new_recipe,
+        new_seeds,
         map(percent, view.win_rate_F.tolist()),
-        ((rank_text(ranks) if ranks else NOT_GIVEN) if known else NONE
-         for ranks, known in zip(given, told, strict=True)),
+        ranks,
         map(three_digits, view.regret_F.tolist()),
         ("front" if front else "" for front in view.front_F.tolist()),
-    )  # fmt: skip
+    )
     return list(map(list, zip(*columns, strict=True)))
+
+
+@functools.lru_cache(maxsize=1 << 13)  # all looks at a board, by each of the metrics of plans that have one ratio
+def skill_columns(skills: Skills, names: tuple[str, ...], ratio: str, single: bool) -> list[list[str]]:
+    """Return the texts of skill, its two intervals and the ranks, a row of each for each forecaster."""
+    told = [math.isfinite(skill) and not single for skill in skills.skill_F.tolist()]
+    given = (rank_text(skills.ranks[name]) if skills.ranks else NOT_GIVEN for name in names)
+    return [
+        [skill_text(skill, ratio) for skill in skills.skill_F.tolist()],
+        *(
+            [interval_text(*ends) if known else NONE for ends, known in zip(ends_F2.tolist(), told, strict=True)]
+            for ends_F2 in (skills.new_recipe_F2, skills.new_seeds_F2)
+        ),
+        [text if known else NONE for text, known in zip(given, told, strict=True)],
+    ]
 
 
 def averaged_over(view: View, board: Board) -> str:

@@ -30,12 +30,24 @@ Looked = tuple[str, int | None]
 
 
 @dataclass(frozen=True, eq=False)
+class Skills:
+    """Skill of all forecasters in one choice, its intervals and ranks: the same for all metrics of one `ratio_metric`.
+
+    NaN where there is no such number; no ranks of a choice of runs.
+    """
+
+    skill_F: FloatArray
+    new_recipe_F2: FloatArray
+    new_seeds_F2: FloatArray
+    ranks: PossibleRanks
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """All forecasters, in the order of the board's entries, for one choice; ``horizon`` None: over all.
 
-    Values are means over ``runs`` and ``origins``; NaN where the view has no such number. ``new_recipe_F2`` and
-    ``new_seeds_F2`` are intervals of skill; ``regret_F`` is the headline regret on the same tasks; ``ranks`` rest on
-    `ratio_metric` as skill does; ``front_F``: no other forecaster of the view has both a smaller cost in CPU time and a
+    Values are means over ``runs`` and ``origins``; NaN where the view has no such number. ``regret_F`` is the headline
+    regret on the same tasks; ``front_F``: no other forecaster of the view has both a smaller cost in CPU time and a
     better value.
     """
 
@@ -47,13 +59,10 @@ class View:
     origins: int
     value_F: FloatArray
     excess_F: FloatArray
-    skill_F: FloatArray
-    new_recipe_F2: FloatArray
-    new_seeds_F2: FloatArray
+    skills: Skills
     win_rate_F: FloatArray
     regret_F: FloatArray
-    front_F: FloatArray
-    ranks: PossibleRanks
+    front_F: BoolArray
 
 
 def metrics_of(board: Board) -> list[str]:
@@ -78,25 +87,21 @@ def looks_of(board: Board) -> list[Looked]:
 
 def views_of(board: Board, metric: str) -> Iterator[View]:
     """Yield every view of a metric: states x (slices and recipes) x horizons."""
-    whole, looks, better = Standings(board.results, metric, board.reference), looks_of(board), lower_is_better(metric)
+    whole, looks, better = scores_of(board, metric), looks_of(board), lower_is_better(metric)
     choices = (ALL, *board.choices)
-    against = None if whole.reference is None else _ratios(whole, whole.reference, looks)
-    beside = _public_spread(board, whole, looks)
+    skills = _skills_of(board, whole.ratio)
     win_rate_CVF = _win_rates(whole, looks, choices, board, better)
     for c, recipe in enumerate(choices):
         scores, of = whole.on(board.runs_in(recipe)), _of_choice(board, recipe)
         floors = {state: scores.floor(state, "floor_batch") for state in states_of(board)}
         mean_VF, over_VF = _values(scores, looks, floors)
-        skill_VF, new_recipe_VF2, new_seeds_VF2 = _skills(against, scores, beside, mean_VF.shape)
         front_VF = fronts_of(of.cost_F, mean_VF if better is not False else -mean_VF)
         for v, (state, horizon) in enumerate(looks):
-            ranks = scores.ranks(state, horizon) if recipe == ALL else {}  # of a slice they would be a look too many
             floor_K = floors[state]
             floor = floor_K[scores.horizons.index(horizon)] if floor_K and horizon is not None else None
             yield View(
                 state, recipe, horizon, floor, int(of.runs_V[v]), int(of.origins_V[v]), mean_VF[v], over_VF[v],
-                skill_VF[v], new_recipe_VF2[v], new_seeds_VF2[v], win_rate_CVF[c, v], of.regret_VF[v], front_VF[v],
-                ranks,
+                skills[c][v], win_rate_CVF[c, v], of.regret_VF[v], front_VF[v],
             )  # fmt: skip
 
 
@@ -117,16 +122,35 @@ class _OfChoice(NamedTuple):
 
 @functools.lru_cache(maxsize=256)
 def _of_choice(board: Board, choice: str) -> _OfChoice:
-    scores, looks = _regrets(board).on(board.runs_in(choice)), looks_of(board)
+    scores, looks = scores_of(board, REGRET).on(board.runs_in(choice)), looks_of(board)
     cost_F = np.array([np.nan if result.cpu_ms is None else result.cpu_ms for result in scores.results])
     regret_VF, _ = _values(scores, looks, {})
     origins_VR = _origins(board)[:, scores.at_R]
     return _OfChoice(cost_F, regret_VF, (origins_VR > 0).sum(axis=1), origins_VR.sum(axis=1))
 
 
-@functools.lru_cache(maxsize=8)
-def _regrets(board: Board) -> Standings:
-    return Standings(board.results, REGRET, None)
+@functools.lru_cache(maxsize=128)
+def scores_of(board: Board, metric: str) -> Standings:
+    """Return how the entries of a board stand by a metric, for all pages that show it."""
+    return Standings(board.results, metric, board.reference, board.tasks)
+
+
+@functools.lru_cache(maxsize=64)
+def _skills_of(board: Board, ratio: str | None) -> list[list[Skills]]:
+    """Return skill by choice of runs and look [C][V], as a ratio of errors in a metric; NaN throughout for None."""
+    looks, shape = looks_of(board), (len(looks_of(board)), len(board.entries))
+    whole = None if ratio is None or board.reference is None else scores_of(board, ratio)
+    against = None if whole is None or whole.reference is None else _ratios(whole, whole.reference, looks)
+    beside = None if whole is None else _public_spread(board, whole, looks)
+    found = []
+    for choice in (ALL, *board.choices):
+        runs = board.runs_in(choice)
+        at_R = [r for r, run in enumerate(board.results[0].runs) if run.trace in runs]
+        columns = _skills(None if against is None else against.on(at_R), beside, shape)
+        # ranks of a slice would be a look too many
+        ranks = [scores_of(board, ratio).ranks(*look) if ratio and choice == ALL else {} for look in looks]
+        found.append(list(map(Skills, *columns, ranks)))
+    return found
 
 
 @functools.lru_cache(maxsize=8)
@@ -168,13 +192,12 @@ def _ratios(scores: Standings, base: str, looks: Sequence[Looked]) -> RunMeans:
 
 
 def _skills(
-    against: RunMeans | None, scores: Standings, beside: _Spread | None, shape: tuple[int, ...]
+    means: RunMeans | None, beside: _Spread | None, shape: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return skill [V, F] and its intervals [V, F, 2] on the runs of the scores."""
+    """Return skill [V, F] and its intervals [V, F, 2] on the runs of the means."""
     V, F = shape
-    if against is None:
+    if means is None:
         return np.full(shape, np.nan), np.full((V, F, 2), np.nan), np.full((V, F, 2), np.nan)
-    means = against if scores.at_R is None else against.on(scores.at_R)
     seeds_X2 = means.ends("these recipes, new seeds")
     if beside is not None:
         seeds_X2 = np.where(np.isnan(seeds_X2), beside.ends(means), seeds_X2)

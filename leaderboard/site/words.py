@@ -22,6 +22,8 @@ def three_digits(value: float | None) -> str:
     """Format three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
     if value is not None and 1e-4 <= value < 99:
         return f"{value:#.3g}"  # nearly all of a page's millions
+    if value is None or math.isnan(value):
+        return NONE
     return number(tables.three_digits(value, zeros=True))
 
 

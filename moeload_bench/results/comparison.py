@@ -71,30 +71,46 @@ def runs_of(errors: Errors, traces: Collection[str]) -> Errors:
 
 def errors_of(results: Sequence[Result], metric: str) -> Errors:
     """Return the metric of results on one suite; raise `ResultError` when they do not have the same tasks."""
-    first = results[0]
-    keys = _task_keys(first)
-    for result in results:
-        if result.suite.sha256 != first.suite.sha256:
-            raise ResultError(f"{result.name} was scored on suite {result.suite.name} {result.suite.sha256[:12]}, "
-                              f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
-        if result.scoring_version != first.scoring_version:
-            raise ResultError(f"{result.name} was scored by version {result.scoring_version} of the scoring, "
-                              f"{first.name} by {first.scoring_version}")  # fmt: skip
-        if _task_keys(result) != keys:
-            raise ResultError(f"{result.name} and {first.name} do not have the same tasks on the same traces")
-    K = len(first.suite.horizons)
-    tasks = [(run, task) for run in first.runs for task in run.tasks]
-    return Errors(
-        Tasks(
-            [run.recipe for run, _ in tasks for _ in range(K)],
-            [run.trace for run, _ in tasks for _ in range(K)],
+    return SameTasks(results).errors(metric)
+
+
+class SameTasks:
+    """Results on the same tasks, and any metric of them, read once.
+
+    Raises `ResultError` when the results do not have the same tasks.
+    """
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._results, first = results, results[0]
+        keys = _task_keys(first)
+        for result in results:
+            if result.suite.sha256 != first.suite.sha256:
+                raise ResultError(f"{result.name} was scored on suite {result.suite.name} {result.suite.sha256[:12]}, "
+                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
+            if result.scoring_version != first.scoring_version:
+                raise ResultError(f"{result.name} was scored by version {result.scoring_version} of the scoring, "
+                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
+            if _task_keys(result) != keys:
+                raise ResultError(f"{result.name} and {first.name} do not have the same tasks on the same traces")
+        self._made: dict[str, Errors] = {}
+        self._horizons = first.suite.horizons
+        tasks, each = [(run, task) for run in first.runs for task in run.tasks], range(len(self._horizons))
+        self._tasks = Tasks(
+            [run.recipe for run, _ in tasks for _ in each],
+            [run.trace for run, _ in tasks for _ in each],
             near_twins_of(first.suite.name, first.suite.sha256),
-        ),
-        np.tile(np.array(first.suite.horizons, dtype=np.int64), len(tasks)),
-        tuple(task.state for _, task in tasks for _ in range(K)),
-        np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_),
-        {result.name: _values(result, metric, K) for result in results},
-    )
+        )
+        self._state_T = tuple(task.state for _, task in tasks for _ in each)
+        self._crossing_T = np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_)
+        self._horizon_T = np.tile(np.array(self._horizons, dtype=np.int64), len(tasks))
+
+    def errors(self, metric: str) -> Errors:
+        """Return a metric of all results, task by task."""
+        if metric not in self._made:
+            K = len(self._horizons)
+            values = {result.name: _values(result, metric, K) for result in self._results}
+            self._made[metric] = Errors(self._tasks, self._horizon_T, self._state_T, self._crossing_T, values)
+        return self._made[metric]
 
 
 def _task_keys(result: Result) -> list[tuple[str, str, int]]:

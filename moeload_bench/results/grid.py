@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import not_found
-from moeload_bench.results.comparison import CLAIMS, Errors, errors_of, reference_of
+from moeload_bench.results.comparison import CLAIMS, Errors, SameTasks, reference_of
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import Claim, Interval, RunMeans, alike, log_ratio, possible_ranks, told_apart
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
@@ -30,6 +30,8 @@ from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.words import page
 
 Values = tuple[float | None, ...]
+Sums = tuple[tuple[FloatArray, IntArray], tuple[FloatArray, IntArray]]
+"""Sums of log ratios and their numbers, by run, state and horizon: of all windows, and of those that cross."""
 ALL = "all"
 """In place of a state: all origins, whatever the state."""
 NOTHING = "-"
@@ -124,35 +126,48 @@ class Standings:
     Skill is against the ``reference``, which need not be among the results.
     """
 
-    def __init__(self, results: Sequence[Result], metric: str, reference: Result | None) -> None:
-        self.results, self.horizons = tuple(results), results[0].suite.horizons
+    def __init__(
+        self, results: Sequence[Result], metric: str, reference: Result | None, tasks: SameTasks | None = None
+    ) -> None:
+        """Take results and a reference, and their ``tasks`` where scores by another metric have them already."""
+        self._every, self.horizons = tuple(results), results[0].suite.horizons
         self.metric, self.ratio = metric, ratio_metric(metric)
         reference = reference if self.ratio else None
         self.reference = None if reference is None else reference.name
         outside = [] if reference is None or any(one is reference for one in results) else [reference]
-        self._compared = [*results, *outside]
+        self._tasks = tasks or SameTasks([*results, *outside])
         self.at_R: list[int] | None = None
         """Places of the runs that are looked at; None for all."""
         self._kept: dict[Any, Any] = {}  # shared with the standings on some of the runs
         self._values: dict[str, tuple[FloatArray, IntArray, list[int]]] = {}
 
-    @cached_property
+    @property
     def errors(self) -> Errors:
         """Return the metric, task by task, of the results and the reference; on all runs."""
-        return errors_of(self._compared, self.metric)
+        return self._tasks.errors(self.metric)
 
-    @cached_property
+    @property
     def ratios(self) -> Errors:
         """Return the metric that skill is a ratio of, task by task; on all runs."""
-        return self.errors if self.ratio in (None, self.metric) else errors_of(self._compared, self.ratio or "")
+        return self._tasks.errors(self.ratio or self.metric)
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """Return the runs that are looked at, of the first result."""
+        runs = self._every[0].runs
+        return [*runs] if self.at_R is None else [runs[r] for r in self.at_R]
+
+    @cached_property
+    def results(self) -> tuple[Result, ...]:
+        """Return the results with the runs that are looked at."""
+        return self._every if self.at_R is None else tuple(with_runs_of(self._every, {run.trace for run in self.runs}))
 
     def on(self, runs: Collection[str]) -> Standings:
         """Return the same scores on some of the runs; what was computed of each run is not computed again."""
         found = copy(self)
         found._values = {}
-        found.results = tuple(with_runs_of(self.results, runs))
-        found.at_R = [r for r, run in enumerate(self.results[0].runs) if run.trace in runs]
-        found.errors, found.ratios = self.errors, self.ratios
+        found.__dict__.pop("results", None)
+        found.at_R = [r for r, run in enumerate(self._every[0].runs) if run.trace in runs]
         return found
 
     def rows(self, state: str, horizon: int | None = None) -> list[Row]:
@@ -180,16 +195,38 @@ class Standings:
 
     def run_means(self, base: str | None, state: str, horizon: int | None = None) -> RunMeans:
         """Return the runs' mean log ratios of every result, and a reference elsewhere, to one of them (the first)."""
-        base = base or self.results[0].name
-        means: RunMeans = self.keep((self.ratio, base, state, horizon), lambda: self._run_means(base, state, horizon))
+        base, of = base or self._every[0].name, self.ratios.by_forecaster
+        sums = self.keep(base, lambda: self._sums(log_ratio(np.stack(list(of.values())), of[base])))
+        return self._means_of(sums, state, horizon)
+
+    def _means_of(self, sums: Sums, state: str, horizon: int | None) -> RunMeans:
+        """Return the means of runs in one state, at one horizon or all."""
+        states = slice(None) if state == ALL else [STATES.index(state)] if state in STATES else []
+        total_XRSK, count_XRSK = sums[int(state == CROSSING)]
+        at = slice(None) if horizon is None else [self.horizons.index(horizon)]
+        total_XR, count_XR = (
+            (each[..., at] if state == CROSSING else each[:, :, states][..., at]).sum(axis=(2, 3))
+            for each in (total_XRSK, count_XRSK)
+        )
+        means = RunMeans.of_sums(total_XR, count_XR, self.ratios.tasks)
         return means if self.at_R is None else means.on(self.at_R)
 
-    def _run_means(self, base: str, state: str, horizon: int | None) -> RunMeans:
+    def _sums(self, ratio_XT: FloatArray) -> Sums:
+        """Return sums of ratios and their numbers by run, state and horizon, of all windows and of those that cross."""
         errors = self.ratios
-        of = errors.by_forecaster
-        ratio_FT = self.keep((self.ratio, base), lambda: log_ratio(np.stack(list(of.values())), of[base]))
-        at = self.places(state, horizon)
-        return RunMeans.of(ratio_FT[:, at], errors.tasks, at)
+        (number_T, recipe_R), K = errors.tasks.by_run, len(self.horizons)
+        shape = (len(ratio_XT), len(recipe_R), len(STATES), K)
+        state_T = np.array([STATES.index(state) for state in errors.state_T])
+        cell_T = (number_T * len(STATES) + state_T) * K + np.arange(len(number_T)) % K
+        place_XT = cell_T + math.prod(shape[1:]) * np.arange(shape[0])[:, None]
+
+        def summed(known_XT: BoolArray) -> tuple[FloatArray, IntArray]:
+            place, size = place_XT[known_XT], math.prod(shape)
+            total = np.bincount(place, weights=ratio_XT[known_XT], minlength=size)
+            return np.asarray(total.reshape(shape), np.float64), np.bincount(place, minlength=size).reshape(shape)
+
+        known_XT = np.isfinite(ratio_XT)
+        return summed(known_XT), summed(known_XT & errors.crossing_T)
 
     def places(self, state: str, horizon: int | None = None) -> NDArray[np.intp]:
         """Return where the tasks of a state are, at one horizon or all; on all runs."""
@@ -213,7 +250,7 @@ class Standings:
         if state in self._values:
             return self._values[state]
         of_run_FRK, origins_FRK = self.keep((self.metric, state), lambda: self._run_values(state))
-        at, F = slice(None) if self.at_R is None else self.at_R, len(self.results)
+        at, F = slice(None) if self.at_R is None else self.at_R, len(self._every)
         of_run_FRK, origins_FRK = of_run_FRK[:F, at], origins_FRK[:F, at]
         runs_F = (~np.isnan(of_run_FRK)).any(axis=2).sum(axis=1).tolist()
         self._values[state] = row_means(of_run_FRK.transpose(0, 2, 1)), origins_FRK.sum(axis=1), runs_F
@@ -238,11 +275,10 @@ class Standings:
         """Return the ranks that each forecaster can have on a new recipe; empty where a pair cannot be tested."""
         if not self.ratio:
             return {}
-        names, at = [result.name for result in self.results], self.places(state, horizon)
+        names = [result.name for result in self._every]
         first_P, second_P = np.triu_indices(len(names), 1)
-        ratio_PT = self.keep((self.ratio, "pairs"), lambda: self._pair_ratios(names, first_P, second_P))
-        means = RunMeans.of(ratio_PT[:, at], self.ratios.tasks, at)
-        means = means if self.at_R is None else means.on(self.at_R)
+        sums = self.keep("pairs", lambda: self._sums(self._pair_ratios(names, first_P, second_P)))
+        means = self._means_of(sums, state, horizon)
         skill_FF, p_FF = np.zeros((2, len(names), len(names)))
         skill_FF[first_P, second_P], p_FF[first_P, second_P] = means.skill_F, means.p_F
         apart = told_apart(names, skill_FF, p_FF)
@@ -257,7 +293,7 @@ class Standings:
         """Return the mean over runs [K] of a floor of the metric in a state; empty where no run has it."""
         found = [
             run.floors[state][floor][self.metric]
-            for run in self.results[0].runs
+            for run in self.runs
             if self.metric in run.floors.get(state, {}).get(floor, {})
         ]
         return tuple(present_mean(values) for values in zip(*found, strict=True))
@@ -271,7 +307,7 @@ class Standings:
     def marks(self) -> dict[str, str]:
         """Return the weakest mark of each floor over the runs."""
         marks: dict[str, str] = {}
-        for run in self.results[0].runs:
+        for run in self.runs:
             for floor, mark in run.floor_marks.items():
                 marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
         return marks

@@ -126,9 +126,14 @@ class RunMeans:
         known_FT = np.isfinite(log_ratio_FT)
         place, ratio = place_FT[known_FT], log_ratio_FT[known_FT]
         count, total = np.bincount(place, minlength=F * R), np.bincount(place, weights=ratio, minlength=F * R)
-        mean = np.full(F * R, np.nan)
-        np.divide(total, count, out=mean, where=count > 0)
-        return cls(mean.reshape(F, R), tuple(recipe_R), tuple(tasks.twins.get(name, name) for name in recipe_R))
+        return cls.of_sums(np.asarray(total.reshape(F, R), np.float64), count.reshape(F, R), tasks)
+
+    @classmethod
+    def of_sums(cls, total_FR: FloatArray, count_FR: NDArray[np.intp], tasks: Tasks) -> RunMeans:
+        """Return the means of which each run's sum of log ratios and their number are known."""
+        mean_FR, (_, recipe_R) = np.full(total_FR.shape, np.nan), tasks.by_run
+        np.divide(total_FR, count_FR, out=mean_FR, where=count_FR > 0)
+        return cls(mean_FR, tuple(recipe_R), tuple(tasks.twins.get(name, name) for name in recipe_R))
 
     def on(self, at: Sequence[int]) -> RunMeans:
         """Return the means of the runs at these places."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted
-from moeload_bench.scoring.floors import floors_from, window_starts
+from moeload_bench.scoring.floors import floors_from, marks_of, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.scoring.run_facts import RunFacts, facts_lines, run_facts
 from moeload_bench.states.rule import State, StateLabels, state_names, trace_labels
@@ -202,15 +202,15 @@ def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float |
     for layer in range(trace.num_layers):
         stable_W = every_W if labels is None else window_starts(~labels.transient_SL[:, layer], rows)
         first_LW[layer] = stable_W if stable_W.size else every_W
-    found = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"))
-    name = "floor_batch" if found["floor_batch"].values else "floor_level"
-    sampling = found["floor_sampling"].values  # empty if counts are made from shares
+    name = "floor_level" if marks_of(trace)["floor_batch"][0] == "not given" else "floor_batch"
+    found = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"), (name,))[name]
+    sampling = floors_from(trace, first_LW, (rows,), ("tv",), ("floor_sampling",))["floor_sampling"].values
     described = []
     for layer in range(trace.num_layers):
-        window_tv, tv = (_number(found[name].values[metric][0, layer]) for metric in ("window_tv", "tv"))
-        draws = _number(sampling["tv"][0, layer]) if sampling else None
+        window_tv, tv = (_number(found.values[metric][0, layer]) for metric in ("window_tv", "tv"))
+        draws = _number(sampling["tv"][0, layer]) if sampling else None  # none if counts are made from shares
         over = tv / draws if tv is not None and draws else None
-        described.append((f"{name} ({found[name].mark})", window_tv, tv, over))
+        described.append((f"{name} ({found.mark})", window_tv, tv, over))
     return described
 
 

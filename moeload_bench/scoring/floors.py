@@ -46,6 +46,8 @@ FLOOR_METRICS = ("window_tv", "tv", "error_rate", "error_rate_uniform", "window_
 FLOOR_NAMES = ("floor_batch", "floor_level", "floor_sampling")
 RELATIVE = {"error_rate", "window_error_rate"}
 """Those that are relative to the shares of the windows."""
+OF_MEANS = {"window_tv", *RELATIVE}
+"""Those that need the noise of means over windows, not only that of rows."""
 LABELLED = ("transient", "stable")
 """States whose floors are means over the rows with that label."""
 
@@ -148,10 +150,11 @@ def floors_from(
     first_W_by_layer: Mapping[int, IntArray],
     rows_K: Sequence[int],
     metrics: Sequence[str] = FLOOR_METRICS,
+    floors: Sequence[str] = FLOOR_NAMES,
 ) -> dict[str, Floor]:
-    """The three floors, of the layers named, averaged over the windows that start at the rows given for each."""
+    """These floors, of the layers named, averaged over the windows that start at the rows given for each."""
     windows = {layer: {"": [first_W] * len(rows_K)} for layer, first_W in first_W_by_layer.items()}
-    return _floors(trace, windows, rows_K, metrics)[""]
+    return _floors(trace, windows, rows_K, metrics, floors)[""]
 
 
 def _floors(
@@ -159,9 +162,10 @@ def _floors(
     windows_by_layer: Mapping[int, Mapping[str, Windows]],
     rows_K: Sequence[int],
     metrics: Sequence[str] = FLOOR_METRICS,
+    floors: Sequence[str] = FLOOR_NAMES,
 ) -> dict[str, dict[str, Floor]]:
-    """The three floors by name of the windows, which is the same for every layer."""
-    marks = _marks(trace)
+    """These floors by name of the windows, which is the same for every layer."""
+    marks = {name: mark for name, mark in marks_of(trace).items() if name in floors}
     given = [name for name, (mark, _) in marks.items() if mark != "not given"]
     made = {m: _Layer(trace.steps, windows, rows_K, metrics) for m, windows in windows_by_layer.items()}
     most = max(1, HELD_CELLS // max(1, *(trace.num_experts * layer.most_held for layer in made.values())))
@@ -189,15 +193,18 @@ def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> N
         for group in groups:
             load_SGE = load_SLE[:, group]
             share_SGE = shares(load_SGE)
-            noises = {"floor_level": level_noise(share_SGE)}
-            if half_SLE is not None:
+            noises = {}
+            if "floor_level" in given:
+                noises["floor_level"] = level_noise(share_SGE)
+            if half_SLE is not None and "floor_batch" in given:
                 noises["floor_batch"] = batch_noise(load_SGE, half_SLE[:, group])
             if "floor_sampling" in given:
                 top_k_G = np.array([trace.meta.layers[m].top_k or 1 for m in group])
                 noises["floor_sampling"] = sampling_noise(level_of(share_SGE), load_SGE.sum(axis=2), top_k_G)
             noises = {name: noise.of_rows(own) for name, noise in noises.items()}
-            columns = [term for noise in noises.values() for term in noise.terms]
-            if RELATIVE & {*layers[group[0]].metrics}:
+            metrics = {*layers[group[0]].metrics}
+            columns = [term for noise in noises.values() for term in noise.terms] if metrics & OF_MEANS else []
+            if RELATIVE & metrics:
                 columns.append(share_SGE[own])
             running = series.setdefault(group[0], [Running() for _ in columns])
             for one, values_SGE in zip(running, columns, strict=True):
@@ -236,7 +243,7 @@ class _Layer:
         """Take in the rows that follow: running totals of all terms and of the shares, this layer's at ``g``."""
         for floor, noise in noises.items():
             self._size[floor].append(0.5 * noise.size_SXE[:, g].sum(axis=1, keepdims=True))
-        for (name, k), windows in self._ends.items():
+        for (name, k), windows in self._ends.items() if series else ():
             at_W, means = windows.ended(series, (g,))
             for floor, deviation_WE in _deviations(noises, means, self._rows_K[k]):
                 self._keep(floor, "window_tv", name, k, at_W, 0.5 * MEAN_ABS_NORMAL * deviation_WE.sum(axis=1))
@@ -297,7 +304,7 @@ def _total(values_WE: FloatArray) -> FloatArray:
     return np.asarray(np.where(np.isfinite(values_WE), values_WE, 0.0).sum(axis=1))
 
 
-def _marks(trace: Trace) -> dict[str, tuple[Mark, str]]:
+def marks_of(trace: Trace) -> dict[str, tuple[Mark, str]]:
     """How far each floor of a trace can be trusted, and why."""
     half: tuple[Mark, str] = ("exact", "measured from half batches")
     sampling: tuple[Mark, str] = ("exact", "top-k draws without replacement; batch composition adds to it")

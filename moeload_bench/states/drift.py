@@ -158,7 +158,7 @@ def rolling_sum(values: FloatArray, width: int) -> FloatArray:
     return total
 
 
-def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> BoolArray:
+def run_hysteresis(drift_GL: FloatArray, low: float | FloatArray, high: float | FloatArray, hold: int) -> BoolArray:
     """Return the label at every grid point from the drift at every grid point; [G, L], True for transient."""
     G, L = drift_GL.shape
     state_GL = np.ones((G, L), dtype=np.bool_)
@@ -170,7 +170,12 @@ def run_hysteresis(drift_GL: FloatArray, low: float, high: float, hold: int) -> 
 
 
 def hysteresis_step(
-    transient_L: BoolArray, calm_L: NDArray[np.int64], drift_L: FloatArray, low: float, high: float, hold: int
+    transient_L: BoolArray,
+    calm_L: NDArray[np.int64],
+    drift_L: FloatArray,
+    low: float | FloatArray,
+    high: float | FloatArray,
+    hold: int,
 ) -> tuple[BoolArray, NDArray[np.int64]]:
     """Make one check: return the new labels, and how many checks in a row the drift was low. NaN counts as high."""
     calm_L = np.where(drift_L <= low, calm_L + 1, 0)

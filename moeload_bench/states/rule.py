@@ -129,12 +129,11 @@ class StateLabels:
     @cached_property
     def onset_band_L2(self) -> NDArray[np.int64]:
         """Return the onset with both thresholds times ``rule.band``, looser first; -1 if a layer is never stable."""
-        grid = grid_of(self.rule, self.stride)
-        bounds = []
-        for factor in sorted(self.rule.band, reverse=True):
-            state_GL = run_hysteresis(self.grid_drift_GL, self.rule.low * factor, self.rule.high * factor, grid.hold)
-            bounds.append(first_stable(np.repeat(state_GL, grid.rows, axis=0)[: len(self.transient_SL)]))
-        return np.stack(bounds, axis=1)
+        grid, L = grid_of(self.rule, self.stride), self.grid_drift_GL.shape[1]
+        factor_X = np.repeat(sorted(self.rule.band, reverse=True), L)  # both bounds at once: X = 2 L
+        low_X, high_X = self.rule.low * factor_X, self.rule.high * factor_X
+        state_GX = run_hysteresis(np.tile(self.grid_drift_GL, 2), low_X, high_X, grid.hold)
+        return first_stable(np.repeat(state_GX, grid.rows, axis=0)[: len(self.transient_SL)]).reshape(2, L).T
 
     def spans(self, layer: int) -> list[Span]:
         """Return the runs of equal labels of one layer, in order."""

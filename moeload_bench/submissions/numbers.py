@@ -5,8 +5,9 @@ Axis letters: K suite horizons, L MoE layers.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -252,8 +253,9 @@ def _sums(run: RunResult, K: int) -> Iterator[str]:
     for state, metrics in sorted(run.per_layer.items()):
         tasks = [task for task in run.tasks if task.state == state]
         for metric in sorted(name for name in metrics if _in_every_layer(name)):
-            for k in range(K):
-                by_task = _mean([_value(task.metrics, metric, k) for task in tasks])
+            rows = [task.metrics.get(metric, ()) for task in tasks]
+            for k, value_T in itertools.islice(enumerate(itertools.zip_longest(*rows, range(K))), K):
+                by_task = _mean(value_T[:-1])
                 by_layer = _mean(list(metrics[metric][k]))
                 if by_task is None or by_layer is None:
                     yield f"{metric} ({state}, horizon number {k + 1}): got no number, expected the mean of every layer"
@@ -271,7 +273,7 @@ def _value(metrics: Mapping[str, Any], metric: str, k: int) -> float | None:
     return values[k] if k < len(values) else None
 
 
-def _mean(values: list[float | None]) -> float | None:
+def _mean(values: Iterable[float | None]) -> float | None:
     """Return the mean of the values that exist: a layer without load has none, in any task."""
     present = [value for value in values if value is not None]
     return sum(present) / len(present) if present else None

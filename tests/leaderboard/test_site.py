@@ -108,15 +108,15 @@ def test_a_season_s_interval_for_new_seeds_takes_the_spread_of_the_public_runs()
     """One run of each recipe says nothing of seeds; the public runs beside it do, and the board says so."""
     board = next(board for board in committed_inputs().boards if board.season is not None)
     at, view = [entry.name for entry in board.entries].index("gated"), next(views_of(board, "window_tv"))
-    low, high = view.new_seeds_F2[at]
-    assert low < view.skill_F[at] < high
+    low, high = view.skills.new_seeds_F2[at]
+    assert low < view.skills.skill_F[at] < high
     errors, known = errors_of(board.results, "window_tv"), errors_of(board.known, "window_tv")
     runs = run_ratios(errors, "gated", "sw_avg")
     expected = skill_interval(runs, seed_spread([runs, run_ratios(known, "gated", "sw_avg")]))
     assert (low, high) == (pytest.approx(expected.low), pytest.approx(expected.high))
     assert "the spread of the public runs" in payload.claims(board)
     alone = replace(board, known=())
-    assert np.isnan(next(views_of(alone, "window_tv")).new_seeds_F2).all()
+    assert np.isnan(next(views_of(alone, "window_tv")).skills.new_seeds_F2).all()
     assert "public runs" not in payload.claims(alone)
 
 
@@ -375,8 +375,8 @@ def test_a_page_says_where_a_forecaster_wins_and_loses(committed: Inputs, pages:
 def test_few_recipes_have_no_interval_and_say_so(mini: Board) -> None:
     """The mini suite has two."""
     view = next(views_of(mini, "window_tv"))
-    assert np.isnan(view.new_recipe_F2).all()
-    assert not view.ranks
+    assert np.isnan(view.skills.new_recipe_F2).all()
+    assert not view.skills.ranks
     assert "With 2 recipes there are none" in payload.claims(mini)
 
 
