@@ -18,6 +18,7 @@ from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
+from moeload_bench.suites.suite import STRATA
 
 HORIZONS = (100, 1000)
 BESIDE = "adaptive"
@@ -32,7 +33,7 @@ KINDS = {
     "probe": "large batch, probes (no noise of training)",
     "summed": "ten steps summed to a row",
 }
-SIZES = {"small": "up to 1,024", "large": "4,096"}
+SIZES = {"small": f"up to {STRATA['small'][1]:,}", "large": f"{STRATA['large'][0]:,} and more"}
 """Kinds that differ in size alone, by their tokens per expert and step."""
 BIAS = "loss_free_bias"
 

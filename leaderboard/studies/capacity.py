@@ -27,6 +27,7 @@ from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.schema import Record
+from moeload_bench.suites.suite import STRATA
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
@@ -40,7 +41,6 @@ MERGED_FROM = 4000
 """Runs of so many rows are scored once more with ten rows as one: the noise of a large batch."""
 POINTS = 200
 """Ratios of other runs are kept as so many quantiles."""
-LARGE = 2048
 BROKEN = "unbalanced-"
 """Recipes that are recorded for alarms, broken on purpose."""
 
@@ -68,7 +68,7 @@ class CapacityRun(Record):
         """Return the stratum of tokens per expert and row."""
         if self.merged > 1:
             return "merged"
-        return "large" if self.tokens >= LARGE else "small"
+        return "large" if self.tokens >= STRATA["large"][0] else "small"
 
     def needs(self) -> FloatArray:
         """Return the need of every block [B]."""
