@@ -112,7 +112,9 @@ def drawn_in_terminal(*words: str, width: int = 80, cwd: Path, status: int = 0) 
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
     command = [sys.executable, "-m", "moeload_bench", *words]
-    child = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=environment())
+    child = psutil.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=environment()
+    )
     os.close(follower)
     drawn: list[tuple[float, str]] = []
     with suppress(OSError):  # the other end of a terminal is closed
