@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,11 @@ TRACES = Path(__file__).resolve().parent.parent / "traces"
 needs_traces = pytest.mark.skipif(
     not TRACES.is_dir(), reason="this clone leaves the recordings out (CONTRIBUTING.md): `git sparse-checkout disable`"
 )
+
+# what numba compiles takes seconds: once a session, for all its processes
+if "NUMBA_CACHE_DIR" not in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="moeload-numba-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
 
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)

@@ -127,7 +127,7 @@ def test_intervals_cover_what_they_say_on_a_settled_run() -> None:
     """On loads without drift about 80 % of window means lie inside their interval."""
     rng = np.random.default_rng(0)
     share_LE = rng.dirichlet(np.full(16, 5.0), size=3)
-    load_SLE = np.stack([rng.multinomial(2048, share_LE) for _ in range(4000)])
+    load_SLE = np.stack([rng.multinomial(2048, share_LE) for _ in range(2000)])
     snapshot = list(replay(Trace.from_arrays(load_SLE, 1024, 2), Settings(horizon=100, every=50)))[-1]
     assert 0.7 < snapshot.outlook.covered < 0.9
     assert (snapshot.outlook.low_LE <= snapshot.outlook.share_LE).all()
