@@ -6,6 +6,7 @@ export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for the next run
 
 .PHONY: bench test test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,21 @@ needs_traces = pytest.mark.skipif(
     not TRACES.is_dir(), reason="this clone leaves the recordings out (CONTRIBUTING.md): `git sparse-checkout disable`"
 )
 
+# what numba compiles takes seconds: once a session, for all its processes
+if "NUMBA_CACHE_DIR" not in os.environ:
+    os.environ["NUMBA_CACHE_DIR"] = tempfile.mkdtemp(prefix="moeload-numba-")
+    atexit.register(shutil.rmtree, os.environ["NUMBA_CACHE_DIR"], ignore_errors=True)
+
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+OF_COMMITTED = {
+    "test_baseline_submissions", "test_decisions", "test_distance", "test_frozen", "test_left_out", "test_narrowing",
+    "test_oracle_window", "test_record", "test_results_golden", "test_results_page", "test_scored", "test_unseen",
+}  # fmt: skip
+"""Files whose tests read most of the committed results, which a process reads once: they share one."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -31,7 +46,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a file in one process (`--dist loadgroup`): what they share is made and read once."""
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+            stem = item.path.stem
+            item.add_marker(pytest.mark.xdist_group("committed results" if stem in OF_COMMITTED else stem))
 
 
 def pytest_collection_finish() -> None:

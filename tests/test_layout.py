@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 import moeload_bench
@@ -17,9 +18,16 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("numpy", "torch", "pyarrow", "datasets", "huggingface_hub", "statsmodels", "pandas", "matplotlib", "numba")
 
 
+@cache
+def _nodes(path: Path) -> list[ast.AST]:
+    """Every node of a module, which is parsed once."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
 def _imports(path: Path) -> set[str]:
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _nodes(path):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -39,7 +47,7 @@ def _import_graph() -> dict[str, set[str]]:
     modules = {name: path for name, path in files.items() if path.name != "__init__.py"}
     graph = {}
     for name, path in modules.items():
-        strings = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        strings = {node.value for node in _nodes(path) if isinstance(node, ast.Constant)}
         graph[name] = (_imports(path) | strings) & modules.keys() - {name}
     return graph
 
@@ -72,7 +80,7 @@ def test_one_place_feeds_forecasters() -> None:
     feeding = {
         path.relative_to(root)
         for path in root.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in _nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "observe"
     }
     assert {path for path in feeding if path.parts[0] not in ("isolation", "adapters")} == {
@@ -234,8 +242,7 @@ def test_a_name_means_one_thing() -> None:
     paths = list((ROOT / "moeload_bench").rglob("*.py"))
     files = Counter(path.name for path in paths if path.parent.name != "cli" and path.name != "__init__.py")
     assert {name for name, times in files.items() if times > 1} == SAME_IDEA
-    nodes = [node for path in paths for node in ast.walk(ast.parse(path.read_text()))]
-    classes = Counter(node.name for node in nodes if isinstance(node, ast.ClassDef))
+    classes = Counter(node.name for path in paths for node in _nodes(path) if isinstance(node, ast.ClassDef))
     assert [name for name, times in classes.items() if times > 1] == []
 
 
@@ -254,16 +261,15 @@ def test_a_message_says_where_who_has_only_the_package_finds_a_page() -> None:
     named = re.compile(r"docs/[\w/-]+\.md")
     wrong = []
     for path in sorted((ROOT / "moeload_bench").rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        fine = {id(node.args[0]) for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args
-                and ast.unparse(node.func) == "page"}  # fmt: skip
-        for node in ast.walk(tree):
+        fine = {id(node.args[0]) for node in _nodes(path) if isinstance(node, ast.Call) and node.args
+                and isinstance(node.func, ast.Name) and node.func.id == "page"}  # fmt: skip
+        for node in _nodes(path):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
                 is_help = isinstance(node, ast.FunctionDef) and path.parent.name == "cli"
                 text = " ".join(str(ast.get_docstring(node)).split())
                 if is_help and len(named.findall(text)) > len(re.findall(f"{named.pattern} in the project", text)):
                     wrong.append(f"{path}: help of {node.name}")
                 fine.add(id(node.body[0].value))  # type: ignore[attr-defined]
-        texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        texts = [node for node in _nodes(path) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
         wrong += [f"{path}: {one.value!r}" for one in texts if id(one) not in fine and named.search(one.value)]
     assert wrong == []

@@ -7,6 +7,7 @@ import hashlib
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -76,10 +77,10 @@ def imports_sha256(path: Path) -> str | None:
 
 def _imported(path: Path) -> Iterator[str]:
     """Yield every module that a file may import by an absolute name, anywhere in it."""
-    for node in ast.walk(_parsed(path)) if path.suffix == ".py" else ():
+    for node in _import_statements(path.read_bytes()) if path.suffix == ".py" else ():
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
@@ -133,11 +134,10 @@ def _imports(module: str, path: Path) -> Iterator[str]:
     """Yield the modules of the same top-level package that a file imports, anywhere in it."""
     top = module.partition(".")[0]
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(_parsed(path)):
-        names: Sequence[str] = ()
+    for node in _import_statements(path.read_bytes()):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             base = _absolute(node.module, node.level, package)
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         yield from (name for name in names if name.partition(".")[0] == top)
@@ -150,11 +150,14 @@ def _absolute(name: str | None, level: int, package: str) -> str:
     return ".".join([*base[: len(base) - level + 1], *([name] if name else [])])
 
 
-def _parsed(path: Path) -> ast.Module:
+@lru_cache(maxsize=256)
+def _import_statements(source: bytes) -> tuple[ast.Import | ast.ImportFrom, ...]:
+    """Return the statements of a file that import; every hash of a forecaster asks for those of the same files."""
     try:
-        return ast.parse(path.read_bytes())
+        tree = ast.parse(source)
     except SyntaxError:
-        return ast.Module([], [])  # it cannot be imported either; importing it says why
+        return ()  # it cannot be imported either; importing it says why
+    return tuple(node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom))
 
 
 def _find_spec(name: str, search: Sequence[str] | None) -> ModuleSpec | None:

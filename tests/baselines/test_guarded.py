@@ -180,7 +180,7 @@ def test_no_reported_number_rests_on_a_smoothed_path() -> None:
 def test_weights_are_learned_from_the_named_twins_only() -> None:
     """Leaving a kind out changes the weights; learning is repeatable."""
     runs = [
-        (replace(INFO, group=g), StepBlock(np.arange(300), load := walk(300, 800, 0.02, g), load.sum(axis=2)))
+        (replace(INFO, group=g), StepBlock(np.arange(160), load := walk(160, 800, 0.02, g), load.sum(axis=2)))
         for g in range(2)
     ]
     quick = _gate_fit.Learning(updates=2)

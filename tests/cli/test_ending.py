@@ -96,8 +96,19 @@ def words_of(process: psutil.Process) -> list[str]:
         return []
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", ">/dev/full", "| head -c 1 >/dev/null"])
-@pytest.mark.parametrize("words", ["traces list", "--help", "run nobody"])
+NOT_WRITTEN_TO = {"traces list": ("2>&-",), "run nobody": (">&-", ">/dev/full", "| head -c 1 >/dev/null")}
+"""A list writes no error and a refusal nothing else; `--help` is cheap enough for all."""
+
+
+@pytest.mark.parametrize(
+    ("words", "closed"),
+    [
+        (words, closed)
+        for words in ("traces list", "--help", "run nobody")
+        for closed in (">&-", "2>&-", ">&- 2>&-", ">/dev/full", "| head -c 1 >/dev/null")
+        if closed not in NOT_WRITTEN_TO.get(words, ())
+    ],
+)
 def test_closed_streams_give_no_traceback(words: str, closed: str) -> None:
     """Whatever is closed or full, what is still open says at most one line."""
     script = f"{sys.executable} -m moeload_bench {words} {closed}"

@@ -153,18 +153,18 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("level", ["none", "process"])
-@pytest.mark.parametrize("name", FAILURES)
 def test_a_broken_forecaster_fails_its_tasks_by_name_and_the_others_are_scored(
-    name: str, level: str, trace: Trace, tmp_path: Path
+    level: str, trace: Trace, tmp_path: Path
 ) -> None:
-    """Failed tasks carry the reason and the stated scores; the forecaster beside it is scored as always."""
-    broken, honest = run(trace, tmp_path, f"{HERE}:{name}", "sw_avg", level=level)
+    """Failed tasks carry the reason and the stated scores; the forecaster beside them is scored as always."""
+    *all_broken, honest = run(trace, tmp_path, *(f"{HERE}:{name}" for name in FAILURES), "sw_avg", level=level)
     assert not honest.failures
-    failed = {task.origin for _, task in broken.failures}
-    assert failed == ({200} if name == "RaisesOnce" else {50, 100, 200, 250})
-    for _, task in broken.failures:
-        assert FAILURES[name] in (task.failure or "")
-        assert set(task.metrics["window_tv"]) == {1.0}
+    for name, broken in zip(FAILURES, all_broken, strict=True):
+        failed = {task.origin for _, task in broken.failures}
+        assert failed == ({200} if name == "RaisesOnce" else {50, 100, 200, 250}), name
+        for _, task in broken.failures:
+            assert FAILURES[name] in (task.failure or "")
+            assert set(task.metrics["window_tv"]) == {1.0}
 
 
 @pytest.mark.parametrize("level", ["none", "process"])

@@ -228,6 +228,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_load_dataset_and_load_trace_give_the_local_arrays_online_and_offline(
     hub: LocalHub, published: Path, tmp_path: Path
 ) -> None:

@@ -18,49 +18,50 @@ from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import look_of
 from moeload_bench.submissions.submit import Author, make_draft, result_path
-from moeload_bench.suites.suite import load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from tests.support.submitted import make_world
 
 RECORDS = [read_folder(path).record for path in SUBMISSIONS.iterdir()]
 BASELINES = sorted(record.name for record in RECORDS if not record.has_code and not record.has_adapter)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A copy of the leaderboard's submissions and results."""
-    for name in ("submissions", "results"):
-        shutil.copytree(ROOT / "leaderboard" / name, tmp_path / name)
-    return tmp_path
+def copied(name: str, root: Path) -> Suite:
+    """Copy a baseline's submission and result to their places in another leaderboard; return their suite."""
+    suite = load_suite(read_folder(SUBMISSIONS / name).record.suite.name)
+    shutil.copytree(SUBMISSIONS / name, root / "submissions" / name)
+    (root / result_path(suite.name, name)).parent.mkdir(parents=True)
+    shutil.copy(ROOT / "leaderboard" / result_path(suite.name, name), root / result_path(suite.name, name))
+    return suite
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_committed_baselines_are_what_their_results_say(name: str, root: Path) -> None:
+def test_committed_baselines_are_what_their_results_say(name: str, tmp_path: Path) -> None:
     """Byte for byte; a verification that fits stays. When this fails: `make verify`, and commit."""
     before = {path.name: path.read_bytes() for path in (SUBMISSIONS / name).iterdir()}
-    folder = write_submission(name, load_suite(read_folder(SUBMISSIONS / name).record.suite.name), root)
+    folder = write_submission(name, copied(name, tmp_path), tmp_path)
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
 
 
-def test_a_verification_of_another_result_goes(root: Path) -> None:
+def test_a_verification_of_another_result_goes(tmp_path: Path) -> None:
     """And the status that it gave."""
-    suite = load_suite(read_folder(SUBMISSIONS / "sw_avg").record.suite.name)
-    place = root / "results" / suite.name / "sw_avg.json"
+    suite = copied("sw_avg", tmp_path)
+    place = tmp_path / "results" / suite.name / "sw_avg.json"
     load_result(place).model_copy(update={"notes": ("made anew",), "status": "verified"}).save(place)
-    (root / "submissions" / "sw_avg" / RECORD).unlink()
-    folder = write_submission("sw_avg", suite, root)
+    (tmp_path / "submissions" / "sw_avg" / RECORD).unlink()
+    folder = write_submission("sw_avg", suite, tmp_path)
     assert not (folder.path / VERIFICATION).exists()
     assert load_result(place).status == "claimed"
 
 
-def test_a_result_of_other_code_makes_no_submission(root: Path) -> None:
+def test_a_result_of_other_code_makes_no_submission(tmp_path: Path) -> None:
     """It is refused by name."""
-    suite = load_suite(read_folder(SUBMISSIONS / "sw_avg").record.suite.name)
-    place = root / "results" / suite.name / "sw_avg.json"
+    suite = copied("sw_avg", tmp_path)
+    place = tmp_path / "results" / suite.name / "sw_avg.json"
     result = load_result(place)
     made_by = result.forecaster.model_copy(update={"source_sha256": "0" * 64})
     result.model_copy(update={"forecaster": made_by}).save(place)
     with pytest.raises(SubmissionError, match="sw_avg: the code has changed since the result was made"):
-        write_submission("sw_avg", suite, root)
+        write_submission("sw_avg", suite, tmp_path)
 
 
 def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:

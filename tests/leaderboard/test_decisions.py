@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from leaderboard.committed import ROOT
+from tests.support.checkout import leaderboard
 
 
-def check(page: str) -> None:
-    command = [sys.executable, "-m", "leaderboard", "pages", "--check", page]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+def check(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, which may have read the committed results already."""
+    monkeypatch.chdir(ROOT)
+    assert leaderboard("pages", "--check", page) == 0
 
 
-def test_disagreements_agree_with_the_committed_results() -> None:
+def test_disagreements_agree_with_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made by `make tables`; results of which the page does not know are an error."""
-    check("docs/reports/regret.md")
+    check("docs/reports/regret.md", monkeypatch)
 
 
 @pytest.mark.slow
-def test_the_walk_through_and_the_peers_agree_with_the_code() -> None:
+def test_the_walk_through_and_the_peers_agree_with_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made by `make tables`: what a policy saves and how near the public planner is are numbers nobody types."""
-    check("docs/methods/placement.md")
+    check("docs/methods/placement.md", monkeypatch)

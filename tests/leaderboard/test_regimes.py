@@ -111,7 +111,8 @@ def test_tables_hold_what_the_records_say() -> None:
 def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None:
     """Of the present content and code: a new trace or a changed forecaster is measured by `studies regimes`."""
     known = {(run.kind, run.data_sha256, run.code) for run in regimes.known_runs()}
-    wanted = {(kind, str(stored_hash(ref.path)), code_hash()) for ref in list_traces(regimes.TRACES)
+    code = code_hash()
+    wanted = {(kind, str(stored_hash(ref.path)), code) for ref in list_traces(regimes.TRACES)
               for kind in kinds_of(ref.id)}  # fmt: skip
     assert wanted
     assert known == wanted

@@ -38,13 +38,19 @@ def cut(trace: Trace, rows: int) -> Trace:
 
 
 @pytest.fixture(scope="module")
-def aux0() -> list[Snapshot]:
-    return list(replay(load_trace(AUX0)))
+def begun() -> Trace:
+    """The first rows of a recorded run, in which both layers become stable."""
+    return cut(load_trace(AUX0), 2000)
 
 
-def test_states_are_those_of_the_batch_rule(aux0: list[Snapshot]) -> None:
+@pytest.fixture(scope="module")
+def aux0(begun: Trace) -> list[Snapshot]:
+    return list(replay(begun))
+
+
+def test_states_are_those_of_the_batch_rule(begun: Trace, aux0: list[Snapshot]) -> None:
     """Label, drift, onset and its band at every snapshot equal `label_states` of the whole trace at that row."""
-    trace = load_trace(AUX0)
+    trace = begun
     labels = label_states(trace.load_SLE)
     for snapshot in aux0[:-1]:
         np.testing.assert_array_equal(snapshot.transient_L, labels.transient_SL[snapshot.step])
@@ -55,9 +61,9 @@ def test_states_are_those_of_the_batch_rule(aux0: list[Snapshot]) -> None:
         assert aux0[-1].since_L[layer] == labels.spans(layer)[-1].start
 
 
-def test_shares_imbalance_and_entropy_are_those_of_the_last_window(aux0: list[Snapshot]) -> None:
+def test_shares_imbalance_and_entropy_are_those_of_the_last_window(begun: Trace, aux0: list[Snapshot]) -> None:
     """MaxVio, device load in the static layout, entropy and dead experts, computed anew from the last 100 rows."""
-    trace = load_trace(AUX0)
+    trace = begun
     snapshot = aux0[30]
     share_SLE = trace.share_SLE()[snapshot.step - 100 : snapshot.step]
     mean_LE = share_SLE.mean(axis=0)
@@ -121,7 +127,7 @@ def test_intervals_cover_what_they_say_on_a_settled_run() -> None:
     """On loads without drift about 80 % of window means lie inside their interval."""
     rng = np.random.default_rng(0)
     share_LE = rng.dirichlet(np.full(16, 5.0), size=3)
-    load_SLE = np.stack([rng.multinomial(2048, share_LE) for _ in range(4000)])
+    load_SLE = np.stack([rng.multinomial(2048, share_LE) for _ in range(2000)])
     snapshot = list(replay(Trace.from_arrays(load_SLE, 1024, 2), Settings(horizon=100, every=50)))[-1]
     assert 0.7 < snapshot.outlook.covered < 0.9
     assert (snapshot.outlook.low_LE <= snapshot.outlook.share_LE).all()

@@ -189,11 +189,11 @@ def test_once_shows_a_recording_in_progress(recording: Recording) -> None:
 
 def test_once_shows_a_trace_of_every_20th_step(tmp_path: Path) -> None:
     """Without an option: the looks fit the stride, and what was read is counted in training steps."""
-    trace = Trace.from_arrays(synthetic_load_SLE(600), 512, 2, step_S=np.arange(600) * 20)
+    trace = Trace.from_arrays(synthetic_load_SLE(300), 512, 2, step_S=np.arange(300) * 20)
     shown = watch(str(write_trace(trace, tmp_path / "own/test/seed0.parquet")), "--once")
     assert shown.exit_code == 0, shown.exception
-    assert "Step 12,000: stable in both layers" in shown.output
-    assert "finished, 12,000 steps read" in shown.output
+    assert "Step 6,000: stable in both layers" in shown.output
+    assert "finished, 6,000 steps read" in shown.output
 
 
 def test_bad_input_ends_with_one_line(tmp_path: Path, recording: Recording) -> None:

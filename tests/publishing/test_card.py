@@ -193,6 +193,7 @@ def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> No
     for ref in list_traces(folder):
         recipe, split, _ = ref.id.split("/")
         assert {"split": split, "path": f"{recipe}/{split}/*.parquet"} in configs[recipe]["data_files"]
+    for recipe, ref in {ref.id.split("/")[0]: ref for ref in list_traces(folder)}.items():  # its runs are alike
         trace = read_trace(ref.path, verify=False)
         assert infos[recipe].features["load"] == Array2D(trace.load_SLE.shape[1:], "int64")
         assert {"run", "step", "tokens", "load", *trace.columns} == set(infos[recipe].features)
@@ -201,9 +202,12 @@ def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
 def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path) -> None:
-    """Plain and streaming: the runs of a split one after the other, as `Array2D`."""
+    """The runs of a split one after the other, as `Array2D`; streaming, the first thousand rows of each split are
+    compared, and all of the first one that has several runs.
+    """
     from datasets import Array2D, load_dataset
 
+    whole_stream = False
     for recipe, split in sorted({tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}):
         refs = [ref for ref in list_traces(folder) if ref.id.startswith(f"{recipe}/{split}/")]
         expected = np.concatenate([read_trace(ref.path).load_SLE for ref in sorted(refs, key=lambda ref: ref.path)])
@@ -211,8 +215,12 @@ def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path)
         assert data.features["load"] == Array2D(expected.shape[1:], "int64")
         np.testing.assert_array_equal(data.with_format("numpy")["load"][:], expected)
         stream = load_dataset(str(folder), recipe, split=split, streaming=True).with_format("numpy")
-        parts = [batch["load"] for batch in stream.iter(batch_size=1000)]  # row by row: 70 times the CPU time
-        np.testing.assert_array_equal(np.concatenate(parts), expected)
+        batches = stream.iter(batch_size=1000)  # row by row: 70 times the CPU time
+        if len(refs) > 1 and not whole_stream:
+            whole_stream = True
+            np.testing.assert_array_equal(np.concatenate([batch["load"] for batch in batches]), expected)
+        else:
+            np.testing.assert_array_equal(next(batches)["load"], expected[:1000])
 
 
 def test_the_hub_validates_the_cards_on_upload(hub: LocalHub, api: Any) -> None:

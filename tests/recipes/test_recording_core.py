@@ -131,7 +131,7 @@ def kill_and_resume(job: Job, kills: int, seed: int) -> Trace:
 @pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_a_killed_recording_loses_and_repeats_no_step(recipe: Recipe, tmp_path: Path, kills: int) -> None:
     """SIGKILL at any moment, also while files are written, costs nothing but time."""
-    steps = 16 * kills
+    steps = 8 * kills
     job = Job(recipe, 1, "test", steps, tmp_path / "killed", shard_steps=3)
     killed = kill_and_resume(job, kills, seed=kills)
     whole = read_trace(record_recipe(Job(recipe, 1, "test", steps, tmp_path / "whole", shard_steps=100)))

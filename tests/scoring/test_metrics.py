@@ -164,9 +164,7 @@ def test_revival_recall_counts_tokens_of_experts_that_come_back():
 @settings(max_examples=30)
 @given(seed=seeds, E=st.integers(1, 8))
 def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
-    """Against sklearn's and scoringrules' pinball loss; shares sum to 1, so the weights do too."""
-    import scoringrules  # compiles for seconds: where it is needed only
-
+    """Against sklearn's pinball loss; shares sum to 1, so the weights do too."""
     levels = (0.1, 0.5, 0.9)
     share = simplex(seed, 2, E)
     quantile = np.sort(np.random.default_rng(seed).random((3, 2, E)), axis=0)
@@ -176,11 +174,25 @@ def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
             2 * E * mean_pinball_loss(share[layer], quantile[q, layer], alpha=level) for q, level in enumerate(levels)
         ]
         assert ours[layer] == pytest.approx(np.mean(parts))
-        other = [
+
+
+@pytest.mark.slow
+@settings(max_examples=30)
+@given(seed=seeds, E=st.integers(1, 8))
+def test_wql_is_that_of_a_second_library(seed, E):
+    """Against scoringrules' pinball loss, beside sklearn's above; it compiles for seconds when it is imported."""
+    import scoringrules
+
+    levels = (0.1, 0.5, 0.9)
+    share = simplex(seed, 2, E)
+    quantile = np.sort(np.random.default_rng(seed).random((3, 2, E)), axis=0)
+    ours = metrics.wql(quantile, share, levels)
+    for layer in range(2):
+        parts = [
             2 * np.sum(scoringrules.quantile_score(share[layer], quantile[q, layer], level))
             for q, level in enumerate(levels)
         ]
-        assert ours[layer] == pytest.approx(np.mean(other))
+        assert ours[layer] == pytest.approx(np.mean(parts))
 
 
 def test_point_forecast_as_quantiles_scores_twice_window_tv():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
 import os
 import pty
 import re
@@ -13,13 +14,19 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
+from moeload_bench.__main__ import main
+
+PRELOADED = ("scipy.optimize", "scipy.special", "rich.progress", "moeload_bench.cli.run", "moeload_bench.cli.plan")
+"""What most commands import, the slowest first."""
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"
 
@@ -53,21 +60,35 @@ def _breakable(line: str, width: int) -> bool:
 
 def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float = 900.0) -> Shown:
     """Run a command with its standard output a terminal of this width; standard error is a pipe."""
+
+    def start(out: int, errors: int) -> int:
+        return subprocess.Popen(
+            list(words), stdin=subprocess.DEVNULL, stdout=out, stderr=errors, cwd=cwd, env=environment()
+        ).pid
+
+    return _shown(start, " ".join(words), width, timeout)
+
+
+def environment() -> dict[str, str]:
+    """The variables of a program in a terminal, which itself knows its size."""
+    return {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
+
+
+def _shown(start: Callable[[int, int], int], words: str, width: int, timeout: float) -> Shown:
+    """Read what the process writes that ``start`` begins with these two descriptors, and wait for it."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
-    child = subprocess.Popen(
-        list(words), stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.PIPE, cwd=cwd, env=env
-    )
+    errors_read, errors_write = os.pipe()
+    child = start(follower, errors_write)
     os.close(follower)
-    assert child.stderr is not None
+    os.close(errors_write)
     said, errors, deadline = b"", b"", time.monotonic() + timeout
-    streams = {leader, child.stderr.fileno()}
+    streams = {leader, errors_read}
     while streams:
         ready, _, _ = select.select(list(streams), [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            child.send_signal(signal.SIGKILL)
-            raise AssertionError(f"{' '.join(words)} took more than {timeout:g} s")
+            os.kill(child, signal.SIGKILL)
+            raise AssertionError(f"{words} took more than {timeout:g} s")
         for stream in ready:
             try:
                 block = os.read(stream, 65536)
@@ -80,7 +101,8 @@ def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float =
             else:
                 errors += block
     os.close(leader)
-    status = child.wait()
+    os.close(errors_read)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     out, said_wrong = (_CODES.sub("", text.decode(errors="replace")) for text in (said, errors))
     return Shown(out.replace("\r\n", "\n"), said_wrong, status)
 
@@ -89,9 +111,10 @@ def drawn_in_terminal(*words: str, width: int = 80, cwd: Path, status: int = 0) 
     """Return what the program wrote to a terminal, errors too, piece by piece, each with its CPU seconds until then."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    env = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
     command = [sys.executable, "-m", "moeload_bench", *words]
-    child = psutil.Popen(command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=env)
+    child = psutil.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=environment()
+    )
     os.close(follower)
     drawn: list[tuple[float, str]] = []
     with suppress(OSError):  # the other end of a terminal is closed
@@ -104,5 +127,36 @@ def drawn_in_terminal(*words: str, width: int = 80, cwd: Path, status: int = 0) 
 
 
 def moeload_in_terminal(*words: str, width: int = 80, cwd: Path) -> Shown:
-    """The program."""
-    return in_terminal([sys.executable, "-m", "moeload_bench", *words], width=width, cwd=cwd)
+    """The program, in a fork of this process: what it imports is there already."""
+    for module in PRELOADED:
+        importlib.import_module(module)
+
+    def start(out: int, errors: int) -> int:
+        child = os.fork()
+        if child == 0:
+            _be_the_program(words, out, errors, cwd)
+        return child
+
+    return _shown(start, " ".join(words), width, timeout=900.0)
+
+
+def _be_the_program(words: Sequence[str], out: int, errors: int, cwd: Path) -> NoReturn:
+    status = 1
+    try:
+        for number, descriptor in enumerate((os.open(os.devnull, os.O_RDONLY), out, errors)):
+            os.dup2(descriptor, number)
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
+        os.chdir(cwd)
+        os.environ.clear()
+        os.environ.update(environment())
+        sys.argv = ["moeload-bench", *words]
+        main()
+        status = 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(status)

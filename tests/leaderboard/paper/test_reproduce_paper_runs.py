@@ -37,6 +37,8 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE
 
 SHORT = Request(every=20, horizons=(20, 40), level="none")
+UNSCORED = replace(SHORT, horizons=(1000,))
+"""For which the runs here are too short: what is asked of them costs no forecast."""
 PLAIN = {"sw_avg": "sw_avg", "uniform": "uniform"}
 
 
@@ -83,7 +85,7 @@ def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: P
         own_trace(recipe="bare"),
     ):
         write(tmp_path, trace)
-    found = sized_runs(tmp_path, SHORT)
+    found = sized_runs(tmp_path, UNSCORED)
     assert [run.id for run in found] == ["narrow/test/seed0", "narrow/train/seed7", "wide/test/seed0"]
     assert [(run.hidden_size, run.learning_rate, run.balancing) for run in found[1:]] == [
         (32, 2e-3, "aux_loss 0.01"),
@@ -103,14 +105,17 @@ def test_runs_of_several_sizes_are_scored_as_the_chosen_ones_are(tmp_path: Path)
         same = [row for row in whole.errors if row.protocol == "sliding"]
         assert run.errors == tuple(row.model_copy(update={"per_layer": {}}) for row in same)
         assert run.error("arima", "window_tv", state="stable", horizon=SHORT.horizons[0]) is not None
-    assert all(run.errors == () for run in sized_runs(tmp_path, replace(SHORT, horizons=(1000,))))
+    assert all(run.errors == () for run in sized_runs(tmp_path, UNSCORED))
 
 
 def test_sizes_and_rates_that_are_no_numbers_end_nothing(tmp_path: Path) -> None:
     """Configurations of others hold whatever they hold: such a run is left out, such a rate is not known."""
     for trace in (sized("wide", 64, 1e-3), sized("odd", 32, "cosine"), own_trace(config={"hidden_size": "large"})):
         write(tmp_path, trace)
-    assert [(run.recipe, run.learning_rate) for run in sized_runs(tmp_path, SHORT)] == [("odd", None), ("wide", 1e-3)]
+    assert [(run.recipe, run.learning_rate) for run in sized_runs(tmp_path, UNSCORED)] == [
+        ("odd", None),
+        ("wide", 1e-3),
+    ]
 
 
 def test_the_page_says_what_four_claims_become_with_size(small: tuple[Study, Any, Trace]) -> None:
