@@ -252,6 +252,7 @@ class Watch:
         expected = own.layout.current_LR.shape
         if slot_expert_LR.shape != expected:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
+        self.race.settle()
         own.layout.step(slot_expert_LR)
         own.last = None
 
@@ -346,8 +347,7 @@ class Watch:
         )
         race.look(situation, share_hat, settings.horizon, costs, settings.advice)
         decision = race.decision(step, self.forecasts, costs)
-        now = replace(situation, share_hat_LE=share_hat[decision.take.forecaster])
-        advice = own.ask(now, settings.horizon, costs.model, settings.advice)
+        advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
         placing = Placing(
             _row_mean(layout.imbalance(recent_SLE)), _row_mean(layout.imbalance(recent_SLE, layout.static_LR)),
