@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from moeload_bench.isolation.hosts import Level
 from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
-from moeload_bench.live.forecasts import Forecasts, Outlook, mean_known
+from moeload_bench.live.forecasts import Forecasts, Outlook, Record, Windows, mean_known
 from moeload_bench.live.history import History, Kept
 from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
@@ -197,6 +197,8 @@ class Watch:
             )
             for name, target in targets.items()
         }  # fmt: skip
+        self._windows, self._record = (each(self.info, settings.horizon) for each in (Windows, Record))
+        self._unshown: list[StepBlock] = []
         self.failures: dict[str, str] = {}
         """Why a forecaster that was compared is out, by name."""
         self._own = WATCHED if named is None else next(iter(targets))
@@ -278,28 +280,35 @@ class Watch:
         self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
         self._window.append(share_SLE)
         block = _step_block(rows, load_SLE)
-        self._each(self._blocks, lambda one: one.add(block, share_SLE))
+        self._unshown.append(block)
+        truth = self._windows.add(block, share_SLE)
+        if truth is not None:
+            self._record.score(truth)
+            for one in self.forecasts.values():
+                one.score(truth.share_LE)
         if self.race is not None:
             self.race.see(share_SLE, len(rows) * self.info.stride)
         return share_SLE
 
-    def _each(self, turn: int, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
-        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with.
+    def _forecast(self, step: int) -> dict[str, FloatArray]:
+        """Return what each forecaster forecasts; one that fails is out, if it is not the one to watch with.
 
-        Each goes first in its ``turn``: the first one finds cold caches, which would count as its CPU time.
+        They take turns in going first: the first one finds cold caches, which would count as its CPU time.
         """
-        given = {}
+        blocks, self._unshown = self._unshown, []
+        block = joined(blocks)
+        share_hat = {}
         named = list(self.forecasts.items())
-        first = turn % len(named)
+        first = self._blocks // self._check_blocks % len(named)
         for name, one in named[first:] + named[:first]:
             try:
-                given[name] = call(one)
+                share_hat[name] = one.ask(block, step)
             except ForecastError as error:
                 if name == self._own:
                     raise
                 self.failures[name] = str(error)
                 self.forecasts.pop(name).close()
-        return given
+        return share_hat
 
     def _snapshot(self) -> Snapshot:
         assert self.next_step is not None
@@ -309,11 +318,11 @@ class Watch:
         dead_LE = share_LE < DEAD_SHARE * even
         dying_LE = self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE)
         transient_L, step = self._states.transient_L, self.next_step
-        outlooks: dict[str, Outlook] = self._each(
-            self._blocks // self._check_blocks, lambda one: one.ask(step, transient_L)
-        )
-        decision, placing, advice = self._decide(step, recent_SLE, outlooks)
-        states, outlook = self._states, outlooks[self._own]
+        share_hat = self._forecast(step)
+        outlook = self._record.add(share_hat[self._own], self._windows.last_LE, transient_L)
+        self._windows.open()
+        decision, placing, advice = self._decide(step, recent_SLE, share_hat)
+        states = self._states
         if self._start is None and np.isfinite(states.drift_L).any():
             even = float("nan") if placing is None else mean_known(placing.static_L)
             self._start = Start(step, mean_known(states.drift_L), mean_known(maxvio_L), even)
@@ -325,14 +334,13 @@ class Watch:
         )  # fmt: skip
 
     def _decide(
-        self, step: int, recent_SLE: FloatArray, outlooks: Mapping[str, Outlook]
+        self, step: int, recent_SLE: FloatArray, share_hat: Mapping[str, FloatArray]
     ) -> tuple[Decision, Placing | None, Advice | None]:
         """Return the decision so far, how the plan in force does, and what to do about it now."""
         race, settings, shape = self.race, self.settings, self.shape
         if race is None or shape is None:
             return unplaced(step, self.forecasts, settings.every_at(self.info.stride)), None, None
         own, costs = race.placed[0], self.costs(shape)
-        share_hat = {name: outlook.share_LE for name, outlook in outlooks.items()}
         situation = Situation(
             step=step,
             steps_seen=self.rows * self.info.stride,
@@ -420,6 +428,15 @@ def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -
         first = settings.every_at(trace.meta.stride)
         raise TraceError(f"{trace.id}: {too_short(trace.steps * trace.meta.stride, first)}")
     return seen
+
+
+def joined(blocks: Sequence[StepBlock]) -> StepBlock:
+    """Return blocks that follow each other as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates}
+    parts = zip(*((one.step_S, one.load_SLE, one.tokens_SL) for one in blocks), strict=True)
+    return StepBlock(*(np.concatenate(part) for part in parts), columns)
 
 
 def _step_block(rows: list[Row], load_SLE: IntArray) -> StepBlock:
