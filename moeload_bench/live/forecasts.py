@@ -79,47 +79,59 @@ class Truth(NamedTuple):
     floor_L: FloatArray
 
 
+@dataclass(eq=False)
+class _Window:
+    """What has come so far in a window: shares added up, and the squared noise of each."""
+
+    total_LE: FloatArray
+    count_L: NDArray[np.int64]
+    variance_LE: FloatArray
+    rows: int = 0
+
+    def truth(self) -> Truth:
+        known_L = self.count_L > 0
+        deviation_LE = np.sqrt(self.variance_LE / self.rows / self.rows)
+        return Truth(
+            np.where(known_L[:, None], self.total_LE / np.maximum(self.count_L, 1)[:, None], np.nan),
+            np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan),
+        )
+
+
 class Windows:
     """What comes in the windows that forecasts speak of, added up once for all forecasters."""
 
     def __init__(self, info: TraceInfo, horizon: int) -> None:
         L, E = info.num_layers, info.num_experts
         self._horizon, self._stride = horizon, info.stride
-        self._open: deque[tuple[FloatArray, NDArray[np.int64], FloatArray, list[int]]] = deque()
+        self._open: deque[_Window] = deque()
         self.last_LE = np.full((L, E), 1.0 / E)
         """The newest shares of each layer with load."""
 
     def open(self) -> None:
         """Begin a window with the next row."""
         L, E = self.last_LE.shape
-        self._open.append((np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E)), [0]))
+        self._open.append(_Window(np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E))))
 
-    def add(self, block: StepBlock, share_SLE: FloatArray) -> Truth | None:
-        """Take in a block of rows; return what came in the oldest window, if that is over."""
+    def add(self, block: StepBlock, share_SLE: FloatArray, rows: int) -> list[Truth]:
+        """Take in whole blocks of so many rows; return what came in the windows that are over."""
+        blocks, (_, L, E) = len(block) // rows, share_SLE.shape
         known_SL1 = np.isfinite(share_SLE[:, :, :1])
-        filled_SLE = np.where(known_SL1, share_SLE, 0.0)
-        total_LE, count_L = filled_SLE.sum(axis=0), known_SL1.sum(axis=(0, 2))
+        total_NLE = np.where(known_SL1, share_SLE, 0.0).reshape(blocks, rows, L, E).sum(axis=1)
+        count_NL = known_SL1.reshape(blocks, rows, L).sum(axis=1)
         newest_L = len(block) - 1 - known_SL1[::-1, :, 0].argmax(axis=0)
         newest_LE = share_SLE[newest_L, np.arange(len(newest_L))]
         self.last_LE = np.where(known_SL1.any(axis=0), newest_LE, self.last_LE)
-        if not self._open:
-            return None
-        variance_LE = _batch_variance(block)
-        for own_total_LE, own_count_L, own_variance_LE, rows in self._open:
-            own_total_LE += total_LE
-            own_count_L += count_L
-            own_variance_LE += variance_LE
-            rows[0] += len(block)
-        return self._over() if self._open[0][3][0] * self._stride >= self._horizon else None
-
-    def _over(self) -> Truth:
-        total_LE, count_L, variance_LE, (rows,) = self._open.popleft()
-        known_L = count_L > 0
-        deviation_LE = np.sqrt(variance_LE / rows / rows)
-        return Truth(
-            np.where(known_L[:, None], total_LE / np.maximum(count_L, 1)[:, None], np.nan),
-            np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan),
-        )
+        variance_NLE = _batch_variance(block, rows)
+        over = []
+        for total_LE, count_L, variance_LE in zip(total_NLE, count_NL, variance_NLE, strict=True):
+            for one in self._open:
+                one.total_LE += total_LE
+                one.count_L += count_L
+                one.variance_LE += variance_LE
+                one.rows += rows
+            while self._open and self._open[0].rows * self._stride >= self._horizon:
+                over.append(self._open.popleft().truth())
+        return over
 
 
 class _Sums:
@@ -252,17 +264,18 @@ def mean_known(values_L: FloatArray) -> float:
     return float(known.mean()) if known.size else float("nan")
 
 
-def _batch_variance(block: StepBlock) -> FloatArray:
-    """Sum over the block's rows of the squared noise of each share, from its two half batches; NaN without them.
+def _batch_variance(block: StepBlock, rows: int) -> FloatArray:
+    """Sum over every so many rows [N, L, E] of the squared noise of each share, from its two half batches.
 
-    The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
+    NaN without them. The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
     """
     if "load_half" not in block.covariates:
-        return np.full(block.load_SLE.shape[1:], np.nan)
+        return np.full((len(block) // rows, *block.load_SLE.shape[1:]), np.nan)
     half_SLE = block.covariates["load_half"]
     other_SLE = block.load_SLE - half_SLE
     a_SL, b_SL = (part.sum(axis=2).astype(np.float64) for part in (half_SLE, other_SLE))
     weight_SL = np.zeros(a_SL.shape)
     np.divide(np.sqrt(a_SL * b_SL), a_SL + b_SL, out=weight_SL, where=a_SL + b_SL > 0)
     deviation_SLE = (shares(half_SLE) - shares(other_SLE)) * weight_SL[:, :, None]
-    return np.asarray(np.nan_to_num(deviation_SLE**2).sum(axis=0))
+    square_SLE = np.nan_to_num(deviation_SLE**2)
+    return np.asarray(square_SLE.reshape(-1, rows, *square_SLE.shape[1:]).sum(axis=1))

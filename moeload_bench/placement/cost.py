@@ -63,7 +63,7 @@ class PlanCost:
 
 
 def step_imbalance(slot_expert: IntArray, share_HLE: FloatArray, devices: int) -> FloatArray:
-    """Return max / mean device load [H, ..., L] of each step under plans [..., L, R]; NaN if a layer-step has no load."""
+    """Return max / mean device load [H, ..., L] of each step under plans [..., L, R]; NaN where no load is."""
     return PlanCost(slot_expert, share_HLE.shape[2], devices).imbalance(share_HLE)
 
 
