@@ -24,7 +24,7 @@ from moeload_bench.isolation.hosts import Level
 from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
-from moeload_bench.live.forecasts import Forecasts, Outlook, Record, Windows, mean_known
+from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows, mean_known
 from moeload_bench.live.history import History, Kept
 from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
@@ -197,7 +197,7 @@ class Watch:
             )
             for name, target in targets.items()
         }  # fmt: skip
-        self._windows, self._record = (each(self.info, settings.horizon) for each in (Windows, Record))
+        self._windows, self._record = (each(self.info, settings.horizon) for each in (Windows, TrackRecord))
         self._unshown: list[StepBlock] = []
         self.failures: dict[str, str] = {}
         """Why a forecaster that was compared is out, by name."""

@@ -72,7 +72,7 @@ class Outlook:
     lately: Scores
 
 
-class Truth(NamedTuple):
+class WindowTruth(NamedTuple):
     """What came in a window: mean shares [L, E], NaN in a layer without load, and the batch floor [L]."""
 
     share_LE: FloatArray
@@ -88,10 +88,10 @@ class _Window:
     variance_LE: FloatArray
     rows: int = 0
 
-    def truth(self) -> Truth:
+    def truth(self) -> WindowTruth:
         known_L = self.count_L > 0
         deviation_LE = np.sqrt(self.variance_LE / self.rows / self.rows)
-        return Truth(
+        return WindowTruth(
             np.where(known_L[:, None], self.total_LE / np.maximum(self.count_L, 1)[:, None], np.nan),
             np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan),
         )
@@ -112,7 +112,7 @@ class Windows:
         L, E = self.last_LE.shape
         self._open.append(_Window(np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E))))
 
-    def add(self, block: StepBlock, share_SLE: FloatArray, rows: int) -> list[Truth]:
+    def add(self, block: StepBlock, share_SLE: FloatArray, rows: int) -> list[WindowTruth]:
         """Take in whole blocks of so many rows; return what came in the windows that are over."""
         blocks, (_, L, E) = len(block) // rows, share_SLE.shape
         known_SL1 = np.isfinite(share_SLE[:, :, :1])
@@ -182,7 +182,7 @@ class Forecasts:
         request = ForecastRequest(origin, self._horizon, (self._horizon,))
         began = time.thread_time()
         self._feed.rows(block)
-        share_LE = self._feed.ask(request).window_means((self._horizon,))[0]
+        share_LE: FloatArray = self._feed.ask(request).window_means((self._horizon,))[0]
         self._cpu_s += time.thread_time() - began
         self._asks += 1
         self._said.append(share_LE)
@@ -204,7 +204,7 @@ class _Asked:
     transient_L: BoolArray
 
 
-class Record:
+class TrackRecord:
     """How good the forecasts of one forecaster were, and the interval of the next: what is shown."""
 
     def __init__(self, info: TraceInfo, horizon: int) -> None:
@@ -229,7 +229,7 @@ class Record:
         scores = [sums.scores() for sums in (self._all, self._stable, self._transient, self._start, lately)]
         return Outlook(self._horizon, share_LE, low_LE, high_LE, covered, *scores)
 
-    def score(self, truth: Truth) -> None:
+    def score(self, truth: WindowTruth) -> None:
         """Score the oldest forecast that is not scored yet."""
         asked, truth_LE = self._asked.popleft(), truth.share_LE
         error_3L = np.stack([misplaced(asked.share_LE, truth_LE), misplaced(asked.last_LE, truth_LE), truth.floor_L])
