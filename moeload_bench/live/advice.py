@@ -105,24 +105,61 @@ class Situation:
 
 def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
     """The advice at one step; a pure function of what was seen before it."""
-    before_L = _mean(step_imbalance(at.current_LR, at.recent_SLE, shape.devices))
-    now = mean_known(before_L)
+    return advise_each([(at, horizon)], cost, shape, rule)[0]
+
+
+def advise_each(
+    asked: Sequence[tuple[Situation, int]], cost: CostModel, shape: ClusterShape, rule: AdviceRule
+) -> list[Advice]:
+    """The advice in several situations of one run at one step, each for its horizon; they share the recent rows.
+
+    Axis letter: N situations.
+    """
+    at = asked[0][0]
+    recent_SLE = at.recent_SLE
+    current_NLR = np.stack([one.current_LR for one, _ in asked])
+    before_NL = _mean(step_imbalance(current_NLR, recent_SLE, shape.devices))
     if at.steps_seen < rule.patience:
-        seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
-        return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
-    wanted_LR = with_fewest_moves(at.current_LR, plan(at.share_hat_LE, shape), shape)
-    after_L = _mean(step_imbalance(wanted_LR, at.recent_SLE, shape.devices))
-    moved_LD = replicas_moved(at.current_LR, wanted_LR, shape.devices)
-    gain_L, price_L = _gain_ms(before_L, after_L, at, horizon, cost), _price_ms(moved_LD, cost)
+        return [
+            _wait(one, horizon, mean_known(before_L), rule)
+            for (one, horizon), before_L in zip(asked, before_NL, strict=True)
+        ]
+    forecasts = {id(one.share_hat_LE): one.share_hat_LE for one, _ in asked}
+    plans = dict(zip(forecasts, plan(np.stack(list(forecasts.values())), shape), strict=True))
+    wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one, _ in asked])
+    slots = wanted_NLR.shape[-1]
+    wanted_NLR = with_fewest_moves(current_NLR.reshape(-1, slots), wanted_NLR.reshape(-1, slots), shape).reshape(
+        wanted_NLR.shape
+    )
+    after_NL = _mean(step_imbalance(wanted_NLR, recent_SLE, shape.devices))
+    moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
+    found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
+    return [
+        _weighed(
+            _Move(one, horizon, cost, before_L, after_L, _gain_ms(before_L, after_L, one, horizon, cost), moved_LD),
+            wanted_LR,
+            rule,
+        )
+        for (one, horizon), wanted_LR, before_L, after_L, moved_LD in found
+    ]
+
+
+def _wait(at: Situation, horizon: int, now: float, rule: AdviceRule) -> Advice:
+    seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
+    return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+
+
+def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
+    """The advice about the move to a plan: the layers that pay, if they pay together."""
+    at, gain_L, moves_L = made.at, made.gain_L, made.moved_LD.any(axis=1)
     margin_L = np.where(at.standing_L, rule.keep, rule.margin)
-    chosen_L = (gain_L > margin_L * price_L) & moved_LD.any(axis=1)
-    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moved_LD.any(axis=1)
-    made = _Move(at, horizon, cost, before_L, after_L, gain_L, moved_LD)
+    chosen_L = (gain_L > margin_L * _price_ms(made.moved_LD, made.cost)) & moves_L
+    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
     saves, costs = made.percent(chosen_L)
     pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
     if not pays:
-        return made.leave(best_L, now, rule)
+        return made.leave(best_L, mean_known(made.before_L), rule)
     return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
 
 
@@ -191,9 +228,9 @@ def name_layers(names: Sequence[str], of: int) -> str:
     return f"layer{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _mean(imbalance_SL: FloatArray) -> FloatArray:
+def _mean(imbalance_SNL: FloatArray) -> FloatArray:
     """Mean over rows with load; NaN for a layer that had none."""
-    known = np.isfinite(imbalance_SL)
-    count_L = known.sum(axis=0)
-    total_L = np.where(known, imbalance_SL, 0.0).sum(axis=0)
-    return np.asarray(np.where(count_L > 0, total_L / np.maximum(count_L, 1), np.nan))
+    known = np.isfinite(imbalance_SNL)
+    count_NL = known.sum(axis=0)
+    total_NL = np.where(known, imbalance_SNL, 0.0).sum(axis=0)
+    return np.asarray(np.where(count_NL > 0, total_NL / np.maximum(count_NL, 1), np.nan))

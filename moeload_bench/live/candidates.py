@@ -9,16 +9,18 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the o
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise
+from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise, advise_each
 from moeload_bench.live.cluster import Costs
 from moeload_bench.live.forecasts import Forecasts, mean_known
-from moeload_bench.placement.cost import steps_last
+from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.results.decision import Candidate, Decision, decide
@@ -54,18 +56,19 @@ class Placed:
     last: Advice | None = None
     moves: list[Advice] = field(default_factory=list)
 
-    def ask(self, at: Situation, horizon: int, cost: CostModel, rule: AdviceRule) -> Advice:
-        """Return the advice in a situation, for the layout in force here."""
+    def situation(self, at: Situation, share_hat_LE: FloatArray) -> Situation:
+        """Return a situation with a forecast, for the layout in force here."""
         standing_L = np.zeros(len(at.names_L), dtype=np.bool_)
         if self.last is not None:
             standing_L[list(self.last.layers)] = True
-        layout = self.layout
-        at = replace(at, current_LR=layout.current_LR, moved=layout.replans > 0, standing_L=standing_L)
-        self.last = advise(at, horizon, cost, layout.shape, rule)
-        return self.last
+        return replace(
+            at, current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE, moved=self.layout.replans > 0,
+            standing_L=standing_L,
+        )  # fmt: skip
 
     def follow(self, advice: Advice) -> None:
         """Carry out what is advised."""
+        self.last = advice
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.layout.step(advice.slot_expert_LR)
             self.last = None
@@ -85,57 +88,87 @@ class Race:
 
         self.looks, self._looked = looks, 0
         self.placed = [Placed(layout()), *(Placed(layout(), name, k) for name in forecasters for k in times)]
-        self.parts: list[FloatArray] = []
-        """Per part: steps, layer-steps with load, the even spread's imbalance summed over them; then per layout [C] its
-        own imbalance, summed, and the milliseconds spent on moving."""
+        self._seen: list[tuple[FloatArray, int]] = []
+        self._parts: list[FloatArray] = []
         self._blocks, self._per_part = 0, 1
         self._spent_C = np.zeros(len(self.placed))
+        self._total = np.zeros(3 + 2 * len(self.placed))
+
+    @property
+    def parts(self) -> list[FloatArray]:
+        """Return per part: steps, layer-steps with load, the even spread's imbalance summed over them; then per layout
+        [C] its own imbalance, summed, and the milliseconds spent on moving."""
+        self.settle()
+        return self._parts
 
     @property
     def total(self) -> FloatArray:
         """Return the sums over all parts."""
-        return np.sum(self.parts, axis=0) if self.parts else np.zeros(3 + 2 * len(self.placed))
+        self.settle()
+        return self._total
 
     @property
     def even(self) -> float:
         """Return the mean max/mean under the even spread so far, NaN without any load."""
-        return float(self.total[2] / self.total[1]) if self.total[1] else float("nan")
+        total = self.total
+        return float(total[2] / total[1]) if total[1] else float("nan")
 
     def see(self, share_SLE: FloatArray, steps: int) -> None:
-        """Charge every layout for a block of rows."""
-        share_SLE = steps_last(share_SLE)
-        layout = self.placed[0].layout
-        sums: dict[bytes, float] = {}
-        static_SL = layout.imbalance(share_SLE, layout.static_LR)
-        known = np.isfinite(static_SL)
-        sums[layout.static_LR.tobytes()] = static = float(static_SL[known].sum())
-        present_C, spent_C = np.empty(len(self.placed)), np.empty(len(self.placed))
-        for c, one in enumerate(self.placed):
-            key = one.layout.current_LR.tobytes()
-            if key not in sums:
-                sums[key] = float(one.layout.imbalance(share_SLE)[known].sum())
-            present_C[c], spent_C[c] = sums[key], one.layout.migration_ms
-        row = np.concatenate([[steps, known.sum(), static], present_C, spent_C - self._spent_C])
-        self._spent_C = spent_C
+        """Take in a block of rows, to be charged before any layout changes."""
+        self._seen.append((share_SLE, steps))
+
+    def settle(self) -> None:
+        """Charge every layout for the blocks seen since the last time; call it before one changes."""
+        if not self._seen:
+            return
+        blocks, self._seen = self._seen, []
+        static_LR = self.placed[0].layout.static_LR
+        plans = {static_LR.tobytes(): static_LR}
+        plans |= {one.layout.current_LR.tobytes(): one.layout.current_LR for one in self.placed}
+        at = list(plans)
+        of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
+        share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
+        each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.placed[0].layout.shape.devices)
+        spent_C = np.array([one.layout.migration_ms for one in self.placed])
+        first = 0
+        for share_SLE, steps in blocks:
+            each_NSL = each_SNL[first : first + len(share_SLE)].swapaxes(0, 1)
+            first += len(share_SLE)
+            known_SL = np.isfinite(each_NSL[0])
+            sum_N = np.ascontiguousarray(each_NSL[:, known_SL]).sum(axis=1)
+            self._add(np.concatenate([[steps, known_SL.sum(), sum_N[0]], sum_N[of_C], spent_C - self._spent_C]))
+            self._spent_C = spent_C
+        self._total = np.sum(self._parts, axis=0)
+
+    def _add(self, row: FloatArray) -> None:
+        """Add a block's row to the parts."""
         if self._blocks % self._per_part == 0:
-            if len(self.parts) == MOST_PARTS:
-                self.parts = [a + b for a, b in zip(self.parts[::2], self.parts[1::2], strict=True)]
+            if len(self._parts) == MOST_PARTS:
+                self._parts = [a + b for a, b in zip(self._parts[::2], self._parts[1::2], strict=True)]
                 self._per_part *= 2
-            self.parts.append(row)
+            self._parts.append(row)
         else:
-            self.parts[-1] = self.parts[-1] + row
+            self._parts[-1] = self._parts[-1] + row
         self._blocks += 1
 
     def look(
         self, at: Situation, share_hat: Mapping[str, FloatArray], horizon: int, costs: Costs, rule: AdviceRule
     ) -> None:
         """Let the candidates act whose interval comes round; ``share_hat``: the forecasts by name."""
+        self.settle()
         self._looked += 1
-        for one in self.placed[1:]:
-            if self._looked % one.times == 0 and one.forecaster in share_hat:
-                ahead = max(horizon, one.times * self.looks)
-                mine = replace(at, share_hat_LE=share_hat[one.forecaster])
-                one.follow(one.ask(mine, ahead, costs.model, rule))
+        acting = [one for one in self.placed[1:] if self._looked % one.times == 0 and one.forecaster in share_hat]
+        if not acting:
+            return
+        asked = [(one.situation(at, share_hat[one.forecaster]), max(horizon, one.times * self.looks)) for one in acting]
+        for one, advice in zip(acting, advise_each(asked, costs.model, self.placed[0].layout.shape, rule), strict=True):
+            one.follow(advice)
+
+    def advice(self, at: Situation, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule) -> Advice:
+        """Return the advice for the layout in force."""
+        own = self.placed[0]
+        own.last = advise(own.situation(at, share_hat_LE), horizon, costs.model, own.layout.shape, rule)
+        return own.last
 
     def saved_percent(self, c: int, cost: CostModel) -> float:
         """Return what a layout saved so far, in percent of the step time, after the migration."""
@@ -147,30 +180,30 @@ class Race:
 
     def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs) -> Decision:
         """Return the decision at a step."""
-        total, cost = self.total, costs.model
+        total, even, cost = self.total, self.even, costs.model
         if not total[1]:
             return unplaced(step, forecasts, self.looks)
         parts_NX, C = np.array(self.parts), len(self.placed)
-        known_N = parts_NX[:, 1] > 0
-        parts_NX = parts_NX[known_N]
+        parts_NX = parts_NX[parts_NX[:, 1] > 0]
+        steps_N1, known_N1, even_N1 = parts_NX[:, :3].T[:, :, None]
+        gain_NC = (even_N1 - parts_NX[:, 3 : 3 + C]) / known_N1 / even * 100 * cost.expert_fraction
+        saved_CN = (gain_NC - 100 * parts_NX[:, 3 + C :] / steps_N1 / cost.step_ms).T.tolist()
+        judged = {name: _judged(name, self.looks, each) for name, each in forecasts.items()}
         found = []
         for c, one in enumerate(self.placed):
-            if one.forecaster not in forecasts:
+            if one.forecaster not in judged:
                 continue
-            gain_N = (parts_NX[:, 2] - parts_NX[:, 3 + c]) / parts_NX[:, 1] / self.even * 100 * cost.expert_fraction
-            saved_N = gain_N - 100 * parts_NX[:, 3 + C + c] / parts_NX[:, 0] / cost.step_ms
-            saved = self.saved_percent(c, cost)
-            layout = one.layout
+            layout, saved = one.layout, self.saved_percent(c, cost)
             found.append(
                 replace(
-                    _judged(one.forecaster, one.times * self.looks, forecasts[one.forecaster]),
+                    judged[one.forecaster], every=one.times * self.looks,
                     replans=layout.replans, moved_gb=layout.replicas * cost.expert_mb / 1000,
                     imbalance=float(total[3 + c] / total[1]), saved_percent=saved,
                     gain_percent=saved + 100 * layout.migration_ms / float(total[0]) / cost.step_ms,
-                    saved_N=tuple(saved_N.tolist()),
+                    saved_N=tuple(saved_CN[c]),
                 )
             )  # fmt: skip
-        return decide(step, found, self.even, costs.constants, placed=True)
+        return decide(step, found, even, costs.constants, placed=True)
 
     def chosen(self, decision: Decision) -> tuple[Placed, list[tuple[float, float, float]]]:
         """Return the layout of the candidate taken, and by parts: steps, and max/mean of the even spread and of it."""
@@ -188,8 +221,17 @@ def unplaced(step: int, forecasts: Mapping[str, Forecasts], looks: int) -> Decis
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:
     """Return a candidate that has not moved anything, judged by its forecasts alone."""
-    errors = np.array(forecasts.errors.values)
-    parts = tuple(mean_known(part) for part in np.array_split(errors, min(20, max(1, len(errors)))))
+    errors = forecasts.errors.values
+    number = min(20, max(1, len(errors)))
+    size, more = divmod(len(errors), number)
+    stops = itertools.accumulate([size + 1] * more + [size] * (number - more))
+    parts = tuple(_mean(errors[first:stop]) for first, stop in itertools.pairwise([0, *stops]))
     return Candidate(
-        name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(errors), forecasts.cpu_ms, misplaced_N=parts
+        name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(np.array(errors)), forecasts.cpu_ms, misplaced_N=parts
     )
+
+
+def _mean(errors: Sequence[float]) -> float:
+    """Return the mean of the few that are known, NaN if none is."""
+    known = [error for error in errors if not math.isnan(error)]
+    return sum(known) / len(known) if known else float("nan")

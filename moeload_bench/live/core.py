@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -24,7 +24,7 @@ from moeload_bench.isolation.hosts import Level
 from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
-from moeload_bench.live.forecasts import Forecasts, Outlook, mean_known
+from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows, mean_known
 from moeload_bench.live.history import History, Kept
 from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
@@ -33,7 +33,7 @@ from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import hysteresis_step
-from moeload_bench.states.rule import StateDetector, StateRule, grid_of
+from moeload_bench.states.rule import DriftMeter, StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 
@@ -197,21 +197,23 @@ class Watch:
             )
             for name, target in targets.items()
         }  # fmt: skip
+        self._windows, self._record = (each(self.info, settings.horizon) for each in (Windows, TrackRecord))
+        self._unshown: list[StepBlock] = []
         self.failures: dict[str, str] = {}
         """Why a forecaster that was compared is out, by name."""
         self._own = WATCHED if named is None else next(iter(targets))
         self._meta, self._step_s = meta, Kept(MOST_STEP_TIMES)
         shape = settings.cluster.shape_for(E) if advise else None
         self.race = None if shape is None else Race(L, E, shape, self.costs(shape).model, tuple(targets), times, looks)
-        self.history = History(L, E)
+        self._history = History(L, E)
         self._start: Start | None = None
         self._lr: tuple[float, float] | None = None
         self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
         self._starving = Starving(L, E, stride)
         self._pending: list[Row] = []
         self._tokens = (L, E)
-        self._check_blocks = looks // step_block
-        self._blocks = 0
+        self._look_rows = looks // stride
+        self._looked = 0
         self.rows = 0
         self.next_step: int | None = None
 
@@ -230,14 +232,13 @@ class Watch:
             self._lr = (max(float(row["lr"]), self._lr[0] if self._lr else 0.0), float(row["lr"]))
         self.rows += 1
         self.next_step = int(row["step"]) + self.info.stride
-        if len(self._pending) < self._grid.rows:
-            return None
-        rows, self._pending = self._pending, []
-        share_SLE = self._block(rows)
-        self._blocks += 1
-        checked = self._blocks % self._check_blocks == 0
-        self.history.add(int(rows[0]["step"]), share_SLE, self._states.transient_L)
-        return self._snapshot() if checked else None
+        return self._snapshot() if self.rows % self._look_rows == 0 else None
+
+    @property
+    def history(self) -> History:
+        """The past, up to the last whole block."""
+        self._settle()
+        return self._history
 
     @property
     def shape(self) -> ClusterShape | None:
@@ -252,6 +253,8 @@ class Watch:
         expected = own.layout.current_LR.shape
         if slot_expert_LR.shape != expected:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
+        self._settle()
+        self.race.settle()
         own.layout.step(slot_expert_LR)
         own.last = None
 
@@ -271,48 +274,63 @@ class Watch:
         if row["load"].shape != self._tokens:
             raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._tokens}")
 
-    def _block(self, rows: list[Row]) -> FloatArray:
-        load_SLE = np.stack([row["load"] for row in rows])
-        share_SLE = shares(load_SLE)
-        self._states.add(share_SLE, int(rows[0]["step"]), int(rows[-1]["step"]) + self.info.stride)
-        self._window.append(share_SLE)
-        block = _step_block(rows, load_SLE)
-        self._each(self._blocks, lambda one: one.add(block, share_SLE))
-        if self.race is not None:
-            self.race.see(share_SLE, len(rows) * self.info.stride)
-        return share_SLE
+    def _settle(self) -> None:
+        """Take in the whole blocks that came since the last time."""
+        size = self._grid.rows
+        whole = len(self._pending) // size * size
+        if not whole:
+            return
+        rows, self._pending = self._pending[:whole], self._pending[whole:]
+        block = _step_block(rows)
+        share_SLE = shares(block.load_SLE)
+        self._unshown.append(block)
+        for truth in self._windows.add(block, share_SLE, size):
+            self._record.score(truth)
+            for one in self.forecasts.values():
+                one.score(truth.share_LE)
+        parts = [share_SLE[first : first + size] for first in range(0, whole, size)]
+        first_steps = block.step_S[::size].tolist()
+        states = self._states.add(share_SLE, first_steps, size * self.info.stride)
+        for first_step, part_SLE, transient_L in zip(first_steps, parts, states, strict=True):
+            self._window.append(part_SLE)
+            self._history.add(first_step, part_SLE, transient_L)
+            if self.race is not None:
+                self.race.see(part_SLE, size * self.info.stride)
 
-    def _each(self, turn: int, call: Callable[[Forecasts], Any]) -> dict[str, Any]:
-        """Return what a call of each forecaster gives; one that fails is out, if it is not the one to watch with.
+    def _forecast(self, step: int) -> dict[str, FloatArray]:
+        """Return what each forecaster forecasts; one that fails is out, if it is not the one to watch with.
 
-        Each goes first in its ``turn``: the first one finds cold caches, which would count as its CPU time.
+        They take turns in going first: the first one finds cold caches, which would count as its CPU time.
         """
-        given = {}
+        block, self._unshown = joined(self._unshown), []
+        share_hat = {}
         named = list(self.forecasts.items())
-        first = turn % len(named)
+        first = self._looked % len(named)
+        self._looked += 1
         for name, one in named[first:] + named[:first]:
             try:
-                given[name] = call(one)
+                share_hat[name] = one.ask(block, step)
             except ForecastError as error:
                 if name == self._own:
                     raise
                 self.failures[name] = str(error)
                 self.forecasts.pop(name).close()
-        return given
+        return share_hat
 
     def _snapshot(self) -> Snapshot:
         assert self.next_step is not None
+        self._settle()
         recent_SLE = steps_last(np.concatenate(self._window))
         share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
         even = 1.0 / share_LE.shape[1]
         dead_LE = share_LE < DEAD_SHARE * even
         dying_LE = self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE)
         transient_L, step = self._states.transient_L, self.next_step
-        outlooks: dict[str, Outlook] = self._each(
-            self._blocks // self._check_blocks, lambda one: one.ask(step, transient_L)
-        )
-        decision, placing, advice = self._decide(step, recent_SLE, outlooks)
-        states, outlook = self._states, outlooks[self._own]
+        share_hat = self._forecast(step)
+        outlook = self._record.add(share_hat[self._own], self._windows.last_LE, transient_L)
+        self._windows.open()
+        decision, placing, advice = self._decide(step, recent_SLE, share_hat)
+        states = self._states
         if self._start is None and np.isfinite(states.drift_L).any():
             even = float("nan") if placing is None else mean_known(placing.static_L)
             self._start = Start(step, mean_known(states.drift_L), mean_known(maxvio_L), even)
@@ -324,14 +342,13 @@ class Watch:
         )  # fmt: skip
 
     def _decide(
-        self, step: int, recent_SLE: FloatArray, outlooks: Mapping[str, Outlook]
+        self, step: int, recent_SLE: FloatArray, share_hat: Mapping[str, FloatArray]
     ) -> tuple[Decision, Placing | None, Advice | None]:
         """Return the decision so far, how the plan in force does, and what to do about it now."""
         race, settings, shape = self.race, self.settings, self.shape
         if race is None or shape is None:
             return unplaced(step, self.forecasts, settings.every_at(self.info.stride)), None, None
         own, costs = race.placed[0], self.costs(shape)
-        share_hat = {name: outlook.share_LE for name, outlook in outlooks.items()}
         situation = Situation(
             step=step,
             steps_seen=self.rows * self.info.stride,
@@ -346,8 +363,7 @@ class Watch:
         )
         race.look(situation, share_hat, settings.horizon, costs, settings.advice)
         decision = race.decision(step, self.forecasts, costs)
-        now = replace(situation, share_hat_LE=share_hat[decision.take.forecaster])
-        advice = own.ask(now, settings.horizon, costs.model, settings.advice)
+        advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
         placing = Placing(
             _row_mean(layout.imbalance(recent_SLE)), _row_mean(layout.imbalance(recent_SLE, layout.static_LR)),
@@ -359,35 +375,37 @@ class Watch:
 
 
 class _States:
-    """The online detector, with the rule's looser and tighter thresholds beside it, and since when."""
+    """The labels of `StateDetector`, with those of the rule's looser and tighter thresholds, and since when."""
 
     def __init__(self, layers: int, experts: int, stride: int, rule: StateRule) -> None:
-        self._detector = StateDetector(layers, experts, stride, rule)
-        self._hold = grid_of(rule, stride).hold
-        self._bounds = [(rule.low * factor, rule.high * factor) for factor in sorted(rule.band, reverse=True)]
-        start = np.ones(layers, dtype=np.bool_), np.zeros(layers, dtype=np.int64)
-        self._beside = [start for _ in self._bounds]
+        grid = grid_of(rule, stride)
+        self._meter, self._hold = DriftMeter(layers, experts, grid), grid.hold
+        factor_31 = np.array([[1.0], *([factor] for factor in sorted(rule.band, reverse=True))])
+        self._low_31, self._high_31 = rule.low * factor_31, rule.high * factor_31
+        self._transient_3L = np.ones((len(factor_31), layers), dtype=np.bool_)
+        self._calm_3L = np.zeros(self._transient_3L.shape, dtype=np.int64)
+        self.drift_L = np.full(layers, np.nan)
         self.since_L = np.full(layers, -1, dtype=np.int64)
-        self.onset_L3 = np.full((layers, 3), -1, dtype=np.int64)
+        self.onset_L3 = np.full((layers, len(factor_31)), -1, dtype=np.int64)
 
     @property
     def transient_L(self) -> BoolArray:
-        return self._detector.transient_L
+        """The label of the step after the last block."""
+        return self._transient_3L[0]
 
-    @property
-    def drift_L(self) -> FloatArray:
-        return self._detector.drift_L
-
-    def add(self, share_SLE: FloatArray, first_step: int, next_step: int) -> None:
-        """One block of rows; the label is that of the step after them."""
-        before_L = self.transient_L
-        self._detector.update_block(share_SLE)
-        for at, (low, high) in enumerate(self._bounds):
-            self._beside[at] = hysteresis_step(*self._beside[at], self.drift_L, low, high, self._hold)
-        for at, transient_L in enumerate((self.transient_L, *(state_L for state_L, _ in self._beside))):
-            self.onset_L3[~transient_L & (self.onset_L3[:, at] < 0), at] = next_step
-        self.since_L = np.where(self.since_L < 0, first_step, self.since_L)
-        self.since_L = np.where(self.transient_L != before_L, next_step, self.since_L)
+    def add(self, share_SLE: FloatArray, first_steps: Sequence[int], steps: int) -> list[BoolArray]:
+        """Take in whole blocks of so many steps; return the label of the step after each."""
+        labels = []
+        for first_step, drift_L in zip(first_steps, self._meter.add(share_SLE), strict=True):
+            before_L, next_step, self.drift_L = self.transient_L, first_step + steps, drift_L
+            self._transient_3L, self._calm_3L = hysteresis_step(
+                self._transient_3L, self._calm_3L, drift_L, self._low_31, self._high_31, self._hold
+            )
+            labels.append(self.transient_L)
+            self.onset_L3[(~self._transient_3L).T & (self.onset_L3 < 0)] = next_step
+            self.since_L[self.since_L < 0] = first_step
+            self.since_L[self.transient_L != before_L] = next_step
+        return labels
 
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
@@ -422,14 +440,19 @@ def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -
     return seen
 
 
-def _step_block(rows: list[Row], load_SLE: IntArray) -> StepBlock:
-    optional = {
-        name: np.stack([np.asarray(row[name]) for row in rows])
-        for name in rows[0]
-        if name not in ("step", "tokens", "load")
-    }
-    step_S = np.array([row["step"] for row in rows], dtype=np.int64)
-    return StepBlock(step_S, load_SLE, np.stack([row["tokens"] for row in rows]), optional)
+def joined(blocks: Sequence[StepBlock]) -> StepBlock:
+    """Return blocks that follow each other as one."""
+    if len(blocks) == 1:
+        return blocks[0]
+    columns = {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates}
+    parts = zip(*((one.step_S, one.load_SLE, one.tokens_SL) for one in blocks), strict=True)
+    return StepBlock(*(np.concatenate(part) for part in parts), columns)
+
+
+def _step_block(rows: list[Row]) -> StepBlock:
+    columns = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+    step_S = columns.pop("step").astype(np.int64)
+    return StepBlock(step_S, columns.pop("load"), columns.pop("tokens"), columns)
 
 
 def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,19 +72,66 @@ class Outlook:
     lately: Scores
 
 
-@dataclass(eq=False)
-class _Asked:
-    """A forecast that waits for its window: what was said, and what has come so far."""
+class WindowTruth(NamedTuple):
+    """What came in a window: mean shares [L, E], NaN in a layer without load, and the batch floor [L]."""
 
     share_LE: FloatArray
-    last_LE: FloatArray
-    low_LE: FloatArray
-    high_LE: FloatArray
-    transient_L: BoolArray
+    floor_L: FloatArray
+
+
+@dataclass(eq=False)
+class _Window:
+    """What has come so far in a window: shares added up, and the squared noise of each."""
+
     total_LE: FloatArray
     count_L: NDArray[np.int64]
     variance_LE: FloatArray
     rows: int = 0
+
+    def truth(self) -> WindowTruth:
+        known_L = self.count_L > 0
+        deviation_LE = np.sqrt(self.variance_LE / self.rows / self.rows)
+        return WindowTruth(
+            np.where(known_L[:, None], self.total_LE / np.maximum(self.count_L, 1)[:, None], np.nan),
+            np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan),
+        )
+
+
+class Windows:
+    """What comes in the windows that forecasts speak of, added up once for all forecasters."""
+
+    def __init__(self, info: TraceInfo, horizon: int) -> None:
+        L, E = info.num_layers, info.num_experts
+        self._horizon, self._stride = horizon, info.stride
+        self._open: deque[_Window] = deque()
+        self.last_LE = np.full((L, E), 1.0 / E)
+        """The newest shares of each layer with load."""
+
+    def open(self) -> None:
+        """Begin a window with the next row."""
+        L, E = self.last_LE.shape
+        self._open.append(_Window(np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E))))
+
+    def add(self, block: StepBlock, share_SLE: FloatArray, rows: int) -> list[WindowTruth]:
+        """Take in whole blocks of so many rows; return what came in the windows that are over."""
+        blocks, (_, L, E) = len(block) // rows, share_SLE.shape
+        known_SL1 = np.isfinite(share_SLE[:, :, :1])
+        total_NLE = np.where(known_SL1, share_SLE, 0.0).reshape(blocks, rows, L, E).sum(axis=1)
+        count_NL = known_SL1.reshape(blocks, rows, L).sum(axis=1)
+        newest_L = len(block) - 1 - known_SL1[::-1, :, 0].argmax(axis=0)
+        newest_LE = share_SLE[newest_L, np.arange(len(newest_L))]
+        self.last_LE = np.where(known_SL1.any(axis=0), newest_LE, self.last_LE)
+        variance_NLE = _batch_variance(block, rows)
+        over = []
+        for total_LE, count_L, variance_LE in zip(total_NLE, count_NL, variance_NLE, strict=True):
+            for one in self._open:
+                one.total_LE += total_LE
+                one.count_L += count_L
+                one.variance_LE += variance_LE
+                one.rows += rows
+            while self._open and self._open[0].rows * self._stride >= self._horizon:
+                over.append(self._open.popleft().truth())
+        return over
 
 
 class _Sums:
@@ -108,24 +155,16 @@ class _Sums:
 
 
 class Forecasts:
-    """The forecaster in this process, what it said, and how that turned out."""
+    """The forecaster in this process, what it said, and how much of that was wrong."""
 
     def __init__(
         self, info: TraceInfo, forecaster: str | type[Any], horizon: int, *, seed: int, fitted: bytes | None,
         level: Level = "none",
     ) -> None:  # fmt: skip
-        L, E = info.num_layers, info.num_experts
-        self._info = info
         self._horizon = horizon
         target = class_target(forecaster) if isinstance(forecaster, type) else parse_target(forecaster)
         self._feed = follow(target, info, seed=seed, fitted=fitted, level=level)
-        self._asked: deque[_Asked] = deque()
-        self._last_LE = np.full((L, E), 1.0 / E)
-        self._square_LE = np.full((L, E), np.nan)
-        self._scored = 0
-        self._inside, self._judged = 0, 0
-        self._all, self._stable, self._transient, self._start = (_Sums(L) for _ in range(4))
-        self._lately: deque[FloatArray] = deque(maxlen=LATELY)
+        self._said: deque[FloatArray] = deque()
         self.errors = Kept(MOST_ERRORS)
         self._cpu_s, self._asks = 0.0, 0
 
@@ -138,42 +177,51 @@ class Forecasts:
         """End the forecaster's process, where it has one."""
         self._feed.host.stop()
 
-    def add(self, block: StepBlock, share_SLE: FloatArray) -> None:
-        """Show a block of steps to the forecaster, and score the forecasts that were about it."""
-        began = time.thread_time()
-        self._feed.rows(block)
-        self._cpu_s += time.thread_time() - began
-        known_SL1 = np.isfinite(share_SLE[:, :, :1])
-        filled_SLE = np.where(known_SL1, share_SLE, 0.0)
-        total_LE, count_L = filled_SLE.sum(axis=0), known_SL1.sum(axis=(0, 2))
-        variance_LE = _batch_variance(block)
-        for asked in self._asked:
-            asked.total_LE += total_LE
-            asked.count_L += count_L
-            asked.variance_LE += variance_LE
-            asked.rows += len(block)
-        while self._asked and self._asked[0].rows * self._info.stride >= self._horizon:
-            self._score(self._asked.popleft())
-        newest_L = len(block) - 1 - known_SL1[::-1, :, 0].argmax(axis=0)
-        newest_LE = share_SLE[newest_L, np.arange(len(newest_L))]
-        self._last_LE = np.where(known_SL1.any(axis=0), newest_LE, self._last_LE)
-
-    def ask(self, origin: int, transient_L: BoolArray) -> Outlook:
-        """The forecast at a step, kept until its window has come."""
+    def ask(self, block: StepBlock, origin: int) -> FloatArray:
+        """Show the steps since the last forecast, and return the mean shares [L, E] forecast at a step."""
         request = ForecastRequest(origin, self._horizon, (self._horizon,))
         began = time.thread_time()
-        share_LE = self._feed.ask(request).window_means((self._horizon,))[0]
+        self._feed.rows(block)
+        share_LE: FloatArray = self._feed.ask(request).window_means((self._horizon,))[0]
         self._cpu_s += time.thread_time() - began
         self._asks += 1
+        self._said.append(share_LE)
+        return share_LE
+
+    def score(self, truth_LE: FloatArray) -> None:
+        """Score the oldest forecast that is not scored yet."""
+        self.errors.add(mean_known(misplaced(self._said.popleft(), truth_LE)))
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A forecast that waits for its window."""
+
+    share_LE: FloatArray
+    last_LE: FloatArray
+    low_LE: FloatArray
+    high_LE: FloatArray
+    transient_L: BoolArray
+
+
+class TrackRecord:
+    """How good the forecasts of one forecaster were, and the interval of the next: what is shown."""
+
+    def __init__(self, info: TraceInfo, horizon: int) -> None:
+        L, E = info.num_layers, info.num_experts
+        self._horizon = horizon
+        self._asked: deque[_Asked] = deque()
+        self._square_LE = np.full((L, E), np.nan)
+        self._scored = 0
+        self._inside, self._judged = 0, 0
+        self._all, self._stable, self._transient, self._start = (_Sums(L) for _ in range(4))
+        self._lately: deque[FloatArray] = deque(maxlen=LATELY)
+
+    def add(self, share_LE: FloatArray, last_LE: FloatArray, transient_L: BoolArray) -> Outlook:
+        """Take in a forecast and what `last_value` would say, kept until its window has come."""
         half = NORMAL_WIDTH * np.sqrt(self._square_LE) if self._scored >= LEAST_SCORED else self._square_LE * np.nan
         low_LE, high_LE = np.clip(share_LE - half, 0.0, 1.0), np.clip(share_LE + half, 0.0, 1.0)
-        zeros = np.zeros_like(share_LE)
-        self._asked.append(
-            _Asked(
-                share_LE, self._last_LE, low_LE, high_LE, transient_L.copy(),
-                zeros, np.zeros(len(share_LE), dtype=np.int64), zeros.copy(),
-            )
-        )  # fmt: skip
+        self._asked.append(_Asked(share_LE, last_LE, low_LE, high_LE, transient_L.copy()))
         covered = self._inside / self._judged if self._judged else float("nan")
         lately, everywhere_L = _Sums(len(share_LE)), np.ones(len(share_LE), dtype=np.bool_)
         for error_3L in self._lately:
@@ -181,15 +229,11 @@ class Forecasts:
         scores = [sums.scores() for sums in (self._all, self._stable, self._transient, self._start, lately)]
         return Outlook(self._horizon, share_LE, low_LE, high_LE, covered, *scores)
 
-    def _score(self, asked: _Asked) -> None:
-        known_L = asked.count_L > 0
-        truth_LE = np.where(known_L[:, None], asked.total_LE / np.maximum(asked.count_L, 1)[:, None], np.nan)
-        error_LE = asked.share_LE - truth_LE
-        errors = [0.5 * np.abs(each_LE - truth_LE).sum(axis=1) for each_LE in (asked.share_LE, asked.last_LE)]
-        deviation_LE = np.sqrt(asked.variance_LE / asked.rows / asked.rows)
-        floor_L = np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan)
-        error_3L = np.stack([*errors, floor_L])
-        everywhere_L = np.ones(len(known_L), dtype=np.bool_)
+    def score(self, truth: WindowTruth) -> None:
+        """Score the oldest forecast that is not scored yet."""
+        asked, truth_LE = self._asked.popleft(), truth.share_LE
+        error_3L = np.stack([misplaced(asked.share_LE, truth_LE), misplaced(asked.last_LE, truth_LE), truth.floor_L])
+        everywhere_L = np.ones(len(truth_LE), dtype=np.bool_)
         for sums, where_L in (
             (self._all, everywhere_L), (self._stable, ~asked.transient_L), (self._transient, asked.transient_L)
         ):  # fmt: skip
@@ -197,8 +241,7 @@ class Forecasts:
         if self._scored < LATELY:
             self._start.add(error_3L, everywhere_L)
         self._lately.append(error_3L)
-        self.errors.add(mean_known(error_3L[0]))
-        self._take_error(asked, truth_LE, error_LE**2)
+        self._take_error(asked, truth_LE, (asked.share_LE - truth_LE) ** 2)
 
     def _take_error(self, asked: _Asked, truth_LE: FloatArray, square_LE: FloatArray) -> None:
         judged = np.isfinite(asked.low_LE) & np.isfinite(truth_LE)
@@ -210,23 +253,29 @@ class Forecasts:
         self._scored += 1
 
 
+def misplaced(share_LE: FloatArray, truth_LE: FloatArray) -> FloatArray:
+    """Return the part of each layer's tokens [L] that a forecast puts with the wrong expert."""
+    return np.asarray(0.5 * np.abs(share_LE - truth_LE).sum(axis=1))
+
+
 def mean_known(values_L: FloatArray) -> float:
     """Return the mean of what is known, NaN if nothing is."""
     known = values_L[np.isfinite(values_L)]
     return float(known.mean()) if known.size else float("nan")
 
 
-def _batch_variance(block: StepBlock) -> FloatArray:
-    """Sum over the block's rows of the squared noise of each share, from its two half batches; NaN without them.
+def _batch_variance(block: StepBlock, rows: int) -> FloatArray:
+    """Sum over every so many rows [N, L, E] of the squared noise of each share, from its two half batches.
 
-    The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
+    NaN without them. The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
     """
     if "load_half" not in block.covariates:
-        return np.full(block.load_SLE.shape[1:], np.nan)
+        return np.full((len(block) // rows, *block.load_SLE.shape[1:]), np.nan)
     half_SLE = block.covariates["load_half"]
     other_SLE = block.load_SLE - half_SLE
     a_SL, b_SL = (part.sum(axis=2).astype(np.float64) for part in (half_SLE, other_SLE))
     weight_SL = np.zeros(a_SL.shape)
     np.divide(np.sqrt(a_SL * b_SL), a_SL + b_SL, out=weight_SL, where=a_SL + b_SL > 0)
     deviation_SLE = (shares(half_SLE) - shares(other_SLE)) * weight_SL[:, :, None]
-    return np.asarray(np.nan_to_num(deviation_SLE**2).sum(axis=0))
+    square_SLE = np.nan_to_num(deviation_SLE**2)
+    return np.asarray(square_SLE.reshape(-1, rows, *square_SLE.shape[1:]).sum(axis=1))

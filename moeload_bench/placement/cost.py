@@ -35,34 +35,36 @@ def device_weights(slot_expert: IntArray, experts: int, devices: int) -> FloatAr
 
 
 class PlanCost:
-    """One plan per layer [L, R], made ready to be costed in many steps."""
+    """One plan per layer [L, R], or several of all layers [..., L, R], made ready to be costed in many steps."""
 
-    def __init__(self, slot_expert_LR: IntArray, experts: int, devices: int) -> None:
-        layers, self._devices = len(slot_expert_LR), devices
-        row_LR = slot_expert_LR + experts * np.arange(layers)[:, None]
-        part_LR = 1.0 / np.bincount(row_LR.ravel())[row_LR]
+    def __init__(self, slot_expert: IntArray, experts: int, devices: int) -> None:
+        self._devices, self._plans = devices, slot_expert.shape[:-1]
+        layers, plans = self._plans[-1], int(np.prod(self._plans))
+        own = slot_expert + experts * np.arange(plans).reshape(*self._plans, 1)
+        part = 1.0 / np.bincount(own.ravel())[own]
+        row = slot_expert + experts * np.arange(layers)[:, None]
         # the first slot of every device, then the second: sums of few arrays that stay in the cache
-        self._row_CN, self._part_CN = (each.reshape(layers * devices, -1).T.copy() for each in (row_LR, part_LR))
+        self._row_CN, self._part_CN = (each.reshape(plans * devices, -1).T.copy() for each in (row, part))
 
     def imbalance(self, share_HLE: FloatArray) -> FloatArray:
-        """Return max / mean device load [H, L] of each step; NaN if a layer-step has no load.
+        """Return max / mean device load [H, ..., L] of each step; NaN if a layer-step has no load.
 
         Fastest where the steps are contiguous in memory (`steps_last`): no copy is made then.
         """
         H, L, E = share_HLE.shape
         share_XH = np.ascontiguousarray(np.moveaxis(share_HLE, 0, -1)).reshape(L * E, H)
-        total_NH, taken_NH = np.zeros((2, L * self._devices, H))
+        total_NH, taken_NH = np.zeros((2, self._row_CN.shape[1], H))
         for row_N, part_N in zip(self._row_CN, self._part_CN, strict=True):
             np.take(share_XH, row_N, axis=0, out=taken_NH, mode="clip")  # `clip` writes into `out` without a copy
             taken_NH *= part_N[:, None]
             total_NH += taken_NH
-        largest_LH = total_NH.reshape(L, self._devices, H).max(axis=1)
-        return np.asarray(largest_LH.T * self._devices)
+        largest = total_NH.reshape(-1, self._devices, H).max(axis=1).reshape(*self._plans, H)
+        return np.asarray(np.moveaxis(largest, -1, 0) * self._devices)
 
 
-def step_imbalance(slot_expert_LR: IntArray, share_HLE: FloatArray, devices: int) -> FloatArray:
-    """Return max / mean device load [H, L] of each step under one plan per layer; NaN if a layer-step has no load."""
-    return PlanCost(slot_expert_LR, share_HLE.shape[2], devices).imbalance(share_HLE)
+def step_imbalance(slot_expert: IntArray, share_HLE: FloatArray, devices: int) -> FloatArray:
+    """Return max / mean device load [H, ..., L] of each step under plans [..., L, R]; NaN where no load is."""
+    return PlanCost(slot_expert, share_HLE.shape[2], devices).imbalance(share_HLE)
 
 
 def steps_last(share_SLE: FloatArray) -> FloatArray:

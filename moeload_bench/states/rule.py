@@ -174,6 +174,24 @@ def trace_labels(trace: Trace) -> StateLabels:
     return label_states(trace.load_SLE, stride=trace.meta.stride)
 
 
+class DriftMeter:
+    """Measures the same drift a few blocks of rows at a time."""
+
+    def __init__(self, num_layers: int, num_experts: int, grid: Grid) -> None:
+        self._grid = grid
+        self._lead = np.full((grid.rows, num_layers, num_experts), np.nan)
+        self._blocks = summarise(np.empty((0, num_layers, num_experts)), grid)
+
+    def add(self, share_SLE: FloatArray) -> FloatArray:
+        """Take in whole blocks of rows as shares (`traces.trace.shares`); return the drift after each, [N, L]."""
+        grid = self._grid
+        new = summarise_shares(share_SLE, self._lead, grid)
+        self._lead = share_SLE[-grid.rows :]
+        both = Blocks(*(np.concatenate(pair) for pair in zip(self._blocks, new, strict=True)))
+        self._blocks = Blocks(*(part[-2 * grid.window :].copy() for part in both))
+        return drift(both, grid)[-len(new.mean_NLE) :]
+
+
 class StateDetector:
     """Makes the same labels one row at a time: after row t was given, `transient_L` is the label at row t + 1."""
 
@@ -181,8 +199,7 @@ class StateDetector:
         self.rule = rule or StateRule()
         self._grid = grid_of(self.rule, stride)
         self._pending: list[FloatArray] = []
-        self._lead = np.full((self._grid.rows, num_layers, num_experts), np.nan)
-        self._blocks = summarise(np.empty((0, num_layers, num_experts)), self._grid)
+        self._meter = DriftMeter(num_layers, num_experts, self._grid)
         self.transient_L: BoolArray = np.ones(num_layers, dtype=np.bool_)
         self.drift_L: FloatArray = np.full(num_layers, np.nan)
         self._calm_L = np.zeros(num_layers, dtype=np.int64)
@@ -198,11 +215,7 @@ class StateDetector:
 
     def update_block(self, share_SLE: FloatArray) -> BoolArray:
         """Take in one block of rows at once, given as shares (`traces.trace.shares`), and return as `update` does."""
-        new = summarise_shares(share_SLE, self._lead, self._grid)
-        self._lead = share_SLE
-        keep = 2 * self._grid.window
-        self._blocks = Blocks(*(np.concatenate([a, b])[-keep:] for a, b in zip(self._blocks, new, strict=True)))
-        self.drift_L = drift(self._blocks, self._grid)[-1]
+        self.drift_L = self._meter.add(share_SLE)[-1]
         self.transient_L, self._calm_L = hysteresis_step(
             self.transient_L, self._calm_L, self.drift_L, self.rule.low, self.rule.high, self._grid.hold
         )

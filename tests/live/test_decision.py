@@ -19,7 +19,8 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.live.candidates import FORECASTERS
 from moeload_bench.live.cluster import Cluster, expert_mb
-from moeload_bench.live.core import Settings, Watch, decided, replay
+from moeload_bench.live.core import Settings, decided, replay
+from moeload_bench.live.forecasts import Forecasts
 from moeload_bench.live.monitor import LoadMonitor
 from moeload_bench.live.page import report
 from moeload_bench.live.summary import lr_words, sentences
@@ -191,14 +192,20 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
 
 
-def test_no_forecaster_always_goes_first() -> None:
+def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first one to be called finds cold caches: each takes its turn, so that CPU times can be compared."""
-    trace = synthetic_trace(100)
-    watch = Watch(trace.meta, Settings(), 512)
-    order = [list(watch._each(turn, lambda one: one)) for turn in range(4)]
-    assert {names[0] for names in order} == set(FORECASTERS)
-    assert all(set(names) == set(FORECASTERS) for names in order)
-    watch.close()
+    asked: list[int] = []
+    ask = Forecasts.ask
+
+    def noted(self: Forecasts, *given: Any) -> Any:
+        asked.append(id(self))
+        return ask(self, *given)
+
+    monkeypatch.setattr(Forecasts, "ask", noted)
+    list(replay(synthetic_trace(200), Settings()))
+    order = [asked[at : at + 4] for at in range(0, 16, 4)]
+    assert len({turn[0] for turn in order}) == len(FORECASTERS) == 4
+    assert all(set(turn) == set(order[0]) for turn in order)
 
 
 @pytest.mark.parametrize(("gb", "said"), [(0.0, "0.0 GB"), (0.0041, "4.1 MB"), (10.59, "10.6 GB"), (16254, "16.3 TB")])
