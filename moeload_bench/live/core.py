@@ -197,7 +197,8 @@ class Watch:
             )
             for name, target in targets.items()
         }  # fmt: skip
-        self._windows, self._record = (each(self.info, settings.horizon) for each in (Windows, TrackRecord))
+        self._windows = Windows(self.info, settings.horizon)
+        self._record = TrackRecord(self.info, settings.horizon)
         self._unshown: list[StepBlock] = []
         self.failures: dict[str, str] = {}
         """Why a forecaster that was compared is out, by name."""
@@ -382,7 +383,7 @@ class _States:
         self._meter, self._hold = DriftMeter(layers, experts, grid), grid.hold
         factor_31 = np.array([[1.0], *([factor] for factor in sorted(rule.band, reverse=True))])
         self._low_31, self._high_31 = rule.low * factor_31, rule.high * factor_31
-        self._transient_3L = np.ones((len(factor_31), layers), dtype=np.bool_)
+        self._transient_3L: BoolArray = np.ones((len(factor_31), layers), dtype=np.bool_)
         self._calm_3L = np.zeros(self._transient_3L.shape, dtype=np.int64)
         self.drift_L = np.full(layers, np.nan)
         self.since_L = np.full(layers, -1, dtype=np.int64)
@@ -391,7 +392,7 @@ class _States:
     @property
     def transient_L(self) -> BoolArray:
         """The label of the step after the last block."""
-        return self._transient_3L[0]
+        return np.asarray(self._transient_3L[0])
 
     def add(self, share_SLE: FloatArray, first_steps: Sequence[int], steps: int) -> list[BoolArray]:
         """Take in whole blocks of so many steps; return the label of the step after each."""
@@ -444,9 +445,12 @@ def joined(blocks: Sequence[StepBlock]) -> StepBlock:
     """Return blocks that follow each other as one."""
     if len(blocks) == 1:
         return blocks[0]
-    columns = {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates}
-    parts = zip(*((one.step_S, one.load_SLE, one.tokens_SL) for one in blocks), strict=True)
-    return StepBlock(*(np.concatenate(part) for part in parts), columns)
+    return StepBlock(
+        np.concatenate([one.step_S for one in blocks]),
+        np.concatenate([one.load_SLE for one in blocks]),
+        np.concatenate([one.tokens_SL for one in blocks]),
+        {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates},
+    )
 
 
 def _step_block(rows: list[Row]) -> StepBlock:
