@@ -8,7 +8,6 @@ import os
 import pty
 import re
 import select
-import signal
 import struct
 import subprocess
 import sys
@@ -61,10 +60,9 @@ def _breakable(line: str, width: int) -> bool:
 def in_terminal(words: Sequence[str], *, width: int, cwd: Path, timeout: float = 900.0) -> Shown:
     """Run a command with its standard output a terminal of this width; standard error is a pipe."""
 
-    def start(out: int, errors: int) -> int:
-        return subprocess.Popen(
-            list(words), stdin=subprocess.DEVNULL, stdout=out, stderr=errors, cwd=cwd, env=environment()
-        ).pid
+    def start(out: int, errors: int) -> psutil.Process:
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": errors}
+        return psutil.Popen(list(words), **pipes, cwd=cwd, env=environment())
 
     return _shown(start, " ".join(words), width, timeout)
 
@@ -74,7 +72,7 @@ def environment() -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")} | {"TERM": "xterm"}
 
 
-def _shown(start: Callable[[int, int], int], words: str, width: int, timeout: float) -> Shown:
+def _shown(start: Callable[[int, int], psutil.Process], words: str, width: int, timeout: float) -> Shown:
     """Read what the process writes that ``start`` begins with these two descriptors, and wait for it."""
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
@@ -87,7 +85,7 @@ def _shown(start: Callable[[int, int], int], words: str, width: int, timeout: fl
     while streams:
         ready, _, _ = select.select(list(streams), [], [], max(0.0, deadline - time.monotonic()))
         if not ready:
-            os.kill(child, signal.SIGKILL)
+            child.kill()
             raise AssertionError(f"{words} took more than {timeout:g} s")
         for stream in ready:
             try:
@@ -102,7 +100,7 @@ def _shown(start: Callable[[int, int], int], words: str, width: int, timeout: fl
                 errors += block
     os.close(leader)
     os.close(errors_read)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    status = int(child.wait() or 0)
     out, said_wrong = (_CODES.sub("", text.decode(errors="replace")) for text in (said, errors))
     return Shown(out.replace("\r\n", "\n"), said_wrong, status)
 
@@ -131,11 +129,11 @@ def moeload_in_terminal(*words: str, width: int = 80, cwd: Path) -> Shown:
     for module in PRELOADED:
         importlib.import_module(module)
 
-    def start(out: int, errors: int) -> int:
+    def start(out: int, errors: int) -> psutil.Process:
         child = os.fork()
         if child == 0:
             _be_the_program(words, out, errors, cwd)
-        return child
+        return psutil.Process(child)
 
     return _shown(start, " ".join(words), width, timeout=900.0)
 
