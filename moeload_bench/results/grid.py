@@ -203,7 +203,7 @@ class Standings:
         """Return the means of runs in one state, at one horizon or all."""
         states = slice(None) if state == ALL else [STATES.index(state)] if state in STATES else []
         total_XRSK, count_XRSK = sums[int(state == CROSSING)]
-        at = slice(None) if horizon is None else [self.horizons.index(horizon)]
+        at = [k for k, own in enumerate(self.horizons) if horizon in (None, own)]
         total_XR, count_XR = (
             (each[..., at] if state == CROSSING else each[:, :, states][..., at]).sum(axis=(2, 3))
             for each in (total_XRSK, count_XRSK)
