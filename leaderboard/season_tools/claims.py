@@ -7,10 +7,9 @@ of recipes within their stratum. All tests are one-sided: whether the candidate 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import cast
 
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
@@ -19,6 +18,7 @@ from leaderboard.season_tools.records import DrawPlan
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import holm, log_ratio, run_means, skill_of
+from moeload_bench.suites.suite import Stratum
 
 LEVEL = 0.05
 POWER = 0.8
@@ -63,7 +63,7 @@ class Estimate:
         return max(2, math.ceil(self.recipes * widths**2))
 
 
-def stratified(values: Mapping[str, FloatArray], weights: Mapping[str, float]) -> Estimate | None:
+def stratified(values: Mapping[Stratum, FloatArray], weights: Mapping[Stratum, float]) -> Estimate | None:
     """Return the weighted mean over strata, with the variance pooled within strata: sum w^2 s^2 / n.
 
     None where a stratum has no recipe, or none has two.
@@ -99,10 +99,12 @@ def _family(estimates: Mapping[str, Estimate | None]) -> list[Test]:
     return [Test(what, one, None if one is None else next(corrected)) for what, one in estimates.items()]
 
 
-def by_stratum(errors: Errors, candidate: str, other: str, stratum_of: Mapping[str, str]) -> dict[str, FloatArray]:
+def by_stratum(
+    errors: Errors, candidate: str, other: str, stratum_of: Mapping[str, Stratum]
+) -> dict[Stratum, FloatArray]:
     """Return the recipes' mean log ratios by stratum; recipes of another set, and those without a ratio, left out."""
     ratio_T = log_ratio(errors.by_forecaster[candidate], errors.by_forecaster[other])
-    found: dict[str, list[float]] = {}
+    found: dict[Stratum, list[float]] = {}
     for recipe, runs in run_means(ratio_T, errors.tasks).items():
         if recipe in stratum_of:
             found.setdefault(stratum_of[recipe], []).append(float(runs.mean()))
@@ -110,14 +112,14 @@ def by_stratum(errors: Errors, candidate: str, other: str, stratum_of: Mapping[s
 
 
 def against_others(
-    errors: Errors, candidate: str, stratum_of: Mapping[str, str], weights: Mapping[str, float]
+    errors: Errors, candidate: str, stratum_of: Mapping[str, Stratum], weights: Mapping[Stratum, float]
 ) -> list[Test]:
     """Return the candidate against every other entry on these tasks, those of one state; Holm over entries."""
     others = [name for name in errors.by_forecaster if name != candidate]
     return _family({name: stratified(by_stratum(errors, candidate, name, stratum_of), weights) for name in others})
 
 
-def cell_gains(errors: Errors, candidate: str, average: str, stratum_of: Mapping[str, str]) -> list[Test]:
+def cell_gains(errors: Errors, candidate: str, average: str, stratum_of: Mapping[str, Stratum]) -> list[Test]:
     """Return the gain over the tuned average in every stratum and state, each by its own spread; Holm over them."""
     cells = {}
     for stratum, state in product(sorted(set(stratum_of.values()), reverse=True), STATES):
@@ -127,18 +129,31 @@ def cell_gains(errors: Errors, candidate: str, average: str, stratum_of: Mapping
     return _family(cells)
 
 
-def worst_low(gains: Sequence[Test]) -> float:
-    """Return the least lower end among cells; a lacking cell is worse than any."""
-    return min(-math.inf if one.estimate is None else one.estimate.low for one in gains)
+def worst_lows(gains: Sequence[Test]) -> list[float]:
+    """Return the lower ends of cells, the least first; a lacking cell is worse than any. The lesser list is worse."""
+    return sorted(-math.inf if one.estimate is None else one.estimate.low for one in gains)
+
+
+def claim_lines(draws: DrawPlan, errors: Errors) -> Iterator[str]:
+    """Yield what the scores of a season say, in words: set by set and state by state, then the headline."""
+    for one, state in product(draws.sets, STATES):
+        tests = against_others(errors.select(state=state), draws.candidate, one.stratum_of, one.weights)
+        words = [
+            test.what if test.estimate is None or test.estimate.recipes_needed is None
+            else f"{test.what} (about {test.estimate.recipes_needed} recipes of this spread would tell)"
+            for test in tests if not test.apart
+        ]  # fmt: skip
+        yield (
+            f"set {one.name}, {state}: {draws.candidate} errs less than {len(tests) - len(words)} of {len(tests)} "
+            f"entries; not told apart: {', '.join(words) or 'none'}"
+        )
+    yield headline(draws, errors)
 
 
 def headline(draws: DrawPlan, errors: Errors) -> str:
     """Return the plan's sentence with the numbers of the set that is worse: sets are never pooled."""
-    found = {
-        one.name: cell_gains(errors, draws.candidate, draws.tuned_average, cast("Mapping[str, str]", one.stratum_of))
-        for one in draws.sets
-    }
-    name = min(found, key=lambda one: worst_low(found[one]))
+    found = {one.name: cell_gains(errors, draws.candidate, draws.tuned_average, one.stratum_of) for one in draws.sets}
+    name = min(found, key=lambda one: worst_lows(found[one]))
     cells = (
         f"{one.what}: lacking"
         if one.estimate is None

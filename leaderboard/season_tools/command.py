@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.checking import check_season, runs_to_record_again
 from leaderboard.season_tools.checking import record_again as again
+from leaderboard.season_tools.claims import claim_lines
 from leaderboard.season_tools.closing import ASCII_WORDS, abandon_season, close_season, new_season, reveal_season
 from leaderboard.season_tools.drawn import drawn_plan, set_seed
 from leaderboard.season_tools.folder import SeasonFolder
@@ -29,7 +30,10 @@ from leaderboard.season_tools.scoring import fork_tests, score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError, SeasonError
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.record import load_result
 from moeload_bench.schema import first_problem
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
 
 app = typer.Typer(
@@ -264,7 +268,7 @@ def score(
             progress=progress,
         )
     say(f"{root / name}: {len(made.results)} entries scored")
-    _show_forks(_folder(root, name))
+    _show_scores(_folder(root, name))
 
 
 @app.command("reveal")
@@ -306,7 +310,7 @@ def check(
             say(f"{hashes.trace}: recorded up to its divergence: {hashes.diverged}")
     if wrong:
         raise typer.Exit(1)
-    _show_forks(folder)
+    _show_scores(folder)
     runs = runs_to_record_again(drawn_plan(folder), folder.runs())
     is_, ones = ("is", "the one") if len(runs) == 1 else ("are", "those")
     was, same = ("was", "is the same") if len(runs) == 1 else ("were", "are the same")
@@ -314,8 +318,16 @@ def check(
     say(f"season {name}: as committed; {', '.join(f'{recipe} run {run}' for recipe, run in runs)} {did}")
 
 
-def _show_forks(folder: SeasonFolder) -> None:
-    """Print what the forks say of each entry: whether it knew the recorded futures."""
+def _show_scores(folder: SeasonFolder) -> None:
+    """Print what a season of drawn recipes claims, and what the forks say of each entry: whether it knew the recorded
+    futures.
+    """
+    draws = folder.plan().draws
+    if draws is not None:
+        ranked = [entry.name for entry in folder.commitment().entries if entry.ranked]
+        results = [load_result(folder.results / f"{entry}.json") for entry in ranked]
+        for line in claim_lines(draws, errors_of(results, PRIMARY)):
+            say(line)
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"

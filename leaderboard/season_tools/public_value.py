@@ -19,7 +19,7 @@ from pathlib import Path
 from leaderboard.season_tools.drawn import write_recipes
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, read_record, utc_now
 from leaderboard.season_tools.recording import draw_value
-from leaderboard.season_tools.records import Archives, Draw, DrawPlan, Witness
+from leaderboard.season_tools.records import Archives, Draw, DrawPlan, Source, Witness
 from moeload_bench.errors import SeasonError
 from moeload_bench.isolation.sources import bytes_sha256
 
@@ -59,7 +59,7 @@ def release_date(path: Path) -> datetime:
     return found.replace(tzinfo=found.tzinfo or UTC)
 
 
-def found_value(folder: Path, source: str | None) -> str:
+def found_value(folder: Path, source: Source) -> str:
     """Return the value of the files that a folder keeps."""
     if source == "archives":
         lines = [f"{one.sha256} {one.package} {one.version}\n" for one in _archives(folder).first]
@@ -94,7 +94,7 @@ def value_problems(folder: Path, draws: DrawPlan, draw: Draw) -> Iterator[str]:
                 yield f"{ARCHIVES}: {name} is of {', '.join(packages)}, the plan's are {', '.join(draws.packages)}"
 
 
-def _dates(folder: Path, source: str) -> list[tuple[str, datetime, datetime]]:
+def _dates(folder: Path, source: Source) -> list[tuple[str, datetime, datetime]]:
     """Return the name of each file, its time and that of the one before it."""
     if source == "release":
         return [(RELEASE, release_date(folder / RELEASE_BEFORE), release_date(folder / RELEASE))]
@@ -121,7 +121,7 @@ def draw_season(folder: SeasonFolder, files: Mapping[str, Path], published: str 
     plan = folder.plan()
     if plan.draws is None:
         raise SeasonError(f"season {plan.name} has no recipes to draw: `season record --value` draws its seeds")
-    source = "archives" if ARCHIVES in files else "release"
+    source: Source = "archives" if ARCHIVES in files else "release"
     with logged_attempt(folder, "draw", source):
         folder.public_value.mkdir(exist_ok=True)
         for name, path in files.items():

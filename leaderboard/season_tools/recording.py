@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from leaderboard.season_tools.closing import planned_recipe
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
 from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, later_than, logged_attempt, published_at, run_record, utc_now
-from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes
+from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes, Source
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
 from moeload_bench.recipes.processes import Ranks
@@ -39,7 +39,7 @@ def draw_value(
     folder: SeasonFolder,
     value: str | None,
     published: str | None = None,
-    source: Literal["release", "archives"] | None = None,
+    source: Source | None = None,
 ) -> Draw:
     """Take the public value; the plan and the entries must be published by then.
 

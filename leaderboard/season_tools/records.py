@@ -31,6 +31,7 @@ from moeload_bench.schema import Record, later
 from moeload_bench.suites.suite import Stratum
 
 Action = Literal["new", "close", "draw", "record", "score", "reveal", "abandon"]
+Source = Literal["release", "archives"]
 Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
@@ -398,7 +399,7 @@ class Draw(Published):
     """The public value, as it was found; ``log_sha256`` is the log's head by then. ``source``: of what it is a hash."""
 
     season: str
-    source: Literal["release", "archives"] | None = later(None)
+    source: Source | None = later(None)
     commitment_sha256: Sha256
     value: str = Field(min_length=8, max_length=500)
     drawn: str

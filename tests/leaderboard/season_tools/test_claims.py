@@ -10,12 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leaderboard.season_tools.claims import against_others, cell_gains, stratified, worst_low
+from leaderboard.season_tools.claims import against_others, cell_gains, stratified, worst_lows
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import Tasks
+from moeload_bench.suites.suite import Stratum
 
-WEIGHTS = {"small": 0.75, "large": 0.25}
-STRATUM_OF = {f"s{i}": "small" for i in range(3)} | {f"l{i}": "large" for i in range(2)}
+WEIGHTS: dict[Stratum, float] = {"small": 0.75, "large": 0.25}
+STRATUM_OF: dict[str, Stratum] = {f"s{i}": "small" for i in range(3)} | {f"l{i}": "large" for i in range(2)}
 
 
 def errors(ratio: dict[str, dict[str, float]], states: tuple[str, ...] = ("stable",)) -> Errors:
@@ -106,10 +107,11 @@ def test_gains_have_four_cells_and_one_family() -> None:
     assert small is not None
     assert small.mean == pytest.approx(-np.log([1.1, 1.2, 1.3]).mean())
     assert found[0].p_holm == pytest.approx(4 * small.p)
-    assert worst_low(found) == min(one.estimate.low for one in found if one.estimate)
+    assert worst_lows(found) == sorted(one.estimate.low for one in found if one.estimate)
     lacking = cell_gains(errors({"avg": {"s0": 1.1, "s1": 1.2, "s2": 1.3}}), "mine", "avg", STRATUM_OF)
     assert [one.estimate is None for one in lacking] == [True, False, True, True]
-    assert worst_low(lacking) == -math.inf
+    assert worst_lows(lacking)[:3] == [-math.inf] * 3
+    assert worst_lows(lacking) < worst_lows(found)
 
 
 def test_the_number_of_recipes_that_a_spread_asks_for() -> None:

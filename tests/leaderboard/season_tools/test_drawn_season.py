@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from leaderboard.season_tools import command
 from leaderboard.season_tools.checking import check_season, runs_to_record_again
-from leaderboard.season_tools.claims import headline
+from leaderboard.season_tools.claims import claim_lines
 from leaderboard.season_tools.closing import abandon_season, close_season
 from leaderboard.season_tools.drawn import drawn_plan, set_seed
 from leaderboard.season_tools.folder import SeasonFolder, read_record
@@ -129,8 +129,10 @@ def test_the_headline_is_that_of_the_worse_set(season: SeasonFolder) -> None:
     draws = season.plan().draws
     assert draws is not None
     results = [load_result(path) for path in sorted(season.results.glob("*.json"))]
-    said = headline(draws, errors_of(results, "window_tv"))
+    *sets, said = claim_lines(draws, errors_of(results, "window_tv"))
     assert said.startswith("mine against sw_avg on set b: small batches, transient: lacking; small batches, stable: l")
+    assert [line.partition(":")[0] for line in sets] == [f"set {a}, {b}" for a in "ab" for b in ("transient", "stable")]
+    assert "set b, stable: mine errs less than 0 of 1 entries; not told apart: sw_avg" in sets
 
 
 def _another_distribution(season: SeasonFolder) -> None:
