@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from leaderboard.season_tools.claims import against_others, cell_gains, stratified, worst_lows
+from leaderboard.season_tools.claims import against_others, cell_gains, headline, stratified, worst_lows
+from leaderboard.season_tools.records import DrawPlan
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import Tasks
 from moeload_bench.suites.suite import Stratum
@@ -119,3 +120,29 @@ def test_the_number_of_recipes_that_a_spread_asks_for() -> None:
     found = stratified({"small": np.array([-0.1 - d for d in (-0.3, -0.1, 0.1, 0.3)])}, {"small": 1.0})
     assert found is not None
     assert found.recipes_needed == math.ceil(4 * (2.4865 * found.error / 0.1) ** 2)
+
+
+def test_the_headline_is_that_of_the_worse_set() -> None:
+    """With the plan's words: a set whose gains are smaller, or one that lacks a cell, decides it."""
+    quotas = {"small": {"none": 3}, "large": {"none": 2}}
+    sets = [
+        {"name": name, "distribution": "x.toml", "recipes": 5, "weights": WEIGHTS, "sha256": "0" * 64,
+         "prefix": f"{name}-", "quotas": quotas}
+        for name in "ab"
+    ]  # fmt: skip
+    draws = DrawPlan.model_validate(
+        {
+            "candidate": "mine", "tuned_average": "avg", "tests": "one-sided t tests of means", "sets": sets,
+            "headline": "{candidate} against {tuned_average}, set {set}: {gains}", "train_levels": {}, "horizon": 1,
+            "release_after": "2027-03-01T12:00:00Z", "packages": ["a", "b", "c"],
+        }
+    )  # fmt: skip
+    ratios = {"s00": 1.1, "s01": 1.2, "s02": 1.3, "l00": 1.2, "l01": 1.3}
+    good, less = ({f"{name}-{k}": 1 + by * (v - 1) for k, v in ratios.items()} for name, by in (("a", 2), ("b", 1)))
+    both = ("transient", "stable")
+    said = headline(draws, errors({"avg": good | less}, both))
+    assert said.startswith("mine against avg, set b: small batches, transient: 16.5 % (at least 3.8 %); small")
+    del good["a-l00"]
+    said = headline(draws, errors({"avg": good | less}, both))
+    assert said.startswith("mine against avg, set a: ")
+    assert said.endswith("large batches, transient: lacking; large batches, stable: lacking")
