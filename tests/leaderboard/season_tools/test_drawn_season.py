@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -32,13 +33,18 @@ from leaderboard.season_tools.public_value import (
 )
 from leaderboard.season_tools.recording import draw_value, record_season
 from moeload_bench.cli.recipes import app as recipes_app
-from moeload_bench.errors import SeasonError
+from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.recipes.draws import load_distribution
 from moeload_bench.recipes.metadata import balancing_meta
 from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.recipes.training import Job
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import load_result
 from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.store import read_trace
+from tests.conftest import synthetic_trace
 from tests.leaderboard.season_tools.test_season import edit
 from tests.support.seasons import (
     DIVERGES,
@@ -99,6 +105,28 @@ def test_a_run_that_diverged_is_scored_as_far_as_it_came(season: SeasonFolder) -
     assert min(len(cut.transient), len(cut.stable)) in (0, *range(10, 21))
     assert "a-log" in scored
     assert all(entry.expert_tokens for entry in suite.traces)
+
+
+def test_a_diverged_run_is_kept_up_to_that_step(closed: SeasonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trace is published with the reason, and marked as cut short; the season goes on."""
+    draw_season(closed, releases(closed.path.parent), "the test")
+
+    def diverges(job: Job, **options: Any) -> Path:
+        trace = synthetic_trace(20, recipe=job.recipe.name, split=job.split, seed=job.seed % 1000)
+        writer = TraceWriter(Parts(job.target), lambda: trace.meta, shard_steps=250)
+        writer.parts.start(True)
+        for s in range(20):
+            writer.add({"step": s, "tokens": trace.tokens_SL[s], "load": trace.load_SLE[s]})
+        writer.flush()
+        raise DivergedError("step 20: the loss is nan: training diverged")
+
+    monkeypatch.setattr("moeload_bench.recipes.training.record_recipe", diverges)
+    (made,) = record_season(closed, only=["2027-03a-s01"], published="the test")
+    assert made.diverged == "step 20: the loss is nan: training diverged"
+    trace = read_trace(closed.traces / f"{made.trace}.parquet", expected_sha256=made.data_sha256)
+    assert trace.steps == 20
+    assert not trace.meta.complete
+    assert closed.runs() == [made]
 
 
 def test_anybody_draws_the_same_recipes(season: SeasonFolder, tmp_path: Path) -> None:
@@ -385,8 +413,6 @@ def test_a_set_without_new_levels_is_refused_by_what_it_has(tmp_path: Path, monk
 
 def test_levels_of_a_run_are_those_of_its_recipe() -> None:
     """Traces name balancing in other words: a recipe that was recorded has no level that its run has not."""
-    from tests.conftest import synthetic_trace
-
     for name in ("mixtral-8e-pooled", "deepseekv3-16e-quantile", "qwen3moe-16e-shift", "qwen3moe-16e-hash"):
         recipe = load_recipe(name)
         sources = tuple(
