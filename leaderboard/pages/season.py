@@ -19,6 +19,7 @@ from leaderboard.pages.parts import Page
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
+from leaderboard.season_tools.public_value import order_sentence
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
 from leaderboard.seeds import SkillInterval, seed_p_value, skill_interval
@@ -52,6 +53,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         season=season,
+        order=order_sentence(season.folder),
         runs=runs,
         recipes=recipes,
         reference=reference,

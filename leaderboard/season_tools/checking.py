@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,16 @@ from leaderboard.frozen_code import code_sha256
 from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import add_packages, entry_changes, planned_recipe, read_entry, season_suite
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
+from leaderboard.season_tools.drawn import draw_problems, drawn_plan
 from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, is_shallow, read_record
+from leaderboard.season_tools.public_value import (
+    KEYRING,
+    RELEASE,
+    order_sentence,
+    signature_problem,
+    value_problems,
+    witness_problems,
+)
 from leaderboard.season_tools.recording import fork_path, run_job, same_training
 from leaderboard.season_tools.scoring import frozen_suite
 from moeload_bench.environment import Environment, environment
@@ -48,13 +57,14 @@ def check_season(
     *,
     find_links: Path | None = None,
     no_index: bool = False,
+    keyring: Path = KEYRING,
     note: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
     """Return everything wrong with a revealed season, in words; [] when it is what it committed to.
 
     What cannot be read is a line with its reason, and hides nothing else that is wrong. ``note`` is called with what
-    this machine or this clone cannot show. Raises `SeasonError` for a season that is not revealed, or a record of it
-    that cannot be read.
+    this machine or this clone cannot show. ``keyring`` holds the keys of Debian's archive. Raises `SeasonError` for a
+    season that is not revealed, or a record of it that cannot be read.
     """
     draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
     if draw is None or scores is None or reveal is None:
@@ -65,17 +75,26 @@ def check_season(
             "this clone is shallow: it cannot show when the hashes were published (git log names one commit for all "
             "files); git fetch --unshallow"
         )
+    lost: list[str] = []
+    try:
+        season = replace(season, plan=drawn_plan(folder))
+    except MoeloadError as error:
+        lost.append(f"{error}; recipes and runs are not checked")
     drawn = {(one.recipe, one.run): one for one in all_drawn(season.plan, reveal.secret, draw.value)}
     return [
+        *lost,
         *_bound(season),
         *_used_before(season),
         *_dates(season, folder.lines()),
-        *_logged(folder.lines()),
+        *_logged(folder.lines(), season.plan.draws is not None),
+        *_numbered(season),
+        *_public_value(season, keyring, note),
+        *([] if lost else _draws(season, note)),
         *_anchored(season, folder.lines()),
         *_drawn(drawn, reveal),
         *_entries(season, partial(_with_packages, find_links=find_links, no_index=no_index, note=note)),
         *folder.misnamed_runs(),
-        *_runs(season, drawn),
+        *([] if lost else _runs(season, drawn)),
         *_scores(season),
     ]
 
@@ -94,7 +113,7 @@ def _bound(season: Season) -> Iterator[str]:
     for record in (commitment, draw, season.scores, reveal):
         if record.season != plan.name:
             yield f"{type(record).__name__.lower()}.json is of season {record.season!r}, the plan of {plan.name!r}"
-    if commitment.plan_sha256 != plan.sha256():
+    if commitment.plan_sha256 != season.folder.plan().sha256():
         yield "commitment.json is bound to another plan: plan.json has changed since closing"
     if draw.commitment_sha256 != commitment.sha256():
         yield "draw.json is bound to another commitment: commitment.json has changed since the draw"
@@ -145,7 +164,8 @@ def _anchored(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]
     """Say where the log is not the one whose head stands in a record: it was rewritten as a whole."""
     if season.commitment.scheme < 2:
         return
-    for action, record in (("record", season.draw), ("reveal", season.reveal)):
+    drawn_by = "record" if season.plan.draws is None else "draw"
+    for action, record in ((drawn_by, season.draw), ("reveal", season.reveal)):
         name = f"{type(record).__name__.lower()}.json"
         end = next((i for i, line in enumerate(lines) if (line.action, line.outcome) == (action, "done")), len(lines))
         if record.log_sha256 not in {line.sha256() for line in lines[:end]}:
@@ -153,8 +173,47 @@ def _anchored(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]
             yield f"log.jsonl: the head that {name} names, {head}, is no line of it before {action}: it was rewritten"
 
 
-def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
-    """Say where the log is not whole, or its order is not that of a season."""
+def _numbered(season: Season) -> Iterator[str]:
+    """Say where seasons that were opened before are not published: one could have been drawn until it suited."""
+    number, found = season.commitment.number, season.folder.number()
+    if number not in (None, found):
+        yield (
+            f"commitment.json: this is season number {number}, by those published beside it {found}: a season that was "
+            "abandoned is published too"
+        )
+
+
+def _public_value(season: Season, keyring: Path, note: Callable[[str], None]) -> Iterator[str]:
+    """Say where the public value or the date of the commitment is not what the plan asks for."""
+    folder, draws = season.folder, season.plan.draws
+    if draws is None:
+        return
+    with suppress(ValueError):  # a time that is none is named by itself
+        closed = datetime.fromisoformat(season.commitment.closed)
+        if closed + records.CLOSED_BEFORE > draws.release_after:
+            yield f"closed {closed}, expected {records.CLOSED_BEFORE} before {draws.release_after}, the plan's time"
+    yield from _reading(folder.public_value, value_problems(folder.public_value, draws, season.draw))
+    if season.draw.source == "release":
+        problem = signature_problem(folder.public_value / RELEASE, keyring, note)
+        yield from [] if problem is None else [problem]
+        note("whether a release came between InRelease.before and InRelease: https://snapshot.debian.org lists all")
+    witness = folder.witness()
+    if witness is None:
+        note(str(order_sentence(folder)))
+    else:
+        yield from witness_problems(folder, witness)
+
+
+def _draws(season: Season, note: Callable[[str], None]) -> Iterator[str]:
+    try:
+        yield from draw_problems(season.folder, season.draw.value, season_suite(season.folder.plan()), note)
+    except MoeloadError as error:
+        yield str(error)
+
+
+def _logged(lines: Sequence[records.LogLine], drawn: bool = False) -> Iterator[str]:
+    """Say where the log is not whole, or its order is not that of a season; ``drawn``: of one that draws recipes."""
+    order = _ORDER if drawn else tuple(action for action in _ORDER if action != "draw")
     before = NO_LINE
     for number, line in enumerate(lines):
         if (line.number, line.before) != (number, before):
@@ -163,23 +222,23 @@ def _logged(lines: Sequence[records.LogLine]) -> Iterator[str]:
         before = line.sha256()
     ends: dict[str, list[int]] = {action: [] for action in _ORDER}
     for line in lines:
-        if line.outcome == "done":
+        if line.outcome == "done" and line.action in ends:
             ends[line.action].append(line.number)
     for line in reversed(lines):  # a kill between a record and its line: the record is there, as this check has seen
-        if line.outcome == "begun" and not ends[line.action]:
+        if line.outcome == "begun" and not ends.get(line.action, [line.number]):
             ends[line.action].append(line.number)
-    for action in _ORDER:
+    for action in order:
         if not ends[action]:
             yield f"log.jsonl: no {action} is done in it"
         elif action != "record" and len(ends[action]) > 1:
             yield f"log.jsonl: {action} is done {len(ends[action])} times, expected once"
-    for first, then in itertools.pairwise(_ORDER):
+    for first, then in itertools.pairwise(order):
         if ends[first] and ends[then] and max(ends[first]) > min(ends[then]):
             yield f"log.jsonl: {then} is done before {first} is"
 
 
 EXAMPLE = "2026-12-01T12:00:00+00:00"
-_ORDER = ("new", "close", "record", "score", "reveal")
+_ORDER = ("new", "close", "draw", "record", "score", "reveal")
 
 
 def _drawn(expected: Mapping[tuple[str, int], records.Drawn], reveal: records.Reveal) -> Iterator[str]:
@@ -291,7 +350,7 @@ def _trace(season: Season, run: records.RunHashes, path: Path, drawn: records.Dr
 
 
 def _forks(season: Season, run: records.RunHashes) -> Iterator[str]:
-    forks = season.plan.forks_of(run.recipe)
+    forks = None if run.diverged is not None else season.plan.forks_of(run.recipe)
     wanted = set() if forks is None else set(itertools.product(range(forks.origins), range(forks.futures)))
     missing = wanted - {(fork.origin_number, fork.future) for fork in run.forks}
     if missing:
@@ -346,7 +405,10 @@ def _result(season: Season, entry: records.Entry, path: Path) -> Iterator[str]:
         yield f"{what}: made from code {made.forecaster.source_sha256[:12]}, not the closed entry's"
     if made.suite.sha256 != season.scores.suite_sha256:
         yield f"{what} is on another task list than the season's"
-    traces = {run.trace: run.data_sha256 for run in season.runs if run.failure is None}
+    traces: dict[str, str | None] = {run.trace: run.data_sha256 for run in season.runs if run.failure is None}
+    if season.plan.draws is not None:  # a run cut short is unscored, and imported logs are scored: by the task list
+        suite = read_record(Suite, season.folder.path / "suite.json")
+        traces = {entry.id: entry.data_sha256 for entry in suite.traces}
     if {run.trace: run.data_sha256 for run in made.runs} != traces:
         yield f"{what}: its runs are not those of the season: a run was left out or changed"
 
@@ -380,24 +442,32 @@ def departs(trace: Trace, recipe: Recipe) -> str | None:
     return None
 
 
-def run_to_record_again(plan: records.Plan, runs: Sequence[records.RunHashes]) -> tuple[str, int]:
-    """Return the run that a checker records whole, drawn from the published hashes: nobody could choose it later."""
-    recorded = sorted((run.recipe, run.run) for run in runs if run.failure is None)
+def runs_to_record_again(plan: records.Plan, runs: Sequence[records.RunHashes]) -> list[tuple[str, int]]:
+    """Return the runs that a checker records whole, drawn from the published hashes: nobody could choose them later."""
+    recorded = sorted((run.recipe, run.run) for run in runs if run.failure is None and run.diverged is None)
     if not recorded:
         raise SeasonError(f"season {plan.name}: no run was recorded")
-    number = int.from_bytes(hashlib.sha256(records.published_sha256(runs).encode()).digest()[:8], "big")
-    return recorded[number % len(recorded)]
+    published, found = records.published_sha256(runs), []
+    for i in range(min(plan.again, len(recorded))):
+        text = f"{published} {i}" if i else published
+        number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+        found.append(recorded.pop(number % len(recorded)))
+    return found
 
 
-def record_again(folder: SeasonFolder, out: Path) -> str | None:
-    """Record the drawn run again; return the first column that differs, None when only measured times do."""
+def record_again(folder: SeasonFolder, out: Path) -> list[str]:
+    """Record the drawn runs again; return a line for each that differs in more than measured times."""
     from moeload_bench.recipes.training import record_recipe
 
-    plan, reveal = folder.plan(), folder.reveal()
+    plan, reveal = drawn_plan(folder), folder.reveal()
     if reveal is None:
         raise SeasonError(f"season {plan.name} is not revealed yet")
-    recipe, run = run_to_record_again(plan, folder.runs())
-    values = next(d for d in reveal.runs if (d.recipe, d.run) == (recipe, run))
-    job = run_job(folder, plan, values, out)
-    path = record_recipe(job, resume=True)
-    return same_training(read_trace(folder.traces / f"{recipe}/{plan.split}/seed{run}.parquet"), read_trace(path))
+    wrong = []
+    for recipe, run in runs_to_record_again(plan, folder.runs()):
+        values = next(d for d in reveal.runs if (d.recipe, d.run) == (recipe, run))
+        path = record_recipe(run_job(folder, plan, values, out), resume=True)
+        first = read_trace(folder.traces / f"{recipe}/{plan.split}/seed{run}.parquet")
+        column = same_training(first, read_trace(path))
+        if column is not None:
+            wrong.append(f"{recipe} run {run} recorded again: {column} is another")
+    return wrong

@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,8 +16,19 @@ from pydantic import ValidationError
 
 from leaderboard.frozen_code import freeze_target
 from leaderboard.season_tools.drawing import all_drawn, draw_run, recipe_sha256, secret_sha256, varied_recipe
+from leaderboard.season_tools.drawn import drawn_plan, keep_files, plan_draws
 from leaderboard.season_tools.folder import SeasonFolder, file_hashes, later_than, logged_attempt, tree_sha256, utc_now
-from leaderboard.season_tools.records import Commitment, Entry, ForkPlan, Plan, PlannedRecipe, Reveal, Varies
+from leaderboard.season_tools.records import (
+    CLOSED_BEFORE,
+    Abandoned,
+    Commitment,
+    Entry,
+    ForkPlan,
+    Plan,
+    PlannedRecipe,
+    Reveal,
+    Varies,
+)
 from moeload_bench.environment import environment
 from moeload_bench.errors import SeasonError
 from moeload_bench.isolation.targets import Target
@@ -28,15 +40,19 @@ from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 ASCII_WORDS = "[!-~]+( [!-~]+)*"
+SHA256 = "[0-9a-f]{64}"
+AGAIN = 3
+"""Runs of a season of drawn recipes that a checker is asked to record again."""
 PIP_FILES = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")
 
 
 def new_season(
     folder: SeasonFolder,
     name: str,
-    recipes: Sequence[str],
-    public_value: str,
+    recipes: Sequence[str] = (),
+    public_value: str = "",
     *,
+    draws: Path | None = None,
     value_form: str = ASCII_WORDS,
     suite: str | None = None,
     runs: int = 1,
@@ -49,10 +65,11 @@ def new_season(
 ) -> Plan:
     """Draw the secret and write the plan; both before anybody's entry is closed.
 
-    ``suite`` is by default the one that takes submissions.
+    ``suite`` is by default the one that takes submissions. ``draws``: a file of what is drawn after closing, in place
+    of recipes and public value; such a season is recorded in the open.
     ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
-    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, and for
-    secret recipes in an open season.
+    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, for
+    secret recipes in an open season, and as `plan_draws`.
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
@@ -64,6 +81,10 @@ def new_season(
     if unknown:
         raise SeasonError(f"recipe {unknown[0]!r} is to vary and is not in the season; there is: {', '.join(names)}")
     _check_twins(names, base)
+    asked, logs = plan_draws(draws, name, base) if draws is not None else (None, [])
+    if asked is not None:
+        _in_time(asked.release_after)
+        in_the_open, value_form, public_value = True, SHA256, asked.public_value
     secret = secrets.token_hex(32)
     try:
         plan = Plan(
@@ -89,6 +110,8 @@ def new_season(
                 for recipe, hidden in found
             ),
             forks=forks or ForkPlan(),
+            draws=asked,
+            again=1 if asked is None else AGAIN,
         )
     except ValidationError as error:
         raise SeasonError(f"season {name}: {first_problem(error, 'plan')}") from None
@@ -99,8 +122,32 @@ def new_season(
         for own in recipes:
             if own.endswith(".toml"):
                 shutil.copyfile(own, folder.path / Path(own).name)
+        if draws is not None and asked is not None:
+            keep_files(folder, asked, draws.parent, logs)
         folder.write(plan, "plan.json")
     return plan
+
+
+def _in_time(release_after: datetime) -> None:
+    """Raise `SeasonError` unless a season that closes now closes long enough before the time of its public value."""
+    if datetime.fromisoformat(utc_now()) + CLOSED_BEFORE > release_after:
+        raise SeasonError(
+            f"release_after is {release_after:%Y-%m-%d %H:%M} UTC, expected at least {CLOSED_BEFORE} after closing"
+        )
+
+
+def abandon_season(folder: SeasonFolder, reason: str) -> Abandoned:
+    """Publish that a season goes no further; raise `SeasonError` for one that is scored."""
+    plan = folder.plan()
+    with logged_attempt(folder, "abandon", reason):
+        if folder.scores() is not None:
+            raise SeasonError(f"season {plan.name} is scored: it is published as it is")
+        try:
+            made = Abandoned(season=plan.name, reason=reason, at=utc_now())
+        except ValidationError as error:
+            raise SeasonError(f"season {plan.name}: {first_problem(error, 'abandoned')}") from None
+    folder.write(made, "abandoned.json")
+    return made
 
 
 def _check_twins(names: Sequence[str], base: Suite) -> None:
@@ -135,7 +182,7 @@ def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
 
 def planned_recipe(folder: SeasonFolder, planned: PlannedRecipe) -> Recipe:
     """Return the recipe itself; raise `SeasonError` when it is not the one that was committed to."""
-    for place in (folder.private, folder.path):
+    for place in (folder.private, folder.recipes, folder.path):
         path = place / f"{planned.name}.toml"
         if path.is_file():
             break
@@ -173,6 +220,8 @@ def close_season(
     if (folder.path / "commitment.json").exists():
         raise SeasonError(f"season {plan.name} is closed already: entries come into the next one")
     later_than(plan.opened, "the season was opened")
+    if plan.draws is not None:
+        _in_time(plan.draws.release_after)
     with logged_attempt(folder, "close", f"{len(submissions)} entries and {len(unranked)} demonstrations"):
         names = Counter(read_folder(path).record.name for path in (*submissions, *unranked))
         twice = sorted(name for name, count in names.items() if count > 1)
@@ -184,6 +233,7 @@ def close_season(
         entries = [*ranked, *(entry.model_copy(update={"ranked": False}) for entry in shown)]
         made = Commitment(
             season=plan.name,
+            number=folder.number(),
             plan_sha256=plan.sha256(),
             closed=utc_now(),
             package_version=version("moeload-bench"),
@@ -292,9 +342,10 @@ def reveal_season(folder: SeasonFolder) -> Reveal:
 
     Raises `SeasonError` before them.
     """
-    plan, draw = folder.plan(), folder.draw()
+    draw = folder.draw()
     if draw is None or folder.scores() is None:
-        raise SeasonError(f"season {plan.name} has no scores yet: the secret is revealed after them")
+        raise SeasonError(f"season {folder.plan().name} has no scores yet: the secret is revealed after them")
+    plan = drawn_plan(folder)
     before = folder.reveal()  # of an attempt that was killed after it
     with logged_attempt(folder, "reveal"):
         secret = folder.secret()

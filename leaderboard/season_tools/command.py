@@ -1,26 +1,39 @@
-"""`python -m leaderboard season new|close|record|score|reveal|check`."""
+"""`python -m leaderboard season new|close|witness|draw|record|score|reveal|check|abandon`."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
-from leaderboard.season_tools.checking import check_season, run_to_record_again
+from leaderboard.season_tools.checking import check_season, runs_to_record_again
 from leaderboard.season_tools.checking import record_again as again
-from leaderboard.season_tools.closing import ASCII_WORDS, close_season, new_season, reveal_season
+from leaderboard.season_tools.claims import claim_lines
+from leaderboard.season_tools.closing import ASCII_WORDS, abandon_season, close_season, new_season, reveal_season
+from leaderboard.season_tools.drawn import drawn_plan, set_seed
 from leaderboard.season_tools.folder import SeasonFolder
+from leaderboard.season_tools.public_value import (
+    ARCHIVES,
+    RELEASE,
+    RELEASE_BEFORE,
+    draw_season,
+    witness_season,
+)
 from leaderboard.season_tools.recording import record_season
 from leaderboard.season_tools.records import MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
 from leaderboard.season_tools.scoring import fork_tests, score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError, SeasonError
+from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.record import load_result
 from moeload_bench.schema import first_problem
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
 
 app = typer.Typer(
@@ -43,11 +56,19 @@ LINE_EVERY_STEPS = 250
 @app.command("new")
 def new(
     name: Name,
-    recipe: Annotated[list[str], typer.Option(help="A recipe's name; give it once for each.")],
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="What to draw after closing: sets of recipes, in place of --recipe.",
+            show_default=False,
+        ),
+    ] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="A recipe's name; give it once for each.")] = None,
     public_value: Annotated[
         str,
         typer.Option(help="Which value, known only after closing, the seeds are drawn with, and where it is found."),
-    ],
+    ] = "",
     value_form: Annotated[
         str,
         typer.Option(help="A regular expression that the whole value matches, such as [0-9a-f]{64}: its one spelling."),
@@ -75,6 +96,10 @@ def new(
     fork_origins: Annotated[int, typer.Option(min=1, max=MAX_MANY, help="Origins at which a run forks.")] = 2,
     futures: Annotated[int, typer.Option(min=2, max=MAX_MANY, help="Forks of an origin.")] = 4,
     fork_steps: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Steps of a fork.")] = 2000,
+    fork_within: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIRST..LAST", help="Steps that an origin can have; once for each origin."),
+    ] = None,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
     ] = 250,
@@ -92,19 +117,27 @@ def new(
     plan = new_season(
         _folder(root, name),
         name,
-        recipe,
+        recipe or (),
         public_value,
+        draws=draw,
         value_form=value_form,
         suite=suite,
         runs=runs,
         steps=steps,
         secret_recipes=secret_recipe or (),
         varies=_varies(vary or []),
-        forks=ForkPlan(recipes=tuple(fork_recipe or ()), origins=fork_origins, futures=futures, steps=fork_steps),
+        forks=ForkPlan(
+            recipes=tuple(fork_recipe or ()),
+            origins=fork_origins,
+            futures=futures,
+            steps=fork_steps,
+            within=tuple(map(_range, fork_within or ())),
+        ),
         checkpoint_every=checkpoint_every,
         in_the_open=in_the_open,
     )
-    say(f"{root / name}: {len(plan.wanted())} runs planned, secret {plan.secret_sha256[:12]}; commit plan.json now")
+    runs_planned = len(plan.draws.stratum_of) if plan.draws else len(plan.wanted())
+    say(f"{root / name}: {runs_planned} runs planned, secret {plan.secret_sha256[:12]}; commit the folder now")
 
 
 @app.command("close")
@@ -126,10 +159,70 @@ def close(
     say(f"{root / name}: {len(made.entries)} entries closed; commit the folder before the public value is known")
 
 
+@app.command("witness")
+def witness(
+    name: Name,
+    where: Annotated[str, typer.Option(help="Who dates the SHA-256 of commitment.json: an address, or an authority.")],
+    dated: Annotated[datetime, typer.Option(formats=["%Y-%m-%dT%H:%M:%S%z"], help="Its date.")],
+    reply: Annotated[
+        Path | None, typer.Option(metavar="FILE.tsr", help="The authority's RFC 3161 reply.", show_default=False)
+    ] = None,
+    root: Root = ROOT,
+) -> None:
+    """Keep the date that a third party gave to the commitment's hash, before the time of the public value."""
+    made = witness_season(_folder(root, name), where, dated, reply)
+    say(f"{root / name}: {made.commitment_sha256[:12]} dated {made.dated}; commit the folder")
+
+
+@app.command("draw")
+def draw(
+    name: Name,
+    release: Annotated[
+        Path | None, typer.Option(metavar=RELEASE, help="The first after the plan's time.", show_default=False)
+    ] = None,
+    before: Annotated[
+        Path | None, typer.Option(metavar=RELEASE, help="The last one before that.", show_default=False)
+    ] = None,
+    archives: Annotated[
+        Path | None,
+        typer.Option(metavar=ARCHIVES, help="Where no release can be had: source archives.", show_default=False),
+    ] = None,
+    root: Root = ROOT,
+    published: PublishedAt = None,
+) -> None:
+    """Draw the recipes of a season that was opened with --draw, from the first public value after the plan's time."""
+    given = {RELEASE: release, RELEASE_BEFORE: before, ARCHIVES: archives}
+    files = {file: path for file, path in given.items() if path is not None}
+    if set(files) not in ({RELEASE, RELEASE_BEFORE}, {ARCHIVES}):
+        raise SeasonError(f"got {', '.join(files) or 'no file'}, expected --release and --before, or --archives")
+    folder = _folder(root, name)
+    made = draw_season(folder, files, published)
+    say(f"{root / name}: public value {made.value}; commit the folder, then record. Anybody draws the same:")
+    plan = folder.plan()
+    for one in plan.draws.sets if plan.draws else ():
+        seed = set_seed(folder.secret(), made.value, one.name)
+        options = f"--number {one.recipes} --seed {seed} --prefix {one.prefix}"
+        say(f"moeload-bench recipes draw {folder.path / one.distribution} {options}")
+
+
+@app.command("abandon")
+def abandon(
+    name: Name, reason: Annotated[str, typer.Option(help="Why it goes no further.")], root: Root = ROOT
+) -> None:
+    """Publish that a season goes no further; its number stays taken."""
+    abandon_season(_folder(root, name), reason)
+    say(f"{root / name}: abandoned; commit the folder")
+
+
 @app.command("record")
 def record(
     name: Name,
-    value: Annotated[str, typer.Option(help="The public value, as it is found where the plan says.")],
+    value: Annotated[
+        str | None,
+        typer.Option(
+            help="The public value, as it is found where the plan says; not after `season draw`.", show_default=False
+        ),
+    ] = None,
     only: Annotated[
         list[str] | None, typer.Option(help="A recipe to record here; other processes may record others.")
     ] = None,
@@ -175,7 +268,7 @@ def score(
             progress=progress,
         )
     say(f"{root / name}: {len(made.results)} entries scored")
-    _show_forks(_folder(root, name))
+    _show_scores(_folder(root, name))
 
 
 @app.command("reveal")
@@ -201,29 +294,40 @@ def check(
     What this machine or this clone cannot compare is said, and is no error.
     """
     folder = _folder(root, name)
+    abandoned = folder.abandoned()
+    if abandoned is not None:
+        say(f"season {name}, number {folder.number()}, was abandoned at {abandoned.at}: {abandoned.reason}")
+        return
     wrong = check_season(folder, find_links=find_links, no_index=no_index, note=lambda line: say(line, err=True))
     if record_again is not None and not wrong:
-        column = again(folder, record_again)
-        wrong += [] if column is None else [f"{_whole_run(folder)} recorded again: {column} is another"]
+        wrong += again(folder, record_again)
     for line in wrong:
         say(f"not as committed: {line}", err=True)
     for hashes in folder.runs():
         if hashes.failure is not None:
             say(f"{hashes.trace}: not recorded: {hashes.failure}")
+        if hashes.diverged is not None:
+            say(f"{hashes.trace}: recorded up to its divergence: {hashes.diverged}")
     if wrong:
         raise typer.Exit(1)
-    _show_forks(folder)
-    did = "was recorded again and is the same" if record_again else "is the one to record again (--record-again DIR)"
-    say(f"season {name}: as committed; {_whole_run(folder)} {did}")
+    _show_scores(folder)
+    runs = runs_to_record_again(drawn_plan(folder), folder.runs())
+    is_, ones = ("is", "the one") if len(runs) == 1 else ("are", "those")
+    was, same = ("was", "is the same") if len(runs) == 1 else ("were", "are the same")
+    did = f"{was} recorded again and {same}" if record_again else f"{is_} {ones} to record again (--record-again DIR)"
+    say(f"season {name}: as committed; {', '.join(f'{recipe} run {run}' for recipe, run in runs)} {did}")
 
 
-def _whole_run(folder: SeasonFolder) -> str:
-    recipe, run = run_to_record_again(folder.plan(), folder.runs())
-    return f"{recipe} run {run}"
-
-
-def _show_forks(folder: SeasonFolder) -> None:
-    """Print what the forks say of each entry: whether it knew the recorded futures."""
+def _show_scores(folder: SeasonFolder) -> None:
+    """Print what a season of drawn recipes claims, and what the forks say of each entry: whether it knew the recorded
+    futures.
+    """
+    draws = folder.plan().draws
+    if draws is not None:
+        ranked = [entry.name for entry in folder.commitment().entries if entry.ranked]
+        results = [load_result(folder.results / f"{entry}.json") for entry in ranked]
+        for line in claim_lines(draws, errors_of(results, PRIMARY)):
+            say(line)
     level = folder.plan().forks.level
     for name, test in fork_tests(folder).items():
         said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
@@ -235,6 +339,14 @@ def _folder(root: Path, name: str) -> SeasonFolder:
     if not re.fullmatch(SEASON_PATTERN, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
     return SeasonFolder(root / name)
+
+
+def _range(text: str) -> tuple[int, int]:
+    """`FIRST..LAST`, two whole numbers."""
+    match = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", text)
+    if match is None:
+        raise SeasonError(f"got {text!r}, expected FIRST..LAST, such as 50..290")
+    return int(match[1]), int(match[2])
 
 
 def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:

@@ -73,8 +73,14 @@ def value_in_range(varies: Varies, number: int) -> float:
 def fork_origins(steps: int, forks: ForkPlan, every: int, draws: list[int]) -> tuple[int, ...]:
     """Return steps at which a run forks: multiples of ``every`` (there the recording has checkpoints), windows apart.
 
-    The first lies in the first fifth, the others anywhere behind. Raises `SeasonError` where they do not fit.
+    The first lies in the first fifth, the others anywhere behind, unless the plan has a range for each. Raises
+    `SeasonError` where they do not fit.
     """
+    if forks.within:
+        return tuple(
+            _step_within(first, last, steps - forks.steps, every, number)
+            for (first, last), number in zip(forks.within, draws, strict=True)
+        )
     last, gap, others = (steps - forks.steps) // every, -(-forks.steps // every), len(draws) - 1
     room = last - others * gap
     if room < 1:
@@ -82,6 +88,14 @@ def fork_origins(steps: int, forks: ForkPlan, every: int, draws: list[int]) -> t
     first = 1 + draws[0] % max(1, min(room, steps // EARLY // every))
     offsets = [0, *sorted(number % (room - first + 1) for number in draws[1:])]
     return tuple(every * (first + i * gap + offset) for i, offset in enumerate(offsets))
+
+
+def _step_within(first: int, last: int, latest: int, every: int, number: int) -> int:
+    """Return one of the multiples of ``every`` from ``first`` to ``last``, by a drawn number."""
+    found = range(-(-first // every) * every, min(last, latest) + 1, every)
+    if not found or found[0] < 1:
+        raise SeasonError(f"no fork fits steps {first} to {last}: checkpoints are {every} steps apart, until {latest}")
+    return found[number % len(found)]
 
 
 def recipe_sha256(recipe: Recipe) -> str:

@@ -56,6 +56,16 @@ class SeasonFolder:
         return self.path / "traces"
 
     @property
+    def recipes(self) -> Path:
+        """Return the recipes that were drawn, NAME.toml."""
+        return self.path / "recipes"
+
+    @property
+    def public_value(self) -> Path:
+        """Return the files that the public value of a season of drawn recipes is taken from."""
+        return self.path / "public_value"
+
+    @property
     def recordings(self) -> Path:
         """Return where traces lie before the reveal: those of an open season where they will be then."""
         return self.private / "traces" if self.plan().secret is None else self.traces
@@ -89,6 +99,17 @@ class SeasonFolder:
 
     def draw(self) -> records.Draw | None:
         return self._read(records.Draw, "draw.json")
+
+    def witness(self) -> records.Witness | None:
+        return self._read(records.Witness, "witness.json")
+
+    def abandoned(self) -> records.Abandoned | None:
+        return self._read(records.Abandoned, "abandoned.json")
+
+    def number(self) -> int:
+        """Return how many seasons were opened up to this one, among those that lie beside it."""
+        opened, others = self.plan().opened, self.path.resolve().parent.glob("*/plan.json")
+        return 1 + sum(SeasonFolder(path.parent).plan().opened < opened for path in others)
 
     def scores(self) -> records.Scores | None:
         return self._read(records.Scores, "scores.json")
@@ -191,7 +212,13 @@ class SeasonFolder:
 
 @contextmanager
 def logged_attempt(folder: SeasonFolder, action: records.Action, detail: str = "") -> Iterator[None]:
-    """Log that something is tried, and how it ended; a refusal is logged with its words."""
+    """Log that something is tried, and how it ended; a refusal is logged with its words.
+
+    Raises `SeasonError` for a season that was abandoned.
+    """
+    abandoned = folder.abandoned()
+    if abandoned is not None:
+        raise SeasonError(f"season {abandoned.season} was abandoned at {abandoned.at}: {abandoned.reason}")
     folder.append(action, "begun", detail)
     try:
         yield

@@ -15,13 +15,14 @@ from pydantic import ValidationError
 
 from leaderboard.season_tools.closing import planned_recipe
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
+from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, later_than, logged_attempt, published_at, run_record, utc_now
-from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes
+from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes, Source
 from moeload_bench.errors import DivergedError, SeasonError
 from moeload_bench.files import replacing
 from moeload_bench.recipes.processes import Ranks
 from moeload_bench.recording.parts import Parts, checkpoint_name
-from moeload_bench.recording.writer import StepProgress, TraceWriter
+from moeload_bench.recording.writer import StepProgress, TraceWriter, finish_parts
 from moeload_bench.schema import first_problem
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -34,27 +35,36 @@ ProgressOf = Callable[[str, int], StepProgress | None]
 MEASURED = ("step_time_s",)  # of the machine, not of the training: another in each recording of the same run
 
 
-def draw_value(folder: SeasonFolder, value: str, published: str | None = None) -> Draw:
+def draw_value(
+    folder: SeasonFolder,
+    value: str | None,
+    published: str | None = None,
+    source: Source | None = None,
+) -> Draw:
     """Take the public value; the plan and the entries must be published by then.
 
-    ``published`` says where, when it is not a commit of the repository that the folder lies in. Raises `SeasonError`
-    for another value than before, because nothing is drawn twice, and for one too short to say what it is.
+    ``published`` says where, when it is not a commit of the repository that the folder lies in. None for ``value`` is
+    the one that was taken before. Raises `SeasonError` for another value than before, because nothing is drawn twice,
+    and for one too short to say what it is.
     """
-    commitment = folder.commitment()
+    commitment, plan, before = folder.commitment(), folder.plan(), folder.draw()
+    if before is None and (value is None or (plan.draws is not None and source is None)):
+        how = "season record --value" if plan.draws is None else "season draw"
+        raise SeasonError(f"season {plan.name} has no public value yet: `python -m leaderboard {how}` takes it")
     if published is None and published_at([folder.path / "plan.json", folder.path / "commitment.json"]) is None:
         raise SeasonError("plan.json and commitment.json are not committed as they are: publish them before the draw")
-    value = folder.plan().exact_value(value)
-    before = folder.draw()
+    value = None if value is None else plan.exact_value(value)
     if before is not None:
-        if before.value != value:
+        if value not in (None, before.value):
             raise SeasonError(f"the public value is {before.value!r} already, got {value!r}: nothing is drawn twice")
         return before
     later_than(commitment.closed, "the entries were closed")
     try:
         made = Draw(
             season=commitment.season,
+            source=source,
             commitment_sha256=commitment.sha256(),
-            value=value,
+            value=value or "",
             drawn=utc_now(),
             log_sha256=folder.log_head() if commitment.scheme > 1 else None,
         )
@@ -68,7 +78,7 @@ def draw_value(folder: SeasonFolder, value: str, published: str | None = None) -
 
 def record_season(
     folder: SeasonFolder,
-    value: str,
+    value: str | None = None,
     *,
     only: Collection[str] = (),
     futures: int | None = None,
@@ -81,7 +91,7 @@ def record_season(
     forks so often instead of as planned, where time ran out: `season check` names what is left out. ``progress(what,
     steps)`` gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
     """
-    plan = folder.plan()
+    plan = drawn_plan(folder)
     if futures is not None and not 2 <= futures <= plan.forks.futures:
         raise SeasonError(f"got {futures} futures, expected 2 to the {plan.forks.futures} of the plan")
     if folder.scores() is not None:
@@ -89,7 +99,8 @@ def record_season(
     unknown = set(only) - {recipe.name for recipe in plan.recipes}
     if unknown:
         raise SeasonError(f"recipes {sorted(unknown)} are not in the plan of season {plan.name}")
-    with logged_attempt(folder, "record", f"value {value[:80]}; recipes {' '.join(sorted(only)) or 'all'}"):
+    given = "" if value is None else f"value {value[:80]}; "
+    with logged_attempt(folder, "record", f"{given}recipes {' '.join(sorted(only)) or 'all'}"):
         draw = draw_value(folder, value, published)
         folder.make_private()
         done = {(run.recipe, run.run) for run in folder.runs()}
@@ -109,9 +120,15 @@ def _record_run(
     try:
         path = _recorded(job, folder.private / "checkpoints" / recipe / str(run), values, progress(trace_id, job.steps))
     except DivergedError as error:
-        failed = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
-        folder.write(failed, name)
-        return failed
+        made = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
+        parts = Parts(job.target)
+        parts.reopen()
+        if plan.draws is not None and parts.has_shards:
+            cut = read_trace(finish_parts(parts, complete=False))
+            hashes = {"data_sha256": data_sha256(cut), "meta_sha256": cut.meta.sha256()}
+            made = RunHashes(**common, trace=trace_id, **hashes, diverged=str(error))
+        folder.write(made, name)
+        return made
     forks = [  # the first of each origin, then the second: one who has to stop has as many of all
         _fork(folder, plan, job, values, i, j, progress)
         for j in range(futures)
@@ -173,7 +190,7 @@ def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
     counts = [
         sum(fork.origin_number == i for fork in run.forks)
         for run in runs
-        if run.failure is None and plan.forks_of(run.recipe)
+        if run.failure is None and run.diverged is None and plan.forks_of(run.recipe)
         for i in range(plan.forks.origins)
     ]
     return min(counts, default=plan.forks.futures)

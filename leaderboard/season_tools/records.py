@@ -2,10 +2,12 @@
 
     plan.json         by `new`:     what will be recorded and what may vary, the secret's hash, the public value's name
     commitment.json   by `close`:   the hashes of every entry
-    draw.json         by `record`:  the public value
+    witness.json      by `witness`: where a third party dates the commitment's hash
+    draw.json         by `draw` or `record`: the public value
     runs/*.json       by `record`:  the hash of every recorded trace and of its forks
     scores.json       by `score`:   the hash of every result
     reveal.json       by `reveal`:  the secret, and what was drawn with it
+    abandoned.json    by `abandon`: why a season went no further
     log.jsonl         every attempt at any of these, each line bound to the one before
 
 `published_sha256` of the runs' hashes is part of scores.json: nothing can be scored before they stood.
@@ -17,21 +19,29 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from moeload_bench.errors import SeasonError
 from moeload_bench.schema import Record, later
+from moeload_bench.suites.suite import Stratum
 
-Action = Literal["new", "close", "record", "score", "reveal"]
+Action = Literal["new", "close", "draw", "record", "score", "reveal", "abandon"]
+Source = Literal["release", "archives"]
 Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
 MAX_MANY = 1000  # runs of a recipe, origins of a run, futures of an origin
 MAX_FUTURES = 100_000  # of a season
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+FILE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
+CLOSED_BEFORE = timedelta(hours=6)
+"""How long before the time that names the public value a drawn season closes, at least."""
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class Published(Record):
@@ -79,7 +89,9 @@ class PlannedRecipe(Record):
 class ForkPlan(Record):
     """Other futures of the same past: ``futures`` at each of ``origins`` drawn steps of every run of ``recipes``.
 
-    ``steps`` of another data order each; ``level`` of the permutation test for knowledge of the recorded future.
+    ``steps`` of another data order each. ``within`` has the first and last step that each origin can have; without it
+    the first lies in the first fifth of a run, the others anywhere behind. ``level`` of the permutation test for
+    knowledge of the recorded future.
     """
 
     recipes: tuple[str, ...] = ()
@@ -87,6 +99,126 @@ class ForkPlan(Record):
     futures: int = Field(default=4, ge=2, le=MAX_MANY)
     steps: int = Field(default=2000, ge=1, le=MAX_NUMBER)
     level: float = Field(default=0.05, gt=0, lt=1)
+    within: tuple[tuple[int, int], ...] = later(())
+
+    @model_validator(mode="after")
+    def _a_range_for_each_origin(self) -> ForkPlan:
+        if self.within and len(self.within) != self.origins:
+            raise ValueError(f"within: got {len(self.within)} ranges of steps, expected {self.origins}: one per origin")
+        return self
+
+
+class SetFile(Record):
+    """A set of drawn recipes, as a maintainer asks for it: ``distribution`` is a file beside the one that says this.
+
+    ``recipes`` is the sum of the distribution's quotas. ``weights`` of the strata sum to 1. ``new_levels``: of so many
+    kinds, such as family, optimizer or text, each recipe has a level that no `train` run has.
+    """
+
+    name: str = Field(pattern="^[a-z]$")
+    distribution: str = Field(pattern=FILE_PATTERN)
+    recipes: int = Field(ge=1, le=MAX_MANY)
+    weights: dict[Stratum, Share]
+    new_levels: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _weights_sum_to_one(self) -> SetFile:
+        if abs(sum(self.weights.values()) - 1) > 1e-9:
+            raise ValueError(f"weights: {self.weights} sum to {sum(self.weights.values()):g}, expected 1")
+        return self
+
+
+class DrawnSet(SetFile):
+    """A set of drawn recipes, as it is published: with the hash and the quotas of its distribution.
+
+    Recipes are named ``prefix``, the first letter of their stratum, and a number.
+    """
+
+    sha256: Sha256
+    prefix: str
+    quotas: dict[Stratum, dict[str, int]]
+
+    @model_validator(mode="after")
+    def _quotas_fit(self) -> DrawnSet:
+        found = sum(sum(methods.values()) for methods in self.quotas.values())
+        if found != self.recipes or self.quotas.keys() != self.weights.keys():
+            raise ValueError(
+                f"set {self.name}: got {self.recipes} recipes with weights of {', '.join(self.weights)}, expected the "
+                f"{found} of the quotas of {self.distribution}, of {', '.join(self.quotas)}"
+            )
+        return self
+
+    @property
+    def stratum_of(self) -> dict[str, Stratum]:
+        """Return the stratum of every recipe, by its name."""
+        return {
+            f"{self.prefix}{stratum[0]}{i:02d}": stratum
+            for stratum, methods in self.quotas.items()
+            for i in range(sum(methods.values()))
+        }
+
+
+class Imported(Record):
+    """A log that is public or was given: a trace in the season's folder, which is scored and decides no test."""
+
+    trace: str
+    data_sha256: Sha256
+
+
+class DrawTerms(Record):
+    """What a season with drawn recipes says before closing: who is tested against what, how, and what decides the draw.
+
+    ``headline`` is the sentence for README.md, with `{candidate}`, `{tuned_average}`, `{set}` and `{gains}` where
+    names and numbers go. The public value is of the first release of Debian unstable after ``release_after``; if that
+    cannot be had, of the first source archives of three ``packages`` after it. ``horizon`` is the largest that a run is
+    asked for.
+    """
+
+    candidate: str
+    tuned_average: str
+    tests: str = Field(min_length=20)
+    headline: str = Field(min_length=20)
+    release_after: AwareDatetime
+    packages: tuple[str, str, str]
+    horizon: int = Field(ge=1, le=MAX_NUMBER)
+
+    @model_validator(mode="after")
+    def _headline_has_its_places(self) -> DrawTerms:
+        places = {place for _, place, _, _ in Formatter().parse(self.headline) if place is not None}
+        if places != {"candidate", "tuned_average", "set", "gains"}:
+            raise ValueError(
+                f"headline: got the places {', '.join(sorted(places))}, expected candidate, tuned_average, set, gains"
+            )
+        return self
+
+    @property
+    def public_value(self) -> str:
+        """Return what the public value is, and where a stranger finds it."""
+        return (
+            "SHA-256 of the signed text (that of Release) of Debian unstable's first InRelease whose Date is after "
+            f"{self.release_after:%Y-%m-%d %H:%M} UTC; https://snapshot.debian.org keeps each. If it cannot be had: of "
+            f"the lines 'SHA-256 package version' of the first source archives of {', '.join(self.packages)} after it."
+        )
+
+
+class DrawFile(DrawTerms):
+    """The file that `season new --draw` reads; ``imported`` are files beside it."""
+
+    sets: tuple[SetFile, ...] = Field(min_length=1)
+    imported: tuple[str, ...] = ()
+
+
+class DrawPlan(DrawTerms):
+    """What is drawn after closing, and what the `train` runs had by then (`levels.py`)."""
+
+    sets: tuple[DrawnSet, ...] = Field(min_length=1)
+    imported: tuple[Imported, ...] = ()
+    train_levels: dict[str, tuple[str, ...]]
+
+    @property
+    def stratum_of(self) -> Mapping[str, Stratum]:
+        """Return the stratum of every recipe of all sets, by its name."""
+        return {name: stratum for one in self.sets for name, stratum in one.stratum_of.items()}
 
 
 class Plan(Published):
@@ -95,6 +227,8 @@ class Plan(Published):
     ``public_value`` names a value that is known only after closing, and where a stranger finds it; ``value_form`` is a
     regular expression of all of it, so that it has one spelling (`exact_value`). ``secret`` is given
     in an open season only: it is public from the beginning, and the public value alone keeps the runs unknown.
+    ``draws``: recipes are drawn after closing; ``recipes`` is empty then until `drawn_plan` fills it. ``again`` runs
+    are named for recording again.
     """
 
     schema_version: Literal[1] = 1
@@ -108,12 +242,22 @@ class Plan(Published):
     suite_sha256: Sha256
     runs: int = Field(default=1, ge=1, le=MAX_MANY)
     checkpoint_every: int = Field(default=250, ge=1, le=MAX_NUMBER)
-    recipes: tuple[PlannedRecipe, ...] = Field(min_length=1, max_length=MAX_MANY)
+    recipes: tuple[PlannedRecipe, ...] = Field(max_length=MAX_MANY)
     forks: ForkPlan = ForkPlan()
+    draws: DrawPlan | None = later(None)
+    again: int = later(1, ge=1, le=MAX_MANY)
+
+    @model_validator(mode="after")
+    def _recipes_or_draws(self) -> Plan:
+        if bool(self.recipes) == (self.draws is not None):
+            raise ValueError("expected recipes or draws, one of the two")
+        if self.draws is not None and self.secret is None:
+            raise ValueError("a season of drawn recipes is recorded in the open: expected its secret in the plan")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Plan:
-        names = [recipe.name for recipe in self.recipes]
+        names = [*(recipe.name for recipe in self.recipes), *(self.draws.stratum_of if self.draws else ())]
         unknown = sorted(set(self.forks.recipes) - set(names))
         if len(set(names)) != len(names) or unknown:
             raise ValueError(f"recipes: {names} with forks of {list(self.forks.recipes)}: twice, or not among them")
@@ -188,6 +332,7 @@ class Entry(Record):
 class Commitment(Published):
     """The entries as they stood at closing, and the runs that they may be fitted on.
 
+    ``number``: how many seasons were opened by then, this one and those that were abandoned included.
     ``scheme`` says what binds them. 1: of an entry's wheels a hash of what they unpack to, without scripts and what pip
     writes. 2: the SHA-256 of every wheel and a hash of every file in them; the log's head in draw.json and reveal.json.
     """
@@ -195,6 +340,7 @@ class Commitment(Published):
     schema_version: Literal[1] = 1
     scheme: Literal[1, 2] = later(1)
     season: str
+    number: int | None = later(None, ge=1)
     plan_sha256: Sha256
     closed: str
     package_version: str
@@ -214,10 +360,46 @@ class Commitment(Published):
         return self
 
 
-class Draw(Published):
-    """The public value, as it was found; ``log_sha256`` is the log's head by then."""
+class Witness(Published):
+    """Where a third party dates the commitment's hash: a public page, or its RFC 3161 reply in `witness.tsr`."""
 
     season: str
+    commitment_sha256: Sha256
+    where: str = Field(min_length=10, max_length=500)
+    dated: AwareDatetime
+    reply_sha256: Sha256 | None = None
+
+
+class Abandoned(Published):
+    """A season that goes no further, and why; its number stays taken."""
+
+    season: str
+    reason: str = Field(min_length=10, max_length=2000)
+    at: str
+
+
+class Archive(Record):
+    """A source archive of a package's release, and when it was uploaded."""
+
+    package: str
+    version: str
+    url: str
+    sha256: Sha256
+    uploaded: AwareDatetime
+
+
+class Archives(Published):
+    """The first source archives of the plan's packages after its time, in its order, and the ones before each."""
+
+    first: tuple[Archive, Archive, Archive]
+    before: tuple[Archive, Archive, Archive]
+
+
+class Draw(Published):
+    """The public value, as it was found; ``log_sha256`` is the log's head by then. ``source``: of what it is a hash."""
+
+    season: str
+    source: Source | None = later(None)
     commitment_sha256: Sha256
     value: str = Field(min_length=8, max_length=500)
     drawn: str
@@ -233,7 +415,10 @@ class ForkHash(Record):
 
 
 class RunHashes(Published):
-    """A recorded run's hashes, published before anything is scored; a run that could not be recorded says why."""
+    """A recorded run's hashes, published before anything is scored; a run that could not be recorded says why.
+
+    ``diverged``: the trace ends where the training diverged.
+    """
 
     season: str
     draw_sha256: Sha256
@@ -243,6 +428,7 @@ class RunHashes(Published):
     data_sha256: Sha256 | None
     meta_sha256: Sha256 | None = None
     failure: str | None = None
+    diverged: str | None = later(None)
     forks: tuple[ForkHash, ...] = ()
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import numpy as np
 from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
 from leaderboard.season_tools.drawing import all_drawn
+from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
 from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
 from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
@@ -30,12 +31,15 @@ from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
+from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, open_source, read_trace
 from moeload_bench.traces.trace import Trace
 
+LEAST_ORIGINS = 10
+"""Of a state, in a season of drawn recipes."""
 Progress = Callable[[int, int, str], None]
 
 
@@ -65,17 +69,19 @@ def score_season(
     open runs by id. Raises `SeasonError` for a run without hashes, hashes that are not published, a trace or an entry
     that has changed, and a season that is revealed.
     """
-    plan, commitment = folder.plan(), folder.commitment()
+    plan, commitment = drawn_plan(folder), folder.commitment()
     with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
         draw, runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
         for left in (folder.results, folder.forks):  # by a scoring that was killed: it may differ in its last digits
             shutil.rmtree(left, ignore_errors=True)
         (folder.path / "fork_floors.json").unlink(missing_ok=True)
-        values = all_drawn(plan, folder.secret(), draw.value)
+        cut = {(run.recipe, run.run) for run in runs if run.diverged is not None}  # before their forks
+        drawn = all_drawn(plan, folder.secret(), draw.value)
+        values = tuple(one for one in drawn if (one.recipe, one.run) not in cut)
         suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
         count = recorded_futures(runs, plan)
-        forks = {
+        forks = {entry.id: RunForks(0) for entry in suite.traces} | {
             f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite, count)
             for one in values
         }
@@ -152,11 +158,12 @@ def _open_run(trace_id: str, suite: Suite) -> Path:
 def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHashes], root: Path) -> Suite:
     """Return the season's task list: on every run the origins that the base suite's rule gives, by state.
 
-    A state with fewer than `ORIGINS_PER_STATE` origins is left out, unless a run has no state with as many.
+    A state with fewer than `ORIGINS_PER_STATE` origins is left out, unless a run has no state with as many. Where
+    recipes were drawn, each state of `LEAST_ORIGINS` counts, and a run without one is unscored (`_drawn_entries`).
     """
-    entries = []
+    entries = [] if plan.draws is None else list(_drawn_entries(plan.draws, base, runs, root))
     for run in runs:
-        if run.data_sha256 is None:
+        if run.data_sha256 is None or plan.draws is not None:
             continue
         trace = read_trace(root / f"{run.trace}.parquet")
         labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
@@ -168,6 +175,27 @@ def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHash
         raise SeasonError(f"season {plan.name}: no run was recorded")
     update = {"name": f"season-{plan.name}", "description": f"Season {plan.name}", "traces": tuple(entries)}
     return base.model_copy(update={**update, "hub": None})
+
+
+def _drawn_entries(
+    draws: records.DrawPlan, base: Suite, runs: Sequence[records.RunHashes], root: Path
+) -> Iterator[SuiteTrace]:
+    """Yield the entry of every run that can be scored, and of every imported log.
+
+    A run is asked for the plan's horizon; one that is cut short for the largest at which a state has enough origins.
+    """
+    recorded = {run.trace: run.data_sha256 for run in runs if run.data_sha256 is not None}
+    for name, hashed in (recorded | {log.trace: log.data_sha256 for log in draws.imported}).items():
+        trace = read_trace(root / f"{name}.parquet")
+        labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
+        for horizon in sorted((h for h in base.horizons if h <= draws.horizon), reverse=True):
+            chosen = choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE)
+            enough = {state: tuple(found) for state, found in chosen.items() if len(found) >= LEAST_ORIGINS}
+            if enough:
+                tokens, asked = round(run_facts(trace).expert_tokens, 1), None if horizon == base.horizon else horizon
+                more = {"horizon": asked, "expert_tokens": tokens}
+                yield SuiteTrace.model_validate({"id": name, "data_sha256": hashed, **enough, **more})
+                break
 
 
 def _results(

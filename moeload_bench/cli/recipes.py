@@ -65,6 +65,9 @@ def draw(
     seed: Annotated[
         int | None, typer.Option(min=0, help="By default the first 8 hex digits of the file's SHA-256.")
     ] = None,
+    prefix: Annotated[
+        str | None, typer.Option(help="What the names begin with, in place of the file's; it changes what is drawn.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write NAME.toml to, one file per recipe.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -75,6 +78,8 @@ def draw(
     Minutes are those of one core, by the formula in the file.
     """
     distribution = load_distribution(file)
+    if prefix is not None:
+        distribution = distribution.model_copy(update={"prefix": prefix})
     drawn = draw_recipes(distribution, number, own_seed(file) if seed is None else seed)
     recipes = [recipe_of(distribution, one) for one in drawn]
     if out is not None:

@@ -9,9 +9,10 @@ from pydantic import Field, model_validator
 
 from moeload_bench.errors import NotFoundError
 from moeload_bench.recipes.corpora import find_corpus
-from moeload_bench.recipes.recipe import ALIGNED, ProbeTable
+from moeload_bench.recipes.recipe import ALIGNED, OptimizerKind, ProbeTable
 from moeload_bench.schema import Record
 
+Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
@@ -68,12 +69,27 @@ class StratumTable(Record):
 
 
 class TrainingTable(Record):
-    """Peak learning rates, steps of warm-up, and ramps: by how much the first batches are divided."""
+    """Peak learning rates, steps of warm-up, and ramps: by how much the first batches are divided.
 
-    lr: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    ``lr`` are the rates of AdamW. ``optimizers`` has rates by optimizer: one is drawn, in place of AdamW.
+    """
+
+    lr: Rates | None = None
+    optimizers: dict[OptimizerKind, Rates] | None = Field(default=None, min_length=1)
     warmup: Counts
     ramps: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = Field(min_length=1)
     ramp_at: tuple[Share, ...] = Field(min_length=1)
+
+    @property
+    def rates(self) -> dict[OptimizerKind, Rates]:
+        """Return the peak learning rates of every optimizer that can be drawn."""
+        return self.optimizers or {"AdamW": self.lr or ()}
+
+    @model_validator(mode="after")
+    def _rates_once(self) -> TrainingTable:
+        if (self.lr is None) == (self.optimizers is None):
+            raise ValueError("expected lr, the rates of AdamW, or optimizers, the rates of each: one of the two")
+        return self
 
     @model_validator(mode="after")
     def _ramps_end(self) -> TrainingTable:

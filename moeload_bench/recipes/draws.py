@@ -29,7 +29,7 @@ from moeload_bench.recipes.distribution import (
     StratumTable,
     rounded,
 )
-from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.recipes.recipe import OptimizerKind, Recipe
 from moeload_bench.recipes.shapes import SHAPE, Shapes, pick, probe_seconds, step_seconds
 from moeload_bench.schema import first_problem, read_toml
 
@@ -41,6 +41,7 @@ BALANCING = {
     "pooled_aux_loss": "an auxiliary loss of {:g} over all layers",
     "loss_free_bias": "a loss-free bias update of {:g}",
     "quantile_balancing": "quantile balancing",
+    "hash": "hash routing",
 }
 
 
@@ -55,6 +56,7 @@ class Drawn:
     shape: dict[str, Any]
     steps: int
     coefficient: float
+    optimizer: OptimizerKind
     lr: float
     warmup: int
     schedule: ScheduleOption
@@ -167,6 +169,7 @@ def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: 
     schedule = choose(distribution.schedules, "schedule")
     shape = Shapes(distribution, table, distribution.families[family]).draw(key)
     probe = shape.pop("probed")
+    optimizer = choose(tuple(training.rates), "optimizer")
     ramp = choose([ramp for ramp in training.ramps if _ramp_fits(table, shape, ramp)], "ramp")
     tokens, turns = shape["tokens"], _turns(shape, ramp)
     plan = choose([p for p in distribution.plans if _texts_last(distribution, table, tokens, turns, p)], "plan")
@@ -178,7 +181,8 @@ def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: 
         shape=shape,
         steps=min(table.steps),
         coefficient=choose(how.coefficient, "coefficient"),
-        lr=choose(training.lr, "lr"),
+        optimizer=optimizer,
+        lr=choose(training.rates[optimizer], "lr"),
         warmup=choose(training.warmup, "warmup"),
         schedule=schedule,
         plan=plan,
@@ -285,7 +289,7 @@ def recipe_of(distribution: Distribution, drawn: Drawn) -> Recipe:
                 "z_loss": drawn.z_loss or None,
             },
             "data": data,
-            "optimizer": {"lr": drawn.lr},
+            "optimizer": {"kind": drawn.optimizer, "lr": drawn.lr},
             "schedule": drawn.schedule.table(drawn.event, drawn.steps, drawn.warmup),
             "probe": table.probe if drawn.probe else None,
         }
@@ -347,7 +351,8 @@ def _about(distribution: Distribution, drawn: Drawn) -> str:
             f"{mix} from step {start:,}" if start else mix
             for start, mix in zip(_starts(drawn), drawn.plan.mixes, strict=True)
         ),
-        f"learning rate {drawn.lr:g}, {schedule}"
+        ("" if drawn.optimizer == "AdamW" else f"{drawn.optimizer}, ")
+        + f"learning rate {drawn.lr:g}, {schedule}"
         + ("" if drawn.event is None else f" at step {rounded(drawn.event * drawn.steps):,}"),
     ]
     if drawn.probe and probe is not None:
@@ -410,7 +415,8 @@ def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple
                 shape=shape,
                 steps=min(table.steps),
                 coefficient=how.coefficient[0],
-                lr=training.lr[0],
+                optimizer=next(iter(training.rates)),
+                lr=next(iter(training.rates.values()))[0],
                 warmup=max(training.warmup),
                 schedule=distribution.schedules[0],
                 plan=PlanTable(mixes=(min(distribution.mixes),)),

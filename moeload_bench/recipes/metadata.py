@@ -35,7 +35,7 @@ def recipe_meta(
         sources=source_metas(recipe, texts, passes),
         sequence_length=recipe.data.sequence_length,
         global_batch_tokens=recipe.data.sequence_length * recipe.data.batch_sizes[-1][1],
-        optimizer={"name": "AdamW", **recipe.optimizer.model_dump()},
+        optimizer={"name": recipe.optimizer.kind, **recipe.optimizer.model_dump(exclude={"kind"})},
         schedule=recipe.schedule.model_dump(),
         precision=recipe.precision,
         versions=recorded_versions(),

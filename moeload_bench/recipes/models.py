@@ -93,7 +93,7 @@ def score_function(recipe: Recipe) -> str:
 
 
 def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return AdamW, with weight decay on matrices but not on vectors (norms, biases)."""
+    """Return the recipe's optimizer, with weight decay on matrices but not on vectors (norms, biases)."""
     import torch
 
     table = recipe.optimizer
@@ -102,4 +102,9 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": table.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=table.lr, betas=(table.beta1, table.beta2), eps=table.eps)
+    if table.kind == "SGD":
+        return torch.optim.SGD(groups, lr=table.lr, momentum=table.beta1)
+    adam: dict[str, Any] = {"lr": table.lr, "betas": (table.beta1, table.beta2), "eps": table.eps}
+    if table.kind == "NAdam":
+        return torch.optim.NAdam(groups, **adam, decoupled_weight_decay=True)
+    return torch.optim.AdamW(groups, **adam)

@@ -18,6 +18,7 @@ from moeload_bench.schema import Record, later, read_toml
 RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
 """How many bfloat16 numbers fit into 16 bytes; torch's grouped matrix products align rows to that."""
+OptimizerKind = Literal["AdamW", "NAdam", "SGD"]
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 
 
@@ -202,14 +203,27 @@ class DataTable(Record):
 
 
 class OptimizerTable(Record):
-    """AdamW with weight decay on matrices only and clipping of the global gradient norm."""
+    """An optimizer of torch, with weight decay on matrices only and clipping of the global gradient norm.
 
+    `kind` is its class. SGD has the momentum `beta1` and leaves `beta2` and `eps` unused; its weight decay is part of
+    the gradient. The decay of AdamW and NAdam is decoupled from it.
+    """
+
+    kind: OptimizerKind = later("AdamW")
     lr: float = Field(gt=0)
     beta1: float = 0.9
     beta2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+
+    @model_validator(mode="after")
+    def _settings_only_where_used(self) -> OptimizerTable:
+        fields = type(self).model_fields
+        for name in ("beta2", "eps") if self.kind == "SGD" else ():
+            if getattr(self, name) != fields[name].default:
+                raise ValueError(f"kind {self.kind!r} has no {name}, got {getattr(self, name)}")
+        return self
 
 
 class ScheduleTable(Record):

@@ -327,7 +327,8 @@ def record_recipe(
     is done before the first step.
 
     Raise `RecordingError` if a trace is at the target already, if an unfinished recording is there and neither
-    ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then.
+    ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then. Raise
+    `DivergedError` if the training diverges; the steps before are on disk then.
     """
     ranks = ranks or Ranks()
     parts = Parts(job.target)
@@ -348,7 +349,12 @@ def record_recipe(
     probing = _Probing(job, run, resume=resume and first > 0)
     for number in range(first, job.steps):
         probing.count(number)
-        row = run.step(number)
+        try:
+            row = run.step(number)
+        except DivergedError:
+            probing.flush()
+            writer.flush(run.save)  # the steps before, which can be made a trace
+            raise
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()
             probing.flush()

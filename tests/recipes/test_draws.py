@@ -157,6 +157,8 @@ def test_no_train_run_has_seen_what_is_kept_out() -> None:
         ("coefficient = [3e-4,", "coefficient = [0.0,", "methods.loss_free_bias: balancing: method 'loss_free_bias'"),
         ("epoch_steps = 1000", "epoch_steps = 9000", "plans: none has text enough for"),
         ("head_dim = 16", "head_dims = 16", "head_dim: Field required"),
+        ("lr = [3e-4", "optimizers = {}\nlrs = [3e-4", "training.optimizers: Dictionary should have at least 1 item"),
+        ("lr = [3e-4", "optimizers = { SGD = [0.1] }\nlr = [3e-4", "training: expected lr, the rates of AdamW, or"),
     ],
 )
 def test_a_distribution_that_could_give_no_recipe_is_refused_by_field(
@@ -170,6 +172,25 @@ def test_a_distribution_that_could_give_no_recipe_is_refused_by_field(
     with pytest.raises(RecipeError) as refused:
         load_distribution(path)
     assert says in str(refused.value)
+
+
+def test_an_optimizer_is_drawn_with_rates_of_its_own(tmp_path: Path) -> None:
+    """And nothing else changes: a recipe of AdamW is the one that a distribution of AdamW alone gives."""
+    before, _, after = FILE.read_text(encoding="utf-8").partition("lr = [3e-4, 1e-3, 2e-3, 3e-3, 5e-3]")
+    rates = "{ AdamW = [3e-4, 1e-3, 2e-3, 3e-3, 5e-3], SGD = [0.1, 0.3], NAdam = [1e-3] }"
+    (tmp_path / "mine.toml").write_text(f"{before}optimizers = {rates}{after}", encoding="utf-8")
+    mine, known = load_distribution(tmp_path / "mine.toml"), load_distribution(FILE)
+    kinds = Counter[str]()
+    for one, plain in zip(draw_recipes(mine, 34, 5), draw_recipes(known, 34, 5), strict=True):
+        recipe, of_adamw = recipe_of(mine, one), recipe_of(known, plain)
+        kinds[recipe.optimizer.kind] += 1
+        assert recipe.optimizer.lr in (mine.training.optimizers or {})[recipe.optimizer.kind]
+        if recipe.optimizer.kind == "AdamW":
+            assert recipe == of_adamw
+        else:
+            assert f"; {recipe.optimizer.kind}, learning rate {recipe.optimizer.lr:g}" in recipe.about
+            assert recipe.model_copy(update={"optimizer": of_adamw.optimizer, "about": of_adamw.about}) == of_adamw
+    assert min(kinds.values()) > 3
 
 
 def test_every_family_is_a_model_at_its_corners() -> None:

@@ -25,7 +25,8 @@ STEPS = 8
 BIAS = "deepseekv3-32e-lossfree"
 ZLOSS, NOISY, WITHIN = "olmoe-16e-zloss", "qwen3moe-16e-noisy", "deepseekv3-64e-seqaux"
 RAMP, DRIFT, CONTINUED = "granitemoe-16e-ramp", "qwen3moe-16e-drift", "olmoe-32e-continued"
-KINDS = [BIAS, WITHIN, CONTINUED, "mixtral-8e-pooled", "deepseekv3-16e-quantile", "qwen3moe-16e-hash"]
+OPTIMIZERS = ("SGD", "NAdam")
+KINDS = [BIAS, WITHIN, CONTINUED, "mixtral-8e-pooled", "deepseekv3-16e-quantile", "qwen3moe-16e-hash", *OPTIMIZERS]
 MORE_KINDS = [
     *("deepseekv3-16e-shift", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16", ZLOSS, NOISY, RAMP, DRIFT),
     *("qwen2moe-128e-shared", "qwen3moe-16e-wsd", "qwen3moe-16e-microaux"),
@@ -39,8 +40,13 @@ def _small_text(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def small(name: str, **model: Any) -> Recipe:
-    """A shipped recipe with its own router, balancing, precision and checkpointing, on little text."""
-    record = load_recipe(name).model_dump()
+    """A shipped recipe with its own router, balancing, precision and checkpointing, on little text.
+
+    The name of an optimizer stands for a recipe with it.
+    """
+    record = load_recipe("qwen3moe-16e-aux" if name in OPTIMIZERS else name).model_dump()
+    if name in OPTIMIZERS:
+        record["optimizer"]["kind"] = name
     count = len(record["data"]["stages"])
     stages = [{"start": (8 // count) * i, "sources": ("prose", "code")} for i in range(count)]
     data = {"sequence_length": 16, "sequences": 8, "vocabulary": 300, "tokenizer_sources": ("prose",), "stages": stages}
@@ -88,6 +94,18 @@ def test_every_kind_of_recipe_records_and_goes_on(tmp_path: Path, name: str) -> 
     with pytest.raises(KeyboardInterrupt):
         record_recipe(job, progress=break_off)
     assert_equal(read_trace(record_recipe(dataclasses.replace(job, shard_steps=250), resume=True)), whole)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_trace_names_the_optimizer_that_trained_it(tmp_path: Path, kind: str) -> None:
+    """Another kind takes other steps from the same weights; AdamW's name and arguments are as they were."""
+    adamw, other = (recorded(small(name), tmp_path / name) for name in ("qwen3moe-16e-aux", kind))
+    assert other.meta.optimizer == {**adamw.meta.optimizer, "name": kind}
+    assert adamw.meta.optimizer["name"] == "AdamW"
+    assert "kind" not in adamw.meta.optimizer
+    loss, losses = adamw.columns["loss"], other.columns["loss"]
+    assert loss[0] == losses[0]
+    assert loss[-1] != losses[-1]
 
 
 def test_the_bias_moves_by_the_sign_of_what_is_missing(tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_halves_of_every_recipe_are_equal(name: str) -> None:
         ("warmup = 3", "warmup = 3\nperiod = 9", "period"),
         ('method = "aux_loss"', 'method = "none"', "coefficient"),
         ('method = "aux_loss"', 'method = "loss"', "method"),
+        ("lr = 1e-2", 'lr = 1e-2\nkind = "Lion"', "kind"),
+        ("lr = 1e-2", 'lr = 1e-2\nkind = "SGD"\neps = 1e-6', "kind 'SGD' has no eps"),
         ('method = "aux_loss"', 'method = "quantile_balancing"', "'quantile_balancing' does not go with coefficient"),
         (
             'method = "aux_loss"\ncoefficient = 0.01',

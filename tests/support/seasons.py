@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from leaderboard.season_tools import folder as season_folder
 from leaderboard.season_tools.closing import close_season, new_season, planned_recipe, reveal_season
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
+from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
+from leaderboard.season_tools.public_value import RELEASE, RELEASE_BEFORE, draw_season
 from leaderboard.season_tools.recording import draw_value, fork_path
 from leaderboard.season_tools.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
 from leaderboard.season_tools.scoring import score_season
@@ -28,7 +33,9 @@ VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
 
-def planned_season(root: Path, **options: Any) -> tuple[SeasonFolder, list[Path]]:
+def planned_season(
+    root: Path, name: str = "2026-12", recipes: Sequence[str] | None = None, **options: Any
+) -> tuple[SeasonFolder, list[Path]]:
     """A season that is not closed yet, and its entries: a file of code and a baseline."""
     world = make_world(root / "world")
     base = Suite(name="small", horizons=(1, 10, 50), traces=world.suite.traces, fit=())
@@ -42,7 +49,7 @@ def planned_season(root: Path, **options: Any) -> tuple[SeasonFolder, list[Path]
     recipe = root / "recipes" / "small.toml"
     recipe.parent.mkdir(exist_ok=True)
     recipe.write_text(RECIPE.replace("steps = 12", f"steps = {STEPS}"))
-    folder = SeasonFolder(root / "seasons" / "2026-12")
+    folder = SeasonFolder(root / "seasons" / name)
     defaults: dict[str, Any] = {
         "suite": str(root / "small.toml"),
         "secret_recipes": [root / "other.toml"],
@@ -50,7 +57,7 @@ def planned_season(root: Path, **options: Any) -> tuple[SeasonFolder, list[Path]
         "forks": ForkPlan(recipes=("small", "other"), origins=2, futures=3, steps=FORK_STEPS),
         "checkpoint_every": EVERY,
     }
-    new_season(folder, "2026-12", [str(recipe)], PUBLIC, **{**defaults, **options})
+    new_season(folder, name, [str(recipe)] if recipes is None else recipes, PUBLIC, **{**defaults, **options})
     return folder, entries
 
 
@@ -90,12 +97,14 @@ def futures(load_SLE: Any, origin: int, seeds: Sequence[int]) -> list[Any]:
     return found
 
 
-def record_made(folder: SeasonFolder) -> None:
-    """Draw, and publish the hashes of made traces in place of recorded ones.
+def record_made(folder: SeasonFolder, diverges: Mapping[str, int] | None = None) -> None:
+    """Draw unless that is done, and publish the hashes of made traces in place of recorded ones.
 
-    Where a run forks, its own future and the forks are drawn alike: the level before, each with a shift of its own.
+    ``diverges``: recipes whose runs end at a step. Where a run forks, its own future and the forks are drawn alike: the
+    level before, each with a shift of its own.
     """
-    plan, draw = folder.plan(), draw_value(folder, VALUE, "the test")
+    draw = folder.draw() or draw_value(folder, VALUE, "the test")
+    plan = drawn_plan(folder)
     for recipe, run in plan.wanted():
         values = draw_run(plan, folder.secret(), draw.value, recipe, run)
         own = varied_recipe(planned_recipe(folder, plan.recipe(recipe)), plan.recipe(recipe), values)
@@ -104,7 +113,8 @@ def record_made(folder: SeasonFolder) -> None:
         for i, origin in enumerate(values.fork_origins):
             recorded, *others[i] = futures(load_SLE, origin, values.fork_seeds[i])
             load_SLE[origin : origin + FORK_STEPS] = recorded
-        trace = made_trace(plan, values, own, load_SLE, 0, plan.split, run)
+        end = (diverges or {}).get(recipe)
+        trace = made_trace(plan, values, own, load_SLE[:end], 0, plan.split, run)
         write_trace(trace, folder.recordings / f"{trace.id}.parquet")
         forks = []
         for i, origin in enumerate(values.fork_origins):
@@ -122,6 +132,7 @@ def record_made(folder: SeasonFolder) -> None:
             trace=trace.id,
             data_sha256=data_sha256(trace),
             meta_sha256=trace.meta.sha256(),
+            diverged=None if end is None else f"step {end}: the loss is nan: training diverged",
             forks=tuple(forks),
         )
         folder.write(hashes, f"runs/{recipe}.{run}.json")
@@ -132,6 +143,196 @@ def revealed_season(root: Path, *, shown: bool = False) -> SeasonFolder:
     folder = open_season(root, shown=shown)
     with logged_attempt(folder, "record"):
         record_made(folder)
+    score_season(folder, level="none", published="the test")
+    reveal_season(folder)
+    return folder
+
+
+RELEASE_AFTER = datetime(2027, 3, 1, 12, tzinfo=UTC)
+DISTRIBUTION = """
+name = "{name}"
+prefix = "any-"
+version = 1
+vocabulary = 300
+head_dim = 8
+tokenizer_sources = ["kjv"]
+bytes_per_token = 2.0
+
+[kept_out]
+families = []
+texts = []
+methods = []
+
+[cost]
+processor = "none"
+layer = 0.0
+expert = 0.0
+width = 0.0
+score = 0.0
+value = 0.0
+parameter = 0.0
+vocabulary = 0.0
+probe = 0.0
+
+[quotas.small]
+none = 2
+
+[quotas.large]
+aux_loss = 2
+
+[strata.small]
+minutes = 1
+steps = [400]
+tokens = [512]
+sequence_length = [32, 64]
+sequences_least = 8
+micro_batches = [1]
+experts = [8]
+top_k = [2]
+width = [16]
+layers = [2]
+inner = [1.0]
+
+[strata.large]
+minutes = 1
+steps = [400]
+tokens = [1024]
+sequence_length = [32]
+sequences_least = 8
+micro_batches = [1]
+experts = [8]
+top_k = [2]
+width = [16]
+layers = [2]
+inner = [1.0]
+
+[training]
+optimizers = {{ {optimizers} }}
+warmup = [5]
+ramps = [[]]
+ramp_at = [0.1]
+
+[[schedules]]
+kind = "constant"
+
+[mixes]
+prose = ["kjv"]
+both = ["kjv", "factbook"]
+
+[[plans]]
+mixes = ["prose", "both"]
+at = [[0.25], [0.5]]
+
+[methods.none]
+families = ["{family}"]
+
+[methods.aux_loss]
+families = ["{family}"]
+coefficient = [1e-3, 1e-2]
+
+[families.{family}]
+config = {{ hidden_size = "width", num_experts = "experts", num_experts_per_tok = "top_k" }}
+"""
+DRAWS = """
+candidate = "mine"
+tuned_average = "sw_avg"
+tests = "one-sided t tests of the stratified mean, Holm over entries"
+headline = "{candidate} against {tuned_average} on set {set}: {gains}."
+release_after = 2027-03-01T12:00:00Z
+packages = ["alpha", "beta", "gamma"]
+horizon = 50
+imported = ["log.parquet"]
+
+[[sets]]
+name = "a"
+distribution = "known.toml"
+recipes = 4
+weights = { small = 0.5, large = 0.5 }
+
+[[sets]]
+name = "b"
+distribution = "apart.toml"
+recipes = 4
+weights = { small = 0.5, large = 0.5 }
+new_levels = 2
+"""
+
+
+class Clock(datetime):
+    """The clock of a season: `at` is the time."""
+
+    at = RELEASE_AFTER - timedelta(days=2)
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+        return cls.at
+
+
+def set_clock(monkeypatch: pytest.MonkeyPatch, at: datetime) -> None:
+    monkeypatch.setattr(season_folder, "datetime", Clock)
+    monkeypatch.setattr(Clock, "at", at)
+
+
+def in_release(path: Path, at: datetime, **fields: str) -> Path:
+    """What Debian's archive signs at a time; its signature is none."""
+    said = {"Origin": "Debian", "Suite": "unstable", "Codename": "sid"}
+    said |= {"Date": f"{at:%a, %d %b %Y %H:%M:%S} UTC", **fields}
+    lines = "".join(f"{name}: {value}\n" for name, value in said.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        f"-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n{lines}"
+        "SHA256:\n 00 1 main\n-----BEGIN PGP SIGNATURE-----\n\niQ==\n-----END PGP SIGNATURE-----\n"
+    )
+    return path
+
+
+def releases(root: Path, before: float = -1, first: float = 1) -> dict[str, Path]:
+    """The release before the plan's time and the first one after it, by so many hours."""
+    return {
+        RELEASE_BEFORE: in_release(root / "before" / RELEASE, RELEASE_AFTER + timedelta(hours=before)),
+        RELEASE: in_release(root / "first" / RELEASE, RELEASE_AFTER + timedelta(hours=first)),
+    }
+
+
+def write_draws(root: Path, draws: str = DRAWS) -> Path:
+    """The file of `season new --draw` with two distributions and an imported log."""
+    root.mkdir(parents=True, exist_ok=True)
+    kinds = {"known": ("qwen3_moe", "AdamW = [1e-3]"), "apart": ("glm4_moe", "SGD = [0.1], NAdam = [1e-3]")}
+    for name, (family, optimizers) in kinds.items():
+        text = DISTRIBUTION.format(name=name, family=family, optimizers=optimizers)
+        (root / f"{name}.toml").write_text(text)
+    log = Trace.from_arrays(synthetic_load_SLE(STEPS, seed=77), 512, 2, recipe="a-log", split="given", run=0)
+    write_trace(log, root / "log.parquet", overwrite=True)
+    (root / "draws.toml").write_text(draws)
+    return root / "draws.toml"
+
+
+def planned_draws(root: Path, draws: str = DRAWS, **options: Any) -> tuple[SeasonFolder, list[Path]]:
+    """A season of drawn recipes that is not closed yet, and its entries."""
+    known: dict[str, Any] = {"secret_recipes": (), "varies": None, "checkpoint_every": EVERY}
+    forks = ForkPlan(recipes=("2027-03a-s00",), origins=2, futures=2, steps=FORK_STEPS)
+    return planned_season(
+        root,
+        name="2027-03",
+        recipes=(),
+        draws=write_draws(root / "draws", draws),
+        **{**known, "forks": forks, **options},
+    )
+
+
+DIVERGES = {"2027-03a-l01": 200, "2027-03b-s01": 25}
+"""Runs that end at a step: one that can be scored up to there, and one that cannot."""
+
+
+def drawn_season(root: Path, monkeypatch: pytest.MonkeyPatch) -> SeasonFolder:
+    """A whole season of drawn recipes, recorded, scored and revealed."""
+    set_clock(monkeypatch, RELEASE_AFTER - timedelta(hours=8))
+    folder, entries = planned_draws(root)
+    close_season(folder, entries)
+    set_clock(monkeypatch, RELEASE_AFTER + timedelta(hours=2))
+    draw_season(folder, releases(root), "the test")
+    with logged_attempt(folder, "record"):
+        record_made(folder, DIVERGES)
     score_season(folder, level="none", published="the test")
     reveal_season(folder)
     return folder
