@@ -94,14 +94,14 @@ class SameTasks:
                 raise ResultError(f"{result.name} and {first.name} do not have the same tasks on the same traces")
         self._made: dict[str, Errors] = {}
         self._horizons = first.suite.horizons
-        tasks, each = [(run, task) for run in first.runs for task in run.tasks], range(len(self._horizons))
+        tasks, K = [task for run in first.runs for task in run.tasks], len(self._horizons)
         self._tasks = Tasks(
-            [run.recipe for run, _ in tasks for _ in each],
-            [run.trace for run, _ in tasks for _ in each],
+            [name for run in first.runs for name in [run.recipe] * (len(run.tasks) * K)],
+            [name for run in first.runs for name in [run.trace] * (len(run.tasks) * K)],
             near_twins_of(first.suite.name, first.suite.sha256),
         )
-        self._state_T = tuple(task.state for _, task in tasks for _ in each)
-        self._crossing_T = np.array([crosses for _, task in tasks for crosses in task.crossing], dtype=np.bool_)
+        self._state_T = tuple(state for task in tasks for state in [task.state] * K)
+        self._crossing_T = np.array([crosses for task in tasks for crosses in task.crossing], dtype=np.bool_)
         self._horizon_T = np.tile(np.array(self._horizons, dtype=np.int64), len(tasks))
 
     def errors(self, metric: str) -> Errors:
