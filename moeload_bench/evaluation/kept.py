@@ -25,11 +25,12 @@ def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
     known = suite_facts(suite.name, suite.sha256()).get(entry.id)
     if known is not None and known.data_sha256 == entry.data_sha256:
         return known
-    key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule))
+    K = len(suite.horizons)
+    key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule), columns=K)
     stored = cache.load(key)
     if stored is not None:
         return TraceFacts.model_validate_json(json.dumps(stored))
-    found = truth.facts(entry.origins(), len(suite.horizons))
+    found = truth.facts(entry.origins(), K)
     cache.save(key, found.model_dump(mode="json"))
     return found
 

@@ -9,8 +9,6 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the o
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -221,17 +219,8 @@ def unplaced(step: int, forecasts: Mapping[str, Forecasts], looks: int) -> Decis
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:
     """Return a candidate that has not moved anything, judged by its forecasts alone."""
-    errors = forecasts.errors.values
-    number = min(20, max(1, len(errors)))
-    size, more = divmod(len(errors), number)
-    stops = itertools.accumulate([size + 1] * more + [size] * (number - more))
-    parts = tuple(_mean(errors[first:stop]) for first, stop in itertools.pairwise([0, *stops]))
+    errors = np.array(forecasts.errors.values)
+    parts = tuple(mean_known(part) for part in np.array_split(errors, min(20, max(1, len(errors)))))
     return Candidate(
-        name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(np.array(errors)), forecasts.cpu_ms, misplaced_N=parts
+        name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(errors), forecasts.cpu_ms, misplaced_N=parts
     )
-
-
-def _mean(errors: Sequence[float]) -> float:
-    """Return the mean of the few that are known, NaN if none is."""
-    known = [error for error in errors if not math.isnan(error)]
-    return sum(known) / len(known) if known else float("nan")

@@ -351,9 +351,11 @@ def record_recipe(
         probing.count(number)
         try:
             row = run.step(number)
-        except DivergedError:
+        except DivergedError:  # on every process: the loss is the mean over all of them
+            run.gather()
             probing.flush()
-            writer.flush(run.save)  # the steps before, which can be made a trace
+            if ranks.leads:
+                writer.flush(run.save)  # the steps before, which can be made a trace
             raise
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()

@@ -277,7 +277,7 @@ class Standings:
             return {}
         names = [result.name for result in self._every]
         first_P, second_P = np.triu_indices(len(names), 1)
-        sums = self.keep("pairs", lambda: self._sums(self._pair_ratios(names, first_P, second_P)))
+        sums = self.keep(("pairs",), lambda: self._sums(self._pair_ratios(names, first_P, second_P)))
         means = self._means_of(sums, state, horizon)
         skill_FF, p_FF = np.zeros((2, len(names), len(names)))
         skill_FF[first_P, second_P], p_FF[first_P, second_P] = means.skill_F, means.p_F

@@ -58,6 +58,16 @@ def test_what_is_asked_is_scored_as_in_a_suite_of_fewer_horizons(
             assert run.floors[state][floor] == {name: (*value_K, None) for name, value_K in metrics.items()}
 
 
+def test_what_is_kept_of_a_run_is_not_taken_for_a_suite_of_fewer_horizons(traces: list[Trace]) -> None:
+    """The same trace, origins and horizons asked for in two suites, of which one has a horizon more."""
+    longer, fewer = suite_of(traces, SHORT), suite_of(traces, None).model_copy(update={"horizons": HORIZONS[:2]})
+    for suite in (longer, fewer):
+        run = evaluate(["last_value"], suite, traces=traces, level="none", shapes=())[0].runs[1]
+        assert {len(task.crossing) for task in run.tasks} == {len(suite.horizons)}
+        floors = [value_K for floors in run.floors.values() for floor in floors.values() for value_K in floor.values()]
+        assert {len(value_K) for value_K in floors} == {len(suite.horizons)}
+
+
 def test_a_short_run_is_out_of_the_later_columns_alone(scored: tuple[Result, Path]) -> None:
     """The mean at the last horizon is the long run's own, those before are over both runs."""
     grid = result_grid([scored[0]], "window_tv")

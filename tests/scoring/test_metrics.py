@@ -161,19 +161,22 @@ def test_revival_recall_counts_tokens_of_experts_that_come_back():
     assert np.isnan(metrics.revival_recall(share, still_dead, last)[0])
 
 
-@settings(max_examples=30)
-@given(seed=seeds, E=st.integers(1, 8))
-def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
-    """Against sklearn's pinball loss; shares sum to 1, so the weights do too."""
+def wql_is(loss, seed, E):
+    """The weighted quantile loss is twice the mean over levels of a pinball loss, summed over a layer's experts."""
     levels = (0.1, 0.5, 0.9)
     share = simplex(seed, 2, E)
     quantile = np.sort(np.random.default_rng(seed).random((3, 2, E)), axis=0)
     ours = metrics.wql(quantile, share, levels)
     for layer in range(2):
-        parts = [
-            2 * E * mean_pinball_loss(share[layer], quantile[q, layer], alpha=level) for q, level in enumerate(levels)
-        ]
+        parts = [2 * loss(share[layer], quantile[q, layer], level) for q, level in enumerate(levels)]
         assert ours[layer] == pytest.approx(np.mean(parts))
+
+
+@settings(max_examples=30)
+@given(seed=seeds, E=st.integers(1, 8))
+def test_wql_is_twice_the_mean_pinball_loss_over_the_total(seed, E):
+    """Against sklearn's pinball loss; shares sum to 1, so the weights do too."""
+    wql_is(lambda share, quantile, level: E * mean_pinball_loss(share, quantile, alpha=level), seed, E)
 
 
 @pytest.mark.slow
@@ -183,16 +186,7 @@ def test_wql_is_that_of_a_second_library(seed, E):
     """Against scoringrules' pinball loss, beside sklearn's above; it compiles for seconds when it is imported."""
     import scoringrules
 
-    levels = (0.1, 0.5, 0.9)
-    share = simplex(seed, 2, E)
-    quantile = np.sort(np.random.default_rng(seed).random((3, 2, E)), axis=0)
-    ours = metrics.wql(quantile, share, levels)
-    for layer in range(2):
-        parts = [
-            2 * np.sum(scoringrules.quantile_score(share[layer], quantile[q, layer], level))
-            for q, level in enumerate(levels)
-        ]
-        assert ours[layer] == pytest.approx(np.mean(parts))
+    wql_is(lambda *at: np.sum(scoringrules.quantile_score(*at)), seed, E)
 
 
 def test_point_forecast_as_quantiles_scores_twice_window_tv():
