@@ -21,8 +21,9 @@ import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeGuard
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
@@ -332,15 +333,22 @@ def _split_commas(text: str) -> list[str]:
     return [*parts, current]
 
 
+class _SourceAlone(SourceFileLoader):
+    """Neither reads nor writes bytecode: a submission's folder stays as it was, and what runs is its source."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _import_file(path: Path) -> ModuleType:
     name = f"moeload_target_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise TargetError(f"{path}: not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    loader = _SourceAlone(name, str(path))
+    module = importlib.util.module_from_spec(ModuleSpec(name, loader, origin=str(path)))
+    module.__file__ = str(path)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        loader.exec_module(module)
     except SyntaxError as error:
         raise TargetError(f"{path}: line {error.lineno}: {error.msg}") from error
     return module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import linecache
+import py_compile
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +33,19 @@ def test_arguments_are_toml_literals() -> None:
     """Numbers, lists, strings and bare words."""
     target = parse_target('arima@order=[5,1,5],engine="grid",maxiter=50,mode=online')
     assert target.kwargs == {"order": [5, 1, 5], "engine": "grid", "maxiter": 50, "mode": "online"}
+
+
+def test_a_file_is_run_from_its_source_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No bytecode is written beside it, which a submission's folder may not hold, and none that lies there is run."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    path.write_text("class Other:\n    def forecast(self): ...\n")
+    stale = Path(py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH) or "")
+    path.write_text(HERE.read_text())
+    assert load_class(parse_target(f"{path}:LastSeen")).__name__ == "LastSeen"
+    shutil.rmtree(stale.parent)
+    load_class(parse_target(f"{path}:LastSeen"))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_and_a_module_are_loaded_alike() -> None:
