@@ -43,7 +43,7 @@ from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import load_result
 from moeload_bench.suites.suite import Suite
-from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.store import list_traces, read_trace, stored_meta
 from tests.conftest import synthetic_trace
 from tests.leaderboard.season_tools.test_season import edit
 from tests.support.seasons import (
@@ -409,6 +409,14 @@ def test_a_set_without_new_levels_is_refused_by_what_it_has(tmp_path: Path, monk
     monkeypatch.setattr("tests.support.seasons.write_draws", lambda root, draws: file)
     with pytest.raises(SeasonError, match=r"set b: apart.toml can draw .* 1 kinds .* \(family glm4_moe\), expected 2"):
         planned_draws(tmp_path / "season")
+
+
+def test_the_apart_distribution_draws_what_no_train_run_has() -> None:
+    """Any draw of set B has a family and an optimizer that none of the committed `train` runs has."""
+    apart = load_distribution(Path(__file__).parents[3] / "leaderboard" / "draws" / "2027-apart.toml")
+    refs = [ref for ref in list_traces() if ref.id.split("/")[1] == "train"]
+    assert {*poorest_draw(apart, train_levels(stored_meta(ref.path) for ref in refs))} >= {"family", "optimizer"}
+    assert {stratum: sum(quotas.values()) for stratum, quotas in apart.quotas.items()} == {"small": 8, "large": 4}
 
 
 def test_levels_of_a_run_are_those_of_its_recipe() -> None:
