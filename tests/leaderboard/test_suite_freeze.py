@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from leaderboard.committed import recipe_of_run
 from leaderboard.suites.freeze import SUITES, frozen_suite, target_file, to_toml
 from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
 from moeload_bench.errors import SuiteError
+from moeload_bench.recipes.draws import expert_tokens
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
 from moeload_bench.suites.suite import HORIZONS, HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
@@ -227,11 +229,25 @@ def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Pat
             Suite.model_validate({**grouped.model_dump(), "near_twins": wrong})
 
 
-@pytest.mark.parametrize("name", ["v1", "v2", "ladder"])
+@pytest.mark.parametrize("name", ["v1", "v2", "v3", "ladder"])
 def test_a_plan_asks_for_no_more_steps_than_its_recipes_have(name: str) -> None:
     """Each recipe reaches the steps of the plan, and one has no more."""
     plan = load_plan(name)
-    assert min(load_recipe(run.split("/")[0]).steps for run in plan.runs) == plan.steps
+    assert min(recipe_of_run(run).steps for run in plan.runs) == plan.steps
+
+
+def test_v3_has_both_sizes_and_what_was_kept_out_in_no_train_run() -> None:
+    """All of v2's runs, eight large recipes with a `test` run, thirty drawn `train` runs, no hash routing to fit on."""
+    plan = load_plan("v3")
+    assert {*load_plan("v2").runs} < {*plan.runs}
+    test, train = ({run.split("/")[0] for run in plan.runs if f"/{split}/" in run} for split in ("test", "train"))
+    large = [name for name in test if "-large" in name or name.startswith("drawn-l")]
+    sizes = {name: expert_tokens(recipe_of_run(name)) for name in large}
+    assert len(sizes) >= 8
+    assert min(sizes.values()) >= 2048
+    assert len([name for name in train if name.startswith("drawn-")]) == 30
+    assert {recipe_of_run(name).balancing.method for name in test - train} >= {"hash"}
+    assert "hash" not in {recipe_of_run(name).balancing.method for name in train}
 
 
 @pytest.mark.parametrize("name", ["mini", "v1", "v2"])
