@@ -31,7 +31,7 @@ from moeload_bench.recipes.distribution import (
     StratumTable,
     rounded,
 )
-from moeload_bench.recipes.recipe import OptimizerKind, Recipe
+from moeload_bench.recipes.recipe import Method, OptimizerKind, Recipe
 from moeload_bench.recipes.shapes import Shapes, pick, probe_seconds, step_seconds
 from moeload_bench.schema import first_problem, read_toml
 
@@ -55,7 +55,7 @@ class Drawn:
 
     name: str
     stratum: StratumName
-    method: str
+    method: Method
     family: str
     shape: dict[str, Any]
     steps: int
@@ -156,14 +156,14 @@ def _traits(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _cells(distribution: Distribution) -> list[tuple[StratumName, str]]:
+def _cells(distribution: Distribution) -> list[tuple[StratumName, Method]]:
     """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
     return [quotas[at][:2] for _, at in sorted(due)]
 
 
-def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: str, seed: int) -> Drawn:
+def _drawn(distribution: Distribution, stratum: StratumName, method: Method, name: str, seed: int) -> Drawn:
     def choose(options: Sequence[Any], what: str) -> Any:
         if not options:
             raise RecipeError(f"{distribution.name}: {name}: no {what} keeps the limits of the {stratum} stratum")

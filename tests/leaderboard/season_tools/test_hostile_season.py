@@ -157,6 +157,19 @@ def test_what_is_no_file_is_not_waited_for(name: str, there: str, season: Season
     assert said(season) or name == "witness.tsr"
 
 
+@pytest.mark.parametrize("name", ["stray.json", "2027-03a-s00.1.json"])
+def test_a_stray_file_among_the_runs_is_named(name: str, season: SeasonFolder) -> None:
+    """One that is no record, and a folder of a record's name; files of other names are nobody's."""
+    (season.path / "runs" / "notes.txt").write_text("mine")
+    assert said(season) == ""
+    path = season.path / "runs" / name
+    path.write_text("{")
+    assert name in said(season)
+    path.unlink()
+    path.mkdir()
+    assert name in said(season)
+
+
 @pytest.mark.parametrize("field", ["candidate", "tuned_average"])
 def test_who_is_compared_is_among_the_entries(
     field: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revealed: SeasonFolder
