@@ -415,9 +415,9 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
 
 def _shapes(distribution: Distribution, stratum: StratumName) -> dict[str, dict[str, Any]]:
     """Return the shapes of a stratum for each family that its quotas can draw."""
-    families = {name for method in distribution.quotas[stratum] for name in distribution.methods[method].families}
+    families = (name for method in distribution.quotas[stratum] for name in distribution.methods[method].families)
     table = distribution.strata[stratum]
-    return {name: Shapes(distribution, table, distribution.families[name]).of for name in sorted(families)}
+    return {name: Shapes(distribution, table, distribution.families[name]).of for name in dict.fromkeys(families)}
 
 
 def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple[str, Drawn]]:

@@ -690,7 +690,7 @@ class PassesNumbers(Attacker):
 
     def attack(self) -> None:
         if "number" in self.kwargs:
-            end = time.monotonic() + 15
+            end = time.monotonic() + 8
             while self.level() % 8 != int(str(self.kwargs["number"])) and time.monotonic() < end:
                 self.count_on()
         else:
