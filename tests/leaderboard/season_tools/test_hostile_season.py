@@ -238,6 +238,7 @@ def test_what_gpgv_takes_has_one_value(tmp_path: Path, monkeypatch: pytest.Monke
     gpg("--passphrase", "", "--quick-gen-key", "a@example.org", "ed25519")
     keys.write_bytes(gpg("--export", "a@example.org"))
     signed = gpg("--clearsign", "-o", "-", str(plain))
+    subprocess.run(["gpgconf", "--kill", "gpg-agent"], check=True)
 
     def good(content: bytes) -> bool:
         path.write_bytes(content)
