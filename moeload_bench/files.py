@@ -14,6 +14,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent
 """The folder of the installed package; its suites, recipes and bundled traces lie in it."""
 
+DEVICES = Path("/dev")
 _PLAIN = re.compile(r"(?!index$)[a-z0-9]+([._-][a-z0-9]+)*")
 
 
@@ -38,6 +39,8 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
     with _naming(target):
         if target.is_dir():  # said before the content is made
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(target))
+        if (target.exists() and not target.is_file()) or target.parent.resolve() == DEVICES:  # root would replace it
+            raise OSError(errno.EINVAL, "a pipe or device, expected a file", str(target))
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         os.close(handle)
         scratch = Path(name)
@@ -53,6 +56,17 @@ def replacing(target: Path, *, durable: bool = False) -> Iterator[Path]:
         except BaseException:
             scratch.unlink(missing_ok=True)
             raise
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+    """Return a file's content; raise `OSError` for a folder, pipe or device, and for more than ``most`` bytes."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "a folder, pipe or device, expected a file", str(path))
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"more than {most} bytes", str(path))
+    return content
 
 
 def write_whole(target: Path, content: bytes) -> None:

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from moeload_bench.files import read_at_most
+
 R = TypeVar("R", bound=BaseModel)
 MAX_SHOWN = 80
 MAX_SAID = 600
@@ -43,7 +45,7 @@ def load_toml(text: str) -> dict[str, Any]:
 def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> R:
     """Return the record in a TOML file; raise an ``error`` that names the file and the first field that is wrong."""
     try:
-        return kind.model_validate(load_toml(path.read_text(encoding="utf-8")))
+        return kind.model_validate(load_toml(read_at_most(path, MAX_TOML).decode()))
     except ValidationError as wrong:
         raise error(f"{path}: {first_problem(wrong, whole)}") from None
     except OSError as wrong:

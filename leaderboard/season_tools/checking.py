@@ -18,10 +18,11 @@ from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import add_packages, entry_changes, planned_recipe, read_entry, season_suite
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
 from leaderboard.season_tools.drawn import draw_problems, drawn_plan
-from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, is_shallow, read_record
+from leaderboard.season_tools.folder import NO_LINE, SeasonFolder, is_shallow, read_record, stated_time
 from leaderboard.season_tools.public_value import (
     KEYRING,
     RELEASE,
+    RELEASE_BEFORE,
     order_sentence,
     signature_problem,
     value_problems,
@@ -151,9 +152,9 @@ def _dates(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]:
         before = datetime.min.replace(tzinfo=UTC)
         for what, text in times.items():
             try:
-                at = datetime.fromisoformat(text).astimezone(UTC)
-            except (ValueError, OverflowError):
-                yield f"{what}: got {text[:80]!r}, expected a time such as {EXAMPLE}"
+                at = stated_time(text)
+            except SeasonError as error:
+                yield f"{what}: {error}"
                 continue
             if at < before:
                 yield f"{what} is {text}, before what comes before it: dates run backwards"
@@ -188,14 +189,15 @@ def _public_value(season: Season, keyring: Path, note: Callable[[str], None]) ->
     folder, draws = season.folder, season.plan.draws
     if draws is None:
         return
-    with suppress(ValueError):  # a time that is none is named by itself
-        closed = datetime.fromisoformat(season.commitment.closed)
-        if closed + records.CLOSED_BEFORE > draws.release_after:
+    with suppress(SeasonError):  # a time that is none is named by itself
+        closed = stated_time(season.commitment.closed)
+        if draws.release_after - closed < records.CLOSED_BEFORE:
             yield f"closed {closed}, expected {records.CLOSED_BEFORE} before {draws.release_after}, the plan's time"
     yield from _reading(folder.public_value, value_problems(folder.public_value, draws, season.draw))
     if season.draw.source == "release":
-        problem = signature_problem(folder.public_value / RELEASE, keyring, note)
-        yield from [] if problem is None else [problem]
+        for name in (RELEASE_BEFORE, RELEASE):
+            problem = signature_problem(folder.public_value / name, keyring, note)
+            yield from [] if problem is None else [problem]
         note("whether a release came between InRelease.before and InRelease: https://snapshot.debian.org lists all")
     witness = folder.witness()
     if witness is None:
@@ -237,7 +239,6 @@ def _logged(lines: Sequence[records.LogLine], drawn: bool = False) -> Iterator[s
             yield f"log.jsonl: {then} is done before {first} is"
 
 
-EXAMPLE = "2026-12-01T12:00:00+00:00"
 _ORDER = ("new", "close", "draw", "record", "score", "reveal")
 
 

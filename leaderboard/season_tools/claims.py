@@ -16,6 +16,7 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from leaderboard.season_tools.records import DrawPlan
 from moeload_bench.arrays import FloatArray
+from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import holm, log_ratio, run_means, skill_of
 from moeload_bench.suites.suite import Stratum
@@ -135,7 +136,13 @@ def worst_lows(gains: Sequence[Test]) -> list[float]:
 
 
 def claim_lines(draws: DrawPlan, errors: Errors) -> Iterator[str]:
-    """Yield what the scores of a season say, in words: set by set and state by state, then the headline."""
+    """Yield what the scores of a season say, in words: set by set and state by state, then the headline.
+
+    Raises `SeasonError` where the plan's candidate or tuned average has no result.
+    """
+    for name in (draws.candidate, draws.tuned_average):
+        if name not in errors.by_forecaster:
+            raise SeasonError(f"the plan compares {name[:80]!r}; there is: {', '.join(errors.by_forecaster)}")
     for one, state in product(draws.sets, STATES):
         tests = against_others(errors.select(state=state), draws.candidate, one.stratum_of, one.weights)
         words = [

@@ -19,6 +19,7 @@ from leaderboard.season_tools.drawing import all_drawn, draw_run, recipe_sha256,
 from leaderboard.season_tools.drawn import drawn_plan, keep_files, plan_draws
 from leaderboard.season_tools.folder import SeasonFolder, file_hashes, later_than, logged_attempt, tree_sha256, utc_now
 from leaderboard.season_tools.records import (
+    ASCII_WORDS,
     CLOSED_BEFORE,
     Abandoned,
     Commitment,
@@ -39,7 +40,6 @@ from moeload_bench.submissions.requirements import install_packages, pinned, whe
 from moeload_bench.submissions.weights import WEIGHTS
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
-ASCII_WORDS = "[!-~]+( [!-~]+)*"
 SHA256 = "[0-9a-f]{64}"
 AGAIN = 3
 """Runs of a season of drawn recipes that a checker is asked to record again."""
@@ -227,6 +227,9 @@ def close_season(
         twice = sorted(name for name, count in names.items() if count > 1)
         if twice:
             raise SeasonError(f"entries {', '.join(twice)} are there twice: a season has one of each name")
+        compared = () if plan.draws is None else (plan.draws.candidate, plan.draws.tuned_average)
+        if lacking := sorted(set(compared) - {read_folder(path).record.name for path in submissions}):
+            raise SeasonError(f"the plan compares {', '.join(lacking)}, expected to be among the entries")
         shutil.rmtree(folder.entries, ignore_errors=True)  # what an earlier attempt that was refused left there
         ranked = [_frozen(folder, path, find_links, no_index) for path in sorted(submissions)]
         shown = [_frozen(folder, path, find_links, no_index) for path in sorted(unranked)]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from leaderboard.season_tools.checking import check_season, runs_to_record_again
 from leaderboard.season_tools.checking import record_again as again
 from leaderboard.season_tools.claims import claim_lines
-from leaderboard.season_tools.closing import ASCII_WORDS, abandon_season, close_season, new_season, reveal_season
+from leaderboard.season_tools.closing import abandon_season, close_season, new_season, reveal_season
 from leaderboard.season_tools.drawn import drawn_plan, set_seed
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.public_value import (
@@ -25,7 +25,7 @@ from leaderboard.season_tools.public_value import (
     witness_season,
 )
 from leaderboard.season_tools.recording import record_season
-from leaderboard.season_tools.records import MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
+from leaderboard.season_tools.records import ASCII_WORDS, MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
 from leaderboard.season_tools.scoring import fork_tests, score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say

@@ -14,12 +14,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from leaderboard.season_tools.drawing import draw_number, recipe_sha256
-from leaderboard.season_tools.folder import SeasonFolder
+from leaderboard.season_tools.folder import SeasonFolder, read_text, record_sha256
 from leaderboard.season_tools.levels import level_words, new_kinds, poorest_draw, recipe_levels, train_levels
 from leaderboard.season_tools.records import DrawFile, DrawnSet, DrawPlan, Imported, Plan, PlannedRecipe, SetFile
 from moeload_bench.errors import MoeloadError, SeasonError
 from moeload_bench.files import replacing
-from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.recipes.distribution import Distribution
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of, recipe_toml
 from moeload_bench.recipes.recipe import Recipe
@@ -55,7 +54,7 @@ def _planned_set(one: SetFile, folder: Path, season: str, train: dict[str, tuple
     try:
         made = DrawnSet(
             **one.model_dump(),
-            sha256=bytes_sha256(path),
+            sha256=record_sha256(path),
             prefix=f"{season.replace('_', '-')}{one.name}-",
             quotas=distribution.quotas,
         )
@@ -98,7 +97,7 @@ def planned_distribution(folder: SeasonFolder, one: DrawnSet) -> Distribution:
     path = folder.path / one.distribution
     if not path.is_file():
         raise SeasonError(f"set {one.name}: {path} is not there: its distribution is left out")
-    found = bytes_sha256(path)
+    found = record_sha256(path)
     if found != one.sha256:
         raise SeasonError(
             f"set {one.name}: {one.distribution} has changed: its SHA-256 is {found[:12]}, the plan's {one.sha256[:12]}"
@@ -175,7 +174,7 @@ def draw_problems(folder: SeasonFolder, value: str, base: Suite, note: Callable[
             path = folder.recipes / f"{recipe.name}.toml"
             if recipe.name not in written:
                 yield f"recipe {recipe.name}: left out: {path} is not there"
-            elif path.read_text(encoding="utf-8") != recipe_toml(recipe):
+            elif read_text(path) != recipe_toml(recipe):
                 yield f"recipe {recipe.name}: {path} is not what the draw gives"
             new = new_kinds(recipe_levels(recipe), draws.train_levels)
             if one.new_levels:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from leaderboard.season_tools import records
 from moeload_bench.errors import MoeloadError, SeasonError, printable
-from moeload_bench.files import replacing
+from moeload_bench.files import read_at_most, replacing
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import first_problem
 
@@ -143,7 +143,7 @@ class SeasonFolder:
 
     def lines(self) -> list[records.LogLine]:
         """Return the log."""
-        return self._lines(_read(self.log)) if self.log.is_file() else []
+        return self._lines(read_bytes(self.log)) if self.log.is_file() else []
 
     def log_head(self) -> str:
         """Return the hash of the log's last line, which is bound to all before it."""
@@ -193,7 +193,7 @@ class SeasonFolder:
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            if path.read_text(encoding="utf-8") == record.to_json():
+            if read_text(path) == record.to_json():
                 return
             raise SeasonError(f"{path} is there and says something else: what is published is not written again")
         with replacing(path) as scratch:
@@ -238,6 +238,14 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def stated_time(text: str) -> datetime:
+    """Return a record's time, in UTC; raise `SeasonError` for what is none."""
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise SeasonError(f"got {text[:80]!r}, expected a time such as 2026-12-01T12:00:00+00:00") from None
+
+
 def later_than(text: str, what: str) -> None:
     """Raise `SeasonError` where this machine's clock is before a time that a record holds."""
     if utc_now() < text:
@@ -246,20 +254,28 @@ def later_than(text: str, what: str) -> None:
 
 def read_record(kind: type[R], path: Path) -> R:
     """Return a record of a file; raise `SeasonError` naming file and field."""
+    return parse_record(kind, read_text(path), str(path))
+
+
+def read_text(path: Path) -> str:
+    """Return a file's text; raise `SeasonError` for what is none, and for more than `MAX_RECORD_BYTES`."""
     try:
-        text = _read(path).decode("utf-8")
+        return read_bytes(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise SeasonError(f"{path}: not text: byte {error.start} is not UTF-8") from None
-    return parse_record(kind, text, str(path))
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; raise `SeasonError` where it cannot be read, or has more than `MAX_RECORD_BYTES`."""
     try:
-        if path.stat().st_size > MAX_RECORD_BYTES:
-            raise SeasonError(f"{path}: more than {MAX_RECORD_BYTES} bytes")
-        return path.read_bytes()
+        return read_at_most(path, MAX_RECORD_BYTES)
     except OSError as error:
         raise SeasonError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def record_sha256(path: Path) -> str:
+    """Return the hash of what a file holds; raise `SeasonError` as `read_bytes`."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def parse_record(kind: type[R], text: str, where: str) -> R:

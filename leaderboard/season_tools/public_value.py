@@ -2,7 +2,8 @@
 
 The value is the SHA-256 of the signed text of the first `InRelease` of Debian unstable whose `Date` is after the time
 in the plan: the text of `Release` beside it. What encloses a signature (headers, blanks at the ends of lines) is not
-signed, so it could be changed until the draw suits; the signed text has one spelling.
+signed, so it could be changed until the draw suits; the signed text has one spelling. Bytes that `gpgv`
+passes over (NUL, a carriage return more, a second signature) are refused.
 """
 
 from __future__ import annotations
@@ -17,33 +18,39 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from leaderboard.season_tools.drawn import write_recipes
-from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, read_record, utc_now
+from leaderboard.season_tools.folder import (
+    SeasonFolder,
+    logged_attempt,
+    read_bytes,
+    read_record,
+    read_text,
+    record_sha256,
+    stated_time,
+    utc_now,
+)
 from leaderboard.season_tools.recording import draw_value
 from leaderboard.season_tools.records import Archives, Draw, DrawPlan, Source, Witness
 from moeload_bench.errors import SeasonError
-from moeload_bench.isolation.sources import bytes_sha256
 
 RELEASE, RELEASE_BEFORE, ARCHIVES = "InRelease", "InRelease.before", "archives.json"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 UNSTABLE = {"Origin": "Debian", "Suite": "unstable", "Codename": "sid"}
-_SIGNED = re.compile(
-    r"-----BEGIN PGP SIGNED MESSAGE-----\n(?:\S[^\n]*\n)*\n(.*)\n-----BEGIN PGP SIGNATURE-----\n.*"
-    r"-----END PGP SIGNATURE-----\n?",
-    re.DOTALL,
+_BEGIN, _SIGNATURE, _END = (
+    f"-----{words}-----" for words in ("BEGIN PGP SIGNED MESSAGE", "BEGIN PGP SIGNATURE", "END PGP SIGNATURE")
 )
+_UNSEEN = re.compile(r"[\0-\x08\x0b-\x1f\x7f]")
 _TIME_OF_REPLY = re.compile(rb"\x18[\x0f-\x17](\d{14})(?:\.\d+)?Z")  # DER: GeneralizedTime
 
 
 def release_text(path: Path) -> str:
     """Return the signed text of an `InRelease` in its one spelling; raise `SeasonError` for a file that is none."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SeasonError(f"{path}: cannot be read: {error}") from None
-    match = _SIGNED.fullmatch("\n".join(line.rstrip() for line in text.split("\n")))
-    if match is None:
+    lines = [line.removesuffix("\r").rstrip(" \t") for line in read_text(path).split("\n")]  # their ends are not signed
+    head, _, rest = "\n".join(lines).rstrip("\n").partition("\n\n")
+    signed, _, signature = rest.partition(f"\n{_SIGNATURE}\n")
+    whole = head.split("\n")[0] == _BEGIN and signature.endswith(f"\n{_END}") and signature.count("\n-") == 1
+    if not whole or "\n-" in f"\n{signed}" or _UNSEEN.search("".join(lines)):
         raise SeasonError(f"{path}: expected one signed message, such as an InRelease, and nothing beside it")
-    return "".join(f"{line.removeprefix('- ')}\n" for line in match[1].split("\n"))
+    return f"{signed}\n"
 
 
 def release_date(path: Path) -> datetime:
@@ -54,7 +61,7 @@ def release_date(path: Path) -> datetime:
             raise SeasonError(f"{path}: {name} is {fields.get(name)!r}, expected {wanted!r}")
     try:
         found = parsedate_to_datetime(fields["Date"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise SeasonError(f"{path}: Date is {fields.get('Date')!r}, expected a time") from None
     return found.replace(tzinfo=found.tzinfo or UTC)
 
@@ -85,7 +92,7 @@ def value_problems(folder: Path, draws: DrawPlan, draw: Draw) -> Iterator[str]:
                 f"{what}: of {after:%Y-%m-%d %H:%M:%S}, the one before of {before:%Y-%m-%d %H:%M:%S}: expected the "
                 f"plan's time, {draws.release_after:%Y-%m-%d %H:%M:%S}, between them"
             )
-        if after > datetime.fromisoformat(draw.drawn):
+        if after > stated_time(draw.drawn):
             yield f"{what}: of {after:%Y-%m-%d %H:%M:%S}, drawn at {draw.drawn}, before it"
     if draw.source == "archives":
         for name in ("first", "before"):
@@ -144,7 +151,7 @@ def witness_season(folder: SeasonFolder, where: str, dated: datetime, reply: Pat
         commitment_sha256=folder.commitment().sha256(),
         where=where,
         dated=dated,
-        reply_sha256=None if reply is None else bytes_sha256(reply),
+        reply_sha256=None if reply is None else record_sha256(reply),
     )
     if reply is not None:
         shutil.copyfile(reply, folder.path / "witness.tsr")
@@ -164,15 +171,15 @@ def witness_problems(folder: SeasonFolder, witness: Witness) -> Iterator[str]:
     if witness.reply_sha256 is None:
         return
     path = folder.path / "witness.tsr"
-    reply = path.read_bytes() if path.is_file() else b""
+    reply = read_bytes(path) if path.is_file() else b""
     if hashlib.sha256(reply).hexdigest() != witness.reply_sha256:
         yield "witness.tsr: left out, or changed since witness.json"
         return
     if bytes.fromhex(hashed) not in reply:
         yield "witness.tsr: it stamps another file: the commitment's SHA-256 is not in it"
     time = _TIME_OF_REPLY.search(reply)
-    said = None if time is None else datetime.strptime(time[1].decode(), "%Y%m%d%H%M%S").replace(tzinfo=UTC)
-    if said != witness.dated.replace(microsecond=0):
+    said = None if time is None else time[1].decode()
+    if said != f"{witness.dated.astimezone(UTC):%Y%m%d%H%M%S}":
         yield f"witness.tsr: its time is {said}, witness.json says {witness.dated}"
 
 

@@ -20,7 +20,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from string import Formatter
 from typing import Annotated, Literal
 
@@ -36,12 +36,19 @@ Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
 MAX_MANY = 1000  # runs of a recipe, origins of a run, futures of an origin
+MAX_REPEATS = 3  # of the form of a public value: more of them, or a group of one, could take hours to match
 MAX_FUTURES = 100_000  # of a season
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+_NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
+"""Of a recipe or an entry: part of the names of files."""
+TraceId = Annotated[str, Field(pattern=f"^{_NAME}/{_NAME}/{_NAME}$")]
+ASCII_WORDS = "[!-~]+( [!-~]+)*"
 FILE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"
 CLOSED_BEFORE = timedelta(hours=6)
 """How long before the time that names the public value a drawn season closes, at least."""
 Share = Annotated[float, Field(gt=0, le=1)]
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
 
 
 class Published(Record):
@@ -78,7 +85,7 @@ class Varies(Record):
 class PlannedRecipe(Record):
     """A recipe of the season: ``sha256`` is that of its content; a ``secret`` one is shown with the reveal only."""
 
-    name: str
+    name: Name
     version: int
     sha256: Sha256
     steps: int = Field(ge=1, le=MAX_NUMBER)
@@ -135,8 +142,8 @@ class DrawnSet(SetFile):
     """
 
     sha256: Sha256
-    prefix: str
-    quotas: dict[Stratum, dict[str, int]]
+    prefix: Name
+    quotas: dict[Stratum, dict[str, Annotated[int, Field(ge=1, le=MAX_MANY)]]]
 
     @model_validator(mode="after")
     def _quotas_fit(self) -> DrawnSet:
@@ -161,7 +168,7 @@ class DrawnSet(SetFile):
 class Imported(Record):
     """A log that is public or was given: a trace in the season's folder, which is scored and decides no test."""
 
-    trace: str
+    trace: TraceId
     data_sha256: Sha256
 
 
@@ -178,16 +185,17 @@ class DrawTerms(Record):
     tuned_average: str
     tests: str = Field(min_length=20)
     headline: str = Field(min_length=20)
-    release_after: AwareDatetime
+    release_after: Moment
     packages: tuple[str, str, str]
     horizon: int = Field(ge=1, le=MAX_NUMBER)
 
     @model_validator(mode="after")
     def _headline_has_its_places(self) -> DrawTerms:
-        places = {place for _, place, _, _ in Formatter().parse(self.headline) if place is not None}
-        if places != {"candidate", "tuned_average", "set", "gains"}:
+        parts = [part[1:] for part in Formatter().parse(self.headline) if part[1] is not None]
+        if sorted(parts) != sorted((place, "", None) for place in ("candidate", "gains", "set", "tuned_average")):
+            got = ", ".join(str(part[0])[:40] for part in parts[:8])
             raise ValueError(
-                f"headline: got the places {', '.join(sorted(places))}, expected candidate, tuned_average, set, gains"
+                f"headline: got the places {got}, expected candidate, tuned_average, set, gains, each as it is"
             )
         return self
 
@@ -204,14 +212,14 @@ class DrawTerms(Record):
 class DrawFile(DrawTerms):
     """The file that `season new --draw` reads; ``imported`` are files beside it."""
 
-    sets: tuple[SetFile, ...] = Field(min_length=1)
+    sets: tuple[SetFile, ...] = Field(min_length=1, max_length=26)
     imported: tuple[str, ...] = ()
 
 
 class DrawPlan(DrawTerms):
     """What is drawn after closing, and what the `train` runs had by then (`levels.py`)."""
 
-    sets: tuple[DrawnSet, ...] = Field(min_length=1)
+    sets: tuple[DrawnSet, ...] = Field(min_length=1, max_length=26)
     imported: tuple[Imported, ...] = ()
     train_levels: dict[str, tuple[str, ...]]
 
@@ -264,10 +272,8 @@ class Plan(Published):
         many = self.runs * (len(names) + len(self.forks.recipes) * self.forks.origins * self.forks.futures)
         if many > MAX_FUTURES:
             raise ValueError(f"runs: got {many} runs and forks, expected at most {MAX_FUTURES}")
-        try:
-            re.compile(self.value_form or "")
-        except re.error as error:
-            raise ValueError(f"value_form: got {self.value_form!r}, expected a regular expression: {error}") from None
+        if self.value_form not in (None, ASCII_WORDS):
+            _check_form(self.value_form)
         hidden = [recipe.name for recipe in self.recipes if recipe.secret]
         if self.secret is not None and hidden:
             raise ValueError(f"an open season has no secrets, got the secret recipes {hidden}")
@@ -319,7 +325,7 @@ class Entry(Record):
     ``ranked`` False: a demonstration, such as a memory of public runs, that is scored and shown and has no rank.
     """
 
-    name: str
+    name: Name
     ranked: bool = later(True)
     tree_sha256: Sha256
     source_sha256: Sha256
@@ -366,7 +372,7 @@ class Witness(Published):
     season: str
     commitment_sha256: Sha256
     where: str = Field(min_length=10, max_length=500)
-    dated: AwareDatetime
+    dated: Moment
     reply_sha256: Sha256 | None = None
 
 
@@ -385,7 +391,7 @@ class Archive(Record):
     version: str
     url: str
     sha256: Sha256
-    uploaded: AwareDatetime
+    uploaded: Moment
 
 
 class Archives(Published):
@@ -422,9 +428,9 @@ class RunHashes(Published):
 
     season: str
     draw_sha256: Sha256
-    recipe: str
+    recipe: Name
     run: int = Field(ge=0)
-    trace: str
+    trace: TraceId
     data_sha256: Sha256 | None
     meta_sha256: Sha256 | None = None
     failure: str | None = None
@@ -446,8 +452,8 @@ class Scores(Published):
     published_at: str = Field(description="the commit, or the place, at which the hashes were published")
     suite_sha256: Sha256
     level: str
-    results: dict[str, Sha256]
-    forks: dict[str, Sha256] = {}
+    results: dict[Name, Sha256]
+    forks: dict[Name, Sha256] = {}
     fork_floors: Sha256 | None = None
 
 
@@ -484,6 +490,16 @@ class LogLine(Record):
     def sha256(self) -> str:
         """Hash of the line as it is written."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def _check_form(form: str) -> None:
+    """Raise `ValueError` unless a form is a regular expression that no value takes long to match."""
+    try:
+        re.compile(form)
+    except (re.error, OverflowError) as error:
+        raise ValueError(f"value_form: got {form!r}, expected a regular expression: {error}") from None
+    if "(" in form or sum(map(form.count, "*+?{")) > MAX_REPEATS:
+        raise ValueError(f"value_form: got {form!r}, expected no groups, and at most {MAX_REPEATS} of * + ? {{")
 
 
 def normal_text(text: str) -> str:

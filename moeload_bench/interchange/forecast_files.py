@@ -23,6 +23,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.traces.store import data_sha256
 from moeload_bench.traces.trace import Trace
 
+MAX_LAYERS = 10_000
 LEVEL_ROWS = 100
 """Rows at the end of a trace; their mean total load turns shares into tokens."""
 
@@ -125,6 +126,8 @@ def rows_of_model(
             "--first-layer, the number of the first MoE layer in the model (0 if dense layers come after them)"
         )
     least = max(layers) + 1
+    if max(least, model_layers or 0) > MAX_LAYERS:
+        raise PlacementError(f"a model of {max(least, model_layers or 0)} layers, at most {MAX_LAYERS} are written")
     if model_layers is not None and model_layers < least:
         raise PlacementError(
             f"--model-layers is {model_layers}, the trace has layer {least - 1}; expected {least} or more"

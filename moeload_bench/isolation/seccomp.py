@@ -5,8 +5,9 @@ other call is answered as if the kernel did not have it, so that C libraries use
 with others: new namespaces and mounts, looking into or steering other processes, memory that belongs to no process
 (memfd, System V IPC), the kernel's larger attack surfaces (bpf, io_uring, perf, keyrings), and ways to learn or change
 which pages of a shared file are in memory, or to hold a lock on one, which another sandbox would see (mincore,
-cachestat, preadv2 with RWF_NOWAIT, fadvise, readahead, MADV_PAGEOUT, inotify, flock, leases). Sockets are unix sockets
-only. See seccomp(2).
+cachestat, preadv2 with RWF_NOWAIT, fadvise, readahead, MADV_PAGEOUT, inotify, flock, leases), and numbers that the
+kernel counts up for all processes and sockets of the machine (pidfd, SO_COOKIE). Sockets are unix sockets only. See
+seccomp(2).
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from typing import NamedTuple
 LD_ABS, JEQ, JGE, JSET, RET = 0x20, 0x15, 0x35, 0x45, 0x06
 ALLOW, KILL, ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 NUMBER_AT, ARCH_AT, ARGUMENTS_AT, ARGUMENT_BYTES = 0, 4, 16, 8
-NEW_NAMESPACE_FLAGS = 0x7E020080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME}
+REFUSED_CLONE_FLAGS = 0x7E021080  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET,TIME}, CLONE_PIDFD
 AF_UNIX, SIGCHLD = 1, 17
 LOCKS_AND_LEASES = (5, 6, 7, 36, 37, 38, 1024, 1025, 1026)  # F_*LK*, F_OFD_*LK*, F_SETLEASE, F_GETLEASE, F_NOTIFY
+NUMBERS_READ, NUMBERS_SENT = (57, 71, 77), (76,)  # SO_COOKIE, SO_NETNS_COOKIE, SO_PEERPIDFD; SO_PASSPIDFD
 PAGES_AWAY = (20, 21)  # MADV_COLD, MADV_PAGEOUT: whoever owns a file may take it out of memory with them
 X32_BIT = 0x40000000
 
 # Those with the same number on both architectures, then each one's own.
 _SHARED = {
     "close_range": 436, "openat2": 437, "faccessat2": 439, "set_mempolicy_home_node": 450, "epoll_pwait2": 441,
-    "futex_waitv": 449, "futex_wake": 454, "futex_wait": 455, "futex_requeue": 456, "pidfd_open": 434,
-    "pidfd_send_signal": 424,
+    "futex_waitv": 449, "futex_wake": 454, "futex_wait": 455, "futex_requeue": 456,
 }  # fmt: skip
 _X86_64 = {
     "read": 0, "write": 1, "readv": 19, "writev": 20, "pread64": 17, "pwrite64": 18, "close": 3, "openat": 257,
@@ -61,7 +62,7 @@ _X86_64 = {
     "getitimer": 36, "setitimer": 38, "timer_create": 222, "timer_settime": 223, "timer_gettime": 224,
     "timer_getoverrun": 225, "timer_delete": 226, "clock_gettime": 228, "clock_getres": 229, "gettimeofday": 96,
     "times": 100, "bind": 49, "listen": 50, "accept": 43, "accept4": 288, "connect": 42, "getsockname": 51,
-    "getpeername": 52, "getsockopt": 55, "setsockopt": 54, "sendto": 44, "recvfrom": 45, "sendmsg": 46,
+    "getpeername": 52, "sendto": 44, "recvfrom": 45, "sendmsg": 46,
     "recvmsg": 47, "sendmmsg": 307, "recvmmsg": 299, "shutdown": 48, "open": 2, "creat": 85, "dup2": 33, "pipe": 22,
     "stat": 4, "lstat": 6, "access": 21, "readlink": 89, "getdents": 78, "mkdir": 83, "rmdir": 84, "rename": 82,
     "link": 86, "symlink": 88, "unlink": 87, "chmod": 90, "chown": 92, "lchown": 94, "utime": 132, "utimes": 235,
@@ -98,7 +99,7 @@ _AARCH64 = {
     "getitimer": 102, "setitimer": 103, "timer_create": 107, "timer_settime": 110, "timer_gettime": 108,
     "timer_getoverrun": 109, "timer_delete": 111, "clock_gettime": 113, "clock_getres": 114, "gettimeofday": 169,
     "times": 153, "bind": 200, "listen": 201, "accept": 202, "accept4": 242, "connect": 203, "getsockname": 204,
-    "getpeername": 205, "getsockopt": 209, "setsockopt": 208, "sendto": 206, "recvfrom": 207, "sendmsg": 211,
+    "getpeername": 205, "sendto": 206, "recvfrom": 207, "sendmsg": 211,
     "recvmsg": 212, "sendmmsg": 269, "recvmmsg": 243, "shutdown": 210,
 }  # fmt: skip
 # Answered otherwise than by "no such call": what a library takes as an error of the file; hints, taken as heard (0).
@@ -133,13 +134,15 @@ class Machine(NamedTuple):
     fcntl: int
     rt_sigaction: int
     madvise: int
+    getsockopt: int
+    setsockopt: int
     allowed: Mapping[str, int]
     answered: Mapping[str, int]
 
 
 MACHINES: Mapping[str, Machine] = {
-    "x86_64": Machine(0xC000003E, 56, 41, 53, 72, 13, 28, _SHARED | _X86_64, _ANSWERED_X86_64),
-    "aarch64": Machine(0xC00000B7, 220, 198, 199, 25, 134, 233, _SHARED | _AARCH64, _ANSWERED_AARCH64),
+    "x86_64": Machine(0xC000003E, 56, 41, 53, 72, 13, 28, 55, 54, _SHARED | _X86_64, _ANSWERED_X86_64),
+    "aarch64": Machine(0xC00000B7, 220, 198, 199, 25, 134, 233, 209, 208, _SHARED | _AARCH64, _ANSWERED_AARCH64),
 }
 
 
@@ -153,7 +156,7 @@ def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
         _op(LD_ABS, ARCH_AT), _op(JEQ, machine.audit, 1, 0), _op(RET, KILL),
         _op(LD_ABS, NUMBER_AT), _op(JGE, X32_BIT, 0, 1), _op(RET, ERRNO | errno.ENOSYS),
     ]  # fmt: skip
-    no_namespace = [_argument(0), _op(JSET, NEW_NAMESPACE_FLAGS, 0, 1), _op(RET, ERRNO | errno.EPERM)]
+    no_namespace = [_argument(0), _op(JSET, REFUSED_CLONE_FLAGS, 0, 1), _op(RET, ERRNO | errno.EPERM)]
     unix_only = [_argument(0), _op(JEQ, AF_UNIX, 1, 0), _op(RET, ERRNO | errno.EAFNOSUPPORT)]
     no_lock = [_argument(1), *_refused(LOCKS_AND_LEASES, errno.ENOLCK)]
     no_change = [
@@ -163,6 +166,8 @@ def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
     program += _when(machine.clone, no_namespace)
     program += _when(machine.socket, unix_only) + _when(machine.socketpair, unix_only)
     program += _when(machine.madvise, [_argument(2), *_refused(PAGES_AWAY, errno.EINVAL)])
+    program += _when(machine.getsockopt, [_argument(2), *_refused(NUMBERS_READ, errno.ENOPROTOOPT)])
+    program += _when(machine.setsockopt, [_argument(2), *_refused(NUMBERS_SENT, errno.ENOPROTOOPT)])
     program += _when(machine.fcntl, no_lock) + _when(machine.rt_sigaction, no_change if keeps_children else [])
     for number in machine.allowed.values():
         program += [_op(JEQ, number, 0, 1), _op(RET, ALLOW)]

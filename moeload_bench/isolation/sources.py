@@ -52,7 +52,8 @@ def hashes_sha256(hashes: Mapping[str, str]) -> str:
 
 def bytes_sha256(path: Path) -> str:
     """Return the hash of what a file holds."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def imports_sha256(path: Path) -> str | None:
@@ -66,7 +67,7 @@ def imports_sha256(path: Path) -> str | None:
     while waiting:
         for name in _imported(waiting.pop()):
             found = None if name in files or name.partition(".")[0] == CONTRACT[0] else find_module(name)
-            if found is not None and not _installed(found):
+            if found is not None and not installed(found):
                 files[name] = found
                 waiting.append(found)
     if not files:
@@ -84,7 +85,7 @@ def _imported(path: Path) -> Iterator[str]:
             yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
 
 
-def _installed(path: Path) -> bool:
+def installed(path: Path) -> bool:
     """Return whether a file is Python's own or of an installed distribution."""
     own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, own))

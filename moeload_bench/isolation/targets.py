@@ -28,12 +28,13 @@ from typing import Any, TypeGuard
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
-from moeload_bench.isolation.sources import file_sha256, module_sha256
+from moeload_bench.isolation.sources import CONTRACT, file_sha256, installed, module_sha256
 from moeload_bench.words import page
 
 BASELINES_PACKAGE = "moeload_bench.baselines"
 ADAPTERS_PACKAGE = "moeload_bench.adapters"
 PLUGIN_GROUP = "moeload_bench.forecasters"
+MAX_CODE_BYTES = 64 << 20
 _OURS = f"{BASELINES_PACKAGE}."
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _KEY = re.compile(r"[A-Za-z_]\w*")
@@ -110,6 +111,8 @@ def parse_target(text: str) -> StoredTarget:
         path = Path(place)
         if not path.is_file():
             raise TargetError(f"{text!r}: no file {place!r}")
+        if path.stat().st_size > MAX_CODE_BYTES:
+            raise TargetError(f"{text!r}: {path.stat().st_size} bytes, at most {MAX_CODE_BYTES} are read as code")
         if not class_name:
             raise TargetError(f"{text!r}: name the class, as in {place}:Mine")
         return FileTarget(text=text, file=path.resolve(), class_name=class_name, kwargs=kwargs)
@@ -179,8 +182,11 @@ def load_class(target: Target) -> type[Any]:
         return _checked(target.cls, target)
     try:
         if isinstance(target, FileTarget):
+            _from_source("")
             module, place = _import_file(target.file), str(target.file)
         else:
+            if not is_baseline(target):
+                _from_source(target.module.partition(".")[0])
             module, place = importlib.import_module(target.module), target.module
     except MissingExtraError:
         raise
@@ -339,6 +345,35 @@ class _SourceAlone(SourceFileLoader):
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
+
+
+class _SourceFinder:
+    """Has what a forecaster's hash names run from its source: its own package, and helpers that are not installed."""
+
+    def __init__(self, package: str) -> None:
+        self.package = package
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Return what the finders behind this one find, without its bytecode."""
+        top = name.partition(".")[0]
+        if top == CONTRACT[0]:
+            return None
+        found = (
+            finder.find_spec(name, path, target) for finder in sys.meta_path if not isinstance(finder, _SourceFinder)
+        )
+        spec = next((one for one in found if one is not None), None)
+        if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
+            return None
+        if top != self.package and installed(Path(spec.origin)):
+            return None
+        spec.loader, spec.cached = _SourceAlone(name, spec.origin), None
+        return spec
+
+
+def _from_source(package: str) -> None:
+    """Import from now on a package, and modules that are not installed, from source."""
+    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _SourceFinder)]
+    sys.meta_path.insert(0, _SourceFinder(package))
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import MoeloadError, PlacementError
+from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
 from moeload_bench.live.advice import Advice
@@ -303,4 +303,4 @@ def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(f"{text}; training goes on", RecordingWarning, stacklevel=3)
+    warnings.warn(printable(f"{text}; training goes on"), RecordingWarning, stacklevel=3)

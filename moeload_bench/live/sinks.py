@@ -7,6 +7,7 @@ A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_sc
 from __future__ import annotations
 
 import contextvars
+import errno
 import json
 import queue
 import threading
@@ -33,7 +34,10 @@ def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
     if isinstance(given, str | Path):
         if Path(given).suffix != ".jsonl":
             raise RecordingError(f"a sink's file is {given}, expected a name that ends in .jsonl")
-        lines = _JsonLines(Path(given))
+        try:
+            lines = _JsonLines(Path(given))
+        except OSError as error:
+            raise RecordingError(f"a sink's file is {given}, which cannot be written: {error.strerror}") from None
         return str(given), lines.log, lines.close
     if hasattr(given, "add_scalar"):
         return type(given).__name__, lambda values, step: _add_scalars(given, values, step), given.flush
@@ -52,7 +56,8 @@ class Sink:
     """One sink in its own thread. ``dropped``: snapshots that did not reach it; ``failed``: why it was given up."""
 
     def __init__(self, given: Any) -> None:
-        self.name, self._log, self._close = as_log(given)
+        name, self._log, self._close = as_log(given)
+        self.name = printable(str(name))
         self.dropped = 0
         self.failed: str | None = None
         self._in_a_row = 0
@@ -117,6 +122,8 @@ class _JsonLines:
     """One JSON object a line: `step` and the numbers."""
 
     def __init__(self, path: Path) -> None:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "a folder, pipe or device, expected a file", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8")
 

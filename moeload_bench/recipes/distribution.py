@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from moeload_bench.errors import NotFoundError
 from moeload_bench.recipes.corpora import find_corpus
-from moeload_bench.recipes.recipe import ALIGNED, OptimizerKind, ProbeTable
+from moeload_bench.recipes.recipe import ALIGNED, Method, OptimizerKind, ProbeTable
 from moeload_bench.schema import Record
 
-Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+MANY = 32
+"""The most choices that a list has, and the most tables of a kind."""
+MOST_SHAPES = 200_000
+"""The most combinations of a stratum's sizes: all are made, to keep those within its limits."""
+Choices = Field(min_length=1, max_length=MANY)
+Number = Annotated[int, Field(ge=1, le=2**24)]
+Amount = Annotated[float, Field(ge=0, le=1e6)]
+Rates = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Choices]
 Share = Annotated[float, Field(gt=0, lt=1)]
-Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
-Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+Counts = Annotated[tuple[Number, ...], Choices]
+Amounts = Annotated[tuple[Amount, ...], Choices]
+Texts = Annotated[tuple[str, ...], Choices]
+SHAPE = ("experts", "top_k", "tokens", "sequence_length", "layers", "width", "micro_batches", "inner")
+"""Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
 StratumName = Literal["small", "large"]
 
 
@@ -34,14 +45,14 @@ class CostTable(Record):
     """
 
     processor: str
-    layer: float = Field(ge=0)
-    expert: float = Field(ge=0)
-    width: float = Field(ge=0)
-    score: float = Field(ge=0)
-    value: float = Field(ge=0)
-    parameter: float = Field(ge=0)
-    vocabulary: float = Field(ge=0)
-    probe: float = Field(ge=0)
+    layer: Amount
+    expert: Amount
+    width: Amount
+    score: Amount
+    value: Amount
+    parameter: Amount
+    vocabulary: Amount
+    probe: Amount
 
 
 class StratumTable(Record):
@@ -51,20 +62,20 @@ class StratumTable(Record):
     sequences, and tokens per expert between two limits. Texts last for at least ``epoch_steps`` steps.
     """
 
-    minutes: float = Field(gt=0)
+    minutes: float = Field(gt=0, le=1e6)
     steps: Counts
     tokens: Counts
     sequence_length: Counts
-    sequences_least: int = Field(ge=8)
-    per_expert_least: int = Field(default=1, ge=1)
-    per_expert_most: int | None = None
-    epoch_steps: int = Field(default=0, ge=0)
+    sequences_least: int = Field(ge=8, le=2**24)
+    per_expert_least: Number = 1
+    per_expert_most: Number | None = None
+    epoch_steps: int = Field(default=0, ge=0, le=2**24)
     micro_batches: Counts
-    experts: Annotated[tuple[Annotated[int, Field(ge=8, le=64)], ...], Field(min_length=1)]
+    experts: Annotated[tuple[Annotated[int, Field(ge=8, le=64)], ...], Choices]
     top_k: Counts
     width: Counts
     layers: Counts
-    inner: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+    inner: Annotated[tuple[Annotated[float, Field(gt=0, le=1e3)], ...], Choices]
     probe: ProbeTable | None = None
 
 
@@ -77,8 +88,8 @@ class TrainingTable(Record):
     lr: Rates | None = None
     optimizers: dict[OptimizerKind, Rates] | None = Field(default=None, min_length=1)
     warmup: Counts
-    ramps: tuple[tuple[Annotated[int, Field(ge=2)], ...], ...] = Field(min_length=1)
-    ramp_at: tuple[Share, ...] = Field(min_length=1)
+    ramps: tuple[Annotated[tuple[Annotated[int, Field(ge=2, le=2**24)], ...], Field(max_length=MANY)], ...] = Choices
+    ramp_at: tuple[Share, ...] = Choices
 
     @property
     def rates(self) -> dict[OptimizerKind, Rates]:
@@ -108,7 +119,7 @@ class ScheduleOption(Record):
     floor: float | None = None
     restart_factor: float | None = None
     restart_from_weights: bool | None = None
-    at: tuple[Share, ...] = ()
+    at: tuple[Share, ...] = Field(default=(), max_length=MANY)
 
     def table(self, share: float | None, steps: int, warmup: int) -> dict[str, Any]:
         """Return the recipe's table for a run of ``steps`` steps."""
@@ -122,8 +133,8 @@ class ScheduleOption(Record):
 class PlanTable(Record):
     """Mixes of texts one after another; ``at`` lists the shares of the steps at which they may change."""
 
-    mixes: tuple[str, ...] = Field(min_length=1)
-    at: tuple[tuple[Share, ...], ...] = ((),)
+    mixes: Texts
+    at: tuple[tuple[Share, ...], ...] = Field(default=((),), min_length=1, max_length=MANY)
 
     @model_validator(mode="after")
     def _one_share_for_each_change(self) -> PlanTable:
@@ -136,7 +147,7 @@ class PlanTable(Record):
 class MethodTable(Record):
     """A balancing method: families that can have it, and its coefficients."""
 
-    families: tuple[str, ...] = Field(min_length=1)
+    families: Texts
     coefficient: Amounts = (0.0,)
     z_loss: Amounts = (0.0,)
 
@@ -144,31 +155,31 @@ class MethodTable(Record):
 class FamilyTable(Record):
     """A model family: its configuration with words for what is drawn, and its number of shared experts."""
 
-    shared: int = Field(default=0, ge=0)
+    shared: int = Field(default=0, ge=0, le=2**24)
     attention: Literal["sdpa", "eager"] = "sdpa"
-    config: dict[str, Any]
+    config: dict[str, JsonValue]
 
 
 class Distribution(Record):
     """A distribution over trainings; one that could give an invalid recipe cannot be made."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    prefix: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
-    version: int = Field(ge=1)
-    vocabulary: int = Field(ge=257)
-    head_dim: int = Field(ge=ALIGNED, multiple_of=ALIGNED)
-    tokenizer_sources: tuple[str, ...] = Field(min_length=1)
-    bytes_per_token: float = Field(gt=0)
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)
+    prefix: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)
+    version: Number
+    vocabulary: int = Field(ge=257, le=2**24)
+    head_dim: int = Field(ge=ALIGNED, le=2**24, multiple_of=ALIGNED)
+    tokenizer_sources: Texts
+    bytes_per_token: float = Field(ge=1e-3, le=1e3)
     kept_out: KeptOut
     cost: CostTable
-    quotas: dict[StratumName, dict[str, Annotated[int, Field(ge=1)]]] = Field(min_length=1)
+    quotas: dict[StratumName, dict[Method, Annotated[int, Field(ge=1, le=1000)]]] = Field(min_length=1)
     strata: dict[StratumName, StratumTable]
     training: TrainingTable
-    schedules: tuple[ScheduleOption, ...] = Field(min_length=1)
-    mixes: dict[str, tuple[str, ...]]
-    plans: tuple[PlanTable, ...] = Field(min_length=1)
-    methods: dict[str, MethodTable]
-    families: dict[str, FamilyTable]
+    schedules: tuple[ScheduleOption, ...] = Choices
+    mixes: dict[str, Texts] = Field(max_length=MANY)
+    plans: tuple[PlanTable, ...] = Choices
+    methods: dict[Method, MethodTable]
+    families: dict[str, FamilyTable] = Field(max_length=MANY)
 
     @model_validator(mode="after")
     def _names_and_sizes_fit(self) -> Distribution:
@@ -187,6 +198,11 @@ class Distribution(Record):
             if both := sorted({*used} & {*kept}):
                 raise ValueError(f"{where}: {both[0]!r} is in kept_out")
         for stratum, table in self.strata.items():
+            shapes = prod(len(getattr(table, key)) for key in SHAPE)
+            if shapes > MOST_SHAPES:
+                raise ValueError(
+                    f"strata.{stratum}: {shapes} combinations of sizes, at most {MOST_SHAPES} are drawn from"
+                )
             for width in table.width:
                 if width % self.head_dim:
                     raise ValueError(f"strata.{stratum}.width: {width} is no multiple of head_dim {self.head_dim}")

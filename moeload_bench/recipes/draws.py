@@ -11,6 +11,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from pydantic import ValidationError
 from moeload_bench.errors import RecipeError
 from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.distribution import (
+    SHAPE,
     Distribution,
     PlanTable,
     ScheduleOption,
@@ -29,12 +31,14 @@ from moeload_bench.recipes.distribution import (
     StratumTable,
     rounded,
 )
-from moeload_bench.recipes.recipe import OptimizerKind, Recipe
-from moeload_bench.recipes.shapes import SHAPE, Shapes, pick, probe_seconds, step_seconds
+from moeload_bench.recipes.recipe import Method, OptimizerKind, Recipe
+from moeload_bench.recipes.shapes import Shapes, pick, probe_seconds, step_seconds
 from moeload_bench.schema import first_problem, read_toml
 
 MOST_TURNS = 64
 """The largest sum of the weights of a stage's texts."""
+MOST_CORNERS = 20_000
+"""The most recipes that are made to check a distribution: one for each choice, others being the first."""
 BALANCING = {
     "none": "no balancing",
     "aux_loss": "an auxiliary loss of {:g} per layer",
@@ -51,7 +55,7 @@ class Drawn:
 
     name: str
     stratum: StratumName
-    method: str
+    method: Method
     family: str
     shape: dict[str, Any]
     steps: int
@@ -152,15 +156,17 @@ def _traits(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _cells(distribution: Distribution) -> list[tuple[StratumName, str]]:
+def _cells(distribution: Distribution) -> list[tuple[StratumName, Method]]:
     """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
     return [quotas[at][:2] for _, at in sorted(due)]
 
 
-def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: str, seed: int) -> Drawn:
+def _drawn(distribution: Distribution, stratum: StratumName, method: Method, name: str, seed: int) -> Drawn:
     def choose(options: Sequence[Any], what: str) -> Any:
+        if not options:
+            raise RecipeError(f"{distribution.name}: {name}: no {what} keeps the limits of the {stratum} stratum")
         return pick(options, f"{key}/{what}")
 
     key = f"{distribution.name}/{seed}/{name}"
@@ -233,13 +239,14 @@ def _tokens(distribution: Distribution, text: str) -> float:
     return find_corpus(text).text_bytes / distribution.bytes_per_token
 
 
-def _weights(texts: Sequence[str], turns: int) -> list[int]:
+@lru_cache(maxsize=4096)
+def _weights(texts: tuple[str, ...], turns: int) -> tuple[int, ...]:
     """Return whole numbers that sum to ``turns``, by the size of the texts and at least 1."""
     weights = [1] * len(texts)
     for _ in range(turns - len(texts)):
         shares = [find_corpus(text).text_bytes / weight for text, weight in zip(texts, weights, strict=True)]
         weights[shares.index(max(shares))] += 1
-    return weights
+    return tuple(weights)
 
 
 def _minutes(distribution: Distribution, drawn: Drawn, steps: int) -> float:
@@ -262,7 +269,14 @@ def _batches(drawn: Drawn) -> list[tuple[float, int]]:
 
 
 def recipe_of(distribution: Distribution, drawn: Drawn) -> Recipe:
-    """Return the recipe of what was drawn; raise `ValidationError` if it is invalid."""
+    """Return the recipe of what was drawn; raise `RecipeError` if it is invalid."""
+    try:
+        return _recipe_of(distribution, drawn)
+    except ValidationError as error:
+        raise RecipeError(f"{distribution.name}: {drawn.name}: {first_problem(error, 'recipe')}") from None
+
+
+def _recipe_of(distribution: Distribution, drawn: Drawn) -> Recipe:
     shape, table = drawn.shape, distribution.strata[drawn.stratum]
     data = {
         "sequence_length": shape["sequence_length"],
@@ -364,9 +378,11 @@ def _check(distribution: Distribution) -> None:
     """Raise `ValueError` that names a field by which a drawn recipe could be invalid or missing."""
     for stratum in distribution.quotas:
         _check_limits(distribution, stratum)
-        for field, drawn in _corners(distribution, stratum):
+        for number, (field, drawn) in enumerate(_corners(distribution, stratum)):
+            if number == MOST_CORNERS:
+                raise ValueError(f"more than {MOST_CORNERS} combinations of choices to check")
             try:
-                recipe_of(distribution, drawn)
+                _recipe_of(distribution, drawn)
             except ValidationError as error:
                 raise ValueError(f"{field}: {first_problem(error, 'recipe')}") from None
 
@@ -376,17 +392,15 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
     table, where = distribution.strata[stratum], f"strata.{stratum}"
     reached: dict[str, set[Any]] = {key: set() for key in SHAPE}
     least, batches = np.inf, set()
-    for method in distribution.quotas[stratum]:
-        for family in distribution.methods[method].families:
-            shapes = Shapes(distribution, table, distribution.families[family]).of
-            if not len(shapes["tokens"]):
-                raise ValueError(
-                    f"{where}.minutes: no {family} recipe keeps the limits of the stratum within {table.minutes:g}"
-                )
-            least = min(least, step_seconds(distribution, distribution.families[family], shapes).min())
-            for key in SHAPE:
-                reached[key].update(shapes[key].tolist())
-            batches |= set(zip(shapes["tokens"].tolist(), shapes["sequence_length"].tolist(), strict=True))
+    for family, shapes in _shapes(distribution, stratum).items():
+        if not len(shapes["tokens"]):
+            raise ValueError(
+                f"{where}.minutes: no {family} recipe keeps the limits of the stratum within {table.minutes:g}"
+            )
+        least = min(least, step_seconds(distribution, distribution.families[family], shapes).min())
+        for key in SHAPE:
+            reached[key].update(shapes[key].tolist())
+        batches |= set(zip(shapes["tokens"].tolist(), shapes["sequence_length"].tolist(), strict=True))
     for key in SHAPE:
         for value in getattr(table, key):
             if value not in reached[key]:
@@ -399,14 +413,20 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
             raise ValueError(f"plans: none has text enough for {tokens} tokens a step in sequences of {length}")
 
 
+def _shapes(distribution: Distribution, stratum: StratumName) -> dict[str, dict[str, Any]]:
+    """Return the shapes of a stratum for each family that its quotas can draw."""
+    families = (name for method in distribution.quotas[stratum] for name in distribution.methods[method].families)
+    table = distribution.strata[stratum]
+    return {name: Shapes(distribution, table, distribution.families[name]).of for name in dict.fromkeys(families)}
+
+
 def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple[str, Drawn]]:
     """Yield (field, what is drawn with one choice of it) for all choices of a stratum, others being the first."""
-    table, training = distribution.strata[stratum], distribution.training
+    table, training, shapes = distribution.strata[stratum], distribution.training, _shapes(distribution, stratum)
     for method in distribution.quotas[stratum]:
         how = distribution.methods[method]
         for family in how.families:
-            shapes = Shapes(distribution, table, distribution.families[family]).of
-            shape = {key: values[0].item() for key, values in shapes.items()}
+            shape = {key: values[0].item() for key, values in shapes[family].items()}
             first = Drawn(
                 name=f"{distribution.prefix}{stratum[0]}00",
                 stratum=stratum,

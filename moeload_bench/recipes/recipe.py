@@ -19,6 +19,7 @@ RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
 """How many bfloat16 numbers fit into 16 bytes; torch's grouped matrix products align rows to that."""
 OptimizerKind = Literal["AdamW", "NAdam", "SGD"]
+Method = Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 
 
@@ -52,7 +53,7 @@ class BalancingTable(Record):
     From step `until` on the auxiliary loss is switched off.
     """
 
-    method: Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
+    method: Method
     coefficient: float = Field(default=0.0, ge=0)
     sequence_coefficient: float | None = Field(default=None, gt=0)
     z_loss: float | None = Field(default=None, gt=0)

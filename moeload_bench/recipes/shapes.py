@@ -13,10 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.recipes.distribution import Distribution, FamilyTable, StratumTable
-
-SHAPE = ("experts", "top_k", "tokens", "sequence_length", "layers", "width", "micro_batches", "inner")
-"""Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
+from moeload_bench.recipes.distribution import SHAPE, Distribution, FamilyTable, StratumTable
 
 T = TypeVar("T")
 

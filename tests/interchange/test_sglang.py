@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +152,42 @@ def test_the_reading_process_takes_the_callers_memory_limit_where_that_is_smalle
     assert done.stdout.strip() == "[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]", done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="not tested: only Linux tells a process of its parent's end")
+def test_the_reading_process_ends_with_its_parent_and_leaves_nothing(tmp_path: Path) -> None:
+    """Even where the parent is killed, and the child held: no process, and no file in the temporary folder."""
+    torch = need("torch", "pip install '.[torch]'")
+    path, scratch = tmp_path / "expert_distribution_recorder_1.pt", tmp_path / "tmp"
+    scratch.mkdir()
+    torch.save({"logical_count": torch.arange(8).reshape(2, 2, 2)}, path)
+    code = f"import pathlib, moeload_bench.interchange.sglang as s; s.load_arrays(pathlib.Path({str(path)!r}))"
+    parent = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(scratch)})
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    try:
+        child = _soon(lambda: next(iter(children.read_text().split()), ""))
+        _soon(lambda: "libtorch" in Path(f"/proc/{child}/maps").read_text())
+        os.kill(int(child), signal.SIGSTOP)
+    finally:
+        parent.kill()
+        parent.wait()
+    try:
+        _soon(lambda: not Path(f"/proc/{child}").exists() or ") Z " in Path(f"/proc/{child}/stat").read_text())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(child), signal.SIGKILL)
+    assert not list(scratch.iterdir())
+
+
+def _soon(find: Callable[[], Any]) -> Any:
+    """What is found within a minute."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        with contextlib.suppress(FileNotFoundError):
+            if found := find():
+                return found
+        time.sleep(0.005)
+    raise AssertionError("not within a minute")
+
+
 class Evil:
     """Runs a command when it is unpickled."""
 
@@ -154,8 +195,6 @@ class Evil:
         self.command = command
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
-        import os
-
         return os.system, (self.command,)
 
 

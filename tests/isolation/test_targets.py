@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import os
 import py_compile
 import shutil
 import sys
@@ -46,6 +47,48 @@ def test_a_file_is_run_from_its_source_alone(tmp_path: Path, monkeypatch: pytest
     shutil.rmtree(stale.parent)
     load_class(parse_target(f"{path}:LastSeen"))
     assert list(tmp_path.iterdir()) == [path]
+
+
+def poisoned(path: Path, text: str) -> None:
+    """Write a module with bytecode of other code beside it, of the kind that Python never compares with its source."""
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("class Mine: ...\nWHO = 'bytecode'\n")
+    py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize("place", ["package.module", "package.module, imported later", "helper beside a file"])
+def test_what_a_hash_names_is_run_from_its_source(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module's package, also what it imports while forecasting, and helpers that are not installed."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    name = f"poisoned_{len(place)}"
+    body = "class Mine:\n    def observe(self, block): ...\n    def forecast(self, request):\n        return {}\n"
+    package = tmp_path / name
+    if place == "helper beside a file":
+        poisoned(tmp_path / f"{name}.py", "WHO = 'source'\n")
+        (tmp_path / "mine.py").write_text(body.format(f"__import__('{name}').WHO"))
+        text = f"{tmp_path / 'mine.py'}:Mine"
+    else:
+        for file in ("__init__", "later"):
+            poisoned(package / f"{file}.py", "WHO = 'source'\n")
+        said = "WHO" if place == "package.module" else f"__import__('{name}.later').later.WHO"
+        poisoned(package / "model.py", "WHO = 'source'\n" + body.format(said))
+        text = f"{name}.model:Mine"
+    assert load_class(parse_target(text)).forecast(None, None) == "source"
+
+
+def test_a_file_of_code_is_bounded(tmp_path: Path) -> None:
+    """A terabyte that takes no place on the disk; a pipe would be waited for."""
+    path = tmp_path / "mine.py"
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(TargetError, match="at most 67108864 are read as code"):
+        parse_target(f"{path}:Mine")
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TargetError, match="no file"):
+        parse_target(f"{path}:Mine")
 
 
 def test_a_file_and_a_module_are_loaded_alike() -> None:

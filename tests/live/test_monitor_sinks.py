@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -125,6 +126,67 @@ def test_a_trainer_log_that_raises_is_given_up(tmp_path: Path) -> None:
     with pytest.warns(RecordingWarning, match="a log was given up: RuntimeError: no network"):
         watched.train()
     assert len(monitor.snapshots) == 6
+
+
+EVIL = "e\x1b[2J/../\u202e\n" + "x" * 10_000
+
+
+def test_no_name_of_a_model_or_a_run_reaches_a_sink(tmp_path: Path) -> None:
+    """Metrics are called by their place: whatever layers and the run are called, sinks get the same names and lines."""
+    path, seen = tmp_path / "moe.jsonl", set()
+    monitor = LoadMonitor(OFTEN, sinks=[path, lambda values, step: seen.update(values)], all_layers=True)
+    loop(monitor, None)
+    last = monitor.snapshots[-1]
+    evil = replace(last, names_L=(EVIL,) * len(last.names_L))
+    assert metrics_of(evil, all_layers=True) == metrics_of(last, all_layers=True)
+    assert all(re.fullmatch(r"moe/[a-z_0-9/]{1,40}", name) for name in seen)
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_sink_s_own_name_moves_no_cursor() -> None:
+    """A logger's class or function may be called anything; the warning quotes it on one line."""
+
+    def broken(values: dict[str, float], step: int) -> None:
+        raise OSError(EVIL)
+
+    broken.__name__ = EVIL
+    with pytest.warns(RecordingWarning, match=r"sink e\\u001b\[2J") as caught:
+        loop(LoadMonitor(OFTEN, sinks=[broken]), None)
+    assert all(str(one.message).isprintable() for one in caught)
+
+
+def test_a_trainer_s_log_is_quoted_on_one_line(tmp_path: Path) -> None:
+    """What somebody's logger raises is printed as text."""
+    watched = trainer(tmp_path)
+    LoadMonitor(OFTEN).attach(watched)
+
+    def log(logs: Any, *args: Any) -> None:
+        if "moe/mean/maxvio" in logs:
+            raise RuntimeError(EVIL)
+
+    watched.log = log
+    with pytest.warns(RecordingWarning, match="given up") as caught:
+        watched.train()
+    assert all(str(one.message).isprintable() for one in caught if "given up" in str(one.message))
+
+
+@pytest.mark.parametrize("there", ["folder", "pipe", "device", "under a file", "long"])
+def test_a_sink_s_path_that_is_no_file_is_refused_at_once(there: str, tmp_path: Path) -> None:
+    """Opening a pipe would wait for a reader for ever."""
+    path = tmp_path / "moe.jsonl"
+    if there == "folder":
+        path.mkdir()
+    elif there == "pipe":
+        os.mkfifo(path)
+    elif there == "device":
+        path.symlink_to("/dev/full")
+    elif there == "under a file":
+        path.touch()
+        path = path / "moe.jsonl"
+    else:
+        path = tmp_path / f"{'x' * 300}.jsonl"
+    with pytest.raises(RecordingError, match="which cannot be written"):
+        LoadMonitor(sinks=[path])
 
 
 def test_what_cannot_be_a_sink_is_refused_at_once() -> None:

@@ -27,6 +27,8 @@ from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlo
 
 MIB = 2**20
 LIBC = ctypes.CDLL(None, use_errno=True)
+SO_COOKIE, SO_NETNS_COOKIE, SO_PASSPIDFD, SO_PEERPIDFD = 57, 71, 76, 77
+CLONE, CLONE_PIDFD = 56, 0x1000
 
 
 class BlockedError(Exception):
@@ -627,6 +629,15 @@ class AsksForPages(Attacker):
             raise BlockedError("empty")
 
 
+def refuses(call: Callable[[], object]) -> bool:
+    """Whether the kernel refuses a call."""
+    try:
+        call()
+    except OSError:
+        return True
+    return False
+
+
 class CountsTheMachine(Attacker):
     """Reads what the kernel counts of all processes; it forecasts if each text is the same whatever ran before."""
 
@@ -639,20 +650,47 @@ class CountsTheMachine(Attacker):
         assert total == free
         assert not os.listdir("/proc/sys/fs")
         assert LIBC.sysinfo(ctypes.create_string_buffer(512)) == -1
+        assert (number_of_process(), number_of_socket()) == (0, 0)
+        assert LIBC.syscall(CLONE, CLONE_PIDFD | signal.SIGCHLD, 0, ctypes.byref(ctypes.c_int()), 0, 0) == -1
+        with socket.socket(socket.AF_UNIX) as one:
+            for option in (SO_NETNS_COOKIE, SO_PEERPIDFD):
+                assert refuses(lambda option=option: one.getsockopt(socket.SOL_SOCKET, option, 8))
+            assert refuses(lambda: one.setsockopt(socket.SOL_SOCKET, SO_PASSPIDFD, 1))
         for name in ("cgroups", "modules", "crypto"):
             with contextlib.suppress(OSError):
                 assert not Path("/proc", name).read_bytes()
 
 
+def number_of_process() -> int:
+    """The number that Linux 6.9 or newer gives a new process, among all of the machine that are asked; 0: refused."""
+    child, number = os.fork(), 0
+    if child == 0:
+        os._exit(0)
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(child)
+        number = os.fstat(descriptor).st_ino
+        os.close(descriptor)
+    os.waitpid(child, 0)
+    return number
+
+
+def number_of_socket() -> int:
+    """The number that the kernel gives each socket of the machine that is asked for it; 0: refused."""
+    one, other = socket.socketpair()
+    with one, other, contextlib.suppress(OSError):
+        return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
+    return 0
+
+
 class PassesNumbers(Attacker):
-    """Tells a later run a number from 0 to 7 by what the kernel counts: of processes, or of pipes.
+    """Tells a later run a number from 0 to 7 by what the kernel counts: of processes, by two names, sockets or pipes.
 
     Told none, it is the later run.
     """
 
     def attack(self) -> None:
         if "number" in self.kwargs:
-            end = time.monotonic() + 15
+            end = time.monotonic() + 8
             while self.level() % 8 != int(str(self.kwargs["number"])) and time.monotonic() < end:
                 self.count_on()
         else:
@@ -662,6 +700,10 @@ class PassesNumbers(Attacker):
         if self.kwargs["by"] == "processes":
             lines = Path("/proc/stat").read_text().splitlines()
             return next((int(line.split()[1]) // 64 for line in lines if line.startswith("processes")), 0)
+        if self.kwargs["by"] == "pidfds":
+            return number_of_process() // 64
+        if self.kwargs["by"] == "cookies":
+            return number_of_socket() // 16384
         ends = os.pipe()
         number = os.fstat(ends[0]).st_ino // 65536
         for end in ends:
@@ -673,6 +715,8 @@ class PassesNumbers(Attacker):
             if os.fork() == 0:
                 os._exit(0)
             os.wait()
+        for _ in range(1000 if self.kwargs["by"] == "cookies" else 0):
+            number_of_socket()
         for _ in range(1000 if self.kwargs["by"] == "pipes" else 0):
             for end in os.pipe():
                 os.close(end)

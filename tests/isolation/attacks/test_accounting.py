@@ -184,12 +184,13 @@ def test_what_the_kernel_counts_of_the_machine_is_the_same_in_every_run(tmp_path
 
 
 @pytest.mark.slow
-def test_runs_pass_no_numbers_by_the_count_of_processes() -> None:
+@pytest.mark.parametrize("by", ["processes", "pidfds", "cookies"])
+def test_runs_pass_no_numbers_by_what_is_counted(by: str) -> None:
     """What a run hears is the same whatever it was told; a run that waits for another count is none the wiser."""
     heard = set()
     for number in (3, 6):
-        assert_forecasts(parse_target(target("PassesNumbers", by="processes", number=number)))
-        heard.add(assert_forecasts(parse_target(target("PassesNumbers", by="processes")))["number"])
+        assert_forecasts(parse_target(target("PassesNumbers", by=by, number=number)))
+        heard.add(assert_forecasts(parse_target(target("PassesNumbers", by=by)))["number"])
     assert heard == {0}
 
 
