@@ -16,6 +16,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.scored import scored_seasons
+from leaderboard.season_tools.sets import by_part
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, metrics_in
 from moeload_bench.results.markdown import markdown_table
@@ -39,19 +40,22 @@ class Board(NamedTuple):
     levels: tuple[float, ...]
 
 
-def newest() -> Board:
-    """Return the newest season, or the largest suite."""
+def newest() -> list[Board]:
+    """Return the newest season, the sets and sizes of batch of drawn recipes apart; or the largest suite."""
     for season in scored_seasons()[:1]:
-        return Board(f"season `{season.name}`", season.results, season.suite.quantiles)
+        return [
+            Board(f"season `{season.name}`{title and ', '}{title}", part.results, part.suite.quantiles)
+            for title, part in by_part(season).items()
+        ]
     suite = headline_suite(suites_with_results())
-    return Board(f"suite `{suite.name}`, *public*", results_of(suite.name), suite.quantiles)
+    return [Board(f"suite `{suite.name}`, *public*", results_of(suite.name), suite.quantiles)]
 
 
-def quantile_part(of: str, given: Board | None = None) -> str:
+def quantile_part(given: Board) -> str:
     """Return a table per state of the forecasters that give quantiles, by skill in `wql` against the conformal
     average.
     """
-    where, everybody, levels = given or newest()
+    where, everybody, levels = given
     results = [result for result in everybody if "wql" in metrics_in([result])]
     if CONFORMAL not in {result.name for result in results}:
         return f"No result of {where} has quantiles beside those of `{CONFORMAL}`."
@@ -77,26 +81,26 @@ def _quantile_table(errors: Errors, cover: Errors, state: str, horizons: Sequenc
     rows = [
         (
             f"`{name}`",
-            *(three_digits(_run_mean(errors.select(horizon=h), name)) for h in horizons),
+            *(three_digits(run_mean(errors.select(horizon=h), name)) for h in horizons),
             skill_span(*found[name]),
             rank_cell(ranks, name),
-            three_digits(_run_mean(cover, name)),
+            three_digits(run_mean(cover, name)),
         )
         for name in sorted(found, key=lambda name: -found[name][0])
     ]
     return markdown_table((f"{state}, `wql`", *horizon_heads(horizons), "skill", "ranks", "coverage"), rows)
 
 
-def _run_mean(errors: Errors, name: str) -> float:
+def run_mean(errors: Errors, name: str) -> float:
     """Return the mean over runs of the run's mean over its tasks."""
     run_T, runs = errors.tasks.by_run
     value_T = errors.by_forecaster[name]
     return float(np.mean([np.nanmean(value_T[run_T == n]) for n in range(len(runs))]))
 
 
-def pairs_part(of: str, given: Board | None = None) -> str:
+def pairs_part(given: Board) -> str:
     """Return a matrix per state: the skill of a row's forecaster against a column's, with its interval."""
-    where, results, _ = given or newest()
+    where, results, _ = given
     reference = reference_of(results)
     if reference is None:
         return f"The reference of {where} is not among its results: no pairs are shown."
@@ -132,4 +136,7 @@ def _states(errors: Errors) -> Iterator[str]:
     return (state for state in STATES if state in errors.state_T)
 
 
-PARTS: Mapping[str, Maker] = {"quantiles": quantile_part, "pairs": pairs_part}
+PARTS: Mapping[str, Maker] = {
+    "quantiles": lambda _: "\n\n".join(map(quantile_part, newest())),
+    "pairs": lambda _: "\n\n".join(map(pairs_part, newest())),
+}

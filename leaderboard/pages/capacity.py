@@ -39,6 +39,7 @@ STRATA = {
     "large": "2,048 tokens per expert and step or more",
     "merged": "ten steps of the first stratum counted as one row",
 }
+Groups = Mapping[str, str]
 TENTH, TWENTIETH, HUNDREDTH = range(3)
 """Places in `RISKS`."""
 
@@ -59,15 +60,16 @@ def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:
     return [one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
 
 
-def means(found: Sequence[Scored | AlarmRun], values: Sequence[float]) -> RunMeans:
-    """Return values of runs as the means that votes are made of."""
+def means(found: Sequence[Scored | AlarmRun], values: Sequence[float], groups: Groups | None = None) -> RunMeans:
+    """Return values of runs as the means that votes are made of; ``groups`` of near twins, else those of traces/."""
     recipes = tuple((one.run if isinstance(one, Scored) else one).recipe for one in found)
-    return RunMeans(np.array([values]), recipes, tuple(_world()[1][name] for name in recipes))
+    twins = _world()[1] if groups is None else groups
+    return RunMeans(np.array([values]), recipes, tuple(twins[name] for name in recipes))
 
 
-def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float]) -> str:
+def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float], groups: Groups | None = None) -> str:
     """Return the mean over recipes in percent, with its interval where there are enough recipes."""
-    votes = means(found, parts).votes[0]
+    votes = means(found, parts, groups).votes[0]
     mean = float(votes.center_F[0])
     if votes.groups < MIN_RECIPES:
         return f"{100 * mean:.1f}"
@@ -93,9 +95,9 @@ def stratum_table(stratum: str) -> str:
             found = chosen(name, horizon, stratum)
             if len(found) < 2:
                 continue
-            exceeded = (_exceeded(found, at) for at in (TENTH, TWENTIETH))
+            over = (exceeded(found, at) for at in (TENTH, TWENTIETH))
             losses = (skill(found, loss) if name != NAIVE else "reference" for loss in ("loss_tenth", "loss_last"))
-            rows.append((f"{horizon:,}", f"`{name}`", *losses, *exceeded, f"{_waste(found):.0f}"))
+            rows.append((f"{horizon:,}", f"`{name}`", *losses, *over, f"{_waste(found):.0f}"))
     recipes = {one.run.recipe for one in _world()[0] if one.run.stratum == stratum}
     groups = {_world()[1][name] for name in recipes}
     runs = {one.run.id for one in _world()[0] if one.run.stratum == stratum}
@@ -110,14 +112,22 @@ def pooled_table() -> str:
     rows = []
     for name, entry in ENTRIES.items():
         scored = [one for one in _world()[0] if one.entry == name and one.run.merged == 1]
-        first = list({one.run.id: one for one in scored}.values())
-        over = [_over([one for one in scored if one.run.id == each.run.id]) for each in first]
         kept = means(scored, [float(one.waste_Q[-1]) for one in scored]).votes[0].center_F[0]
-        windows = sum(one.windows for one in scored)
-        cells = (mean_part(first, over), f"{100 * _over(scored):.1f}", f"{windows:,}", f"{100 * kept:.0f}")
-        rows.append((f"`{name}`", entry.about, *cells))
+        rows.append((f"`{name}`", entry.about, *pooled_over(scored), f"{100 * kept:.0f}"))
     heads = ("entry", "what it is", "over, risk 1 %", "of all windows", "windows", "waste % at 0.1 % (extrapolated)")
     return aligned_table(heads, rows, 2)
+
+
+def pooled_over(scored: Sequence[Scored], groups: Groups | None = None) -> tuple[str, str, str]:
+    """Return how often the factor for a risk of 1 % is exceeded, over horizons together, and in how many windows.
+
+    In percent: the mean over recipes, and the part of all windows.
+    """
+    by_run: dict[str, list[Scored]] = {}
+    for one in scored:
+        by_run.setdefault(one.run.id, []).append(one)
+    over = mean_part([runs[-1] for runs in by_run.values()], [_over(runs) for runs in by_run.values()], groups)
+    return over, f"{100 * _over(scored):.1f}", f"{sum(one.windows for one in scored):,}"
 
 
 def _over(scored: Sequence[Scored]) -> float:
@@ -199,7 +209,7 @@ def answer() -> str:
     for stratum in ("small", "large"):
         found = [chosen(SHIPPED, horizon, stratum) for horizon in HORIZONS]
         recipes = {one.run.recipe for scored in found for one in scored}
-        over = " and ".join(f"{_exceeded(scored, TWENTIETH)} % of windows of {horizon:,} rows"
+        over = " and ".join(f"{exceeded(scored, TWENTIETH)} % of windows of {horizon:,} rows"
                             for horizon, scored in zip(HORIZONS, found, strict=True))  # fmt: skip
         waste = " and ".join(f"{_waste(scored):.0f} %" for scored in found)
         said.append(f"With {STRATA[stratum]} ({len(recipes)} recipes) {over} need more, and {waste} is kept in vain.")
@@ -212,8 +222,9 @@ def answer() -> str:
     )
 
 
-def _exceeded(found: Sequence[Scored], at: int) -> str:
-    return mean_part(found, [float(one.exceeded_Q[at]) for one in found])
+def exceeded(found: Sequence[Scored], at: int, groups: Groups | None = None) -> str:
+    """Return the part of windows that need more than the factor for a risk of `RISKS`, in percent."""
+    return mean_part(found, [float(one.exceeded_Q[at]) for one in found], groups)
 
 
 def _waste(found: Sequence[Scored]) -> float:

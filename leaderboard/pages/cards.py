@@ -6,6 +6,8 @@ from pathlib import Path
 
 from leaderboard.committed import ROOT, committed_results, committed_run
 from leaderboard.pages.croissant import croissant
+from leaderboard.pages.drawn_claims import brief_cells
+from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.publishing.card import render_card
 from moeload_bench.results.grid import known_grid
 from moeload_bench.results.markdown import markdown_table
@@ -17,7 +19,10 @@ SUITE, METRIC, STATES = "v2", "window_tv", ("transient", "stable")
 
 
 def leaderboard_table() -> str:
-    """Return the skill of every forecaster on the suite of these runs, the best first."""
+    """Return the skill of every forecaster on the suite of these runs, the best first.
+
+    Before it stands what the newest season says, where its recipes were drawn after closing.
+    """
     grid = known_grid(committed_results(SUITE), METRIC)
     skill: dict[str, dict[str, float]] = {}
     for row in (row for state in STATES for row in grid.of_state(state)):
@@ -25,7 +30,9 @@ def leaderboard_table() -> str:
             skill.setdefault(row.forecaster, {})[row.state] = row.skill
     order = sorted(skill, key=lambda name: -sum(skill[name].values()))
     lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in STATES)) for name in order]
-    return markdown_table(("Forecaster", *(f"Skill, {state}" for state in STATES)), lines)
+    title = "Season `{}`, recipes that were drawn after the entries had closed"
+    first = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
+    return "\n\n".join([*first, markdown_table(("Forecaster", *(f"Skill, {state}" for state in STATES)), lines)])
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:

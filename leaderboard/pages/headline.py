@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.drawn_claims import brief_cells
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import scored_seasons
+from leaderboard.season_tools.sets import by_part
 from leaderboard.studies import oracle_window
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
@@ -172,6 +174,11 @@ def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: 
     """Return a season's headline, and what every entry loses from the public suite to it."""
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
+    if season.draws is not None:
+        parts = [brief_cells(season, f"Season `{season.name}`, recipes that were drawn after the entries had closed")]
+        for title, part in by_part(season).items():
+            parts += [f"**{title[0].upper()}{title[1:]}**", headline(part.results, metric).rstrip()]
+        return parts
     parts = [about, headline(season.results, metric, scored.fork_floors(season) if metric == PRIMARY else None)]
     return [*parts, *drop_parts(season, public)]
 
@@ -189,6 +196,7 @@ def _flagged(table: Table) -> list[tuple[str, ...]]:
 
 
 SEASON_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), runs that nobody had when the entries closed"
+DRAWN_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), recipes that were drawn after the entries had closed"
 BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
@@ -196,11 +204,14 @@ BRIEF_HORIZON = 100
 def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
     """Return five rows of the newest season, with what each loses from its public suite; else of the largest suite.
 
-    A season that shares no recipe with its suite stands before the largest.
+    A season that shares no recipe with its suite stands before the largest. One of drawn recipes stands alone, with
+    the gains of its candidate by set, size of batch and state.
     """
     seasons = scored_seasons() if seasons is None else seasons
     parts, found = [], []
     for season in seasons[:1]:
+        if season.draws is not None:
+            return brief_cells(season, DRAWN_TITLE.format(name=season.name))
         public = public_results(season)
         found, known = scored.drops_of(season, public), public[0].suite.name
         parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))

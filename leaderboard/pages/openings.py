@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.drawn_claims import Drawn
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
+from leaderboard.season_tools.sets import by_set
 from moeload_bench.errors import counted
 from moeload_bench.results.grid import ResultGrid, known_grid
 from moeload_bench.results.record import Result
@@ -59,7 +61,9 @@ def rank_words(grid: ResultGrid) -> str:
 
 
 def season_answer(season: ScoredSeason) -> str:
-    """Return who is best on a season's runs, and how sure that is."""
+    """Return who is best on a season's runs, and how sure that is; of drawn recipes, what its candidate gains."""
+    if season.draws is not None:
+        return f"Season `{season.name}` drew its recipes after its entries had closed: {Drawn(season).answer}"
     grid, runs = known_grid(season.results, PRIMARY), season.suite.traces
     recipes = counted(len({run.id.split("/")[0] for run in runs}), "recipe")
     return (
@@ -79,19 +83,22 @@ def results_answer(of: str) -> str:
 def draw_results() -> None:
     """Draw the newest season's standings, or the largest suite's."""
     seasons = scored_seasons()
-    results = seasons[0].results if seasons else results_of(largest_suite().name)
-    draw_dots(state_dots(results), REPORTS / "results.svg")
-
-
-def draw_seasons() -> None:
-    """Draw the standings of every scored season."""
-    for season in scored_seasons():
-        draw_dots(state_dots(season.results), REPORTS / f"season-{season.name}.svg")
+    path = REPORTS / "results.svg"
+    draw_dots(season_dots(seasons[0]) if seasons else state_dots(results_of(largest_suite().name)), path)
 
 
 def grid_of(suite: Suite) -> ResultGrid:
     """Return the committed results of a suite by the primary metric."""
     return known_grid(results_of(suite.name), PRIMARY)
+
+
+def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
+    """Return a season's standings by state, those of each set of drawn recipes apart."""
+    return {
+        f"set {name}, {state}" if name else state: dots
+        for name, part in by_set(season).items()
+        for state, dots in state_dots(part.results).items()
+    }
 
 
 def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
@@ -105,9 +112,11 @@ def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
 
 
 def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
-    """Draw a panel for each title, a line for each dot: skill, with the interval for a new recipe thin, that for new
-    seeds thick; further right is better.
+    """Draw a panel for each title, two beside each other, a line for each dot: skill, with the interval for a new
+    recipe thin, that for new seeds thick; further right is better.
     """
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
     most = max(map(len, panels.values()))
     looks = forecaster_looks(list(dict.fromkeys(dot.forecaster for dots in panels.values() for dot in dots)))
     ends = [end for dots in panels.values() for dot in dots for found in (dot.new_recipe, dot.new_seeds) if found
@@ -115,9 +124,11 @@ def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
     known = [*ends, *(dot.skill for dots in panels.values() for dot in dots)]
     low, high = max(LEAST, min(known)), max(0.05, *known)
     with style():
-        figure = new_figure(0.9 + 0.15 * most)
-        axes = figure.subplots(1, len(panels), squeeze=False)[0]
-        for ax, (title, dots) in zip(axes, panels.items(), strict=True):
+        figure = new_figure(0.5 + rows * (0.4 + 0.15 * most))
+        axes = figure.subplots(rows, columns, squeeze=False).flat
+        for ax in axes[len(panels) :]:
+            ax.remove()
+        for ax, (title, dots) in zip(axes[: len(panels)], panels.items(), strict=True):
             ax.axvline(0, color=GREY, linewidth=0.8)
             for place, dot in enumerate(dots):
                 for found, width in ((dot.new_recipe, 0.8), (dot.new_seeds, 3.0)):

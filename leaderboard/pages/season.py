@@ -12,16 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT
-from leaderboard.pages.headline import drop_parts, public_results
-from leaderboard.pages.openings import draw_seasons, season_answer
-from leaderboard.pages.parts import Page
-from leaderboard.ranking import rank_cell, rank_sets
+from leaderboard.pages.headline import drop_parts
+from leaderboard.pages.openings import season_answer
+from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.public_value import order_sentence
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, scored_seasons, spread_of
+from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, spread_of
 from leaderboard.seeds import SkillInterval, seed_p_value, skill_interval
 from leaderboard.templates import render_text
 from moeload_bench.arrays import FloatArray
@@ -36,7 +34,6 @@ from moeload_bench.results.tables import signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
-FOLDER = ROOT / "docs" / "reports"
 HOPED = {"transient": 0.40, "stable": 0.20}
 """What was hoped for before the first season: a lower bound of the best entry's skill above these."""
 
@@ -168,15 +165,17 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
             rank_cell(sets.new_recipe, name),
         ))  # fmt: skip
     heads = (state, "skill", "new seeds", "ranks, new seeds", "new recipe", "ranks, new recipe")
-    count = len(found)
+    said = pairs_words(len(found), {"new seeds": sets.new_seeds, "a new recipe": sets.new_recipe})
+    return [markdown_table(heads, lines), f"{state}: {said}"]
+
+
+def pairs_words(count: int, by_claim: Mapping[str, PossibleRanks | None]) -> str:
+    """Say how many of all pairs of so many entries can be told apart, from the ranks on each claim."""
     apart = " and ".join(
         f"{sum(low - 1 for low, _ in ranks.values())} on {claim}" if ranks else f"none on {claim}, for want of runs,"
-        for claim, ranks in (("new seeds", sets.new_seeds), ("a new recipe", sets.new_recipe))
+        for claim, ranks in by_claim.items()
     )
-    return [
-        markdown_table(heads, lines),
-        f"{state}: of {count * (count - 1) // 2} pairs {apart} can be told apart.",
-    ]
+    return f"of {count * (count - 1) // 2} pairs {apart} can be told apart."
 
 
 def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: Mapping[str, Spread]) -> str:
@@ -186,14 +185,16 @@ def recipe_table(errors: Errors, reference: str, state: str, name: str, spread: 
     return markdown_table((f"{state}, `{name}`", "skill", "new seeds"), lines)
 
 
-def distance_parts(season: ScoredSeason, reference: str, leaders: Mapping[str, str]) -> list[str]:
+def distance_parts(
+    season: ScoredSeason, reference: str, leaders: Mapping[str, str], who: str = "the state's leader"
+) -> list[str]:
     """Say how much of the way from the reference to `floor_fork` the leader closes where runs fork; [] without forks.
 
     A forecaster's error at an origin is the mean over all futures of that past, of which one was recorded.
     """
     if season.floors is None:
         return []
-    lines, seen = [], 0
+    lines, seen, last = [], 0, who.split()[-1]
     for state, name in leaders.items():
         floors = [one for one in season.floors.floors if one.state == state]
         if not floors:
@@ -213,14 +214,14 @@ def distance_parts(season: ScoredSeason, reference: str, leaders: Mapping[str, s
             ))  # fmt: skip
     words = (
         f"{PRIMARY} at {seen} of the {len(season.floors.floors)} origins where runs fork, those in these states: means "
-        f"over {season.floors.futures} futures of the same past, of `{reference}` and of the state's leader. "
+        f"over {season.floors.futures} futures of the same past, of `{reference}` and of {who}. "
         f"*{FLOOR}*: what is left to whoever knows the whole state of training and not the text to come, ± its "
-        "standard error. Closed: the part of the distance between the two that the leader closes."
+        f"standard error. Closed: the part of the distance between the two that the {last} closes."
     )
     without = [state for state in leaders if state not in {one.state for one in season.floors.floors}]
     if without:
         words += f" No origin of forks was drawn in the {' or '.join(without)} state."
-    heads = ("state, leader", "h", reference, "leader", FLOOR, "closed")
+    heads = ("state, leader", "h", reference, last, FLOOR, "closed")
     return [markdown_table(heads, lines), words, _power(season)]
 
 
@@ -274,11 +275,3 @@ def _span(found: SkillInterval | Interval | None) -> str:
     if found is None or not np.isfinite(found.low):
         return NOTHING
     return f"[{found.low:+.2f}, {found.high:+.2f}]"
-
-
-def season_files() -> dict[Path, str]:
-    """Return the page of every scored season, beside its public suite."""
-    return {FOLDER / f"season-{season.name}.md": report(season, public_results(season)) for season in scored_seasons()}
-
-
-SEASONS = Page("seasons", season_files, draw_seasons)

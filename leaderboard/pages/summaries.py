@@ -16,6 +16,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import metric_names, results_of
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import scored_seasons
+from leaderboard.season_tools.sets import by_part
 from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid, with_runs_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
@@ -29,7 +30,7 @@ assert set(FIELDS) <= COLUMNS.keys()
 def summary_files() -> dict[Path, str]:
     """Return every file with its text."""
     made = {name: results_of(name) for name in suites_with_results()}
-    made |= {season.suite.name: season.results for season in scored_seasons()[:1]}
+    made |= {part.suite.name: part.results for season in scored_seasons()[:1] for part in by_part(season).values()}
     return {RESULTS / f"{name}.csv": summary(results) for name, results in made.items()}
 
 

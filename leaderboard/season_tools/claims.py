@@ -18,7 +18,7 @@ from leaderboard.season_tools.records import DrawPlan
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import Errors
-from moeload_bench.results.statistics import holm, log_ratio, run_means, skill_of
+from moeload_bench.results.statistics import holm, log_ratio, run_means, skill_of, t_quantile
 from moeload_bench.suites.suite import Stratum
 
 LEVEL = 0.05
@@ -44,6 +44,12 @@ class Estimate:
     def low(self) -> float:
         """Return the lower end of the gain, one-sided at 95 %."""
         return skill_of(self.mean + float(stdtrit(self.freedom, 1 - LEVEL)) * self.error)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Return the ends of the gain's two-sided 95 % interval."""
+        half = t_quantile(self.freedom, 1 - LEVEL) * self.error
+        return skill_of(self.mean + half), skill_of(self.mean - half)
 
     @property
     def p(self) -> float:

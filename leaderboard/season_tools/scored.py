@@ -12,7 +12,7 @@ from leaderboard.committed import ROOT, committed_result, in_suite_order, model_
 from leaderboard.season_tools.drops import ALPHA, Drop, drops
 from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
-from leaderboard.season_tools.records import ForkFloors, Scores
+from leaderboard.season_tools.records import DrawPlan, ForkFloors, Scores
 from leaderboard.season_tools.scoring import fork_tests
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.sources import bytes_sha256
@@ -49,6 +49,11 @@ class ScoredSeason:
     @property
     def name(self) -> str:
         return self.scores.season
+
+    @property
+    def draws(self) -> DrawPlan | None:
+        """Return what was drawn after closing; None for a season of known recipes."""
+        return self.folder.plan().draws
 
     @property
     def suite_name(self) -> str:

@@ -12,6 +12,7 @@ from typing import Literal
 from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of, submission_path
 from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
+from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
@@ -136,7 +137,8 @@ def read_inputs(root: str | Path) -> Inputs:
     folders += [season.folder.results for season in seasons]
     public = {board.suite.name: board for board in boards}
     beside = [public.get(season.suite_name, boards[0]).compared for season in seasons]
-    boards = [*map(season_board, seasons, beside), *boards]
+    shown = [(part, known) for one, known in zip(seasons, beside, strict=True) for part in by_set(one).values()]
+    boards = [*(season_board(part, known) for part, known in shown), *boards]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
 
 
@@ -161,7 +163,17 @@ def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:
         Entry(result, read_folder(season.folder.entries / result.name, bound_code(result)), "verified", ())
         for result in season.results
     ]
-    return Board(season.suite, tuple(entries), reference_of(season.results), season, tuple(known))
+    sizes = stratum_slices(season)
+    return Board(season.suite, tuple(entries), reference_of(season.results), season, tuple(known), sizes)
+
+
+def stratum_slices(season: ScoredSeason) -> tuple[Slice, ...]:
+    """Return a slice for each size of batch of a set of drawn recipes, as the plan has them; else none."""
+    found = {title.partition(", ")[2]: part.suite.traces for title, part in by_part(season).items() if title}
+    return tuple(
+        Slice(f"expert_tokens:{name.split()[0]}", name, frozenset(one.id for one in traces))
+        for name, traces in found.items()
+    )
 
 
 def read_board(root: Path, folder: Path) -> Board:

@@ -63,16 +63,18 @@ def measure(ref: TraceRef) -> AlarmRun:
     return AlarmRun(id=ref.id, data_sha256=stored_hash(ref.path), counts=counts, collapsed=tuple(collapses(share_BLE)))
 
 
-def all_runs(folder: Path = TRACES) -> list[AlarmRun]:
-    """Return the counts of every run in the folder that holds all steps; counted where none are kept.
+def all_runs(
+    folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bool] = lambda trace: True
+) -> list[AlarmRun]:
+    """Return the counts of every run in the folder that holds all steps and is wanted; counted where none are kept.
 
-    Without a folder, the kept ones.
+    Without a folder, those that are kept.
     """
-    kept = read_records(AlarmRun, OUT)
+    runs = read_records(AlarmRun, kept)
     if not folder.is_dir():
-        return kept
-    known = {(run.id, run.data_sha256): run for run in kept}
-    refs = [ref for ref in list_traces(folder) if stored_meta(ref.path).stride == 1]
+        return runs
+    known = {(run.id, run.data_sha256): run for run in runs}
+    refs = [ref for ref in list_traces(folder) if wanted(ref.id) and stored_meta(ref.path).stride == 1]
     return [known.get((ref.id, stored_hash(ref.path))) or measure(ref) for ref in refs]
 
 

@@ -93,19 +93,27 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
         )
 
 
+def is_whole(trace: str) -> bool:
+    """Return whether a run was not broken on purpose."""
+    return not trace.startswith(BROKEN)
+
+
 def known_runs(path: Path = OUT) -> list[CapacityRun]:
     """Return the records that are kept; none where there is no file."""
     return read_records(CapacityRun, path)
 
 
-def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
-    """Return the records of every run in the folder, measured where none is kept; without a folder, the kept ones."""
+def all_runs(folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bool] = is_whole) -> list[CapacityRun]:
+    """Return the records of every run in the folder whose id is wanted, measured where none is kept.
+
+    Without a folder, those that are kept.
+    """
     known: dict[tuple[str, str], list[CapacityRun]] = {}
-    for run in known_runs():
+    for run in known_runs(kept):
         known.setdefault((run.id, run.data_sha256), []).append(run)
     if not folder.is_dir():
         return [run for runs in known.values() for run in runs]
-    refs = [ref for ref in list_traces(folder) if not ref.id.startswith(BROKEN)]
+    refs = [ref for ref in list_traces(folder) if wanted(ref.id)]
     return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
 
 
@@ -205,11 +213,18 @@ def board(runs: Sequence[CapacityRun]) -> list[Scored]:
     for group in dict.fromkeys(groups.values()):
         tested = [run for run in runs if "/test/" in run.id and groups[run.recipe] == group]
         others = [run for run in train if groups[run.recipe] != group]
-        for horizon in HORIZONS if tested else ():
-            for name, entry in ENTRIES.items():
-                prior_P = fit(others, groups, entry, horizon)
-                found.extend(one for run in tested if (one := score(run, name, horizon, prior_P)) is not None)
+        found.extend(scores_of(tested, others, groups) if tested else ())
     return found
+
+
+def scores_of(
+    tested: Sequence[CapacityRun], others: Sequence[CapacityRun], groups: Mapping[str, str]
+) -> Iterator[Scored]:
+    """Yield the scores of all entries, fitted on the other runs."""
+    for horizon in HORIZONS:
+        for name, entry in ENTRIES.items():
+            prior_P = fit(others, groups, entry, horizon)
+            yield from (one for run in tested if (one := score(run, name, horizon, prior_P)) is not None)
 
 
 def prior_text(runs: Sequence[CapacityRun]) -> str:

@@ -15,7 +15,8 @@ from moeload_bench.results.comparison import errors_of, skill
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    return newest()
+    (found,) = newest()
+    return found
 
 
 def cells(text: str, first: str) -> dict[str, list[str]]:
@@ -28,7 +29,7 @@ def cells(text: str, first: str) -> dict[str, list[str]]:
 
 def test_the_board_of_quantiles_is_measured_by_the_conformal_average(board: Board) -> None:
     """Only forecasters with quantiles, by skill in wql; the reference has none, and coverage is a part of 1."""
-    rows = cells(quantile_part("", board), "stable, `wql`")
+    rows = cells(quantile_part(board), "stable, `wql`")
     assert "sw_avg_conformal" in rows
     assert "sw_avg" not in rows
     named = [result for result in board.results if result.name in rows]
@@ -42,7 +43,7 @@ def test_the_board_of_quantiles_is_measured_by_the_conformal_average(board: Boar
 
 def test_every_pair_is_the_skill_of_the_row_against_the_column(board: Board) -> None:
     """With its interval; bold where that does not hold 0; the diagonal is empty."""
-    rows = cells(pairs_part("", board), "transient |")
+    rows = cells(pairs_part(board), "transient |")
     names, errors = [*rows], errors_of(board.results, "window_tv").select(state="transient")
     for i, one in enumerate(names):
         assert rows[one][i] == "-"

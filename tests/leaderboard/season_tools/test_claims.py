@@ -44,6 +44,8 @@ def test_the_stratified_mean_has_the_variance_within_strata() -> None:
     assert found.p == pytest.approx(stats.t.cdf(-2.75 / found.error, 3))
     assert found.gain == pytest.approx(1 - math.exp(-2.75))
     assert found.low == pytest.approx(1 - math.exp(-2.75 + 2.353363 * found.error), abs=1e-6)
+    ends = stats.t.interval(0.95, 3, -2.75, found.error)
+    assert found.interval == pytest.approx((1 - math.exp(ends[1]), 1 - math.exp(ends[0])))
 
 
 @given(shift=st.floats(-2, 2), move=st.floats(-2, 2))

@@ -1,0 +1,268 @@
+"""docs/reports/season-NAME.md of a season whose recipes were drawn after closing: what was hoped, what came out.
+
+Sets are never pooled. `python -m leaderboard pages seasons` also keeps the needs of
+capacity and the counts of the alarm on the season's runs, in `leaderboard/results/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+
+from leaderboard.committed import RESULTS
+from leaderboard.pages.boards import run_mean
+from leaderboard.pages.capacity import TENTH, TWENTIETH, exceeded, pooled_over, rates
+from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
+from leaderboard.pages.openings import Dot
+from leaderboard.pages.parts import aligned_table
+from leaderboard.pages.season import demonstration_parts, distance_parts, pairs_words
+from leaderboard.ranking import rank_cell, rank_sets
+from leaderboard.season_tools.claims import STATES
+from leaderboard.season_tools.drawn import drawn_recipes
+from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
+from leaderboard.season_tools.public_value import order_sentence
+from leaderboard.season_tools.records import DrawnSet, RunHashes
+from leaderboard.season_tools.scored import ScoredSeason, run_ratios
+from leaderboard.season_tools.scoring import LEAST_ORIGINS
+from leaderboard.season_tools.sets import by_set, recipes_by_stratum
+from leaderboard.studies import alarms, capacity
+from leaderboard.studies.alarms import AlarmRun
+from leaderboard.studies.capacity import CapacityRun, known_runs, scores_of
+from leaderboard.studies.clusters import groups_of
+from leaderboard.studies.kept import records_text
+from leaderboard.templates import render_text
+from moeload_bench.capacity.alarms import added
+from moeload_bench.capacity.answer import RISKS
+from moeload_bench.results.captions import failure_lines
+from moeload_bench.results.comparison import errors_of, reference_of, skill
+from moeload_bench.results.grid import NOTHING, metrics_in
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.record import Result
+from moeload_bench.results.statistics import Interval, skill_of
+from moeload_bench.results.tables import signed_percent, skill_span, three_digits
+
+Gains = Mapping[str, Mapping[str, float]]
+"""By entry and recipe, the gain over the tuned average."""
+
+
+def report(season: ScoredSeason, public: Sequence[Result]) -> str:
+    """Return the whole page of a season; ``public``: results of its public suite, for demonstrations."""
+    found, parts = Drawn(season), by_set(season)
+    draws, reference = found.draws, reference_of(season.results)
+    assert reference is not None
+    gains = {state: gains_of(found, state) for state in STATES}
+    needs = capacity_runs(season)
+    fitted = set(season.folder.commitment().fit_data.values())
+    train = [run for run in known_runs() if run.data_sha256 in fitted and run.merged == 1]
+    return render_text(
+        Path(__file__).with_suffix(".md.j2"),
+        season=season,
+        draws=draws,
+        order=order_sentence(season.folder),
+        commitment=season.folder.commitment(),
+        runs=len(season.suite.traces) - len(_imported(found)),
+        drawn=sum(one.recipes for one in draws.sets),
+        reference=reference.name,
+        answer=found.answer,
+        sets_say=found.sets_say,
+        hopes=list(hopes(found)),
+        against=[against_table(found, one, state) for one in draws.sets for state in STATES],
+        cells=cells_table(found, draws.sets),
+        cell_words=cell_words(draws),
+        ranks=[
+            part for one in draws.sets for state in STATES for part in rank_parts(found, one, state, reference.name)
+        ],
+        recipes=[recipe_table(found, one, gains) for one in draws.sets],
+        lost=list(lost_lines(season.folder.runs(), {trace.id for trace in season.suite.traces})),
+        coverage=[table for one in draws.sets for table in coverage_tables(season, one)],
+        right=season.suite.quantiles[-1] - season.suite.quantiles[0] if season.suite.quantiles else 0,
+        exceeded=exceeded_table(needs, train, draws.sets),
+        fitted=len(train),
+        alarm=alarm_table(alarm_runs(season), draws.sets),
+        distance=distance_parts(season, draws.tuned_average, dict.fromkeys(STATES, draws.candidate), "the candidate"),
+        fork_tests=[f"`{name}` {test.p_value:.2g}" for name, test in season.tests.items()],
+        logs=log_table(found, gains),
+        demonstrations=[
+            (name, part)
+            for name, of_set in parts.items()
+            for part in demonstration_parts(of_set, public, reference.name, STATES)
+        ],
+        failures=list(failure_lines([*season.results, *season.unranked])),
+    )
+
+
+def rank_parts(found: Drawn, drawn: DrawnSet, state: str, reference: str) -> list[str]:
+    """Return the entries in the order of skill on a set in a state with their ranks, and how many pairs are apart."""
+    here = on_recipes(found.errors.select(state=state), drawn.stratum_of)
+    if not here.state_T:
+        return [f"Set {drawn.name}, {state}: {LACKING}, no run has origins in this state."]
+    sets = rank_sets(here.by_forecaster, here.tasks)
+    known = {name: skill(here, name, reference) for name in here.by_forecaster}
+    rows = [
+        (f"`{name}`", skill_span(*known[name]), rank_cell(sets, name))
+        for name in sorted(known, key=lambda name: -known[name][0])
+    ]
+    said = pairs_words(len(known), {"a new recipe": sets})
+    return [
+        markdown_table((f"set {drawn.name}, {state}", "skill", "ranks"), rows),
+        f"Set {drawn.name}, {state}: {said}",
+    ]
+
+
+def gains_of(found: Drawn, state: str) -> Gains:
+    """Return the gain of every entry over the tuned average on each run's recipe, where it has one."""
+    here, average = found.errors.select(state=state), found.draws.tuned_average
+    return {
+        name: {recipe: skill_of(float(runs.mean())) for recipe, runs in run_ratios(here, name, average).items()}
+        for name in here.by_forecaster
+    }
+
+
+def gain_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
+    """Return the candidate's gain on a recipe, and the best other entry's with its name."""
+    own, others = gains[found.draws.candidate].get(recipe), {
+        name: known[recipe] for name, known in gains.items() if recipe in known and name != found.draws.candidate
+    }  # fmt: skip
+    best = max(others, key=others.__getitem__, default=None)
+    return (NOTHING if own is None else signed_percent(own)), (
+        NOTHING if best is None else f"`{best}` {signed_percent(others[best])}"
+    )
+
+
+GAIN_HEADS = tuple(f"{state}, {what}" for state in STATES for what in ("candidate, %", "best other, %"))
+
+
+def recipe_table(found: Drawn, drawn: DrawnSet, gains: Mapping[str, Gains]) -> str:
+    """Return every recipe of a set: what it is, what is new in it, and the gains on it."""
+    folder, draw = found.season.folder, found.season.folder.draw()
+    assert draw is not None
+    tokens = _tokens(found.season)
+    rows = []
+    made = {one.name: one for one in drawn_recipes(folder, draw.value)[drawn.name]}
+    for recipe in (made[name] for names in recipes_by_stratum(drawn).values() for name in names):
+        new = level_words(new_kinds(recipe_levels(recipe), found.draws.train_levels))
+        cells = (cell for state in STATES for cell in gain_cells(found, gains[state], recipe.name))
+        rows.append((f"`{recipe.name}`", drawn.stratum_of[recipe.name], tokens.get(recipe.name, NOTHING), new, *cells))
+    return markdown_table((f"set {drawn.name}", "batches", "tokens per expert", "new levels", *GAIN_HEADS), rows)
+
+
+def log_table(found: Drawn, gains: Mapping[str, Gains]) -> str:
+    """Return every imported log with the gains on it; "" without any."""
+    tokens = _tokens(found.season)
+    rows = [
+        (f"`{name}`", tokens[name], *(cell for state in STATES for cell in gain_cells(found, gains[state], name)))
+        for name in _imported(found)
+    ]
+    return markdown_table(("log", "tokens per expert", *GAIN_HEADS), rows) if rows else ""
+
+
+def _tokens(season: ScoredSeason) -> dict[str, str]:
+    return {trace.id.split("/")[0]: f"{trace.expert_tokens or 0:,.0f}" for trace in season.suite.traces}
+
+
+def _imported(found: Drawn) -> list[str]:
+    """Return the names of the imported logs that are scored."""
+    scored = {trace.id for trace in found.season.suite.traces}
+    return [log.trace.split("/")[0] for log in found.draws.imported if log.trace in scored]
+
+
+def lost_lines(runs: Sequence[RunHashes], scored: set[str]) -> Iterator[str]:
+    """Yield a line for each run that diverged, could not be recorded, or has too few origins."""
+    few = f"unscored, fewer than {LEAST_ORIGINS} origins in each state"
+    for run in runs:
+        kept = "scored up to there" if run.trace in scored else few
+        if run.failure is not None:
+            yield f"`{run.recipe}`: not recorded: {run.failure}"
+        elif run.diverged is not None:
+            yield f"`{run.recipe}`: {run.diverged}; {kept}"
+        elif run.trace not in scored:
+            yield f"`{run.recipe}`: {few}"
+
+
+def coverage_tables(season: ScoredSeason, drawn: DrawnSet) -> Iterator[str]:
+    """Yield by state how much of the loads lies between the outer quantiles of each entry that gives some."""
+    results = [result for result in season.results if "coverage" in metrics_in([result])]
+    if not results:
+        return
+    cover, strata = errors_of(results, "coverage"), recipes_by_stratum(drawn)
+    for state in STATES:
+        here = cover.select(state=state)
+        cells = [on_recipes(here, recipes) for recipes in strata.values()]
+        rows = [
+            (f"`{name}`", *(three_digits(run_mean(one, name)) if one.state_T else LACKING for one in cells))
+            for name in here.by_forecaster
+        ]
+        yield markdown_table((f"set {drawn.name}, {state}", *(f"{stratum} batches" for stratum in strata)), rows)
+
+
+def kept_file(season: ScoredSeason, what: str) -> Path:
+    """Return where the measurements of a season's runs are kept."""
+    return RESULTS / f"{season.suite.name}.{what}.json"
+
+
+def capacity_runs(season: ScoredSeason) -> list[CapacityRun]:
+    """Return the needs of capacity of the season's own runs, measured where they are not kept."""
+    ids = {run.trace for run in season.folder.runs()}
+    return capacity.all_runs(season.folder.traces, kept_file(season, "capacity"), ids.__contains__)
+
+
+def alarm_runs(season: ScoredSeason) -> list[AlarmRun]:
+    """Return the counts of the alarm on the season's own runs, counted where they are not kept."""
+    ids = {run.trace for run in season.folder.runs()}
+    return alarms.all_runs(season.folder.traces, kept_file(season, "alarms"), ids.__contains__)
+
+
+def exceeded_table(runs: Sequence[CapacityRun], train: Sequence[CapacityRun], sets: Sequence[DrawnSet]) -> str:
+    """Return how often the factor of each entry is exceeded, fitted on the `train` runs; "" without any."""
+    if not train:
+        return ""
+    whole = [run for run in runs if run.merged == 1]
+    scored = list(scores_of(whole, train, groups_of(run.recipe for run in train)))
+    alone = {run.recipe: run.recipe for run in whole}
+    rows = []
+    for one, name in product(sets, capacity.ENTRIES):
+        for stratum, recipes in recipes_by_stratum(one).items():
+            here = [s for s in scored if s.entry == name and s.run.recipe in recipes]
+            by_rows = [[s for s in here if s.horizon == horizon] for horizon in capacity.HORIZONS]
+            over = (exceeded(found, at, alone) if found else LACKING for found in by_rows for at in (TENTH, TWENTIETH))
+            pooled = pooled_over(here, alone) if here else (LACKING, NOTHING, NOTHING)
+            rows.append((one.name, stratum, f"`{name}`", *over, *pooled))
+    asked = (
+        f"{horizon:,} rows, risk {100 * RISKS[at]:g} %" for horizon in capacity.HORIZONS for at in (TENTH, TWENTIETH)
+    )
+    heads = ("set", "batches", "entry", *asked, "all, risk 1 %", "of all windows", "windows")
+    return aligned_table(heads, rows, 3)
+
+
+def alarm_table(runs: Sequence[AlarmRun], sets: Sequence[DrawnSet]) -> str:
+    """Return the rates of the alarm that is shipped by set and size of batch."""
+    rows = []
+    for one in sets:
+        for stratum, recipes in recipes_by_stratum(one).items():
+            counts = [run.counts[alarms.SHIPPED] for run in runs if run.recipe in recipes]
+            rows.append((one.name, stratum, str(len(counts)), *(rates(added(counts)) if counts else [LACKING] * 5)))
+    heads = ("set", "batches", "runs", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps")
+    return aligned_table(heads, rows, 2)
+
+
+def kept_texts(season: ScoredSeason) -> dict[Path, str]:
+    """Return the files that keep what was measured on a season's runs."""
+    return {
+        kept_file(season, "capacity"): records_text(capacity_runs(season), lambda run: (run.id, run.merged)),
+        kept_file(season, "alarms"): records_text(alarm_runs(season), lambda run: run.id),
+    }
+
+
+def cell_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
+    """Return by set a dot for each cell not lacking: the gain over the tuned average, and its 95 % interval."""
+    found = Drawn(season)
+    dots = {
+        f"set {one.name}": [
+            Dot(test.what, found.draws.candidate, at.gain,
+                Interval("a new recipe", at.gain, *at.interval, 0.95, at.recipes, at.recipes))
+            for test in found.cells(one) if (at := test.estimate) is not None
+        ]
+        for one in found.draws.sets
+    }  # fmt: skip
+    return {title: cells for title, cells in dots.items() if cells}
