@@ -22,8 +22,9 @@ DOCS: Mapping[str, str] = {
 """docs/NAME.md to its page."""
 _PAGES = {name.rpartition("/")[2]: page for name, page in DOCS.items()}
 BOX = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">'
-_LEFT_OUT = re.compile(r"(?s:<!--.*?-->)|</?details>|</?summary>|^!\[.*\n\n(?:.+\n)+", re.MULTILINE)
+_LEFT_OUT = re.compile(r"(?s:<!--.*?-->)|</?details>|^!\[.*\n\n(?:.+\n)+", re.MULTILINE)
 """Comments, folds (what they hold stays) and figures with the paragraph below them, which says what they show."""
+_SUMMARY = re.compile(r"</?summary>")
 _DOC = re.compile(r"(?:[./a-z]*/)?(?P<name>[a-z-]+)\.md(?P<part>#[\w-]*)?")
 
 
@@ -34,7 +35,7 @@ def doc_html(text: str, up: str) -> str:
     from markdown_it import MarkdownIt
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = [_without_dead_links(token, up) for token in reader.parse(_LEFT_OUT.sub("", text))]
+    tokens = [_without_dead_links(token, up) for token in reader.parse(_SUMMARY.sub("**", _LEFT_OUT.sub("", text)))]
     html: str = reader.renderer.render(tokens, reader.options, {})
     return html.replace("<table>", BOX).replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
 

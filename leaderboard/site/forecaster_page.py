@@ -176,7 +176,8 @@ def costs(result: Result) -> Table:
         "peak memory": lambda run: megabytes(run.cost.peak_memory_bytes),
         "events that it counted": lambda run: ", ".join(f"{k} {n:,}" for k, n in sorted(run.counts.items())) or NONE,
     }
-    return table_of("Cost of each run, measured by the harness.", result.runs, columns, 1, 8)
+    caption = "A row is a run, a column what it cost, measured by the harness; less is better."
+    return table_of(caption, result.runs, columns, 1, 8)
 
 
 def _cpu_s(run: RunResult) -> float | None:
@@ -206,7 +207,8 @@ def findings(entry: Entry) -> Table | None:
     if found is None or not found.findings:
         return None
     rows = tuple((name, f"{100 * growth:+.1f} %") for name, growth in sorted(found.findings.items()))
-    return Table("Tests for memory of the public traces: growth of the relative loss.", ("test", "growth"), rows)
+    caption = "A row is a test for memory of the public traces: by how much the relative loss grows; less is better."
+    return Table(caption, ("test", "growth"), rows)
 
 
 def tolerances(entry: Entry) -> Table | None:
@@ -214,8 +216,8 @@ def tolerances(entry: Entry) -> Table | None:
     found = entry.verification
     if found is None:
         return None
-    return Table("By how much a re-run value could differ from the claim.", ("metric", "tolerance"),
-                 tuple(sorted(found.tolerance.items())), 2)  # fmt: skip
+    caption = "A row is a metric: by how much a re-run value could differ from the claim. No direction is better."
+    return Table(caption, ("metric", "tolerance"), tuple(sorted(found.tolerance.items())), 2)
 
 
 def reproduction_facts(result: Result) -> Facts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ COLUMNS = (
 )  # fmt: skip
 
 RUN, CHARTS = "run.json", "charts.json"
+RUNS = TypeAdapter(Run)
 
 
 def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
@@ -102,7 +104,10 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
 def newest_drops(boards: Sequence[Board]) -> Table | None:
     """Return what each entry of the newest season loses on runs that nobody had; None without a season."""
     season = next((board for board in boards if board.season is not None), None)
-    return drops_table(season.season, season.known) if season and season.season and season.known else None
+    found = drops_table(season.season, season.known) if season and season.season and season.known else None
+    return found and replace(
+        found, caption=f"A row is a forecaster; more skill is better, and less drop. {found.caption}"
+    )
 
 
 def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
@@ -152,7 +157,7 @@ def described_traces(inputs: Inputs, report: Progress = silent) -> list[tuple[Ru
     for number, ref in enumerate(inputs.traces):
         report(number, len(inputs.traces), f"traces: {ref.id}")
         files = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
-        found.append((TypeAdapter(Run).validate_json(files[RUN]), json.loads(files[CHARTS])))
+        found.append((RUNS.validate_json(files[RUN]), json.loads(files[CHARTS])))
     return found
 
 
@@ -179,7 +184,7 @@ def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
     run, view = make_run(trace, path.stat().st_size), view_trace(trace)
     if view.labels is not None:
         properties_of(path, (trace, run, view.labels))
-    yield RUN, TypeAdapter(Run).dump_json(run)
+    yield RUN, RUNS.dump_json(run)
     yield CHARTS, json_text(trace_data(view)).encode()
 
 

@@ -16,12 +16,12 @@ from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import FLOOR, fork_floors
 from leaderboard.site.charts import chart_specs
 from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.views import Skills, View, metrics_of, primary_views, states_of, views_of
+from leaderboard.site.views import Skills, View, metrics_of, primary_views, scores_of, states_of, views_of
 from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
 from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import ALL, Standings, with_runs_of
+from moeload_bench.results.grid import ALL, with_runs_of
 from moeload_bench.results.html import MINUS, NONE, number
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import MIN_RECIPES
@@ -89,6 +89,7 @@ def choices(board: Board) -> list[tuple[str, str]]:
     return [(ALL, "all recipes"), *slices, *((recipe, recipe) for recipe in board.recipes)]
 
 
+@functools.lru_cache(maxsize=256)  # each view says it
 def runs_words(board: Board, choice: str) -> str:
     """Return which runs are meant, in words."""
     if choice in board.recipes:
@@ -157,7 +158,7 @@ def hindsight(board: Board) -> str:
 def metric_payload(board: Board, metric: str) -> Json:
     """Return every view of a metric, its floors by state and recipe, its charts."""
     views = primary_views(board) if metric == PRIMARY else list(views_of(board, metric))
-    names = [entry.name for entry in board.entries]
+    names, ratio = [entry.name for entry in board.entries], ratio_metric(metric) or metric
     values = [view.value_F for view in views]
     return {
         "about": describe_metric(metric),
@@ -165,28 +166,28 @@ def metric_payload(board: Board, metric: str) -> Json:
         "skill": ratio_metric(metric) is not None,
         "skill_note": skill_note(board, metric),
         "views": {
-            view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, metric) for view in views
+            view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, ratio) for view in views
         },
         "floors": floors_payload(board, metric),
         "charts": chart_specs(metric, float(np.nanmin(values, initial=np.inf)), board.suite.horizons),
     }
 
 
-def view_payload(view: View, board: Board, names: Sequence[str], metric: str) -> Json:
+def view_payload(view: View, board: Board, names: Sequence[str], ratio: str) -> Json:
     """Return the rows of a view in the order of the entries, its floor, and over what its numbers are means."""
     return {
-        "rows": view_rows(view, names, metric, view.recipe in board.recipes),
+        "rows": view_rows(view, names, ratio, view.recipe in board.recipes),
         "floor": three_digits(view.floor),
         "over": averaged_over(view, board),
         "size": f"{counted(view.runs, 'run')}, {counted(view.origins, 'origin')}",
     }
 
 
-def view_rows(view: View, names: Sequence[str], metric: str, single: bool) -> list[list[str]]:
-    """Return a row for each entry, the texts of `FIELDS` in a metric; nothing is concluded from a ``single`` recipe."""
-    skill, new_recipe, new_seeds, ranks = skill_columns(
-        view.skills, tuple(names), ratio_metric(metric) or metric, single
-    )
+def view_rows(view: View, names: Sequence[str], ratio: str, single: bool) -> list[list[str]]:
+    """Return a row for each entry, the texts of `FIELDS`, skill in the metric that it is a ``ratio`` of; nothing is
+    concluded from a ``single`` recipe.
+    """
+    skill, new_recipe, new_seeds, ranks = skill_columns(view.skills, tuple(names), ratio, single)
     columns = (
         map(three_digits, view.value_F.tolist()),
         map(three_digits, view.excess_F.tolist()),
@@ -239,7 +240,7 @@ def floors_payload(board: Board, metric: str) -> dict[str, list[list[Any]]]:
     """`STATE RECIPE` to rows of (floor, its name with how far it can be trusted, [K] texts)."""
     found: dict[str, list[list[Any]]] = {}
     for recipe in (ALL, *board.choices):
-        scores = Standings(with_runs_of(board.results[:1], board.runs_in(recipe)), metric, None)
+        scores = scores_of(board, metric).on(board.runs_in(recipe))
         for (state, floor), value_K in scores.floors().items():
             rows = found.setdefault(f"{state} {recipe}", [])
             rows.append([floor, marked_floor(floor, scores.marks), list(map(three_digits, value_K))])

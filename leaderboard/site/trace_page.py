@@ -93,7 +93,8 @@ def layers(run: Run) -> Table:
         "states, in steps": lambda layer: layer.states,
     }
     caption = (
-        "By layer. Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
+        "A row is a layer; its columns say what the run is, and no direction is better. "
+        "Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
         "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: the tokens, over "
         "a window (window_tv) and step by step (tv), that any forecaster can be expected to misplace, by "
         + " and ".join(sorted({layer.floor for layer in run.layers}))
@@ -130,14 +131,15 @@ def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
             three_digits(present_mean([one.imbalance_first for one in run.layers])),
             three_digits(present_mean([one.imbalance_last for one in run.layers])),
             f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",
-            card_tables.balancing_words(run.meta), card_tables.source_names(run.meta.sources),
+            card_tables.balancing_words(run.meta),
         )
         for run in runs
     )  # fmt: skip
     heads = ("run", "use", "steps", "layers x experts, top\N{NON-BREAKING HYPHEN}k", "tokens per step",
-             "per expert", "noise of a row", "imbalance, first", "last", "onset", "balancing", "text")  # fmt: skip
+             "per expert", "noise of a row", "imbalance, first", "last", "onset", "balancing")  # fmt: skip
     caption = (
+        "A row is a run; its columns say what it is, and no direction is better. "
         f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
-        "stable state: median over layers; a run's page gives each layer's, with its band."
+        "stable state: median over layers; a run's page gives each layer's, with its band, and the text that was read."
     )
     return Table(caption, heads, rows, 2, 10)

@@ -174,8 +174,8 @@ def _values(scores: Standings, looks: Sequence[Looked], floors: Mapping[str, Val
     for state in dict.fromkeys(state for state, _ in looks):
         mean_FK, _, _ = scores.means(state)
         total_F, count_F = np.zeros(len(mean_FK)), (~np.isnan(mean_FK)).sum(axis=1)
-        for mean_F in mean_FK.T:  # one after the other, as `present_mean` adds
-            total_F = total_F + np.nan_to_num(mean_F)
+        for mean_F in np.nan_to_num(mean_FK).T:  # one after the other, as `present_mean` adds
+            total_F = total_F + mean_F
         whole_F = np.full(len(mean_FK), np.nan)
         np.divide(total_F, count_F, out=whole_F, where=count_F > 0)
         values += [whole_F, *mean_FK.T]

@@ -20,7 +20,8 @@ For every candidate, over all `train` runs found (in the package and in the fold
 
 Chosen: least lost, then least false, then an agreement of at least AGREEMENT, noise of at most `low` and a headroom
 of at least HEADROOM, then the lowest `low` and `high` (the least drift that is still called stable, the smallest shift
-that is seen), then the shortest delay. Deterministic.
+that is seen), then the shortest delay. Deterministic. A row is a candidate, the chosen one in bold: less *lost*,
+*false*, *noise* and *delay* are better, more *agreement* and *headroom*, a narrower *band*.
 
 Axis letters: S rows, L MoE layers, E experts.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import from_json
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError, counted, printable
@@ -240,8 +240,7 @@ def parse_result(text: bytes, where: str) -> Result:
         suite = SuiteRecord.model_validate(tree.get("suite"))
         facts = suite_facts(suite.name, suite.sha256)
         runs = [_unpacked(run, facts, suite.name) for run in tree["runs"]]
-        # 1e999 is read as infinity: written as a word, it is no number for any field
-        result = Result.model_validate_json(to_json({**tree, "runs": runs}, inf_nan_mode="strings"))
+        result = Result.model_validate({**tree, "runs": runs})
     except ValidationError as error:
         raise ResultError(f"{where}: {first_problem(error, 'record')}") from None
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:

@@ -98,10 +98,13 @@ def log_ratio(error_T: FloatArray, reference_T: FloatArray) -> FloatArray:
 
 
 def alike(known_XN: NDArray[np.bool_]) -> list[tuple[NDArray[np.intp], NDArray[np.bool_]]]:
-    """Return the different rows, each with where it is."""
+    """Return the different rows, each with where it is; none of rows without places."""
+    if not known_XN.size:
+        return []
     places: dict[bytes, list[int]] = {}
-    for x, row in enumerate(np.packbits(known_XN, axis=1)):
-        places.setdefault(row.tobytes(), []).append(x)
+    bits = np.ascontiguousarray(np.packbits(known_XN, axis=1))
+    for x, row in enumerate(bits.view(f"V{bits.shape[1]}").ravel().tolist()):
+        places.setdefault(row, []).append(x)
     return [(np.array(at, dtype=np.intp), known_XN[at[0]]) for at in places.values()]
 
 

@@ -1,4 +1,4 @@
-"""Captions of the tables in docs/reports."""
+"""Captions of the tables in docs: all of the reports, and those of numbers in guides and methods."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from leaderboard.committed import ROOT
 
 REPORTS = sorted((ROOT / "docs" / "reports").glob("*.md"))
+OTHERS = [page for folder in ("guide", "methods") for page in sorted((ROOT / "docs" / folder).glob("*.md"))]
+NUMBER = re.compile(r"[-+]?\d[\d,.]*")
 SAYS = {
     "what a row is": re.compile(r"\brows?\b", re.IGNORECASE),
     "which direction is better, or that none is": re.compile(
@@ -43,6 +45,17 @@ def test_every_table_of_a_report_has_a_caption(page: Path) -> None:
     for head, _ in found:
         cells = [cell.strip() for cell in head.strip("|").split("|")]
         assert sum(not cell for cell in cells) <= 1, f"{head}: a column without a name"
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.stem)
+def test_every_table_of_numbers_in_a_guide_has_a_caption(page: Path) -> None:
+    """As in a report, where two cells of its first row are numbers; other tables say what their heads say."""
+    text = page.read_text(encoding="utf-8")
+    lines = text.splitlines()
+    for head, said in captions(text):
+        first = lines[lines.index(head) + 2].strip("|").split("|")
+        if sum(bool(NUMBER.fullmatch(cell.strip())) for cell in first) >= 2:
+            assert [what for what, rule in SAYS.items() if not rule.search(said)] == [], head
 
 
 def test_a_table_without_a_caption_is_found() -> None:

@@ -528,7 +528,7 @@ def test_documentation_shows_what_is_folded_and_no_caption_without_its_figure() 
     assert "summary" not in html
     assert "details" not in html
     assert "a run" not in html
-    assert all(f"<p>{words}</p>" in html for words in ("How", "So.", "End."))
+    assert all(f"<p>{words}</p>" in html for words in ("<strong>How</strong>", "So.", "End."))
 
 
 def test_links_lead_to_files_of_the_site(committed: Inputs, pages: dict[str, bytes]) -> None:

@@ -27,6 +27,7 @@ from moeload_bench.results.tables import marked_floor
 from moeload_bench.suites.suite import CROSSING
 from moeload_bench.traces.store import list_traces, write_trace
 from tests.conftest import need, synthetic_trace
+from tests.leaderboard.test_captions import SAYS
 from tests.support.site_browser import PHONE, WAIT_S, browser, complaints, open_page, overflow, requested, wait_drawn
 from tests.support.site_world import FEW, HOSTILE, TRACE, add_hostile, copy_checkout, many_recipes
 
@@ -348,7 +349,8 @@ def test_a_stranger_s_trace_is_text_on_its_page_and_in_the_list(driver: Any, tmp
     for page in ("traces/evil.test.seed0.html", "traces/index.html"):
         driver.get((tmp_path / "site" / page).as_uri())
         assert "evil" in driver.find_element("tag name", "main").text
-        assert HOSTILE in driver.find_element("tag name", "main").get_property("textContent")
+        shown = driver.find_element("tag name", "main").get_property("textContent")
+        assert (HOSTILE in shown) == (page != "traces/index.html"), "the list shows ids and numbers only"
         assert driver.execute_script("return window.hacked") is None
         assert driver.execute_script("return document.querySelectorAll('img[src=x]').length") == 0
         assert complaints(driver) == []
@@ -502,12 +504,29 @@ def _hex(driver: Any, colour: str) -> str:
 
 def test_the_list_of_traces_fits_a_desktop_and_its_rows_are_not_empty_on_a_phone(driver: Any, site: Path) -> None:
     """Where its last columns are in view they wrap; where they are not, they do not make rows tall."""
+    longest = """const row = document.querySelector("tbody tr"), cells = [...row.children];
+      cells[0].querySelector("a").textContent = "deepseekv3-16e-large-lossfree.probe/test/seed203";
+      cells.at(-1).textContent = "loss free bias 0.001, per layer";"""
+    tall = "return [...document.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height)"
     open_page(driver, site / "traces/index.html")
+    driver.execute_script(longest)
     wider = "const box = document.querySelector('.scroll'); return box.scrollWidth - box.clientWidth"
     assert driver.execute_script(wider) <= 0
+    assert max(driver.execute_script(tall)) < 90  # four lines of a use
     open_page(driver, site / "traces/index.html", size=PHONE)
-    tall = "return [...document.querySelectorAll('tbody tr')].map((row) => row.getBoundingClientRect().height)"
     assert max(driver.execute_script(tall)) < 65  # two lines of a name
+
+
+def test_every_table_of_numbers_has_a_caption(driver: Any, site: Path) -> None:
+    """It says what a row is and which direction is better; its columns are named by their heads."""
+    labels = """const tables = [...document.querySelectorAll("table.data:not(.doc)")];
+      return tables.filter((one) => one.querySelector("td.n")).map((one) => one.getAttribute("aria-label")
+        || document.getElementById(one.getAttribute("aria-labelledby")).textContent)"""
+    for page in ("index.html", "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE):
+        open_page(driver, site / page)
+        found = driver.execute_script(labels)
+        assert found, page
+        assert [(page, said, what) for said in found for what, rule in SAYS.items() if not rule.search(said)] == []
 
 
 READER = """<style>body { font: 16px/1.5 "Noto Sans", "DejaVu Sans", sans-serif; margin: 0 }

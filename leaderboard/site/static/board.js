@@ -214,8 +214,8 @@
     for (const h of one.horizons) head.append(element("th", `h = ${h.toLocaleString("en-US")}`, { scope: "col", class: "n" }));
     byId("horizons").tHead.replaceChildren(head);
     byId("horizons").tBodies[0].replaceChildren(...body);
-    byId("horizons-caption").textContent = `${namedMetric(one, chosen)} at each horizon h in training steps: mean over runs of means over origins and ` +
-      `layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${titleOf(one, chosen.recipe)} of suite ${one.name}.`;
+    byId("horizons-caption").textContent = `A row is a forecaster or a floor in one state, a column a horizon h in training steps${better(metric)}. ` +
+      `${namedMetric(one, chosen)}: mean over runs of means over origins and layers; ${one.recipes.includes(chosen.recipe) ? "recipe " : ""}${titleOf(one, chosen.recipe)} of suite ${one.name}.`;
   }
 
   function valueRow(name, values, kind, state) {
@@ -223,6 +223,8 @@
     row.append(element("th", name, { scope: "row" }), ...values.map((value) => element("td", value, { class: "n" })));
     return row;
   }
+
+  const better = (metric) => metric.lower === null ? "" : `; ${metric.lower ? "less" : "more"} is better`;
 
   const namedMetric = (one, chosen) => one.metrics.find((metric) => metric.name === chosen.metric).named;
 
@@ -286,7 +288,7 @@
     byId("suite-name").textContent = one.name;
     byId("suite-text").textContent = one.about;
     byId("about-name").textContent = namedMetric(one, chosen);
-    byId("about-text").textContent = metric.about;
+    byId("about-text").textContent = metric.about + better(metric);
     byId("over").textContent = view.over;
     byId("floor-note").textContent = view.floor === "–" ? "" : ` floor_batch is ${view.floor} here.`;
     byId("cost-over").textContent = `Values: ${view.over}. ${one.unmeasured}`;
