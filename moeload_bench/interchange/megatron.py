@@ -128,7 +128,7 @@ _Add = Callable[[_RankStep, int, dict[str, Any], str], None]
 """Adds a line's counts to its layer's."""
 
 
-def read_tokens(
+def read_megatron_tokens(
     paths: Sequence[str | Path],
     *,
     expert_parallel: int | None = None,
@@ -148,7 +148,7 @@ def read_tokens(
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
-def read_routing(
+def read_megatron_routing(
     paths: Sequence[str | Path],
     experts: int,
     *,
