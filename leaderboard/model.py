@@ -19,6 +19,7 @@ from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.results.grid import Row, known_grid
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.states.rule import LABELS
 
 NAME, METRIC = "gated", "window_tv"
 SUITES = ("v1", "v2")
@@ -98,7 +99,7 @@ def _weights() -> bytes:
 def _rows(suite: str) -> list[Row]:
     """Return the forecaster's row of each state that all suites have."""
     grid = known_grid(committed_results(suite), METRIC)
-    return [row for row in grid.of(NAME) if row.state in ("transient", "stable") and row.skill is not None]
+    return [row for row in grid.of(NAME) if row.state in LABELS and row.skill is not None]
 
 
 def _card(place: str, rows: dict[str, list[Row]]) -> str:

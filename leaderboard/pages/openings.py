@@ -15,10 +15,10 @@ from moeload_bench.results.grid import ResultGrid, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
 from moeload_bench.suites.suite import Suite, load_suite
 
-STATES = ("transient", "stable")
 REPORTS = ROOT / "docs" / "reports"
 LEAST = -1.0
 """Skill below this is drawn at the edge: one bad forecaster must not squeeze all others."""
@@ -42,7 +42,7 @@ def largest_suite() -> Suite:
 def best_words(grid: ResultGrid) -> str:
     """Say who is best in each state, and by how much of the reference's error."""
     said = []
-    for state in (state for state in STATES if state in grid.states):
+    for state in (state for state in LABELS if state in grid.states):
         first = grid.of_state(state)[0]
         said.append(f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}`"
                     f" in the {state} state")  # fmt: skip
@@ -52,7 +52,7 @@ def best_words(grid: ResultGrid) -> str:
 def rank_words(grid: ResultGrid) -> str:
     """Say which ranks the best can have on a recipe that nobody has seen."""
     said = []
-    for state in (state for state in STATES if state in grid.states):
+    for state in (state for state in LABELS if state in grid.states):
         first, ranks = grid.of_state(state)[0].forecaster, grid.scores.ranks(state)
         said.append(f"{ranks[first][0]} to {ranks[first][1]} of {len(ranks)} ({state})" if ranks else "any")
     return " and ".join(said)
@@ -100,7 +100,7 @@ def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
     return {
         state: [Dot(row.forecaster, row.forecaster, row.skill, row.new_recipe, row.new_seeds)
                 for row in grid.of_state(state) if row.skill is not None]
-        for state in STATES if state in grid.states
+        for state in LABELS if state in grid.states
     }  # fmt: skip
 
 

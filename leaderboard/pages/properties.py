@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from leaderboard.committed import ROOT, committed_results
-from leaderboard.pages.openings import STATES, Dot, draw_dots
+from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, page_of_parts
 from leaderboard.properties import DECAYS, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
@@ -15,6 +15,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.run_facts import rounded
+from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.store import list_traces
 
 
@@ -96,7 +97,7 @@ def _dots(suite: str) -> dict[str, list[Dot]]:
         raise ResultError("no result of the reference, against which skill is taken")
     best = max(errors.by_forecaster, key=lambda name: skill(errors, name, reference.name)[0])
     found: dict[str, list[Dot]] = {}
-    for state in STATES:
+    for state in LABELS:
         here = errors.select(state=state)
         for one in slices_of(_properties(suite)):
             group = runs_of(here, one.traces)

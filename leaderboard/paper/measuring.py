@@ -23,9 +23,9 @@ from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
+from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.states.rule import StateLabels, label_states
+from moeload_bench.states.rule import LABELS, StateLabels, label_states
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, layer_names, shares
@@ -192,7 +192,7 @@ def floor_rows(result: Result) -> list[records.FloorRow]:
         )
         for k, horizon in enumerate(result.suite.horizons)
         for state, floors in run.floors.items()
-        if state in LABELLED
+        if state in LABELS
         for floor in FLOOR_NAMES
         if (values := floors.get(floor))
     ]

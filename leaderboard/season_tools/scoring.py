@@ -33,7 +33,7 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import find_trace, open_source, read_trace
 from moeload_bench.traces.trace import Trace
@@ -169,7 +169,7 @@ def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHash
         labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
         chosen = choose_origins(labels, trace.step_S, base.horizon, ORIGINS_PER_STATE)
         whole = {state: found for state, found in chosen.items() if len(found) >= ORIGINS_PER_STATE} or chosen
-        origins = {state: tuple(found) for state, found in whole.items() if state in ("transient", "stable")}
+        origins = {state: tuple(found) for state, found in whole.items() if state in LABELS}
         entries.append(SuiteTrace.model_validate({"id": run.trace, "data_sha256": run.data_sha256, **origins}))
     if not entries:
         raise SeasonError(f"season {plan.name}: no run was recorded")

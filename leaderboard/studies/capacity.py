@@ -27,7 +27,7 @@ from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.schema import Record
-from moeload_bench.suites.suite import STRATA
+from moeload_bench.traces.meta import STRATA
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 

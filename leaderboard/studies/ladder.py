@@ -35,7 +35,7 @@ from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.run_facts import recipe_parameters
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import load_suite, suite_for_trace
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
@@ -50,7 +50,6 @@ METRIC, REGRET = PRIMARY, "regret@quarter"
 STRONG = "gated"
 ALONE = (STRONG, "lstm.online")
 """Those with a `fit` that answer without it: by weights in the package, or by what the run itself taught."""
-STATES = ("transient", "stable")
 
 
 class Score(Record):
@@ -180,8 +179,8 @@ def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict
     assert reference is not None, "a baseline of v1"
     errors = errors_of(results, METRIC)
     for result in results:
-        own = {}
-        for state in STATES:
+        own: dict[str, Score] = {}
+        for state in LABELS:
             here = errors.select(state=state)
             if here.state_T:
                 own[state] = _score(result, state, skill_of(here, result.name, reference.name)[0])

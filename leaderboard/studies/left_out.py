@@ -39,7 +39,7 @@ from moeload_bench.results.statistics import log_ratio
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring.metrics import relative_error, total_variation
 from moeload_bench.states.origins import choose_origins
-from moeload_bench.states.rule import label_states, state_names
+from moeload_bench.states.rule import LABELS, label_states, state_names
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
@@ -180,7 +180,7 @@ def record(
     """Skill by recipe and horizon, and mean errors, of each state that occurs."""
     out: dict[str, Any] = {}
     ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
-    for state in ("transient", "stable"):
+    for state in LABELS:
         of: dict[str, list[int]] = {}
         for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
             of.setdefault(tasks[n].recipe, []).append(n)
@@ -307,4 +307,4 @@ def left_out(
         known[name] = run() | {"cpu_s": round(time.process_time() - started, 1)}
         OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         print(name, *(f"{s} {1 - np.exp(np.mean(list(known[name][s]['log_ratio'].values()))):+.3f}"
-                      for s in ("transient", "stable")), known[name]["cpu_s"], flush=True)  # fmt: skip
+                      for s in LABELS), known[name]["cpu_s"], flush=True)  # fmt: skip

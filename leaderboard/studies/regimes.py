@@ -30,7 +30,9 @@ from moeload_bench.results.statistics import log_ratio
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import load_suite, stratum_of, suite_for_trace
+from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
@@ -39,7 +41,6 @@ TRACES = ROOT / "traces"
 SMALL = "v2"
 HORIZONS = (1, 10, 100, 1000)
 """Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
-STATES = ("transient", "stable")
 SUMMED = 10
 LEAST_ORIGINS = 20
 """Origins in a state below which a run says nothing of it."""
@@ -150,7 +151,7 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
 def _states(results: Sequence[Result]) -> Iterator[tuple[str, StateScores]]:
     """Yield the scores of one run in each state that has enough origins."""
     errors, run = errors_of(results, PRIMARY), results[0].runs[0]
-    for state in STATES:
+    for state in LABELS:
         here = errors.select(state=state)
         origins = sum(task.state == state for task in run.tasks)
         if origins < LEAST_ORIGINS:

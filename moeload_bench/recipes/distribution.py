@@ -11,12 +11,12 @@ from moeload_bench.errors import NotFoundError
 from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.recipe import ALIGNED, OptimizerKind, ProbeTable
 from moeload_bench.schema import Record
+from moeload_bench.traces.meta import Stratum
 
 Rates = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1)]
 Amounts = Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
-StratumName = Literal["small", "large"]
 
 
 class KeptOut(Record):
@@ -161,8 +161,8 @@ class Distribution(Record):
     bytes_per_token: float = Field(gt=0)
     kept_out: KeptOut
     cost: CostTable
-    quotas: dict[StratumName, dict[str, Annotated[int, Field(ge=1)]]] = Field(min_length=1)
-    strata: dict[StratumName, StratumTable]
+    quotas: dict[Stratum, dict[str, Annotated[int, Field(ge=1)]]] = Field(min_length=1)
+    strata: dict[Stratum, StratumTable]
     training: TrainingTable
     schedules: tuple[ScheduleOption, ...] = Field(min_length=1)
     mixes: dict[str, tuple[str, ...]]

@@ -25,13 +25,13 @@ from moeload_bench.recipes.distribution import (
     Distribution,
     PlanTable,
     ScheduleOption,
-    StratumName,
     StratumTable,
     rounded,
 )
 from moeload_bench.recipes.recipe import OptimizerKind, Recipe
 from moeload_bench.recipes.shapes import SHAPE, Shapes, pick, probe_seconds, step_seconds
 from moeload_bench.schema import first_problem, read_toml
+from moeload_bench.traces.meta import Stratum, stratum_of
 
 MOST_TURNS = 64
 """The largest sum of the weights of a stage's texts."""
@@ -50,7 +50,7 @@ class Drawn:
     """All that was drawn for one recipe; shares are of its steps."""
 
     name: str
-    stratum: StratumName
+    stratum: Stratum
     method: str
     family: str
     shape: dict[str, Any]
@@ -146,20 +146,20 @@ def _traits(recipe: Recipe) -> dict[str, Any]:
     return {
         "family": recipe.model.family,
         "balancing": recipe.balancing.method,
-        "stratum": expert_tokens(recipe) >= 2048,
+        "stratum": stratum_of(expert_tokens(recipe)) == "large",
         "texts": [set(stage.every_source) for stage in recipe.data.stages],
         "size": (recipe.model.config.get("hidden_size"), _experts(recipe)),
     }
 
 
-def _cells(distribution: Distribution) -> list[tuple[StratumName, str]]:
+def _cells(distribution: Distribution) -> list[tuple[Stratum, str]]:
     """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
     return [quotas[at][:2] for _, at in sorted(due)]
 
 
-def _drawn(distribution: Distribution, stratum: StratumName, method: str, name: str, seed: int) -> Drawn:
+def _drawn(distribution: Distribution, stratum: Stratum, method: str, name: str, seed: int) -> Drawn:
     def choose(options: Sequence[Any], what: str) -> Any:
         return pick(options, f"{key}/{what}")
 
@@ -371,7 +371,7 @@ def _check(distribution: Distribution) -> None:
                 raise ValueError(f"{field}: {first_problem(error, 'recipe')}") from None
 
 
-def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
+def _check_limits(distribution: Distribution, stratum: Stratum) -> None:
     """Raise unless every quota has a shape within its limits, every choice is in a shape, every shape has texts."""
     table, where = distribution.strata[stratum], f"strata.{stratum}"
     reached: dict[str, set[Any]] = {key: set() for key in SHAPE}
@@ -399,7 +399,7 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
             raise ValueError(f"plans: none has text enough for {tokens} tokens a step in sequences of {length}")
 
 
-def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple[str, Drawn]]:
+def _corners(distribution: Distribution, stratum: Stratum) -> Iterator[tuple[str, Drawn]]:
     """Yield (field, what is drawn with one choice of it) for all choices of a stratum, others being the first."""
     table, training = distribution.strata[stratum], distribution.training
     for method in distribution.quotas[stratum]:

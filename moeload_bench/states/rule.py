@@ -33,6 +33,8 @@ from moeload_bench.states.drift import (
 from moeload_bench.traces.trace import Trace
 
 State = Literal["transient", "stable", "mixed"]
+LABELS: tuple[State, ...] = ("transient", "stable")
+"""Of a layer at a step; the layers of a run can be of both, mixed."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, later, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
+from moeload_bench.traces.meta import Stratum, stratum_of
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace
 
@@ -31,9 +32,6 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-Stratum = Literal["small", "large"]
-STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
-"""Tokens per expert and row, least and most. Nothing is recorded between the two."""
 SLID = ":every-"
 """Part of a suite's name if its origins are every N steps: it stands between the suite's name and N."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
@@ -212,11 +210,6 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     if size > MAX_SUITE_BYTES:
         raise SuiteError(f"{path}: {size} bytes, at most {MAX_SUITE_BYTES} are read")
     return read_toml(Suite, path, "suite", SuiteError)
-
-
-def stratum_of(expert_tokens: float) -> Stratum | None:
-    """Return the stratum of a run by its tokens per expert and row; None between two."""
-    return next((name for name, (least, most) in STRATA.items() if least <= expert_tokens <= most), None)
 
 
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:

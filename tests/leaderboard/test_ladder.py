@@ -49,7 +49,7 @@ RUNGS = [recipe.name for recipe in planned(PLAN)]
 def run(name: str, *, onset: int | None = 500, drift: float = 0.01, skill: float = 0.1) -> LadderRun:
     """A record made by hand."""
     scores = {
-        who: {state: Score(skill=value, error_K=(0.1,) * 4, regret_K=(0.01,) * 4) for state in ladder.STATES}
+        who: {state: Score(skill=value, error_K=(0.1,) * 4, regret_K=(0.01,) * 4) for state in ladder.LABELS}
         for who, value in {"sw_avg": 0.0, "gated": skill}.items()
     }
     return LadderRun(
