@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
+from leaderboard.pages.results import largest_suite, results_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.errors import counted
 from moeload_bench.results.grid import ResultGrid, known_grid
@@ -17,7 +17,6 @@ from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
-from moeload_bench.suites.suite import Suite, load_suite
 
 REPORTS = ROOT / "docs" / "reports"
 LEAST = -1.0
@@ -32,11 +31,6 @@ class Dot(NamedTuple):
     skill: float
     new_recipe: Interval | None = None
     new_seeds: Interval | None = None
-
-
-def largest_suite() -> Suite:
-    """Return the suite with the most test runs."""
-    return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))
 
 
 def best_words(grid: ResultGrid) -> str:
@@ -73,7 +67,8 @@ def results_answer(of: str) -> str:
     suite, seasons = largest_suite(), scored_seasons()
     recipes = counted(len({run.id.split("/")[0] for run in suite.traces}), "recipe")
     public = f"On the public suite `{suite.name}` ({counted(len(suite.traces), 'run')} of {recipes}) "
-    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best_words(grid_of(suite))}."])
+    best = best_words(known_grid(results_of(suite.name), PRIMARY))
+    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best}."])
 
 
 def draw_results() -> None:
@@ -87,11 +82,6 @@ def draw_seasons() -> None:
     """Draw the standings of every scored season."""
     for season in scored_seasons():
         draw_dots(state_dots(season.results), REPORTS / f"season-{season.name}.svg")
-
-
-def grid_of(suite: Suite) -> ResultGrid:
-    """Return the committed results of a suite by the primary metric."""
-    return known_grid(results_of(suite.name), PRIMARY)
 
 
 def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:

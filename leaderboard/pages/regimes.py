@@ -13,7 +13,8 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.studies.regimes import SMALL, TUNED, RegimeRun, StateScores, known_runs, small_runs
+from leaderboard.studies.kept import read_records
+from leaderboard.studies.regimes import OUT, SMALL, TUNED, RegimeRun, StateScores, small_runs
 from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
@@ -107,7 +108,7 @@ def _known(value: float | None) -> float:
 @functools.cache
 def all_runs() -> tuple[RegimeRun, ...]:
     """Return every run of every regime: committed results of the suite and the kept records of the others."""
-    return (*small_runs(), *known_runs())
+    return (*small_runs(), *read_records(RegimeRun, OUT))
 
 
 def cells(runs: Sequence[RegimeRun], kind: str) -> list[Cell]:

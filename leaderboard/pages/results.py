@@ -41,6 +41,11 @@ def results_of(suite: str) -> tuple[Result, ...]:
     return tuple(committed_results(suite))
 
 
+def largest_suite() -> Suite:
+    """Return the suite with the most test runs, of those with committed results."""
+    return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))
+
+
 def results_page() -> str:
     """Return every suite with results, the latest first."""
     return "\n\n".join(suite_page(load_suite(name), results_of(name)) for name in reversed(suites_with_results()))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
@@ -32,7 +32,6 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "capacity.json"
-TRACES = ROOT / "traces"
 BLOCK = 50
 HORIZONS = (100, 1000)
 """Rows of a window."""
@@ -93,15 +92,10 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
         )
 
 
-def known_runs(path: Path = OUT) -> list[CapacityRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(CapacityRun, path)
-
-
 def all_runs(folder: Path = TRACES) -> list[CapacityRun]:
     """Return the records of every run in the folder, measured where none is kept; without a folder, the kept ones."""
     known: dict[tuple[str, str], list[CapacityRun]] = {}
-    for run in known_runs():
+    for run in read_records(CapacityRun, OUT):
         known.setdefault((run.id, run.data_sha256), []).append(run)
     if not folder.is_dir():
         return [run for runs in known.values() for run in runs]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.properties import layer_medians
 from leaderboard.studies.kept import answered, read_records
 from leaderboard.suites.plan import Plan, load_plan
@@ -41,7 +41,6 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "ladder.json"
-TRACES = ROOT / "traces"
 PLAN = "ladder"
 STEPS = 4000
 HORIZONS = (1, 10, 100, 1000)
@@ -120,16 +119,12 @@ def planned(plan: Plan) -> list[Recipe]:
     )
 
 
-def known_runs(path: Path = OUT) -> list[LadderRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(LadderRun, path)
-
-
 def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
     """Return a record of every run of the plan in the folder, measured where none is kept; without a folder, the kept
     ones.
     """
-    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    kept = read_records(LadderRun, OUT) if kept is None else kept
+    known = {(run.id, run.data_sha256, run.code): run for run in kept}
     if not folder.is_dir():
         return list(known.values())
     targets = forecasters()

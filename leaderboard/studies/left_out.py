@@ -30,7 +30,7 @@ from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import TRACES
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import make_request
@@ -127,7 +127,7 @@ class Study:
     def __init__(self) -> None:
         self.suite = load_suite(SUITE)
         ids = [entry.id for entry in self.suite.fit]
-        traces = [read_trace(ROOT / "traces" / f"{i}.parquet", expected_sha256=e.data_sha256)
+        traces = [read_trace(TRACES / f"{i}.parquet", expected_sha256=e.data_sha256)
                   for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
         self.recipe = [i.split("/")[0] for i in ids]
         self.runs = [(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)]

@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_results, recipe_name, recipe_of_run
+from leaderboard.committed import ROOT, TRACES, committed_results, recipe_name, recipe_of_run
 from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
@@ -37,7 +37,6 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "regimes.json"
-TRACES = ROOT / "traces"
 SMALL = "v2"
 HORIZONS = (1, 10, 100, 1000)
 """Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
@@ -76,11 +75,6 @@ class RegimeRun(Record):
         return recipe_name(self.id).removesuffix(f".sum{SUMMED}")
 
 
-def known_runs(path: Path = OUT) -> list[RegimeRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(RegimeRun, path)
-
-
 def small_runs() -> list[RegimeRun]:
     """Return the runs of the small-batch suite by its committed results; raise `ResultError` without the tuned one."""
     results = [result for result in committed_results(SMALL) if result.name in FORECASTERS]
@@ -103,7 +97,8 @@ def small_runs() -> list[RegimeRun]:
 
 def measured_runs(folder: Path = TRACES, kept: Sequence[RegimeRun] | None = None) -> Iterator[RegimeRun]:
     """Yield the record of every other run of the folder, measured where none is kept."""
-    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    kept = read_records(RegimeRun, OUT) if kept is None else kept
+    known = {(run.id, run.data_sha256, run.code): run for run in kept}
     code = code_hash()
     for ref in list_traces(folder):
         for kind in kinds_of(ref.id):

@@ -94,9 +94,9 @@ class Rung(NamedTuple):
         return [quantity.value(run) for run in self.runs]
 
 
-def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
+def rungs_of(runs: Sequence[LadderRun]) -> list[Rung]:
     """Return the rungs of the plan, those without balancing first, each family by size."""
-    plan_runs, found = load_plan(plan), by_rung(runs)
+    plan_runs, found = load_plan(PLAN), by_rung(runs)
     there = {run.id for run in runs}
     return [
         Rung(recipe, found.get(recipe.name, []),

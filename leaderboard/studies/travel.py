@@ -24,7 +24,7 @@ from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.fit_weights import fit_runs, runs_of
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
@@ -45,7 +45,6 @@ from moeload_bench.traces.summed import sum_rows
 from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "travel.json"
-TRACES = ROOT / "traces"
 FOLDS = 4
 HORIZONS = (1, 10, 100, 1000, 2000)
 PER_STATE = 40

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.suites.plan import load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
@@ -57,7 +57,7 @@ def read_scores(path: Path = OUT) -> Scores:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def add_scores(path: Path = OUT, folder: Path = ROOT / "traces") -> list[str]:
+def add_scores(path: Path = OUT, folder: Path = TRACES) -> list[str]:
     """Score the wanted runs that are in the folder and have no score yet; their names.
 
     Raises `ResultError` where a trace is another than the one that was scored.
