@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.progress import pair_progress, say, say_document
+from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.publishing import publish as hub
 
 
@@ -43,7 +42,7 @@ def publish(
             folder, repo, tag, kind=kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
         )
     if as_json:
-        say_document(json.dumps(dataclasses.asdict(done), indent=1))
+        say_record(dataclasses.asdict(done))
         return
     _print_publication(done, folder)
 
