@@ -25,7 +25,7 @@ from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.schema import first_problem, read_toml
 from moeload_bench.suites.suite import Suite
-from moeload_bench.traces.store import data_sha256, find_trace, read_trace, stored_meta
+from moeload_bench.traces.store import data_sha256, read_trace, stored_meta
 
 
 def plan_draws(file: Path, season: str, base: Suite) -> tuple[DrawPlan, list[Path]]:
@@ -37,16 +37,11 @@ def plan_draws(file: Path, season: str, base: Suite) -> tuple[DrawPlan, list[Pat
     asked = read_toml(DrawFile, file, "draws", SeasonError)
     if base.horizon < asked.horizon or asked.horizon not in base.horizons:
         raise SeasonError(f"{file}: horizon: got {asked.horizon}, expected one of suite {base.name}: {base.horizons}")
-    train = train_levels(stored_meta(path) for path in _fit_files(base))
+    train = train_levels(stored_meta(base.file_of(entry.id)) for entry in base.fit)
     sets = tuple(_planned_set(one, file.parent, season, train) for one in asked.sets)
     logs = [file.parent / name for name in asked.imported]
     terms = asked.model_dump(exclude={"sets", "imported"})
     return DrawPlan(**terms, sets=sets, imported=tuple(map(_imported, logs)), train_levels=train), logs
-
-
-def _fit_files(base: Suite) -> list[Path]:
-    hub = (base.hub.repo, base.hub.revision) if base.hub else None
-    return [find_trace(entry.id, hub=hub) for entry in base.fit]
 
 
 def _planned_set(one: SetFile, folder: Path, season: str, train: dict[str, tuple[str, ...]]) -> DrawnSet:
@@ -160,7 +155,7 @@ def draw_problems(folder: SeasonFolder, value: str, base: Suite, note: Callable[
     if draws is None:
         return
     try:
-        found = train_levels(stored_meta(path) for path in _fit_files(base))
+        found = train_levels(stored_meta(base.file_of(entry.id)) for entry in base.fit)
     except MoeloadError as error:
         note(f"levels of the train runs not compared: {error}")
     else:

@@ -35,7 +35,7 @@ from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
-from moeload_bench.traces.store import find_trace, open_source, read_trace
+from moeload_bench.traces.store import open_source, read_trace
 from moeload_bench.traces.trace import Trace
 
 LEAST_ORIGINS = 10
@@ -86,7 +86,7 @@ def score_season(
             for one in values
         }
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
-        files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
+        files |= {entry.id: (paths or {}).get(entry.id) or suite.file_of(entry.id) for entry in suite.fit}
         targets = [
             entry_target(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
             for entry in commitment.entries
@@ -149,10 +149,6 @@ def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links:
         change = entry_changes(entry, now)
         if change is not None:
             raise SeasonError(f"{change}; the entries were closed at commit {commitment.commit}")
-
-
-def _open_run(trace_id: str, suite: Suite) -> Path:
-    return find_trace(trace_id, hub=(suite.hub.repo, suite.hub.revision) if suite.hub else None)
 
 
 def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHashes], root: Path) -> Suite:

@@ -137,6 +137,10 @@ class Suite(Record):
         content = self.model_dump(mode="json", exclude=set(DECIDES_NO_SCORE))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    def file_of(self, trace: str) -> Path:
+        """Return the file of a trace: bundled, local, or the Hub's at the suite's pin; raise as `find_trace`."""
+        return find_trace(trace, hub=(self.hub.repo, self.hub.revision) if self.hub else None)
+
     def strata(self) -> dict[Stratum, list[str]]:
         """Return the scored runs of each stratum; empty for a suite without strata."""
         found: dict[Stratum, list[str]] = {}
@@ -260,9 +264,8 @@ def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *
     `NotFoundError` for a trace that is nowhere.
     """
     given = paths or {}
-    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     ids = [entry.id for entry in (*suite.traces, *(suite.fit if fit else ()))]
-    return {name: Path(given[name]) if name in given else find_trace(name, hub=hub) for name in ids}
+    return {name: Path(given[name]) if name in given else suite.file_of(name) for name in ids}
 
 
 def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:
