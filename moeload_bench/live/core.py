@@ -25,7 +25,7 @@ from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
 from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows, mean_known
-from moeload_bench.live.history import History, Kept
+from moeload_bench.live.history import History, Kept, mean_of_rows
 from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
@@ -366,7 +366,7 @@ class Watch:
         advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
         placing = Placing(
-            _row_mean(layout.imbalance(recent_SLE)), _row_mean(layout.imbalance(recent_SLE, layout.static_LR)),
+            mean_of_rows(layout.imbalance(recent_SLE)), mean_of_rows(layout.imbalance(recent_SLE, layout.static_LR)),
             race.saved_percent(0, costs.model), layout.replans, layout.replicas, layout.migration_ms,
         )  # fmt: skip
         if settings.follow:
@@ -426,19 +426,9 @@ def _step_block(rows: list[Row]) -> StepBlock:
 
 def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean shares [L, E], mean over steps of max / mean - 1 [L], and the entropy of the mean shares over ln E [L]."""
-    share_LE = _row_mean(share_SLE)
+    share_LE = mean_of_rows(share_SLE)
     E = share_LE.shape[1]
-    maxvio_L = _row_mean(share_SLE.max(axis=2)) * E - 1
+    maxvio_L = mean_of_rows(share_SLE.max(axis=2)) * E - 1
     positive_LE = np.where(share_LE > 0, share_LE, 1.0)
     entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
     return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
-
-
-def _row_mean(values_SX: FloatArray) -> FloatArray:
-    """Mean along the first axis over what is known; NaN where nothing is."""
-    known = np.isfinite(values_SX)
-    if known.all():
-        return np.asarray(values_SX.mean(axis=0))
-    count = known.sum(axis=0)
-    total = np.where(known, values_SX, 0.0).sum(axis=0)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

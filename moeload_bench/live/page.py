@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_HEATS = 6
 """Layers whose heat map is open on the page; the others are behind a fold."""
+NOISE = "batch noise alone"
 MOST_POINTS = 240
 """Points of a line along time."""
 
@@ -230,14 +231,11 @@ def _error_charts(found: Findings) -> list[dict[str, Any]]:
         return []
     charts = []
     for state in (name for name in grid.states if name in STATES):
-        rows = grid.of_state(state)
-        lines = [Line(row.forecaster, _points(grid.horizons, row.value_K)) for row in rows]
-        floor_K = grid.floors.get((state, "floor_batch"))
-        if floor_K is not None:
-            lines.append(Line("batch noise alone", _points(grid.horizons, floor_K), dashed=True))
-        cells = [(line.name, [_cell(v) for v in row.value_K]) for line, row in zip(lines, rows, strict=False)]
-        if floor_K is not None:
-            cells.append(("batch noise alone", [_cell(v) for v in floor_K]))
+        values = {row.forecaster: row.value_K for row in grid.of_state(state)}
+        if (state, "floor_batch") in grid.floors:
+            values[NOISE] = grid.floors[state, "floor_batch"]
+        lines = [Line(name, _points(grid.horizons, value_K), name == NOISE) for name, value_K in values.items()]
+        cells = [(name, [_cell(v) for v in value_K]) for name, value_K in values.items()]
         x, y = Axis("horizon, steps", log=True), Axis("tokens misplaced", log=True)
         charts.append(
             {"state": state, "chart": _chart(lines, x, y, f"Error against horizon, {state}"), "rows": cells,
