@@ -7,7 +7,6 @@ recipe depends neither on how many are drawn nor on other keys. Nothing is measu
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import tomli_w
 from pydantic import ValidationError
 
 from moeload_bench.errors import RecipeError
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.distribution import (
     Distribution,
@@ -88,7 +88,7 @@ def load_distribution(path: Path) -> Distribution:
 
 def own_seed(path: Path) -> int:
     """Return the file's own seed, which nobody chooses: the first 8 hex digits of its SHA-256."""
-    return int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16)
+    return int(bytes_sha256(path)[:8], 16)
 
 
 def draw_recipes(distribution: Distribution, number: int, seed: int) -> list[Drawn]:
