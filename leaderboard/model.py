@@ -15,6 +15,7 @@ import yaml
 
 from leaderboard.committed import ROOT, committed_results
 from moeload_bench.errors import MoeloadError
+from moeload_bench.files import write_whole
 from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.results.grid import Row, known_grid
@@ -150,9 +151,7 @@ def write_model(out: Path, place: str) -> Path:
     if out.exists() and any(out.iterdir()):
         raise MoeloadError(f"{out}: the folder is not empty; name another one or empty it")
     for name, data in model_files(place).items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_whole(out / name, data)
     archive_of(out / WEIGHTS, PINNED[NAME])
     return out
 

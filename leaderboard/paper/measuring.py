@@ -16,10 +16,9 @@ import numpy as np
 
 from leaderboard.paper import study as records
 from leaderboard.paper.choice import HORIZONS, Choice, Chosen
-from moeload_bench.errors import MissingExtraError, SuiteError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.errors import SuiteError
+from moeload_bench.evaluation.evaluate import evaluate, installed
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, RunResult
@@ -120,16 +119,10 @@ def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
 
 def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
     """Forecasters by name, with the target that runs under it, and why others cannot run here."""
-    kept, missing = {}, []
-    for name in records.FORECASTERS:
-        target = "lstm@mode=online" if name == "lstm" and not run.train else name
-        try:
-            preflight(parse_target(target))
-        except MissingExtraError as error:
-            missing.append(f"left out: {error}")
-        else:
-            kept[name] = target
-    return kept, missing
+    online = "lstm@mode=online"
+    targets = {name: online if name == "lstm" and not run.train else name for name in records.FORECASTERS}
+    kept, missing = installed(targets.values())
+    return {name: target for name, target in targets.items() if target in kept}, [f"left out: {one}" for one in missing]
 
 
 def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:

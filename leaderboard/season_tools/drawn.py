@@ -18,7 +18,7 @@ from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.levels import level_words, new_kinds, poorest_draw, recipe_levels, train_levels
 from leaderboard.season_tools.records import DrawFile, DrawnSet, DrawPlan, Imported, Plan, PlannedRecipe, SetFile
 from moeload_bench.errors import MoeloadError, SeasonError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.recipes.distribution import Distribution
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of, recipe_toml
@@ -142,11 +142,9 @@ def drawn_plan(folder: SeasonFolder) -> Plan:
 
 def write_recipes(folder: SeasonFolder, value: str) -> None:
     """Write every drawn recipe to `recipes/NAME.toml`."""
-    folder.recipes.mkdir(exist_ok=True)
     for found in drawn_recipes(folder, value).values():
         for recipe in found:
-            with replacing(folder.recipes / f"{recipe.name}.toml") as scratch:
-                scratch.write_text(recipe_toml(recipe), encoding="utf-8", newline="\n")
+            write_whole(folder.recipes / f"{recipe.name}.toml", recipe_toml(recipe).encode())
 
 
 def draw_problems(folder: SeasonFolder, value: str, base: Suite, note: Callable[[str], None]) -> Iterator[str]:

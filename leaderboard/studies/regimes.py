@@ -19,7 +19,7 @@ from leaderboard.committed import ROOT, TRACES, committed_results, recipe_name, 
 from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.targets import source_sha256
 from moeload_bench.recipes.draws import expert_tokens
 from moeload_bench.results.comparison import errors_of
@@ -172,5 +172,4 @@ def regimes() -> None:
     """Score every large, probe and summed run that has no score yet; about a minute of a core each."""
     for run in (found := list(measured_runs())):
         print(f"{run.kind:7}{run.id}")
-    with replacing(OUT) as scratch:
-        scratch.write_text(records_text(found, lambda run: run.id), encoding="utf-8")
+    write_whole(OUT, records_text(found, lambda run: run.id).encode())

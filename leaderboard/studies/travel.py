@@ -30,7 +30,7 @@ from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
 from moeload_bench.evaluation.harness import follow, row_of
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import parse_target, source_sha256
@@ -211,9 +211,8 @@ def travel() -> None:
             for name in missing:
                 found += _records(name, kind, basis, hashes[name], learned)
                 print(f"part {fold + 1} of {FOLDS}, {kind}: {name}", flush=True)
-            with replacing(OUT) as scratch:
-                later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
-                scratch.write_text(records_text(found + later, _order), encoding="utf-8")
+            later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
+            write_whole(OUT, records_text(found + later, _order).encode())
 
 
 def _order(one: TravelRun) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ from leaderboard.committed import ROOT, TRACES
 from leaderboard.suites.plan import load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import log_ratio
@@ -76,8 +76,7 @@ def add_scores(path: Path = OUT, folder: Path = TRACES) -> list[str]:
             continue
         scores[run] = first_score(file)
         added.append(run)
-        with replacing(path) as scratch:
-            scratch.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_whole(path, f"{json.dumps(scores, indent=1, sort_keys=True)}\n".encode())
     return added
 
 

@@ -27,7 +27,6 @@ from moeload_bench.cli.progress import (
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.errors import (
     ForecastError,
-    MissingExtraError,
     ResultError,
     SuiteError,
     TraceError,
@@ -35,11 +34,10 @@ from moeload_bench.errors import (
     printable,
 )
 from moeload_bench.evaluation.conformance import LONG_STEPS
-from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
-from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.cost import HEADLINE
@@ -245,14 +243,9 @@ def _make_folder(folder: Path, what: str) -> None:
 
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """Return the default forecasters whose packages are installed; say on standard error which are left out."""
-    kept = []
-    for name in defaults:
-        try:
-            preflight(as_target(name, suite))
-        except MissingExtraError as error:
-            say(f"left out: {error}", err=True)
-        else:
-            kept.append(name)
+    kept, missing = installed(defaults, suite)
+    for reason in missing:
+        say(f"left out: {reason}", err=True)
     return kept
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.errors import MissingExtraError, PlotError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
 from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
@@ -52,9 +52,7 @@ class Report:
         """Write the page, replacing what was there in one move; raises `PlotError` where that cannot be done."""
         target = Path(path)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as scratch:
-                scratch.write_text(self.html, encoding="utf-8")
+            write_whole(target, self.html.encode())
         except OSError as error:
             raise PlotError(f"{target}: cannot be written: {error}") from None
         return target
