@@ -177,24 +177,6 @@ def trace_labels(trace: Trace) -> StateLabels:
     return label_states(trace.load_SLE, stride=trace.meta.stride)
 
 
-class DriftMeter:
-    """Measures the same drift a few blocks of rows at a time."""
-
-    def __init__(self, num_layers: int, num_experts: int, grid: Grid) -> None:
-        self._grid = grid
-        self._lead = np.full((grid.rows, num_layers, num_experts), np.nan)
-        self._blocks = summarise(np.empty((0, num_layers, num_experts)), grid)
-
-    def add(self, share_SLE: FloatArray) -> FloatArray:
-        """Take in whole blocks of rows as shares (`traces.trace.shares`); return the drift after each, [N, L]."""
-        grid = self._grid
-        new = summarise_shares(share_SLE, self._lead, grid)
-        self._lead = share_SLE[-grid.rows :]
-        both = Blocks(*(np.concatenate(pair) for pair in zip(self._blocks, new, strict=True)))
-        self._blocks = Blocks(*(part[-2 * grid.window :].copy() for part in both))
-        return drift(both, grid)[-len(new.mean_NLE) :]
-
-
 class StateDetector:
     """Makes the same labels while a run goes on, a block of rows at a time.
 
@@ -203,8 +185,9 @@ class StateDetector:
     """
 
     def __init__(self, layers: int, experts: int, stride: int, rule: StateRule) -> None:
-        grid = grid_of(rule, stride)
-        self._meter, self._hold = DriftMeter(layers, experts, grid), grid.hold
+        self._grid = grid = grid_of(rule, stride)
+        self._lead = np.full((grid.rows, layers, experts), np.nan)
+        self._blocks = summarise(np.empty((0, layers, experts)), grid)
         factor_31 = np.array([[1.0], *([factor] for factor in sorted(rule.band, reverse=True))])
         self._low_31, self._high_31 = rule.low * factor_31, rule.high * factor_31
         self._transient_3L: BoolArray = np.ones((len(factor_31), layers), dtype=np.bool_)
@@ -221,16 +204,25 @@ class StateDetector:
     def add(self, share_SLE: FloatArray, first_steps: Sequence[int], steps: int) -> list[BoolArray]:
         """Take in whole blocks of so many steps; return the label of the step after each."""
         labels = []
-        for first_step, drift_L in zip(first_steps, self._meter.add(share_SLE), strict=True):
+        for first_step, drift_L in zip(first_steps, self._drift(share_SLE), strict=True):
             before_L, next_step, self.drift_L = self.transient_L, first_step + steps, drift_L
             self._transient_3L, self._calm_3L = hysteresis_step(
-                self._transient_3L, self._calm_3L, drift_L, self._low_31, self._high_31, self._hold
+                self._transient_3L, self._calm_3L, drift_L, self._low_31, self._high_31, self._grid.hold
             )
             labels.append(self.transient_L)
             self.onset_L3[(~self._transient_3L).T & (self.onset_L3 < 0)] = next_step
             self.since_L[self.since_L < 0] = first_step
             self.since_L[self.transient_L != before_L] = next_step
         return labels
+
+    def _drift(self, share_SLE: FloatArray) -> FloatArray:
+        """Return the drift after each block of rows, [N, L]."""
+        grid = self._grid
+        new = summarise_shares(share_SLE, self._lead, grid)
+        self._lead = share_SLE[-grid.rows :]
+        both = Blocks(*(np.concatenate(pair) for pair in zip(self._blocks, new, strict=True)))
+        self._blocks = Blocks(*(part[-2 * grid.window :].copy() for part in both))
+        return drift(both, grid)[-len(new.mean_NLE) :]
 
 
 def state_names(labels: StateLabels) -> list[State]:
