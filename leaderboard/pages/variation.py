@@ -20,7 +20,9 @@ def recipe_tables(results: Sequence[Result]) -> str:
         f"{PRIMARY}; a cell is the mean over the recipe's test runs of the run's mean over its origins in that state "
         "and over layers; the least of a row in bold."
     ]
-    recipes = {recipe: {run.trace for run in results[0].runs if run.recipe == recipe} for recipe in _recipes(results)}
+    recipes: dict[str, set[str]] = {}
+    for run in sorted(results[0].runs, key=lambda run: run.recipe):
+        recipes.setdefault(run.recipe, set()).add(run.trace)
     scores = {recipe: Standings(with_runs_of(results, runs), PRIMARY, None) for recipe, runs in recipes.items()}
     head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
     for state in LABELS:
@@ -36,10 +38,6 @@ def recipe_tables(results: Sequence[Result]) -> str:
                 rows.append((f"`{recipe}`", *texts, three_digits(floor_K[k] if floor_K else None)))
             parts += [f"#### {state}, h = {horizon}", markdown_table(head, rows)]
     return "\n\n".join(parts)
-
-
-def _recipes(results: Sequence[Result]) -> list[str]:
-    return sorted({run.recipe for run in results[0].runs})
 
 
 def run_values(result: Result, state: str) -> dict[str, list[list[float | None]]]:
