@@ -22,6 +22,7 @@ from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent
+TRACES = ROOT / "traces"
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 FROZEN = ROOT / "leaderboard" / "frozen"

@@ -10,7 +10,7 @@ import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.guarded import Guarded
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from moeload_bench.forecaster import FitRuns, step_block, trace_info
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.suites.suite import load_suite
@@ -21,7 +21,6 @@ SEED = 0
 FORECASTERS = {"gated": (Gated, "_gate"), "guarded": (Guarded, "_guard")}
 """Class, and the module that pins the hash of the archive beside it."""
 PINNED = re.compile(r'^SHIPPED_SHA256 = "(\w*)"$', re.MULTILINE)
-TRACES = ROOT / "traces"
 
 Name = Literal["gated", "guarded"]
 

@@ -15,10 +15,12 @@ import yaml
 
 from leaderboard.committed import ROOT, committed_results
 from moeload_bench.errors import MoeloadError
+from moeload_bench.files import write_whole
 from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.results.grid import Row, known_grid
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.states.rule import LABELS
 
 NAME, METRIC = "gated", "window_tv"
 SUITES = ("v1", "v2")
@@ -98,7 +100,7 @@ def _weights() -> bytes:
 def _rows(suite: str) -> list[Row]:
     """Return the forecaster's row of each state that all suites have."""
     grid = known_grid(committed_results(suite), METRIC)
-    return [row for row in grid.of(NAME) if row.state in ("transient", "stable") and row.skill is not None]
+    return [row for row in grid.of(NAME) if row.state in LABELS and row.skill is not None]
 
 
 def _card(place: str, rows: dict[str, list[Row]]) -> str:
@@ -149,9 +151,7 @@ def write_model(out: Path, place: str) -> Path:
     if out.exists() and any(out.iterdir()):
         raise MoeloadError(f"{out}: the folder is not empty; name another one or empty it")
     for name, data in model_files(place).items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
+        write_whole(out / name, data)
     archive_of(out / WEIGHTS, PINNED[NAME])
     return out
 

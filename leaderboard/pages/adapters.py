@@ -16,6 +16,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 
 FOLDER = ROOT / "leaderboard" / "adapters"
 BESIDE = ("sw_avg", "arima")
@@ -44,7 +45,7 @@ def _table(suite: str, adapters: Sequence[Result]) -> str:
     rows = [
         (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K),
          three_digits(row.result.cpu_ms))
-        for state in ("transient", "stable")
+        for state in LABELS
         for row in scores.rows(state)
     ]  # fmt: skip
     heads = ("state", "forecaster", "skill", *horizon_heads(scores.horizons), "CPU ms per origin")

@@ -8,12 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
-from leaderboard.committed import suites_with_results
-from leaderboard.pages.headline import headline_suite
+from leaderboard.pages.headline import CLAIM, run_mean
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
+from leaderboard.pages.results import largest_suite, results_of
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.season_tools.sets import by_part
@@ -21,7 +18,6 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING, metrics_in
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Claim
 from moeload_bench.results.tables import horizon_heads, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
@@ -29,7 +25,6 @@ from moeload_bench.suites.suite import STATES
 CONFORMAL = "sw_avg_conformal"
 """The moving average with conformal intervals: what quantiles are measured by."""
 MOST = 8
-CLAIM: Claim = "a new recipe"
 
 
 class Board(NamedTuple):
@@ -47,7 +42,7 @@ def newest() -> list[Board]:
             Board(f"season `{season.name}`{title and ', '}{title}", part.results, part.suite.quantiles)
             for title, part in by_part(season).items()
         ]
-    suite = headline_suite(suites_with_results())
+    suite = largest_suite()
     return [Board(f"suite `{suite.name}`, *public*", results_of(suite.name), suite.quantiles)]
 
 
@@ -89,13 +84,6 @@ def _quantile_table(errors: Errors, cover: Errors, state: str, horizons: Sequenc
         for name in sorted(found, key=lambda name: -found[name][0])
     ]
     return markdown_table((f"{state}, `wql`", *horizon_heads(horizons), "skill", "ranks", "coverage"), rows)
-
-
-def run_mean(errors: Errors, name: str) -> float:
-    """Return the mean over runs of the run's mean over its tasks."""
-    run_T, runs = errors.tasks.by_run
-    value_T = errors.by_forecaster[name]
-    return float(np.mean([np.nanmean(value_T[run_T == n]) for n in range(len(runs))]))
 
 
 def pairs_part(given: Board) -> str:

@@ -13,9 +13,10 @@ from moeload_bench.results.grid import known_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import signed_skill
 from moeload_bench.scoring.description import read_runs
+from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.store import bundled_folder
 
-SUITE, METRIC, STATES = "v2", "window_tv", ("transient", "stable")
+SUITE, METRIC = "v2", "window_tv"
 
 
 def leaderboard_table() -> str:
@@ -25,14 +26,14 @@ def leaderboard_table() -> str:
     """
     grid = known_grid(committed_results(SUITE), METRIC)
     skill: dict[str, dict[str, float]] = {}
-    for row in (row for state in STATES for row in grid.of_state(state)):
+    for row in (row for state in LABELS for row in grid.of_state(state)):
         if row.skill is not None:
             skill.setdefault(row.forecaster, {})[row.state] = row.skill
     order = sorted(skill, key=lambda name: -sum(skill[name].values()))
-    lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in STATES)) for name in order]
+    lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in LABELS)) for name in order]
     title = "Season `{}`, recipes that were drawn after the entries had closed"
     first = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
-    return "\n\n".join([*first, markdown_table(("Forecaster", *(f"Skill, {state}" for state in STATES)), lines)])
+    return "\n\n".join([*first, markdown_table(("Forecaster", *(f"Skill, {state}" for state in LABELS)), lines)])
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import mlcroissant as mlc
 
 from leaderboard.committed import ROOT
 from moeload_bench.hub import fetch
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
@@ -96,7 +96,7 @@ def _file(ctx: mlc.Context, root: Path, run: Run) -> mlc.FileObject:
         content_url=name,
         content_size=f"{run.bytes} B",
         encoding_formats=[mlc.EncodingFormat.PARQUET],
-        sha256=hashlib.sha256((root / name).read_bytes()).hexdigest(),
+        sha256=bytes_sha256(root / name),
     )
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from leaderboard.committed import model_type_of, submission_of
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
-from leaderboard.pages.separation import STATES
 from leaderboard.studies import oracle_window
 from leaderboard.studies.clusters import SUITE
 from moeload_bench.arrays import FloatArray
@@ -30,6 +29,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import run_means, t_quantile
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 
 NAME = "gated"
 OURS = ("adaptive", "gated")
@@ -119,7 +119,7 @@ def share_closed(start_R: FloatArray, reached_R: FloatArray, goal_R: FloatArray)
 
 def distance_part() -> str:
     """Say what it comes to; by state and horizon, where the distance begins, where `gated` is, and where it ends."""
-    found = {state: values_of(results_of(SUITE), state) for state in STATES}
+    found = {state: values_of(results_of(SUITE), state) for state in LABELS}
     rows = [_row(state, horizon, value) for state, values in found.items() for horizon, value in values.items()]
     heads = ("state", "h", "best classical", f"`{NAME}`", *(f"*{mark}*" for mark in MARKS), f"closed to *{BOUND}*")
     return f"{_lead({state: values[ALL] for state, values in found.items()})}\n\n{markdown_table(heads, rows)}"

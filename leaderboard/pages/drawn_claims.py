@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from itertools import product
 
-from leaderboard.season_tools.claims import STATES, Estimate, Test, against_others, cell_gains, claim_lines, headline
+from leaderboard.season_tools.claims import Estimate, Test, against_others, cell_gains, claim_lines, headline
 from leaderboard.season_tools.records import DrawnSet, DrawPlan
 from leaderboard.season_tools.scored import ScoredSeason
 from leaderboard.season_tools.sets import recipes_by_stratum
@@ -15,6 +15,7 @@ from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import signed_percent
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 
 LACKING = "lacking"
 MOST_ALIKE = 1
@@ -67,14 +68,14 @@ def brief_cells(season: ScoredSeason, title: str) -> str:
     for one in draws.sets:
         by_cell = {test.what: test.estimate for test in found.cells(one)}
         for stratum in recipes_by_stratum(one):
-            gains = (_gain_words(by_cell[f"{stratum} batches, {state}"]) for state in STATES)
+            gains = (_gain_words(by_cell[f"{stratum} batches, {state}"]) for state in LABELS)
             rows.append((f"set {one.name}, {stratum} batches", *gains))
     words = (
         f"{title}: {found.answer} A row is a set of recipes and a size of batch, a column a state: the part of the "
         f"error of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses its lower end, one-sided at "
         "95 %; more is better."
     )
-    heads = (f"`{draws.candidate}` against `{draws.tuned_average}`", *STATES)
+    heads = (f"`{draws.candidate}` against `{draws.tuned_average}`", *LABELS)
     return f"{markdown_table(heads, rows)}\n\n{words}"
 
 
@@ -125,7 +126,7 @@ def against_table(found: Drawn, drawn: DrawnSet, state: str) -> str:
 def hopes(found: Drawn) -> Iterator[str]:
     """Yield every hope of the plan with what came out, in plain words; sets after the first have the second hope."""
     draws, first = found.draws, found.draws.sets[0].name
-    for one, state in product(draws.sets, STATES):
+    for one, state in product(draws.sets, LABELS):
         tests = found.against(one, state)
         if not any(test.estimate for test in tests):
             yield f"set {one.name}, {state}: **{LACKING}**, a size of batch has no recipe in this state."

@@ -11,14 +11,13 @@ from itertools import product
 from pathlib import Path
 
 from leaderboard.committed import RESULTS
-from leaderboard.pages.boards import run_mean
 from leaderboard.pages.capacity import TENTH, TWENTIETH, exceeded, pooled_over, rates
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
+from leaderboard.pages.headline import run_mean
 from leaderboard.pages.openings import Dot
 from leaderboard.pages.parts import aligned_table
 from leaderboard.pages.season import demonstration_parts, distance_parts, pairs_words
 from leaderboard.ranking import rank_cell, rank_sets
-from leaderboard.season_tools.claims import STATES
 from leaderboard.season_tools.drawn import drawn_recipes
 from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season_tools.public_value import order_sentence
@@ -28,9 +27,9 @@ from leaderboard.season_tools.scoring import LEAST_ORIGINS
 from leaderboard.season_tools.sets import by_set, recipes_by_stratum
 from leaderboard.studies import alarms, capacity
 from leaderboard.studies.alarms import AlarmRun
-from leaderboard.studies.capacity import CapacityRun, known_runs, scores_of
+from leaderboard.studies.capacity import CapacityRun, scores_of
 from leaderboard.studies.clusters import groups_of
-from leaderboard.studies.kept import records_text
+from leaderboard.studies.kept import read_records, records_text
 from leaderboard.templates import render_text
 from moeload_bench.capacity.alarms import added
 from moeload_bench.capacity.answer import RISKS
@@ -41,6 +40,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval, skill_of
 from moeload_bench.results.tables import signed_percent, skill_span, three_digits
+from moeload_bench.states.rule import LABELS
 
 Gains = Mapping[str, Mapping[str, float]]
 """By entry and recipe, the gain over the tuned average."""
@@ -51,10 +51,10 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
     found, parts = Drawn(season), by_set(season)
     draws, reference = found.draws, reference_of(season.results)
     assert reference is not None
-    gains = {state: gains_of(found, state) for state in STATES}
+    gains: dict[str, Gains] = {state: gains_of(found, state) for state in LABELS}
     needs = capacity_runs(season)
     fitted = set(season.folder.commitment().fit_data.values())
-    train = [run for run in known_runs() if run.data_sha256 in fitted and run.merged == 1]
+    train = [run for run in read_records(CapacityRun, capacity.OUT) if run.data_sha256 in fitted and run.merged == 1]
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         season=season,
@@ -67,11 +67,11 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         answer=found.answer,
         sets_say=found.sets_say,
         hopes=list(hopes(found)),
-        against=[against_table(found, one, state) for one in draws.sets for state in STATES],
+        against=[against_table(found, one, state) for one in draws.sets for state in LABELS],
         cells=cells_table(found, draws.sets),
         cell_words=cell_words(draws),
         ranks=[
-            part for one in draws.sets for state in STATES for part in rank_parts(found, one, state, reference.name)
+            part for one in draws.sets for state in LABELS for part in rank_parts(found, one, state, reference.name)
         ],
         recipes=[recipe_table(found, one, gains) for one in draws.sets],
         lost=list(lost_lines(season.folder.runs(), {trace.id for trace in season.suite.traces})),
@@ -80,13 +80,13 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         exceeded=exceeded_table(needs, train, draws.sets),
         fitted=len(train),
         alarm=alarm_table(alarm_runs(season), draws.sets),
-        distance=distance_parts(season, draws.tuned_average, dict.fromkeys(STATES, draws.candidate), "the candidate"),
+        distance=distance_parts(season, draws.tuned_average, dict.fromkeys(LABELS, draws.candidate), "the candidate"),
         fork_tests=[f"`{name}` {test.p_value:.2g}" for name, test in season.tests.items()],
         logs=log_table(found, gains),
         demonstrations=[
             (name, part)
             for name, of_set in parts.items()
-            for part in demonstration_parts(of_set, public, reference.name, STATES)
+            for part in demonstration_parts(of_set, public, reference.name, LABELS)
         ],
         failures=list(failure_lines([*season.results, *season.unranked])),
     )
@@ -130,7 +130,7 @@ def gain_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
     )
 
 
-GAIN_HEADS = tuple(f"{state}, {what}" for state in STATES for what in ("candidate, %", "best other, %"))
+GAIN_HEADS = tuple(f"{state}, {what}" for state in LABELS for what in ("candidate, %", "best other, %"))
 
 
 def recipe_table(found: Drawn, drawn: DrawnSet, gains: Mapping[str, Gains]) -> str:
@@ -142,7 +142,7 @@ def recipe_table(found: Drawn, drawn: DrawnSet, gains: Mapping[str, Gains]) -> s
     made = {one.name: one for one in drawn_recipes(folder, draw.value)[drawn.name]}
     for recipe in (made[name] for names in recipes_by_stratum(drawn).values() for name in names):
         new = level_words(new_kinds(recipe_levels(recipe), found.draws.train_levels))
-        cells = (cell for state in STATES for cell in gain_cells(found, gains[state], recipe.name))
+        cells = (cell for state in LABELS for cell in gain_cells(found, gains[state], recipe.name))
         rows.append((f"`{recipe.name}`", drawn.stratum_of[recipe.name], tokens.get(recipe.name, NOTHING), new, *cells))
     return markdown_table((f"set {drawn.name}", "batches", "tokens per expert", "new levels", *GAIN_HEADS), rows)
 
@@ -151,7 +151,7 @@ def log_table(found: Drawn, gains: Mapping[str, Gains]) -> str:
     """Return every imported log with the gains on it; "" without any."""
     tokens = _tokens(found.season)
     rows = [
-        (f"`{name}`", tokens[name], *(cell for state in STATES for cell in gain_cells(found, gains[state], name)))
+        (f"`{name}`", tokens[name], *(cell for state in LABELS for cell in gain_cells(found, gains[state], name)))
         for name in _imported(found)
     ]
     return markdown_table(("log", "tokens per expert", *GAIN_HEADS), rows) if rows else ""
@@ -186,7 +186,7 @@ def coverage_tables(season: ScoredSeason, drawn: DrawnSet) -> Iterator[str]:
     if not results:
         return
     cover, strata = errors_of(results, "coverage"), recipes_by_stratum(drawn)
-    for state in STATES:
+    for state in LABELS:
         here = cover.select(state=state)
         cells = [on_recipes(here, recipes) for recipes in strata.values()]
         rows = [

@@ -19,9 +19,9 @@ from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.markdown import markdown_table as table
 from moeload_bench.results.statistics import Tasks, interval, t_quantile
 from moeload_bench.results.tables import horizon_heads, span
+from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
 
-STATES = ("transient", "stable")
 LOSS_FREE = CLUSTERS[1]
 SEEN: tuple[tuple[str, str, Sequence[str]], ...] = (
     ("gated", "every step", ()),
@@ -75,7 +75,7 @@ def headline(known: Mapping[str, Record]) -> str:
     horizons = load_suite(SUITE).horizons
     rows = []
     for name, what, left in SEEN:
-        for state in STATES if name in known else ():
+        for state in LABELS if name in known else ():
             own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
             ratio, found = known[name][state]["log_ratio"], known[name][state]["window_tv"]
             by_horizon = 1 - np.exp(np.mean([ratio[recipe] for recipe in own], axis=0))
@@ -94,7 +94,7 @@ def headline(known: Mapping[str, Record]) -> str:
 def quantiles(known: Mapping[str, Record]) -> str:
     """Return coverage over recipes, the worst of them, and `wql`, of `gated` and of `sw_avg_conformal`."""
     rows = []
-    for state in STATES:
+    for state in LABELS:
         record = known["quantiles"][state]
         gain = {recipe: float(np.mean(log_K)) for recipe, log_K in record["log_ratio"].items()}
         for name in ("gated", "sw_avg_conformal"):
@@ -112,13 +112,13 @@ def quantiles(known: Mapping[str, Record]) -> str:
 
 def recipes(known: Mapping[str, Record]) -> str:
     """Return skill by left-out recipe."""
-    each = {state: by_recipe(known["gated"], state) for state in STATES}
+    each = {state: by_recipe(known["gated"], state) for state in LABELS}
     rows = [
-        (f"`{recipe}`", *(f"{skill([each[s][recipe]]):+.2f}" if recipe in each[s] else "-" for s in STATES))
+        (f"`{recipe}`", *(f"{skill([each[s][recipe]]):+.2f}" if recipe in each[s] else "-" for s in LABELS))
         for cluster in CLUSTERS
         for recipe in cluster
     ]
-    return table(("left out (with its cluster)", *STATES), rows)
+    return table(("left out (with its cluster)", *LABELS), rows)
 
 
 def _beside(known: Mapping[str, Record], *kinds: str) -> str:
@@ -126,12 +126,12 @@ def _beside(known: Mapping[str, Record], *kinds: str) -> str:
     rows = []
     for name in (name for name in MEANING if name.split(".")[0] in kinds and name in known):
         cells: list[str] = []
-        for state in STATES:
+        for state in LABELS:
             full, other = by_recipe(known["gated"], state), by_recipe(known[name], state)
             gain = {recipe: full[recipe] - other[recipe] for recipe in full}
             cells += [f"{skill(list(other.values())):+.3f}", f"{skill(list(gain.values())):+.3f} {bounds(gain)}"]
         rows.append((MEANING[name], *cells))
-    head = ("", *(cell for state in STATES for cell in (state, f"gain of `gated`, {state}")))
+    head = ("", *(cell for state in LABELS for cell in (state, f"gain of `gated`, {state}")))
     return table(head, rows)
 
 
@@ -153,7 +153,7 @@ def dots_of(known: Mapping[str, Record]) -> dict[str, list[Dot]]:
     """Return by state the skill for each way in which runs are seen, with its interval for a new recipe."""
     found: dict[str, list[Dot]] = {}
     for name, what, left in SEEN:
-        for state in STATES if name in known else ():
+        for state in LABELS if name in known else ():
             own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
             new = interval(np.array(list(own.values())), Tasks(list(own), list(own)), "a new recipe")
             found.setdefault(state, []).append(Dot(what, "gated", skill(list(own.values())), new))

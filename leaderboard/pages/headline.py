@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.committed import TRACES, suites_with_results
 from leaderboard.pages.drawn_claims import brief_cells
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
+from leaderboard.pages.results import largest_suite, results_of
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
@@ -31,7 +31,7 @@ from moeload_bench.results.statistics import Claim
 from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import undescribed_run
-from moeload_bench.suites.suite import STATES, Suite, load_suite
+from moeload_bench.suites.suite import STATES, load_suite
 from moeload_bench.traces.store import list_traces, read_trace
 
 CLAIM: Claim = "a new recipe"
@@ -101,7 +101,7 @@ def _state_table(
     ]  # fmt: skip
     if oracle_window.NAME in errors.by_forecaster:
         found = skill(errors, oracle_window.NAME, grid.scores.reference or "")
-        means = map(three_digits, _run_means(errors, oracle_window.NAME, grid.horizons))
+        means = (three_digits(run_mean(errors.select(horizon=h), oracle_window.NAME)) for h in grid.horizons)
         lines.append((f"*{oracle_window.NAME}*", *means, skill_span(*found), "", ""))
     if (state, FLOOR) in grid.floors:
         lines.append((f"*{FLOOR}*", *map(three_digits, grid.floors[state, FLOOR]), "", "", ""))
@@ -110,12 +110,11 @@ def _state_table(
     return markdown_table((state, *horizon_heads(grid.horizons), "skill", "ranks", "ms"), lines)
 
 
-def _run_means(errors: Errors, name: str, horizons: Sequence[int]) -> Iterator[float]:
-    """[K]: the mean over runs of the run's mean over its origins."""
-    for horizon in horizons:
-        here = errors.select(horizon=horizon)
-        run_T, runs = here.tasks.by_run
-        yield float(np.mean([here.by_forecaster[name][run_T == n].mean() for n in range(len(runs))]))
+def run_mean(errors: Errors, name: str) -> float:
+    """Return the mean over runs of the run's mean over its tasks."""
+    run_T, runs = errors.tasks.by_run
+    value_T = errors.by_forecaster[name]
+    return float(np.mean([np.nanmean(value_T[run_T == n]) for n in range(len(runs))]))
 
 
 def _cell(value: float | None, best: float | None) -> str:
@@ -145,25 +144,20 @@ def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFlo
     )
 
 
-def headline_suite(names: Sequence[str]) -> Suite:
-    """Return the suite with the most test runs: what the tables show."""
-    return max(map(load_suite, names), key=lambda suite: len(suite.traces))
-
-
 def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
     """Return what a season is compared with: its suite's results, on whose runs its entries were fitted too.
 
     Those of the largest suite where its own has none.
     """
-    names = suites_with_results()
-    return results_of(season.suite_name if season.suite_name in names else headline_suite(names).name)
+    known = season.suite_name in suites_with_results()
+    return results_of(season.suite_name if known else largest_suite().name)
 
 
 def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
     """Return the newest season's headline, where one was scored, then that of the largest suite with results,
     *public*.
     """
-    suite = headline_suite(suites_with_results())
+    suite = largest_suite()
     parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
     seasons = scored_seasons() if seasons is None else seasons
     first = [part for season in seasons[:1] for part in season_parts(season, public_results(season), metric)]
@@ -216,7 +210,7 @@ def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None
         found, known = scored.drops_of(season, public), public[0].suite.name
         parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))
     if not found:
-        suite = headline_suite(suites_with_results())
+        suite = largest_suite()
         parts.append(brief(results_of(suite.name), metric, f"Suite `{suite.name}`, *public*"))
     return "\n\n".join(parts)
 
@@ -267,7 +261,7 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
 
 def runs_part(_: str) -> str:
     """Return how many runs there are in traces/, and how large they are."""
-    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(ROOT / "traces"))
+    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
     return size_summary(list(bare))
 
 

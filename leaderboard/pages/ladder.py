@@ -13,7 +13,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.ladder_figures import draw_figures
 from leaderboard.pages.parts import Maker, Page, fill_parts
 from leaderboard.studies.kept import records_text
-from leaderboard.studies.ladder import OUT, STATES, STEPS, STRONG, all_runs, parameters_of
+from leaderboard.studies.ladder import OUT, STEPS, STRONG, all_runs, parameters_of
 from leaderboard.studies.rungs import (
     CANNOT,
     LOADS,
@@ -35,6 +35,7 @@ from leaderboard.studies.unseen import known_recipes
 from leaderboard.suites.plan import near_twins
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.tables import signed, three_digits
+from moeload_bench.states.rule import LABELS
 
 PAGE = ROOT / "docs" / "reports" / "ladder.md"
 FIGURES = PAGE.parent / "ladder"
@@ -120,7 +121,7 @@ def opening(rungs: Sequence[Rung]) -> str:
     said = {f"*{quantity.title}*": trend(rungs, quantity) for quantity in TESTED}
     unknown = [title for title, words in said.items() if words.startswith(CANNOT)]
     known = [f"{title} {words}" for title, words in said.items() if title not in unknown]
-    leaders = " and ".join(f"{_first(rungs, state)} ({state})" for state in STATES)
+    leaders = " and ".join(f"{_first(rungs, state)} ({state})" for state in LABELS)
     claims = " and ".join(known) or "nothing can be said to change"
     rest = f" Of {', '.join(unknown)} it cannot be told from these runs." if unknown else ""
     start = f"Over {len(sizes)} sizes of one training, {sizes[0] / 1e6:.1f} to {sizes[-1] / 1e6:.1f} million parameters"
@@ -138,7 +139,7 @@ def _first(rungs: Sequence[Rung], state: str) -> str:
 def answers(rungs: Sequence[Rung]) -> str:
     """Return what carries over, a sentence for each question; every number in them is in the tables."""
     lines = [f"- *{quantity.title.replace('`', '')}*: {trend(rungs, quantity)}." for quantity in TESTED]
-    lines += [f"- *Order of forecasters, {state}*: {order_answer(rungs, state)}." for state in STATES]
+    lines += [f"- *Order of forecasters, {state}*: {order_answer(rungs, state)}." for state in LABELS]
     lines += [
         f"- *What the onset scales with*: {scaling_answer(rungs)}.",
         f"- *Which layer moves most*: {layer_answer(rungs)}.",

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from leaderboard.studies.ladder import STATES, LadderRun, parameters_of
+from leaderboard.studies.ladder import LadderRun, parameters_of
 from leaderboard.studies.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
+from moeload_bench.states.rule import LABELS
 from moeload_bench.style import (
     MARKERS,
     PALETTE,
@@ -47,9 +48,9 @@ def draw_scores(
     """Draw a panel for each state, a colour for each forecaster: one point per run of the rungs without balancing."""
     with style():
         figure = new_figure(2.8)
-        panels = figure.subplots(1, len(STATES))
+        panels = figure.subplots(1, len(LABELS))
         handles: list[object] = []
-        for state, axes in zip(STATES, panels, strict=True):
+        for state, axes in zip(LABELS, panels, strict=True):
             sizes = []
             for name, look in forecaster_looks(names_of(rungs)).items():
                 own = [(parameters_of(rung.recipe), value(run, name, state)) for rung in rungs if rung.family == "none"
@@ -58,7 +59,7 @@ def draw_scores(
                 sizes += [size for size, _ in known]
                 if known:
                     line = axes.plot(*zip(*known, strict=True), label=name, linestyle="none", **look)
-                    handles += line if state == STATES[0] else []
+                    handles += line if state == LABELS[0] else []
             _finish(axes, sizes, f"{title}, {state}")
         legend_above(figure, "", handles)
         save_figure(figure, path)

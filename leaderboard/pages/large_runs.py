@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_run
+from leaderboard.committed import ROOT, TRACES, committed_run
 from leaderboard.pages.parts import Maker
 from leaderboard.paper.facts import paper
 from leaderboard.properties import layer_medians, properties_of
@@ -211,7 +211,7 @@ def _range(values: Sequence[float | int | None], spec: str) -> str:
 
 @functools.cache
 def _found() -> tuple[Statistics, ...]:
-    return tuple(statistics([bundled_folder(), ROOT / "traces"]))
+    return tuple(statistics([bundled_folder(), TRACES]))
 
 
 def _tests() -> list[Statistics]:
@@ -220,7 +220,7 @@ def _tests() -> list[Statistics]:
 
 def draw_sizes() -> None:
     """Draw the drift of the stable state against the tokens of an expert and step, a point for each test run."""
-    refs = [ref for ref in list_traces(ROOT / "traces") if "/test/" in ref.id and ".probe/" not in ref.id]
+    refs = [ref for ref in list_traces(TRACES) if "/test/" in ref.id and ".probe/" not in ref.id]
     known = [found for found in (properties_of(ref.path) for ref in refs) if found.drift is not None]
     with style():
         figure = new_figure(2.8)

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.committed import ROOT
 from leaderboard.pages.drawn_claims import Drawn
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
+from leaderboard.pages.results import largest_suite, results_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_set
 from moeload_bench.errors import counted
@@ -17,10 +17,9 @@ from moeload_bench.results.grid import ResultGrid, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
-from moeload_bench.suites.suite import Suite, load_suite
 
-STATES = ("transient", "stable")
 REPORTS = ROOT / "docs" / "reports"
 LEAST = -1.0
 """Skill below this is drawn at the edge: one bad forecaster must not squeeze all others."""
@@ -36,15 +35,10 @@ class Dot(NamedTuple):
     new_seeds: Interval | None = None
 
 
-def largest_suite() -> Suite:
-    """Return the suite with the most test runs."""
-    return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))
-
-
 def best_words(grid: ResultGrid) -> str:
     """Say who is best in each state, and by how much of the reference's error."""
     said = []
-    for state in (state for state in STATES if state in grid.states):
+    for state in (state for state in LABELS if state in grid.states):
         first = grid.of_state(state)[0]
         said.append(f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}`"
                     f" in the {state} state")  # fmt: skip
@@ -54,7 +48,7 @@ def best_words(grid: ResultGrid) -> str:
 def rank_words(grid: ResultGrid) -> str:
     """Say which ranks the best can have on a recipe that nobody has seen."""
     said = []
-    for state in (state for state in STATES if state in grid.states):
+    for state in (state for state in LABELS if state in grid.states):
         first, ranks = grid.of_state(state)[0].forecaster, grid.scores.ranks(state)
         said.append(f"{ranks[first][0]} to {ranks[first][1]} of {len(ranks)} ({state})" if ranks else "any")
     return " and ".join(said)
@@ -77,7 +71,8 @@ def results_answer(of: str) -> str:
     suite, seasons = largest_suite(), scored_seasons()
     recipes = counted(len({run.id.split("/")[0] for run in suite.traces}), "recipe")
     public = f"On the public suite `{suite.name}` ({counted(len(suite.traces), 'run')} of {recipes}) "
-    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best_words(grid_of(suite))}."])
+    best = best_words(known_grid(results_of(suite.name), PRIMARY))
+    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best}."])
 
 
 def draw_results() -> None:
@@ -85,11 +80,6 @@ def draw_results() -> None:
     seasons = scored_seasons()
     path = REPORTS / "results.svg"
     draw_dots(season_dots(seasons[0]) if seasons else state_dots(results_of(largest_suite().name)), path)
-
-
-def grid_of(suite: Suite) -> ResultGrid:
-    """Return the committed results of a suite by the primary metric."""
-    return known_grid(results_of(suite.name), PRIMARY)
 
 
 def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
@@ -107,7 +97,7 @@ def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
     return {
         state: [Dot(row.forecaster, row.forecaster, row.skill, row.new_recipe, row.new_seeds)
                 for row in grid.of_state(state) if row.skill is not None]
-        for state in STATES if state in grid.states
+        for state in LABELS if state in grid.states
     }  # fmt: skip
 
 

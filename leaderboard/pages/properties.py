@@ -5,16 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from leaderboard.committed import ROOT, committed_results
-from leaderboard.pages.openings import STATES, Dot, draw_dots
+from leaderboard.committed import ROOT, TRACES, committed_results
+from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, page_of_parts
-from leaderboard.properties import DECAYS, Properties, Slice, properties_of, slices_of
+from leaderboard.properties import DECAYS, MEASURES, Measure, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.run_facts import rounded
+from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.store import list_traces
 
 
@@ -40,42 +41,29 @@ def slice_table(results: Sequence[Result], slices: Sequence[Slice], state: str) 
 
 def runs_table(properties: Mapping[str, Properties]) -> str:
     """Return the properties of each run."""
-    head = (
-        "run",
-        "parameters",
-        "tokens per expert",
-        "noise of a row",
-        "drift",
-        "over-dispersion",
-        "imbalance",
-        "experts",
-        "top-k",
-        "balancing",
-        "schedule",
-    )
     rows = [
         (
             f"`{name}`",
             "-" if one.parameters is None else rounded(one.parameters),
-            f"{one.expert_tokens:,.0f}",
-            "-" if one.noise is None else f"{one.noise:.1%}",
-            "-" if one.drift is None else f"{one.drift:.2%}",
-            "-" if one.over_dispersion is None else f"{one.over_dispersion:.2f}",
-            "-" if one.imbalance is None else f"{one.imbalance:.2f}",
-            one.experts,
-            one.top_k or "varies",
+            *(_cell(one, measure) for measure in MEASURES[1:]),
             one.balancing,
             ", ".join([one.schedule, *(change for change in one.changes if change != DECAYS)]),
         )
         for name, one in sorted(properties.items())
     ]
+    head = ("run", *(measure.title for measure in MEASURES), "balancing", "schedule")
     return markdown_table(head, rows)
+
+
+def _cell(one: Properties, measure: Measure) -> str:
+    value = getattr(one, measure.field)
+    return "-" if value is None else f"{value:{measure.form}}"
 
 
 @functools.cache
 def _properties(suite: str) -> Mapping[str, Properties]:
     runs = {run.trace for result in committed_results(suite) for run in result.runs}
-    paths = {ref.id: ref.path for ref in list_traces(ROOT / "traces") if ref.id in runs}
+    paths = {ref.id: ref.path for ref in list_traces(TRACES) if ref.id in runs}
     missing = sorted(runs - paths.keys())
     if missing:
         raise ResultError(f"{ROOT / 'traces'}: no trace {missing[0]}, which suite {suite} was scored on")
@@ -96,7 +84,7 @@ def _dots(suite: str) -> dict[str, list[Dot]]:
         raise ResultError("no result of the reference, against which skill is taken")
     best = max(errors.by_forecaster, key=lambda name: skill(errors, name, reference.name)[0])
     found: dict[str, list[Dot]] = {}
-    for state in STATES:
+    for state in LABELS:
         here = errors.select(state=state)
         for one in slices_of(_properties(suite)):
             group = runs_of(here, one.traces)

@@ -7,14 +7,13 @@ expert into a device costs so many per cent of a step. Means over runs, then rec
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker
-from moeload_bench.arrays import FloatArray
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.style import PALETTE, legend_above, log_axis, new_figure, save_figure, style
@@ -164,7 +163,9 @@ def draw_reaction() -> None:
         kinds = [kind for kind in measured() if kind != "static"]
         for colour, kind in zip(PALETTE, kinds, strict=False):
             dashes = "--" if kind in ("exact", "true mean") else "-"
-            axes.plot(cost_N, _curve(kind, cost_N), color=colour, linestyle=dashes, label=kind)
+            axes.plot(
+                cost_N, [best(kind, cost)[0] for cost in cost_N.tolist()], color=colour, linestyle=dashes, label=kind
+            )
         log_axis(axes.xaxis, *RANGE)
         axes.set_xlabel("cost of moving one expert into a device [% of a step]")
         axes.set_ylabel("saved [% of the step time]")
@@ -172,10 +173,6 @@ def draw_reaction() -> None:
         legend_above(figure, "Suite v1, shape quarter: saved against the static layout, each with its best k",
                      axes.get_legend_handles_labels()[0], columns=3)  # fmt: skip
         save_figure(figure, FIGURE)
-
-
-def _curve(kind: str, cost_N: Sequence[float] | FloatArray) -> list[float]:
-    return [best(kind, float(cost))[0] for cost in cost_N]
 
 
 PARTS: Mapping[str, Maker] = {

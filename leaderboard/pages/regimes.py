@@ -13,12 +13,14 @@ import numpy as np
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.studies.regimes import SMALL, STATES, TUNED, RegimeRun, StateScores, known_runs, small_runs
+from leaderboard.studies.kept import read_records
+from leaderboard.studies.regimes import OUT, SMALL, TUNED, RegimeRun, StateScores, small_runs
 from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
-from moeload_bench.suites.suite import STRATA
+from moeload_bench.states.rule import LABELS
+from moeload_bench.traces.meta import STRATA
 
 HORIZONS = (100, 1000)
 BESIDE = "adaptive"
@@ -106,13 +108,13 @@ def _known(value: float | None) -> float:
 @functools.cache
 def all_runs() -> tuple[RegimeRun, ...]:
     """Return every run of every regime: committed results of the suite and the kept records of the others."""
-    return (*small_runs(), *known_runs())
+    return (*small_runs(), *read_records(RegimeRun, OUT))
 
 
 def cells(runs: Sequence[RegimeRun], kind: str) -> list[Cell]:
     """Return the cells of a kind that have runs, by state and horizon."""
     own = [run for run in runs if run.kind == kind]
-    found = [Cell(own, state, horizon) for state in STATES for horizon in HORIZONS]
+    found = [Cell(own, state, horizon) for state in LABELS for horizon in HORIZONS]
     return [cell for cell in found if cell.runs]
 
 
@@ -194,7 +196,7 @@ def brief(runs: Sequence[RegimeRun]) -> str:
     """Return who is best in small and in large batches, by how much and how sure, for README."""
     rows = []
     for kind, words in SIZES.items():
-        for state in STATES:
+        for state in LABELS:
             found = [cell for cell in cells(runs, kind) if cell.state == state]
             rows.append((words, f"{max(cell.recipes for cell in found)}", state, *map(_best, found)))
     heads = ("tokens per expert", "recipes", "state", *(f"best over the next {h:,} steps" for h in HORIZONS))
@@ -220,7 +222,7 @@ def opening(runs: Sequence[RegimeRun]) -> str:
         found = cells(runs, kind)
         recipes = max(cell.recipes for cell in found)
         few = ", too few for an interval" if recipes < MIN_RECIPES else ""
-        by_state = {state: [cell for cell in found if cell.state == state] for state in STATES}
+        by_state = {state: [cell for cell in found if cell.state == state] for state in LABELS}
         said = " and ".join(f"{_leads(own)} in the {state} state" for state, own in by_state.items())
         steps = " / ".join(f"{h:,}" for h in HORIZONS)
         start = f"With {words} tokens per expert and step ({recipes} recipes{few})"
@@ -237,7 +239,7 @@ def _leads(found: Sequence[Cell]) -> str:
 
 def draw() -> None:
     """Draw what `gated` and `adaptive` gain on the best average of their cell, by size of batch and horizon."""
-    panels: dict[str, list[Dot]] = {state: [] for state in STATES}
+    panels: dict[str, list[Dot]] = {state: [] for state in LABELS}
     for kind in SIZES:
         for cell in cells(all_runs(), kind):
             for name in (SUBJECT, BESIDE):

@@ -17,7 +17,7 @@ import typer
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
 from leaderboard.pages.disagreement import Disagreement, disagreements
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.separation import ALPHA, STATES, Cell, compared_cells
+from leaderboard.pages.separation import ALPHA, Cell, compared_cells
 from leaderboard.pages.variation import recipe_tables, seeds
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.captions import failure_lines
@@ -29,6 +29,7 @@ from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import metric_table, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics
+from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import Suite, load_suite
 
 MOST_DISAGREEMENTS = 12
@@ -38,6 +39,11 @@ MOST_DISAGREEMENTS = 12
 def results_of(suite: str) -> tuple[Result, ...]:
     """Return the committed results of a suite, read once."""
     return tuple(committed_results(suite))
+
+
+def largest_suite() -> Suite:
+    """Return the suite with the most test runs, of those with committed results."""
+    return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))
 
 
 def results_page() -> str:
@@ -71,7 +77,7 @@ def about(suite: Suite, results: Sequence[Result]) -> str:
     """Return what was run."""
     runs = results[0].runs
     recipes = len({run.recipe for run in runs})
-    origins = {state: [sum(task.state == state for task in run.tasks) for run in runs] for state in STATES}
+    origins = {state: [sum(task.state == state for task in run.tasks) for run in runs] for state in LABELS}
     lines = [
         suite.description,
         "",
@@ -98,7 +104,7 @@ def told_apart(results: Sequence[Result], found: Sequence[Cell]) -> str:
         return "The reference is not among the results: nothing is compared."
     head = ("state", "forecaster", *(f"h = {h}" for h in results[0].suite.horizons))
     rows = []
-    for state in STATES:
+    for state in LABELS:
         here = [cell for cell in found if cell.state == state]
         for i, comparison in enumerate(here[0].against_reference if here else ()):
             texts = [_skill_p(cell, i) for cell in here]
@@ -133,7 +139,7 @@ def rank_lines(found: Sequence[Cell]) -> Iterator[str]:
 
 def conclusion(found: Sequence[Cell], reference: str) -> Iterator[str]:
     """At how many horizons the suite tells baselines apart; where all tie, that is said."""
-    for state in STATES:
+    for state in LABELS:
         here = [cell for cell in found if cell.state == state]
         if not here:
             yield f"{state}: no run has origins in this state."
@@ -158,7 +164,7 @@ def win_rate_table(found: Sequence[Cell]) -> str:
     at = {(cell.state, cell.horizon): cell.win_rate for cell in found}
     rows = [
         (state, f"`{name}`", *(_rate(at.get((state, h), {}).get(name)) for h in horizons))
-        for state in STATES
+        for state in LABELS
         if any(cell.state == state for cell in found)
         for name in found[0].win_rate
     ]

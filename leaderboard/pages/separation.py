@@ -9,9 +9,9 @@ from leaderboard.ranking import win_rates
 from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import PairedTest, compare, rank_groups
+from moeload_bench.states.rule import LABELS
 
 ALPHA = 0.05
-STATES = ("transient", "stable")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compared_cells(results: Sequence[Result], metric: str) -> list[Cell]:
         return []
     errors = errors_of(results, metric)
     found = []
-    for state in STATES:
+    for state in LABELS:
         for horizon in results[0].suite.horizons:
             here = errors.select(state=state, horizon=horizon)
             if not here.state_T:

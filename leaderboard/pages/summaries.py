@@ -21,6 +21,7 @@ from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 
 FIELDS = ("forecaster", "recipe", "state", "horizon", "metric", "value", "excess", "skill", "low", "high", "ranks",
           "runs", "origins")  # fmt: skip
@@ -43,7 +44,7 @@ def summary(results: Sequence[Result]) -> str:
     for recipe in sorted({run.recipe for run in results[0].runs}):
         chosen = with_runs_of(results, {run.trace for run in results[0].runs if run.recipe == recipe})
         scores = Standings(chosen, PRIMARY, None)
-        for row in (row for state in ("transient", "stable") for row in scores.rows(state)):
+        for row in (row for state in LABELS for row in scores.rows(state)):
             writer.writerows(_by_horizon(row, scores, recipe))
     return out.getvalue()
 

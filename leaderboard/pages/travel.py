@@ -14,11 +14,12 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.studies.kept import read_records
-from leaderboard.studies.regimes import LEAST_ORIGINS, STATES
+from leaderboard.studies.regimes import LEAST_ORIGINS
 from leaderboard.studies.travel import HORIZONS, OUT, PLAIN, TravelRun
 from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import RunMeans
+from moeload_bench.states.rule import LABELS
 
 SUBJECT = "guarded"
 TUNED, BESIDE, BEFORE = "average_tuned", "adaptive", "gated"
@@ -95,7 +96,7 @@ def all_runs() -> tuple[TravelRun, ...]:
 
 def cells(runs: Sequence[TravelRun], kinds: Sequence[str] = tuple(KINDS)) -> list[Cell]:
     """Return the cells that have runs, by kind and state."""
-    found = [Cell(runs, kind, state) for kind in kinds for state in STATES]
+    found = [Cell(runs, kind, state) for kind in kinds for state in LABELS]
     return [cell for cell in found if cell.runs]
 
 
@@ -142,7 +143,7 @@ def _worst(cell: Cell) -> tuple[float, str]:
 
 def draw() -> None:
     """Draw what `guarded` gains on the tuned average, on `adaptive` and on `gated`, by kind of log and state."""
-    panels: dict[str, list[Dot]] = {state: [] for state in STATES}
+    panels: dict[str, list[Dot]] = {state: [] for state in LABELS}
     for cell in cells(all_runs()):
         for name in (TUNED, BESIDE, BEFORE):
             found = cell.means(SUBJECT, cell.log_RK(name))

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from leaderboard.pages.separation import STATES
 from moeload_bench.results.grid import Standings, run_means, with_runs_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 
 
 def recipe_tables(results: Sequence[Result]) -> str:
@@ -20,10 +20,12 @@ def recipe_tables(results: Sequence[Result]) -> str:
         f"{PRIMARY}; a cell is the mean over the recipe's test runs of the run's mean over its origins in that state "
         "and over layers; the least of a row in bold."
     ]
-    recipes = {recipe: {run.trace for run in results[0].runs if run.recipe == recipe} for recipe in _recipes(results)}
+    recipes: dict[str, set[str]] = {}
+    for run in sorted(results[0].runs, key=lambda run: run.recipe):
+        recipes.setdefault(run.recipe, set()).add(run.trace)
     scores = {recipe: Standings(with_runs_of(results, runs), PRIMARY, None) for recipe, runs in recipes.items()}
     head = ("recipe", *(f"`{result.name}`" for result in results), "*floor_batch*")
-    for state in STATES:
+    for state in LABELS:
         found = {recipe: one.rows(state) for recipe, one in scores.items()}
         there = [recipe for recipe, rows in found.items() if any(row.runs for row in rows)]
         for k, horizon in enumerate(results[0].suite.horizons if there else ()):
@@ -38,10 +40,6 @@ def recipe_tables(results: Sequence[Result]) -> str:
     return "\n\n".join(parts)
 
 
-def _recipes(results: Sequence[Result]) -> list[str]:
-    return sorted({run.recipe for run in results[0].runs})
-
-
 def run_values(result: Result, state: str) -> dict[str, list[list[float | None]]]:
     """Return, by recipe, the means [K] of each run that has origins in a state."""
     found: dict[str, list[list[float | None]]] = {}
@@ -54,8 +52,8 @@ def run_values(result: Result, state: str) -> dict[str, list[list[float | None]]
 
 def seeds(results: Sequence[Result]) -> str:
     """Return how much runs of one recipe differ, beside how much recipes differ."""
-    values = {(state, result.name): run_values(result, state) for state in STATES for result in results}
-    first = [values[state, results[0].name].items() for state in STATES]
+    values = {(state, result.name): run_values(result, state) for state in LABELS for result in results}
+    first = [values[state, results[0].name].items() for state in LABELS]
     several = sorted({recipe for by_recipe in first for recipe, runs in by_recipe if len(runs) > 1})
     if not several:
         return "No recipe has several test runs."

@@ -21,7 +21,7 @@ from leaderboard.paper.verdicts import findings, summary
 from moeload_bench.cli.options import Level
 from moeload_bench.cli.progress import pair_progress, plain_console, print_entries
 from moeload_bench.errors import printable
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.results.collection import Results
 from moeload_bench.style import style
@@ -100,14 +100,10 @@ def _draw(run: Chosen, study: RunStudy, results: Results, request: Request, out:
 
 
 def _write(study: Study, out: Path) -> list[Path]:
-    written = []
-    for name, text in files_of(study).items():
-        path = out / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as scratch:
-            scratch.write_text(text, encoding="utf-8")
-        written.append(path)
-    return written
+    texts = {out / name: text for name, text in files_of(study).items()}
+    for path, text in texts.items():
+        write_whole(path, text.encode())
+    return list(texts)
 
 
 def _print(study: Study) -> None:

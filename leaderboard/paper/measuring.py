@@ -16,16 +16,15 @@ import numpy as np
 
 from leaderboard.paper import study as records
 from leaderboard.paper.choice import HORIZONS, Choice, Chosen
-from moeload_bench.errors import MissingExtraError, SuiteError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.errors import SuiteError
+from moeload_bench.evaluation.evaluate import evaluate, installed
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.record import Result, RunResult
-from moeload_bench.scoring.floors import FLOOR_NAMES, LABELLED
+from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.states.rule import StateLabels, label_states
+from moeload_bench.states.rule import LABELS, StateLabels, label_states
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace, layer_names, shares
@@ -120,16 +119,10 @@ def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
 
 def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
     """Forecasters by name, with the target that runs under it, and why others cannot run here."""
-    kept, missing = {}, []
-    for name in records.FORECASTERS:
-        target = "lstm@mode=online" if name == "lstm" and not run.train else name
-        try:
-            preflight(parse_target(target))
-        except MissingExtraError as error:
-            missing.append(f"left out: {error}")
-        else:
-            kept[name] = target
-    return kept, missing
+    online = "lstm@mode=online"
+    targets = {name: online if name == "lstm" and not run.train else name for name in records.FORECASTERS}
+    kept, missing = installed(targets.values())
+    return {name: target for name, target in targets.items() if target in kept}, [f"left out: {one}" for one in missing]
 
 
 def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
@@ -192,7 +185,7 @@ def floor_rows(result: Result) -> list[records.FloorRow]:
         )
         for k, horizon in enumerate(result.suite.horizons)
         for state, floors in run.floors.items()
-        if state in LABELLED
+        if state in LABELS
         for floor in FLOOR_NAMES
         if (values := floors.get(floor))
     ]

@@ -19,11 +19,11 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import holm, log_ratio, run_means, skill_of, t_quantile
-from moeload_bench.suites.suite import Stratum
+from moeload_bench.states.rule import LABELS
+from moeload_bench.traces.meta import Stratum
 
 LEVEL = 0.05
 POWER = 0.8
-STATES = ("transient", "stable")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def _family(estimates: Mapping[str, Estimate | None]) -> list[Test]:
     return [Test(what, one, None if one is None else next(corrected)) for what, one in estimates.items()]
 
 
-def by_stratum(
+def recipe_means(
     errors: Errors, candidate: str, other: str, stratum_of: Mapping[str, Stratum]
 ) -> dict[Stratum, FloatArray]:
     """Return the recipes' mean log ratios by stratum; recipes of another set, and those without a ratio, left out."""
@@ -123,15 +123,15 @@ def against_others(
 ) -> list[Test]:
     """Return the candidate against every other entry on these tasks, those of one state; Holm over entries."""
     others = [name for name in errors.by_forecaster if name != candidate]
-    return _family({name: stratified(by_stratum(errors, candidate, name, stratum_of), weights) for name in others})
+    return _family({name: stratified(recipe_means(errors, candidate, name, stratum_of), weights) for name in others})
 
 
 def cell_gains(errors: Errors, candidate: str, average: str, stratum_of: Mapping[str, Stratum]) -> list[Test]:
     """Return the gain over the tuned average in every stratum and state, each by its own spread; Holm over them."""
     cells = {}
-    for stratum, state in product(sorted(set(stratum_of.values()), reverse=True), STATES):
+    for stratum, state in product(sorted(set(stratum_of.values()), reverse=True), LABELS):
         of_cell = {recipe: one for recipe, one in stratum_of.items() if one == stratum}
-        values = by_stratum(errors.select(state=state), candidate, average, of_cell)
+        values = recipe_means(errors.select(state=state), candidate, average, of_cell)
         cells[f"{stratum} batches, {state}"] = stratified(values, {stratum: 1.0})
     return _family(cells)
 
@@ -149,7 +149,7 @@ def claim_lines(draws: DrawPlan, errors: Errors) -> Iterator[str]:
     for name in (draws.candidate, draws.tuned_average):
         if name not in errors.by_forecaster:
             raise SeasonError(f"the plan compares {name[:80]!r}; there is: {', '.join(errors.by_forecaster)}")
-    for one, state in product(draws.sets, STATES):
+    for one, state in product(draws.sets, LABELS):
         tests = against_others(errors.select(state=state), draws.candidate, one.stratum_of, one.weights)
         words = [
             test.what if test.estimate is None or test.estimate.recipes_needed is None

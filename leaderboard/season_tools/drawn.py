@@ -18,13 +18,13 @@ from leaderboard.season_tools.folder import SeasonFolder, read_text, record_sha2
 from leaderboard.season_tools.levels import level_words, new_kinds, poorest_draw, recipe_levels, train_levels
 from leaderboard.season_tools.records import DrawFile, DrawnSet, DrawPlan, Imported, Plan, PlannedRecipe, SetFile
 from moeload_bench.errors import MoeloadError, SeasonError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.recipes.distribution import Distribution
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of, recipe_toml
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.schema import first_problem, read_toml
 from moeload_bench.suites.suite import Suite
-from moeload_bench.traces.store import data_sha256, find_trace, read_trace, stored_meta
+from moeload_bench.traces.store import data_sha256, read_trace, stored_meta
 
 
 def plan_draws(file: Path, season: str, base: Suite) -> tuple[DrawPlan, list[Path]]:
@@ -36,16 +36,11 @@ def plan_draws(file: Path, season: str, base: Suite) -> tuple[DrawPlan, list[Pat
     asked = read_toml(DrawFile, file, "draws", SeasonError)
     if base.horizon < asked.horizon or asked.horizon not in base.horizons:
         raise SeasonError(f"{file}: horizon: got {asked.horizon}, expected one of suite {base.name}: {base.horizons}")
-    train = train_levels(stored_meta(path) for path in _fit_files(base))
+    train = train_levels(stored_meta(base.file_of(entry.id)) for entry in base.fit)
     sets = tuple(_planned_set(one, file.parent, season, train) for one in asked.sets)
     logs = [file.parent / name for name in asked.imported]
     terms = asked.model_dump(exclude={"sets", "imported"})
     return DrawPlan(**terms, sets=sets, imported=tuple(map(_imported, logs)), train_levels=train), logs
-
-
-def _fit_files(base: Suite) -> list[Path]:
-    hub = (base.hub.repo, base.hub.revision) if base.hub else None
-    return [find_trace(entry.id, hub=hub) for entry in base.fit]
 
 
 def _planned_set(one: SetFile, folder: Path, season: str, train: dict[str, tuple[str, ...]]) -> DrawnSet:
@@ -146,11 +141,9 @@ def drawn_plan(folder: SeasonFolder) -> Plan:
 
 def write_recipes(folder: SeasonFolder, value: str) -> None:
     """Write every drawn recipe to `recipes/NAME.toml`."""
-    folder.recipes.mkdir(exist_ok=True)
     for found in drawn_recipes(folder, value).values():
         for recipe in found:
-            with replacing(folder.recipes / f"{recipe.name}.toml") as scratch:
-                scratch.write_text(recipe_toml(recipe), encoding="utf-8", newline="\n")
+            write_whole(folder.recipes / f"{recipe.name}.toml", recipe_toml(recipe).encode())
 
 
 def draw_problems(folder: SeasonFolder, value: str, base: Suite, note: Callable[[str], None]) -> Iterator[str]:
@@ -159,7 +152,7 @@ def draw_problems(folder: SeasonFolder, value: str, base: Suite, note: Callable[
     if draws is None:
         return
     try:
-        found = train_levels(stored_meta(path) for path in _fit_files(base))
+        found = train_levels(stored_meta(base.file_of(entry.id)) for entry in base.fit)
     except MoeloadError as error:
         note(f"levels of the train runs not compared: {error}")
     else:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ValidationError
 
 from leaderboard.season_tools import records
 from moeload_bench.errors import MoeloadError, SeasonError, printable
-from moeload_bench.files import read_at_most, replacing
+from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import first_problem
 
@@ -191,13 +191,11 @@ class SeasonFolder:
     def write(self, record: records.Published, name: str) -> None:
         """Write a record once; raise `SeasonError` where another one stands: what is published stays."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_file():
             if read_text(path) == record.to_json():
                 return
             raise SeasonError(f"{path} is there and says something else: what is published is not written again")
-        with replacing(path) as scratch:
-            scratch.write_text(record.to_json(), encoding="utf-8")
+        write_whole(path, record.to_json().encode())
 
     def _read(self, kind: type[P], name: str) -> P | None:
         path = self.path / name

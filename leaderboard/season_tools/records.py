@@ -28,7 +28,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from moeload_bench.errors import SeasonError
 from moeload_bench.schema import Record, later
-from moeload_bench.suites.suite import Stratum
+from moeload_bench.traces.meta import Stratum
 
 Action = Literal["new", "close", "draw", "record", "score", "reveal", "abandon"]
 Source = Literal["release", "archives"]

@@ -33,9 +33,9 @@ from moeload_bench.isolation.targets import Target
 from moeload_bench.results.record import RunResult
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
-from moeload_bench.traces.store import find_trace, open_source, read_trace
+from moeload_bench.traces.store import open_source, read_trace
 from moeload_bench.traces.trace import Trace
 
 LEAST_ORIGINS = 10
@@ -86,7 +86,7 @@ def score_season(
             for one in values
         }
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
-        files |= {entry.id: (paths or {}).get(entry.id) or _open_run(entry.id, suite) for entry in suite.fit}
+        files |= {entry.id: (paths or {}).get(entry.id) or suite.file_of(entry.id) for entry in suite.fit}
         targets = [
             entry_target(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
             for entry in commitment.entries
@@ -151,10 +151,6 @@ def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links:
             raise SeasonError(f"{change}; the entries were closed at commit {commitment.commit}")
 
 
-def _open_run(trace_id: str, suite: Suite) -> Path:
-    return find_trace(trace_id, hub=(suite.hub.repo, suite.hub.revision) if suite.hub else None)
-
-
 def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHashes], root: Path) -> Suite:
     """Return the season's task list: on every run the origins that the base suite's rule gives, by state.
 
@@ -169,7 +165,7 @@ def frozen_suite(plan: records.Plan, base: Suite, runs: Sequence[records.RunHash
         labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
         chosen = choose_origins(labels, trace.step_S, base.horizon, ORIGINS_PER_STATE)
         whole = {state: found for state, found in chosen.items() if len(found) >= ORIGINS_PER_STATE} or chosen
-        origins = {state: tuple(found) for state, found in whole.items() if state in ("transient", "stable")}
+        origins = {state: tuple(found) for state, found in whole.items() if state in LABELS}
         entries.append(SuiteTrace.model_validate({"id": run.trace, "data_sha256": run.data_sha256, **origins}))
     if not entries:
         raise SeasonError(f"season {plan.name}: no run was recorded")

@@ -8,7 +8,7 @@ from dataclasses import replace
 from leaderboard.season_tools.records import DrawnSet
 from leaderboard.season_tools.scored import ScoredSeason
 from moeload_bench.results.grid import with_runs_of
-from moeload_bench.suites.suite import Stratum
+from moeload_bench.traces.meta import Stratum
 
 
 def by_set(season: ScoredSeason) -> dict[str, ScoredSeason]:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.alarms import (
@@ -30,7 +30,6 @@ from moeload_bench.schema import Record
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, stored_meta
 
 OUT = ROOT / "leaderboard" / "alarms.json"
-TRACES = ROOT / "traces"
 BASELINE, SHIPPED = "0.2/E, while it falls (baseline)", f"{DANGER:g}/E, stands (shipped)"
 ENTRIES: Mapping[str, Callable[[FloatArray], Flags]] = {
     BASELINE: danger,

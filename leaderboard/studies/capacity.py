@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
@@ -27,12 +27,11 @@ from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.schema import Record
-from moeload_bench.suites.suite import STRATA
+from moeload_bench.traces.meta import STRATA
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "capacity.json"
-TRACES = ROOT / "traces"
 BLOCK = 50
 HORIZONS = (100, 1000)
 """Rows of a window."""
@@ -98,18 +97,13 @@ def is_whole(trace: str) -> bool:
     return not trace.startswith(BROKEN)
 
 
-def known_runs(path: Path = OUT) -> list[CapacityRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(CapacityRun, path)
-
-
 def all_runs(folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bool] = is_whole) -> list[CapacityRun]:
     """Return the records of every run in the folder whose id is wanted, measured where none is kept.
 
     Without a folder, those that are kept.
     """
     known: dict[tuple[str, str], list[CapacityRun]] = {}
-    for run in known_runs(kept):
+    for run in read_records(CapacityRun, kept):
         known.setdefault((run.id, run.data_sha256), []).append(run)
     if not folder.is_dir():
         return [run for runs in known.values() for run in runs]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.properties import layer_medians
 from leaderboard.studies.kept import answered, read_records
 from leaderboard.suites.plan import Plan, load_plan
@@ -35,13 +35,12 @@ from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.run_facts import recipe_parameters
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import load_suite, suite_for_trace
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "ladder.json"
-TRACES = ROOT / "traces"
 PLAN = "ladder"
 STEPS = 4000
 HORIZONS = (1, 10, 100, 1000)
@@ -50,7 +49,6 @@ METRIC, REGRET = PRIMARY, "regret@quarter"
 STRONG = "gated"
 ALONE = (STRONG, "lstm.online")
 """Those with a `fit` that answer without it: by weights in the package, or by what the run itself taught."""
-STATES = ("transient", "stable")
 
 
 class Score(Record):
@@ -121,16 +119,12 @@ def planned(plan: Plan) -> list[Recipe]:
     )
 
 
-def known_runs(path: Path = OUT) -> list[LadderRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(LadderRun, path)
-
-
 def all_runs(folder: Path = TRACES, kept: Sequence[LadderRun] | None = None) -> list[LadderRun]:
     """Return a record of every run of the plan in the folder, measured where none is kept; without a folder, the kept
     ones.
     """
-    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    kept = read_records(LadderRun, OUT) if kept is None else kept
+    known = {(run.id, run.data_sha256, run.code): run for run in kept}
     if not folder.is_dir():
         return list(known.values())
     targets = forecasters()
@@ -180,8 +174,8 @@ def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict
     assert reference is not None, "a baseline of v1"
     errors = errors_of(results, METRIC)
     for result in results:
-        own = {}
-        for state in STATES:
+        own: dict[str, Score] = {}
+        for state in LABELS:
             here = errors.select(state=state)
             if here.state_T:
                 own[state] = _score(result, state, skill_of(here, result.name, reference.name)[0])

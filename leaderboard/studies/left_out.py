@@ -30,7 +30,7 @@ from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import TRACES
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import make_request
@@ -39,7 +39,7 @@ from moeload_bench.results.statistics import log_ratio
 from moeload_bench.scoring import metrics
 from moeload_bench.scoring.metrics import relative_error, total_variation
 from moeload_bench.states.origins import choose_origins
-from moeload_bench.states.rule import label_states, state_names
+from moeload_bench.states.rule import LABELS, label_states, state_names
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
@@ -127,7 +127,7 @@ class Study:
     def __init__(self) -> None:
         self.suite = load_suite(SUITE)
         ids = [entry.id for entry in self.suite.fit]
-        traces = [read_trace(ROOT / "traces" / f"{i}.parquet", expected_sha256=e.data_sha256)
+        traces = [read_trace(TRACES / f"{i}.parquet", expected_sha256=e.data_sha256)
                   for i, e in zip(ids, self.suite.fit, strict=True)]  # fmt: skip
         self.recipe = [i.split("/")[0] for i in ids]
         self.runs = [(trace_info(t, n), step_block(t, 0, t.steps)) for n, t in enumerate(traces)]
@@ -180,7 +180,7 @@ def record(
     """Skill by recipe and horizon, and mean errors, of each state that occurs."""
     out: dict[str, Any] = {}
     ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
-    for state in ("transient", "stable"):
+    for state in LABELS:
         of: dict[str, list[int]] = {}
         for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
             of.setdefault(tasks[n].recipe, []).append(n)
@@ -307,4 +307,4 @@ def left_out(
         known[name] = run() | {"cpu_s": round(time.process_time() - started, 1)}
         OUT.write_text(json.dumps(known, indent=1, sort_keys=True) + "\n")
         print(name, *(f"{s} {1 - np.exp(np.mean(list(known[name][s]['log_ratio'].values()))):+.3f}"
-                      for s in ("transient", "stable")), known[name]["cpu_s"], flush=True)  # fmt: skip
+                      for s in LABELS), known[name]["cpu_s"], flush=True)  # fmt: skip

@@ -31,7 +31,7 @@ import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.studies.reacting import at_threshold, spilled
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.forecaster import Forecast, ForecastRequest, step_block, trace_info
@@ -222,7 +222,7 @@ def reaction(
         if entry.id in runs:
             continue
         started = time.process_time()
-        trace = read_trace(ROOT / "traces" / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
+        trace = read_trace(TRACES / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
         runs[entry.id] = measure_run(trace, *((Z_TRIED, Z_TRIED) if fit else ((Z_DEVIATION,), (Z_COVARIANCE,))))
         OUT.write_text(
             json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]") + "\n"

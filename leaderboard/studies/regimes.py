@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_results, recipe_name, recipe_of_run
+from leaderboard.committed import ROOT, TRACES, committed_results, recipe_name, recipe_of_run
 from leaderboard.studies.kept import answered, read_records, records_text
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.targets import source_sha256
 from moeload_bench.recipes.draws import expert_tokens
 from moeload_bench.results.comparison import errors_of
@@ -30,16 +30,16 @@ from moeload_bench.results.statistics import log_ratio
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import load_suite, stratum_of, suite_for_trace
+from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import load_suite, suite_for_trace
+from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "regimes.json"
-TRACES = ROOT / "traces"
 SMALL = "v2"
 HORIZONS = (1, 10, 100, 1000)
 """Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
-STATES = ("transient", "stable")
 SUMMED = 10
 LEAST_ORIGINS = 20
 """Origins in a state below which a run says nothing of it."""
@@ -75,11 +75,6 @@ class RegimeRun(Record):
         return recipe_name(self.id).removesuffix(f".sum{SUMMED}")
 
 
-def known_runs(path: Path = OUT) -> list[RegimeRun]:
-    """Return the records that are kept; none where there is no file."""
-    return read_records(RegimeRun, path)
-
-
 def small_runs() -> list[RegimeRun]:
     """Return the runs of the small-batch suite by its committed results; raise `ResultError` without the tuned one."""
     results = [result for result in committed_results(SMALL) if result.name in FORECASTERS]
@@ -102,7 +97,8 @@ def small_runs() -> list[RegimeRun]:
 
 def measured_runs(folder: Path = TRACES, kept: Sequence[RegimeRun] | None = None) -> Iterator[RegimeRun]:
     """Yield the record of every other run of the folder, measured where none is kept."""
-    known = {(run.id, run.data_sha256, run.code): run for run in (known_runs() if kept is None else kept)}
+    kept = read_records(RegimeRun, OUT) if kept is None else kept
+    known = {(run.id, run.data_sha256, run.code): run for run in kept}
     code = code_hash()
     for ref in list_traces(folder):
         for kind in kinds_of(ref.id):
@@ -150,7 +146,7 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
 def _states(results: Sequence[Result]) -> Iterator[tuple[str, StateScores]]:
     """Yield the scores of one run in each state that has enough origins."""
     errors, run = errors_of(results, PRIMARY), results[0].runs[0]
-    for state in STATES:
+    for state in LABELS:
         here = errors.select(state=state)
         origins = sum(task.state == state for task in run.tasks)
         if origins < LEAST_ORIGINS:
@@ -176,5 +172,4 @@ def regimes() -> None:
     """Score every large, probe and summed run that has no score yet; about a minute of a core each."""
     for run in (found := list(measured_runs())):
         print(f"{run.kind:7}{run.id}")
-    with replacing(OUT) as scratch:
-        scratch.write_text(records_text(found, lambda run: run.id), encoding="utf-8")
+    write_whole(OUT, records_text(found, lambda run: run.id).encode())

@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from leaderboard.studies.ladder import HORIZONS, PLAN, STATES, STEPS, STRONG, LadderRun, by_rung, planned
+from leaderboard.studies.ladder import HORIZONS, PLAN, STEPS, STRONG, LadderRun, by_rung, planned
 from leaderboard.suites.plan import load_plan
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.grid import present_mean
+from moeload_bench.states.rule import LABELS
 
 CANNOT = "cannot tell"
 Value = Callable[[LadderRun], float | None]
@@ -64,7 +65,7 @@ LOADS = (
     Quantity("floor", "floor, 100-step mean", lambda run: run.floor),
 )
 SKILLS = tuple(
-    Quantity(f"skill-{state}", f"skill of `{STRONG}`, {state}", skill_in(state, STRONG), False) for state in STATES
+    Quantity(f"skill-{state}", f"skill of `{STRONG}`, {state}", skill_in(state, STRONG), False) for state in LABELS
 )
 TESTED = (LOADS[0], LOADS[4], *SKILLS)
 
@@ -93,9 +94,9 @@ class Rung(NamedTuple):
         return [quantity.value(run) for run in self.runs]
 
 
-def rungs_of(runs: Sequence[LadderRun], plan: str = PLAN) -> list[Rung]:
+def rungs_of(runs: Sequence[LadderRun]) -> list[Rung]:
     """Return the rungs of the plan, those without balancing first, each family by size."""
-    plan_runs, found = load_plan(plan), by_rung(runs)
+    plan_runs, found = load_plan(PLAN), by_rung(runs)
     there = {run.id for run in runs}
     return [
         Rung(recipe, found.get(recipe.name, []),

@@ -24,13 +24,13 @@ from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.fit_weights import fit_runs, runs_of
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
 from moeload_bench.evaluation.harness import follow, row_of
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import parse_target, source_sha256
@@ -45,7 +45,6 @@ from moeload_bench.traces.summed import sum_rows
 from moeload_bench.traces.trace import Trace
 
 OUT = ROOT / "leaderboard" / "travel.json"
-TRACES = ROOT / "traces"
 FOLDS = 4
 HORIZONS = (1, 10, 100, 1000, 2000)
 PER_STATE = 40
@@ -212,9 +211,8 @@ def travel() -> None:
             for name in missing:
                 found += _records(name, kind, basis, hashes[name], learned)
                 print(f"part {fold + 1} of {FOLDS}, {kind}: {name}", flush=True)
-            with replacing(OUT) as scratch:
-                later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
-                scratch.write_text(records_text(found + later, _order), encoding="utf-8")
+            later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
+            write_whole(OUT, records_text(found + later, _order).encode())
 
 
 def _order(one: TravelRun) -> tuple[str, str, str]:

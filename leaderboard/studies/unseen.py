@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import ROOT, TRACES
 from leaderboard.suites.plan import load_plan
 from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import log_ratio
@@ -57,7 +57,7 @@ def read_scores(path: Path = OUT) -> Scores:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def add_scores(path: Path = OUT, folder: Path = ROOT / "traces") -> list[str]:
+def add_scores(path: Path = OUT, folder: Path = TRACES) -> list[str]:
     """Score the wanted runs that are in the folder and have no score yet; their names.
 
     Raises `ResultError` where a trace is another than the one that was scored.
@@ -76,8 +76,7 @@ def add_scores(path: Path = OUT, folder: Path = ROOT / "traces") -> list[str]:
             continue
         scores[run] = first_score(file)
         added.append(run)
-        with replacing(path) as scratch:
-            scratch.write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        write_whole(path, f"{json.dumps(scores, indent=1, sort_keys=True)}\n".encode())
     return added
 
 

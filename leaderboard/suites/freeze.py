@@ -13,17 +13,9 @@ from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
-from moeload_bench.states.rule import label_states
-from moeload_bench.suites.suite import (
-    HORIZONS,
-    ORIGINS_PER_STATE,
-    STRATA,
-    FitTrace,
-    Suite,
-    SuiteTrace,
-    load_suite,
-    stratum_of,
-)
+from moeload_bench.states.rule import LABELS, label_states
+from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
+from moeload_bench.traces.meta import STRATA, stratum_of
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
@@ -170,7 +162,7 @@ def freeze(
     for line in wrong:
         print(f"left out: {line}")
     for entry in suite.traces:
-        parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in ("transient", "stable") if (o := getattr(entry, s))]
+        parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in LABELS if (o := getattr(entry, s))]
         print(f"{entry.id}: origins {', '.join(parts)}")
     if partial is None:
         print(f'tests/suites/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +10,7 @@ import typer
 
 from leaderboard.verify_trace.problems import contribution_problems
 from leaderboard.verify_trace.pulls import newest_commit, pull_problems
-from moeload_bench.cli.progress import say, say_document
+from moeload_bench.cli.progress import say, say_record
 from moeload_bench.errors import TraceError
 from moeload_bench.publishing.contribution import known_traces
 from moeload_bench.recipes.recipe import list_recipes
@@ -54,7 +53,7 @@ def verify_trace(
         if not as_json:
             say(f"refused {line}")
     if as_json:
-        say_document(json.dumps(wrong, indent=1))
+        say_record(wrong)
     elif not wrong:
         say(f"ok      {compared} {len(known)} traces")
     if wrong:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ from leaderboard.verifying.claims import load_claim
 from leaderboard.verifying.verify import Request, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
-from moeload_bench.cli.progress import pair_progress, say, say_document
+from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.errors import SubmissionError, not_found
 from moeload_bench.submissions.check import apart_level, check_submission
 from moeload_bench.submissions.folder import REQUIREMENTS, VERIFICATION, Folder, read_folder
@@ -153,7 +152,7 @@ def _show_verified(found: Verification, as_json: bool) -> None:
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
     if as_json:
-        say_document(json.dumps(record, indent=1))
+        say_record(record)
     for reason in reasons if not as_json else []:
         say(f"not {word}: {reason}", err=True)
     if reasons:

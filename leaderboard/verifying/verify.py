@@ -27,7 +27,7 @@ from moeload_bench.evaluation.evaluate import Progress, make_result
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import available_bytes, run_spread
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.record import Result, RunResult
@@ -123,8 +123,7 @@ def verify(request: Request) -> Verified:
 
 def write_verification(made: Verified, folder: Folder, place: Path) -> None:
     """Write what was found: verification.json into the folder, and what is published to ``place``."""
-    with replacing(folder.path / VERIFICATION) as scratch:
-        scratch.write_text(made.record.to_json(), encoding="utf-8")
+    write_whole(folder.path / VERIFICATION, made.record.to_json().encode())
     made.result.save(place)
 
 

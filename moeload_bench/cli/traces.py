@@ -13,7 +13,7 @@ import typer
 from rich.table import Table
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.progress import command_lines, plain_console, say_document
+from moeload_bench.cli.progress import plain_console, print_next, say_document, say_record
 from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
@@ -48,7 +48,7 @@ def list_(
             }
         )
     if as_json:
-        say_document(json.dumps(rows, indent=1))
+        say_record(rows)
         return
     _print_list(rows)
 
@@ -58,10 +58,7 @@ def _print_list(rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         console.print("no traces")
         return
-    table = plain_table()
-    table.add_column("id", overflow="fold")
-    for name in ("steps", "layers", "experts", "k", "tokens", "MB"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = plain_table("id", "steps", "layers", "experts", "k", "tokens", "MB", fold="id")
     for row in rows:
         counts = (f"{row[key]:,}" if row[key] is not None else "-" for key in COUNTS)
         table.add_row(row["id"], *counts, f"{row['bytes'] / 1e6:.1f}")
@@ -101,7 +98,7 @@ def show(
         _print_meta(loaded.id, record)
     else:
         _print_layers(loaded, described, wide)
-        _print_next(trace)
+        print_next(f"moeload-bench run --trace {shlex.quote(trace)}")
 
 
 def _print_meta(name: str, meta: dict[str, Any]) -> None:
@@ -126,10 +123,8 @@ def _print_layers(trace: Trace, layers: Sequence[LayerDescription], wide: bool) 
         plain_console(wide=True).print(full)
         console.print(about_columns(trace))
         return
-    table = plain_table()
-    table.add_column("layer", overflow="fold")
-    for name in ("state", "onset", "band", "balance first", "last", "dead", "noise floor"):
-        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    heads = ("layer", "state", "onset", "band", "balance first", "last", "dead", "noise floor")
+    table = plain_table(*heads, left=("state",), fold="layer")
     for layer in layers:
         table.add_row(*layer_cells(layer))
     console.print(table)
@@ -152,12 +147,6 @@ def layer_cells(layer: LayerDescription) -> tuple[str, ...]:
         "-" if layer.dead_experts is None else str(layer.dead_experts),
         "-" if layer.floor_window_tv is None else f"{layer.floor_window_tv:.4f}",
     )
-
-
-def _print_next(trace: str) -> None:
-    console = plain_console()
-    console.print("Next:")
-    console.print(command_lines(printable(f"moeload-bench run --trace {shlex.quote(trace)}"), console.width))
 
 
 def _digits(value: float | None) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import say, say_document
+from moeload_bench.cli.progress import say, say_record
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.store import validate_path
 
@@ -29,6 +28,6 @@ def validate(
         if not as_json:
             say(f"ok      {file}" if error is None else f"refused {error}")
     if as_json:
-        say_document(json.dumps(found, indent=1))
+        say_record(found)
     if not all(entry["ok"] for entry in found):
         raise typer.Exit(1)

@@ -98,7 +98,9 @@ class _View:
         self._take_in(lambda: False)
         if self._watch is None:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
-        width = None if sys.stdout.isatty() else _columns()
+        width = (
+            None if sys.stdout.isatty() else shutil.get_terminal_size((80, 24)).columns
+        )  # for a pipe: $COLUMNS, or 80
         if svg is None:
             console = PlainConsole(width=width)
             console.print(self.screen(console.width, EVERYTHING, keys=False))
@@ -174,11 +176,6 @@ class _View:
 
 def _draw(live: Live, view: _View, console: Console) -> None:
     live.update(view.screen(console.width, console.height, keys=True), refresh=True)
-
-
-def _columns() -> int:
-    """Return the width for a pipe: $COLUMNS, else 80."""
-    return shutil.get_terminal_size((80, 24)).columns
 
 
 @contextmanager

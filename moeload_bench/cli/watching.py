@@ -7,17 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import (
-    BANDWIDTH,
-    STEP,
-    WEIGHT,
-    ExpertFraction,
-    Groups,
-    Nodes,
-    OneForecaster,
-    Overlap,
-    ReplanMs,
-)
+from moeload_bench.cli.options import TARGET
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings
@@ -29,14 +19,26 @@ def cluster(
         int | None, typer.Option(help="D: devices that share a layer's experts. E / 4 by default.")
     ] = None,
     slots: Annotated[int | None, typer.Option(help="R: expert slots on all devices. E + D by default.")] = None,
-    nodes: Nodes = 1,
-    groups: Groups = None,
-    expert_mb: Annotated[float | None, WEIGHT] = None,
-    bandwidth: Annotated[float | None, BANDWIDTH] = None,
-    step_ms: Annotated[float | None, STEP] = None,
-    expert_fraction: ExpertFraction = None,
-    overlap: Overlap = None,
-    replan_ms: ReplanMs = None,
+    nodes: Annotated[int, typer.Option(help="Above 1: replicas of an expert stay on one of so many nodes.")] = 1,
+    groups: Annotated[
+        int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")
+    ] = None,
+    expert_mb: Annotated[
+        float | None,
+        typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too."),
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="GB/s that one device receives while experts move.")] = None,
+    step_ms: Annotated[
+        float | None, typer.Option(help="Measured step time in ms, with experts spread evenly by number.")
+    ] = None,
+    expert_fraction: Annotated[
+        float | None,
+        typer.Option(help="Part of the step that waits for the most loaded device: expert compute, all-to-all."),
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Part of a migration hidden behind training, 0 to 1.")] = None,
+    replan_ms: Annotated[
+        float | None, typer.Option(help="Fixed cost of a re-plan in ms: synchronising, rewiring.")
+    ] = None,
 ) -> Cluster:
     """Return what was stated of the cluster; raise `PlacementError` for one that allows no plan."""
     if (devices is None) != (slots is None):
@@ -55,7 +57,7 @@ def cluster(
 
 
 def watching(
-    forecaster: OneForecaster = None,
+    forecaster: Annotated[str | None, typer.Option(help=f"{TARGET} Several are compared by default.")] = None,
     horizon: Annotated[int, typer.Option(help="Steps that forecasts, plans and advice are for.")] = 200,
     every: Annotated[
         str | None,

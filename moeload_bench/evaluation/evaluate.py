@@ -17,7 +17,7 @@ from typing import Any
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
-from moeload_bench.errors import MoeloadError, SuiteError, counted
+from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError, counted
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.evaluation.workers import Run, check_backend, check_memory, workers
@@ -195,6 +195,19 @@ def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
     if suite is not None and forecaster in suite.variants:
         return replace(_named_by(suite, suite.variants[forecaster]), name=forecaster)
     return parse_target(forecaster)
+
+
+def installed(forecasters: Iterable[str], suite: Suite | None = None) -> tuple[list[str], list[str]]:
+    """Return those whose packages are installed, and what is missing for each of the others."""
+    kept, missing = [], []
+    for name in forecasters:
+        try:
+            preflight(as_target(name, suite))
+        except MissingExtraError as error:
+            missing.append(str(error))
+        else:
+            kept.append(name)
+    return kept, missing
 
 
 def suite_baselines(suite: Suite) -> Sequence[str]:

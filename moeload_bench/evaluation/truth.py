@@ -16,10 +16,10 @@ from moeload_bench.evaluation.harness import row_of, window_rows
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.facts import TraceFacts
 from moeload_bench.results.record import rounded_tree
-from moeload_bench.scoring.floors import LABELLED, Floors, Windows, trace_floors
+from moeload_bench.scoring.floors import Floors, Windows, trace_floors
 from moeload_bench.scoring.plan_scores import References, reference_plans
 from moeload_bench.scoring.scores import horizon_rows
-from moeload_bench.states.rule import State, StateLabels, StateRule, crossing, label_states
+from moeload_bench.states.rule import LABELS, State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.traces.store import Source, data_sha256, open_source
@@ -68,7 +68,7 @@ class Truth:
         Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and of
         states that no label is in, over the origins themselves.
         """
-        states = [state for state in LABELLED if any(state == s for _, s in origins)]
+        states = [state for state in LABELS if any(state == s for _, s in origins)]
         given = self._own_windows(origins)
         return trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
 

@@ -1,4 +1,4 @@
-"""What can be imported: one record per format, for `import formats` and the docs."""
+"""What can be imported: one record per format, for the importer, `import formats` and the docs."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.errors import TraceError, not_found
+from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.rows import (
     Imported,
     Log,
@@ -27,20 +28,8 @@ from moeload_bench.traces.trace import Trace
 
 Reader = Callable[..., Log | Trace]
 
-_READERS = {
-    "npz": "npz.read_npz",
-    "csv": "table.read_csv",
-    "jsonl": "jsonlines.read_jsonl",
-    "megatron-tokens": "megatron.read_tokens",
-    "megatron-routing": "megatron.read_routing",
-    "sglang": "sglang.read_sglang",
-    "tensorrt-llm": "tensorrt_llm.read_tensorrt_llm",
-    "smartmoe": "smartmoe.read_smartmoe",
-    "laer-moe": "laer_moe.read_laer_moe",
-    "flame-moe": "flame_moe.read_flame_moe",
-    "wandb": "wandb.read_wandb",
-    "tensorboard": "tensorboard.read_tensorboard",
-}
+_MODULES = {"csv": "table", "jsonl": "jsonlines", "megatron-tokens": "megatron", "megatron-routing": "megatron"}
+"""The modules of formats that do not have one of their own name; the reader of `my-format` is `read_my_format`."""
 _OF_ONE_FILE = ("npz", "csv")
 
 
@@ -82,10 +71,11 @@ def import_from(
     **more: Any,
 ) -> Imported:
     """Write a log as the trace ``out``; say how large it is and what a reader should know."""
-    if format not in _READERS:
-        raise not_found("format", format, list(_READERS))
-    module, _, name = _READERS[format].partition(".")
-    read: Reader = getattr(importlib.import_module(f"{__package__}.{module}"), name)
+    if format not in (known := [one.name for one in FORMATS]):
+        raise not_found("format", format, known)
+    name = format.replace("-", "_")
+    module = importlib.import_module(f"{__package__}.{_MODULES.get(format, name)}")
+    read: Reader = getattr(module, f"read_{name}")
     paths: Any = [source] if isinstance(source, str | Path) else list(source)
     if format in _OF_ONE_FILE:
         paths = Path(paths[0])

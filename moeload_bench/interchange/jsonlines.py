@@ -10,8 +10,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +24,7 @@ from moeload_bench.interchange.logfiles import (
     field_of,
     find_files,
     side_by_side,
+    steps_of,
     whole_counts,
     whole_number,
 )
@@ -43,30 +43,32 @@ class _FileStep(NamedTuple):
     tokens: dict[int, int]
     dropped: dict[int, IntArray]
 
+    @classmethod
+    def begin(cls, number: int, where: str) -> _FileStep:
+        """Return a step without lines."""
+        return cls(number, where, {}, {}, {}, {})
+
+    @property
+    def size(self) -> int:
+        """Return the number of layers."""
+        return len(self.load)
+
 
 def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log:
     """Return the log in one or more files (a folder's `*.jsonl`); raise `TraceError` with file and line."""
     files = find_files(paths, "*.jsonl")
     progress = Progress(files, report)
     readers = [JsonLines(file, progress) for file in files]
-    steps = side_by_side(readers, [_steps(reader) for reader in readers], "step")
-    first = next(steps, None)
-    if first is None:
-        silent = next((reader for reader in readers if reader.cut), readers[0])
-        raise TraceError(f"{silent.path}: no complete step in it{f': {silent.cut}' if silent.cut else ''}")
+    cut: list[str] = []
+
+    def steps_in(lines: JsonLines) -> Iterator[_FileStep]:
+        return steps_of(lines, "step", _FIELDS, _FileStep.begin, _add)
+
+    first, steps = side_by_side(readers, steps_in, "step", cut)
     layers = tuple(sorted(first[0].load))
     experts = len(first[0].load[layers[0]])
-    cut: list[str] = []
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
-    return Log(where, layers, experts, _rows(chain([first], steps), readers, layers, experts, cut), cut=cut)
-
-
-def _rows(
-    steps: Iterable[list[_FileStep]], readers: list[JsonLines], layers: tuple[int, ...], experts: int, cut: list[str]
-) -> Iterator[LogRow]:
-    for step in steps:
-        yield _row(step, layers, experts)
-    cut += [reader.cut for reader in readers if reader.cut]
+    return Log(where, layers, experts, (_row(step, layers, experts) for step in steps), cut=cut)
 
 
 def _row(files: list[_FileStep], layers: tuple[int, ...], experts: int) -> LogRow:
@@ -98,24 +100,6 @@ def _row(files: list[_FileStep], layers: tuple[int, ...], experts: int) -> LogRo
         tokens_L if files[0].tokens else None,
         dropped_LE if files[0].dropped else None,
     )
-
-
-def _steps(lines: JsonLines) -> Iterator[_FileStep]:
-    """Yield the steps of one file; the last one only if no broken line may belong to it."""
-    step: _FileStep | None = None
-    layers = 0
-    for line, record in lines:
-        number = whole_number(field_of(record, "step", line.where, _FIELDS), "step", line.where)
-        if step is not None and number < step.number:
-            raise TraceError(f"{line.where}: step {number} after {step.number}: out of order or twice")
-        if step is None or number > step.number:
-            if step is not None:
-                layers = layers or len(step.load)
-                yield step
-            step = _FileStep(number, line.where, {}, {}, {}, {})
-        _add(step, record, line.where)
-    if step is not None and (not lines.cut or len(step.load) == layers):
-        yield step
 
 
 def _add(step: _FileStep, record: dict[str, Any], where: str) -> None:

@@ -6,8 +6,8 @@ import glob
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -236,19 +236,64 @@ class Collected(Protocol):
     def number(self) -> int: ...
     @property
     def where(self) -> str: ...
+    @property
+    def size(self) -> object:
+        """Return what whole steps of a file have in common."""
 
 
-def side_by_side(files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str) -> Iterator[list[S]]:
-    """Yield the same step of all files; raise if a file lacks one that another has.
+def steps_of(
+    lines: JsonLines,
+    key: str,
+    expected: Sequence[str],
+    begin: Callable[[int, str], S],
+    add: Callable[[S, dict[str, Any], str], None],
+) -> Iterator[S]:
+    """Yield the steps of one file in order, each made of consecutive lines whose field ``key`` is its number.
 
-    It ends with the first file that breaks off.
+    The last step is left out if a broken line may belong to it.
     """
+    step: S | None = None
+    whole: object = None
+    for line, record in lines:
+        number = whole_number(field_of(record, key, line.where, expected), key, line.where)
+        if step is not None and number < step.number:
+            raise TraceError(
+                f"{line.where}: {key} {number} after {step.number}: out of order or twice (was the run restarted into "
+                "the same folder?), expected numbers that rise"
+            )
+        if step is None or number > step.number:
+            if step is not None:
+                whole = whole or step.size
+                yield step
+            step = begin(number, line.where)
+        add(step, record, line.where)
+    if step is not None and (not lines.cut or step.size == whole):
+        yield step
+
+
+def side_by_side(
+    files: Sequence[JsonLines], steps_in: Callable[[JsonLines], Iterator[S]], what: str, cut: list[str]
+) -> tuple[list[S], Iterator[list[S]]]:
+    """Return the first step of all files, and all steps; ``cut`` gets the files that break off, once they are read.
+
+    Raise `TraceError` if no step is whole, and later if a file lacks a step that another has.
+    """
+    groups = _groups(files, [steps_in(file) for file in files], what, cut)
+    first = next(groups, None)
+    if first is None:
+        raise TraceError(f"{files[0].path}: no complete {what} in it{': ' if cut else ''}{'; '.join(cut)}")
+    return first, chain([first], groups)
+
+
+def _groups(files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str, cut: list[str]) -> Iterator[list[S]]:
+    """Yield the same step of all files; end with the first file that breaks off."""
     before: int | None = None
     while True:
         group = [next(each, None) for each in steps]
         there = [step for step in group if step is not None]
         ended = [file for file, step in zip(files, group, strict=True) if step is None]
         if not there or any(file.cut for file in ended):
+            cut += [file.cut for file in files if file.cut]
             return
         first = min(there, key=lambda step: step.number)
         late = [file for file, step in zip(files, group, strict=True) if step and step.number != first.number]

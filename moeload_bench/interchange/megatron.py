@@ -22,9 +22,8 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,11 +34,13 @@ from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.logfiles import (
     JsonLines,
     Progress,
+    TextLine,
     field_of,
     files_by_number,
     find_files,
     same_on_all,
     side_by_side,
+    steps_of,
     whole_counts,
     whole_number,
 )
@@ -47,6 +48,7 @@ from moeload_bench.interchange.rows import Log, LogRow, Report
 
 ALIKE = 3
 """Iterations whose totals have to agree before ranks are taken for stages or copies; one may agree by chance."""
+OTHERS = "multi-token-prediction layers of the log are left out"
 _TOKENS = ("iter", "block", "layer", "tpe")
 _TRACE = ("step", "block", "layer", "num_tokens", "topk", "top_indices")
 
@@ -123,12 +125,22 @@ class _RankStep(NamedTuple):
     tokens: dict[int, int]
     passes: dict[int, int]
 
+    @classmethod
+    def begin(cls, number: int, where: str) -> _RankStep:
+        """Return an iteration without lines."""
+        return cls(number, where, {}, {}, {})
 
-_Add = Callable[[_RankStep, int, dict[str, Any], str], None]
+    @property
+    def size(self) -> dict[int, int]:
+        """Return the number of micro-batches of each layer."""
+        return self.passes
+
+
+_Add = Callable[[_RankStep, dict[str, Any], str], None]
 """Adds a line's counts to its layer's."""
 
 
-def read_tokens(
+def read_megatron_tokens(
     paths: Sequence[str | Path],
     *,
     expert_parallel: int | None = None,
@@ -148,7 +160,7 @@ def read_tokens(
     return _log(ranks, layout, report, "iter", _TOKENS, _add_tokens, None)
 
 
-def read_routing(
+def read_megatron_routing(
     paths: Sequence[str | Path],
     experts: int,
     *,
@@ -173,78 +185,45 @@ def _log(
     add: _Add,
     experts: int | None,
 ) -> Log:
-    folder = ranks[0].parent
+    words = layout.words(len(ranks))
+    notes, cut = [words] if len(ranks) > 1 else [], list[str]()
     progress = Progress(list(ranks.values()), report)
-    files = [_Rank(ranks[rank], progress, key, names, add) for rank in sorted(ranks)]
-    steps = side_by_side([file.lines for file in files], [file.steps() for file in files], "iteration")
-    first = next(steps, None)
-    if first is None:
-        cut = [file.lines.cut for file in files if file.lines.cut]
-        raise TraceError(f"{folder}: no complete iteration in it{': ' if cut else ''}{'; '.join(cut)}")
+    files = [_DecoderLines(ranks[rank], progress, names, notes) for rank in sorted(ranks)]
+
+    def steps_in(lines: JsonLines) -> Iterator[_RankStep]:
+        return steps_of(lines, key, names, _RankStep.begin, add)
+
+    first, steps = side_by_side(files, steps_in, "iteration", cut)
     layers = tuple(sorted({layout.layer(rank, len(ranks), m) for rank, step in enumerate(first) for m in step.load}))
     local = max(len(load_E) for step in first for load_E in step.load.values())
-    notes: list[str] = []
-    cut = []
     if experts is not None and same_on_all({r: np.concatenate([*s.load.values()]) for r, s in enumerate(first)}):
         raise TraceError(
             f"{first[0].where}: all {len(first)} ranks hold the same choices, expected each to route tokens of its own "
             "(tensor parallelism without sequence parallelism routes them several times)"
         )
     table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
-    rows = _rows(chain([first], steps), files, table, notes, cut)
-    notes += [layout.words(len(ranks))] if len(ranks) > 1 else []
-    return Log(f"{folder} ({layout.words(len(ranks))})", layers, table.experts, rows, notes=notes, cut=cut)
+    rows = (table.row(step) for step in steps)
+    return Log(f"{ranks[0].parent} ({words})", layers, table.experts, rows, notes=notes, cut=cut)
 
 
-def _rows(
-    steps: Iterable[list[_RankStep]],
-    files: list[_Rank],
-    table: _Table,
-    notes: list[str],
-    cut: list[str],
-) -> Iterator[LogRow]:
-    for step in steps:
-        yield table.row(step)
-    if any(file.heads for file in files):
-        notes.append("multi-token-prediction layers of the log are left out")
-    cut += [file.lines.cut for file in files if file.lines.cut]
+class _DecoderLines(JsonLines):
+    """The lines of one rank's file that are about layers of the decoder; ``notes`` says so where there are others."""
+
+    def __init__(self, path: Path, progress: Progress, names: tuple[str, ...], notes: list[str]) -> None:
+        super().__init__(path, progress)
+        self._names, self._notes = names, notes
+
+    def __iter__(self) -> Iterator[tuple[TextLine, dict[str, Any]]]:
+        for line, record in super().__iter__():
+            if field_of(record, "block", line.where, self._names) == "decoder":
+                yield line, record
+            elif OTHERS not in self._notes:
+                self._notes.append(OTHERS)
 
 
-class _Rank:
-    """The iterations of one rank's file."""
-
-    def __init__(self, path: Path, progress: Progress, key: str, names: tuple[str, ...], add: _Add) -> None:
-        self.heads = False
-        self.lines = JsonLines(path, progress)
-        self._key, self._names, self._add = key, names, add
-
-    def steps(self) -> Iterator[_RankStep]:
-        """Yield whole iterations in order; leave out one that a broken last line may belong to."""
-        step: _RankStep | None = None
-        whole_passes: dict[int, int] = {}
-        for line, record in self.lines:
-            number = whole_number(field_of(record, self._key, line.where, self._names), self._key, line.where)
-            if field_of(record, "block", line.where, self._names) != "decoder":
-                self.heads = True
-                continue
-            if step is not None and number < step.number:
-                raise TraceError(
-                    f"{line.where}: {self._key} {number} after {step.number}: out of order or twice (was the run "
-                    "restarted into the same folder?), expected iterations that rise"
-                )
-            if step is None or number > step.number:
-                if step is not None:
-                    whole_passes = whole_passes or step.passes
-                    yield step
-                step = _RankStep(number, line.where, {}, {}, {})
-            layer = whole_number(field_of(record, "layer", line.where, self._names), "layer", line.where)
-            self._add(step, layer, record, line.where)
-        if step is not None and (not self.lines.cut or step.passes == whole_passes):
-            yield step
-
-
-def _add_tokens(step: _RankStep, layer: int, record: dict[str, Any], where: str) -> None:
+def _add_tokens(step: _RankStep, record: dict[str, Any], where: str) -> None:
     """Add the tokens per expert of one line, which holds all micro-batches of a layer."""
+    layer = whole_number(field_of(record, "layer", where, _TOKENS), "layer", where)
     if layer in step.load:
         raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
     tpe = whole_counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
@@ -258,8 +237,9 @@ class _Choices:
         self.experts = experts
         self.top_k: int | None = None
 
-    def add(self, step: _RankStep, layer: int, record: dict[str, Any], where: str) -> None:
+    def add(self, step: _RankStep, record: dict[str, Any], where: str) -> None:
         """Count one line's choices."""
+        layer = whole_number(field_of(record, "layer", where, _TRACE), "layer", where)
         tokens = whole_number(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
         top_k = whole_number(field_of(record, "topk", where, _TRACE), "topk", where, least=1)
         if self.top_k not in (None, top_k):

@@ -49,14 +49,11 @@ def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> 
         )
     progress = Progress(files, report)
     first = min(found)
-    layers, experts = _shape(_file(found[first][min(ranks)], Progress([], None)))
+    load = _file(found[first][min(ranks)], Progress([], None))
+    layers, experts = tuple(sorted(load)), len(next(iter(load.values())))
     cut: list[str] = []
     rows = _rows(found, layers, experts, progress, cut)
     return Log(f"{files[0].parent} ({len(ranks)} ranks)", layers, experts, rows, cut=cut)
-
-
-def _shape(load: dict[int, IntArray]) -> tuple[tuple[int, ...], int]:
-    return tuple(sorted(load)), len(next(iter(load.values())))
 
 
 def _rows(

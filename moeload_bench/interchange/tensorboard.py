@@ -25,6 +25,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
+from moeload_bench.traces.pages import varint
 
 MAX_RECORD = 256 << 20
 EXACT = 1 << 24
@@ -164,31 +165,18 @@ def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the fields of a protocol buffer: number, and a whole number or the bytes of anything else."""
     at = 0
     while at < len(message):
-        key, at = _varint(message, at)
+        key, at = varint(message, at)
         kind = key & 7
         if kind == 0:
-            value, at = _varint(message, at)
+            value, at = varint(message, at)
             yield key >> 3, value
             continue
         if kind not in (1, 2, 5):
             raise ValueError(f"wire type {kind}")
         size = {1: 8, 5: 4}.get(kind, 0)
         if kind == 2:
-            size, at = _varint(message, at)
+            size, at = varint(message, at)
         if at + size > len(message):
             raise ValueError("a field is longer than its message")
         yield key >> 3, message[at : at + size]
         at += size
-
-
-def _varint(message: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")

@@ -20,6 +20,7 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.forecasts import mean_known
+from moeload_bench.live.history import mean_of_rows
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, with_fewest_moves
@@ -118,7 +119,7 @@ def advise_each(
     at = asked[0][0]
     recent_SLE = at.recent_SLE
     current_NLR = np.stack([one.current_LR for one, _ in asked])
-    before_NL = _mean(step_imbalance(current_NLR, recent_SLE, shape.devices))
+    before_NL = mean_of_rows(step_imbalance(current_NLR, recent_SLE, shape.devices))
     if at.steps_seen < rule.patience:
         return [
             _wait(one, horizon, mean_known(before_L), rule)
@@ -131,7 +132,7 @@ def advise_each(
     wanted_NLR = with_fewest_moves(current_NLR.reshape(-1, slots), wanted_NLR.reshape(-1, slots), shape).reshape(
         wanted_NLR.shape
     )
-    after_NL = _mean(step_imbalance(wanted_NLR, recent_SLE, shape.devices))
+    after_NL = mean_of_rows(step_imbalance(wanted_NLR, recent_SLE, shape.devices))
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
     found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
     return [
@@ -226,11 +227,3 @@ def name_layers(names: Sequence[str], of: int) -> str:
     if len(names) > 6:
         return f"{len(names)} of {of} layers"
     return f"layer{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def _mean(imbalance_SNL: FloatArray) -> FloatArray:
-    """Mean over rows with load; NaN for a layer that had none."""
-    known = np.isfinite(imbalance_SNL)
-    count_NL = known.sum(axis=0)
-    total_NL = np.where(known, imbalance_SNL, 0.0).sum(axis=0)
-    return np.asarray(np.where(count_NL > 0, total_NL / np.maximum(count_NL, 1), np.nan))

@@ -25,15 +25,14 @@ from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
 from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows, mean_known
-from moeload_bench.live.history import History, Kept
+from moeload_bench.live.history import History, Kept, mean_of_rows
 from moeload_bench.live.starving import Deaths, Starving
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.metrics import DEAD_SHARE
-from moeload_bench.states.drift import hysteresis_step
-from moeload_bench.states.rule import DriftMeter, StateRule, grid_of
+from moeload_bench.states.rule import StateDetector, StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 
@@ -181,7 +180,7 @@ class Watch:
             )
         self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
-        self._states = _States(L, E, stride, settings.rule)
+        self._states = StateDetector(L, E, stride, settings.rule)
         looks = settings.every_at(stride)
         compared, times = candidates_for(L * E)
         if settings.intervals is not None:
@@ -367,46 +366,12 @@ class Watch:
         advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
         placing = Placing(
-            _row_mean(layout.imbalance(recent_SLE)), _row_mean(layout.imbalance(recent_SLE, layout.static_LR)),
+            mean_of_rows(layout.imbalance(recent_SLE)), mean_of_rows(layout.imbalance(recent_SLE, layout.static_LR)),
             race.saved_percent(0, costs.model), layout.replans, layout.replicas, layout.migration_ms,
         )  # fmt: skip
         if settings.follow:
             own.follow(advice)
         return decision, placing, advice
-
-
-class _States:
-    """The labels of `StateDetector`, with those of the rule's looser and tighter thresholds, and since when."""
-
-    def __init__(self, layers: int, experts: int, stride: int, rule: StateRule) -> None:
-        grid = grid_of(rule, stride)
-        self._meter, self._hold = DriftMeter(layers, experts, grid), grid.hold
-        factor_31 = np.array([[1.0], *([factor] for factor in sorted(rule.band, reverse=True))])
-        self._low_31, self._high_31 = rule.low * factor_31, rule.high * factor_31
-        self._transient_3L: BoolArray = np.ones((len(factor_31), layers), dtype=np.bool_)
-        self._calm_3L = np.zeros(self._transient_3L.shape, dtype=np.int64)
-        self.drift_L = np.full(layers, np.nan)
-        self.since_L = np.full(layers, -1, dtype=np.int64)
-        self.onset_L3 = np.full((layers, len(factor_31)), -1, dtype=np.int64)
-
-    @property
-    def transient_L(self) -> BoolArray:
-        """The label of the step after the last block."""
-        return np.asarray(self._transient_3L[0])
-
-    def add(self, share_SLE: FloatArray, first_steps: Sequence[int], steps: int) -> list[BoolArray]:
-        """Take in whole blocks of so many steps; return the label of the step after each."""
-        labels = []
-        for first_step, drift_L in zip(first_steps, self._meter.add(share_SLE), strict=True):
-            before_L, next_step, self.drift_L = self.transient_L, first_step + steps, drift_L
-            self._transient_3L, self._calm_3L = hysteresis_step(
-                self._transient_3L, self._calm_3L, drift_L, self._low_31, self._high_31, self._hold
-            )
-            labels.append(self.transient_L)
-            self.onset_L3[(~self._transient_3L).T & (self.onset_L3 < 0)] = next_step
-            self.since_L[self.since_L < 0] = first_step
-            self.since_L[self.transient_L != before_L] = next_step
-        return labels
 
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
@@ -461,19 +426,9 @@ def _step_block(rows: list[Row]) -> StepBlock:
 
 def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean shares [L, E], mean over steps of max / mean - 1 [L], and the entropy of the mean shares over ln E [L]."""
-    share_LE = _row_mean(share_SLE)
+    share_LE = mean_of_rows(share_SLE)
     E = share_LE.shape[1]
-    maxvio_L = _row_mean(share_SLE.max(axis=2)) * E - 1
+    maxvio_L = mean_of_rows(share_SLE.max(axis=2)) * E - 1
     positive_LE = np.where(share_LE > 0, share_LE, 1.0)
     entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
     return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
-
-
-def _row_mean(values_SX: FloatArray) -> FloatArray:
-    """Mean along the first axis over what is known; NaN where nothing is."""
-    known = np.isfinite(values_SX)
-    if known.all():
-        return np.asarray(values_SX.mean(axis=0))
-    count = known.sum(axis=0)
-    total = np.where(known, values_SX, 0.0).sum(axis=0)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError, counted
-from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.errors import MoeloadError, SuiteError, counted
+from moeload_bench.evaluation.evaluate import evaluate, installed
 from moeload_bench.evaluation.sizing import sized
-from moeload_bench.isolation.targets import preflight
 from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.core import Settings, Snapshot, Watch, replay_with_watch
 from moeload_bench.live.forecasts import mean_known
@@ -127,13 +126,8 @@ def _judged(
     except MoeloadError as error:
         missing.append(f"forecasters: {error}")
         return None
-    kept = []
-    for name in forecasters:
-        try:
-            preflight(as_target(name, suite))
-            kept.append(name)
-        except MissingExtraError as error:
-            missing.append(f"forecasters: {error}")
+    kept, reasons = installed(forecasters, suite)
+    missing += [f"forecasters: {reason}" for reason in reasons]
     if not kept:
         return None
     try:

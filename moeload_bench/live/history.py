@@ -74,14 +74,17 @@ class History:
 
 
 def _mean(parts: list[NDArray[np.float64]] | list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Mean over what is known, without a warning where nothing is."""
-    if len(parts) == 1:
-        return parts[0].astype(np.float32)
-    stacked = np.stack(parts)
-    known = np.isfinite(stacked)
+    return (parts[0] if len(parts) == 1 else mean_of_rows(np.stack(parts))).astype(np.float32)
+
+
+def mean_of_rows(values_SX: NDArray[np.floating]) -> FloatArray:
+    """Return the mean along the first axis of what is known; NaN where nothing is."""
+    known = np.isfinite(values_SX)
+    if known.all():
+        return np.asarray(values_SX.mean(axis=0))
     count = known.sum(axis=0)
-    total = np.where(known, stacked, 0.0).sum(axis=0)
-    return np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(np.float32)
+    total = np.where(known, values_SX, 0.0).sum(axis=0)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
 class Kept:

@@ -17,7 +17,7 @@ import numpy as np
 
 from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.errors import MissingExtraError, PlotError
-from moeload_bench.files import replacing
+from moeload_bench.files import write_whole
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
 from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 MOST_HEATS = 6
 """Layers whose heat map is open on the page; the others are behind a fold."""
+NOISE = "batch noise alone"
 MOST_POINTS = 240
 """Points of a line along time."""
 
@@ -51,9 +52,7 @@ class Report:
         """Write the page, replacing what was there in one move; raises `PlotError` where that cannot be done."""
         target = Path(path)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as scratch:
-                scratch.write_text(self.html, encoding="utf-8")
+            write_whole(target, self.html.encode())
         except OSError as error:
             raise PlotError(f"{target}: cannot be written: {error}") from None
         return target
@@ -230,14 +229,11 @@ def _error_charts(found: Findings) -> list[dict[str, Any]]:
         return []
     charts = []
     for state in (name for name in grid.states if name in STATES):
-        rows = grid.of_state(state)
-        lines = [Line(row.forecaster, _points(grid.horizons, row.value_K)) for row in rows]
-        floor_K = grid.floors.get((state, "floor_batch"))
-        if floor_K is not None:
-            lines.append(Line("batch noise alone", _points(grid.horizons, floor_K), dashed=True))
-        cells = [(line.name, [_cell(v) for v in row.value_K]) for line, row in zip(lines, rows, strict=False)]
-        if floor_K is not None:
-            cells.append(("batch noise alone", [_cell(v) for v in floor_K]))
+        values = {row.forecaster: row.value_K for row in grid.of_state(state)}
+        if (state, "floor_batch") in grid.floors:
+            values[NOISE] = grid.floors[state, "floor_batch"]
+        lines = [Line(name, _points(grid.horizons, value_K), name == NOISE) for name, value_K in values.items()]
+        cells = [(name, [_cell(v) for v in value_K]) for name, value_K in values.items()]
         x, y = Axis("horizon, steps", log=True), Axis("tokens misplaced", log=True)
         charts.append(
             {"state": state, "chart": _chart(lines, x, y, f"Error against horizon, {state}"), "rows": cells,

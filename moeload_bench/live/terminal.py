@@ -18,7 +18,7 @@ from rich.text import Text
 from moeload_bench.errors import printable
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import colour, shade, share_lines
-from moeload_bench.live.history import Past
+from moeload_bench.live.history import Past, mean_of_rows
 from moeload_bench.live.summary import FEW_EXPERTS, LAYER_COLUMNS, layer_rows, sentences
 
 BLOCKS = " ░▒▓█"
@@ -83,7 +83,7 @@ def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int, most: int
         return []
     columns = max(10, width - MARGIN)
     pick = _bins(len(past.step_N), columns)
-    share_NE = np.stack([_mean(past.share_NLE[part, layer]) for part in pick])
+    share_NE = np.stack([mean_of_rows(past.share_NLE[part, layer]) for part in pick])
     experts = share_NE.shape[1]
     line_NG, group = share_lines(share_NE, FEW_EXPERTS if experts <= FEW_EXPERTS else most)
     lines = [Text(f"layer {snapshot.names_L[layer]}: share of each expert / even share, from: {_key()}", style="bold")]
@@ -122,13 +122,6 @@ def _bins(bins: int, columns: int) -> list[slice]:
     """At most so many neighbouring groups of bins."""
     edges = np.unique(np.linspace(0, bins, min(bins, columns) + 1).round().astype(int))
     return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
-
-
-def _mean(share_NE: NDArray[np.float32]) -> NDArray[np.float64]:
-    known = np.isfinite(share_NE)
-    count = known.sum(axis=0)
-    total = np.where(known, share_NE, 0.0).sum(axis=0)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan), dtype=np.float64)
 
 
 def worst_layer(snapshot: Snapshot) -> int:

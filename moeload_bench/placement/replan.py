@@ -191,11 +191,6 @@ class Simulation:
             return rows, np.ones((len(rows), L), dtype=np.bool_)
         return rows, ~self.transient_SL[rows]
 
-    def true_means(self, rows_N: IntArray, every: int) -> FloatArray:
-        """Return the mean true share [N, L, E] of the ``every`` steps from each row on (fewer at the trace's end)."""
-        means_at = self._true_means({every: rows_N})
-        return np.array([means_at(row)[every] for row in rows_N.tolist()]).reshape(-1, *self.share_SLE.shape[1:])
-
     def _true_means(self, rows_of: Mapping[int, IntArray]) -> MeansAt:
         """Return what gives the mean true shares of the steps from a row on, for the rows asked about per interval."""
         S, _, E = self.share_SLE.shape

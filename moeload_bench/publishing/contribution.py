@@ -167,23 +167,18 @@ def copies_of(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable
     problem too, because it cannot be compared.
     """
     live = live_experts(trace.load_SLE)
-    for ref in known:
-        if ref.path.exists() and ref.path.samefile(file):
+    own = list(own)
+    for name, path in (*((ref.id, ref.path) for ref in known), *((str(path), path) for path in own)):
+        if path.exists() and path.samefile(file):
             continue
-        try:
-            reason = _reason(trace, live, ref.path)
-        except TraceError as error:
-            yield f"{file}: cannot be compared with {ref.id}: {error}"
-            continue
-        if reason is not None:
-            yield f"{file}: a copy of {ref.id}: {reason}"
-    for path in own:
         try:
             reason = _reason(trace, live, path)
-        except TraceError:
-            continue  # refused for a reason of its own
+        except TraceError as error:
+            if path not in own:  # those are refused for a reason of their own
+                yield f"{file}: cannot be compared with {name}: {error}"
+            continue
         if reason is not None:
-            yield f"{file}: a copy of {path}: {reason}"
+            yield f"{file}: a copy of {name}: {reason}"
 
 
 def _reason(trace: Trace, live: int, path: Path) -> str | None:

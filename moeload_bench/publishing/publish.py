@@ -1,8 +1,9 @@
-"""Publish a folder of traces as a dataset repository.
+"""Publish a folder of traces as a dataset repository, or a forecaster's weights or the site as one of their kind.
 
 A release is a tag. First all content is uploaded; it is addressed by its hash, so an interrupted upload continues where
 it stopped. Then one commit makes it visible, and its tree is compared with the folder. Only then the tag is set, so a
-tag that exists is complete; it is never moved.
+tag that exists is complete; it is never moved. Of weights and site only files that this package writes are sent, and a
+repository with others is left alone.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from moeload_bench.hub.client import (
 from moeload_bench.publishing.card import check_card
 from moeload_bench.publishing.community import carried_rows, same_card
 from moeload_bench.publishing.release import (
+    HUB_OWN,
     LocalFile,
     Plan,
     RemoteFile,
@@ -62,6 +64,7 @@ def publish(
     repo: str,
     tag: str,
     *,
+    kind: Kind = "dataset",
     private: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
@@ -72,23 +75,19 @@ def publish(
 
     ``overwrite`` allows changing or removing traces of the main branch (older tags keep theirs). Raise `HubError` with
     what stands in the way: no token, no permission, no network, a tag with other content, a repository with other
-    content. The folder and existing tags never change.
+    content; and for a folder with other files than those of its kind, or without its card. The folder and existing tags
+    never change.
     """
     from huggingface_hub import HfApi
 
-    check_names(repo, tag)
-    files = collect_files(folder)
-    check_card(folder)
-    with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
-        release = Release(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
-        return release.run(dry_run)
-
-
-def check_names(repo: str, tag: str) -> None:
-    """Raise `HubError` for a tag or a repository that cannot be."""
     if not TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
+    made = KINDS[kind]
+    files = made.collect(Path(folder))
+    with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
+        release = made(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
+        return release.run(dry_run)
 
 
 @dataclass
@@ -106,6 +105,13 @@ class Release:
     started: Plan | None = None
     kind: ClassVar[Kind] = "dataset"
     holds: ClassVar[str] = "traces"
+
+    @classmethod
+    def collect(cls, folder: Path) -> dict[str, LocalFile]:
+        """Return the files to publish by path; raise `HubError` for a folder that is not of this kind."""
+        files = collect_files(folder)
+        check_card(folder)
+        return files
 
     def run(self, dry_run: bool) -> Publication:
         """Publish, or say what would be done."""
@@ -236,3 +242,52 @@ class Release:
             self.repo, [*adds, *deletes], commit_message=f"Release {self.tag}", repo_type=self.kind, parent_commit=head
         )
         return commit.oid
+
+
+class _Site(Release):
+    """A static Space: its front matter is that of README.md."""
+
+    kind: ClassVar[Kind] = "space"
+    holds: ClassVar[str] = "files"
+    allowed: ClassVar[str] = r"\.nojekyll|(?:[\w-][\w.-]*/)*[\w-][\w.-]*"
+    needed: ClassVar[tuple[str, ...]] = ("README.md", "index.html")
+
+    @classmethod
+    def collect(cls, folder: Path) -> dict[str, LocalFile]:
+        """Return the folder's files by path."""
+        if not folder.is_dir():
+            raise HubError(f"{folder}: no such folder")
+        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        wrong = [name for name in paths if not re.fullmatch(cls.allowed, name)]
+        missing = [name for name in cls.needed if name not in paths]
+        if wrong or missing:
+            got = f"got {first_names(wrong)}" if wrong else f"{', '.join(missing)} missing"
+            raise HubError(f"{folder}: not a {cls.kind} repository of this project: {got}")
+        return {name: local_file(path) for name, path in paths.items()}
+
+    def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
+        """Return the folder's files."""
+        return self.files
+
+    def is_others(self, name: str) -> bool:
+        """Return whether a path is left alone: none is."""
+        return False
+
+    def is_foreign(self, name: str) -> bool:
+        """Return whether a path says that the repository is something else."""
+        return name != HUB_OWN and not re.fullmatch(self.allowed, name)
+
+    def is_guarded(self, name: str) -> bool:
+        """Return whether a path changes only with ``overwrite``: the Hub's own card of a new repository does not."""
+        return name not in ("README.md", "index.html", "style.css")
+
+
+class _Model(_Site):
+    """Weights in safetensors with their card; no pickle and no code."""
+
+    kind: ClassVar[Kind] = "model"
+    allowed: ClassVar[str] = r"README\.md|LICENSE|model\.safetensors|\.eval_results/[\w.-]+\.yaml"
+    needed: ClassVar[tuple[str, ...]] = ("README.md", "model.safetensors")
+
+
+KINDS: Mapping[Kind, type[Release]] = {"dataset": Release, "model": _Model, "space": _Site}

@@ -103,7 +103,7 @@ class BatchOrder:
     def _untrained(self, step: int, source: str, trained: set[int]) -> NDArray[np.int64]:
         """Return the windows of a source without those in ``trained``, in an order drawn from (seed, step, source)."""
         rest = np.delete(np.arange(len(self._windows[source])), np.fromiter(trained, dtype=np.int64))
-        return rest[_random(f"{self._seed}/probe/{step}/{source}").permutation(len(rest))]
+        return rest[random_of(f"{self._seed}/probe/{step}/{source}").permutation(len(rest))]
 
     def passes(self) -> dict[tuple[int, str], float]:
         """Return, by (stage, source), how often the whole run trains on all windows of the source in that stage."""
@@ -141,11 +141,11 @@ class BatchOrder:
         return int(self._order(stage, source, epoch)[at])
 
     def _shuffled(self, stage: int, source: str, epoch: int) -> NDArray[np.int64]:
-        return _random(f"{self._seed}/{stage}/{source}/{epoch}").permutation(len(self._windows[source]))
+        return random_of(f"{self._seed}/{stage}/{source}/{epoch}").permutation(len(self._windows[source]))
 
 
-def _random(key: str) -> np.random.RandomState:
-    """Return a RandomState: numpy froze its streams (NEP 19), while those of Generator may change."""
+def random_of(key: str) -> np.random.RandomState:
+    """Return a RandomState of a key: numpy froze its streams (NEP 19), while those of Generator may change."""
     return np.random.RandomState(np.frombuffer(hashlib.sha256(key.encode()).digest(), dtype=np.uint32))
 
 

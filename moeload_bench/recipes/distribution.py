@@ -12,6 +12,7 @@ from moeload_bench.errors import NotFoundError
 from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.recipe import ALIGNED, Method, OptimizerKind, ProbeTable
 from moeload_bench.schema import Record
+from moeload_bench.traces.meta import Stratum
 
 MANY = 32
 """The most choices that a list has, and the most tables of a kind."""
@@ -27,7 +28,6 @@ Amounts = Annotated[tuple[Amount, ...], Choices]
 Texts = Annotated[tuple[str, ...], Choices]
 SHAPE = ("experts", "top_k", "tokens", "sequence_length", "layers", "width", "micro_batches", "inner")
 """Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
-StratumName = Literal["small", "large"]
 
 
 class KeptOut(Record):
@@ -172,8 +172,8 @@ class Distribution(Record):
     bytes_per_token: float = Field(ge=1e-3, le=1e3)
     kept_out: KeptOut
     cost: CostTable
-    quotas: dict[StratumName, dict[Method, Annotated[int, Field(ge=1, le=1000)]]] = Field(min_length=1)
-    strata: dict[StratumName, StratumTable]
+    quotas: dict[Stratum, dict[Method, Annotated[int, Field(ge=1, le=1000)]]] = Field(min_length=1)
+    strata: dict[Stratum, StratumTable]
     training: TrainingTable
     schedules: tuple[ScheduleOption, ...] = Choices
     mixes: dict[str, Texts] = Field(max_length=MANY)

@@ -7,7 +7,6 @@ recipe depends neither on how many are drawn nor on other keys. Nothing is measu
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,19 +20,20 @@ import tomli_w
 from pydantic import ValidationError
 
 from moeload_bench.errors import RecipeError
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.recipes.corpora import find_corpus
 from moeload_bench.recipes.distribution import (
     SHAPE,
     Distribution,
     PlanTable,
     ScheduleOption,
-    StratumName,
     StratumTable,
     rounded,
 )
 from moeload_bench.recipes.recipe import Method, OptimizerKind, Recipe
 from moeload_bench.recipes.shapes import Shapes, pick, probe_seconds, step_seconds
 from moeload_bench.schema import first_problem, read_toml
+from moeload_bench.traces.meta import Stratum, stratum_of
 
 MOST_TURNS = 64
 """The largest sum of the weights of a stage's texts."""
@@ -54,7 +54,7 @@ class Drawn:
     """All that was drawn for one recipe; shares are of its steps."""
 
     name: str
-    stratum: StratumName
+    stratum: Stratum
     method: Method
     family: str
     shape: dict[str, Any]
@@ -92,7 +92,7 @@ def load_distribution(path: Path) -> Distribution:
 
 def own_seed(path: Path) -> int:
     """Return the file's own seed, which nobody chooses: the first 8 hex digits of its SHA-256."""
-    return int(hashlib.sha256(path.read_bytes()).hexdigest()[:8], 16)
+    return int(bytes_sha256(path)[:8], 16)
 
 
 def draw_recipes(distribution: Distribution, number: int, seed: int) -> list[Drawn]:
@@ -150,20 +150,20 @@ def _traits(recipe: Recipe) -> dict[str, Any]:
     return {
         "family": recipe.model.family,
         "balancing": recipe.balancing.method,
-        "stratum": expert_tokens(recipe) >= 2048,
+        "stratum": stratum_of(expert_tokens(recipe)) == "large",
         "texts": [set(stage.every_source) for stage in recipe.data.stages],
         "size": (recipe.model.config.get("hidden_size"), _experts(recipe)),
     }
 
 
-def _cells(distribution: Distribution) -> list[tuple[StratumName, Method]]:
+def _cells(distribution: Distribution) -> list[tuple[Stratum, Method]]:
     """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
     return [quotas[at][:2] for _, at in sorted(due)]
 
 
-def _drawn(distribution: Distribution, stratum: StratumName, method: Method, name: str, seed: int) -> Drawn:
+def _drawn(distribution: Distribution, stratum: Stratum, method: Method, name: str, seed: int) -> Drawn:
     def choose(options: Sequence[Any], what: str) -> Any:
         if not options:
             raise RecipeError(f"{distribution.name}: {name}: no {what} keeps the limits of the {stratum} stratum")
@@ -387,7 +387,7 @@ def _check(distribution: Distribution) -> None:
                 raise ValueError(f"{field}: {first_problem(error, 'recipe')}") from None
 
 
-def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
+def _check_limits(distribution: Distribution, stratum: Stratum) -> None:
     """Raise unless every quota has a shape within its limits, every choice is in a shape, every shape has texts."""
     table, where = distribution.strata[stratum], f"strata.{stratum}"
     reached: dict[str, set[Any]] = {key: set() for key in SHAPE}
@@ -413,14 +413,14 @@ def _check_limits(distribution: Distribution, stratum: StratumName) -> None:
             raise ValueError(f"plans: none has text enough for {tokens} tokens a step in sequences of {length}")
 
 
-def _shapes(distribution: Distribution, stratum: StratumName) -> dict[str, dict[str, Any]]:
+def _shapes(distribution: Distribution, stratum: Stratum) -> dict[str, dict[str, Any]]:
     """Return the shapes of a stratum for each family that its quotas can draw."""
     families = (name for method in distribution.quotas[stratum] for name in distribution.methods[method].families)
     table = distribution.strata[stratum]
     return {name: Shapes(distribution, table, distribution.families[name]).of for name in dict.fromkeys(families)}
 
 
-def _corners(distribution: Distribution, stratum: StratumName) -> Iterator[tuple[str, Drawn]]:
+def _corners(distribution: Distribution, stratum: Stratum) -> Iterator[tuple[str, Drawn]]:
     """Yield (field, what is drawn with one choice of it) for all choices of a stratum, others being the first."""
     table, training, shapes = distribution.strata[stratum], distribution.training, _shapes(distribution, stratum)
     for method in distribution.quotas[stratum]:

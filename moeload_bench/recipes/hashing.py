@@ -6,7 +6,6 @@ token.
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.recipes.batches import random_of
 from moeload_bench.recording.routers import Adapter, find_routers, top_k_routing
 
 
@@ -69,9 +69,7 @@ def route_by_token(model: nn.Module, seed: int) -> None:
 
 def expert_table(seed: int, layer: int, vocabulary: int, experts: int, top_k: int) -> np.ndarray:
     """Return the experts of each token id [V, K]: K different ones, drawn from (seed, layer)."""
-    key = hashlib.sha256(f"{seed}/hash/{layer}".encode()).digest()
-    # numpy froze RandomState's streams (NEP 19); those of Generator may change
-    random = np.random.RandomState(np.frombuffer(key, dtype=np.uint32))
+    random = random_of(f"{seed}/hash/{layer}")
     return random.random_sample((vocabulary, experts)).argsort(axis=1, kind="stable")[:, :top_k].copy()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -82,11 +83,5 @@ def token_stream(source: TextSource, trained: TrainedTokenizer) -> NDArray[np.ui
 
 def _chunks(path: Path) -> Iterator[str]:
     with path.open(encoding="utf-8", newline="\n") as file:
-        lines: list[str] = []
-        for line in file:
-            lines.append(line)
-            if len(lines) == _CHUNK_LINES:
-                yield "".join(lines)
-                lines = []
-        if lines:
+        while lines := list(itertools.islice(file, _CHUNK_LINES)):
             yield "".join(lines)

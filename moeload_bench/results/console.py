@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.console import JustifyMethod
 from rich.table import Table as Drawn
 from rich.text import Text
 
@@ -12,9 +14,16 @@ if TYPE_CHECKING:
     from moeload_bench.results.tables import Table  # brings suites and results, which `traces show` has no use for
 
 
-def plain_table() -> Drawn:
-    """Return a table with little between its columns: what 80 columns have room for."""
-    return Drawn(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False, pad_edge=False)
+def plain_table(*heads: str, left: Collection[str] = (), fold: str = "") -> Drawn:
+    """Return a table with little between its columns: what 80 columns have room for.
+
+    Columns stand at the right, but for those of ``left`` and the one that may ``fold``.
+    """
+    table = Drawn(box=box.SIMPLE_HEAD, padding=(0, 1), collapse_padding=True, show_edge=False, pad_edge=False)
+    for head in heads:
+        justify: JustifyMethod = "left" if head == fold or head in left else "right"
+        table.add_column(head, justify=justify, no_wrap=head != fold, overflow="fold" if head == fold else "ellipsis")
+    return table
 
 
 def drawn(table: Table, title: str | None = None, most_name: int | None = None) -> Drawn:

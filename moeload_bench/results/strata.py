@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from moeload_bench.results.grid import with_runs_of
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.run_facts import run_facts
-from moeload_bench.suites.suite import STRATA, Stratum, Suite, load_suite, stratum_of, suite_names
+from moeload_bench.suites.suite import Suite, load_suite, suite_names
+from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 from moeload_bench.traces.trace import Trace
 
 WORDS: Mapping[Stratum, str] = {

@@ -36,7 +36,7 @@ from moeload_bench.scoring.noise import (
     window_means,
 )
 from moeload_bench.scoring.scores import filled, horizon_rows, mean_over
-from moeload_bench.states.rule import StateLabels, state_names
+from moeload_bench.states.rule import LABELS, StateLabels, state_names
 from moeload_bench.traces import streaming
 from moeload_bench.traces.trace import Trace, shares
 
@@ -48,8 +48,6 @@ RELATIVE = {"error_rate", "window_error_rate"}
 """Those that are relative to the shares of the windows."""
 OF_MEANS = {"window_tv", *RELATIVE}
 """Those that need the noise of means over windows, not only that of rows."""
-LABELLED = ("transient", "stable")
-"""States whose floors are means over the rows with that label."""
 
 Windows = Sequence[IntArray]
 """First rows of windows at each horizon: K arrays [W]."""
@@ -117,7 +115,7 @@ def trace_floors(
     labels: StateLabels | None,
     horizons: Sequence[int],
     *,
-    states: Sequence[str] = LABELLED,
+    states: Sequence[str] = LABELS,
     given: Mapping[str, Windows] | None = None,
 ) -> Floors:
     """Floors of a trace by state of the run at the origin (all layers agree), for horizons in training steps.

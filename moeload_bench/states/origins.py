@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.states.rule import StateLabels, state_names
+from moeload_bench.states.rule import LABELS, StateLabels, state_names
 
 FIRST = 20
 """Rows that are seen before the earliest origin."""
@@ -25,7 +25,7 @@ def choose_origins(
     last = len(step_S) - horizon // labels.stride
     names = state_names(labels)
     chosen: dict[str, list[int]] = {}
-    for state in ("transient", "stable"):
+    for state in LABELS:
         rows = [row for row in range(first, min(last + 1, len(names))) if names[row] == state]
         at = np.linspace(0, len(rows) - 1, min(per_state, len(rows))).round().astype(int)
         chosen[state] = [int(step_S[rows[i]]) for i in at]

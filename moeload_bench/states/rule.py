@@ -9,6 +9,7 @@ Axis letters: S rows, L MoE layers, E experts, G grid points.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
@@ -29,9 +30,11 @@ from moeload_bench.states.drift import (
     summarise_shares,
     trace_drift,
 )
-from moeload_bench.traces.trace import Trace, shares
+from moeload_bench.traces.trace import Trace
 
 State = Literal["transient", "stable", "mixed"]
+LABELS: tuple[State, ...] = ("transient", "stable")
+"""Of a layer at a step; the layers of a run can be of both, mixed."""
 
 
 @dataclass(frozen=True)
@@ -174,16 +177,46 @@ def trace_labels(trace: Trace) -> StateLabels:
     return label_states(trace.load_SLE, stride=trace.meta.stride)
 
 
-class DriftMeter:
-    """Measures the same drift a few blocks of rows at a time."""
+class StateDetector:
+    """Makes the same labels while a run goes on, a block of rows at a time.
 
-    def __init__(self, num_layers: int, num_experts: int, grid: Grid) -> None:
-        self._grid = grid
-        self._lead = np.full((grid.rows, num_layers, num_experts), np.nan)
-        self._blocks = summarise(np.empty((0, num_layers, num_experts)), grid)
+    `transient_L` is the label of the step after the last block, `drift_L` its drift, `since_L` the first step with that
+    label. `onset_L3`: the first stable step of each layer, by the rule and with its looser and tighter thresholds.
+    """
 
-    def add(self, share_SLE: FloatArray) -> FloatArray:
-        """Take in whole blocks of rows as shares (`traces.trace.shares`); return the drift after each, [N, L]."""
+    def __init__(self, layers: int, experts: int, stride: int, rule: StateRule) -> None:
+        self._grid = grid = grid_of(rule, stride)
+        self._lead = np.full((grid.rows, layers, experts), np.nan)
+        self._blocks = summarise(np.empty((0, layers, experts)), grid)
+        factor_31 = np.array([[1.0], *([factor] for factor in sorted(rule.band, reverse=True))])
+        self._low_31, self._high_31 = rule.low * factor_31, rule.high * factor_31
+        self._transient_3L: BoolArray = np.ones((len(factor_31), layers), dtype=np.bool_)
+        self._calm_3L = np.zeros(self._transient_3L.shape, dtype=np.int64)
+        self.drift_L = np.full(layers, np.nan)
+        self.since_L = np.full(layers, -1, dtype=np.int64)
+        self.onset_L3 = np.full((layers, len(factor_31)), -1, dtype=np.int64)
+
+    @property
+    def transient_L(self) -> BoolArray:
+        """The label of the step after the last block."""
+        return np.asarray(self._transient_3L[0])
+
+    def add(self, share_SLE: FloatArray, first_steps: Sequence[int], steps: int) -> list[BoolArray]:
+        """Take in whole blocks of so many steps; return the label of the step after each."""
+        labels = []
+        for first_step, drift_L in zip(first_steps, self._drift(share_SLE), strict=True):
+            before_L, next_step, self.drift_L = self.transient_L, first_step + steps, drift_L
+            self._transient_3L, self._calm_3L = hysteresis_step(
+                self._transient_3L, self._calm_3L, drift_L, self._low_31, self._high_31, self._grid.hold
+            )
+            labels.append(self.transient_L)
+            self.onset_L3[(~self._transient_3L).T & (self.onset_L3 < 0)] = next_step
+            self.since_L[self.since_L < 0] = first_step
+            self.since_L[self.transient_L != before_L] = next_step
+        return labels
+
+    def _drift(self, share_SLE: FloatArray) -> FloatArray:
+        """Return the drift after each block of rows, [N, L]."""
         grid = self._grid
         new = summarise_shares(share_SLE, self._lead, grid)
         self._lead = share_SLE[-grid.rows :]
@@ -192,46 +225,11 @@ class DriftMeter:
         return drift(both, grid)[-len(new.mean_NLE) :]
 
 
-class StateDetector:
-    """Makes the same labels one row at a time: after row t was given, `transient_L` is the label at row t + 1."""
-
-    def __init__(self, num_layers: int, num_experts: int, stride: int = 1, rule: StateRule | None = None) -> None:
-        self.rule = rule or StateRule()
-        self._grid = grid_of(self.rule, stride)
-        self._pending: list[FloatArray] = []
-        self._meter = DriftMeter(num_layers, num_experts, self._grid)
-        self.transient_L: BoolArray = np.ones(num_layers, dtype=np.bool_)
-        self.drift_L: FloatArray = np.full(num_layers, np.nan)
-        self._calm_L = np.zeros(num_layers, dtype=np.int64)
-
-    def update(self, load_LE: Array) -> BoolArray:
-        """Take in one row's counts [L, E], and return the label at the next row [L], True for transient."""
-        self._pending.append(shares(load_LE))
-        if len(self._pending) == self._grid.rows:
-            share_SLE = np.stack(self._pending)
-            self._pending.clear()
-            self.update_block(share_SLE)
-        return self.transient_L
-
-    def update_block(self, share_SLE: FloatArray) -> BoolArray:
-        """Take in one block of rows at once, given as shares (`traces.trace.shares`), and return as `update` does."""
-        self.drift_L = self._meter.add(share_SLE)[-1]
-        self.transient_L, self._calm_L = hysteresis_step(
-            self.transient_L, self._calm_L, self.drift_L, self.rule.low, self.rule.high, self._grid.hold
-        )
-        return self.transient_L
-
-
-def state_at(labels: StateLabels, row: int) -> State:
-    """Return the state of a run at a row: transient or stable if all layers agree, else mixed.
+def state_names(labels: StateLabels) -> list[State]:
+    """Return the state of a run at every row: transient or stable if all layers agree, else mixed.
 
     Layers whose drift is unknown there (no load) do not vote. If it is unknown in all layers, the state is transient.
     """
-    return state_names(labels)[row]
-
-
-def state_names(labels: StateLabels) -> list[State]:
-    """Return `state_at` of every row."""
     vote_SL = np.isfinite(labels.drift_SL)
     none_S: BoolArray = np.asarray(~vote_SL.any(axis=1))
     transient_S: BoolArray = np.asarray((labels.transient_SL | ~vote_SL).all(axis=1) | none_S)

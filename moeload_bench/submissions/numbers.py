@@ -31,12 +31,9 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None, asked:
     ``known`` is another forecaster's result on the same run. Both must agree in what depends only on the trace: layers,
     experts and floors. ``asked``: of how many of the horizons a run is asked that is too short for all.
     """
-    if asked is not None and asked < K:
-        if any(len(one) != K or any(_there(value) for value in one[asked:]) for one in _by_horizon(run)):
-            yield f"expected {K} values by horizon, nulls after the first {asked}: the run is too short for the others"
-            return
-        known = None if known is None else _first_horizons(known, asked)
-        yield from check_numbers(_first_horizons(run, asked), asked, known)
+    asked = K if asked is None else asked
+    if asked < K and any(len(one) != K or any(map(_there, one[asked:])) for one in _by_horizon(run)):
+        yield f"expected {K} values by horizon, nulls after the first {asked}: the run is too short for the others"
         return
     if not (1 <= run.layers <= MAX_LAYERS and 1 <= run.experts <= MAX_EXPERTS):
         yield f"got {run.layers} layers of {run.experts} experts, expected at least one of each"
@@ -49,9 +46,9 @@ def check_numbers(run: RunResult, K: int, known: RunResult | None = None, asked:
     names = set(run.tasks[0].metrics) if run.tasks else set()
     yield from _names(names, possible)
     for task in run.tasks:
-        yield from _task(task, names, possible, K)
-    wrong = [*_layers(run, names, possible, K), *_floors(run, K)]
-    yield from wrong or [*_sums(run, K), *(() if known is None else _same_layers(run, known))]
+        yield from _task(task, names, possible, K, asked)
+    wrong = [*_layers(run, names, possible, K, asked), *_floors(run, K)]
+    yield from wrong or [*_sums(run, asked), *(() if known is None else _same_layers(run, known, asked))]
 
 
 def _by_horizon(run: RunResult) -> Iterator[Sequence[Any]]:
@@ -67,18 +64,6 @@ def _by_horizon(run: RunResult) -> Iterator[Sequence[Any]]:
 def _there(value: Any) -> bool:
     """Return whether a horizon has a value: a crossing, a number, a row with a number."""
     return any(map(_there, value)) if isinstance(value, Sequence) else value is not None and value is not False
-
-
-def _first_horizons(run: RunResult, k: int) -> RunResult:
-    def cut(by_metric: Mapping[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
-        return {metric: values[:k] for metric, values in by_metric.items()}
-
-    tasks = [
-        task.model_copy(update={"crossing": task.crossing[:k], "metrics": cut(task.metrics)}) for task in run.tasks
-    ]
-    per_layer = {state: cut(metrics) for state, metrics in run.per_layer.items()}
-    floors = {state: {name: cut(floor) for name, floor in found.items()} for state, found in run.floors.items()}
-    return run.model_copy(update={"tasks": tuple(tasks), "per_layer": per_layer, "floors": floors})
 
 
 def _ranges(run: RunResult) -> Iterator[str]:
@@ -132,7 +117,7 @@ def _in_every_layer(metric: str) -> bool:
     return spec is not None and spec.in_every_layer
 
 
-def _task(task: TaskResult, names: set[str], possible: Possible, K: int) -> Iterator[str]:
+def _task(task: TaskResult, names: set[str], possible: Possible, K: int, asked: int) -> Iterator[str]:
     where = f"origin {task.origin}"
     if set(task.metrics) != names:
         yield f"{where}: metrics {sorted(set(task.metrics) ^ names)[:3]} are not those of the other tasks"
@@ -140,20 +125,20 @@ def _task(task: TaskResult, names: set[str], possible: Possible, K: int) -> Iter
     if len(task.crossing) != K or any(not _sane(value_K, K) for value_K in task.metrics.values()):
         yield f"{where}: expected one sane value for each of the {K} horizons"
         return
-    yield from _within(task.metrics, where, possible, task.failure is not None)
+    yield from _within(task.metrics, where, possible, task.failure is not None, asked)
     if task.failure is None:
         yield from _relations(task.metrics, where)
-    elif any(value != 1 for value in task.metrics.get(PRIMARY, ())):
+    elif any(value != 1 for value in task.metrics.get(PRIMARY, ())[:asked]):
         yield f"{where}: a failed task scores {PRIMARY} = 1, got {list(task.metrics[PRIMARY])}"
 
 
 def _within(
-    metrics: Mapping[str, Sequence[float | None]], where: str, possible: Possible, failed: bool
+    metrics: Mapping[str, Sequence[float | None]], where: str, possible: Possible, failed: bool, asked: int
 ) -> Iterator[str]:
     """Yield values outside of their range, and missing values of metrics that every layer has."""
     for metric, values in metrics.items():
         least, most = _range(metric, possible, failed)
-        for value in values:
+        for value in values[:asked]:
             if value is None and _in_every_layer(metric):
                 yield f"{where}: {metric} is null, expected a number: every layer has one"
                 return
@@ -188,7 +173,7 @@ def _sane(values: Sequence[float | None], length: int) -> bool:
     return len(values) == length and all(value is None or abs(value) <= UNBOUNDED for value in values)
 
 
-def _layers(run: RunResult, names: set[str], possible: Possible, K: int) -> Iterator[str]:
+def _layers(run: RunResult, names: set[str], possible: Possible, K: int, asked: int) -> Iterator[str]:
     """Yield a problem unless each state that has tasks holds each metric as [K][L]."""
     states = {task.state for task in run.tasks}
     if set(run.per_layer) != states:
@@ -199,14 +184,14 @@ def _layers(run: RunResult, names: set[str], possible: Possible, K: int) -> Iter
             yield f"per_layer.{state}: metrics {sorted(set(metrics) ^ names)[:3]} are not those of the tasks"
         failed = any(task.failure is not None for task in run.tasks if task.state == state)
         for metric, rows_KL in metrics.items():
-            if len(rows_KL) != K or not all(_sane(row_L, run.layers) for row_L in rows_KL):
+            if len(rows_KL) != K or not all(_sane(row_L, run.layers) for row_L in rows_KL[:asked]):
                 yield f"per_layer.{state}.{metric[:40]!r}: expected [{K}][{run.layers}] sane values"
                 continue
             least, most = _range(metric, possible, failed)
             wrong = [value for row_L in rows_KL for value in row_L if value is not None and not least <= value <= most]
             if wrong:
                 yield f"per_layer.{state}.{metric[:40]!r}: got {wrong[0]:g}, which no layer scores"
-        if len({_empty_layers(rows_KL) for name, rows_KL in metrics.items() if _in_every_layer(name)}) > 1:
+        if len({_empty_layers(rows_KL[:asked]) for name, rows_KL in metrics.items() if _in_every_layer(name)}) > 1:
             yield f"per_layer.{state}: nulls in one metric and not in another: a layer without load has none at all"
 
 
@@ -240,21 +225,21 @@ def _floors(run: RunResult, K: int) -> Iterator[str]:
                 return
 
 
-def _same_layers(run: RunResult, known: RunResult) -> Iterator[str]:
+def _same_layers(run: RunResult, known: RunResult, asked: int) -> Iterator[str]:
     """Yield a problem unless nulls are where the reference has them: which layers have no load depends on the trace."""
     for state, metrics in known.per_layer.items():
         got_KL = run.per_layer.get(state, {}).get(PRIMARY, ())
-        if PRIMARY in metrics and _empty_layers(got_KL) != _empty_layers(metrics[PRIMARY]):
+        if PRIMARY in metrics and _empty_layers(got_KL[:asked]) != _empty_layers(metrics[PRIMARY][:asked]):
             yield f"per_layer.{state}: nulls where the reference's result has numbers"
 
 
-def _sums(run: RunResult, K: int) -> Iterator[str]:
+def _sums(run: RunResult, asked: int) -> Iterator[str]:
     """Yield means by layer that differ from those by task of the same numbers; `_layers` and `_task` check shapes."""
     for state, metrics in sorted(run.per_layer.items()):
         tasks = [task for task in run.tasks if task.state == state]
         for metric in sorted(name for name in metrics if _in_every_layer(name)):
             rows = [task.metrics.get(metric, ()) for task in tasks]
-            for k, value_T in itertools.islice(enumerate(itertools.zip_longest(*rows, range(K))), K):
+            for k, value_T in itertools.islice(enumerate(itertools.zip_longest(*rows, range(asked))), asked):
                 by_task = _mean(value_T[:-1])
                 by_layer = _mean(list(metrics[metric][k]))
                 if by_task is None or by_layer is None:

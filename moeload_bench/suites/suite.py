@@ -23,6 +23,7 @@ from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, later, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
+from moeload_bench.traces.meta import Stratum, stratum_of
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace
 
@@ -31,9 +32,6 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-Stratum = Literal["small", "large"]
-STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
-"""Tokens per expert and row, least and most. Nothing is recorded between the two."""
 SLID = ":every-"
 """Part of a suite's name if its origins are every N steps: it stands between the suite's name and N."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
@@ -139,6 +137,10 @@ class Suite(Record):
         content = self.model_dump(mode="json", exclude=set(DECIDES_NO_SCORE))
         return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
+    def file_of(self, trace: str) -> Path:
+        """Return the file of a trace: bundled, local, or the Hub's at the suite's pin; raise as `find_trace`."""
+        return find_trace(trace, hub=(self.hub.repo, self.hub.revision) if self.hub else None)
+
     def strata(self) -> dict[Stratum, list[str]]:
         """Return the scored runs of each stratum; empty for a suite without strata."""
         found: dict[Stratum, list[str]] = {}
@@ -214,11 +216,6 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     return read_toml(Suite, path, "suite", SuiteError)
 
 
-def stratum_of(expert_tokens: float) -> Stratum | None:
-    """Return the stratum of a run by its tokens per expert and row; None between two."""
-    return next((name for name, (least, most) in STRATA.items() if least <= expert_tokens <= most), None)
-
-
 def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
     """Raise `SuiteError` unless every origin is a row of the trace and leaves room for the largest horizon."""
     end = int(trace.step_S[-1]) + trace.meta.stride
@@ -267,9 +264,8 @@ def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *
     `NotFoundError` for a trace that is nowhere.
     """
     given = paths or {}
-    hub = (suite.hub.repo, suite.hub.revision) if suite.hub else None
     ids = [entry.id for entry in (*suite.traces, *(suite.fit if fit else ()))]
-    return {name: Path(given[name]) if name in given else find_trace(name, hub=hub) for name in ids}
+    return {name: Path(given[name]) if name in given else suite.file_of(name) for name in ids}
 
 
 def fitting_horizons(trace: Trace, horizons: Sequence[int] = HORIZONS) -> tuple[int, ...]:

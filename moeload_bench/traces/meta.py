@@ -19,8 +19,16 @@ from moeload_bench.schema import Record, first_problem, later
 Version = Literal[1, "1.1", "1.2"]
 VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2")
 """A trace is written as the oldest version that has everything it uses."""
+Stratum = Literal["small", "large"]
+STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
+"""Tokens per expert and row, least and most. Nothing is recorded between the two."""
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
 SPLIT_PATTERN = r"\w+"
+
+
+def stratum_of(expert_tokens: float) -> Stratum | None:
+    """Return the stratum of a run by its tokens per expert and row; None between two."""
+    return next((name for name, (least, most) in STRATA.items() if least <= expert_tokens <= most), None)
 
 
 class ColumnSpec(NamedTuple):

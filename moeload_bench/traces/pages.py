@@ -127,12 +127,12 @@ def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
     if kind in INTEGERS:
         return _integer(content, at)[1]
     if kind == BINARY:
-        length, at = _varint(content, at)
+        length, at = varint(content, at)
         return at + length
     if kind in (LIST, SET):
         count, inner, at = content[at] >> 4, content[at] & 15, at + 1
         if count == 15:
-            count, at = _varint(content, at)
+            count, at = varint(content, at)
         for _ in range(count):
             at = at + 1 if inner in (TRUE, FALSE) else _skip(content, at, inner, depth + 1)
             content[at - 1]  # a list cannot be longer than the file
@@ -155,11 +155,12 @@ def _number(raw: bytes) -> int:
 
 def _integer(content: Bytes, at: int) -> tuple[int, int]:
     """Return a signed number in zigzag encoding, and where it ends."""
-    raw, at = _varint(content, at)
+    raw, at = varint(content, at)
     return (raw >> 1) ^ -(raw & 1), at
 
 
-def _varint(content: Bytes, at: int) -> tuple[int, int]:
+def varint(content: Bytes, at: int) -> tuple[int, int]:
+    """Return a number of seven bits a byte, the low ones first, and where it ends; raise `ValueError` for no end."""
     value = 0
     for shift in range(0, 70, 7):
         byte = content[at]
@@ -167,4 +168,4 @@ def _varint(content: Bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         if byte < 128:
             return value, at
-    raise ValueError("a number of its header does not end")
+    raise ValueError("a number does not end")

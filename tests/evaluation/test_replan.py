@@ -38,6 +38,13 @@ def simulation(share=None, transient=None, shape=SHAPE, cost=COST, stride=1):
     return Simulation(share, transient, shape, cost, stride)
 
 
+def true_means(sim, policy, every):
+    """The mean true shares [N, L, E] of the steps after each of a policy's decisions: what an oracle would forecast."""
+    rows = sim.decisions(policy, every)[0]
+    means_at = sim._true_means({every: rows})
+    return np.array([means_at(row)[every] for row in rows.tolist()]).reshape(-1, *sim.share_SLE.shape[1:])
+
+
 def test_the_static_layout_is_the_measured_step_time():
     """`step_ms` is what was measured in the static layout: no gain, no migration, no break-even."""
     run = simulation().run("static", 10)
@@ -48,7 +55,7 @@ def test_the_static_layout_is_the_measured_step_time():
 def test_costs_by_hand():
     """Step time follows imbalance over static imbalance; a re-plan costs what the busiest receiver needs."""
     sim = simulation(cost=CostModel(100, 50, 25, expert_fraction=0.4, overlap=0.5, replan_ms=3))
-    hat = sim.true_means(sim.decisions("every", 40)[0], 40)
+    hat = true_means(sim, "every", 40)
     run = sim.run("every", 40, hat)
     static = sim.layout().static_LR
     wanted = with_fewest_moves(static, plan(sim.share_SLE[40], SHAPE), SHAPE)
@@ -68,7 +75,7 @@ def test_costs_by_hand():
 def test_bytes_moved_are_the_replicas_times_their_size():
     """`moved_mb`: every replica that a device receives weighs `expert_mb`, hidden behind training or not."""
     sim = simulation(cost=CostModel(100, 350, 25, overlap=1))
-    run = sim.run("every", 40, sim.true_means(sim.decisions("every", 40)[0], 40))
+    run = sim.run("every", 40, true_means(sim, "every", 40))
     assert run.replicas_moved > 0
     assert run.moved_mb == 350 * run.replicas_moved
     assert sim.run("static", 40).moved_mb == 0
@@ -76,7 +83,7 @@ def test_bytes_moved_are_the_replicas_times_their_size():
 
 def test_at_the_break_even_size_a_policy_saves_nothing():
     """With experts of `break_even_mb` the same policy saves exactly nothing; smaller ones save, larger ones cost."""
-    hat = simulation().true_means(simulation().decisions("every", 20)[0], 20)
+    hat = true_means(simulation(), "every", 20)
     size = simulation().run("every", 20, hat).break_even_mb
     saved = [simulation(cost=CostModel(100, size * f, 25)).run("every", 20, hat).saved_percent for f in (0.9, 1, 1.1)]
     assert saved[0] > 0 > saved[2]
@@ -113,7 +120,7 @@ def test_reserve_allocate_returns_to_the_even_spread():
     transient = np.zeros((80, 1), dtype=bool)
     transient[50:] = True
     sim = simulation(transient=transient)
-    hats = {p: sim.true_means(sim.decisions(p, 10)[0], 10) for p in ("stable_only", "reserve_allocate")}
+    hats = {p: true_means(sim, p, 10) for p in ("stable_only", "reserve_allocate")}
     kept = sim.history("stable_only", 10, hats["stable_only"])
     reserved = sim.history("reserve_allocate", 10, hats["reserve_allocate"])
     assert (reserved[3].slot_expert_LR == kept[3].slot_expert_LR).all()
@@ -124,7 +131,7 @@ def test_reserve_allocate_returns_to_the_even_spread():
 def test_if_pays_weighs_the_promise_against_the_migration():
     """Free moves are made where they help; moves that cost more than k steps can save are not made."""
     free, dear = (simulation(cost=CostModel(100, mb, 25)) for mb in (0, 1e9))
-    hat = free.true_means(free.decisions("if_pays", 20)[0], 20)
+    hat = true_means(free, "if_pays", 20)
     assert free.run("if_pays", 20, hat).saved_percent >= free.run("every", 20, hat).saved_percent > 5
     assert dear.run("if_pays", 20, hat).replans == 0
     assert dear.run("every", 20, hat).saved_percent < 0
@@ -133,7 +140,7 @@ def test_if_pays_weighs_the_promise_against_the_migration():
 def test_a_missing_forecast_changes_nothing():
     """Where a forecast is NaN, the plan stays."""
     sim = simulation()
-    hat = sim.true_means(sim.decisions("every", 10)[0], 10)
+    hat = true_means(sim, "every", 10)
     hat[2:] = np.nan
     history = sim.history("every", 10, hat)
     assert all((part.slot_expert_LR == history[2].slot_expert_LR).all() for part in history[3:])
@@ -231,7 +238,7 @@ def test_policies_cost_the_same_together_alone_and_in_small_pieces(monkeypatch):
 
     def costs():
         sim = simulation(share, transient, ClusterShape("x", 4, 12))
-        hats = {(p, k): sim.true_means(sim.decisions(p, k)[0], k) for p, k in asked}
+        hats = {(p, k): true_means(sim, p, k) for p, k in asked}
         at = {k: dict(zip(sim.decisions(p, k)[0].tolist(), hat, strict=True)) for (p, k), hat in hats.items()}
         at = {
             k: {

@@ -12,7 +12,8 @@ from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.numbers import check_numbers
-from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, stratum_of, suite_for_trace
+from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
+from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace

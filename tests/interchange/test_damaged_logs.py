@@ -114,7 +114,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         "megatron-tokens",
         OTHER,
         put("rank0*", b'{"step": 1}\n'),
-        r"rank0\.jsonl, line 1: no field 'iter'; got step, expected",
+        r"rank0\.jsonl, line 1: no field 'block'; got step, expected",
     ),
     ("megatron-tokens", MISSING, lose("rank3*"), r"rank 3 missing: got 7 files"),
     ("megatron-tokens", MISSING, lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
@@ -150,7 +150,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         r"loads sum to .* tokens were dropped or padded",
     ),
     ("megatron-tokens", PICKLE, put("rank0*", PICKLED), "not JSON|no complete iteration in it"),
-    ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'step'; got iter, expected"),
+    ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'block'; got iter, expected"),
     ("megatron-routing", MISSING, lose("*rank5*"), r"rank 5 missing"),
     ("megatron-routing", MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
     (

@@ -54,7 +54,7 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     """Two copies of four expert ranks: an expert's tokens are those of both."""
     chosen = logs.choices(W=8)
     folder = logs.megatron_tokens(tmp_path / "m", chosen, expert=4, pipeline=2, copies=2)
-    log = megatron.read_tokens([folder], **LAYOUT)
+    log = megatron.read_megatron_tokens([folder], **LAYOUT)
     np.testing.assert_array_equal(np.stack([row.load_LE for row in log.rows]), logs.truth(chosen))
     assert log.layers == (0, 1, 2, 3)
 

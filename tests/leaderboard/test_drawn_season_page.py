@@ -17,7 +17,7 @@ from leaderboard.pages.drawn_claims import Drawn, hopes
 from leaderboard.pages.drawn_season import capacity_runs, cell_dots, exceeded_table, report
 from leaderboard.pages.headline import BRIEF_ROWS, brief_part, season_parts
 from leaderboard.pages.openings import draw_dots, season_answer, season_dots
-from leaderboard.season_tools.claims import STATES, claim_lines, headline
+from leaderboard.season_tools.claims import claim_lines, headline
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
@@ -28,6 +28,7 @@ from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, TaskResult
 from moeload_bench.results.tables import signed_percent
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
 from tests.conftest import need
 from tests.leaderboard.test_captions import SAYS, captions
 from tests.support.seasons import DIVERGES
@@ -113,7 +114,7 @@ def test_every_test_has_the_numbers_of_the_claims(found: ScoredSeason) -> None:
                 assert row[2:6] == [str(test.estimate.recipes), signed_percent(test.estimate.gain),
                                     signed_percent(test.estimate.low), f"[{ends}]"]  # fmt: skip
                 assert row[6:] == [f"{test.estimate.p:.2g}", f"{test.p_holm:.2g}"]
-        for state in STATES:
+        for state in LABELS:
             (row,), (test,) = rows_of(text, f"set {one.name}, {state} | gain, %"), drawn.against(one, state)
             assert test.estimate is not None
             assert row[:3] == [test.what, signed_percent(test.estimate.gain), signed_percent(test.estimate.low)]

@@ -11,12 +11,13 @@ from leaderboard.pages import command as pages
 from leaderboard.pages import ladder as page
 from leaderboard.pages import ladder_figures
 from leaderboard.studies import ladder
+from leaderboard.studies.kept import read_records
 from leaderboard.studies.ladder import (
+    OUT,
     LadderRun,
     Score,
     all_runs,
     code_hash,
-    known_runs,
     measure_run,
     parameters_of,
     planned,
@@ -49,7 +50,7 @@ RUNGS = [recipe.name for recipe in planned(PLAN)]
 def run(name: str, *, onset: int | None = 500, drift: float = 0.01, skill: float = 0.1) -> LadderRun:
     """A record made by hand."""
     scores = {
-        who: {state: Score(skill=value, error_K=(0.1,) * 4, regret_K=(0.01,) * 4) for state in ladder.STATES}
+        who: {state: Score(skill=value, error_K=(0.1,) * 4, regret_K=(0.01,) * 4) for state in ladder.LABELS}
         for who, value in {"sw_avg": 0.0, "gated": skill}.items()
     }
     return LadderRun(
@@ -250,14 +251,15 @@ def test_a_run_that_is_too_short_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_committed_page_is_made_from_the_committed_records() -> None:
     """`python -m leaderboard pages ladder` leaves it as it is, whatever traces this checkout holds."""
     text = page.PAGE.read_text(encoding="utf-8")
-    assert page.fill_parts(text, page.parts_of(rungs_of(known_runs()))) == text
+    assert page.fill_parts(text, page.parts_of(rungs_of(read_records(LadderRun, OUT)))) == text
 
 
 @pytest.mark.skipif(not ladder.TRACES.is_dir(), reason="no traces in this checkout")
 def test_every_run_of_the_ladder_in_the_checkout_has_its_record() -> None:
     """By hash, so that a trace that lands without its record is noticed; code is compared by `--check`."""
     there = {(ref.id, stored_hash(ref.path)) for ref in list_traces(ladder.TRACES) if ref.id in PLAN.runs}
-    assert there == {(one.id, one.data_sha256) for one in known_runs()}, "run `python -m leaderboard pages ladder`"
+    kept = {(one.id, one.data_sha256) for one in read_records(LadderRun, OUT)}
+    assert there == kept, "run `python -m leaderboard pages ladder`"
 
 
 def test_a_page_is_named_by_its_path_or_the_last_part_of_it(

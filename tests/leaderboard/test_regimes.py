@@ -9,6 +9,7 @@ import pytest
 
 from leaderboard.pages.regimes import Cell, brief, cells, errors_table, gains_table, opening, runs_table, sentence
 from leaderboard.studies import regimes
+from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import Kind, RegimeRun, StateScores, code_hash, kinds_of, measured_runs
 from leaderboard.suites.plan import first_training
 from moeload_bench.recipes.recipe import list_recipes
@@ -110,7 +111,7 @@ def test_tables_hold_what_the_records_say() -> None:
 @needs_traces
 def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None:
     """Of the present content and code: a new trace or a changed forecaster is measured by `studies regimes`."""
-    known = {(run.kind, run.data_sha256, run.code) for run in regimes.known_runs()}
+    known = {(run.kind, run.data_sha256, run.code) for run in read_records(regimes.RegimeRun, regimes.OUT)}
     code = code_hash()
     wanted = {(kind, str(stored_hash(ref.path)), code) for ref in list_traces(regimes.TRACES)
               for kind in kinds_of(ref.id)}  # fmt: skip
@@ -138,7 +139,7 @@ def test_a_large_batch_is_known_by_its_tokens_per_expert(run: str, kinds: list[s
 @pytest.mark.slow
 def test_a_record_can_be_measured_again() -> None:
     """The shortest one: the same errors, to the rounding of other processors."""
-    kept = {run.id: run for run in regimes.known_runs()}
+    kept = {run.id: run for run in read_records(regimes.RegimeRun, regimes.OUT)}
     name = next(name for name, run in kept.items() if run.kind == "probe")
     others = [run for run in kept.values() if run.id != name]
     (again,) = (run for run in measured_runs(kept=others) if run.id == name)

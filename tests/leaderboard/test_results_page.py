@@ -78,8 +78,8 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
     mini = load_suite("mini")
     larger = mini.model_copy(update={"name": "larger", "traces": (*mini.traces, *mini.traces), "description": "More."})
     suites = {"mini": mini, "larger": larger}
-    monkeypatch.setattr(pages.headline, "load_suite", suites.__getitem__)
-    monkeypatch.setattr(pages.headline, "suites_with_results", lambda: list(suites))
+    monkeypatch.setattr(pages.results, "load_suite", suites.__getitem__)
+    monkeypatch.setattr(pages.results, "suites_with_results", lambda: list(suites))
     monkeypatch.setattr(pages.headline, "scored_seasons", lambda: [])
     read: list[str] = []
     folder = ROOT / "leaderboard" / "results" / "mini"

@@ -19,7 +19,7 @@ from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.hub import pretrained as weights
 from moeload_bench.hub.pretrained import PINNED, pretrained
-from moeload_bench.publishing.folders import publish_folder
+from moeload_bench.publishing.publish import publish
 from tests.conftest import need, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, run_python
@@ -52,14 +52,14 @@ def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
     kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
 ) -> None:
     """Published, downloaded, published again; a dry run before says the same and sends nothing."""
-    planned = publish_folder(made[kind], REPO[kind], "v1.0", kind, dry_run=True, api=api(False))
+    planned = publish(made[kind], REPO[kind], "v1.0", kind=kind, dry_run=True, api=api(False))
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen)
-    done = publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    done = publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
     assert done.tagged
     assert set(done.plan.add) == set(planned.plan.add) == set(folder_bytes(made[kind]))
     assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
     before = len(hub.seen)
-    again = publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    again = publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
     assert (again.tagged, again.plan.empty) == (False, True)
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen[before:])
 
@@ -96,7 +96,7 @@ def test_lost_answers_and_503s_change_nothing(
     hub.faults.add("503", times=None, probability=0.15)
     for _ in range(20):
         try:
-            publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+            publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
             break
         except HubError:
             continue
@@ -149,7 +149,7 @@ def test_a_killed_submission_is_a_whole_pull_request_or_none(hub: LocalHub, api:
 
 def test_weights_are_loaded_by_name_and_forecast_alike(made: dict[str, Path], hub: LocalHub, api: Any) -> None:
     """From the Hub at a tag: the same forecast as the weights that ship with the package, with quantiles."""
-    publish_folder(made["model"], REPO["model"], "v1.0", "model", api=api())
+    publish(made["model"], REPO["model"], "v1.0", kind="model", api=api())
     fitted = pretrained("gated", f"{REPO['model']}@v1.0", api=api(False))
     trace = synthetic_trace(300)
     request = ForecastRequest(origin=300, horizon=100, horizons=(1, 100))
@@ -165,7 +165,7 @@ def test_other_weights_are_refused(
     made: dict[str, Path], hub: LocalHub, api: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hash that is not the pinned one, and a forecaster that has no weights."""
-    publish_folder(made["model"], REPO["model"], "v1.0", "model", api=api())
+    publish(made["model"], REPO["model"], "v1.0", kind="model", api=api())
     with pytest.raises(NotFoundError, match="gated"):
         pretrained("sw_avg", f"{REPO['model']}@v1.0")
     monkeypatch.setitem(weights.PINNED, "gated", "0" * 64)
@@ -221,7 +221,7 @@ def test_a_folder_with_anything_else_is_refused(name: str | None, says: str, mad
     for part in ("README.md", *(("model.safetensors", name) if name else ())):
         (folder / part).write_bytes(b"x")
     with pytest.raises(HubError, match=says):
-        publish_folder(folder, REPO["model"], "v1.0", "model")
+        publish(folder, REPO["model"], "v1.0", kind="model")
 
 
 @pytest.mark.parametrize("kind", REPO)
@@ -232,16 +232,16 @@ def test_what_is_published_changes_only_if_asked(
     api().create_repo(REPO[kind], repo_type=kind, space_sdk="static" if kind == "space" else None)
     api().upload_file(path_or_fileobj=b"x", path_in_repo=".secret", repo_id=REPO[kind], repo_type=kind)
     with pytest.raises(HubError, match=r"exists with other content \(\.secret\)"):
-        publish_folder(made[kind], REPO[kind], "v1.0", kind, overwrite=True, api=api())
+        publish(made[kind], REPO[kind], "v1.0", kind=kind, overwrite=True, api=api())
     api().delete_file(".secret", REPO[kind], repo_type=kind)
-    publish_folder(made[kind], REPO[kind], "v1.0", kind, api=api())
+    publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
     changed = tmp_path / "changed"
     for name, data in folder_bytes(made[kind]).items():
         (changed / name).parent.mkdir(parents=True, exist_ok=True)
         (changed / name).write_bytes(data + (b"!" if name in ("LICENSE", "page1.html") else b""))
     with pytest.raises(HubError, match=r"main holds files that the folder changes or lacks.*--overwrite"):
-        publish_folder(changed, REPO[kind], "v1.1", kind, api=api())
+        publish(changed, REPO[kind], "v1.1", kind=kind, api=api())
     with pytest.raises(HubError, match=r"release v1\.0 exists with other content"):
-        publish_folder(changed, REPO[kind], "v1.0", kind, overwrite=True, api=api())
-    assert publish_folder(changed, REPO[kind], "v1.1", kind, overwrite=True, api=api()).tagged
+        publish(changed, REPO[kind], "v1.0", kind=kind, overwrite=True, api=api())
+    assert publish(changed, REPO[kind], "v1.1", kind=kind, overwrite=True, api=api()).tagged
     assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.metrics import catalogue_table
+from leaderboard.pages.tables import catalogue_table
 from leaderboard.site import words as site_words
 from leaderboard.verifying.agreement import differences
 from leaderboard.verifying.screening import tolerances

@@ -207,7 +207,7 @@ def test_a_forecaster_without_its_packages_is_left_out(monkeypatch: pytest.Monke
         if "lstm" in target.text:
             raise MissingExtraError("torch", "torch", "the forecaster `lstm`")
 
-    monkeypatch.setattr(measuring, "preflight", refuse)
+    monkeypatch.setattr("moeload_bench.evaluation.evaluate.preflight", refuse)
     targets, missing = measuring.available(Chosen("own/test/seed0", Path(), ()))
     assert "lstm" not in targets
     assert "sw_avg" in targets

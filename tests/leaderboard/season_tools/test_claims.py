@@ -14,7 +14,7 @@ from leaderboard.season_tools.claims import against_others, cell_gains, headline
 from leaderboard.season_tools.records import DrawPlan
 from moeload_bench.results.comparison import Errors
 from moeload_bench.results.statistics import Tasks
-from moeload_bench.suites.suite import Stratum
+from moeload_bench.traces.meta import Stratum
 
 WEIGHTS: dict[Stratum, float] = {"small": 0.75, "large": 0.25}
 STRATUM_OF: dict[str, Stratum] = {f"s{i}": "small" for i in range(3)} | {f"l{i}": "large" for i in range(2)}

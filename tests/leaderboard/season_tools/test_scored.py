@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.committed import suites_with_results
-from leaderboard.pages.headline import brief_part, headline_suite, public_results, season_parts
-from leaderboard.pages.results import results_of
+from leaderboard.pages.headline import brief_part, public_results, season_parts
+from leaderboard.pages.results import largest_suite, results_of
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.scored import FLOOR, SEASONS, ScoredSeason, drops_of, fork_floors, scored_seasons
 from leaderboard.site.inputs import read_inputs
@@ -89,7 +88,7 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: ScoredSeason) -
 def test_the_brief_table_is_the_season_s_first(season: ScoredSeason) -> None:
     """README.md's: then the public suite's, which is called so, where the two share no recipe."""
     text = brief_part("window_tv", [season])
-    largest = headline_suite(suites_with_results()).name
+    largest = largest_suite().name
     first, second = text.index(f"Season `{season.name}`"), text.index(f"Suite `{largest}`, *public*")
     assert first < second
     assert "`mine`" in text[:first]

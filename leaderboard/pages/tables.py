@@ -1,0 +1,81 @@
+"""Parts that are one table of one page: metrics in docs/methods/metrics.md, the sandbox's cost in
+docs/methods/isolation.md, and the cost of the suites in docs/guide/cluster.md.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.pages.results import results_of
+from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.record import Result
+from moeload_bench.results.tables import three_digits
+from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Metric
+
+BETTER = {True: "less", False: "more", None: "-"}
+MEASURED = ROOT / "benchmarks" / "isolation.json"
+
+
+def catalogue_table() -> str:
+    """Return a row per metric: what it is, which direction is better, and which values it can take."""
+    rows = [
+        (f"`{one.label}`", one.plain, one.description, one.unit, BETTER[one.lower_is_better], _range(one))
+        for one in METRICS.values()
+    ]
+    return markdown_table(("metric", "in plain words", "what it is", "unit", "better", "values"), rows)
+
+
+def _range(metric: Metric) -> str:
+    least, most = metric.span
+    if metric.per_device:
+        return f"{least:g} to D" + (f" - {-most:g}" if most else "")
+    return f"from {least:g}" if most == UNBOUNDED else f"{least:g} to {most:g}"
+
+
+def isolation_table() -> str:
+    """CPU time of a start-up and of a call beside those of an older commit."""
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    lines = [
+        (f"{row['shape']}, {row['what']}", three_digits(row["here_ms"]), three_digits(row["there_ms"]),
+         f"{row['here_ms'] / row['there_ms']:.2f}")
+        for row in found["rows"]
+    ]  # fmt: skip
+    heads = ("`sw_avg` in the sandbox, layers x experts", "ms", f"ms at {found['there']}", "ratio")
+    words = f"CPU time of harness, watch and sandbox; least of {found['repetitions']} harnesses of each."
+    return f"{markdown_table(heads, lines)}\n\n{words}"
+
+
+def core_minutes(result: Result) -> float:
+    """Return the minutes of one core that a forecaster took: CPU time of its process, wall time where that is unknown,
+    and its fit.
+    """
+    costs = [run.cost for run in result.runs]
+    spent = sum(
+        (cost.observe_wall_s if cost.observe_cpu_s is None else cost.observe_cpu_s)
+        + (cost.forecast_wall_s if cost.forecast_cpu_s is None else cost.forecast_cpu_s)
+        + cost.startup_wall_s
+        for cost in costs
+    )
+    return (spent + (result.fit_wall_s or 0.0)) / 60
+
+
+def suites_table() -> str:
+    """One row per suite: what all its forecasters take together, and which take most."""
+    rows = []
+    for suite in suites_with_results():
+        results = results_of(suite)
+        minutes = {result.name: core_minutes(result) for result in results}
+        dearest = sorted(minutes, key=lambda name: -minutes[name])[:3]
+        most = ", ".join(f"{name} {three_digits(minutes[name])}" for name in dearest)
+        rows.append((suite, str(len(results[0].runs)), str(len(results)), three_digits(sum(minutes.values())), most))
+    return aligned_table(("suite", "runs", "forecasters", "core-minutes", "of which"), rows, 1, 4)
+
+
+PARTS: Mapping[str, Maker] = {
+    "metrics": lambda _: catalogue_table(),
+    "costs": lambda _: isolation_table(),
+    "cost": lambda _: suites_table(),
+}
