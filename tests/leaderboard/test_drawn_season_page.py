@@ -221,7 +221,7 @@ def test_capacity_is_fitted_on_what_was_published_before_closing(
     shutil.copytree(found.folder.path, tmp_path / "2027-03")
     path = tmp_path / "2027-03" / "commitment.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "fit_data": {train[0].id: "1" * 64}}))
-    monkeypatch.setattr(drawn_season, "known_runs", lambda: [*train, *late])
+    monkeypatch.setattr(drawn_season, "read_records", lambda kind, path: [*train, *late])
     assert found.draws is not None
     text = report(replace(found, folder=SeasonFolder(tmp_path / "2027-03")), found.results)
     assert "fitted on the 1 `train` runs" in text
