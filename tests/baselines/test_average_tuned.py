@@ -61,6 +61,7 @@ def test_sizes_of_batches_are_chosen_apart_and_lend_to_each_other_where_one_has_
     assert best_averages([small])["large moving"] == both["small moving"]
 
 
+@pytest.mark.slow
 def test_a_recipe_counts_once_however_many_runs_it_has() -> None:
     """A run that is there four times in its group changes nothing; in groups of its own it moves the choice."""
     quiet, restless = drawn(400, 0.0), drawn(400, 0.1, group=1)

@@ -41,6 +41,7 @@ def exact_fit(series_S: NDArray[np.float64], order: exact.Order, start_P: Any, m
         return model.fit(start_P, maxiter=maxiter, disp=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ar", [0, 1])
 @pytest.mark.parametrize("steps", [120, 700])
 def test_stream_finds_the_exact_maximum(ar: int, steps: int) -> None:
@@ -105,6 +106,7 @@ def test_likelihood_equals_statsmodels(p: int, q: int) -> None:
     np.testing.assert_allclose(-75 * (np.log(total / 150) + 1 + np.log(2 * np.pi)), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [(2, 0, 1), (5, 1, 5), (1, 2, 1)])
 def test_batched_forecast_equals_statsmodels_for_the_same_parameters(order: exact.Order) -> None:
     """Filtering and the long path agree, d = 0, 1 and 2."""

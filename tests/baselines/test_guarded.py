@@ -177,6 +177,7 @@ def test_no_reported_number_rests_on_a_smoothed_path() -> None:
     assert '"smoothed":' not in source
 
 
+@pytest.mark.slow
 def test_weights_are_learned_from_the_named_twins_only() -> None:
     """Leaving a kind out changes the weights; learning is repeatable."""
     runs = [

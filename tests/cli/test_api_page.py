@@ -89,6 +89,7 @@ def test_constants_on_the_page_are_the_code_s() -> None:
     assert f"within {SUM_TOLERANCE:g}," in PAGE
 
 
+@pytest.mark.slow
 def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, with the class of the README; `to_pandas` has the columns that the page names."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

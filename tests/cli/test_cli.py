@@ -218,6 +218,7 @@ def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
     assert "no table of regret@nodes: these results hold " in done.stdout
 
 
+@pytest.mark.slow
 def test_a_trace_without_load_is_scored_without_noise(tmp_path: Path) -> None:
     """No warning of numpy and no best forecaster, but that nothing could be scored."""
     trace = Trace.from_arrays(np.zeros((400, 2, 4), dtype=np.int64), top_k=1)

@@ -27,6 +27,7 @@ class Slow:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_signal_ends_everything_that_run_started(number: signal.Signals, tmp_path: Path) -> None:
     """A closed ssh session or a scheduler's timeout: workers, their trackers and the forecasters' processes end too,
@@ -46,6 +47,7 @@ def test_a_signal_ends_everything_that_run_started(number: signal.Signals, tmp_p
     assert len(gone) >= 4
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     """SIGKILL of the program, which can tidy nothing up: workers, trackers and forecasters end all the same."""
     (tmp_path / "slow.py").write_text(SLOW)
@@ -58,6 +60,7 @@ def test_a_killed_run_leaves_no_process(tmp_path: Path) -> None:
     assert len(gone) >= 4
 
 
+@pytest.mark.slow
 def test_ctrl_c_with_two_jobs_says_one_line(tmp_path: Path) -> None:
     """No thread's traceback and no library's warning: what is kept, and how to go on."""
     (tmp_path / "slow.py").write_text(SLOW)

@@ -266,6 +266,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     assert shown.status == 0, shown.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_rows_are_in_the_order_of_skill() -> None:
     """In every state, those without any last; the columns of the table are those of the grid."""
@@ -283,6 +284,7 @@ def test_a_slow_forecast_has_no_power_of_ten(ms: float, text: str) -> None:
     assert _milliseconds(ms) == text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""

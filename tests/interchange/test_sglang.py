@@ -113,6 +113,7 @@ def test_an_archive_is_bounded_before_it_is_opened(tmp_path: Path) -> None:
         load_arrays(bomb)
 
 
+@pytest.mark.slow
 def test_a_tensor_that_repeats_one_number_is_refused_before_it_is_written(tmp_path: Path) -> None:
     """A stride of 0 shows gigabytes in a file of two kilobytes: in both modes, and before the child takes memory."""
     torch = need("torch", "pip install '.[torch]'")

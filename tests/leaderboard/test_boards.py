@@ -54,6 +54,7 @@ def test_every_pair_is_the_skill_of_the_row_against_the_column(board: Board) -> 
                 assert text.startswith("**") or low <= 0 <= high
 
 
+@pytest.mark.slow
 def test_one_claim_has_one_set_of_ranks_on_every_page() -> None:
     """The results page and the page of the season: the same ranks for a new recipe."""
     (season,) = scored_seasons()[:1]

@@ -68,6 +68,7 @@ def test_the_code_of_every_committed_result_is_frozen(path: Path) -> None:
         assert code_sha256(made.target, made_from=made.source_sha256, store=FROZEN) == made.source_sha256
 
 
+@pytest.mark.slow
 def test_the_store_holds_what_is_needed_and_nothing_else() -> None:
     """The list above has every suite but `mini`, every season and the pilots."""
     folders = {path.parent.relative_to(BOARD).as_posix() for path in BOUND}
@@ -100,6 +101,7 @@ def test_results_of_code_that_changed_are_accepted_from_the_store() -> None:
         committed_results("mini")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("changed")
 def test_submissions_of_code_that_changed_stay_verified(tmp_path: Path) -> None:
     """On the site, in the check, and where the baselines' submissions are written; none is run again as what it was."""

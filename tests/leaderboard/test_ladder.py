@@ -207,6 +207,7 @@ def test_rungs_that_the_strong_forecaster_may_know_are_named() -> None:
     assert page.twins_note(rungs_of([]), {"mixtral-8e-pooled"}).startswith("No rung is a near twin")
 
 
+@pytest.mark.slow
 def test_every_quantity_has_its_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with one rung, and with none; the page shows each."""
     text = page.PAGE.read_text(encoding="utf-8")

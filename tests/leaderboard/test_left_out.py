@@ -13,6 +13,7 @@ from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.suites.suite import load_suite
 
 
+@pytest.mark.slow
 def test_the_page_is_the_measurements() -> None:
     """Its tables are those that leaderboard/left_out.json and the committed results make."""
     text = (ROOT / "docs" / "reports" / "gated.md").read_text()

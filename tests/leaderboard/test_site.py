@@ -79,7 +79,7 @@ need("altair", "pip install -e '.[site]'")
 pytestmark = pytest.mark.xdist_group("site")  # its pages take minutes to make: in one of the processes only
 
 
-@pytest.fixture(scope="module", params=["mini", pytest.param("others", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("mini", "others")])
 def committed(request: pytest.FixtureRequest) -> Inputs:
     """The committed results: of the mini suite; of the suite that takes submissions and of the seasons."""
     inputs = committed_inputs()

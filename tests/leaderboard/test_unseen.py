@@ -37,6 +37,7 @@ def test_every_recorded_run_has_its_first_score() -> None:
     assert {run: found["data_sha256"] for run, found in scores.items()} == hashes
 
 
+@pytest.mark.slow
 @needs_traces
 def test_a_first_score_is_that_of_the_trace_when_taken_again() -> None:
     """With the weights that it names; once these are others the committed score is all that is left of them."""

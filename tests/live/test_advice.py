@@ -178,6 +178,7 @@ def test_following_the_advice_saves_what_the_best_policy_saves() -> None:
     assert got >= best - 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [SHAPE, ClusterShape("walk", 4, 12)])
 def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
     """With a balancing loss nothing is ever moved, and the last word is to leave it."""

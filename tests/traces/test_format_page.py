@@ -43,6 +43,7 @@ def says(check: Path, trace: Path) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_the_pages_script_finds_bundled_traces_intact(check: Path) -> None:
     """Both hashes, without the package."""
     files = sorted(bundled_folder().glob("*/*/*.parquet"))

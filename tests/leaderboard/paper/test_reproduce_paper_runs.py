@@ -93,6 +93,7 @@ def test_runs_of_several_sizes_are_those_that_differ_in_nothing_else(tmp_path: P
     ]
 
 
+@pytest.mark.slow
 def test_runs_of_several_sizes_are_scored_as_the_chosen_ones_are(tmp_path: Path) -> None:
     """The sliding errors of `sw_avg` and `arima` at the shortest horizon; none where a run is too short for it."""
     for trace in (sized("wide", 64, 1e-3), sized("narrow", 32, 1e-3)):

@@ -85,6 +85,7 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: ScoredSeason) -
     assert "Fork test" in text
 
 
+@pytest.mark.slow
 def test_the_brief_table_is_the_season_s_first(season: ScoredSeason) -> None:
     """README.md's: then the public suite's, which is called so, where the two share no recipe."""
     text = brief_part("window_tv", [season])

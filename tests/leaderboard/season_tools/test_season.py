@@ -348,6 +348,7 @@ def test_frozen_code_that_was_falsified_is_named(shallow: SeasonFolder) -> None:
     assert any("other run 0: left out" in line for line in found)
 
 
+@pytest.mark.slow
 def test_packages_are_compared_where_the_same_wheels_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Changed ones are named; on another Python or platform, or offline, a line says that they are not compared."""
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))

@@ -77,6 +77,7 @@ def told_order(suite: Suite, forks: dict[str, RunForks]) -> Suite:
     return suite.model_copy(update={"traces": tuple(entries)})
 
 
+@pytest.mark.slow
 def test_an_entry_that_was_given_the_season_s_futures_is_found_by_its_forks(tmp_path: Path) -> None:
     """Secret and value leak before closing: the memoriser of public runs, with the season's recordings in its place,
     enters, is scored with the others, and is the one whose p is below the level."""
