@@ -118,8 +118,9 @@ def _session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _private_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads or fills the user's cache."""
+    """No test reads or fills the user's cache, or looks for traces where `--traces` of another one looked."""
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MOELOAD_TRACES", os.environ.get("MOELOAD_TRACES", ""))
 
 
 @pytest.fixture
