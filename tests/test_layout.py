@@ -74,6 +74,13 @@ def test_the_core_never_imports_baselines() -> None:
         assert not any(name.startswith("moeload_bench.baselines") for name in _imports(path)), path
 
 
+def test_pages_are_made_without_torch() -> None:
+    """From kept records: what learns anew imports torch where it does (`.ci/lowest` has none)."""
+    blocked = "import sys; sys.modules['torch'] = None; import leaderboard.pages.command"
+    done = subprocess.run([sys.executable, "-c", blocked], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_one_place_feeds_forecasters() -> None:
     """`evaluation.harness.follow`: only isolation and adapters, which hold forecasters, call `observe` otherwise."""
     root = ROOT / "moeload_bench"

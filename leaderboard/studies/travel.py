@@ -14,11 +14,9 @@ Axis letters: K horizons, S rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from moeload_bench.baselines import _guard_fit
 from moeload_bench.baselines._guard import to_bytes
 from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
@@ -91,6 +89,8 @@ def as_it_is(trace: Trace) -> Trace:
 
 def summed(trace: Trace) -> Trace:
     """Return ten rows as one."""
+    from moeload_bench.baselines import _guard_fit  # needs torch, which pages made from kept records do without
+
     return sum_rows(trace, _guard_fit.SUM)
 
 
@@ -103,6 +103,8 @@ def sampled(trace: Trace) -> Trace:
 
 def thinned(trace: Trace) -> Trace:
     """Return the rows as if each had counted 50 tokens per expert, without the columns that count tokens too."""
+    from moeload_bench.baselines import _guard_fit
+
     _, load_SLE = _guard_fit.thinned(trace_info(trace), np.asarray(trace.load_SLE), np.random.default_rng(0))
     columns = {name: trace.columns[name] for name in ("lr", "stage", "expert_bias") if name in trace.columns}
     return Trace(trace.meta, trace.step_S, load_SLE.sum(axis=2), load_SLE, columns)
@@ -149,9 +151,10 @@ class Learners:
 
     def fitted(self, kind: str) -> dict[str, bytes]:
         """Return networks without twins of that kind, and the average that is best on logs of it: a fair opponent."""
+        from moeload_bench.baselines._guard_fit import fit_guard
+
         networks = NETWORKS if kind == "as it is" else {"guarded": ()}
-        fit = _guard_fit.fit_guard
-        out = {name: to_bytes(fit(self._runs, 0, (*without, kind))) for name, without in networks.items()}
+        out = {name: to_bytes(fit_guard(self._runs, 0, (*without, kind))) for name, without in networks.items()}
         logs = fit_runs([log for trace in self._traces if (log := of_kind(trace, kind)) is not None])
         return {**out, "gated": self._gated, "average_tuned": AverageTuned.fit(logs, 0)}
 
@@ -184,7 +187,8 @@ def basis_hash(learn: Sequence[str]) -> str:
     """Return the hash of the code that a record rests on, and of the runs that were learned from."""
     names = ("guarded", "average_tuned", *PLAIN)
     code = {name: source_sha256(parse_target(name)) for name in names}
-    return content_sha256({"code": code, "fit": file_sha256(Path(_guard_fit.__file__)), "runs": hashes_of(learn)})
+    fit = file_sha256(ROOT / "baselines" / "_guard_fit.py")
+    return content_sha256({"code": code, "fit": fit, "runs": hashes_of(learn)})
 
 
 def hashes_of(names: Sequence[str]) -> dict[str, str]:
