@@ -13,7 +13,8 @@ unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
 
-test: lint wheel-check
+test: $(VENV)/.dev
+	$(MAKE) -j2 lint wheel-check
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
 
 test-slow: $(VENV)/.dev

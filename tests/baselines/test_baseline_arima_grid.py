@@ -116,6 +116,7 @@ def test_batched_forecast_equals_statsmodels_for_the_same_parameters(order: exac
     np.testing.assert_allclose(fast, slow, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_batched_fit_is_as_good_as_statsmodels() -> None:
     """(2,1,2) with many iterations: likelihood no worse than statsmodels' less 1 for any series, better on average."""
     series = drifting_series_SN(400)

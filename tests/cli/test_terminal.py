@@ -180,6 +180,7 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
     assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
 
 
+@pytest.mark.slow
 def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
     """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
     whole = synthetic_trace(700, recipe="own")
@@ -312,6 +313,7 @@ def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     assert names.count("last_value*") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_skill_of_plans_has_the_difference_beside_it() -> None:
     """Skill is a ratio of imbalances, near 0 by nature: imbalance in percent of the reference's says how much."""

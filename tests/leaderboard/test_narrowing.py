@@ -46,6 +46,7 @@ def test_fewer_recipes_are_less_sharp_and_what_is_told_apart_is_named() -> None:
     assert "`gated` before `ema`, `sw_avg`, `uniform`" in only
 
 
+@pytest.mark.slow
 def test_near_twins_that_a_suite_groups_are_one_recipe() -> None:
     """v2 does, and says no more of them; v1, whose results are older than groups, counts each."""
     v2 = [result for result in results_of("v2") if result.name in NAMES]

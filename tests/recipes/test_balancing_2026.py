@@ -116,6 +116,7 @@ def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path)
     assert np.abs(third["expert_bias"].sum(axis=1)).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ def test_the_bias_moves_by_the_sign_of_what_is_missing(tmp_path: Path) -> None:
     assert (bias_SLE[-1] != 0).any(axis=1).all()
 
 
+@pytest.mark.slow
 def test_the_new_kinds_say_what_they_did(tmp_path: Path) -> None:
     """What the format has no field for stands in the notes of the trace's metadata."""
     notes = {name: recorded(small(name), tmp_path / name).meta.notes for name in (ZLOSS, NOISY, WITHIN)}
@@ -135,6 +136,7 @@ def test_the_new_kinds_say_what_they_did(tmp_path: Path) -> None:
     assert recorded(small("qwen3moe-16e-aux"), tmp_path).meta.notes == ()
 
 
+@pytest.mark.slow
 def test_continued_pretraining_begins_with_what_was_learnt(tmp_path: Path) -> None:
     """Step 0 is better than a fresh model's, is not the pretraining's own, and the metadata says what came before."""
     recipe = small(CONTINUED)

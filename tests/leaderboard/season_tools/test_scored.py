@@ -95,6 +95,7 @@ def test_the_brief_table_is_the_season_s_first(season: ScoredSeason) -> None:
     assert "`mine`" in text[:first]
 
 
+@pytest.mark.slow
 def test_the_brief_table_has_each_entry_s_drop_from_the_public_runs() -> None:
     """Of the first season as it is committed: skill there and on v1, and the drop, of every row but the reference."""
     (season,) = (one for one in scored_seasons() if one.name == "2026-12")
