@@ -119,7 +119,7 @@ def gains_of(found: Drawn, state: str) -> Gains:
     }
 
 
-def gain_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
+def recipe_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
     """Return the candidate's gain on a recipe, and the best other entry's with its name."""
     own, others = gains[found.draws.candidate].get(recipe), {
         name: known[recipe] for name, known in gains.items() if recipe in known and name != found.draws.candidate
@@ -142,7 +142,7 @@ def recipe_table(found: Drawn, drawn: DrawnSet, gains: Mapping[str, Gains]) -> s
     made = {one.name: one for one in drawn_recipes(folder, draw.value)[drawn.name]}
     for recipe in (made[name] for names in recipes_by_stratum(drawn).values() for name in names):
         new = level_words(new_kinds(recipe_levels(recipe), found.draws.train_levels))
-        cells = (cell for state in LABELS for cell in gain_cells(found, gains[state], recipe.name))
+        cells = (cell for state in LABELS for cell in recipe_cells(found, gains[state], recipe.name))
         rows.append((f"`{recipe.name}`", drawn.stratum_of[recipe.name], tokens.get(recipe.name, NOTHING), new, *cells))
     return markdown_table((f"set {drawn.name}", "batches", "tokens per expert", "new levels", *GAIN_HEADS), rows)
 
@@ -151,7 +151,7 @@ def log_table(found: Drawn, gains: Mapping[str, Gains]) -> str:
     """Return every imported log with the gains on it; "" without any."""
     tokens = _tokens(found.season)
     rows = [
-        (f"`{name}`", tokens[name], *(cell for state in LABELS for cell in gain_cells(found, gains[state], name)))
+        (f"`{name}`", tokens[name], *(cell for state in LABELS for cell in recipe_cells(found, gains[state], name)))
         for name in _imported(found)
     ]
     return markdown_table(("log", "tokens per expert", *GAIN_HEADS), rows) if rows else ""

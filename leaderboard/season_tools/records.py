@@ -41,7 +41,7 @@ MAX_FUTURES = 100_000  # of a season
 SEASON_PATTERN = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 _NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 Name = Annotated[str, Field(pattern=f"^{_NAME}$")]
-"""Of a recipe or an entry: part of the names of files."""
+"""The name of a recipe or an entry, from which names of files are made."""
 TraceId = Annotated[str, Field(pattern=f"^{_NAME}/{_NAME}/{_NAME}$")]
 ASCII_WORDS = "[!-~]+( [!-~]+)*"
 FILE_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,79}$"

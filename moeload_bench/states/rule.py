@@ -34,7 +34,7 @@ from moeload_bench.traces.trace import Trace
 
 State = Literal["transient", "stable", "mixed"]
 LABELS: tuple[State, ...] = ("transient", "stable")
-"""Of a layer at a step; the layers of a run can be of both, mixed."""
+"""The states that a layer can be in at a step. A run whose layers differ is `mixed`."""
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def test_there_are_ten_lines() -> None:
 
 
 def test_contributing_says_who_reads_what_a_request_would_run() -> None:
-    """Of `.ci/` and `.github/` a person does, before; the check of a submission is the base branch's."""
+    """A person reads `.ci/` and `.github/` of a request first; its submission is checked by the base branch."""
     text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
     assert "`.ci/` and `.github/` of a pull request are read by a person before anything of them runs" in text
     assert "The check of a submission runs the base branch's script and code, never the request's" in text

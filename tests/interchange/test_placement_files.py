@@ -36,7 +36,7 @@ def ahead() -> Ahead:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_link_is_replaced_and_what_it_leads_to_stays(kind: str, ahead: Ahead, tmp_path: Path) -> None:
-    """Of the plan and of the file beside it: a link that somebody left in a shared folder writes over no file."""
+    """A link that somebody left in a shared folder, for the plan or the file beside it, writes over no file."""
     own = tmp_path / "own"
     own.write_text("mine")
     path = tmp_path / "plan.json"

@@ -179,7 +179,7 @@ def test_the_reading_process_ends_with_its_parent_and_leaves_nothing(tmp_path: P
 
 
 def _soon(find: Callable[[], Any]) -> Any:
-    """What is found within a minute."""
+    """Return what is found within a minute."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         with contextlib.suppress(FileNotFoundError):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from moeload_bench.errors import RecipeError
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
+from tests.support.no_files import put_no_file
 from tests.support.seasons import DISTRIBUTION
 
 SOUND = DISTRIBUTION.format(name="x", family="qwen3_moe", optimizers="SGD = [0.1], AdamW = [1e-3]")
@@ -68,15 +68,7 @@ def test_a_hostile_distribution_is_refused_in_one_line(case: str, tmp_path: Path
 def test_what_is_no_file_of_a_distribution_is_not_waited_for(there: str, tmp_path: Path) -> None:
     """A pipe, an endless device, a folder, and a file of a terabyte that takes no place on the disk."""
     path = tmp_path / "d.toml"
-    if there == "pipe":
-        os.mkfifo(path)
-    elif there == "device":
-        path.symlink_to("/dev/zero")
-    elif there == "folder":
-        path.mkdir()
-    else:
-        with path.open("wb") as file:
-            file.truncate(1 << 40)
+    put_no_file(there, path)
     with pytest.raises(RecipeError, match=r"d\.toml: (a folder, pipe or device|more than)"):
         load_distribution(path)
 

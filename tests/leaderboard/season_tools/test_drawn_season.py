@@ -50,7 +50,6 @@ from tests.support.seasons import (
     DIVERGES,
     DRAWS,
     RELEASE_AFTER,
-    drawn_season,
     in_release,
     planned_draws,
     releases,
@@ -59,19 +58,6 @@ from tests.support.seasons import (
 )
 
 NO_KEYS = Path("no-keyring.gpg")
-
-
-@pytest.fixture(scope="module")
-def revealed(tmp_path_factory: pytest.TempPathFactory) -> SeasonFolder:
-    """A whole season, once for all tests, which copy it."""
-    with pytest.MonkeyPatch.context() as patch:
-        return drawn_season(tmp_path_factory.mktemp("season"), patch)
-
-
-@pytest.fixture
-def season(revealed: SeasonFolder, tmp_path: Path) -> SeasonFolder:
-    shutil.copytree(revealed.path, tmp_path / "2027-03")
-    return SeasonFolder(tmp_path / "2027-03")
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
@@ -23,21 +22,10 @@ from leaderboard.season_tools.public_value import release_date, release_text
 from moeload_bench.errors import MoeloadError, SeasonError
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import load_result
-from tests.support.seasons import DRAWS, RELEASE_AFTER, drawn_season, in_release, planned_draws, set_clock
+from tests.support.no_files import NO_FILES, put_no_file
+from tests.support.seasons import DRAWS, RELEASE_AFTER, in_release, planned_draws, set_clock
 
 NO_KEYS = Path("no-keyring.gpg")
-
-
-@pytest.fixture(scope="module")
-def revealed(tmp_path_factory: pytest.TempPathFactory) -> SeasonFolder:
-    with pytest.MonkeyPatch.context() as patch:
-        return drawn_season(tmp_path_factory.mktemp("season"), patch)
-
-
-@pytest.fixture
-def season(revealed: SeasonFolder, tmp_path: Path) -> SeasonFolder:
-    shutil.copytree(revealed.path, tmp_path / "2027-03")
-    return SeasonFolder(tmp_path / "2027-03")
 
 
 def said(season: SeasonFolder) -> str:
@@ -138,22 +126,12 @@ def test_a_reply_of_no_time_is_named(season: SeasonFolder) -> None:
 
 
 @pytest.mark.parametrize("name", ["public_value/InRelease", "known.toml", "plan.json", "log.jsonl", "witness.tsr"])
-@pytest.mark.parametrize("there", ["pipe", "device", "folder", "loop", "terabyte"])
+@pytest.mark.parametrize("there", NO_FILES)
 def test_what_is_no_file_is_not_waited_for(name: str, there: str, season: SeasonFolder) -> None:
     """A pipe, an endless device, a folder, a link to itself, and a file of a terabyte that takes no place."""
     path = season.path / name
     path.unlink(missing_ok=True)
-    if there == "pipe":
-        os.mkfifo(path)
-    elif there == "device":
-        path.symlink_to("/dev/zero")
-    elif there == "folder":
-        path.mkdir()
-    elif there == "loop":
-        path.symlink_to(path.name)
-    else:
-        with path.open("wb") as file:
-            file.truncate(1 << 40)
+    put_no_file(there, path)
     assert said(season) or name == "witness.tsr"
 
 
