@@ -54,7 +54,7 @@ def results_page() -> str:
 def suite_page(suite: Suite, results: Sequence[Result]) -> str:
     """Return all sections of one suite, those of each size of batch apart."""
     sections = [f"## Suite `{suite.name}`\n\n{about(suite, results)}"]
-    for size, part in by_stratum(results).items():
+    for size, part in by_stratum(results, suite).items():
         sections += [f"### {size}", *_sections(part, "####")] if size else _sections(part, "###")
     return "\n\n".join(sections)
 

@@ -305,7 +305,7 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
     console = plain_console()
     out = plain_console(wide=True) if wide else console
     choices: list[Verdict] = []
-    for size, part in by_stratum(results).items():
+    for size, part in by_stratum(results, suite).items():
         if size:
             console.print(f"\n{size}\n")
         found = list(verdicts(part, metric))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from moeload_bench.results.grid import with_runs_of
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.run_facts import run_facts
-from moeload_bench.suites.suite import Suite, load_suite, suite_names
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 from moeload_bench.traces.trace import Trace
 
@@ -17,11 +17,9 @@ WORDS: Mapping[Stratum, str] = {
 }
 
 
-def by_stratum(results: Sequence[Result]) -> dict[str, Sequence[Result]]:
+def by_stratum(results: Sequence[Result], suite: Suite) -> dict[str, Sequence[Result]]:
     """Return the results on each size of batch by its name in words; all under "" where the suite has one size."""
-    suite = results[0].suite
-    known = load_suite(suite.name) if suite.name in suite_names() else None
-    strata = known.strata() if known is not None and known.sha256() == suite.sha256 else {}
+    strata = suite.strata() if suite.sha256() == results[0].suite.sha256 else {}
     found = {WORDS[name]: with_runs_of(results, runs) for name, runs in sorted(strata.items(), reverse=True)}
     return {words: part for words, part in found.items() if part[0].runs} or {"": results}
 

@@ -23,29 +23,27 @@ TRACES = [synthetic_trace(300, seed=seed, recipe=f"own-{seed}") for seed in rang
 
 
 @pytest.fixture
-def scored(monkeypatch: pytest.MonkeyPatch) -> tuple[Suite, Results]:
-    """Two forecasters on a suite of one small and one large run, which the package knows."""
+def scored() -> tuple[Suite, Results]:
+    """Two forecasters on a suite of one small and one large run."""
     entries = [suite_for_trace(one, horizons=(1, 10), per_state=3).traces[0] for one in TRACES]
     sized = [
         entry.model_copy(update={"expert_tokens": tokens}) for entry, tokens in zip(entries, (64, 4096), strict=True)
     ]
     suite = Suite(name="own", horizons=(1, 10), traces=tuple(sized))
-    monkeypatch.setattr("moeload_bench.results.strata.suite_names", lambda: ["own"])
-    monkeypatch.setattr("moeload_bench.results.strata.load_suite", lambda name: suite)
     return suite, evaluate(["sw_avg", "last_value"], suite, traces=TRACES, level="none", shapes=())
 
 
 def test_each_size_has_its_own_runs(scored: tuple[Suite, Results]) -> None:
     """The part of a size holds every forecaster on the runs of that size; another suite has one part."""
-    _, results = scored
-    parts = by_stratum(results)
+    suite, results = scored
+    parts = by_stratum(results, suite)
     assert {size: [run.trace for run in part[0].runs] for size, part in parts.items()} == {
         WORDS["small"]: [TRACES[0].id],
         WORDS["large"]: [TRACES[1].id],
     }
     assert all(len(part) == len(results) for part in parts.values())
     other = [one.model_copy(update={"suite": one.suite.model_copy(update={"sha256": "0" * 64})}) for one in results]
-    assert by_stratum(other) == {"": other}
+    assert by_stratum(other, suite) == {"": other}
 
 
 def test_the_page_of_results_never_averages_over_sizes(scored: tuple[Suite, Results]) -> None:
