@@ -10,7 +10,7 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -71,19 +71,28 @@ def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Gate:
 
     ``without``: names of `TWINS`, or "sampled", that it shall not learn from.
     """
-    samples = [
-        _widened(one, runs[one.run][0].stride)
+    return learned([one for name, one in samples_of(runs, seed) if name not in without], seed)
+
+
+def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Gate:
+    """The weights learned from what was measured."""
+    return gate_fit.calibrated(gate_fit.train(samples, seed, gate_fit.Learning()), samples)
+
+
+def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
+    """What is measured in every run and its twins: each with the name of the twin, "recorded" for the run itself."""
+    found = [
+        ("sampled" if one.kind == gate_fit.SAMPLED else "recorded", _widened(one, runs[one.run][0].stride))
         for one in gate_fit.samples_of(runs, seed)
-        if one.kind != gate_fit.SAMPLED or "sampled" not in without
     ]
     for number, (info, block) in enumerate(runs):
-        for twin, kind in (TWINS[name] for name in TWINS if name not in without):
+        for name, (twin, kind) in TWINS.items():
             rng = np.random.default_rng([seed, number])
             twin_info, load_SLE = twin(info, block.load_SLE, rng)
             rows = StepBlock(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))
             sample = gate_fit._sample(number, kind, twin_info, rows, rng)
-            samples += [_widened(sample, twin_info.stride)] if sample.measured_O else []
-    return gate_fit.calibrated(gate_fit.train(samples, seed, gate_fit.Learning()), samples)
+            found += [(name, _widened(sample, twin_info.stride))] if sample.measured_O else []
+    return found
 
 
 def _widened(one: gate_fit.Samples, stride: int) -> gate_fit.Samples:

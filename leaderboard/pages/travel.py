@@ -36,7 +36,9 @@ PARTS_OF_IT = {
     "guarded.unguarded": "without the guard",
     "guarded.real": "without smoothed shares to learn from",
     "guarded.old": "taught as `gated`, with the guard",
+    "guarded.home": "learned from the runs of suite v2 only",
 }
+CURVE = {f"guarded.drawn{number}": f"{number} drawn recipes" for number in (0, 8, 16)}
 ALLOWED = 1.03
 """How far it may be behind the best rival: the upper end over recipes."""
 
@@ -196,10 +198,22 @@ def horizons_table(runs: Sequence[TravelRun]) -> str:
     return aligned_table(("logs", "state", *(f"h = {h:,}" for h in HORIZONS)), rows, 2)
 
 
-def parts_table(runs: Sequence[TravelRun]) -> str:
-    """Return what each part buys: the error without it over the error with it."""
-    rows = [(KINDS[cell.kind], cell.state, *(_without(cell, name) for name in PARTS_OF_IT)) for cell in cells(runs)]
-    return aligned_table(("logs", "state", *PARTS_OF_IT.values()), rows, 2)
+def parts_table(runs: Sequence[TravelRun], networks: Mapping[str, str]) -> str:
+    """Return what each part, or more runs to learn from, buys: the error without it over the error with it."""
+    rows = [(KINDS[cell.kind], cell.state, *(_without(cell, name) for name in networks)) for cell in cells(runs)]
+    known = [row for row in rows if set(row[2:]) != {NOTHING}]
+    return aligned_table(("logs", "state", *networks.values()), known, 2)
+
+
+def inside_table(runs: Sequence[TravelRun]) -> str:
+    """Return which part of experts lies between the quantiles of 0.1 and 0.9, by horizon: 0.80 is asked for."""
+    rows = []
+    for cell in cells(runs):
+        by_run = [dict(zip(run.horizons, run.inside_K.get(SUBJECT, ()), strict=False)) for run in cell.runs]
+        found = [[one[h] for one in by_run if h in one] for h in HORIZONS]
+        words = (f"{np.mean(of):.2f} ({min(of):.2f} to {max(of):.2f})" if of else NOTHING for of in found)
+        rows.append((KINDS[cell.kind], cell.state, *words))
+    return aligned_table(("logs", "state", *(f"h = {h:,}" for h in HORIZONS)), rows, 2)
 
 
 def _without(cell: Cell, name: str) -> str:
@@ -236,6 +250,8 @@ PARTS: Mapping[str, Maker] = {
     "counts": lambda _: counts(all_runs()),
     "rivals": lambda _: rivals_table(all_runs()),
     "horizons": lambda _: horizons_table(all_runs()),
-    "parts": lambda _: parts_table(all_runs()),
+    "parts": lambda _: parts_table(all_runs(), PARTS_OF_IT),
+    "curve": lambda _: parts_table(all_runs(), CURVE),
+    "inside": lambda _: inside_table(all_runs()),
     "bias": lambda _: bias_table(all_runs()),
 }

@@ -6,17 +6,21 @@ Clusters of near twins are dealt into `FOLDS` parts. Each part is left out once:
 on the `train` runs of the others, and every forecaster follows the runs of the part, as they are and as logs that could
 have been kept of them (`KINDS`), which the network that is asked there has not learned from either. No `test` run is
 read. Kept in leaderboard/travel.json under the hashes of the trace and of what was learned from; only
-what is missing is run. An hour for all.
+what is missing is run: one process learns, another asks. An hour or two for all.
 
 Axis letters: K horizons, S rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from moeload_bench.baselines._gate import Gate
 from moeload_bench.baselines._guard import to_bytes
 from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
@@ -34,7 +38,7 @@ from moeload_bench.isolation.sources import file_sha256
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.json_text import content_sha256
 from moeload_bench.schema import Record
-from moeload_bench.scoring.metrics import total_variation
+from moeload_bench.scoring.metrics import coverage, total_variation
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import load_suite
@@ -47,17 +51,37 @@ FOLDS = 4
 HORIZONS = (1, 10, 100, 1000, 2000)
 PER_STATE = 40
 LEAST_ERROR = 1e-5
-NETWORKS: Mapping[str, tuple[str, ...]] = {
-    "guarded": (),
-    "guarded.old": ("summed", "thinned", "smoothed"),
-    "guarded.real": ("smoothed",),
+LEVELS = (0.1, 0.9)
+DRAWN, PROBE = "drawn-", ".probe/"
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network learns from: no twins ``without``, at most so many ``drawn`` recipes, only runs of a ``suite``."""
+
+    without: tuple[str, ...] = ()
+    drawn: int | None = None
+    suite: str = ""
+
+
+NETWORKS: Mapping[str, Lesson] = {
+    "guarded": Lesson(),
+    "guarded.old": Lesson(without=("summed", "thinned", "smoothed")),
+    "guarded.real": Lesson(without=("smoothed",)),
+    "guarded.home": Lesson(suite="v2"),
+    "guarded.drawn0": Lesson(drawn=0),
+    "guarded.drawn8": Lesson(drawn=8),
+    "guarded.drawn16": Lesson(drawn=16),
 }
-"""Networks by what they do not learn from, and the name that each has in the records."""
+"""Networks by what they learn from, and the name that each has in the records."""
 PLAIN = ("adaptive", "ema", "last_value", "sw_avg", "since_plan")
 
 
 class TravelRun(Record):
-    """A left-out run of one kind in one state: the mean log error of each forecaster over its origins, [K]."""
+    """A left-out run of one kind in one state: the mean log error of each forecaster over its origins, [K].
+
+    ``inside_K``: of those that give quantiles, the part of experts between the quantiles of `LEVELS`.
+    """
 
     run: str
     kind: str
@@ -69,6 +93,7 @@ class TravelRun(Record):
     horizons: tuple[int, ...]
     origins: int
     log_error_K: dict[str, tuple[float, ...]]
+    inside_K: dict[str, tuple[float, ...]] = {}
 
     @property
     def recipe(self) -> str:
@@ -77,7 +102,7 @@ class TravelRun(Record):
     @property
     def stratum(self) -> str:
         """Return the size of its batch; probes count many tokens and learn from few, so they stand apart."""
-        if ".probe/" in self.run:
+        if PROBE in self.run:
             return "probe"
         return "large" if self.per_expert >= LARGE else "small"
 
@@ -130,9 +155,14 @@ def parts_of(names: Sequence[str]) -> list[list[str]]:
     return parts
 
 
+def may_be(run: str, kind: str) -> bool:
+    """Return whether a run is asked about as a log of that kind; probes, of every tenth step, are not made rarer."""
+    return kind == "as it is" or PROBE not in run
+
+
 def of_kind(trace: Trace, kind: str) -> Trace | None:
     """Return a run as a log of that kind; None where it cannot be one."""
-    if trace.meta.stride > 1 and kind != "as it is":
+    if not may_be(trace.id, kind):
         return None
     try:
         return KINDS[kind](trace)
@@ -142,25 +172,44 @@ def of_kind(trace: Trace, kind: str) -> Trace | None:
 
 
 class Learners:
-    """What learned from the runs of the other parts, by kind of log."""
+    """What learns from runs that are not left out; what is in the runs is measured once for all parts."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._traces = [read_trace(TRACES / f"{name}.parquet") for name in names]
-        self._runs = fit_runs(self._traces)
-        self._gated = Gated.fit(self._runs, 0)
+        from moeload_bench.baselines import _guard_fit
 
-    def fitted(self, kind: str) -> dict[str, bytes]:
-        """Return networks without twins of that kind, and the average that is best on logs of it: a fair opponent."""
-        from moeload_bench.baselines._guard_fit import fit_guard
+        self._traces = {name: read_trace(TRACES / f"{name}.parquet") for name in names}
+        self._samples = _guard_fit.samples_of(fit_runs(list(self._traces.values())), 0)
 
-        networks = NETWORKS if kind == "as it is" else {"guarded": ()}
-        out = {name: to_bytes(fit_guard(self._runs, 0, (*without, kind))) for name, without in networks.items()}
-        logs = fit_runs([log for trace in self._traces if (log := of_kind(trace, kind)) is not None])
-        return {**out, "gated": self._gated, "average_tuned": AverageTuned.fit(logs, 0)}
+    def fitted(self, learn: Collection[str], kinds: Sequence[str]) -> Iterator[tuple[str, dict[str, bytes]]]:
+        """Yield networks by kind of log, each without twins of that kind, and the average that is best on such logs."""
+        traces = [trace for name, trace in self._traces.items() if name in learn]
+        gated = Gated.fit(fit_runs(traces), 0)
+        for kind in kinds:
+            lessons = NETWORKS if kind == "as it is" else {"guarded": Lesson()}
+            able = {name: lesson for name, lesson in lessons.items() if runs_for(lesson, learn)}
+            networks = {name: to_bytes(self._network(learn, lesson, kind)) for name, lesson in able.items()}
+            logs = fit_runs([log for trace in traces if (log := of_kind(trace, kind)) is not None])
+            yield kind, {**networks, "gated": gated, "average_tuned": AverageTuned.fit(logs, 0)}
+
+    def _network(self, learn: Collection[str], lesson: Lesson, kind: str) -> Gate:
+        from moeload_bench.baselines import _guard_fit
+
+        names, chosen, without = list(self._traces), runs_for(lesson, learn), (*lesson.without, kind)
+        samples = [one for twin, one in self._samples if twin not in without and names[one.run] in chosen]
+        return _guard_fit.learned(samples, 0)
 
 
-def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[tuple[str, tuple[int, ...], int, dict[str, Any]]]:
-    """Yield (state, horizons, origins, mean log errors [K] by forecaster) of a run that was left out."""
+def runs_for(lesson: Lesson, learn: Collection[str]) -> set[str]:
+    """Return the runs of a lesson, of those that may be learned from; of drawn recipes large and small ones in turn."""
+    if lesson.suite:
+        return {ref.id for ref in load_suite(lesson.suite).fit} & set(learn)
+    drawn = sorted({recipe_name(name) for name in learn if name.startswith(DRAWN)}, key=lambda name: (name[-2:], name))
+    known = drawn if lesson.drawn is None else drawn[: lesson.drawn]
+    return {name for name in learn if not name.startswith(DRAWN) or recipe_name(name) in known}
+
+
+def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[dict[str, Any]]:
+    """Yield what a record says of a run that was left out, by state."""
     horizons = tuple(h for h in HORIZONS if h % trace.meta.stride == 0 and 3 * h <= trace.steps * trace.meta.stride)
     labels = label_states(trace.load_SLE, trace.meta.stride, load_suite("v2").rule)
     chosen = choose_origins(labels, trace.step_S, max(horizons), PER_STATE)
@@ -169,18 +218,32 @@ def scored(trace: Trace, learned: Mapping[str, bytes]) -> Iterator[tuple[str, tu
     names = {"guarded.unguarded": ("guarded@guard=false", "guarded")}
     names |= {name: (name.split(".")[0], name) for name in learned} | {name: (name, "") for name in PLAIN}
     errors: dict[str, dict[int, Any]] = {name: {} for name in names}
+    inside: dict[str, dict[int, Any]] = {name: {} for name in names}
     for name, (target, weights) in names.items():
         with follow(parse_target(target), trace, seed=0, fitted=learned.get(weights), level="none") as feed:
-            for answer in feed.answers(list(true_OKLE), horizons):
+            for answer in feed.answers(list(true_OKLE), horizons, LEVELS):
                 assert answer.forecast is not None, answer.failure
-                told_KLE = answer.forecast.window_means(horizons)
-                error_K = total_variation(told_KLE, true_OKLE[answer.origin]).mean(axis=1)
+                told, true_KLE = answer.forecast, true_OKLE[answer.origin]
+                error_K = total_variation(told.window_means(horizons), true_KLE).mean(axis=1)
                 errors[name][answer.origin] = np.log(np.maximum(error_K, LEAST_ERROR))
+                if told.quantile_QKLE is not None:
+                    both = zip(told.quantile_QKLE.swapaxes(0, 1), true_KLE, strict=True)
+                    inside[name][answer.origin] = [coverage(*one, LEVELS).mean() for one in both]
     for state, origins in chosen.items():
         if origins:
-            means = {name: np.mean([of[o] for o in origins], axis=0) for name, of in errors.items()}
-            rounded = {name: tuple(mean_K.round(5).tolist()) for name, mean_K in means.items()}
-            yield state, horizons, len(origins), rounded
+            yield {
+                "state": state, "horizons": horizons, "origins": len(origins),
+                "log_error_K": _means(errors, origins), "inside_K": _means(inside, origins),
+            }  # fmt: skip
+
+
+def _means(found: Mapping[str, Mapping[int, Any]], origins: Sequence[int]) -> dict[str, tuple[float, ...]]:
+    """Return the means over origins by forecaster, of those that have any."""
+    return {
+        name: tuple(np.mean([of[o] for o in origins if o in of], axis=0).round(5).tolist())
+        for name, of in found.items()
+        if any(o in of for o in origins)
+    }
 
 
 def basis_hash(learn: Sequence[str]) -> str:
@@ -199,46 +262,55 @@ def hashes_of(names: Sequence[str]) -> dict[str, str]:
 def travel() -> None:
     """Measure forecasters on `train` runs that they have not learned from, and on other logs of them."""
     names = runs_of("guarded")
-    kept, found = read_records(TravelRun, OUT), list[TravelRun]()
-    for fold, left in enumerate(parts_of(names)):
-        learn = [name for name in names if name not in left]
-        basis, hashes = basis_hash(learn), hashes_of(left)
-        learners: Learners | None = None
-        for kind in KINDS:
-            known = [one for one in kept if (one.kind, one.basis) == (kind, basis) and hashes.get(one.run) == one.data]
+    kept, found = [one for one in read_records(TravelRun, OUT) if one.run in names], list[TravelRun]()
+    learners: Learners | None = None
+    asked: list[Future[list[TravelRun]]] = []
+    with ProcessPoolExecutor(1, get_context("spawn")) as asking:
+        for fold, left in enumerate(parts_of(names)):
+            learn = [name for name in names if name not in left]
+            basis, hashes = basis_hash(learn), hashes_of(left)
+            known = [one for one in kept if one.basis == basis and hashes.get(one.run) == one.data]
             found += known
-            missing = [name for name in left if name not in {one.run for one in known}]
-            if not missing:
+            done = {(one.run, one.kind) for one in known}
+            missing = {
+                kind: [name for name in left if may_be(name, kind) and (name, kind) not in done] for kind in KINDS
+            }
+            kinds = [kind for kind in KINDS if missing[kind]]
+            if not kinds:
                 continue
-            learners = learners or Learners(learn)
-            learned = learners.fitted(kind)
-            for name in missing:
-                found += _records(name, kind, basis, hashes[name], learned)
-                print(f"part {fold + 1} of {FOLDS}, {kind}: {name}", flush=True)
-            later = [one for one in kept if (one.run, one.kind) not in {(done.run, done.kind) for done in found}]
-            write_whole(OUT, records_text(found + later, _order).encode())
+            learners = learners or Learners(names)
+            for kind, learned in learners.fitted(learn, kinds):
+                print(f"part {fold + 1} of {FOLDS}, {kind}: learned; {len(missing[kind])} runs follow", flush=True)
+                asked += [asking.submit(records, one, kind, basis, hashes[one], learned) for one in missing[kind]]
+                asked = _keep(asked, found, kept, wait=False)
+        _keep(asked, found, kept, wait=True)
+
+
+def _keep(
+    asked: Sequence[Future[list[TravelRun]]], found: list[TravelRun], kept: Sequence[TravelRun], wait: bool
+) -> list[Future[list[TravelRun]]]:
+    """Add what has been answered to what was found, write it beside older records, return what is still asked."""
+    open_ones = []
+    for one in asked:
+        if not wait and not one.done():
+            open_ones.append(one)
+            continue
+        found += one.result()
+        done = {(each.run, each.kind) for each in found}
+        older = [each for each in kept if (each.run, each.kind) not in done]
+        write_whole(OUT, records_text([*found, *older], _order).encode())
+    return open_ones
 
 
 def _order(one: TravelRun) -> tuple[str, str, str]:
     return one.run, one.kind, one.state
 
 
-def _records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> Iterator[TravelRun]:
-    """Yield the records of a run as a log of that kind; none where it cannot be one."""
+def records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> list[TravelRun]:
+    """Return the records of a run as a log of that kind; none where it cannot be one."""
     trace = of_kind(read_trace(TRACES / f"{name}.parquet"), kind)
     if trace is None:
-        return
-    per_expert = float(np.mean(trace.load_SLE[:]))
-    for state, horizons, origins, log_error_K in scored(trace, learned):
-        yield TravelRun(
-            run=name,
-            kind=kind,
-            state=state,
-            balancing=trace.meta.balancing.method,
-            data=data,
-            basis=basis,
-            per_expert=round(per_expert, 1),
-            horizons=horizons,
-            origins=origins,
-            log_error_K=log_error_K,
-        )
+        return []
+    per_expert = round(float(np.mean(trace.load_SLE[:])), 1)
+    about = {"run": name, "kind": kind, "basis": basis, "data": data, "per_expert": per_expert}
+    return [TravelRun(balancing=trace.meta.balancing.method, **about, **said) for said in scored(trace, learned)]
