@@ -200,9 +200,10 @@ def horizons_table(runs: Sequence[TravelRun]) -> str:
 
 def parts_table(runs: Sequence[TravelRun], networks: Mapping[str, str]) -> str:
     """Return what each part, or more runs to learn from, buys: the error without it over the error with it."""
-    rows = [(KINDS[cell.kind], cell.state, *(_without(cell, name) for name in networks)) for cell in cells(runs)]
+    there = [name for name in networks if any(name in run.log_error_K for run in runs)]
+    rows = [(KINDS[cell.kind], cell.state, *(_without(cell, name) for name in there)) for cell in cells(runs)]
     known = [row for row in rows if set(row[2:]) != {NOTHING}]
-    return aligned_table(("logs", "state", *networks.values()), known, 2)
+    return aligned_table(("logs", "state", *(networks[name] for name in there)), known, 2)
 
 
 def inside_table(runs: Sequence[TravelRun]) -> str:

@@ -3,13 +3,14 @@
 `leaderboard/capacity.json` keeps the largest need of every `BLOCK` rows of each run of traces/, over all layers, by the
 hash of the run: `python -m leaderboard pages capacity` measures the runs that it lacks, fits and scores again, and
 writes the ratios that the package ships (`prior.json`, of all `train` runs). Scored are `test` runs: each by what was
-fitted on `train` runs without its recipe and near twins.
+fitted on `train` runs without its recipe and near twins, those of its size of batch before others.
 
 Axis letters: B blocks, N windows, P ratios, Q risks, R runs.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,10 +25,10 @@ from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen
+from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen, size_of
 from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
 from moeload_bench.schema import Record
-from moeload_bench.traces.meta import STRATA
+from moeload_bench.traces.meta import STRATA, Stratum
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
@@ -38,6 +39,8 @@ HORIZONS = (100, 1000)
 MERGED = 10
 MERGED_FROM = 4000
 """Runs of so many rows are scored once more with ten rows as one: the noise of a large batch."""
+OTHER_SIZE = 0.25
+"""What a run with batches of another size counts, chosen on `train` runs of which six groups are large."""
 POINTS = 200
 """Ratios of other runs are kept as so many quantiles."""
 BROKEN = "unbalanced-"
@@ -65,9 +68,7 @@ class CapacityRun(Record):
     @property
     def stratum(self) -> str:
         """Return the stratum of tokens per expert and row."""
-        if self.merged > 1:
-            return "merged"
-        return "large" if self.tokens >= STRATA["large"][0] else "small"
+        return "merged" if self.merged > 1 else size_of(self.tokens)
 
     def needs(self) -> FloatArray:
         """Return the need of every block [B]."""
@@ -143,19 +144,25 @@ def origins(peak_B: FloatArray, blocks: int) -> range:
     return range(blocks, len(peak_B) - blocks + 1, blocks)
 
 
-def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str]) -> FloatArray:
-    """Return the weight of each run [R]: groups have equal ones, so have recipes of a group and runs of a recipe."""
+def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str], size: Stratum) -> FloatArray:
+    """Return the weight of each run [R]: groups have equal ones, so have recipes of a group and runs of a recipe.
+
+    Runs with batches of another size count `OTHER_SIZE` as much.
+    """
     recipes = Counter(run.recipe for run in runs)
     alike = Counter(groups[recipe] for recipe in recipes)
-    return np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
+    weight_R = np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
+    return weight_R * [1.0 if size_of(run.tokens) == size else OTHER_SIZE for run in runs]
 
 
-def fit(runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int) -> FloatArray:
-    """Return need over level of the windows of these runs, as quantiles [P]."""
+def fit(
+    runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int, size: Stratum
+) -> FloatArray:
+    """Return need over level of the windows of these runs, as quantiles [P], for runs with batches of a size."""
     blocks = horizon // BLOCK
     ratios: list[float] = []
     shares: list[float] = []
-    for run, weight in zip(runs, weights(runs, groups), strict=True):
+    for run, weight in zip(runs, weights(runs, groups, size), strict=True):
         peak_B = run.needs()
         found = [peak_B[at : at + blocks].max() / entry.level(peak_B[:at], blocks) for at in origins(peak_B, blocks)]
         ratios.extend(found)
@@ -215,21 +222,23 @@ def scores_of(
     tested: Sequence[CapacityRun], others: Sequence[CapacityRun], groups: Mapping[str, str]
 ) -> Iterator[Scored]:
     """Yield the scores of all entries, fitted on the other runs."""
-    for horizon in HORIZONS:
-        for name, entry in ENTRIES.items():
-            prior_P = fit(others, groups, entry, horizon)
-            yield from (one for run in tested if (one := score(run, name, horizon, prior_P)) is not None)
+    for size in dict.fromkeys(size_of(run.tokens) for run in tested):
+        for horizon in HORIZONS:
+            for name, entry in ENTRIES.items():
+                prior_P = fit(others, groups, entry, horizon, size)
+                scored = (score(run, name, horizon, prior_P) for run in tested if size_of(run.tokens) == size)
+                yield from (one for one in scored if one is not None)
 
 
 def prior_text(runs: Sequence[CapacityRun]) -> str:
-    """Return what the package ships, fitted on all `train` runs."""
+    """Return what the package ships, fitted on all `train` runs, for each size of batch."""
     groups = groups_of(run.recipe for run in runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
-    fitted = {}
-    for horizon in HORIZONS:
-        ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon)
+    fitted: dict[str, dict[int, dict[str, list[float]]]] = {size: {} for size in STRATA}
+    for size, horizon in itertools.product(STRATA, HORIZONS):
+        ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon, size)
         long = [run for run in train if horizon in run.dropped]
-        dropped_F = np.average([run.dropped[horizon] for run in long], axis=0, weights=weights(long, groups))
-        fitted[horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
-                           (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
+        dropped_F = np.average([run.dropped[horizon] for run in long], axis=0, weights=weights(long, groups, size))
+        fitted[size][horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
+                                 (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
     return json.dumps(fitted) + "\n"

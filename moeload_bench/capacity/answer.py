@@ -16,6 +16,7 @@ from moeload_bench.capacity.forecast import (
     LEAST_RISK,
     MOST_RISK,
     PRIOR_WINDOWS,
+    Prior,
     need_quantiles,
     prior_for,
     seen,
@@ -56,7 +57,7 @@ class Capacity:
 
     ``busiest``: of ``devices`` devices that hold equally many experts by number, or of each expert if ``devices`` is
     None. ``micro``: of an expert in one micro-batch, if they were recorded. ``own_windows``: past windows of this run
-    that the forecast rests on; ``prior_rows``: rows of the windows of other runs.
+    that the forecast rests on; ``prior_rows``: rows of the windows of other runs, which have a ``prior_size`` of batch.
     """
 
     trace: str
@@ -73,6 +74,7 @@ class Capacity:
     micro: Buffers | None
     own_windows: int
     prior_rows: int
+    prior_size: str
     last_step: int
 
     def record(self) -> dict[str, object]:
@@ -106,8 +108,10 @@ def capacity_of(
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
     risks = tuple(sorted({*RISKS, risk}, reverse=True))
-    factor_Q = need_quantiles(need_S, rows, risks)
-    dropped_Q = _dropped(trace, need_S, rows, factor_Q / level)
+    even = float(totals(trace.load_SLE[trace.steps - 1 :]).max())
+    prior = prior_for(rows, even / trace.num_experts)
+    factor_Q = need_quantiles(need_S, rows, risks, prior)
+    dropped_Q = _dropped(trace, need_S, rows, factor_Q / level, prior)
     choices = tuple(
         Choice(one, float(factor), float(dropped), one < LEAST_RISK)
         for one, factor, dropped in zip(risks, factor_Q, dropped_Q, strict=True)
@@ -115,7 +119,6 @@ def capacity_of(
     chosen = choices[risks.index(risk)]
     shared = need_SL if devices is None else device_needs(trace, devices)
     micro_SL = micro_needs(trace)
-    even = float(totals(trace.load_SLE[trace.steps - 1 :]).max())
     sharers = devices or trace.num_experts
     return Capacity(
         trace=trace.id,
@@ -123,32 +126,37 @@ def capacity_of(
         choice=chosen,
         choices=choices,
         lately=level,
-        factor_L=tuple(float(need_quantiles(need_S, rows, (risk,))[0]) for need_S in need_SL.T),
+        factor_L=tuple(float(need_quantiles(need_S, rows, (risk,), prior)[0]) for need_S in need_SL.T),
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,
         devices_assumed=assumed and devices is not None,
-        busiest=_buffers(shared, rows, risk, even / sharers, token_bytes),
-        micro=None if micro_SL is None else _buffers(micro_SL, rows, risk, even / trace.num_experts, token_bytes),
+        busiest=_buffers(shared, rows, risk, prior, even / sharers, token_bytes),
+        micro=None
+        if micro_SL is None
+        else _buffers(micro_SL, rows, risk, prior, even / trace.num_experts, token_bytes),
         own_windows=len(own_N),
-        prior_rows=prior_for(rows).rows,
+        prior_rows=prior.rows,
+        prior_size=prior.size,
         last_step=int(trace.step_S[-1]),
     )
 
 
-def _buffers(need_SL: FloatArray, rows: int, risk: float, even: float, token_bytes: int | None) -> Buffers:
-    factor = float(need_quantiles(need_SL.max(axis=1), rows, (risk,))[0])
+def _buffers(
+    need_SL: FloatArray, rows: int, risk: float, prior: Prior, even: float, token_bytes: int | None
+) -> Buffers:
+    factor = float(need_quantiles(need_SL.max(axis=1), rows, (risk,), prior)[0])
     tokens = int(np.ceil(factor * even))
     return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
 
 
-def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray) -> FloatArray:
+def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray, prior: Prior) -> FloatArray:
     """Return the expected part of tokens dropped in the next window at so many times the level [Q].
 
     As for the need, it is the mean over the run's own past windows and those of other runs.
     """
     own_NQ = dropped_after(trace, need_S, rows, times_Q)
-    others_Q = prior_for(rows).dropped(times_Q)
+    others_Q = prior.dropped(times_Q)
     return np.asarray((own_NQ.sum(axis=0) + PRIOR_WINDOWS * others_Q) / (len(own_NQ) + PRIOR_WINDOWS))
 
 
@@ -182,9 +190,9 @@ def evidence(found: Capacity) -> str:
     """Return what the forecast rests on."""
     own = counted(found.own_windows, "earlier window") if found.own_windows else "no earlier window"
     return (
-        f"Rests on {own} of this run and on windows of {found.prior_rows:,} rows of other runs. Largest lately: "
-        f"{found.lately:.2f}. From step {found.last_step + 1:,} on; a planned switch of data or learning rate is not "
-        "foreseen."
+        f"Rests on {own} of this run and on windows of {found.prior_rows:,} rows of other runs, above all with "
+        f"{found.prior_size} batches. Largest lately: {found.lately:.2f}. From step {found.last_step + 1:,} on; a "
+        "planned switch of data or learning rate is not foreseen."
     )
 
 

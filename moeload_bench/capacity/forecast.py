@@ -2,7 +2,8 @@
 
 The need of a window is forecast as a level times a ratio. The level is the largest need of the last half window. The
 ratios are those of the run's own past windows, each with weight 1, and those of other runs (`PRIOR`, fitted on `train`
-recipes), which together have the weight of `PRIOR_WINDOWS` windows. A quantile of the mixture is the forecast.
+recipes, mostly those with batches of the run's size), which together have the weight of `PRIOR_WINDOWS` windows. A
+quantile of the mixture is the forecast.
 
 Axis letters: S steps, N windows, P ratios of other runs, Q risks.
 """
@@ -19,6 +20,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.files import PACKAGE
+from moeload_bench.traces.meta import STRATA, Stratum
 
 PRIOR_WINDOWS = 5.0
 """Weight of the ratios of other runs, in windows of the run's own; chosen on `train`."""
@@ -33,8 +35,12 @@ PRIOR = PACKAGE / "capacity" / "prior.json"
 
 
 class Prior(NamedTuple):
-    """What windows of so many rows showed in other runs: ratios, and the part of tokens dropped at `TIMES`."""
+    """What windows of so many rows showed in other runs: ratios, and the part of tokens dropped at `TIMES`.
 
+    ``size``: of the batches that count most.
+    """
+
+    size: Stratum
     rows: int
     ratio_P: FloatArray
     dropped_F: FloatArray
@@ -46,14 +52,23 @@ class Prior(NamedTuple):
 
 @functools.cache
 def priors() -> tuple[Prior, ...]:
-    """Return what was fitted on `train` runs, a record for each length of a window."""
+    """Return what was fitted on `train` runs, a record for each size of batch and length of a window."""
     kept = json.loads(PRIOR.read_text())
-    return tuple(Prior(int(rows), np.array(one["ratio"]), np.array(one["dropped"])) for rows, one in kept.items())
+    return tuple(
+        Prior(size, int(rows), np.array(one["ratio"]), np.array(one["dropped"]))
+        for size, fitted in kept.items()
+        for rows, one in fitted.items()
+    )
 
 
-def prior_for(rows: int) -> Prior:
-    """Return what was fitted for the nearest length of a window."""
-    return min(priors(), key=lambda one: abs(math.log(one.rows / rows)))
+def prior_for(rows: int, tokens: float) -> Prior:
+    """Return what was fitted for the size of ``tokens`` per expert and row, and for the nearest length of a window."""
+    return min((one for one in priors() if one.size == size_of(tokens)), key=lambda one: abs(math.log(one.rows / rows)))
+
+
+def size_of(tokens: float) -> Stratum:
+    """Return whose windows are most like those of a run with so many tokens per expert and row."""
+    return "large" if tokens >= STRATA["large"][0] else "small"
 
 
 def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:
@@ -93,7 +108,7 @@ def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatAr
     return np.concatenate([own_N, prior_P]), weight
 
 
-def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float]) -> FloatArray:
+def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float], prior: Prior) -> FloatArray:
     """Return what the need of the next rows stays below, but for each risk [Q]."""
     level, own_N = seen(need_S, rows)
-    return level * quantile(*mixture(own_N, prior_for(rows).ratio_P), risks)
+    return level * quantile(*mixture(own_N, prior.ratio_P), risks)

@@ -45,8 +45,9 @@ def test_own_windows_outweigh_other_runs_with_time() -> None:
 def test_a_forecast_scales_with_the_run() -> None:
     """Twice the need gives twice the forecast; less risk never gives a lower one."""
     need_S = np.random.default_rng(0).uniform(1, 2, 3000)
-    once = need_quantiles(need_S, 100, (0.1, 0.05, 0.01, 0.001))
-    assert need_quantiles(2 * need_S, 100, (0.1, 0.05, 0.01, 0.001)) == pytest.approx(2 * once)
+    risks, prior = (0.1, 0.05, 0.01, 0.001), prior_for(100, 500)
+    once = need_quantiles(need_S, 100, risks, prior)
+    assert need_quantiles(2 * need_S, 100, risks, prior) == pytest.approx(2 * once)
     assert (np.diff(once) >= 0).all()
 
 
@@ -54,11 +55,14 @@ def test_a_steady_run_is_covered() -> None:
     """Of a run without change at most the risk, and some sampling, exceeds the forecast."""
     need_S = 1 + np.random.default_rng(1).gamma(4, 0.05, 40_000)
     starts = range(2000, 40_000, 100)
-    over = [need_S[at : at + 100].max() > need_quantiles(need_S[:at], 100, (0.1,))[0] for at in starts]
+    over = [
+        need_S[at : at + 100].max() > need_quantiles(need_S[:at], 100, (0.1,), prior_for(100, 500))[0] for at in starts
+    ]
     assert 0.05 < np.mean(over) < 0.15
 
 
-def test_the_prior_is_that_of_the_nearest_window() -> None:
-    """250 rows are nearer to 100 than to 1,000 by their ratio, 500 are not."""
-    assert (prior_for(250).rows, prior_for(500).rows) == (100, 1000)
-    assert len(prior_for(1000).dropped_F) == len(forecast.TIMES)
+def test_the_prior_is_that_of_the_nearest_window_and_of_the_size_of_batch() -> None:
+    """250 rows are nearer to 100 than to 1,000 by their ratio, 500 are not; from 2,048 tokens on a batch is large."""
+    assert (prior_for(250, 500).rows, prior_for(500, 500).rows) == (100, 1000)
+    assert [prior_for(100, tokens).size for tokens in (512, 2047, 2048, 1e6)] == ["small", "small", "large", "large"]
+    assert all(len(one.dropped_F) == len(forecast.TIMES) for one in forecast.priors())

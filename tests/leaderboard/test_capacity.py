@@ -21,6 +21,7 @@ from leaderboard.studies.capacity import (
     weights,
 )
 from moeload_bench.capacity.forecast import TIMES
+from moeload_bench.traces.meta import STRATA
 
 
 def run(name: str, *peak_B: float, merged: int = 1) -> CapacityRun:
@@ -29,16 +30,21 @@ def run(name: str, *peak_B: float, merged: int = 1) -> CapacityRun:
 
 
 def test_groups_recipes_and_runs_weigh_equally() -> None:
-    """Two runs of one of two near twins have a quarter of the group's weight each, the other twin a half."""
+    """Two runs of one of two near twins have a quarter of the group's weight each, the other twin a half.
+
+    For a run with batches of the other size, all count less.
+    """
     runs = [run("a/train/seed0"), run("a/train/seed1"), run("b/train/seed0"), run("c/train/seed0")]
-    assert weights(runs, {"a": "a", "b": "a", "c": "c"}).tolist() == [0.25, 0.25, 0.5, 1.0]
+    own, other = (weights(runs, {"a": "a", "b": "a", "c": "c"}, size).tolist() for size in STRATA)
+    assert own == [0.25, 0.25, 0.5, 1.0]
+    assert other == [capacity.OTHER_SIZE * one for one in own]
 
 
 def test_what_is_fitted_is_need_over_level() -> None:
     """A window of two blocks needs 4 after a last half window of 2: the ratio is 2; over the largest so far it is 1."""
     one = [run("a/train/seed0", 4, 2, 4, 3)]
-    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[SHIPPED], 2 * BLOCK)) == {2.0}
-    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[NAIVE], 2 * BLOCK)) == {1.0}
+    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[SHIPPED], 2 * BLOCK, "small")) == {2.0}
+    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[NAIVE], 2 * BLOCK, "small")) == {1.0}
 
 
 def test_a_score_is_that_of_its_windows() -> None:
