@@ -39,8 +39,8 @@ class Mine:
         self.share = np.full((info.num_layers, info.num_experts), 1 / info.num_experts)
 
     def observe(self, block):
-        load = block.load_SLE[-1].astype(float)
-        self.share = load / load.sum(axis=-1, keepdims=True)
+        load, total = block.load_SLE[-1], block.load_SLE[-1].sum(axis=-1, keepdims=True)
+        self.share = np.where(total > 0, load / np.maximum(total, 1), self.share)
 
     def forecast(self, request):
         return Forecast(self.share[None], np.array([request.horizon]))
