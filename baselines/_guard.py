@@ -18,9 +18,10 @@ from __future__ import annotations
 import hashlib
 import io
 from collections import deque
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ from ._gate import MAX_BYTES, Gate, read_gate
 from ._measures import ANCHORS, LEAST_TV, WINDOWS, Measures, Memory, context_names, measure, tv
 from ._path import hat_weights
 from ._series import FloatArray, to_simplex
-from ._spread import Spread, moving
+from ._spread import NOISE, Spread, moving
 
 SHIPPED = Path(__file__).with_suffix(".npz")
 """Fitted on `train` runs by `python -m leaderboard fit-weights guarded`."""
@@ -41,7 +42,7 @@ CHECK = 64
 ROWS = (1, 16, 128, 1024)
 """Windows after a question over which its answers are compared with what came."""
 RIVALS = ("adaptive", "last_value")
-PRIOR = (2.0, 2.0, 3.0, 4.0)
+PRIOR = (2.0, 2.0, 3.0, 6.0)
 """For each window, the log of the odds of the network against all its rivals before anything is known."""
 SHARPNESS = (6.0, 6.0, 4.0, 3.0)
 """For each window, how much a target without overlap counts, per unit of log error."""
@@ -55,6 +56,8 @@ SETTLED = 1000
 """Steps before which nothing is pulled."""
 SPREAD_ROWS = 128
 
+QUIET, LOUD = 0.01, 0.03
+"""Noise of a row, as total variation: of a layer with some thousands of tokens per expert, and with some hundreds."""
 ABSOLUTE = (16, 2048)
 """Windows whose unevenness the network is told as it is, not only over the noise."""
 EXTRA = 2 + len(ABSOLUTE)
@@ -71,10 +74,25 @@ def widened(seen: Measures, stride: int) -> Measures:
     return replace(seen, context_LC=np.column_stack([seen.context_LC, *plain, *uneven]))
 
 
+@dataclass(frozen=True, eq=False)
+class Network(Gate):
+    """``spread`` was calibrated on runs whose rows are noisy, ``quiet`` on those of large batches."""
+
+    quiet: Spread | None = None
+
+    def spread_at(self, noise: float) -> Spread | None:
+        """The quantiles for rows with so much noise, mixed between `QUIET` and `LOUD`."""
+        if self.spread is None or self.quiet is None:
+            return self.quiet or self.spread
+        part = float(np.interp(np.log(noise), np.log([QUIET, LOUD]), [0.0, 1.0]))
+        mixed_CKQ = part * self.spread.factor_CKQ + (1 - part) * self.quiet.factor_CKQ
+        return Spread(mixed_CKQ.astype(np.float32))
+
+
 class Guard:
     """A network that is mixed with simple rivals as far as they were better on this run; else the network alone."""
 
-    def __init__(self, network: Gate, memory: Memory, mixed: bool = True) -> None:
+    def __init__(self, network: Network, memory: Memory, mixed: bool = True) -> None:
         info = memory.info
         self._network = network
         self._memory = memory
@@ -87,11 +105,12 @@ class Guard:
         self._said: deque[FloatArray] = deque(maxlen=max(_LAG))
         self._excess_KML = np.zeros((len(ROWS), 1 + len(RIVALS), info.num_layers))
         self._targets_K = np.zeros(len(ROWS))
+        self._noise = LOUD
 
     @property
     def spread(self) -> Spread | None:
-        """The quantiles around what the network says."""
-        return self._network.spread
+        """The quantiles around what was forecast last."""
+        return self._network.spread_at(self._noise)
 
     def observe(self, block: StepBlock) -> None:
         """Take in rows that the memory holds already and that do not go beyond the next check."""
@@ -102,6 +121,7 @@ class Guard:
 
     def forecast(self, seen: Measures) -> FloatArray:
         """[A, L, E] shares at the anchors: the mixture."""
+        self._noise = float(np.exp(seen.context_LC[:, NOISE].mean()))
         share_ALE = self._mixture(seen) if self._mixed else self._members(seen)[:, 0]
         return share_ALE if self._pull is None else self._pull.applied(share_ALE, self._memory)
 
@@ -140,19 +160,20 @@ class Guard:
         self._targets_K[k] = keep * self._targets_K[k] + 1
 
 
-def to_bytes(network: Gate) -> bytes:
-    """An npz archive of two entries: `gated`'s archive of what it knows too, and the rest; without pickle."""
+def to_bytes(network: Network) -> bytes:
+    """An npz archive: `gated`'s archive of what it knows too, the rest, and the quiet quantiles; without pickle."""
     own = len(context_names())
     plain = replace(
         network, mean_C=network.mean_C[:own], scale_C=network.scale_C[:own], inner_CU=network.inner_CU[:own]
     )
+    quiet: dict[str, Any] = {} if network.quiet is None else {"quiet_CKQ": network.quiet.factor_CKQ}
     more = np.column_stack([network.mean_C[own:], network.scale_C[own:], network.inner_CU[own:]])
     file = io.BytesIO()
-    np.savez(file, plain=np.frombuffer(plain.to_bytes(), dtype=np.uint8), more=more)
+    np.savez(file, plain=np.frombuffer(plain.to_bytes(), dtype=np.uint8), more=more, **quiet)
     return file.getvalue()
 
 
-def read_network(data: bytes, origin: str) -> Gate:
+def read_network(data: bytes, origin: str) -> Network:
     """The network from an archive that `to_bytes` wrote; raises `TargetError` for anything else."""
     wrong = TargetError(f"guarded: {origin} is no archive of weights of `guarded`: fit them again")
     if len(data) > MAX_BYTES:
@@ -160,22 +181,27 @@ def read_network(data: bytes, origin: str) -> Gate:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             plain, more = archive["plain"], archive["more"]
+            quiet_CKQ = archive["quiet_CKQ"] if "quiet_CKQ" in archive.files else None
     except Exception:  # numpy has no one error for a broken archive
         raise wrong from None
-    network = read_gate(plain.tobytes(), origin)
-    shape = (EXTRA, 2 + len(network.inner_U))
+    gate = read_gate(plain.tobytes(), origin)
+    shape = (EXTRA, 2 + len(gate.inner_U))
     if more.shape != shape or more.dtype != np.float32 or not np.isfinite(more).all():
         raise TargetError(f"guarded: more of {origin} is {more.dtype} {more.shape}, expected finite float32 {shape}")
-    return replace(
-        network,
-        mean_C=np.append(network.mean_C, more[:, 0]),
-        scale_C=np.append(network.scale_C, more[:, 1]),
-        inner_CU=np.concatenate([network.inner_CU, more[:, 2:]]),
+    return Network(
+        np.append(gate.mean_C, more[:, 0]),
+        np.append(gate.scale_C, more[:, 1]),
+        np.concatenate([gate.inner_CU, more[:, 2:]]),
+        gate.inner_U,
+        gate.outer_UM,
+        gate.outer_M,
+        gate.spread,
+        None if quiet_CKQ is None else Spread.checked(quiet_CKQ, origin),
     )
 
 
 @lru_cache(maxsize=1)
-def shipped_network() -> Gate:
+def shipped_network() -> Network:
     """The network that comes with the package; raises `TargetError` when the file is not the one that was pinned."""
     data = SHIPPED.read_bytes() if SHIPPED.is_file() else b""
     found = hashlib.sha256(data).hexdigest()

@@ -1,9 +1,8 @@
 """How the weights of `guarded` are learned: `_gate_fit`'s descent over more kinds of twins of each run.
 
-Beside the twins of `gated`, of each run its rows summed by tens, its counts thinned to `THIN` tokens per expert and row
-(both exact: such a log could have been kept of that very run), and its shares smoothed over time and drawn anew with
-up to a million tokens per expert. The last is exercise in little noise and nothing more: a smoother that looks both
-ways lets a little of the future into the past, so no error on such a twin is ever reported as a result.
+Beside the twins of `gated`, of each run its rows summed by tens, and its counts thinned to `THIN` tokens per expert and
+row: both exact, such a log could have been kept of that very run. Quantiles are calibrated twice, on runs whose rows
+are noisy and on those of large batches.
 
 Axis letters: S steps, L MoE layers, E experts.
 """
@@ -18,16 +17,12 @@ import numpy as np
 from moeload_bench.forecaster import FitRuns, StepBlock, TraceInfo
 
 from . import _gate_fit as gate_fit
-from ._gate import Gate
-from ._guard import widened
+from ._guard import LOUD, QUIET, Network, widened
 from ._series import IntArray
+from ._spread import NOISE
 
 SUM = 10
 THIN = 50
-SMOOTHED_STEPS = (2.0, 24.0)
-"""Least and greatest standard deviation of the smoother, in rows."""
-SMOOTHED_TOKENS = (2e4, 1e6)
-"""Per expert and row."""
 
 Twin = Callable[[TraceInfo, IntArray, np.random.Generator], tuple[TraceInfo, IntArray]]
 
@@ -48,25 +43,13 @@ def thinned(info: TraceInfo, load_SLE: IntArray, rng: np.random.Generator) -> tu
     return info, out
 
 
-def smoothed(info: TraceInfo, load_SLE: IntArray, rng: np.random.Generator) -> tuple[TraceInfo, IntArray]:
-    """Shares without most of their noise, drawn anew from many tokens."""
-    from scipy.ndimage import gaussian_filter1d
-
-    width, tokens = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (SMOOTHED_STEPS, SMOOTHED_TOKENS))
-    share_SLE = load_SLE / np.maximum(load_SLE.sum(axis=2, keepdims=True), 1)
-    share_SLE = np.maximum(gaussian_filter1d(share_SLE, width, axis=0, mode="nearest"), 0)
-    share_SLE /= np.maximum(share_SLE.sum(axis=2, keepdims=True), 1e-12)
-    return info, rng.multinomial(int(tokens * info.num_experts), share_SLE)
-
-
 TWINS: Mapping[str, tuple[Twin, gate_fit.Kind]] = {
     "summed": (summed, gate_fit.Kind(100, 8)),
     "thinned": (thinned, gate_fit.Kind(100, 6)),
-    "smoothed": (smoothed, gate_fit.Kind(80, 6)),
 }
 
 
-def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Gate:
+def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Network:
     """The weights learned from whole runs and their twins; the same ones for the same runs, seed and machine.
 
     ``without``: names of `TWINS`, or "sampled", that it shall not learn from.
@@ -74,9 +57,17 @@ def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Gate:
     return learned([one for name, one in samples_of(runs, seed) if name not in without], seed)
 
 
-def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Gate:
-    """The weights learned from what was measured."""
-    return gate_fit.calibrated(gate_fit.train(samples, seed, gate_fit.Learning()), samples)
+def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Network:
+    """The weights learned from what was measured; quantiles for quiet and for noisy rows, each from runs with such."""
+    gate = gate_fit.train(samples, seed, gate_fit.Learning())
+    loud, quiet = ([one for one in samples if _is_quiet(one) == wanted] for wanted in (False, True))
+    spreads = (gate_fit.calibrated(gate, some).spread for some in (loud, quiet))
+    return Network(gate.mean_C, gate.scale_C, gate.inner_CU, gate.inner_U, gate.outer_UM, gate.outer_M, *spreads)
+
+
+def _is_quiet(one: gate_fit.Samples) -> bool:
+    noise = np.median(np.concatenate([seen.context_LC[:, NOISE] for seen in one.measured_O]))
+    return bool(noise < np.log([QUIET, LOUD]).mean())
 
 
 def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:

@@ -1,10 +1,10 @@
 """`guarded`: `gated`, taught on more kinds of data, and kept honest on the run itself.
 
-The network and what it sees are those of `gated`. Two things differ. Its weights were learned from more kinds of data
-(`_guard_fit`): beside each `train` run as it is, sampled, begun late and balanced by a simulated controller, also its
-rows summed by tens, its counts thinned to 50 per expert, and its shares smoothed and drawn anew with little noise. And
-it does not have to be believed: at fixed steps it writes down what it forecasts, and where a rival (`adaptive`, the
-last value) has been nearer to what then came, the forecast moves over to that rival, layer by layer (`_guard`).
+The network and what it sees are those of `gated`. Two things differ. Its weights were learned from more kinds of data:
+recipes with large batches among them, and beside each `train` run as it is, sampled, begun late and balanced by a
+simulated controller, also its rows summed by tens and its counts thinned to 50 per expert (`_guard_fit`). And it does
+not have to be believed: at fixed steps it writes down what it forecasts, and where a rival (`adaptive`, the last value)
+has been nearer to what then came, the forecast moves over to that rival, layer by layer (`_guard`).
 
 Under loss-free balancing, where a layer is still, shares are moved along the bias that the controller has built up.
 

@@ -34,7 +34,6 @@ KINDS = {
 }
 PARTS_OF_IT = {
     "guarded.unguarded": "without the guard",
-    "guarded.real": "without smoothed shares to learn from",
     "guarded.old": "taught as `gated`, with the guard",
     "guarded.home": "learned from the runs of suite v2 only",
 }
@@ -227,7 +226,7 @@ def _without(cell: Cell, name: str) -> str:
 def bias_table(runs: Sequence[TravelRun]) -> str:
     """Return the error of `guarded` over that of `gated` under a bias controller, by horizon."""
     rows = []
-    for method in ("loss_free_bias", "quantile_balancing"):
+    for method in ("loss_free_bias", "quantile"):
         for cell in cells([one for one in runs if one.balancing == method and one.kind == "as it is"]):
             words = [ratio_words(cell.means(SUBJECT, cell.log_RK(BEFORE), (h,))) for h in HORIZONS[2:]]
             rows.append((method.replace("_", " "), KINDS[cell.kind], cell.state, str(cell.recipes), *words))

@@ -6,7 +6,7 @@ Clusters of near twins are dealt into `FOLDS` parts. Each part is left out once:
 on the `train` runs of the others, and every forecaster follows the runs of the part, as they are and as logs that could
 have been kept of them (`KINDS`), which the network that is asked there has not learned from either. No `test` run is
 read. Kept in leaderboard/travel.json under the hashes of the trace and of what was learned from; only
-what is missing is run: one process learns, another asks. An hour or two for all.
+what is missing is run: one process learns, another asks. Half an hour for all.
 
 Axis letters: K horizons, S rows.
 """
@@ -20,8 +20,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
-from moeload_bench.baselines._gate import Gate
-from moeload_bench.baselines._guard import to_bytes
+from moeload_bench.baselines._guard import Network, to_bytes
 from moeload_bench.baselines._spread import WindowTruth
 from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
@@ -66,8 +65,7 @@ class Lesson:
 
 NETWORKS: Mapping[str, Lesson] = {
     "guarded": Lesson(),
-    "guarded.old": Lesson(without=("summed", "thinned", "smoothed")),
-    "guarded.real": Lesson(without=("smoothed",)),
+    "guarded.old": Lesson(without=("summed", "thinned")),
     "guarded.home": Lesson(suite="v2"),
     "guarded.drawn0": Lesson(drawn=0),
     "guarded.drawn8": Lesson(drawn=8),
@@ -191,7 +189,7 @@ class Learners:
             logs = fit_runs([log for trace in traces if (log := of_kind(trace, kind)) is not None])
             yield kind, {**networks, "gated": gated, "average_tuned": AverageTuned.fit(logs, 0)}
 
-    def _network(self, learn: Collection[str], lesson: Lesson, kind: str) -> Gate:
+    def _network(self, learn: Collection[str], lesson: Lesson, kind: str) -> Network:
         from moeload_bench.baselines import _guard_fit
 
         names, chosen, without = list(self._traces), runs_for(lesson, learn), (*lesson.without, kind)

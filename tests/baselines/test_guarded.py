@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from baselines import _gate, _gate_fit, _guard, _guard_fit, _measures
+from baselines._spread import HORIZONS, LEVELS, Spread
 from baselines.adaptive import Adaptive
 from baselines.guarded import Guarded
 from moeload_bench.errors import TargetError
@@ -42,9 +42,9 @@ def wrong_network() -> bytes:
     C, outer = len(_measures.context_names()) + _guard.EXTRA, len(_measures.ANCHORS) * _gate.WEIGHTS
     bias_AM = np.zeros((len(_measures.ANCHORS), _gate.WEIGHTS), dtype=np.float32)
     bias_AM[:, -1] = 50  # the weight of 1/E
-    zeros = (np.zeros(size, dtype=np.float32) for size in ((C, 3), (3,), (3, outer)))
+    inner_CU, inner_U, outer_UM = (np.zeros(size, dtype=np.float32) for size in ((C, 3), (3,), (3, outer)))
     mean_C, scale_C = np.zeros(C, dtype=np.float32), np.ones(C, dtype=np.float32)
-    return _guard.to_bytes(_gate.Gate(mean_C, scale_C, *zeros, bias_AM.ravel()))
+    return _guard.to_bytes(_guard.Network(mean_C, scale_C, inner_CU, inner_U, outer_UM, bias_AM.ravel()))
 
 
 def errors(cls: Any, load_SLE: NDArray[np.int64], first: int, horizon: int = 10, **how: Any) -> NDArray[np.float64]:
@@ -170,13 +170,6 @@ def test_exact_twins_are_logs_of_the_same_run() -> None:
     assert (thin.sum(axis=2) == 50 * E).all()
 
 
-def test_no_reported_number_rests_on_a_smoothed_path() -> None:
-    """The smoother looks both ways, so no kind of log that is scored uses it, by name or by function."""
-    source = (Path(__file__).parents[2] / "leaderboard" / "studies" / "travel.py").read_text()
-    assert "_guard_fit.smoothed" not in source
-    assert '"smoothed":' not in source
-
-
 @pytest.mark.slow
 def test_weights_are_learned_from_the_named_twins_only() -> None:
     """Leaving a kind out changes the weights; learning is repeatable."""
@@ -203,9 +196,28 @@ def test_shipped_weights_are_the_pinned_ones() -> None:
 
 
 def test_weights_come_back_as_they_were() -> None:
-    """Archives hold all of the weights, the context beyond `gated`'s too."""
-    data = wrong_network()
-    assert _guard.to_bytes(_guard.read_network(data, "a test")) == data
+    """Archives hold all of the weights, the context beyond `gated`'s too, and both kinds of quantiles."""
+    for data in (wrong_network(), _guard.to_bytes(with_quantiles())):
+        assert _guard.to_bytes(_guard.read_network(data, "a test")) == data
+
+
+def with_quantiles() -> _guard.Network:
+    """A network whose quantiles are twice as wide for noisy rows as for quiet ones."""
+    factor_CKQ = np.broadcast_to(np.linspace(-1, 1, len(LEVELS)), (2, len(HORIZONS), len(LEVELS)))
+    loud, quiet = (Spread((scale * factor_CKQ).astype(np.float32)) for scale in (2, 1))
+    return replace(_guard.read_network(wrong_network(), "a test"), spread=loud, quiet=quiet)
+
+
+def test_quantiles_are_those_of_rows_as_noisy() -> None:
+    """Beyond `QUIET` and `LOUD` those of runs there, between them a mixture, with one kind alone that one."""
+    network = with_quantiles()
+    spreads = [network.spread_at(noise) for noise in (0.001, _guard.QUIET, 0.02, _guard.LOUD, 0.3)]
+    widest = [one.factor_CKQ.max() for one in spreads if one is not None]
+    assert widest == sorted(widest)
+    assert (widest[0], widest[1], widest[3], widest[4]) == (1, 1, 2, 2)
+    assert 1.1 < widest[2] < 1.9
+    assert replace(network, quiet=None).spread_at(0.001) is network.spread
+    assert replace(network, spread=None).spread_at(0.3) is network.quiet
 
 
 def _archive(**changes: Any) -> bytes:
@@ -222,6 +234,7 @@ def _archive(**changes: Any) -> bytes:
         (_archive(more=np.array([object()], dtype=object)), "no archive"),
         (_archive(more=np.zeros((1, 1), dtype=np.float32)), "expected finite float32"),
         (_archive(more=np.full((_guard.EXTRA, 5), np.nan, dtype=np.float32)), "expected finite float32"),
+        (_archive(quiet_CKQ=np.zeros((2, 3), dtype=np.float32)), "expected finite float32"),
     ],
 )
 def test_other_weights_are_refused_by_name(data: bytes, says: str) -> None:
