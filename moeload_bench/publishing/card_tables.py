@@ -135,7 +135,16 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
     ]
     if noise:
         said.append(f"whose shares have a noise of {min(noise):.1%} to {max(noise):.1%} a row")
-    return f"Models of {', '.join(said)}. Trained on {' or '.join(sorted({one.hardware for one in facts}))}."
+    return f"Models of {', '.join(said)}. Trained on {machines(one.hardware for one in facts)}."
+
+
+def machines(hardware: Iterable[str]) -> str:
+    """Return `1 thread of A or B`: what is counted once for all that have as many."""
+    alike: dict[str, list[str]] = {}
+    for words in sorted(set(hardware)):
+        count, of, name = words.rpartition(" of ")
+        alike.setdefault(count + of, []).append(name)
+    return " or ".join(f"{count}{' or '.join(names)}" for count, names in alike.items())
 
 
 def _range(values: Iterable[int]) -> str:

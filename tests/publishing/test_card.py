@@ -17,7 +17,7 @@ from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.hub import fetch
 from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
-from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, onset_summary
+from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
@@ -344,3 +344,9 @@ def test_citation_is_valid_cff() -> None:
     citation = Citation(text)
     citation.validate()
     assert "moeload-bench" in citation.as_bibtex()
+
+
+def test_what_runs_were_trained_on_is_named_once() -> None:
+    """As many threads of several processors are said once; an accelerator stands alone."""
+    named = ["1 thread of B", "1 thread of A", "2 threads of A", "an H100", "1 thread of A"]
+    assert machines(named) == "1 thread of A or B or 2 threads of A or an H100"
