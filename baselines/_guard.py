@@ -1,6 +1,6 @@
 """How far `guarded` trusts its network on this very run: what the network said before, against what came.
 
-Every `CHECK` rows the network and its rivals (`RIVALS`) are asked, and what they say is kept. Once the next 1, 16, 128
+Every `CHECK` rows the network and its rivals (`RIVALS`) are asked, and what they say is kept. Once the next 1, 8, 128
 or 1,024 rows are complete, each is compared with them: per layer, the logarithm of a rival's total variation over the
 network's, half of it the layer's own and half that of the mean over layers, since a layer alone has few targets. Means
 of these that forget, times how many targets without overlap they rest on, are the evidence; with a prior that prefers
@@ -36,10 +36,10 @@ from ._spread import NOISE, Spread, moving
 
 SHIPPED = Path(__file__).with_suffix(".npz")
 """Fitted on `train` runs by `python -m leaderboard fit-weights guarded`."""
-SHIPPED_SHA256 = "b01516b98517e7affeee301165ded4e3303ee8f6f4f9649998a8c09ee0e5c936"
+SHIPPED_SHA256 = "8b126f4e749f2d7cf77c67812540d8516f45329195926d5f83c4e91de5e7b428"
 CHECK = 64
 """Rows between two questions."""
-ROWS = (1, 16, 128, 1024)
+ROWS = (1, 8, 128, 1024)
 """Windows after a question over which its answers are compared with what came."""
 RIVALS = ("adaptive", "last_value")
 PRIOR = (2.0, 2.0, 3.0, 6.0)
@@ -60,17 +60,19 @@ QUIET, LOUD = 0.01, 0.03
 """Noise of a row, as total variation: of a layer with some thousands of tokens per expert, and with some hundreds."""
 ABSOLUTE = (16, 2048)
 """Windows whose unevenness the network is told as it is, not only over the noise."""
-EXTRA = 2 + len(ABSOLUTE)
+EXTRA = 3 + len(ABSOLUTE)
 """What the network is told beyond `gated`'s context: see `widened`."""
 
 _LAG = tuple(max(1, -(-rows // CHECK)) for rows in ROWS)
 
 
-def widened(seen: Measures, stride: int) -> Measures:
-    """What was measured, with the number of experts, the stride and the skew of the shares as context."""
+def widened(seen: Measures, stride: int, balancing: str) -> Measures:
+    """What was measured, with the number of experts, the stride, the skew of the shares and quantile balancing as
+    context."""
     noise_L, experts = seen.context_LC[:, 0], seen.even_LE.shape[1]
     uneven = [seen.context_LC[:, context_names().index(f"uneven.{w}")] + noise_L for w in ABSOLUTE]
-    plain = [np.full(len(noise_L), np.log(value)) for value in (experts, stride)]
+    known = (np.log(experts), np.log(stride), float(balancing == "quantile"))
+    plain = [np.full(len(noise_L), value) for value in known]
     return replace(seen, context_LC=np.column_stack([seen.context_LC, *plain, *uneven]))
 
 
@@ -145,7 +147,8 @@ class Guard:
 
     def _members(self, seen: Measures) -> FloatArray:
         """[A, M, L, E]."""
-        network_ALE = self._network.forecast(widened(seen, self._memory.info.stride))
+        info = self._memory.info
+        network_ALE = self._network.forecast(widened(seen, info.stride, info.balancing))
         last_LE = seen.window_WLE[WINDOWS.index(1)]
         return np.stack([network_ALE, seen.candidate_ADLE[:, -1], np.broadcast_to(last_LE, network_ALE.shape)], axis=1)
 

@@ -73,7 +73,7 @@ def _is_quiet(one: gate_fit.Samples) -> bool:
 def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
     """What is measured in every run and its twins: each with the name of the twin, "recorded" for the run itself."""
     found = [
-        ("sampled" if one.kind == gate_fit.SAMPLED else "recorded", _widened(one, runs[one.run][0].stride))
+        ("sampled" if one.kind == gate_fit.SAMPLED else "recorded", _widened(one, runs[one.run][0]))
         for one in gate_fit.samples_of(runs, seed)
     ]
     for number, (info, block) in enumerate(runs):
@@ -82,9 +82,10 @@ def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
             twin_info, load_SLE = twin(info, block.load_SLE, rng)
             rows = StepBlock(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))
             sample = gate_fit._sample(number, kind, twin_info, rows, rng)
-            found += [(name, _widened(sample, twin_info.stride))] if sample.measured_O else []
+            found += [(name, _widened(sample, twin_info))] if sample.measured_O else []
     return found
 
 
-def _widened(one: gate_fit.Samples, stride: int) -> gate_fit.Samples:
-    return replace(one, measured_O=[widened(seen, stride * one.kind.stride) for seen in one.measured_O])
+def _widened(one: gate_fit.Samples, info: TraceInfo) -> gate_fit.Samples:
+    stride, balancing = info.stride * one.kind.stride, "loss_free_bias" if one.kind.controlled else info.balancing
+    return replace(one, measured_O=[widened(seen, stride, balancing) for seen in one.measured_O])

@@ -19,6 +19,7 @@ from leaderboard.studies.capacity import (
     NAIVE,
     OUT,
     SHIPPED,
+    CapacityRun,
     Scored,
     all_runs,
     board,
@@ -46,8 +47,13 @@ TENTH, TWENTIETH, HUNDREDTH = range(3)
 
 @functools.cache
 def _world() -> tuple[tuple[Scored, ...], Mapping[str, str]]:
-    runs = all_runs()
+    runs = _runs()
     return tuple(board(runs)), groups_of([*(run.recipe for run in runs), *(run.recipe for run in _alarms())])
+
+
+@functools.cache
+def _runs() -> tuple[CapacityRun, ...]:
+    return tuple(all_runs())
 
 
 @functools.cache
@@ -281,7 +287,7 @@ PARTS: Mapping[str, Maker] = {
 
 def made() -> dict[Path, str]:
     """Return the page, the records that it is made from, and what the package ships."""
-    runs = all_runs()
+    runs = _runs()
     return {
         OUT: records_text(runs, lambda run: (run.id, run.merged)),
         PRIOR: prior_text(runs),

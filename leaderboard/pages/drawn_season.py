@@ -6,6 +6,7 @@ capacity and the counts of the alarm on the season's runs, in `leaderboard/resul
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -201,12 +202,14 @@ def kept_file(season: ScoredSeason, what: str) -> Path:
     return RESULTS / f"{season.suite.name}.{what}.json"
 
 
+@functools.cache
 def capacity_runs(season: ScoredSeason) -> list[CapacityRun]:
     """Return the needs of capacity of the season's own runs, measured where they are not kept."""
     ids = {run.trace for run in season.folder.runs()}
     return capacity.all_runs(season.folder.traces, kept_file(season, "capacity"), ids.__contains__)
 
 
+@functools.cache
 def alarm_runs(season: ScoredSeason) -> list[AlarmRun]:
     """Return the counts of the alarm on the season's own runs, counted where they are not kept."""
     ids = {run.trace for run in season.folder.runs()}

@@ -29,7 +29,7 @@ SEASONS = ROOT / "leaderboard" / "seasons"
 FLOOR = "floor_fork"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ScoredSeason:
     """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
 

@@ -208,6 +208,14 @@ def with_quantiles() -> _guard.Network:
     return replace(_guard.read_network(wrong_network(), "a test"), spread=loud, quiet=quiet)
 
 
+def test_the_network_is_told_of_quantile_balancing() -> None:
+    """One column of its context is 1 there and 0 elsewhere; the others are alike."""
+    seen = _measures.measure(followed(walk(40, 800, 0.02))._memory)
+    none_LC, quantile_LC = (_guard.widened(seen, 1, name).context_LC for name in ("none", "quantile"))
+    assert (quantile_LC - none_LC).sum(axis=0).tolist().count(L) == 1
+    assert np.count_nonzero(quantile_LC - none_LC) == L
+
+
 def test_quantiles_are_those_of_rows_as_noisy() -> None:
     """Beyond `QUIET` and `LOUD` those of runs there, between them a mixture, with one kind alone that one."""
     network = with_quantiles()
