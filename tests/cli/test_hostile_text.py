@@ -83,7 +83,10 @@ OF_MAINTAINERS = {
 }
 
 
-@pytest.mark.parametrize("what", [*COMMANDS, *OF_MAINTAINERS])
+@pytest.mark.parametrize(
+    "what",
+    [pytest.param(one, marks=pytest.mark.slow) if one == "contribute" else one for one in (*COMMANDS, *OF_MAINTAINERS)],
+)
 def test_no_command_prints_a_control_character_of_a_stranger_s(
     what: str, evil: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,7 +94,11 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
 @pytest.mark.parametrize(
     ("words", "stages"),
     [
-        (("report",), ("watching (1 of 2)", "forecasters (2 of 2): uniform, forecaster 1 of")),
+        pytest.param(
+            ("report",),
+            ("watching (1 of 2)", "forecasters (2 of 2): uniform, forecaster 1 of"),
+            marks=pytest.mark.slow,
+        ),
         (("run", "sw_avg", "--level", "none", "--fresh", "--trace"), ("sw_avg, forecaster 2 of 2, origin",)),
         (
             ("plan", "--devices=4", "--slots=12", "--expert-mb=1", "--bandwidth=25", "--step-ms=99", "--level=none"),
@@ -141,7 +145,11 @@ def test_traces_show_starts_with_a_plain_answer(folder: Path, width: int) -> Non
 
 @pytest.mark.parametrize(
     ("shape", "cost"),
-    [([], []), (["--nodes", "2", "--groups", "4"], []), ([], ["--expert-fraction", "0.25", "--overlap", "0.5"])],
+    [
+        pytest.param([], [], marks=pytest.mark.slow),
+        (["--nodes", "2", "--groups", "4"], []),
+        pytest.param([], ["--expert-fraction", "0.25", "--overlap", "0.5"], marks=pytest.mark.slow),
+    ],
 )
 def test_plan_and_report_name_each_other_with_the_same_cluster(
     shape: list[str], cost: list[str], folder: Path, tmp_path: Path

@@ -87,7 +87,11 @@ def test_the_numbering_of_experts_is_reported_and_not_required() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "level"), [("Class", "none"), ("Module", "none"), ("Environment", "none"), ("Module", "process")]
+    ("place", "level"),
+    [
+        *(("Class", "none"), ("Module", "none"), ("Environment", "none")),
+        pytest.param("Module", "process", marks=pytest.mark.slow),
+    ],
 )
 def test_state_outside_the_instance_is_found_at_every_level(place: str, level: str) -> None:
     """In a class, a module or the environment, even if it is written once and never again; of a file and of a class."""

@@ -139,7 +139,7 @@ def test_single_sequences_of_the_ranks_alternate_between_halves(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("silent_at", "full_at", "first", "second"),
     [
-        (2, None, "another rank stopped", "no training pass went through"),
+        pytest.param(2, None, "another rank stopped", "no training pass went through", marks=pytest.mark.slow),
         pytest.param(0, None, "another rank stopped", "no training pass went through", marks=pytest.mark.slow),
         pytest.param(None, 2, "cannot write steps 2 to 2", "another rank stopped", marks=pytest.mark.slow),
     ],
