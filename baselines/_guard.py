@@ -67,9 +67,8 @@ _LAG = tuple(max(1, -(-rows // CHECK)) for rows in ROWS)
 
 
 def widened(seen: Measures, stride: int, balancing: str) -> Measures:
-    """What was measured, with the number of experts, the stride, the skew of the shares and quantile balancing as
-    context."""
-    noise_L, experts = seen.context_LC[:, 0], seen.even_LE.shape[1]
+    """Add the number of experts, the stride, whether balancing is by quantiles, and the skew to the context."""
+    noise_L, experts = seen.context_LC[:, NOISE], seen.even_LE.shape[1]
     uneven = [seen.context_LC[:, context_names().index(f"uneven.{w}")] + noise_L for w in ABSOLUTE]
     known = (np.log(experts), np.log(stride), float(balancing == "quantile"))
     plain = [np.full(len(noise_L), value) for value in known]
@@ -191,16 +190,13 @@ def read_network(data: bytes, origin: str) -> Network:
     shape = (EXTRA, 2 + len(gate.inner_U))
     if more.shape != shape or more.dtype != np.float32 or not np.isfinite(more).all():
         raise TargetError(f"guarded: more of {origin} is {more.dtype} {more.shape}, expected finite float32 {shape}")
-    return Network(
-        np.append(gate.mean_C, more[:, 0]),
-        np.append(gate.scale_C, more[:, 1]),
-        np.concatenate([gate.inner_CU, more[:, 2:]]),
-        gate.inner_U,
-        gate.outer_UM,
-        gate.outer_M,
-        gate.spread,
-        None if quiet_CKQ is None else Spread.checked(quiet_CKQ, origin),
-    )
+    whole = {
+        "mean_C": np.append(gate.mean_C, more[:, 0]),
+        "scale_C": np.append(gate.scale_C, more[:, 1]),
+        "inner_CU": np.concatenate([gate.inner_CU, more[:, 2:]]),
+        "quiet": None if quiet_CKQ is None else Spread.checked(quiet_CKQ, origin),
+    }
+    return Network(**{**vars(gate), **whole})
 
 
 @lru_cache(maxsize=1)

@@ -58,11 +58,10 @@ def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Networ
 
 
 def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Network:
-    """The weights learned from what was measured; quantiles for quiet and for noisy rows, each from runs with such."""
+    """The weights learned from samples; quantiles for noisy rows are of noisy runs, for quiet rows of the others."""
     gate = gate_fit.train(samples, seed, gate_fit.Learning())
     loud, quiet = ([one for one in samples if _is_quiet(one) == wanted] for wanted in (False, True))
-    spreads = (gate_fit.calibrated(gate, some).spread for some in (loud, quiet))
-    return Network(gate.mean_C, gate.scale_C, gate.inner_CU, gate.inner_U, gate.outer_UM, gate.outer_M, *spreads)
+    return Network(**vars(gate_fit.calibrated(gate, loud)), quiet=gate_fit.calibrated(gate, quiet).spread)
 
 
 def _is_quiet(one: gate_fit.Samples) -> bool:
@@ -71,7 +70,7 @@ def _is_quiet(one: gate_fit.Samples) -> bool:
 
 
 def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
-    """What is measured in every run and its twins: each with the name of the twin, "recorded" for the run itself."""
+    """Measure every run and its twins; each sample comes with the name of its twin, "recorded" for the run itself."""
     found = [
         ("sampled" if one.kind == gate_fit.SAMPLED else "recorded", _widened(one, runs[one.run][0]))
         for one in gate_fit.samples_of(runs, seed)

@@ -34,7 +34,8 @@ class ScoredSeason:
     """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
 
     ``unranked``: results of demonstrations, which are shown and have no rank; ``shown``: by entry what a demonstration
-    scored on public runs (`public/NAME.json`), where it was run there.
+    scored on public runs (`public/NAME.json`), where it was run there. Equal only to itself, so that what is measured
+    on a season can be kept by it.
     """
 
     folder: SeasonFolder

@@ -40,7 +40,7 @@ MERGED = 10
 MERGED_FROM = 4000
 """Runs of so many rows are scored once more with ten rows as one: the noise of a large batch."""
 OTHER_SIZE = 0.25
-"""What a run with batches of another size counts, chosen on `train` runs of which six groups are large."""
+"""Weight of a large run in what is fitted for small ones, and the reverse; chosen on `train` runs, six large groups."""
 POINTS = 200
 """Ratios of other runs are kept as so many quantiles."""
 BROKEN = "unbalanced-"

@@ -6,7 +6,8 @@ Clusters of near twins are dealt into `FOLDS` parts. Each part is left out once:
 on the `train` runs of the others, and every forecaster follows the runs of the part, as they are and as logs that could
 have been kept of them (`KINDS`), which the network that is asked there has not learned from either. No `test` run is
 read. Kept in leaderboard/travel.json under the hashes of the trace and of what was learned from; only
-what is missing is run: one process learns, another asks. Half an hour for all.
+what is missing is run: one process learns, another asks. All of it takes
+about an hour of CPU time, an estimate from its parts.
 
 Axis letters: K horizons, S rows.
 """
@@ -56,7 +57,10 @@ DRAWN, PROBE = "drawn-", ".probe/"
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network learns from: no twins ``without``, at most so many ``drawn`` recipes, only runs of a ``suite``."""
+    """The runs that a network learns from: all, or at most so many ``drawn`` recipes, or only those of a ``suite``.
+
+    ``without``: twins of them that it does not see.
+    """
 
     without: tuple[str, ...] = ()
     drawn: int | None = None
@@ -170,7 +174,7 @@ def of_kind(trace: Trace, kind: str) -> Trace | None:
 
 
 class Learners:
-    """What learns from runs that are not left out; what is in the runs is measured once for all parts."""
+    """Fits networks and averages to the runs that are not left out; each run is measured once, for all parts."""
 
     def __init__(self, names: Sequence[str]) -> None:
         from moeload_bench.baselines import _guard_fit

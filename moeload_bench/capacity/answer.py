@@ -57,7 +57,8 @@ class Capacity:
 
     ``busiest``: of ``devices`` devices that hold equally many experts by number, or of each expert if ``devices`` is
     None. ``micro``: of an expert in one micro-batch, if they were recorded. ``own_windows``: past windows of this run
-    that the forecast rests on; ``prior_rows``: rows of the windows of other runs, which have a ``prior_size`` of batch.
+    that the forecast rests on; ``prior_rows``: rows of the windows of other runs, of which those of ``prior_size``
+    count most.
     """
 
     trace: str

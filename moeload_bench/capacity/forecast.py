@@ -20,7 +20,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.files import PACKAGE
-from moeload_bench.traces.meta import STRATA, Stratum
+from moeload_bench.traces.meta import Stratum, stratum_of
 
 PRIOR_WINDOWS = 5.0
 """Weight of the ratios of other runs, in windows of the run's own; chosen on `train`."""
@@ -35,9 +35,9 @@ PRIOR = PACKAGE / "capacity" / "prior.json"
 
 
 class Prior(NamedTuple):
-    """What windows of so many rows showed in other runs: ratios, and the part of tokens dropped at `TIMES`.
+    """Ratios of other runs in windows of ``rows`` rows, and the part of tokens that they drop at `TIMES`.
 
-    ``size``: of the batches that count most.
+    ``size``: the size of batch whose runs count most.
     """
 
     size: Stratum
@@ -68,7 +68,7 @@ def prior_for(rows: int, tokens: float) -> Prior:
 
 def size_of(tokens: float) -> Stratum:
     """Return whose windows are most like those of a run with so many tokens per expert and row."""
-    return "large" if tokens >= STRATA["large"][0] else "small"
+    return stratum_of(tokens) or "small"
 
 
 def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:

@@ -55,9 +55,8 @@ def test_a_steady_run_is_covered() -> None:
     """Of a run without change at most the risk, and some sampling, exceeds the forecast."""
     need_S = 1 + np.random.default_rng(1).gamma(4, 0.05, 40_000)
     starts = range(2000, 40_000, 100)
-    over = [
-        need_S[at : at + 100].max() > need_quantiles(need_S[:at], 100, (0.1,), prior_for(100, 500))[0] for at in starts
-    ]
+    prior = prior_for(100, 500)
+    over = [need_S[at : at + 100].max() > need_quantiles(need_S[:at], 100, (0.1,), prior)[0] for at in starts]
     assert 0.05 < np.mean(over) < 0.15
 
 

@@ -62,7 +62,7 @@ def test_every_forecaster_is_measured_on_every_log(found: list[travel.TravelRun]
 
 
 def test_probes_are_asked_about_as_they_are() -> None:
-    """Of every tenth step already, they are not made rarer."""
+    """A probe has every tenth step only: no log with fewer rows is made of it."""
     probe = "drawn-l00.probe/train/seed1"
     assert travel.may_be(probe, "as it is")
     assert not travel.may_be(probe, "summed")

@@ -22,6 +22,7 @@ from moeload_bench.live.names import RUN, VALUES, metrics_of
 from moeload_bench.recording.writer import RecordingWarning
 from tests.conftest import need
 from tests.support.monitored import OFTEN, loop, trainer
+from tests.support.no_files import put_no_file
 
 torch.set_num_threads(1)
 
@@ -174,10 +175,8 @@ def test_a_trainer_s_log_is_quoted_on_one_line(tmp_path: Path) -> None:
 def test_a_sink_s_path_that_is_no_file_is_refused_at_once(there: str, tmp_path: Path) -> None:
     """Opening a pipe would wait for a reader for ever."""
     path = tmp_path / "moe.jsonl"
-    if there == "folder":
-        path.mkdir()
-    elif there == "pipe":
-        os.mkfifo(path)
+    if there in ("folder", "pipe"):
+        put_no_file(there, path)
     elif there == "device":
         path.symlink_to("/dev/full")
     elif there == "under a file":

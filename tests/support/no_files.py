@@ -1,4 +1,4 @@
-"""What stands where a file is expected and is none, or is too much of one."""
+"""Puts something else where a file is expected: a pipe, a folder, a link to a device, a terabyte."""
 
 from __future__ import annotations
 
