@@ -203,8 +203,8 @@ def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float |
         stable_W = every_W if labels is None else window_starts(~labels.transient_SL[:, layer], rows)
         first_LW[layer] = stable_W if stable_W.size else every_W
     name = "floor_level" if marks_of(trace)["floor_batch"][0] == "not given" else "floor_batch"
-    found = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"), (name,))[name]
-    sampling = floors_from(trace, first_LW, (rows,), ("tv",), ("floor_sampling",))["floor_sampling"].values
+    floors = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"), (name, "floor_sampling"))
+    found, sampling = floors[name], floors["floor_sampling"].values
     described = []
     for layer in range(trace.num_layers):
         window_tv, tv = (_number(found.values[metric][0, layer]) for metric in ("window_tv", "tv"))
