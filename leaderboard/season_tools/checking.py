@@ -199,10 +199,10 @@ def _public_value(season: Season, keyring: Path, note: Callable[[str], None]) ->
             problem = signature_problem(folder.public_value / name, keyring, note)
             yield from [] if problem is None else [problem]
         note("whether a release came between InRelease.before and InRelease: https://snapshot.debian.org lists all")
-    witness = folder.witness()
-    if witness is None:
-        note(str(order_sentence(folder)))
-    else:
+    sentence, witness = order_sentence(folder), folder.witness()
+    if sentence is not None:
+        note(sentence)
+    if witness is not None:
         yield from witness_problems(folder, witness)
 
 

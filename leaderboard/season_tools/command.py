@@ -187,16 +187,28 @@ def draw(
         Path | None,
         typer.Option(metavar=ARCHIVES, help="Where no release can be had: source archives.", show_default=False),
     ] = None,
+    neither: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REASON",
+            help="Where neither can be had, why: the commitment's own hash draws, and the page begins by saying that "
+            "this does not bind the maintainers.",
+            show_default=False,
+        ),
+    ] = None,
     root: Root = ROOT,
     published: PublishedAt = None,
 ) -> None:
     """Draw the recipes of a season that was opened with --draw, from the first public value after the plan's time."""
     given = {RELEASE: release, RELEASE_BEFORE: before, ARCHIVES: archives}
     files = {file: path for file, path in given.items() if path is not None}
-    if set(files) not in ({RELEASE, RELEASE_BEFORE}, {ARCHIVES}):
-        raise SeasonError(f"got {', '.join(files) or 'no file'}, expected --release and --before, or --archives")
+    ways: tuple[set[str], ...] = ({RELEASE, RELEASE_BEFORE}, {ARCHIVES}) if neither is None else (set(),)
+    if set(files) not in ways:
+        raise SeasonError(
+            f"got {', '.join(files) or 'no file'}, expected --release and --before, or --archives, or --neither alone"
+        )
     folder = _folder(root, name)
-    made = draw_season(folder, files, published)
+    made = draw_season(folder, files, published, neither)
     say(f"{root / name}: public value {made.value}; commit the folder, then record. Anybody draws the same:")
     plan = folder.plan()
     for one in plan.draws.sets if plan.draws else ():

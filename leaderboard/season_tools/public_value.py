@@ -4,6 +4,9 @@ The value is the SHA-256 of the signed text of the first `InRelease` of Debian u
 in the plan: the text of `Release` beside it. What encloses a signature (headers, blanks at the ends of lines) is not
 signed, so it could be changed until the draw suits; the signed text has one spelling. Bytes that `gpgv`
 passes over (NUL, a carriage return more, a second signature) are refused.
+
+Where no release and no archives can be had, the commitment's own hash is the value. Who wrote the commitment could try
+many, so that such a season binds entrants, not maintainers; its page begins by saying so.
 """
 
 from __future__ import annotations
@@ -67,7 +70,7 @@ def release_date(path: Path) -> datetime:
 
 
 def found_value(folder: Path, source: Source) -> str:
-    """Return the value of the files that a folder keeps."""
+    """Return the value of the files that a folder keeps, a release or archives."""
     if source == "archives":
         lines = [f"{one.sha256} {one.package} {one.version}\n" for one in _archives(folder).first]
         return hashlib.sha256("".join(lines).encode()).hexdigest()
@@ -81,7 +84,10 @@ def _archives(folder: Path) -> Archives:
 def value_problems(folder: Path, draws: DrawPlan, draw: Draw) -> Iterator[str]:
     """Say where a public value is not that of its files, and where these are not the first after the plan's time."""
     if draw.source is None:
-        yield "draw.json: names no source of its public value, expected release or archives"
+        yield "draw.json: names no source of its public value, expected release, archives or commitment"
+        return
+    if draw.source == "commitment":
+        yield from _own_hash_problems(draws, draw)
         return
     found = found_value(folder, draw.source)
     if found != draw.value:
@@ -99,6 +105,16 @@ def value_problems(folder: Path, draws: DrawPlan, draw: Draw) -> Iterator[str]:
             packages = tuple(one.package for one in getattr(_archives(folder), name))
             if packages != draws.packages:
                 yield f"{ARCHIVES}: {name} is of {', '.join(packages)}, the plan's are {', '.join(draws.packages)}"
+
+
+def _own_hash_problems(draws: DrawPlan, draw: Draw) -> Iterator[str]:
+    """Say where the commitment's hash may not stand for a public value."""
+    if draw.value != draw.commitment_sha256:
+        yield f"draw.json: the public value is {draw.value[:12]}, expected the commitment's hash"
+    if draw.reason is None:
+        yield "draw.json: no reason is given why neither a release nor archives could be had"
+    if stated_time(draw.drawn) <= draws.release_after:
+        yield f"draw.json: drawn at {draw.drawn}, expected after {draws.release_after}: until then a release can come"
 
 
 def _dates(folder: Path, source: Source) -> list[tuple[str, datetime, datetime]]:
@@ -119,27 +135,31 @@ def signature_problem(path: Path, keyring: Path, note: Callable[[str], None]) ->
     return None if done.returncode == 0 else f"{path.name}: gpgv: {' '.join(done.stderr.split())[-300:]}"
 
 
-def draw_season(folder: SeasonFolder, files: Mapping[str, Path], published: str | None = None) -> Draw:
+def draw_season(
+    folder: SeasonFolder, files: Mapping[str, Path], published: str | None = None, reason: str | None = None
+) -> Draw:
     """Take the public value from files, keep a copy of them, and write the recipes that it draws.
 
-    ``files``: `InRelease` and `InRelease.before`, or `archives.json`. Raises `SeasonError` for files that are not the
-    first after the plan's time, and as `draw_value`.
+    ``files``: `InRelease` and `InRelease.before`, or `archives.json`; none with the ``reason`` why neither can be had.
+    Raises `SeasonError` for files that are not the first after the plan's time, and as `draw_value`.
     """
     plan = folder.plan()
     if plan.draws is None:
         raise SeasonError(f"season {plan.name} has no recipes to draw: `season record --value` draws its seeds")
-    source: Source = "archives" if ARCHIVES in files else "release"
+    source: Source = "commitment" if not files else "archives" if ARCHIVES in files else "release"
     with logged_attempt(folder, "draw", source):
-        folder.public_value.mkdir(exist_ok=True)
         for name, path in files.items():
+            folder.public_value.mkdir(exist_ok=True)
             if path.resolve() != (folder.public_value / name).resolve():
                 shutil.copyfile(path, folder.public_value / name)
-        value = found_value(folder.public_value, source)
         commitment = folder.commitment().sha256()
-        trial = Draw(season=plan.name, source=source, commitment_sha256=commitment, value=value, drawn=utc_now())
+        value = commitment if source == "commitment" else found_value(folder.public_value, source)
+        trial = Draw(
+            season=plan.name, source=source, commitment_sha256=commitment, value=value, drawn=utc_now(), reason=reason
+        )
         for line in value_problems(folder.public_value, plan.draws, trial):
             raise SeasonError(line)
-        made = draw_value(folder, value, published, source)
+        made = draw_value(folder, value, published, source, reason)
         write_recipes(folder, made.value)
     return made
 
@@ -184,11 +204,13 @@ def witness_problems(folder: SeasonFolder, witness: Witness) -> Iterator[str]:
 
 
 def order_sentence(folder: SeasonFolder) -> str | None:
-    """Return the sentence with which the page of a season begins if no third party dates its commitment."""
-    draws = folder.plan().draws
-    if draws is None or folder.witness() is not None:
+    """Return the sentence with which a season's page begins if nobody else dates its commitment or decides its draw."""
+    draws, draw = folder.plan().draws, folder.draw()
+    reason = None if draw is None else draw.reason
+    if draws is None or (reason is None and folder.witness() is not None):
         return None
+    why = "" if reason is None else f" The recipes are drawn from the commitment's own hash: {reason}"
     return (
         f"Order is provable only to those who held a copy before {draws.release_after:%Y-%m-%d}; this season binds "
-        "entrants, not maintainers."
+        f"entrants, not maintainers.{why}"
     )

@@ -40,6 +40,7 @@ def draw_value(
     value: str | None,
     published: str | None = None,
     source: Source | None = None,
+    reason: str | None = None,
 ) -> Draw:
     """Take the public value; the plan and the entries must be published by then.
 
@@ -67,6 +68,7 @@ def draw_value(
             value=value or "",
             drawn=utc_now(),
             log_sha256=folder.log_head() if commitment.scheme > 1 else None,
+            reason=reason,
         )
     except ValidationError as error:
         raise SeasonError(

@@ -31,7 +31,7 @@ from moeload_bench.schema import Record, later
 from moeload_bench.traces.meta import Stratum
 
 Action = Literal["new", "close", "draw", "record", "score", "reveal", "abandon"]
-Source = Literal["release", "archives"]
+Source = Literal["release", "archives", "commitment"]
 Outcome = Literal["begun", "done", "refused"]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MAX_NUMBER = 2**53  # whole numbers up to here are exact as floats
@@ -205,7 +205,8 @@ class DrawTerms(Record):
         return (
             "SHA-256 of the signed text (that of Release) of Debian unstable's first InRelease whose Date is after "
             f"{self.release_after:%Y-%m-%d %H:%M} UTC; https://snapshot.debian.org keeps each. If it cannot be had: of "
-            f"the lines 'SHA-256 package version' of the first source archives of {', '.join(self.packages)} after it."
+            f"the lines 'SHA-256 package version' of the first source archives of {', '.join(self.packages)} after it. "
+            "If neither can be had: the commitment's SHA-256, which binds entrants alone."
         )
 
 
@@ -402,7 +403,10 @@ class Archives(Published):
 
 
 class Draw(Published):
-    """The public value, as it was found; ``log_sha256`` is the log's head by then. ``source``: of what it is a hash."""
+    """The public value, as it was found; ``log_sha256`` is the log's head by then. ``source``: of what it is a hash.
+
+    ``reason``: why no release and no archives could be had, where the commitment's own hash stands for them.
+    """
 
     season: str
     source: Source | None = later(None)
@@ -410,6 +414,7 @@ class Draw(Published):
     value: str = Field(min_length=8, max_length=500)
     drawn: str
     log_sha256: Sha256 | None = later(None)
+    reason: str | None = later(None, min_length=20, max_length=500)
 
 
 class ForkHash(Record):

@@ -29,6 +29,7 @@ from leaderboard.season_tools.public_value import (
     order_sentence,
     release_date,
     release_text,
+    value_problems,
     witness_season,
 )
 from leaderboard.season_tools.recording import draw_value, record_season
@@ -344,6 +345,29 @@ def test_source_archives_stand_in_for_a_release(closed: SeasonFolder, tmp_path: 
     path.write_text(json.dumps(tree))
     lines = "".join(f"{'ab' * 32} {package} 1.1\n" for package in packages)
     assert draw_season(closed, {ARCHIVES: path}, "the test").value == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_where_no_public_value_can_be_had_the_page_says_whom_the_season_binds(
+    closed: SeasonFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commitment's own hash draws, with a reason and after the plan's time; a witness does not change the words."""
+    why = "the archive that this machine reaches is a month old"
+    set_clock(monkeypatch, RELEASE_AFTER - timedelta(hours=1))
+    with pytest.raises(SeasonError, match="until then a release can come"):
+        draw_season(closed, {}, "the test", why)
+    set_clock(monkeypatch, RELEASE_AFTER + timedelta(hours=1))
+    with pytest.raises(SeasonError, match="no reason"):
+        draw_season(closed, {}, "the test")
+    drawn = draw_season(closed, {}, "the test", why)
+    assert drawn.value == drawn.commitment_sha256 == closed.commitment().sha256()
+    draws = closed.plan().draws
+    assert draws is not None
+    assert list(value_problems(closed.public_value, draws, drawn)) == []
+    forged = drawn.model_copy(update={"value": "ab" * 32})
+    assert "expected the commitment's hash" in next(value_problems(closed.public_value, draws, forged))
+    witness_season(closed, "a public page", RELEASE_AFTER - timedelta(hours=7))
+    said = str(order_sentence(closed))
+    assert said.endswith(f"not maintainers. The recipes are drawn from the commitment's own hash: {why}")
 
 
 def test_a_third_party_dates_the_commitment(closed: SeasonFolder, tmp_path: Path) -> None:
