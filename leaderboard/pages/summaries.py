@@ -17,7 +17,8 @@ from leaderboard.pages.results import metric_names, results_of
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.season_tools.sets import by_part
-from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid, with_runs_of
+from moeload_bench.results.comparison import with_runs_of
+from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
 from moeload_bench.scoring.catalogue import PRIMARY

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moeload_bench.results.grid import Standings, run_means, with_runs_of
+from moeload_bench.results.comparison import with_runs_of
+from moeload_bench.results.grid import Standings, run_means
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits

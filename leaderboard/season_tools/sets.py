@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from leaderboard.season_tools.records import DrawnSet
 from leaderboard.season_tools.scored import ScoredSeason
-from moeload_bench.results.grid import with_runs_of
+from moeload_bench.results.comparison import with_runs_of
 from moeload_bench.traces.meta import Stratum
 
 

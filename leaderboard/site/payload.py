@@ -20,8 +20,8 @@ from leaderboard.site.views import Skills, View, metrics_of, primary_views, scor
 from leaderboard.site.words import NOT_GIVEN, interval_text, named, percent, skill_text, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
-from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import ALL, with_runs_of
+from moeload_bench.results.comparison import best_window, with_runs_of
+from moeload_bench.results.grid import ALL
 from moeload_bench.results.html import MINUS, NONE, number
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import MIN_RECIPES

@@ -12,7 +12,8 @@ from leaderboard.site.inputs import Board
 from leaderboard.site.words import three_digits
 from moeload_bench.files import file_name
 from moeload_bench.publishing import card_tables
-from moeload_bench.results.grid import present_mean, with_runs_of
+from moeload_bench.results.comparison import with_runs_of
+from moeload_bench.results.grid import present_mean
 from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY

@@ -123,15 +123,24 @@ def _values(result: Result, metric: str, K: int) -> FloatArray:
     return np.array(values, dtype=np.float64)
 
 
+def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
+    """Return the results with these runs only."""
+    return [
+        result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
+        for result in results
+    ]
+
+
 def reference_of(results: Sequence[Result]) -> Result | None:
-    """Return the result of the suite's reference: among those given, else the one that comes with the package, else
-    None.
+    """Return the result of the suite's reference: among those given, else the one that comes with the package, on the
+    runs of those given, else None.
     """
     suite = results[0].suite
     for result in results:
         if result.forecaster.target == suite.reference and not result.forecaster.kwargs:
             return result
-    return bundled_reference(suite.name, suite.sha256, results[0].scoring_version)
+    bundled = bundled_reference(suite.name, suite.sha256, results[0].scoring_version)
+    return None if bundled is None else with_runs_of([bundled], {run.trace for run in results[0].runs})[0]
 
 
 def bundled_reference(suite: str, suite_sha256: str, scoring_version: int) -> Result | None:

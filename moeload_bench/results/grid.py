@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import not_found
-from moeload_bench.results.comparison import CLAIMS, Errors, SameTasks, reference_of
+from moeload_bench.results.comparison import CLAIMS, Errors, SameTasks, reference_of, with_runs_of
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import Claim, Interval, RunMeans, alike, log_ratio, possible_ranks, told_apart
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
@@ -412,14 +412,6 @@ def row_means(values_XN: FloatArray) -> FloatArray:
     for at_S, pattern_N in alike(known_RN[some_R]):
         mean_R[some_R[at_S]] = value_RN[np.ix_(some_R[at_S], np.flatnonzero(pattern_N))].mean(axis=1)
     return mean_R.reshape(values_XN.shape[:-1])
-
-
-def with_runs_of(results: Sequence[Result], traces: Collection[str]) -> list[Result]:
-    """Return the results with these runs only."""
-    return [
-        result.model_copy(update={"runs": tuple(run for run in result.runs if run.trace in traces)})
-        for result in results
-    ]
 
 
 def run_means(run: RunResult, state: str, metric: str) -> list[float | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from moeload_bench.results.grid import with_runs_of
+from moeload_bench.results.comparison import with_runs_of
 from moeload_bench.results.record import Result
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.suites.suite import Suite

@@ -15,7 +15,7 @@ from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.captions import answer_lines, table_caption
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
-from moeload_bench.results.comparison import errors_of, reference_of
+from moeload_bench.results.comparison import errors_of, reference_of, with_runs_of
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, TaskResult, load_result
 from moeload_bench.results.tables import signed, skill_text
@@ -256,6 +256,16 @@ def test_the_reference_in_the_wheel_is_the_committed_result(path: Path) -> None:
     assert bundled is not None
     # of the whole results, a difference would take minutes to show
     assert bundled.content_sha256 == committed.content_sha256
+
+
+def test_the_reference_in_the_wheel_is_compared_on_the_runs_that_are_there() -> None:
+    """Results of one size of batch, or of one recipe, without the reference's: it has the other runs too."""
+    window = load_result(ROOT / "leaderboard" / "results" / "v1" / "sw_avg.w10.json")
+    few = with_runs_of([window], {run.trace for run in window.runs[:2]})
+    found = reference_of(few)
+    assert found is not None
+    assert [run.trace for run in found.runs] == [run.trace for run in few[0].runs]
+    assert result_grid(few, "window_tv") is not None
 
 
 def test_a_window_of_the_reference_s_is_not_the_reference() -> None:
