@@ -14,18 +14,30 @@ from leaderboard.pages.results import results_of
 from moeload_bench.results.grid import Standings
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import load_suite
 
 FOLDER = ROOT / "leaderboard" / "adapters"
 BESIDE = ("sw_avg", "arima")
 
 
 def adapters_tables() -> str:
-    """Return one table for each suite on which an adapter was scored."""
-    found = {suite: _adapters(suite) for suite in reversed(suites_with_results())}
-    return "\n\n".join(_table(suite, results) for suite, results in found.items() if results)
+    """Return one table for each suite on which an adapter was scored, and for each size of batch."""
+    found = [(load_suite(suite), _adapters(suite)) for suite in reversed(suites_with_results())]
+    return "\n\n".join(
+        _table(f"Suite `{suite.name}`{size and ', '}{size.lower()}", results)
+        for suite, adapters in found
+        if adapters
+        for size, results in by_stratum([*_beside(suite.name), *adapters], suite).items()
+    )
+
+
+def _beside(suite: str) -> list[Result]:
+    known = {result.name: result for result in results_of(suite)}
+    return [known[name] for name in BESIDE]
 
 
 def _adapters(suite: str) -> list[Result]:
@@ -38,10 +50,9 @@ def _is_adapter(result: Result) -> bool:
     return folder is not None and folder.record.suite.name == result.suite.name and folder.record.has_adapter
 
 
-def _table(suite: str, adapters: Sequence[Result]) -> str:
-    """Skill by state, error at every horizon, and CPU time."""
-    known = {result.name: result for result in results_of(suite)}
-    scores = Standings([*(known[name] for name in BESIDE), *adapters], PRIMARY, known[BESIDE[0]])
+def _table(title: str, results: Sequence[Result]) -> str:
+    """Skill against the first of the results by state, error at every horizon, and CPU time."""
+    scores = Standings(results, PRIMARY, results[0])
     rows = [
         (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K),
          three_digits(row.result.cpu_ms))
@@ -49,7 +60,7 @@ def _table(suite: str, adapters: Sequence[Result]) -> str:
         for row in scores.rows(state)
     ]  # fmt: skip
     heads = ("state", "forecaster", "skill", *horizon_heads(scores.horizons), "CPU ms per origin")
-    return f"Suite `{suite}`, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
+    return f"{title}, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
 
 
 PARTS: Mapping[str, Maker] = {"adapters": lambda _: adapters_tables()}

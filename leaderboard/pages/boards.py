@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from leaderboard.pages.headline import CLAIM, run_mean
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import largest_suite, results_of
+from leaderboard.pages.results import largest_suite, results_by_size
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.season_tools.sets import by_part
@@ -36,14 +36,17 @@ class Board(NamedTuple):
 
 
 def newest() -> list[Board]:
-    """Return the newest season, the sets and sizes of batch of drawn recipes apart; or the largest suite."""
+    """Return the newest season, or the largest suite; sets and sizes of batch stand apart."""
     for season in scored_seasons()[:1]:
         return [
             Board(f"season `{season.name}`{title and ', '}{title}", part.results, part.suite.quantiles)
             for title, part in by_part(season).items()
         ]
     suite = largest_suite()
-    return [Board(f"suite `{suite.name}`, *public*", results_of(suite.name), suite.quantiles)]
+    return [
+        Board(f"suite `{suite.name}`, *public*{size and ', '}{size.lower()}", results, suite.quantiles)
+        for size, results in results_by_size(suite.name).items()
+    ]
 
 
 def quantile_part(given: Board) -> str:

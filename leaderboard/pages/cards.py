@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.committed import ROOT, committed_results, committed_run
+from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.drawn_claims import brief_cells
+from leaderboard.pages.results import results_by_size
 from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.publishing.card import render_card
 from moeload_bench.results.grid import known_grid
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.record import Result
 from moeload_bench.results.tables import signed_skill
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.states.rule import LABELS
@@ -20,20 +23,27 @@ SUITE, METRIC = "v2", "window_tv"
 
 
 def leaderboard_table() -> str:
-    """Return the skill of every forecaster on the suite of these runs, the best first.
+    """Return the skill of every forecaster on the suite of these runs, the best first; sizes of batch apart.
 
     Before it stands what the newest season says, where its recipes were drawn after closing.
     """
-    grid = known_grid(committed_results(SUITE), METRIC)
+    title = "Season `{}`, recipes that were drawn after the entries had closed"
+    parts = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
+    for size, results in results_by_size(SUITE).items():
+        parts += [*([f"{size}:"] if size else []), _skill_table(results)]
+    return "\n\n".join(parts)
+
+
+def _skill_table(results: Sequence[Result]) -> str:
+    grid = known_grid(results, METRIC)
+    states = [state for state in LABELS if state in grid.states]
     skill: dict[str, dict[str, float]] = {}
-    for row in (row for state in LABELS for row in grid.of_state(state)):
+    for row in (row for state in states for row in grid.of_state(state)):
         if row.skill is not None:
             skill.setdefault(row.forecaster, {})[row.state] = row.skill
     order = sorted(skill, key=lambda name: -sum(skill[name].values()))
-    lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in LABELS)) for name in order]
-    title = "Season `{}`, recipes that were drawn after the entries had closed"
-    first = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
-    return "\n\n".join([*first, markdown_table(("Forecaster", *(f"Skill, {state}" for state in LABELS)), lines)])
+    lines = [(f"`{name}`", *(signed_skill(skill[name][state]) for state in states)) for name in order]
+    return markdown_table(("Forecaster", *(f"Skill, {state}" for state in states)), lines)
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:

@@ -13,7 +13,7 @@ import numpy as np
 from leaderboard.committed import TRACES, suites_with_results
 from leaderboard.pages.drawn_claims import brief_cells
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import largest_suite, results_of
+from leaderboard.pages.results import largest_suite, results_by_size, results_of
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools import scored
 from leaderboard.season_tools.drops import Drop
@@ -155,10 +155,12 @@ def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
 
 def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
     """Return the newest season's headline, where one was scored, then that of the largest suite with results,
-    *public*.
+    *public*, its sizes of batch apart.
     """
     suite = largest_suite()
-    parts = [f"Suite `{suite.name}`, *public*. {suite.description}", headline(results_of(suite.name), metric)]
+    parts = [f"Suite `{suite.name}`, *public*. {suite.description}"]
+    for size, results in results_by_size(suite.name).items():
+        parts += [*([f"**{size}**"] if size else []), headline(results, metric).rstrip()]
     seasons = scored_seasons() if seasons is None else seasons
     first = [part for season in seasons[:1] for part in season_parts(season, public_results(season), metric)]
     return "\n\n".join([*first, *parts])
@@ -196,7 +198,8 @@ BRIEF_HORIZON = 100
 
 
 def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None) -> str:
-    """Return five rows of the newest season, with what each loses from its public suite; else of the largest suite.
+    """Return five rows of the newest season, with what each loses from its public suite; else of the largest suite, its
+    sizes of batch apart.
 
     A season that shares no recipe with its suite stands before the largest. One of drawn recipes stands alone, with
     the gains of its candidate by set, size of batch and state.
@@ -211,7 +214,8 @@ def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None
         parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))
     if not found:
         suite = largest_suite()
-        parts.append(brief(results_of(suite.name), metric, f"Suite `{suite.name}`, *public*"))
+        for size, results in results_by_size(suite.name).items():
+            parts.append(brief(results, metric, f"{size or 'All runs'} of suite `{suite.name}`, *public*"))
     return "\n\n".join(parts)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from leaderboard.committed import suites_with_results
 from leaderboard.pages.headline import CLAIM
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
+from leaderboard.pages.results import results_by_size
 from leaderboard.pages.separation import ALPHA
 from leaderboard.ranking import pairs_apart
 from leaderboard.suites.plan import near_twins
@@ -132,11 +132,11 @@ def _by_better(pairs: frozenset[Pair]) -> str:
 
 
 def _part(_: str) -> str:
-    """Return the two newest full suites with results."""
+    """Return the two newest full suites with results; of one with both sizes of batch, the first."""
     full = full_suites(suites_with_results())
     if len(full) < 2:
         return "One full suite has results so far."
-    return narrowing(*(results_of(name) for name in full[-2:]))
+    return narrowing(*(next(iter(results_by_size(name).values())) for name in full[-2:]))
 
 
 PARTS: Mapping[str, Maker] = {"narrowing": _part}

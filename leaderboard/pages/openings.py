@@ -9,7 +9,7 @@ from typing import NamedTuple
 from leaderboard.committed import ROOT
 from leaderboard.pages.drawn_claims import Drawn
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import largest_suite, results_of
+from leaderboard.pages.results import largest_suite, results_by_size
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_set
 from moeload_bench.errors import counted
@@ -54,32 +54,37 @@ def rank_words(grid: ResultGrid) -> str:
     return " and ".join(said)
 
 
+def _runs(ids: Sequence[str]) -> str:
+    return f"{counted(len(ids), 'run')} of {counted(len({name.split('/')[0] for name in ids}), 'recipe')}"
+
+
 def season_answer(season: ScoredSeason) -> str:
     """Return who is best on a season's runs, and how sure that is; of drawn recipes, what its candidate gains."""
     if season.draws is not None:
         return f"Season `{season.name}` drew its recipes after its entries had closed: {Drawn(season).answer}"
-    grid, runs = known_grid(season.results, PRIMARY), season.suite.traces
-    recipes = counted(len({run.id.split("/")[0] for run in runs}), "recipe")
+    grid = known_grid(season.results, PRIMARY)
     return (
-        f"On the {counted(len(runs), 'run')} of {recipes} of season `{season.name}`, which did not exist when its "
-        f"entries closed, {best_words(grid)}. On a recipe that nobody has seen its rank can be {rank_words(grid)}."
+        f"On the {_runs([run.id for run in season.suite.traces])} of season `{season.name}`, which did not exist when "
+        f"its entries closed, {best_words(grid)}. On a recipe that nobody has seen its rank can be {rank_words(grid)}."
     )
 
 
 def results_answer(of: str) -> str:
     """Return who is best on the newest season and on the largest public suite."""
     suite, seasons = largest_suite(), scored_seasons()
-    recipes = counted(len({run.id.split("/")[0] for run in suite.traces}), "recipe")
-    public = f"On the public suite `{suite.name}` ({counted(len(suite.traces), 'run')} of {recipes}) "
-    best = best_words(known_grid(results_of(suite.name), PRIMARY))
-    return " ".join([*map(season_answer, seasons[:1]), f"{public}{best}."])
+    public = [
+        f"On the public suite `{suite.name}`{size and ', '}{size.lower()} "
+        f"({_runs([run.trace for run in results[0].runs])}), {best_words(known_grid(results, PRIMARY))}."
+        for size, results in results_by_size(suite.name).items()
+    ]
+    return " ".join([*map(season_answer, seasons[:1]), *public])
 
 
 def draw_results() -> None:
     """Draw the newest season's standings, or the largest suite's."""
     seasons = scored_seasons()
     path = REPORTS / "results.svg"
-    draw_dots(season_dots(seasons[0]) if seasons else state_dots(results_of(largest_suite().name)), path)
+    draw_dots(season_dots(seasons[0]) if seasons else suite_dots(largest_suite().name), path)
 
 
 def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
@@ -88,6 +93,15 @@ def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
         f"set {name}, {state}" if name else state: dots
         for name, part in by_set(season).items()
         for state, dots in state_dots(part.results).items()
+    }
+
+
+def suite_dots(suite: str) -> dict[str, list[Dot]]:
+    """Return a suite's standings by state, those of each size of batch apart."""
+    return {
+        f"{size}: {state}" if size else state: dots
+        for size, results in results_by_size(suite).items()
+        for state, dots in state_dots(results).items()
     }
 
 

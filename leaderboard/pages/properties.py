@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from leaderboard.committed import ROOT, TRACES, committed_results
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, page_of_parts
+from leaderboard.pages.results import results_by_size
 from leaderboard.properties import DECAYS, MEASURES, Measure, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
@@ -70,15 +71,33 @@ def _properties(suite: str) -> Mapping[str, Properties]:
     return {name: properties_of(path) for name, path in paths.items()}
 
 
+def _groups(suite: str, results: Sequence[Result]) -> Sequence[Slice]:
+    """Return what the runs of these results can be grouped by."""
+    return slices_of({run.trace: _properties(suite)[run.trace] for run in results[0].runs})
+
+
 def _slices(of: str) -> str:
     suite, _, state = of.partition("/")
-    return slice_table(committed_results(suite), slices_of(_properties(suite)), state)
+    parts = []
+    for size, results in results_by_size(suite).items():
+        parts += [*([f"{size}:"] if size else []), slice_table(results, _groups(suite, results), state)]
+    return "\n\n".join(parts)
 
 
 @functools.cache
 def _dots(suite: str) -> dict[str, list[Dot]]:
-    """Return by state the skill of the best forecaster in each group of runs, with its interval for a new recipe."""
-    results = committed_results(suite)
+    """Return the skill of the best forecaster in each group of runs, with its interval for a new recipe.
+
+    By state in words, each size of batch apart.
+    """
+    found: dict[str, list[Dot]] = {}
+    for size, results in results_by_size(suite).items():
+        for state, dots in _state_dots(results, _groups(suite, results)).items():
+            found[f"{state} state{size and ', '}{size.lower()}"] = dots
+    return found
+
+
+def _state_dots(results: Sequence[Result], slices: Sequence[Slice]) -> dict[str, list[Dot]]:
     errors, reference = errors_of(results, PRIMARY), reference_of(results)
     if reference is None:
         raise ResultError("no result of the reference, against which skill is taken")
@@ -86,7 +105,7 @@ def _dots(suite: str) -> dict[str, list[Dot]]:
     found: dict[str, list[Dot]] = {}
     for state in LABELS:
         here = errors.select(state=state)
-        for one in slices_of(_properties(suite)):
+        for one in slices:
             group = runs_of(here, one.traces)
             if group.state_T:
                 value, claims = skill(group, best, reference.name)
@@ -102,7 +121,7 @@ def answer(suite: str) -> str:
         most, least = max(dots, key=lambda dot: dot.skill), min(dots, key=lambda dot: dot.skill)
         won = sum(dot.skill > 0 for dot in dots)
         said.append(
-            f"In the {state} state `{most.forecaster}`, the best over all, errs less than the moving average in {won} "
+            f"In the {state} `{most.forecaster}`, the best over all, errs less than the moving average in {won} "
             f'of {len(dots)} groups of runs: most in "{most.label}" ({100 * most.skill:.0f} % less error), least in '
             f'"{least.label}" ({100 * least.skill:.0f} %).'
         )

@@ -41,6 +41,11 @@ def results_of(suite: str) -> tuple[Result, ...]:
     return tuple(committed_results(suite))
 
 
+def results_by_size(suite: str) -> Mapping[str, Sequence[Result]]:
+    """Return the committed results of a suite on each size of batch by its words; all under "" where it has one."""
+    return by_stratum(results_of(suite), load_suite(suite))
+
+
 def largest_suite() -> Suite:
     """Return the suite with the most test runs, of those with committed results."""
     return max(map(load_suite, suites_with_results()), key=lambda suite: len(suite.traces))

@@ -1,4 +1,5 @@
-"""leaderboard/results/SUITE.csv: the rows that all tables are made of, by suite, the newest season's among them.
+"""leaderboard/results/SUITE.csv: the rows that all tables are made of, by suite, the newest season's among them; of a
+suite with both sizes of batch SUITE-small.csv and SUITE-large.csv.
 
 A row per forecaster, recipe, state, horizon and metric, where `all` stands for all recipes or horizons. Recipes apart
 are given for the primary metric, skill over all horizons.
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from leaderboard.committed import RESULTS, suites_with_results
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import metric_names, results_of
+from leaderboard.pages.results import metric_names, results_by_size
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.season_tools.sets import by_part
@@ -31,7 +32,11 @@ assert set(FIELDS) <= COLUMNS.keys()
 
 def summary_files() -> dict[Path, str]:
     """Return every file with its text."""
-    made = {name: results_of(name) for name in suites_with_results()}
+    made = {
+        f"{name}-{size.split()[0].lower()}" if size else name: results
+        for name in suites_with_results()
+        for size, results in results_by_size(name).items()
+    }
     made |= {part.suite.name: part.results for season in scored_seasons()[:1] for part in by_part(season).values()}
     return {RESULTS / f"{name}.csv": summary(results) for name, results in made.items()}
 

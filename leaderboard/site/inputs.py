@@ -16,6 +16,7 @@ from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
+from moeload_bench.results.strata import by_stratum
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
@@ -138,7 +139,7 @@ def read_inputs(root: str | Path) -> Inputs:
     public = {board.suite.name: board for board in boards}
     beside = [public.get(season.suite_name, boards[0]).compared for season in seasons]
     shown = [(part, known) for one, known in zip(seasons, beside, strict=True) for part in by_set(one).values()]
-    boards = [*(season_board(part, known) for part, known in shown), *boards]
+    boards = [*(season_board(part, known) for part, known in shown), *(part for one in boards for part in by_size(one))]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
 
 
@@ -190,6 +191,21 @@ def read_board(root: Path, folder: Path) -> Board:
     paths = [submission_path(result.name, suite.name, submissions) for result in results]
     entries = tuple(make_entry(result, path, suite) for result, path in zip(results, paths, strict=True))
     return Board(suite, entries, reference_of(results))
+
+
+def by_size(board: Board) -> list[Board]:
+    """Return a board for each size of batch of a suite, as for a suite of its own; where it has one, that board."""
+    parts = []
+    for size, results in by_stratum(board.results, board.suite).items():
+        if not size:
+            return [board]
+        runs = {run.trace for run in results[0].runs}
+        traces = tuple(trace for trace in board.suite.traces if trace.id in runs)
+        name = f"{board.suite.name}-{size.split()[0].lower()}"
+        suite = board.suite.model_copy(update={"name": name, "traces": traces})
+        entries = (replace(entry, result=result) for entry, result in zip(board.entries, results, strict=True))
+        parts.append(Board(suite, tuple(entries), reference_of(results)))
+    return parts
 
 
 def make_entry(result: Result, path: Path, suite: Suite) -> Entry:

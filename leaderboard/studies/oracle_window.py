@@ -75,22 +75,25 @@ def best_in_hindsight(error_OKW: FloatArray, state_O: Sequence[str]) -> FloatArr
     return out
 
 
-def measured(suite: Suite) -> dict[str, dict[str, list[float]]]:
-    """Trace id to origin to the errors [K] of the yardstick."""
-    found = {}
+def measured(suite: Suite) -> dict[str, dict[str, list[float | None]]]:
+    """Trace id to origin to the errors [K] of the yardstick, None at horizons that the run is not asked for."""
+    found: dict[str, dict[str, list[float | None]]] = {}
     for entry in suite.traces:
         trace = read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256)
         origins, states = zip(*entry.origins(), strict=True)
-        best_OK = best_in_hindsight(window_errors(trace, origins, suite.horizons), states)
-        found[entry.id] = {str(o): [float(f"{v:.6g}") for v in row] for o, row in zip(origins, best_OK, strict=True)}
+        asked = entry.asked(suite.horizons)
+        best_OK = best_in_hindsight(window_errors(trace, origins, asked), states)
+        lacking = [None] * (len(suite.horizons) - len(asked))
+        rows = ([float(f"{v:.6g}") for v in row] for row in best_OK)
+        found[entry.id] = {str(o): [*row, *lacking] for o, row in zip(origins, rows, strict=True)}
     return found
 
 
 def with_yardstick(errors: Errors, name: str) -> Errors:
-    """Return the errors of all tasks of a suite with the yardstick beside the forecasters; unchanged where none was
+    """Return the errors of tasks of a suite with the yardstick beside the forecasters; unchanged where none was
     measured.
 
-    ``errors`` must hold every task of the suite. Raises `ResultError` when they, or the file, are of other tasks.
+    ``errors`` must hold every task of its runs. Raises `ResultError` when they, or the file, are of other tasks.
     """
     kept = json.loads(OUT.read_text()).get(name) if OUT.is_file() else None
     if kept is None:
@@ -101,14 +104,14 @@ def with_yardstick(errors: Errors, name: str) -> Errors:
             f"{OUT.name}: measured on suite {suite.name} {kept['sha256'][:12]}, expected {suite.sha256()[:12]}; "
             f"measure it again: python -m leaderboard studies oracle-window {suite.name}"
         )
-    tasks = [
-        (entry.id, v) for entry in suite.traces for o, _ in entry.origins() for v in kept["traces"][entry.id][str(o)]
-    ]
+    runs = set(errors.tasks.run_T)
+    entries = [entry for entry in suite.traces if entry.id in runs]
+    tasks = [(entry.id, v) for entry in entries for o, _ in entry.origins() for v in kept["traces"][entry.id][str(o)]]
     if [run for run, _ in tasks] != list(errors.tasks.run_T):
         raise ResultError(
             f"{NAME} needs the tasks of suite {name} in their order, got {len(errors.tasks.run_T)} others"
         )
-    value_T = [value for _, value in tasks]
+    value_T = [np.nan if value is None else value for _, value in tasks]
     return Errors(**{**vars(errors), "by_forecaster": {**errors.by_forecaster, NAME: np.array(value_T)}})
 
 

@@ -84,7 +84,7 @@ def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyP
     read: list[str] = []
     folder = ROOT / "leaderboard" / "results" / "mini"
     monkeypatch.setattr(
-        pages.headline, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
+        pages.results, "results_of", lambda name: read.append(name) or [load_result(folder / "sw_avg.json")]
     )
     text = fill_parts("a\n<!-- generated: headline window_tv -->\nold\n<!-- end -->\n", pages.headline.PARTS)
     assert text.startswith(

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leaderboard import pages
+from leaderboard.pages.cards import leaderboard_table
+from leaderboard.pages.headline import brief_part, headline_part
+from leaderboard.pages.openings import results_answer
 from leaderboard.pages.results import suite_page
+from leaderboard.pages.summaries import summary_files
+from leaderboard.site.inputs import Board, Entry, by_size
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
@@ -53,6 +59,27 @@ def test_the_page_of_results_never_averages_over_sizes(scored: tuple[Suite, Resu
     small, large = page.index(f"### {WORDS['small']}"), page.index(f"### {WORDS['large']}")
     assert small < page.index("#### By recipe") < large < page.rindex("#### By recipe")
     assert TRACES[1].meta.recipe not in page[small:large]
+
+
+def test_no_table_of_a_suite_is_of_both_sizes(scored: tuple[Suite, Results], monkeypatch: pytest.MonkeyPatch) -> None:
+    """README's and the card's tables, the headline, the answer, the files of rows and the site's boards: each of these
+    is made once for small batches and once for large ones.
+    """
+    suite, results = scored
+    monkeypatch.setattr(pages.results, "load_suite", lambda name: suite)
+    monkeypatch.setattr(pages.results, "results_of", lambda name: tuple(results))
+    for page in (pages.results, pages.summaries):
+        monkeypatch.setattr(page, "suites_with_results", lambda: ["own"])
+    for page in (pages.headline, pages.openings, pages.cards, pages.summaries):
+        monkeypatch.setattr(page, "scored_seasons", list)
+    for text in (headline_part("window_tv"), brief_part("window_tv"), results_answer(""), leaderboard_table()):
+        assert [text.lower().count(words.lower()) for words in WORDS.values()] == [1, 1], text
+    tables = {path.stem: text for path, text in summary_files().items()}
+    assert tables.keys() == {"own-small", "own-large"}
+    assert TRACES[1].meta.recipe not in tables["own-small"]
+    boards = by_size(Board(suite, tuple(Entry(one, None, "claimed", ()) for one in results), None))
+    runs = [[run.trace for entry in board.entries for run in entry.result.runs] for board in boards]
+    assert runs == [[trace.id] * len(results) for trace in TRACES]
 
 
 def test_run_prints_a_table_for_each_size(scored: tuple[Suite, Results], tmp_path: Path) -> None:
