@@ -8,7 +8,7 @@ from pathlib import Path
 from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.drawn_claims import brief_cells
-from leaderboard.pages.results import results_by_size
+from leaderboard.pages.results import largest_suite, results_by_size
 from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.publishing.card import render_card
 from moeload_bench.results.grid import known_grid
@@ -19,7 +19,7 @@ from moeload_bench.scoring.description import read_runs
 from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.store import bundled_folder
 
-SUITE, METRIC = "v2", "window_tv"
+METRIC = "window_tv"
 
 
 def leaderboard_table() -> str:
@@ -29,7 +29,7 @@ def leaderboard_table() -> str:
     """
     title = "Season `{}`, recipes that were drawn after the entries had closed"
     parts = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
-    for size, results in results_by_size(SUITE).items():
+    for size, results in results_by_size(largest_suite().name).items():
         parts += [*([f"{size}:"] if size else []), _skill_table(results)]
     return "\n\n".join(parts)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from leaderboard.committed import ROOT, TRACES, committed_results
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, page_of_parts
-from leaderboard.pages.results import results_by_size
+from leaderboard.pages.results import largest_suite, results_by_size
 from leaderboard.properties import DECAYS, MEASURES, Measure, Properties, Slice, properties_of, slices_of
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
@@ -130,7 +130,7 @@ def answer(suite: str) -> str:
 
 def draw() -> None:
     """Draw the skill of the best forecaster by group of runs."""
-    draw_dots(_dots("v2"), ROOT / "docs" / "reports" / "properties.svg")
+    draw_dots(_dots(largest_suite().name), ROOT / "docs" / "reports" / "properties.svg")
 
 
 PARTS: Mapping[str, Maker] = {
