@@ -111,9 +111,11 @@ def _state_table(
 
 
 def run_mean(errors: Errors, name: str) -> float:
-    """Return the mean over runs of the run's mean over its tasks."""
+    """Return the mean over runs of the run's mean over its tasks; NaN where no task has a value."""
     run_T, runs = errors.tasks.by_run
     value_T = errors.by_forecaster[name]
+    if np.isnan(value_T).all():
+        return float("nan")
     return float(np.mean([np.nanmean(value_T[run_T == n]) for n in range(len(runs))]))
 
 

@@ -121,7 +121,7 @@ def answer(suite: str) -> str:
         most, least = max(dots, key=lambda dot: dot.skill), min(dots, key=lambda dot: dot.skill)
         won = sum(dot.skill > 0 for dot in dots)
         said.append(
-            f"In the {state} `{most.forecaster}`, the best over all, errs less than the moving average in {won} "
+            f"In the {state}, `{most.forecaster}`, the best over all, errs less than the moving average in {won} "
             f'of {len(dots)} groups of runs: most in "{most.label}" ({100 * most.skill:.0f} % less error), least in '
             f'"{least.label}" ({100 * least.skill:.0f} %).'
         )
