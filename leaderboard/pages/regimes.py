@@ -14,7 +14,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.studies.kept import read_records
-from leaderboard.studies.regimes import OUT, SMALL, TUNED, RegimeRun, StateScores, small_runs
+from leaderboard.studies.regimes import OUT, SUITE, TUNED, RegimeRun, StateScores, suite_runs
 from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
@@ -30,7 +30,7 @@ AVERAGES = (TUNED, "sw_avg", "ema", "last_value", "since_plan")
 ALIKE = 0.02
 """A gain below which two forecasters serve alike."""
 KINDS = {
-    "small": f"small batch, suite `{SMALL}`",
+    "small": f"small batch, suite `{SUITE}`",
     "large": "large batch",
     "probe": "large batch, probes (no noise of training)",
     "summed": "ten steps summed to a row",
@@ -108,7 +108,7 @@ def _known(value: float | None) -> float:
 @functools.cache
 def all_runs() -> tuple[RegimeRun, ...]:
     """Return every run of every regime: committed results of the suite and the kept records of the others."""
-    return (*small_runs(), *read_records(RegimeRun, OUT))
+    return (*suite_runs(), *read_records(RegimeRun, OUT))
 
 
 def cells(runs: Sequence[RegimeRun], kind: str) -> list[Cell]:

@@ -1,7 +1,7 @@
 """How forecasters do by regime: small batches, large ones, rows that are sums, and counts without training noise.
 
-A run of suite v2 has its committed results. Every other run here is scored once, where its trace is in traces/, and its
-record is kept in `leaderboard/regimes.json` under the hash of its content and of the code (`python -m leaderboard
+A run of the suite has its committed results. Every other run here is scored once, where its trace is in traces/, and
+its record is kept in `leaderboard/regimes.json` under the hash of its content and of the code (`python -m leaderboard
 studies regimes`; about a minute a run). Nothing is fitted on any of them: `gated` and `average_tuned` use what ships.
 
 Axis letters: K horizons.
@@ -37,7 +37,7 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "regimes.json"
-SMALL = "v2"
+SUITE = "v2"
 HORIZONS = (1, 10, 100, 1000)
 """Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
 SUMMED = 10
@@ -75,23 +75,28 @@ class RegimeRun(Record):
         return recipe_name(self.id).removesuffix(f".sum{SUMMED}")
 
 
-def small_runs() -> list[RegimeRun]:
-    """Return the runs of the small-batch suite by its committed results; raise `ResultError` without the tuned one."""
-    results = [result for result in committed_results(SMALL) if result.name in FORECASTERS]
+def suite_runs() -> list[RegimeRun]:
+    """Return the suite's runs by its committed results; raise `ResultError` without the tuned average's."""
+    results = [result for result in committed_results(SUITE) if result.name in FORECASTERS]
     if TUNED not in {result.name for result in results}:
-        raise ResultError(f"leaderboard/results/{SMALL} has no result of {TUNED}")
-    balancing = {entry.id: recipe_of_run(entry.id).balancing.method for entry in load_suite(SMALL).traces}
+        raise ResultError(f"leaderboard/results/{SUITE} has no result of {TUNED}")
+    suite = load_suite(SUITE)
+    size = {run: stratum for stratum, runs in suite.strata().items() for run in runs}
     return [
         RegimeRun(
-            id=run.trace,
-            kind="small",
+            id=entry.id,
+            kind=size.get(entry.id, "small"),
             data_sha256=run.data_sha256,
             code="",
-            balancing=balancing[run.trace],
-            horizons=results[0].suite.horizons,
-            states=dict(_states([one.model_copy(update={"runs": (one.runs[n],)}) for one in results])),
+            balancing=recipe_of_run(entry.id).balancing.method,
+            horizons=entry.asked(suite.horizons),
+            states=dict(
+                _states(
+                    [one.model_copy(update={"runs": (one.runs[n],)}) for one in results], entry.asked(suite.horizons)
+                )
+            ),
         )
-        for n, run in enumerate(results[0].runs)
+        for n, (entry, run) in enumerate(zip(suite.traces, results[0].runs, strict=True))
     ]
 
 
@@ -107,15 +112,15 @@ def measured_runs(folder: Path = TRACES, kept: Sequence[RegimeRun] | None = None
 
 
 def kinds_of(run: str) -> list[Kind]:
-    """Return the regimes in which a run of traces/ is scored, by its name."""
+    """Return the regimes in which a run of traces/ is scored beside the suite, by its name."""
     recipe, split = run.split("/")[:2]
     if split != "test":
         return []
     if recipe.endswith(".probe"):
         return ["probe"]
-    if stratum_of(expert_tokens(recipe_of_run(run))) == "large":
-        return ["large", "summed"]
-    return ["summed"] if run in {entry.id for entry in load_suite(SMALL).traces} else []
+    if run in {entry.id for entry in load_suite(SUITE).traces}:
+        return ["summed"]
+    return ["large", "summed"] if stratum_of(expert_tokens(recipe_of_run(run))) == "large" else []
 
 
 def code_hash() -> str:
@@ -130,7 +135,7 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
     if kind == "summed":
         trace = sum_rows(trace, SUMMED)
     horizons = [h for h in HORIZONS if h % trace.meta.stride == 0]
-    suite = suite_for_trace(trace, horizons=horizons, rule=load_suite(SMALL).rule)
+    suite = suite_for_trace(trace, horizons=horizons, rule=load_suite(SUITE).rule)
     results = answered(evaluate(list(FORECASTERS), suite, traces=[trace], level="none"))
     return RegimeRun(
         id=trace.id,
@@ -139,28 +144,31 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
         code=code,
         balancing=recipe_of_run(ref.id).balancing.method,
         horizons=suite.horizons,
-        states=dict(_states(list(results))),
+        states=dict(_states(list(results), suite.horizons)),
     )
 
 
-def _states(results: Sequence[Result]) -> Iterator[tuple[str, StateScores]]:
-    """Yield the scores of one run in each state that has enough origins."""
+def _states(results: Sequence[Result], horizons: Sequence[int]) -> Iterator[tuple[str, StateScores]]:
+    """Yield the scores of one run in each state that has enough origins, at those horizons."""
     errors, run = errors_of(results, PRIMARY), results[0].runs[0]
+    at = [results[0].suite.horizons.index(h) for h in horizons]
     for state in LABELS:
         here = errors.select(state=state)
         origins = sum(task.state == state for task in run.tasks)
         if origins < LEAST_ORIGINS:
             continue
+        mean_K = {result.name: run_means(result.runs[0], state, PRIMARY) for result in results}
+        floor_K = run.floors.get(state, {}).get(FLOOR, {}).get(PRIMARY, ())
         yield (
             state,
             StateScores(
                 origins=origins,
-                floor_K=run.floors.get(state, {}).get(FLOOR, {}).get(PRIMARY, ()),
-                error_K={result.name: tuple(run_means(result.runs[0], state, PRIMARY)) for result in results},
+                floor_K=tuple(floor_K[k] for k in at) if floor_K else (),
+                error_K={name: tuple(value_K[k] for k in at) for name, value_K in mean_K.items()},
                 log_ratio_K={
                     name: tuple(
                         float(f"{np.nanmean(log_ratio(one.by_forecaster[name], one.by_forecaster[TUNED])):.6g}")
-                        for one in (here.select(horizon=h) for h in results[0].suite.horizons)
+                        for one in (here.select(horizon=h) for h in horizons)
                     )
                     for name in here.by_forecaster
                 },
