@@ -159,7 +159,7 @@ def metric_payload(board: Board, metric: str) -> Json:
     """Return every view of a metric, its floors by state and recipe, its charts."""
     views = primary_views(board) if metric == PRIMARY else list(views_of(board, metric))
     names, ratio = [entry.name for entry in board.entries], ratio_metric(metric) or metric
-    values = [view.value_F for view in views]
+    values = [value for view in views for value in view.value_F if not np.isnan(value)]
     return {
         "about": describe_metric(metric),
         "lower": lower_is_better(metric),
@@ -169,7 +169,7 @@ def metric_payload(board: Board, metric: str) -> Json:
             view_key(view.state, view.recipe, view.horizon): view_payload(view, board, names, ratio) for view in views
         },
         "floors": floors_payload(board, metric),
-        "charts": chart_specs(metric, float(np.nanmin(values, initial=np.inf)), board.suite.horizons),
+        "charts": chart_specs(metric, min(values, default=math.inf), board.suite.horizons),
     }
 
 

@@ -30,7 +30,7 @@ from leaderboard.seeds import skill_interval
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
-from leaderboard.site.inputs import Board, Inputs, make_entry, read_inputs, read_slices
+from leaderboard.site.inputs import Board, Inputs, make_entry, read_board, read_inputs, read_slices
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, places_of, text_files
 from leaderboard.site.views import fronts_of, metrics_of, views_of
 from leaderboard.site.words import (
@@ -85,12 +85,13 @@ def committed(request: pytest.FixtureRequest) -> Inputs:
     inputs = committed_inputs()
     suite = "mini" if request.param == "mini" else default_suite()
     seasons = [board for board in inputs.boards if board.season is not None and suite != "mini"]
-    return replace(inputs, boards=(*seasons, *(board for board in inputs.boards if board.suite.name == suite)))
+    own = [board for board in inputs.boards if board.results[0].suite.name == suite]
+    return replace(inputs, boards=(*seasons, *own))
 
 
 @pytest.fixture(scope="module")
 def mini() -> Board:
-    return next(board for board in committed_inputs().boards if board.suite.name == "mini")
+    return read_board(ROOT, RESULTS / "mini")
 
 
 def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
@@ -104,6 +105,7 @@ def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
     assert read_slices(mini.suite, ()) == ()
 
 
+@pytest.mark.slow
 def test_a_season_s_interval_for_new_seeds_takes_the_spread_of_the_public_runs() -> None:
     """One run of each recipe says nothing of seeds; the public runs beside it do, and the board says so."""
     board = next(board for board in committed_inputs().boards if board.season is not None)
