@@ -14,7 +14,7 @@ from leaderboard.pages.results import results_of
 from moeload_bench.results.grid import Standings
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.strata import by_stratum
+from moeload_bench.results.strata import by_stratum, with_size
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
@@ -28,7 +28,7 @@ def adapters_tables() -> str:
     """Return one table for each suite on which an adapter was scored, and for each size of batch."""
     found = [(load_suite(suite), _adapters(suite)) for suite in reversed(suites_with_results())]
     return "\n\n".join(
-        _table(f"Suite `{suite.name}`{size and ', '}{size.lower()}", results)
+        _table(with_size(f"Suite `{suite.name}`", size), results)
         for suite, adapters in found
         if adapters
         for size, results in by_stratum([*_beside(suite.name), *adapters], suite).items()

@@ -18,6 +18,7 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING, metrics_in
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
+from moeload_bench.results.strata import with_size
 from moeload_bench.results.tables import horizon_heads, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
@@ -44,7 +45,7 @@ def newest() -> list[Board]:
         ]
     suite = largest_suite()
     return [
-        Board(f"suite `{suite.name}`, *public*{size and ', '}{size.lower()}", results, suite.quantiles)
+        Board(with_size(f"suite `{suite.name}`, *public*", size), results, suite.quantiles)
         for size, results in results_by_size(suite.name).items()
     ]
 

@@ -16,6 +16,7 @@ from moeload_bench.errors import counted
 from moeload_bench.results.grid import ResultGrid, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
+from moeload_bench.results.strata import with_size
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
@@ -73,7 +74,7 @@ def results_answer(of: str) -> str:
     """Return who is best on the newest season and on the largest public suite."""
     suite, seasons = largest_suite(), scored_seasons()
     public = [
-        f"On the public suite `{suite.name}`{size and ', '}{size.lower()} "
+        f"{with_size(f'On the public suite `{suite.name}`', size)} "
         f"({_runs([run.trace for run in results[0].runs])}), {best_words(known_grid(results, PRIMARY))}."
         for size, results in results_by_size(suite.name).items()
     ]

@@ -14,6 +14,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of, reference_of, runs_of, skill
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
+from moeload_bench.results.strata import with_size
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.run_facts import rounded
 from moeload_bench.states.rule import LABELS
@@ -93,7 +94,7 @@ def _dots(suite: str) -> dict[str, list[Dot]]:
     found: dict[str, list[Dot]] = {}
     for size, results in results_by_size(suite).items():
         for state, dots in _state_dots(results, _groups(suite, results)).items():
-            found[f"{state} state{size and ', '}{size.lower()}"] = dots
+            found[with_size(f"{state} state", size)] = dots
     return found
 
 

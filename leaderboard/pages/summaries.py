@@ -22,6 +22,7 @@ from moeload_bench.results.comparison import with_runs_of
 from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result, rounded
+from moeload_bench.results.strata import name_of_size
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 
@@ -33,7 +34,7 @@ assert set(FIELDS) <= COLUMNS.keys()
 def summary_files() -> dict[Path, str]:
     """Return every file with its text."""
     made = {
-        f"{name}-{size.split()[0].lower()}" if size else name: results
+        name_of_size(name, size): results
         for name in suites_with_results()
         for size, results in results_by_size(name).items()
     }

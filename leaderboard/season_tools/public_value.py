@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from leaderboard.season_tools.drawn import write_recipes
 from leaderboard.season_tools.folder import (
     SeasonFolder,
@@ -34,6 +36,7 @@ from leaderboard.season_tools.folder import (
 from leaderboard.season_tools.recording import draw_value
 from leaderboard.season_tools.records import Archives, Draw, DrawPlan, Source, Witness
 from moeload_bench.errors import SeasonError
+from moeload_bench.schema import first_problem
 
 RELEASE, RELEASE_BEFORE, ARCHIVES = "InRelease", "InRelease.before", "archives.json"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -148,15 +151,18 @@ def draw_season(
         raise SeasonError(f"season {plan.name} has no recipes to draw: `season record --value` draws its seeds")
     source: Source = "commitment" if not files else "archives" if ARCHIVES in files else "release"
     with logged_attempt(folder, "draw", source):
-        for name, path in files.items():
+        if files:
             folder.public_value.mkdir(exist_ok=True)
+        for name, path in files.items():
             if path.resolve() != (folder.public_value / name).resolve():
                 shutil.copyfile(path, folder.public_value / name)
         commitment = folder.commitment().sha256()
         value = commitment if source == "commitment" else found_value(folder.public_value, source)
-        trial = Draw(
-            season=plan.name, source=source, commitment_sha256=commitment, value=value, drawn=utc_now(), reason=reason
-        )
+        try:
+            trial = Draw(season=plan.name, source=source, commitment_sha256=commitment, value=value, drawn=utc_now(),
+                         reason=reason)  # fmt: skip
+        except ValidationError as error:
+            raise SeasonError(f"the draw, {first_problem(error, 'draw')}") from None
         for line in value_problems(folder.public_value, plan.draws, trial):
             raise SeasonError(line)
         made = draw_value(folder, value, published, source, reason)
@@ -206,10 +212,10 @@ def witness_problems(folder: SeasonFolder, witness: Witness) -> Iterator[str]:
 def order_sentence(folder: SeasonFolder) -> str | None:
     """Return the sentence with which a season's page begins if nobody else dates its commitment or decides its draw."""
     draws, draw = folder.plan().draws, folder.draw()
-    reason = None if draw is None else draw.reason
-    if draws is None or (reason is None and folder.witness() is not None):
+    own = draw is not None and draw.source == "commitment"
+    if draws is None or (not own and folder.witness() is not None):
         return None
-    why = "" if reason is None else f" The recipes are drawn from the commitment's own hash: {reason}"
+    why = f" The recipes are drawn from the commitment's own hash: {draw.reason}" if draw is not None and own else ""
     return (
         f"Order is provable only to those who held a copy before {draws.release_after:%Y-%m-%d}; this season binds "
         f"entrants, not maintainers.{why}"

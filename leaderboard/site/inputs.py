@@ -16,7 +16,7 @@ from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
-from moeload_bench.results.strata import by_stratum
+from moeload_bench.results.strata import by_stratum, name_of_size
 from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
@@ -201,8 +201,7 @@ def by_size(board: Board) -> list[Board]:
             return [board]
         runs = {run.trace for run in results[0].runs}
         traces = tuple(trace for trace in board.suite.traces if trace.id in runs)
-        name = f"{board.suite.name}-{size.split()[0].lower()}"
-        suite = board.suite.model_copy(update={"name": name, "traces": traces})
+        suite = board.suite.model_copy(update={"name": name_of_size(board.suite.name, size), "traces": traces})
         entries = (replace(entry, result=result) for entry, result in zip(board.entries, results, strict=True))
         parts.append(Board(suite, tuple(entries), reference_of(results)))
     return parts

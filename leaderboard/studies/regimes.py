@@ -22,7 +22,7 @@ from moeload_bench.evaluation.evaluate import as_target, evaluate
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.targets import source_sha256
 from moeload_bench.recipes.draws import expert_tokens
-from moeload_bench.results.comparison import errors_of
+from moeload_bench.results.comparison import errors_of, with_runs_of
 from moeload_bench.results.grid import run_means
 from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result
@@ -86,17 +86,13 @@ def suite_runs() -> list[RegimeRun]:
         RegimeRun(
             id=entry.id,
             kind=size.get(entry.id, "small"),
-            data_sha256=run.data_sha256,
+            data_sha256=entry.data_sha256,
             code="",
             balancing=recipe_of_run(entry.id).balancing.method,
-            horizons=entry.asked(suite.horizons),
-            states=dict(
-                _states(
-                    [one.model_copy(update={"runs": (one.runs[n],)}) for one in results], entry.asked(suite.horizons)
-                )
-            ),
+            horizons=(asked := entry.asked(suite.horizons)),
+            states=dict(_states(with_runs_of(results, {entry.id}), asked)),
         )
-        for n, (entry, run) in enumerate(zip(suite.traces, results[0].runs, strict=True))
+        for entry in suite.traces
     ]
 
 
@@ -149,9 +145,9 @@ def measure_run(ref: TraceRef, kind: Kind, code: str) -> RegimeRun:
 
 
 def _states(results: Sequence[Result], horizons: Sequence[int]) -> Iterator[tuple[str, StateScores]]:
-    """Yield the scores of one run in each state that has enough origins, at those horizons."""
+    """Yield the scores of one run in each state that has enough origins, at the first K horizons of its suite."""
     errors, run = errors_of(results, PRIMARY), results[0].runs[0]
-    at = [results[0].suite.horizons.index(h) for h in horizons]
+    K = len(horizons)
     for state in LABELS:
         here = errors.select(state=state)
         origins = sum(task.state == state for task in run.tasks)
@@ -163,8 +159,8 @@ def _states(results: Sequence[Result], horizons: Sequence[int]) -> Iterator[tupl
             state,
             StateScores(
                 origins=origins,
-                floor_K=tuple(floor_K[k] for k in at) if floor_K else (),
-                error_K={name: tuple(value_K[k] for k in at) for name, value_K in mean_K.items()},
+                floor_K=floor_K[:K],
+                error_K={name: tuple(value_K[:K]) for name, value_K in mean_K.items()},
                 log_ratio_K={
                     name: tuple(
                         float(f"{np.nanmean(log_ratio(one.by_forecaster[name], one.by_forecaster[TUNED])):.6g}")

@@ -356,6 +356,8 @@ def test_where_no_public_value_can_be_had_the_page_says_whom_the_season_binds(
     with pytest.raises(SeasonError, match="until then a release can come"):
         draw_season(closed, {}, "the test", why)
     set_clock(monkeypatch, RELEASE_AFTER + timedelta(hours=1))
+    with pytest.raises(SeasonError, match="the draw, reason: String should have at least 20 characters"):
+        draw_season(closed, {}, "the test", "too short")
     with pytest.raises(SeasonError, match="no reason"):
         draw_season(closed, {}, "the test")
     drawn = draw_season(closed, {}, "the test", why)
