@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.season_tools import closing
 from leaderboard.season_tools import folder as season_folder
 from leaderboard.season_tools.closing import close_season, new_season, planned_recipe, reveal_season
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
@@ -57,7 +59,9 @@ def planned_season(
         "forks": ForkPlan(recipes=("small", "other"), origins=2, futures=3, steps=FORK_STEPS),
         "checkpoint_every": EVERY,
     }
-    new_season(folder, name, [str(recipe)] if recipes is None else recipes, PUBLIC, **{**defaults, **options})
+    with pytest.MonkeyPatch.context() as patch:  # an honest entry's p is below the level with one secret in twenty
+        patch.setattr(closing.secrets, "token_hex", lambda size: f"{zlib.crc32(name.encode()):0{2 * size}x}")
+        new_season(folder, name, [str(recipe)] if recipes is None else recipes, PUBLIC, **{**defaults, **options})
     return folder, entries
 
 

@@ -89,8 +89,7 @@ def test_the_floor_of_forks_stands_in_the_season_s_table(season: ScoredSeason) -
 def test_the_brief_table_is_the_season_s_first(season: ScoredSeason) -> None:
     """README.md's: then the public suite's, which is called so, where the two share no recipe."""
     text = brief_part("window_tv", [season])
-    largest = largest_suite().name
-    first, second = text.index(f"Season `{season.name}`"), text.index(f"Suite `{largest}`, *public*")
+    first, second = text.index(f"Season `{season.name}`"), text.index(f"of suite `{largest_suite().name}`, *public*")
     assert first < second
     assert "`mine`" in text[:first]
 
