@@ -25,12 +25,12 @@ from moeload_bench.traces.meta import STRATA
 HORIZONS = (100, 1000)
 BESIDE = "adaptive"
 """The best entry of the suite that learns nothing beforehand."""
-SUBJECT = "gated"
+SUBJECT = "guarded"
 AVERAGES = (TUNED, "sw_avg", "ema", "last_value", "since_plan")
 ALIKE = 0.02
 """A gain below which two forecasters serve alike."""
 KINDS = {
-    "small": f"small batch, suite `{SUITE}`",
+    "small": "small batch",
     "large": "large batch",
     "probe": "large batch, probes (no noise of training)",
     "summed": "ten steps summed to a row",
@@ -160,7 +160,7 @@ def _of_100(value: float | None) -> str:
 
 
 def gains_table(runs: Sequence[RegimeRun]) -> str:
-    """Return the gains of `gated` and `adaptive` over the tuned average, and of one over the other, by kind."""
+    """Return the gains of `guarded` and `adaptive` over the tuned average, and of one over the other, by kind."""
     free = [run for run in runs if run.balancing != BIAS]
     rows = [
         (f"{words}{note}", cell.state, f"{cell.horizon:,}", f"{len(cell.runs)} of {cell.recipes}",
@@ -238,7 +238,7 @@ def _leads(found: Sequence[Cell]) -> str:
 
 
 def draw() -> None:
-    """Draw what `gated` and `adaptive` gain on the best average of their cell, by size of batch and horizon."""
+    """Draw what `guarded` and `adaptive` gain on the best average of their cell, by size of batch and horizon."""
     panels: dict[str, list[Dot]] = {state: [] for state in LABELS}
     for kind in SIZES:
         for cell in cells(all_runs(), kind):

@@ -2,7 +2,8 @@
 
 A run of the suite has its committed results. Every other run here is scored once, where its trace is in traces/, and
 its record is kept in `leaderboard/regimes.json` under the hash of its content and of the code (`python -m leaderboard
-studies regimes`; about a minute a run). Nothing is fitted on any of them: `gated` and `average_tuned` use what ships.
+studies regimes`; about a minute a run). Nothing is fitted on any of them: `gated`, `guarded` and `average_tuned` use
+what ships.
 
 Axis letters: K horizons.
 """
@@ -37,14 +38,14 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "regimes.json"
-SUITE = "v2"
+SUITE = "v3"
 HORIZONS = (1, 10, 100, 1000)
 """Of runs of 3,000 steps; those of rows that stand for ten steps are the multiples of ten."""
 SUMMED = 10
 LEAST_ORIGINS = 20
 """Origins in a state below which a run says nothing of it."""
 TUNED = "average_tuned"
-FORECASTERS = (TUNED, "adaptive", "gated", "ema", "last_value", "since_plan", "sw_avg")
+FORECASTERS = (TUNED, "adaptive", "gated", "guarded", "ema", "last_value", "since_plan", "sw_avg")
 FLOOR = "floor_batch"
 
 Kind = Literal["small", "large", "probe", "summed"]
