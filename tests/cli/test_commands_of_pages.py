@@ -53,7 +53,7 @@ FORMS = {
 """Commands of which a page shows the form, and the tests that run them with something in its place."""
 SHORTER = {"submit": ("--suite", "mini"), "watch": ("--once",)}
 """What makes a command short or end: an option that its help describes."""
-LARGE = "v2"
+LARGE = "v3"
 """A suite whose runs take minutes: `mini` in its place; what its table looks like, committed results tell."""
 WIDE = "--devices 8 --slots 72"
 """Of a model with 64 experts."""

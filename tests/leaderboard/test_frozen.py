@@ -23,7 +23,7 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation import sources
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.suites.suite import load_suite
+from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
@@ -105,10 +105,10 @@ def test_results_of_code_that_changed_are_accepted_from_the_store() -> None:
 @pytest.mark.usefixtures("changed")
 def test_submissions_of_code_that_changed_stay_verified(tmp_path: Path) -> None:
     """On the site, in the check, and where the baselines' submissions are written; none is run again as what it was."""
-    suite, result = load_suite("v2"), load_result(RESULTS / "v2" / "uniform.json")
+    suite, result = load_suite(default_suite()), load_result(RESULTS / default_suite() / "uniform.json")
     assert make_entry(result, SUBMISSIONS / "uniform", suite).standing == "verified"
     shutil.copytree(SUBMISSIONS / "uniform", tmp_path / "submissions" / "uniform")
-    result.save(tmp_path / "results" / "v2" / "uniform.json")
+    result.save(tmp_path / "results" / suite.name / "uniform.json")
     before = (SUBMISSIONS / "uniform" / "verification.json").read_bytes()
     assert (write_submission("uniform", suite, tmp_path).path / "verification.json").read_bytes() == before
     assert CliRunner().invoke(app, ["verify", str(SUBMISSIONS / "uniform"), "--check-only"]).stdout == "checked\n"
@@ -135,8 +135,8 @@ def test_the_check_of_a_baseline_that_is_gone_says_what_there_is(
     monkeypatch.setattr("moeload_bench.isolation.targets.baseline_names", lambda: ["sw_avg"])
     folder = tmp_path / "submissions" / "ema"
     shutil.copytree(SUBMISSIONS / "ema", folder)
-    result = load_result(RESULTS / "v2" / "ema.json")
-    result.save(tmp_path / "results" / "v2" / "ema.json")
+    result = load_result(RESULTS / default_suite() / "ema.json")
+    result.save(tmp_path / "results" / default_suite() / "ema.json")
     gone = CliRunner().invoke(app, ["verify", str(folder), "--check-only"])
     assert "unknown forecaster 'ema'; there is: " in str(gone.exception)
     assert "sw_avg" in str(gone.exception)

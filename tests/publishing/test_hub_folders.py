@@ -191,7 +191,7 @@ def test_evaluation_records_are_read_by_the_hubs_own_classes(made: dict[str, Pat
     import yaml
     from huggingface_hub import ModelCard, parse_eval_result_entries
 
-    for suite in ("v1", "v2"):
+    for suite in ("v1", "v2", "v3"):
         text = (made["model"] / f".eval_results/moeload-{suite}.yaml").read_text()
         entries = parse_eval_result_entries(yaml.safe_load(text))
         assert [entry.task_id for entry in entries] == [f"{suite}-transient", f"{suite}-stable"]
