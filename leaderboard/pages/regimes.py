@@ -14,7 +14,7 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import Maker, aligned_table
 from leaderboard.studies.kept import read_records
-from leaderboard.studies.regimes import OUT, SUITE, TUNED, RegimeRun, StateScores, suite_runs
+from leaderboard.studies.regimes import OUT, TUNED, RegimeRun, StateScores, suite_runs
 from leaderboard.suites.plan import first_training
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
