@@ -32,7 +32,7 @@ DRAWN = 8
 WARM_UP = 60
 """Steps before the clock starts: the first snapshot imports what forecasts and advice need."""
 VARIANTS = {"": "routers alone", "record": "recorded", "monitor": "recorded, with a `LoadMonitor`"}
-FORECASTERS = ("sw_avg", "ema", "adaptive", "gated")
+FORECASTERS = ("sw_avg", "ema", "adaptive", "guarded")
 FORECAST_MS = 50.0
 BEGIN = "<!-- live size -->\n"
 

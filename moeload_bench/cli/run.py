@@ -69,7 +69,7 @@ UNIFORM = "uniform"
 PREPARING = "preparing: hashes, states and noise floors"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
-OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "gated")
+OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "guarded")
 
 
 @with_options(cluster=of_cluster)

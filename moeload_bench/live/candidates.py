@@ -23,7 +23,7 @@ from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.results.decision import Candidate, Decision, decide
 
-FORECASTERS = ("ema", "sw_avg", "adaptive", "gated")
+FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
 """Compared unless one is named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
 sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 WATCHED = "sw_avg"
