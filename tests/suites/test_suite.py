@@ -47,7 +47,7 @@ def test_a_suite_has_its_traces_and_enough_origins_that_serve_every_horizon(name
     suite, plan = load_suite(name), load_plan(name)
     for entry in suite.traces:
         trace = read_trace(find_trace(entry.id), expected_sha256=entry.data_sha256)
-        check_origins(trace, entry, suite.horizon)
+        check_origins(trace, entry, max(entry.asked(suite.horizons)))
         for state, origins in (("transient", entry.transient), ("stable", entry.stable)):
             lacking = entry.id in plan.lacking and plan.lacking[entry.id].state == state
             assert len(origins) == 0 if lacking else len(origins) >= ORIGINS_PER_STATE
