@@ -121,9 +121,9 @@ def test_a_run_too_short_to_be_tried_teaches_nothing() -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_averages_are_those_of_the_train_runs_of_v2() -> None:
+def test_the_shipped_averages_are_those_of_the_train_runs_of_v3() -> None:
     """As `fit` chooses them."""
-    suite = load_suite("v2")
+    suite = load_suite("v3")
     traces = [load_trace(run.id) for run in suite.fit]
     runs = [(trace_info(trace, suite.group_of(trace.id)), trace.rows(0, trace.steps)) for trace in traces]
     assert json.loads(AverageTuned.fit(runs, 0)) == {cell: list(row) for cell, row in SHIPPED.items()}
