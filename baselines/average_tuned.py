@@ -49,10 +49,10 @@ Table = Mapping[str, tuple[str, ...]]
 """For `SIZE STATE`, the candidate of each of `HORIZONS`."""
 
 SHIPPED: Table = {
-    "small still": ("decay 8", "decay 64", "decay 128", "decay 256", "decay 256"),
-    "small moving": ("window 1", "decay 8", "decay 32", "decay 32", "decay 32"),
-    "large still": ("decay 8", "decay 64", "decay 128", "decay 256", "decay 256"),
-    "large moving": ("window 1", "decay 8", "decay 32", "decay 32", "decay 32"),
+    "small still": ("decay 8", "decay 32", "decay 128", "decay 128", "decay 128"),
+    "large still": ("decay 4", "decay 16", "decay 32", "decay 32", "decay 32"),
+    "small moving": ("window 2", "decay 4", "decay 32", "decay 64", "decay 64"),
+    "large moving": ("window 1", "decay 4", "decay 8", "decay 32", "decay 64"),
 }
 
 
