@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboard.season_tools import closing
 from leaderboard.season_tools import folder as season_folder
 from leaderboard.season_tools.closing import close_season, new_season, planned_recipe, reveal_season
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
@@ -60,7 +59,7 @@ def planned_season(
         "checkpoint_every": EVERY,
     }
     with pytest.MonkeyPatch.context() as patch:  # an honest entry's p is below the level with one secret in twenty
-        patch.setattr(closing.secrets, "token_hex", lambda size: f"{zlib.crc32(name.encode()):0{2 * size}x}")
+        patch.setattr("secrets.token_hex", lambda size: f"{zlib.crc32(name.encode()):0{2 * size}x}")
         new_season(folder, name, [str(recipe)] if recipes is None else recipes, PUBLIC, **{**defaults, **options})
     return folder, entries
 
