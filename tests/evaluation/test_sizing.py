@@ -58,10 +58,10 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
 def test_a_run_that_takes_the_whole_budget_to_read_still_gets_a_comparison(
     tight: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Half the budget is the forecasters': the cheap ones stay, `gated` among them."""
+    """Half the budget is the forecasters': the cheap ones stay, `guarded` among them."""
     monkeypatch.setattr(sizing, "READING_NS", 1e9)
     kept = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
-    assert {*AVERAGES, "gated"} <= set(kept)
+    assert {*AVERAGES, "guarded"} <= set(kept)
     assert "arima" not in kept
 
 
