@@ -1,14 +1,18 @@
-"""The number of a machine's cores changes no forecast."""
+"""What a forecaster computes with: one thread, whatever the machine has, and no denormal numbers in torch."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.targets import class_target
+from moeload_bench.isolation.levels import Level
+from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.traces.trace import Trace
 
 
@@ -42,6 +46,35 @@ def test_a_forecaster_at_level_none_has_one_thread_as_in_a_child() -> None:
             assert threads() == before
             assert feed.host.counts() == {"constructor": 1, "observe": 1, "forecast": 1}
         assert threads() == before
+
+
+TINY = """
+import numpy as np
+import torch
+
+
+class Tiny:
+    def __init__(self, info, seed):
+        pass
+
+    def observe(self, block):
+        pass
+
+    def forecast(self, request):
+        tiny = bool(torch.tensor([torch.finfo(torch.float32).tiny]) * 0.5 > 0)
+        return np.array([[float(tiny), float(not tiny)]])
+"""
+"""Forecasts all load on expert 0 where half of the smallest normal number is a number, else on expert 1."""
+
+
+@pytest.mark.parametrize(("level", "expert"), [("none", 0), ("process", 1)])
+def test_torch_flushes_denormals_in_a_process_of_its_own_only(level: Level, expert: int, tmp_path: Path) -> None:
+    """From the call after the one that loaded it; this process, which others use too, stays as it was."""
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY)
+    trace = Trace.from_arrays([[[4, 4]]] * 4, 8, 1)
+    with follow(parse_target(f"{file}:Tiny"), trace, seed=0, level=level) as feed:
+        assert feed.at(2, (1,)).window_means((1,))[0, 0].argmax() == expert
 
 
 def test_work_in_this_process_has_one_thread_and_the_caller_keeps_his() -> None:
