@@ -37,7 +37,7 @@ class Limits:
     run_wall_s: float = 3600.0
     fit_wall_s: float = 3600.0
     cpu_s: float = 3600.0
-    memory_bytes: int = 4 * GIB
+    memory_bytes: int = 8 * GIB
     processes: int = 64
     file_bytes: int = 256 * MIB
     files: int = 65_536
