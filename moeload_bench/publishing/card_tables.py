@@ -134,7 +134,8 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
         f"{_range(round(one.expert_tokens) for one in facts)} per expert",
     ]
     if noise:
-        said.append(f"whose shares have a noise of {min(noise):.1%} to {max(noise):.1%} a row")
+        least, middle, most = (f"{value:.1%}" for value in (min(noise), median(noise), max(noise)))
+        said.append(f"whose shares have a noise of {least} to {most} a row (median {middle})")
     return f"Models of {', '.join(said)}. Trained on {machines(one.hardware for one in facts)}."
 
 
