@@ -27,6 +27,7 @@ from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.results.brief import _milliseconds, brief_tables
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
+from moeload_bench.suites.suite import default_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.terminal import ELLIPSIS, Shown, drawn_in_terminal, moeload_in_terminal
@@ -257,7 +258,7 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     """Outside a checkout, before any work: a clone, a folder, a place on the Hub; --traces is one of the answers."""
     monkeypatch.delenv("MOELOAD_TRACES", raising=False)
     for words in (["run", "sw_avg"], ["submit", "sw_avg", "--name", "mine", "--author", "A", "--dry-run"]):
-        shown = moeload_in_terminal(*words, "--suite", "v2", cwd=tmp_path)
+        shown = moeload_in_terminal(*words, "--suite", default_suite(), cwd=tmp_path)
         assert shown.status == 2, shown.text
         assert re.search(r"traces are not here, first .*a clone.*MOELOAD_TRACES.*--traces DIR.*MOELOAD_HUB", shown.text)
     data = Path(__file__).resolve().parents[2] / "moeload_bench" / "data"

@@ -467,7 +467,7 @@ def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> N
 
 def test_a_page_says_where_the_code_is() -> None:
     """In the submission's folder, or in the package: a baseline, or an adapter of somebody's library."""
-    entries = (SUBMISSIONS / name for name in ("sw_avg", "autotheta"))
+    entries = (SUBMISSIONS / "sw_avg", SUBMISSIONS.parent / "closed" / "v2" / "autotheta")
     said = [forecaster_page.code_of(read_folder(path).record) for path in entries]
     assert said == ["a baseline of the package", "an adapter of the package"]
     own = read_folder(SUBMISSIONS / "sw_avg").record.model_copy(update={"name": "mine", "target": "forecaster.py:Mine"})

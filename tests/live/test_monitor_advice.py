@@ -136,7 +136,7 @@ def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() ->
     assert asked == [350, 400]
     follows = LoadMonitor(Settings(follow=True))
     resumed(follows, trace, 300)
-    assert_same(follows, Trace.from_arrays(trace.load_SLE[:300], 2048, 2), follows.settings)
+    assert_same(follows, Trace.from_arrays(trace.load_SLE[:300], 20480, 2), follows.settings)
 
 
 def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:

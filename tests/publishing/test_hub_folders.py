@@ -182,6 +182,7 @@ def test_the_weights_are_those_that_the_package_ships(made: dict[str, Path]) -> 
     names = set(folder_bytes(made["model"]))
     assert names == {
         "README.md", "LICENSE", "model.safetensors", ".eval_results/moeload-v1.yaml", ".eval_results/moeload-v2.yaml",
+        ".eval_results/moeload-v3.yaml",
     }  # fmt: skip
     assert {name: made["model"].joinpath(name).read_bytes() for name in names} == model_files(REPO["model"])
 

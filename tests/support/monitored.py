@@ -55,8 +55,8 @@ def unbalanced(steps: int = 400) -> Trace:
     """Two layers with one hot expert each, from the first step on."""
     rng = np.random.default_rng(0)
     share_LE = np.array([[*[0.08] * 5, 0.44, 0.08, 0.08], [*[0.08] * 7, 0.44]])
-    load_SLE = np.stack([rng.multinomial(4096, share_LE) for _ in range(steps)])
-    return Trace.from_arrays(load_SLE, 2048, 2)
+    load_SLE = np.stack([rng.multinomial(40960, share_LE) for _ in range(steps)])
+    return Trace.from_arrays(load_SLE, 20480, 2)
 
 
 def fed(monitor: LoadMonitor, trace: Trace) -> None:
