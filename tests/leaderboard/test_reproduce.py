@@ -60,6 +60,7 @@ def with_value(result: Result, value: float) -> Result:
     return with_run(result, tasks=(changed, *result.runs[0].tasks[1:]))
 
 
+@pytest.mark.slow
 def test_committed_results_are_the_suite_s_and_the_code_s() -> None:
     """Nothing to complain about in any committed result of any suite."""
     for name in suites_with_results():
@@ -188,6 +189,7 @@ def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() 
     assert "forecasts_sha256" in line
 
 
+@pytest.mark.slow
 def test_every_forecaster_has_a_stated_tolerance_with_a_reason() -> None:
     """For each forecaster with results; the errors of all but the trained one are held closer than a stranger's."""
     stated = tomllib.loads(TOLERANCES.read_text())
