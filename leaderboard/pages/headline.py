@@ -111,12 +111,12 @@ def _state_table(
 
 
 def run_mean(errors: Errors, name: str) -> float:
-    """Return the mean over runs of the run's mean over its tasks; NaN where no task has a value."""
+    """Return the mean over runs of the run's mean over its tasks, of those with a value; NaN where none has one."""
     run_T, runs = errors.tasks.by_run
     value_T = errors.by_forecaster[name]
-    if np.isnan(value_T).all():
-        return float("nan")
-    return float(np.mean([np.nanmean(value_T[run_T == n]) for n in range(len(runs))]))
+    known_T = np.isfinite(value_T)
+    means = [value_T[known_T & (run_T == n)].mean() for n in range(len(runs)) if (known_T & (run_T == n)).any()]
+    return float(np.mean(means)) if means else float("nan")
 
 
 def _cell(value: float | None, best: float | None) -> str:

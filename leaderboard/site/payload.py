@@ -230,6 +230,8 @@ def averaged_over(view: View, board: Board) -> str:
         if view.horizon is None
         else f"horizon {view.horizon:,}"
     )
+    if np.isnan(view.value_F).all():
+        return f"no value: {recipes} has none {states}, at {horizons}"
     return (
         f"mean over {counted(view.runs, 'run')} of {recipes}, "
         f"of means over {counted(view.origins, 'origin')} {states}, over layers, at {horizons}"
