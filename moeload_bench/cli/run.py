@@ -197,10 +197,10 @@ def run(
         steps = here[0].steps * here[0].meta.stride if here else None
         for line in undecided if decision is None else decision.lines():
             plain_console().print(printable(line))
-        if decision is not None and decision.judged_by == "step time saved":
-            plain_console().print("By error alone, which is another question than step time saved:")
         if whole is not None and (words := nearest_words(whole, load_suite(default_suite()))):
             plain_console().print(words)
+        if decision is not None and decision.judged_by == "step time saved":
+            plain_console().print("By error alone, which is another question than step time saved:")
         _print(results, metric, following, task_list, steps, wide)
     # after the table: what the disk has no room for by now is shown at least
     for folder in kept_in:
