@@ -27,7 +27,7 @@ from moeload_bench.results.comparison import Errors, errors_of, reference_of, sk
 from moeload_bench.results.grid import NOTHING, ResultGrid, result_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Claim
+from moeload_bench.results.statistics import Claim, run_means
 from moeload_bench.results.tables import Table, horizon_heads, signed_skill, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import undescribed_run
@@ -112,11 +112,8 @@ def _state_table(
 
 def run_mean(errors: Errors, name: str) -> float:
     """Return the mean over runs of the run's mean over its tasks, of those with a value; NaN where none has one."""
-    run_T, runs = errors.tasks.by_run
-    value_T = errors.by_forecaster[name]
-    known_T = np.isfinite(value_T)
-    means = [value_T[known_T & (run_T == n)].mean() for n in range(len(runs)) if (known_T & (run_T == n)).any()]
-    return float(np.mean(means)) if means else float("nan")
+    mean_R = np.concatenate([*run_means(errors.by_forecaster[name], errors.tasks).values(), []])
+    return float(mean_R.mean()) if mean_R.size else float("nan")
 
 
 def _cell(value: float | None, best: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What a forecaster computes with: one thread, whatever the machine has, and no denormal numbers in torch."""
+"""A forecaster has one thread on every machine, and torch computes without denormal numbers in a child."""
 
 from __future__ import annotations
 

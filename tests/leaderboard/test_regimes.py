@@ -132,7 +132,7 @@ def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None
     ],
 )
 def test_a_large_batch_is_known_by_its_tokens_per_expert(run: str, kinds: list[str]) -> None:
-    """Where it is no run of the suite, whose results are there already; `train` runs are not scored."""
+    """The study scores large runs that the suite does not hold, as it has results; it scores no `train` run."""
     assert kinds_of(run) == kinds
 
 
