@@ -18,7 +18,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.logfiles import Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")
@@ -53,8 +53,7 @@ def read_laer_moe(
     _check_once(file, table, step_S, layer_L, len(rank_E))
     order = np.lexsort((table["rank"], table["layer"], table["iter"]))
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
-    if report is not None:
-        report(file.stat().st_size, file.stat().st_size, file.name)
+    Progress([file], report).add(file.stat().st_size, file.name)
     rows = (LogRow(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
     return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)

@@ -17,6 +17,7 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import Report
 from moeload_bench.traces.trace import MAX_COUNT
+from moeload_bench.words import silent
 
 S = TypeVar("S", bound="Collected")
 
@@ -75,16 +76,19 @@ def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int,
 class Progress:
     """Counts the bytes that were read of all files, and reports them."""
 
-    def __init__(self, files: Sequence[Path], report: Report | None) -> None:
-        self._report, self._done = report, 0
-        self._total = sum(file.stat().st_size for file in files)
+    def __init__(self, files: Sequence[Path], report: Report | None = None) -> None:
+        self._report, self._done = report or silent, 0
+        self.total = sum(file.stat().st_size for file in files)
         self.block = _BLOCK if len(files) <= _MANY else _SMALL_BLOCK
 
-    def add(self, count: int, path: Path) -> None:
-        """Add ``count`` bytes that were read."""
-        self._done += count
-        if self._report is not None:
-            self._report(min(self._done, self._total), self._total, path.name)
+    def add(self, count: int, what: str) -> None:
+        """Add ``count`` bytes that were read, of ``what``."""
+        self.at(self._done + count, what)
+
+    def at(self, done: int, what: str) -> None:
+        """Report that ``done`` bytes of all files were read, up to ``what``."""
+        self._done = done
+        self._report(min(done, self.total), self.total, what)
 
 
 class TextLine(NamedTuple):
@@ -114,7 +118,7 @@ def read_lines(path: Path, progress: Progress) -> Iterator[TextLine]:
         if not block:
             break
         offset += len(block)
-        progress.add(len(block), path)
+        progress.add(len(block), path.name)
         *full, rest = block.split(b"\n")
         for text in full:
             number += 1

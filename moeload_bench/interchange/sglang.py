@@ -36,7 +36,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.logfiles import find_files, whole_counts
+from moeload_bench.interchange.logfiles import Progress, find_files, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 MAX_BYTES = 2 << 30
@@ -50,12 +50,10 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
     """Return the log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []
-    total, done = sum(file.stat().st_size for file in files), 0
+    progress = Progress(files, report)
     for file in files:
         loaded.append(load_arrays(file, MAX_BYTES))
-        done += file.stat().st_size
-        if report is not None:
-            report(done, total, file.name)
+        progress.add(file.stat().st_size, file.name)
     kinds = {frozenset(arrays) for arrays in loaded}
     if len(kinds) > 1 or ("logical_count" in loaded[0] and len(files) > 1):
         raise TraceError(

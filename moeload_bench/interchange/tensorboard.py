@@ -22,7 +22,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.logfiles import Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.traces.pages import varint
@@ -97,7 +97,7 @@ def _whole(step: int, value_LE: FloatArray, names: Names, where: str, shares: bo
 
 
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:
-    total, done = sum(file.stat().st_size for file in files), 0
+    progress = Progress(files, report)
     for file in files:
         for number, message in enumerate(_records(file, cut)):
             where = f"{file}, record {number}"
@@ -105,9 +105,7 @@ def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> It
                 yield from _event(message, where)
             except (struct.error, IndexError, UnicodeDecodeError, ValueError):
                 raise TraceError(f"{where}: not an event of TensorBoard") from None
-            done += len(message) + 16
-            if report is not None:
-                report(min(done, total), total, file.name)
+            progress.add(len(message) + 16, file.name)
 
 
 def _records(path: Path, cut: list[str]) -> Iterator[bytes]:

@@ -25,6 +25,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import (
+    Progress,
     field_of,
     files_by_number,
     find_files,
@@ -53,7 +54,8 @@ def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, 
         raise TraceError(
             f"{files[0]}: layer {missing[1]} of iteration {missing[0]} is missing, other iterations have it"
         )
-    rows = _rows(ranks, steps, layers, experts, replicated, report)
+    progress = Progress([rank.path for rank in ranks], report)
+    rows = _rows(ranks, steps, layers, experts, replicated, progress)
     where = f"{files[0].parent} ({len(ranks)} ranks)"
     return Log(where, layers, experts, rows, top_k=top_k, notes=["iterations of an inference engine"])
 
@@ -89,9 +91,8 @@ def _rows(
     layers: tuple[int, ...],
     experts: int,
     replicated: bool,
-    report: Report | None,
+    progress: Progress,
 ) -> Iterator[LogRow]:
-    total = sum(reader.path.stat().st_size for reader in ranks)
     for done, step in enumerate(steps, 1):
         load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
         same = same_on_all(load)
@@ -103,8 +104,7 @@ def _rows(
                 "every rank counts all tokens; say --replicated to take them once"
             )
         yield LogRow(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
-        if report is not None:
-            report(total * done // len(steps), total, f"iteration {step}")
+        progress.at(progress.total * done // len(steps), f"iteration {step}")
 
 
 class _Tensor(NamedTuple):

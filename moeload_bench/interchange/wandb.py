@@ -107,13 +107,8 @@ def _records(
         yield from ((line.where, record) for line, record in lines)
         cut += [lines.cut] if lines.cut else []
         return
-    size, done = file.stat().st_size, 0
-    for batch, read in _batches(file, wanted, None, lists=True):
-        for record in batch.to_pylist():
-            done += 1
-            yield f"{file}, row {done + 1}", record
-        if report is not None:
-            report(read, size, f"row {done}")
+    records = (record for batch in _batches(file, wanted, None, report, lists=True) for record in batch.to_pylist())
+    yield from ((f"{file}, row {number}", record) for number, record in enumerate(records, 2))
 
 
 def _columns(file: Path) -> list[str]:
@@ -135,16 +130,19 @@ def _columns(file: Path) -> list[str]:
         raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
-def _batches(file: Path, wanted: list[str], lines: WholeLines | None, lists: bool = False) -> Iterator[tuple[Any, int]]:
-    """Yield each batch of rows, and how many bytes of the file were read with it."""
-    size = file.stat().st_size
+def _batches(
+    file: Path, wanted: list[str], lines: WholeLines | None, report: Report | None, lists: bool = False
+) -> Iterator[Any]:
+    """Yield each batch of rows, and report how many bytes of the file were read with it."""
+    progress, done = Progress([file], report), 0
     if lines is None:
         with open_mapped(file) as opened:
             check_cost(opened, lists=lists)
-            rows, done = max(1, opened.reader.metadata.num_rows), 0
+            rows = max(1, opened.reader.metadata.num_rows)
             for batch in opened.reader.iter_batches(16 if lists else 256, columns=wanted, use_threads=False):
+                yield batch
                 done += batch.num_rows
-                yield batch, size * done // rows
+                progress.at(progress.total * done // rows, f"row {done}")
         return
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
@@ -158,7 +156,9 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None, lists: boo
     try:
         with lines.open() as stream, arrow_csv.open_csv(stream, options, convert_options=convert) as reader:
             for batch in reader:
-                yield batch, min(size, stream.tell())
+                yield batch
+                done += batch.num_rows
+                progress.at(stream.tell(), f"row {done}")
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
@@ -176,23 +176,12 @@ def _values(
                     raise TraceError(f"{where}: {printable(name)} is {got}, expected a number")
             yield where, np.array(value_C, dtype=np.float64)
         return
-    size, done = file.stat().st_size, 0
-    for batch, read in _batches(file, wanted, lines):
-        value_NC = np.stack(
-            [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
-        )
-        for value_C in value_NC:
-            done += 1
-            yield f"{file}, row {done + 1}", value_C
-        if report is not None:
-            report(read, size, f"row {done}")
-
-
-def _rows(values: Iterator[tuple[str, FloatArray]], names: Names, step: str, shares: bool) -> Iterator[LogRow]:
-    for where, row_C in values:
-        found = _row(row_C, names, step, where, shares)
-        if found is not None:
-            yield found
+    number = 1
+    for batch in _batches(file, wanted, lines, report):
+        columns = [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted]
+        for value_C in np.stack(columns, 1):
+            number += 1
+            yield f"{file}, row {number}", value_C
 
 
 def _floats(column: Any, name: str, file: Path) -> Any:
@@ -208,24 +197,26 @@ def _floats(column: Any, name: str, file: Path) -> Any:
         ) from None
 
 
-def _row(row_C: FloatArray, names: Names, step: str, where: str, shares: bool) -> LogRow | None:
-    number, value_C = row_C[0], row_C[1:]
-    empty = np.isnan(value_C)
-    if empty.all():
-        return None
-    columns = list(names.at)
-    if empty.any():
-        raise TraceError(f"{where}: {printable(columns[int(np.argmax(empty))])} is empty, other experts have a value")
-    bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise TraceError(
-            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
-            + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
-        )
-    if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
-        raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
-    value_LE = np.zeros((len(names.layers), names.experts))
-    places = np.array(list(names.at.values()))
-    value_LE[places[:, 0], places[:, 1]] = value_C
-    return logged_row(int(number), value_LE, where, shares)
+def _rows(values: Iterator[tuple[str, FloatArray]], names: Names, step: str, shares: bool) -> Iterator[LogRow]:
+    """Yield the rows that hold the logged values; a row without any of them is another log's."""
+    columns, value_LE = list(names.at), np.zeros((len(names.layers), names.experts))
+    layer_C, expert_C = np.array(list(names.at.values())).T
+    for where, row_C in values:
+        number, value_C = row_C[0], row_C[1:]
+        empty = np.isnan(value_C)
+        if empty.all():
+            continue
+        if empty.any():
+            missing = printable(columns[int(np.argmax(empty))])
+            raise TraceError(f"{where}: {missing} is empty, other experts have a value")
+        bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise TraceError(
+                f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
+                + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
+            )
+        if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
+            raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
+        value_LE[layer_C, expert_C] = value_C
+        yield logged_row(int(number), value_LE.copy(), where, shares)
