@@ -7,9 +7,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from moeload_bench.interchange.rows import Report
 from moeload_bench.traces.trace import MAX_COUNT
 from moeload_bench.words import silent
 
-S = TypeVar("S", bound="Collected")
+S = TypeVar("S", bound="FileStep")
 
 MAX_FILES = 20_000
 MAX_LINE = 256 << 20
@@ -233,16 +234,19 @@ class JsonLines:
             yield line, record
 
 
-class Collected(Protocol):
-    """What the lines of one step are collected in."""
+@dataclass
+class FileStep:
+    """What the lines of one step in a file say of each layer; ``where`` is the place of the first of them."""
+
+    number: int
+    where: str
+    load: dict[int, IntArray] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
 
     @property
-    def number(self) -> int: ...
-    @property
-    def where(self) -> str: ...
-    @property
     def size(self) -> object:
-        """Return what whole steps of a file have in common."""
+        """Return what whole steps of a file have in common: the number of layers."""
+        return len(self.load)
 
 
 def steps_of(
@@ -276,13 +280,13 @@ def steps_of(
 
 
 def side_by_side(
-    files: Sequence[JsonLines], steps_in: Callable[[JsonLines], Iterator[S]], what: str, cut: list[str]
+    files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str, cut: list[str]
 ) -> tuple[list[S], Iterator[list[S]]]:
     """Return the first step of all files, and all steps; ``cut`` gets the files that break off, once they are read.
 
     Raise `TraceError` if no step is whole, and later if a file lacks a step that another has.
     """
-    groups = _groups(files, [steps_in(file) for file in files], what, cut)
+    groups = _groups(files, steps, what, cut)
     first = next(groups, None)
     if first is None:
         raise TraceError(f"{files[0].path}: no complete {what} in it{': ' if cut else ''}{'; '.join(cut)}")
