@@ -127,7 +127,7 @@ def permute_checkpoint(
     try:
         progress = Progress(files, report)
         for file in files:
-            _write(file, scratch / file.name, *headers[file], orders, progress)
+            _write(file, scratch / file.name, *headers[file], family, orders, progress)
         left_out = _copy_rest(checkpoint, scratch, family, orders)
         scratch.chmod(0o755)
         scratch.rename(out)
@@ -246,25 +246,18 @@ def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Seq
             )
 
 
-def _renamed(name: str, expert: int, order: Sequence[int]) -> str:
-    return name.replace(f".experts.{expert}.", f".experts.{order.index(expert)}.", 1)
-
-
 def _write(
     file: Path,
     target: Path,
     header: Mapping[str, Any],
     tensors: Sequence[Tensor],
+    family: Family,
     orders: Mapping[int, Sequence[int]],
     progress: Progress,
 ) -> None:
     """Write one file, and report the bytes of each tensor."""
-    names = {
-        tensor.name: _renamed(tensor.name, tensor.expert, orders[tensor.layer])
-        for tensor in tensors
-        if tensor.layer in orders and tensor.expert >= 0
-    }
-    text = json.dumps({names.get(name, name): entry for name, entry in header.items()}, separators=(",", ":")).encode()
+    renamed = {_moved(name, family, orders): entry for name, entry in header.items()}
+    text = json.dumps(renamed, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with file.open("rb") as source, target.open("wb") as sink:
         first = 8 + int.from_bytes(source.read(8), "little")
@@ -303,8 +296,11 @@ def _copy_rest(checkpoint: Path, scratch: Path, family: Family, orders: Mapping[
 
 
 def _moved(name: str, family: Family, orders: Mapping[int, Sequence[int]]) -> str:
+    """Return the name of a tensor in the new order; only that of a single expert changes."""
     layer, expert = _place(name, family)
-    return name if expert < 0 or layer not in orders else _renamed(name, expert, orders[layer])
+    if expert < 0 or layer not in orders:
+        return name
+    return name.replace(f".experts.{expert}.", f".experts.{orders[layer].index(expert)}.", 1)
 
 
 def _json(path: Path) -> Any:

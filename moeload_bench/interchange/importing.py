@@ -13,16 +13,7 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.interchange.formats import FORMATS
-from moeload_bench.interchange.rows import (
-    Imported,
-    Log,
-    Options,
-    Report,
-    Semantics,
-    doubts,
-    unused_experts,
-    write_log,
-)
+from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, doubts, unused_experts, write_log
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 
@@ -88,8 +79,7 @@ def import_from(
     notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
     meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
     write_trace(replace(found, meta=meta), out)
-    layers, tokens = [layer.index for layer in found.meta.layers], int(found.tokens_SL[0].max())
-    return Imported(out, found.steps, layers, found.num_experts, found.meta.stride, tokens, found.meta.top_k, notes)
+    return Imported(out, meta, found.steps, int(found.tokens_SL[0].max()))
 
 
 def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:

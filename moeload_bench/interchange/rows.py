@@ -111,16 +111,12 @@ class Options:
 
 
 class Imported(NamedTuple):
-    """What was written: the file, its size, and what a reader should know."""
+    """What was written: the file, its metadata, how many steps, and the tokens of the first one."""
 
     path: Path
+    meta: TraceMeta
     steps: int
-    layers: Sequence[int]
-    experts: int
-    stride: int
     tokens: int
-    top_k: int | None
-    notes: tuple[str, ...]
 
 
 def doubts(trace: Trace) -> list[str]:
@@ -176,9 +172,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
         merge_shards(written.paths, target, meta)
     for cut in log.cut:
         warnings.warn(cut, CutShortWarning, stacklevel=2)
-    return Imported(
-        target, written.steps, log.layers, log.experts, meta.stride, written.tokens, written.top_k, meta.notes
-    )
+    return Imported(target, meta, written.steps, written.tokens)
 
 
 def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
