@@ -16,23 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.client import (
-    check_repo,
-    check_token,
-    explaining_failures,
-    with_retries,
-)
+from moeload_bench.hub.client import check_repo, check_token, explaining_failures, with_retries
 from moeload_bench.publishing.card import check_card
-from moeload_bench.publishing.community import carried_rows, same_card
+from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.release import (
+    DOCUMENTS,
     HUB_OWN,
+    PARTS,
     LocalFile,
     Plan,
     RemoteFile,
     collect_files,
     first_names,
-    is_foreign,
-    is_others,
     is_trace,
     local_file,
     make_plan,
@@ -123,12 +118,12 @@ class Release:
         )
 
     def is_others(self, name: str) -> bool:
-        """Return whether a path is left alone."""
-        return is_others(name)
+        """Return whether a path is left alone: traces of others, recordings in progress."""
+        return name.startswith(f"{FOLDER}/") or PARTS in name
 
     def is_foreign(self, name: str) -> bool:
-        """Return whether a path says that the repository is something else."""
-        return is_foreign(name)
+        """Return whether a path says that the repository is something else: this package would never write it."""
+        return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
 
     def is_guarded(self, name: str) -> bool:
         """Return whether a path changes only with ``overwrite``."""

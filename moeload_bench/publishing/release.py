@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.publishing.community import FOLDER
 from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
@@ -65,16 +64,6 @@ def first_names(names: Collection[str]) -> str:
 def is_trace(name: str) -> bool:
     """Return whether a path in a repository is a trace's."""
     return _TRACE.fullmatch(name) is not None
-
-
-def is_others(name: str) -> bool:
-    """Return whether a release leaves a path in a repository alone: traces of others, recordings in progress."""
-    return name.startswith(f"{FOLDER}/") or PARTS in name
-
-
-def is_foreign(name: str) -> bool:
-    """Return whether this package would never write such a path in a repository."""
-    return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
 
 
 def collect_files(folder: str | Path) -> dict[str, LocalFile]:
