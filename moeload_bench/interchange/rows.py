@@ -194,28 +194,29 @@ def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
 
 def _in_order(rows: Iterator[LogRow], log: Log) -> Iterator[LogRow]:
     """Yield the rows, each after checking that it follows the last one by the same stride."""
-    before: list[int] = []
+    last, stride = -1, 0  # none yet
     for row in rows:
         if not 0 <= row.step <= MAX_COUNT:
             got = str(row.step)[:80]
             raise TraceError(f"{row.where}: step is {got}, expected a whole number from 0 to {MAX_COUNT}")
-        if before:
-            rise = row.step - before[-1]
+        if last >= 0:
+            rise = row.step - last
             if rise <= 0:
                 kind = "twice" if rise == 0 else "out of order"
                 raise TraceError(
-                    f"{row.where}: step {row.step} {kind}: got it after step {before[-1]}, expected steps that rise; "
-                    f"a run that was restarted is imported in parts (--first-step, --last-step)"
+                    f"{row.where}: step {row.step} {kind}: got it after step {last}, expected steps that rise; a run "
+                    "that was restarted is imported in parts (--first-step, --last-step)"
                 )
-            if len(before) > 1 and rise != before[1] - before[0]:
+            stride = stride or rise
+            if rise != stride:
                 raise TraceError(
-                    f"{row.where}: step {before[-1] + before[1] - before[0]} is missing: got step {row.step} after "
-                    f"{before[-1]}, the log has one step in {before[1] - before[0]} (--last-step {before[-1]} imports "
-                    "what comes before)" + (f"; {log.hint}" if log.hint else "")
+                    f"{row.where}: step {last + stride} is missing: got step {row.step} after {last}, the log has one "
+                    f"step in {stride} (--last-step {last} imports what comes before)"
+                    + (f"; {log.hint}" if log.hint else "")
                 )
-        before = [*before[:1], row.step] if len(before) < 2 else [before[0], before[1], row.step]
+        last = row.step
         yield row
-    if not before:
+    if last < 0:
         raise TraceError(f"{log.where}: no step to import")
 
 

@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
@@ -70,7 +69,11 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
         if place is None:
             continue
         if step is not None and scalar.step != step:
-            yield _whole(step, value_LE, names, where, shares)
+            if (value_LE < 0).any():
+                m, e = np.argwhere(value_LE < 0)[0].tolist()
+                missing = f"expert {e} of layer {names.layers[m]}"
+                raise TraceError(f"{where}: {missing} has no value in step {step}, others have one")
+            yield logged_row(step, value_LE, where, shares)
             value_LE = np.full_like(value_LE, -1)
         if not 0 <= scalar.value <= EXACT or not (shares or scalar.value == int(scalar.value)):
             raise TraceError(
@@ -87,13 +90,6 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
     else:
         there = int((value_LE >= 0).sum())
         cut.append(f"{where}: breaks off in step {step}, which has {there} of {value_LE.size} values; read up to it")
-
-
-def _whole(step: int, value_LE: FloatArray, names: Names, where: str, shares: bool) -> LogRow:
-    if (value_LE < 0).any():
-        m, e = (int(i) for i in np.argwhere(value_LE < 0)[0])
-        raise TraceError(f"{where}: expert {e} of layer {names.layers[m]} has no value in step {step}, others have one")
-    return logged_row(step, value_LE, where, shares)
 
 
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:

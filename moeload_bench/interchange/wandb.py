@@ -60,9 +60,10 @@ def read_wandb(
         raise TraceError(f"{file}: column {printable(again)[:80]} occurs twice, expected it once")
     histograms = match_histograms(columns, pattern, str(file))
     names = match_names(columns, pattern, str(file)) if histograms is None else None
-    step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
+    steps = (step_column,) if step_column else STEPS
+    step = next((name for name in steps if name in columns), None)
     if step is None:
-        raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
+        raise TraceError(f"{file}: no column of steps: none of {', '.join(steps)}")
     if names is None:
         assert histograms is not None
         if shares:
@@ -70,10 +71,8 @@ def read_wandb(
         return _of_histograms(file, histograms, step, experts, report)
     if experts not in (None, names.experts):
         raise TraceError(f"{file}: {names.pattern} has {names.experts} experts, got --experts {experts}")
-    notes: list[str] = [f"logged as {names.pattern}"]
-    lines = WholeLines.of(file) if file.suffix not in (".parquet", *JSON) else None
-    cut = [lines.cut] if lines and lines.cut else []
-    rows = _rows(_values(file, [step, *names.at], lines, cut, report), names, step, shares)
+    notes, cut = [f"logged as {names.pattern}"], list[str]()
+    rows = _rows(_values(file, [step, *names.at], cut, report), names, step, shares)
     semantics: Semantics = "derived" if shares else "unknown"
     return Log(str(file), names.layers, names.experts, rows, semantics, notes=notes, cut=cut, hint=SAMPLED)
 
@@ -107,7 +106,7 @@ def _records(
         yield from ((line.where, record) for line, record in lines)
         cut += [lines.cut] if lines.cut else []
         return
-    records = (record for batch in _batches(file, wanted, None, report, lists=True) for record in batch.to_pylist())
+    records = (record for batch in _batches(file, wanted, cut, report, lists=True) for record in batch.to_pylist())
     yield from ((f"{file}, row {number}", record) for number, record in enumerate(records, 2))
 
 
@@ -120,22 +119,19 @@ def _columns(file: Path) -> list[str]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             head = stream.readline(MAX_LINE + 1)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{file}: not a CSV table: {error}") from None
-    if len(head) > MAX_LINE:
-        raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
-    try:
+        if len(head) > MAX_LINE:
+            raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
         return next(csv.reader([head]), [])
-    except csv.Error as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
 def _batches(
-    file: Path, wanted: list[str], lines: WholeLines | None, report: Report | None, lists: bool = False
+    file: Path, wanted: list[str], cut: list[str], report: Report | None, lists: bool = False
 ) -> Iterator[Any]:
     """Yield each batch of rows, and report how many bytes of the file were read with it."""
     progress, done = Progress([file], report), 0
-    if lines is None:
+    if file.suffix == ".parquet":
         with open_mapped(file) as opened:
             check_cost(opened, lists=lists)
             rows = max(1, opened.reader.metadata.num_rows)
@@ -147,6 +143,8 @@ def _batches(
     import pyarrow as pa
     from pyarrow import csv as arrow_csv
 
+    lines = WholeLines.of(file)
+    cut += [lines.cut] if lines.cut else []
     options = arrow_csv.ReadOptions(use_threads=False, block_size=MAX_LINE)
     convert = arrow_csv.ConvertOptions(
         include_columns=wanted,
@@ -163,9 +161,7 @@ def _batches(
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
-def _values(
-    file: Path, wanted: list[str], lines: WholeLines | None, cut: list[str], report: Report | None
-) -> Iterator[tuple[str, FloatArray]]:
+def _values(file: Path, wanted: list[str], cut: list[str], report: Report | None) -> Iterator[tuple[str, FloatArray]]:
     """Yield the wanted numbers of each row [C], NaN where one is missing, with the row's place."""
     if file.suffix in JSON:
         for where, record in _records(file, wanted, cut, report):
@@ -177,7 +173,7 @@ def _values(
             yield where, np.array(value_C, dtype=np.float64)
         return
     number = 1
-    for batch in _batches(file, wanted, lines, report):
+    for batch in _batches(file, wanted, cut, report):
         columns = [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted]
         for value_C in np.stack(columns, 1):
             number += 1

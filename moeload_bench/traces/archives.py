@@ -78,6 +78,6 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
 def _array(path: Path, archive: zipfile.ZipFile, name: str, entry: zipfile.ZipInfo) -> Any:
     try:
         with archive.open(entry) as file:
-            return npy.read_array(file, allow_pickle=False)  # type: ignore[arg-type]  # it reads like a BinaryIO
+            return npy.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise TraceError(f"{path}: array {name} cannot be read: {error}") from None
