@@ -17,9 +17,9 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
-from moeload_bench.traces.meta import checked_meta
+from moeload_bench.traces.meta import TraceMeta, checked_meta
 from moeload_bench.traces.store import write_trace
-from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
+from moeload_bench.traces.trace import MAX_COUNT, Trace, check_trace
 from moeload_bench.words import Progress
 
 Semantics = Literal["pre_drop", "post_drop", "derived", "unknown"]

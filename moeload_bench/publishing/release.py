@@ -25,7 +25,6 @@ class LocalFile(NamedTuple):
     """A file of the release: its place on disk, and the two names that the Hub may use for its content."""
 
     path: Path
-    size: int
     sha256: str
     git_sha1: str
 
@@ -102,7 +101,7 @@ def local_file(path: Path) -> LocalFile:
     """Return a file with its hashes: SHA-256, and git's hash of a blob."""
     data = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    return LocalFile(path, len(data), hashlib.sha256(data).hexdigest(), git)
+    return LocalFile(path, hashlib.sha256(data).hexdigest(), git)
 
 
 def holds_content(local: LocalFile, remote: RemoteFile | None) -> bool:

@@ -21,10 +21,10 @@ import numpy as np
 from moeload_bench.arrays import Array
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
+from moeload_bench.traces.meta import COLUMNS, RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
 from moeload_bench.traces.streaming import parts
-from moeload_bench.traces.trace import COLUMNS, Trace, check_counts, check_steps, check_trace
+from moeload_bench.traces.trace import Trace, check_counts, check_steps, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
