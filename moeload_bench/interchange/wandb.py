@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
@@ -140,9 +142,6 @@ def _batches(
                 done += batch.num_rows
                 progress.at(progress.total * done // rows, f"row {done}")
         return
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
     lines = WholeLines.of(file)
     cut += [lines.cut] if lines.cut else []
     options = arrow_csv.ReadOptions(use_threads=False, block_size=MAX_LINE)
@@ -181,8 +180,6 @@ def _values(file: Path, wanted: list[str], cut: list[str], report: Report | None
 
 
 def _floats(column: Any, name: str, file: Path) -> Any:
-    import pyarrow as pa
-
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise TraceError(f"{file}: column {printable(name)} holds {column.type}, expected numbers")
     try:

@@ -75,10 +75,6 @@ def installed_packages(requirements: Sequence[str]) -> Path | None:
     return folder if requirements and folder.is_dir() else None
 
 
-def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
-    return cache_dir() / "packages" / _key(requirements, find_links, no_index)
-
-
 def wheel_hashes(packages: Path | None) -> dict[str, str]:
     """Return the SHA-256 by file name of the wheels that a folder of `install_packages` was made from."""
     return {} if packages is None else dict(json.loads(_hashes_beside(packages).read_text()))
@@ -99,8 +95,8 @@ def pinned(requirements: Sequence[str], wheels: Mapping[str, str]) -> tuple[str,
     return tuple(found)
 
 
-def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str:
-    """Return a key for what pip would install; wheels of a folder count by name, size and time of change."""
+def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
+    """Return the folder for what pip would install; wheels of a folder count by name, size and time of change."""
     parts = [
         "wheels by hash",
         *requirements,
@@ -113,7 +109,7 @@ def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -
             raise SubmissionError(f"{find_links}: no such folder of wheels")
         stats = [(path.name, path.stat()) for path in sorted(find_links.glob("*.whl"))]
         parts += [str(find_links.resolve()), *(f"{name} {one.st_size} {one.st_mtime_ns}" for name, one in stats)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return cache_dir() / "packages" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def _check_wheels(wheels: Iterable[Path]) -> None:
