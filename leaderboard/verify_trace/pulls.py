@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,9 +56,8 @@ def pull_problems(
         return
     with tempfile.TemporaryDirectory(prefix="moeload-") as folder:
         root = Path(folder)
-        fetch = partial(api.hf_hub_download, repo, repo_type="dataset", revision=revision, local_dir=root)
         for name in added:
-            explaining_failures(repo, partial(fetch, name))
+            explaining_failures(repo, lambda name=name: _fetch(repo, name, revision, api, root))  # type: ignore[misc]
         there = explaining_failures(repo, lambda: api.snapshot_download(
             repo, repo_type="dataset", revision="main", allow_patterns=["*.parquet"]))  # fmt: skip
         everything = [*known_traces([Path(there)]), *known]
@@ -115,6 +113,10 @@ def _tree(repo: str, revision: str, api: HfApi) -> dict[str, DeclaredFile]:
     rows = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
     files = [row for row in rows if isinstance(row, RepoFile)]
     return {file.path: DeclaredFile(file.lfs.size if file.lfs else file.size, file.blob_id) for file in files}
+
+
+def _fetch(repo: str, name: str, revision: str, api: HfApi, root: Path) -> None:
+    api.hf_hub_download(repo, name, repo_type="dataset", revision=revision, local_dir=root)
 
 
 def _wrong_places(root: Path, names: Mapping[str, DeclaredFile]) -> Iterator[str]:
