@@ -106,9 +106,8 @@ def _compiled(names: Iterable[str]) -> re.Pattern[str]:
 
 
 def _says_whose(key: str, text: str) -> bool:
-    if not text or text == REMOVED or _NOBODYS.fullmatch(text):
-        return False
-    return _WHOSE.fullmatch(key) is not None
+    """Return whether the name of a field says that its text identifies somebody."""
+    return text not in ("", REMOVED) and not _NOBODYS.fullmatch(text) and _WHOSE.fullmatch(key) is not None
 
 
 def _changed(value: Any, where: str, key: str, change: Callable[[str, str, str], str]) -> Any:
