@@ -13,14 +13,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from moeload_bench.traces.pages import chunks
 from moeload_bench.traces.parquet import META_KEY, open_parquet, read_record
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 SCHEMA_KEY = b"ARROW:schema"
 """The key under which pyarrow keeps the types of the columns, and the record a second time."""
@@ -47,8 +46,6 @@ def foreign_parts(path: Path) -> list[str]:
 
 def _stored_schema(file: pq.ParquetFile) -> pa.Schema:
     """Return the schema stored under `SCHEMA_KEY`; a reader uses only a part of it."""
-    import pyarrow as pa
-
     raw = file.metadata.metadata.get(SCHEMA_KEY)
     return file.schema_arrow if raw is None else pa.ipc.read_schema(pa.py_buffer(base64.b64decode(raw)))
 
@@ -116,9 +113,6 @@ def _hidden(metadata: pq.FileMetaData, schema: pa.Schema, record: Mapping[str, A
 
 def _made_again(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData:
     """Return the footer that pyarrow writes for these columns, row groups and record, without reading the file."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = [(column.name, _plain(column.type)) for column in schema]
     own = pa.schema(columns, metadata={META_KEY: metadata.metadata[META_KEY]})
     footer = io.BytesIO()
@@ -128,8 +122,6 @@ def _made_again(metadata: pq.FileMetaData, schema: pa.Schema) -> pq.FileMetaData
 
 def _plain(kind: pa.DataType) -> pa.DataType:
     """Return a column's type without any additional text in it."""
-    import pyarrow as pa
-
     if not _is_list(kind):
         return kind
     name = kind.value_field.name
@@ -138,8 +130,6 @@ def _plain(kind: pa.DataType) -> pa.DataType:
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
     return bool(pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind))
 
 

@@ -9,7 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from huggingface_hub import HfApi
+from huggingface_hub.hf_api import RepoFile
 
 from leaderboard.verify_trace.problems import contribution_problems
 from moeload_bench.errors import HubError, TraceError
@@ -18,9 +21,6 @@ from moeload_bench.publishing.community import FOLDER, PATH, same_card, with_tra
 from moeload_bench.publishing.contribution import MAX_BYTES, check_size, known_traces
 from moeload_bench.publishing.proposal import CARD, card_file, card_of, card_text, taken_names
 from moeload_bench.traces.store import TraceRef, read_trace
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 MAX_CARD_BYTES = 4 * 2**20
 MAX_PULL_BYTES = 4 * MAX_BYTES
@@ -110,8 +110,6 @@ def _base(repo: str, revision: str, api: HfApi) -> str:
 
 
 def _tree(repo: str, revision: str, api: HfApi) -> dict[str, DeclaredFile]:
-    from huggingface_hub.hf_api import RepoFile
-
     rows = api.list_repo_tree(repo, recursive=True, revision=revision, repo_type="dataset")
     files = [row for row in rows if isinstance(row, RepoFile)]
     return {file.path: DeclaredFile(file.lfs.size if file.lfs else file.size, file.blob_id) for file in files}

@@ -14,6 +14,7 @@ import numpy as np
 from moeload_bench.errors import SuiteError
 from moeload_bench.results.record import TaskResult
 from moeload_bench.results.statistics import log_ratio
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import list_traces, read_trace
 
@@ -55,12 +56,12 @@ def _recipe(entry: SuiteTrace) -> str:
     return entry.id.split("/")[0]
 
 
-def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult], metric: str = "window_tv") -> float:
+def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult]) -> float:
     """Geometric mean over tasks and horizons of the loss over the reference's, each ratio clipped as in the skill."""
     pairs = [
         (one, other)
         for mine, theirs in zip(tasks, reference, strict=True)
-        for one, other in zip(mine.metrics[metric], theirs.metrics[metric], strict=True)
+        for one, other in zip(mine.metrics[PRIMARY], theirs.metrics[PRIMARY], strict=True)
         if one is not None and other is not None
     ]
     if not pairs:

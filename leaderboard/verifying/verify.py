@@ -11,7 +11,7 @@ import functools
 import math
 import secrets
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,7 +53,6 @@ class Request:
     suite: Suite
     paths: Mapping[str, Path]
     level: Level = "sandbox"
-    limits: Limits = field(default_factory=Limits)
     sample: float = 1.0
     traces: Path | None = None
     find_links: Path | None = None
@@ -140,7 +139,7 @@ class _Rerun:
     def __init__(self, request: Request, target: Target) -> None:
         self.request, self.target = request, target
         self.reference = parse_target(TRACKER)
-        self.setting = Setting(request.suite, request.level, request.limits, request.suite.seed, fresh=True)
+        self.setting = Setting(request.suite, request.level, Limits(), request.suite.seed, fresh=True)
         self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
         self.fits: dict[str, Fitted] = {}
         self.claimed = {run.trace: run for run in request.result.runs}
@@ -217,10 +216,9 @@ class _Rerun:
     def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
         """Yield the runs in their order, as they are ready; first what their forecasters learn."""
         unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
-        fits = [
-            functools.partial(fit_forecaster, self.setting, self.request.paths, target) for target in unfit.values()
-        ]
-        for text, fitted in zip(unfit, run_spread(fits, jobs=self.request.jobs), strict=True):
+        fit = functools.partial(fit_forecaster, self.setting, self.request.paths)
+        fits = run_spread([functools.partial(fit, target) for target in unfit.values()], jobs=self.request.jobs)
+        for text, fitted in zip(unfit, fits, strict=True):
             self.fits[text] = fitted
             if self.request.suite.fit:
                 self._report(f"the fit of {text}")

@@ -124,12 +124,13 @@ def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) ->
     with pair_progress(unit="bytes") as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
         done = import_from(name, source, given["out"], options, report, **more)
-    sampled = f", one in {done.stride}" if done.stride > 1 else ""
-    layers, experts = counted(len(done.layers), "layer"), counted(done.experts, "expert")
-    numbered = "" if list(done.layers) == list(range(len(done.layers))) else f" (numbers {_spans(done.layers)})"
-    routed = f"{done.tokens:,} tokens a step, top-{done.top_k}" if done.top_k else "top-k not known"
+    made, indices = done.meta, [layer.index for layer in done.meta.layers]
+    sampled = f", one in {made.stride}" if made.stride > 1 else ""
+    layers, experts = counted(len(indices), "layer"), counted(made.experts, "expert")
+    numbered = "" if indices == list(range(len(indices))) else f" (numbers {_spans(indices)})"
+    routed = f"{done.tokens:,} tokens a step, top-{made.top_k}" if made.top_k else "top-k not known"
     say(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
-    for note in done.notes:
+    for note in made.notes:
         say(f"note: {note}", err=True)
 
 

@@ -126,7 +126,7 @@ def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: b
     """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
         say("dry run: nothing written, nothing sent")
-        same = REQUIREMENTS not in prepared.draft.texts  # else packages are installed first, which may be others
+        same = REQUIREMENTS not in prepared.draft.files  # else packages are installed first, which may be others
         say("Next: the same without --dry-run" + "; what has run is not run again" * same)
     elif there is not None:
         say(f"opened {there.open_pull_request(prepared)}")
@@ -188,7 +188,7 @@ def _show(prepared: Prepared) -> None:
     console = plain_console()
     for part in brief_tables([prepared.result], PRIMARY, console.width):
         console.print(part)
-    say_document(prepared.draft.texts[RECORD])
+    say_document(prepared.draft.files[RECORD].decode())
     for name, content in prepared.files().items():
         say(f"{len(content):10} bytes  {name}")
 

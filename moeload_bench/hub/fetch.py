@@ -83,11 +83,7 @@ def suite_pins() -> Iterator[tuple[str, HubPin]]:
 
 
 def fetch_trace(
-    trace_id: str,
-    hub: tuple[str, str] | None = None,
-    *,
-    api: HfApi | None = None,
-    cache_dir: str | Path | None = None,
+    trace_id: str, hub: tuple[str, str] | None = None, *, api: HfApi | None = None, cache_dir: str | Path | None = None
 ) -> HubFile | None:
     """Download a trace, or find it in the cache; return None if no place holds it.
 

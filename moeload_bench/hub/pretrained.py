@@ -5,16 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import HfApi
 
 from moeload_bench.errors import HashMismatchError, HubError, MissingExtraError, not_found
 from moeload_bench.hub.client import READ_WAITS_S, explain, request_errors, with_retries
 from moeload_bench.hub.fetch import parse_place
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 WEIGHTS = "model.safetensors"
 MAX_BYTES = 64 << 20
@@ -28,8 +25,6 @@ def pretrained(name: str, place: str, *, api: HfApi | None = None) -> bytes:
     `Gated(info, seed, fitted=pretrained("gated", "ORG/NAME@v1.0"))`. Raise `NotFoundError` for a forecaster without
     weights, `HashMismatchError` if the file is not the one that this version pins, `HubError` if it cannot be had.
     """
-    from huggingface_hub import HfApi
-
     if name not in PINNED:
         raise not_found("forecaster with weights", name, list(PINNED))
     pin = parse_place(place)

@@ -14,13 +14,14 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from moeload_bench.errors import PlacementError, counted, not_found, printable
-from moeload_bench.interchange.logfiles import safetensors_header
+from moeload_bench.interchange.logfiles import Progress, safetensors_header
+from moeload_bench.interchange.rows import Report
 
 MAX_HEADER_BYTES = 100_000_000
 """As the safetensors library."""
@@ -30,8 +31,6 @@ NUMBERS = ("n_routed_experts", "num_experts", "num_local_experts")
 """Keys of configs that hold the number of experts."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack")
 INDEX = "model.safetensors.index.json"
-
-Report = Callable[[int, int, str], None]
 
 
 class Family(NamedTuple):
@@ -126,13 +125,9 @@ def permute_checkpoint(
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        total = sum(file.stat().st_size for file in files)
-        done = 0
+        progress = Progress(files, report)
         for file in files:
-            for size in _write(file, scratch / file.name, *headers[file], orders):
-                done += size
-                if report is not None:
-                    report(done, total, file.name)
+            _write(file, scratch / file.name, *headers[file], family, orders, progress)
         left_out = _copy_rest(checkpoint, scratch, family, orders)
         scratch.chmod(0o755)
         scratch.rename(out)
@@ -251,24 +246,18 @@ def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Seq
             )
 
 
-def _renamed(name: str, expert: int, order: Sequence[int]) -> str:
-    return name.replace(f".experts.{expert}.", f".experts.{order.index(expert)}.", 1)
-
-
 def _write(
     file: Path,
     target: Path,
     header: Mapping[str, Any],
     tensors: Sequence[Tensor],
+    family: Family,
     orders: Mapping[int, Sequence[int]],
-) -> Iterator[int]:
-    """Write one file, yielding the number of bytes done with each tensor."""
-    names = {
-        tensor.name: _renamed(tensor.name, tensor.expert, orders[tensor.layer])
-        for tensor in tensors
-        if tensor.layer in orders and tensor.expert >= 0
-    }
-    text = json.dumps({names.get(name, name): entry for name, entry in header.items()}, separators=(",", ":")).encode()
+    progress: Progress,
+) -> None:
+    """Write one file, and report the bytes of each tensor."""
+    renamed = {_moved(name, family, orders): entry for name, entry in header.items()}
+    text = json.dumps(renamed, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with file.open("rb") as source, target.open("wb") as sink:
         first = 8 + int.from_bytes(source.read(8), "little")
@@ -279,7 +268,7 @@ def _write(
             for row in rows:
                 source.seek(first + tensor.begin + row * size)
                 _copy(source, sink, size)
-            yield tensor.end - tensor.begin
+            progress.add(tensor.end - tensor.begin, file.name)
 
 
 def _copy(source: BinaryIO, sink: BinaryIO, size: int) -> None:
@@ -307,8 +296,11 @@ def _copy_rest(checkpoint: Path, scratch: Path, family: Family, orders: Mapping[
 
 
 def _moved(name: str, family: Family, orders: Mapping[int, Sequence[int]]) -> str:
+    """Return the name of a tensor in the new order; only that of a single expert changes."""
     layer, expert = _place(name, family)
-    return name if expert < 0 or layer not in orders else _renamed(name, expert, orders[layer])
+    if expert < 0 or layer not in orders:
+        return name
+    return name.replace(f".experts.{expert}.", f".experts.{orders[layer].index(expert)}.", 1)
 
 
 def _json(path: Path) -> Any:

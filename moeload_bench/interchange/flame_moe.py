@@ -20,7 +20,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.logfiles import Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.parquet import check_cost, open_mapped
 
@@ -45,7 +45,7 @@ def read_flame_moe(
     counter = _Counter(experts, column)
     first = min(found)
     counter.count(found[first][layers[0]][0], look_only=True)
-    rows = _rows(found, layers, counter, report)
+    rows = _rows(found, layers, counter, Progress(files, report))
     notes = ["snapshots at checkpoints: no step between two of them was recorded"]
     return Log(str(common), layers, experts, rows, top_k=counter.top_k, notes=notes)
 
@@ -60,19 +60,15 @@ def _place(file: Path, common: Path) -> tuple[int, int]:
 
 
 def _rows(
-    found: dict[int, dict[int, list[Path]]], layers: tuple[int, ...], counter: _Counter, report: Report | None
+    found: dict[int, dict[int, list[Path]]], layers: tuple[int, ...], counter: _Counter, progress: Progress
 ) -> Iterator[LogRow]:
-    size_of = {step: sum(file.stat().st_size for files in by_layer.values() for file in files)
-               for step, by_layer in found.items()}  # fmt: skip
-    total, done = sum(size_of.values()), 0
     for step in sorted(found):
         counted = [[counter.count(file) for file in found[step][layer]] for layer in layers]
         load_LE = np.stack([np.sum([load_E for load_E, _ in parts], axis=0) for parts in counted])
         tokens_L = np.array([sum(tokens for _, tokens in parts) for parts in counted], dtype=np.int64)
         yield LogRow(step, load_LE, str(found[step][layers[0]][0]), tokens_L)
-        if report is not None:
-            done += size_of[step]
-            report(done, total, f"checkpoint {step}")
+        size = sum(file.stat().st_size for files in found[step].values() for file in files)
+        progress.add(size, f"checkpoint {step}")
 
 
 class _Counter:

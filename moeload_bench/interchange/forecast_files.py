@@ -83,27 +83,22 @@ def write_forecast(
     window, in a row for each of ``model_layers``, as in `rows_of_model`. sglang would ignore further keys, so the
     record of what they were made from is a separate file next to it.
     """
+    if kind == "json":
+        record = {"weight": ahead.weight_LE.tolist(), "share": ahead.share_LE.tolist(), "about": ahead.about}
+        write_whole(path, json.dumps(record, indent=1).encode())
+        return path
+    layers, number = rows_of_model(ahead.layers, model_layers, first_layer)
     if kind == "npz":
         buffer = io.BytesIO()
-        layers = np.array(rows_of_model(ahead.layers, model_layers, first_layer)[0])
-        np.savez(buffer, weight=ahead.weight_LE, share=ahead.share_LE, layer=layers)
-        return _put(path, buffer.getvalue(), ahead.about)
-    if kind == "sglang":
+        np.savez(buffer, weight=ahead.weight_LE, share=ahead.share_LE, layer=np.array(layers))
+        write_whole(path, buffer.getvalue())
+    else:
         check_sglang_name(path, (".json",))
-        return _put(
-            path, json.dumps({"logical_count": _model_counts(ahead, model_layers, first_layer)}).encode(), ahead.about
-        )
-    record = {"weight": ahead.weight_LE.tolist(), "share": ahead.share_LE.tolist(), "about": ahead.about}
-    return _put(path, json.dumps(record, indent=1).encode())
-
-
-def _model_counts(ahead: Ahead, model_layers: int | None, first_layer: int | None) -> list[list[int]]:
-    """Return counts [layers of the model, E]: sglang uses the layer's index. Dense layers have ones, an even load."""
-    layers, number = rows_of_model(ahead.layers, model_layers, first_layer)
-    rows = np.ones((number, ahead.weight_LE.shape[1]), dtype=np.int64)
-    rows[list(layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
-    counts: list[list[int]] = rows.tolist()
-    return counts
+        rows = np.ones((number, ahead.weight_LE.shape[1]), dtype=np.int64)  # dense layers have ones, an even load
+        rows[list(layers)] = np.rint(ahead.weight_LE * ahead.about["horizon"])
+        write_whole(path, json.dumps({"logical_count": rows.tolist()}).encode())
+    put_about(path, ahead.about)
+    return path
 
 
 def rows_of_model(
@@ -143,15 +138,6 @@ def check_sglang_name(path: Path, endings: tuple[str, ...] = (".json", ".pt")) -
         raise PlacementError(f"{path}: sglang goes by the name, expected a name that ends in {' or '.join(endings)}")
 
 
-def _put(path: Path, content: bytes, about: dict[str, Any] | None = None) -> Path:
-    write_whole(path, content)
-    if about is not None:
-        put_about(path, about)
-    return path
-
-
-def put_about(path: Path, about: dict[str, Any]) -> Path:
+def put_about(path: Path, about: dict[str, Any]) -> None:
     """Write `FILE.about.json`: what a file was made from, for formats that have no room for it."""
-    beside = path.with_name(path.name + ".about.json")
-    write_whole(beside, json.dumps(about, indent=1).encode())
-    return beside
+    write_whole(path.with_name(path.name + ".about.json"), json.dumps(about, indent=1).encode())

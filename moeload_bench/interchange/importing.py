@@ -13,23 +13,12 @@ import numpy as np
 
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.interchange.formats import FORMATS
-from moeload_bench.interchange.rows import (
-    Imported,
-    Log,
-    Options,
-    Report,
-    Semantics,
-    doubts,
-    unused_experts,
-    write_log,
-)
+from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, doubts, unused_experts, write_log
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 
 Reader = Callable[..., Log | Trace]
 
-_MODULES = {"csv": "table", "jsonl": "jsonlines", "megatron-tokens": "megatron", "megatron-routing": "megatron"}
-"""The modules of formats that do not have one of their own name; the reader of `my-format` is `read_my_format`."""
 _OF_ONE_FILE = ("npz", "csv")
 
 
@@ -71,11 +60,11 @@ def import_from(
     **more: Any,
 ) -> Imported:
     """Write a log as the trace ``out``; say how large it is and what a reader should know."""
-    if format not in (known := [one.name for one in FORMATS]):
+    known = {one.name: one for one in FORMATS}
+    if format not in known:
         raise not_found("format", format, known)
-    name = format.replace("-", "_")
-    module = importlib.import_module(f"{__package__}.{_MODULES.get(format, name)}")
-    read: Reader = getattr(module, f"read_{name}")
+    module = importlib.import_module(f"{__package__}.{known[format].module}")
+    read: Reader = getattr(module, f"read_{format.replace('-', '_')}")
     paths: Any = [source] if isinstance(source, str | Path) else list(source)
     if format in _OF_ONE_FILE:
         paths = Path(paths[0])
@@ -88,8 +77,7 @@ def import_from(
     notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
     meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
     write_trace(replace(found, meta=meta), out)
-    layers, tokens = [layer.index for layer in found.meta.layers], int(found.tokens_SL[0].max())
-    return Imported(out, found.steps, layers, found.num_experts, found.meta.stride, tokens, found.meta.top_k, notes)
+    return Imported(out, meta, found.steps, int(found.tokens_SL[0].max()))
 
 
 def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:

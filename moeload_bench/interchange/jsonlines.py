@@ -10,15 +10,17 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.logfiles import (
+    FileStep,
     JsonLines,
     Progress,
     field_of,
@@ -33,25 +35,12 @@ from moeload_bench.interchange.rows import Log, LogRow, Report
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")
 
 
-class _FileStep(NamedTuple):
-    """One file's lines of a step: ``where`` is the place of the first, ``lines`` the place of each layer's."""
+@dataclass
+class _FileStep(FileStep):
+    """One file's lines of a step; ``lines`` has the place of each layer's."""
 
-    number: int
-    where: str
-    lines: dict[int, str]
-    load: dict[int, IntArray]
-    tokens: dict[int, int]
-    dropped: dict[int, IntArray]
-
-    @classmethod
-    def begin(cls, number: int, where: str) -> _FileStep:
-        """Return a step without lines."""
-        return cls(number, where, {}, {}, {}, {})
-
-    @property
-    def size(self) -> int:
-        """Return the number of layers."""
-        return len(self.load)
+    lines: dict[int, str] = field(default_factory=dict)
+    dropped: dict[int, IntArray] = field(default_factory=dict)
 
 
 def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log:
@@ -61,10 +50,9 @@ def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log
     readers = [JsonLines(file, progress) for file in files]
     cut: list[str] = []
 
-    def steps_in(lines: JsonLines) -> Iterator[_FileStep]:
-        return steps_of(lines, "step", _FIELDS, _FileStep.begin, _add)
-
-    first, steps = side_by_side(readers, steps_in, "step", cut)
+    first, steps = side_by_side(
+        readers, [steps_of(one, "step", _FIELDS, _FileStep, _add) for one in readers], "step", cut
+    )
     layers = tuple(sorted(first[0].load))
     experts = len(first[0].load[layers[0]])
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"

@@ -18,8 +18,8 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import find_files
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.logfiles import Progress, find_files
+from moeload_bench.interchange.rows import Log, Report, rows_of
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")
 MAX_BYTES = 1 << 30
@@ -50,27 +50,23 @@ def read_laer_moe(
             f"{file}: got {len(table['rank'])} rows, expected {len(step_S)} iterations x {len(layer_L)} layers x "
             f"{rank_E[-1] + 1} devices once each"
         )
-    _check_once(file, table, step_S, layer_L, len(rank_E))
     order = np.lexsort((table["rank"], table["layer"], table["iter"]))
+    _check_once(file, np.stack([table[name][order] for name in ("iter", "layer", "rank")]))
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
-    if report is not None:
-        report(file.stat().st_size, file.stat().st_size, file.name)
-    rows = (LogRow(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
+    Progress([file], report).add(file.stat().st_size, file.name)
+    rows = rows_of(step_S, load_SLE, str(file))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
-    return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)
+    return Log(str(file), tuple(layer_L.tolist()), len(rank_E), rows, semantics="unknown", notes=notes)
 
 
-def _check_once(file: Path, table: dict[str, Any], step_S: IntArray, layer_L: IntArray, devices: int) -> None:
-    """Raise for a duplicate row: since the number of rows matches, another row is missing."""
-    cell_N = np.searchsorted(step_S, table["iter"]) * len(layer_L) + np.searchsorted(layer_L, table["layer"])
-    places = len(step_S) * len(layer_L) * devices
-    count_SLE = np.bincount(cell_N * devices + table["rank"], minlength=places).reshape(-1, len(layer_L), devices)
-    if (count_SLE > 1).any():
-        s, m, e = (int(i) for i in np.argwhere(count_SLE > 1)[0])
-        raise TraceError(
-            f"{file}: device {e} of layer {layer_L[m]} in iteration {step_S[s]} has {count_SLE[s, m, e]} rows, "
-            "expected one"
-        )
+def _check_once(file: Path, place_3N: IntArray) -> None:
+    """Raise for a duplicate row, by the sorted places: since the number of rows matches, another row is missing."""
+    again_N = (place_3N[:, 1:] == place_3N[:, :-1]).all(axis=0)
+    if again_N.any():
+        place_3 = place_3N[:, np.argmax(again_N)]
+        times = int((place_3N == place_3[:, None]).all(axis=0).sum())
+        step, layer, device = place_3.tolist()
+        raise TraceError(f"{file}: device {device} of layer {layer} in iteration {step} has {times} rows, expected one")
 
 
 def _read(file: Path) -> dict[str, Any]:

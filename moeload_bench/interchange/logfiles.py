@@ -7,9 +7,10 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import Report
 from moeload_bench.traces.trace import MAX_COUNT
+from moeload_bench.words import silent
 
-S = TypeVar("S", bound="Collected")
+S = TypeVar("S", bound="FileStep")
 
 MAX_FILES = 20_000
 MAX_LINE = 256 << 20
@@ -75,16 +77,19 @@ def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int,
 class Progress:
     """Counts the bytes that were read of all files, and reports them."""
 
-    def __init__(self, files: Sequence[Path], report: Report | None) -> None:
-        self._report, self._done = report, 0
-        self._total = sum(file.stat().st_size for file in files)
+    def __init__(self, files: Sequence[Path], report: Report | None = None) -> None:
+        self._report, self._done = report or silent, 0
+        self.total = sum(file.stat().st_size for file in files)
         self.block = _BLOCK if len(files) <= _MANY else _SMALL_BLOCK
 
-    def add(self, count: int, path: Path) -> None:
-        """Add ``count`` bytes that were read."""
-        self._done += count
-        if self._report is not None:
-            self._report(min(self._done, self._total), self._total, path.name)
+    def add(self, count: int, what: str) -> None:
+        """Add ``count`` bytes that were read, of ``what``."""
+        self.at(self._done + count, what)
+
+    def at(self, done: int, what: str) -> None:
+        """Report that ``done`` bytes of all files were read, up to ``what``."""
+        self._done = done
+        self._report(min(done, self.total), self.total, what)
 
 
 class TextLine(NamedTuple):
@@ -114,7 +119,7 @@ def read_lines(path: Path, progress: Progress) -> Iterator[TextLine]:
         if not block:
             break
         offset += len(block)
-        progress.add(len(block), path)
+        progress.add(len(block), path.name)
         *full, rest = block.split(b"\n")
         for text in full:
             number += 1
@@ -229,16 +234,19 @@ class JsonLines:
             yield line, record
 
 
-class Collected(Protocol):
-    """What the lines of one step are collected in."""
+@dataclass
+class FileStep:
+    """What the lines of one step in a file say of each layer; ``where`` is the place of the first of them."""
+
+    number: int
+    where: str
+    load: dict[int, IntArray] = field(default_factory=dict)
+    tokens: dict[int, int] = field(default_factory=dict)
 
     @property
-    def number(self) -> int: ...
-    @property
-    def where(self) -> str: ...
-    @property
     def size(self) -> object:
-        """Return what whole steps of a file have in common."""
+        """Return what whole steps of a file have in common: the number of layers."""
+        return len(self.load)
 
 
 def steps_of(
@@ -272,13 +280,13 @@ def steps_of(
 
 
 def side_by_side(
-    files: Sequence[JsonLines], steps_in: Callable[[JsonLines], Iterator[S]], what: str, cut: list[str]
+    files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str, cut: list[str]
 ) -> tuple[list[S], Iterator[list[S]]]:
     """Return the first step of all files, and all steps; ``cut`` gets the files that break off, once they are read.
 
     Raise `TraceError` if no step is whole, and later if a file lacks a step that another has.
     """
-    groups = _groups(files, [steps_in(file) for file in files], what, cut)
+    groups = _groups(files, steps, what, cut)
     first = next(groups, None)
     if first is None:
         raise TraceError(f"{files[0].path}: no complete {what} in it{': ' if cut else ''}{'; '.join(cut)}")

@@ -23,15 +23,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.logfiles import (
+    FileStep,
     JsonLines,
     Progress,
     TextLine,
@@ -61,47 +62,34 @@ class RankLayout:
     in a routing trace, whose experts are numbered over all ranks.
     """
 
+    world: int
     expert: int
     pipeline: int
-    stage_layers: int | None = None
-    tensor: int = 1
+    stage_layers: int | None
+    tensor: int
 
-    def check(self, world: int, where: Path) -> None:
-        """Raise `TraceError` unless ``world`` ranks fit this layout."""
-        block = self.expert * self.pipeline * self.tensor
-        if world % block:
-            raise TraceError(
-                f"{where}: got {world} ranks, expected a multiple of {self.pipeline} pipeline x {self.expert} expert x "
-                f"{self.tensor} tensor = {block}: is a rank's file missing, or another layout?"
-            )
-        if self.pipeline > 1 and self.stage_layers is None:
-            raise TraceError(
-                f"{where}: layers are numbered inside their pipeline stage, expected --stage-layers, the transformer "
-                "layers of one stage (dense ones included)"
-            )
-
-    def words(self, world: int) -> str:
+    def words(self) -> str:
         """Say what the ranks are taken for."""
-        if world == 1:
+        if self.world == 1:
             return "1 rank"
-        copies = world // (self.pipeline * self.expert * self.tensor)
+        copies = self.world // (self.pipeline * self.expert * self.tensor)
         sizes = [f"{name} {size}" for name, size in (("EP", self.expert), ("expert TP", self.tensor)) if size > 1]
         parts = [counted(self.pipeline, "stage"), *sizes, "1 copy" if copies == 1 else f"{copies} copies"]
-        return f"{world} ranks = {' x '.join(parts)}"
+        return f"{self.world} ranks = {' x '.join(parts)}"
 
-    def stage(self, rank: int, world: int) -> int:
+    def stage(self, rank: int) -> int:
         """Return the pipeline stage of a rank."""
-        return rank // (world // self.pipeline)
+        return rank // (self.world // self.pipeline)
 
-    def layer(self, rank: int, world: int, local: int) -> int:
+    def layer(self, rank: int, local: int) -> int:
         """Return the layer's number in the model."""
-        return self.stage(rank, world) * (self.stage_layers or 0) + local
+        return self.stage(rank) * (self.stage_layers or 0) + local
 
 
 def layout_of(
     world: int, where: Path, expert: int | None, pipeline: int | None, stage_layers: int | None, tensor: int = 1
 ) -> RankLayout:
-    """Return the layout that was stated; raise `TraceError` if several ranks leave a size open.
+    """Return the layout that was stated; raise `TraceError` if ``world`` ranks do not fit it, or leave a size open.
 
     The files do not say it: ranks of two stages look like copies of one that saw other tokens.
     """
@@ -111,24 +99,26 @@ def layout_of(
             f"{where}: {world} ranks, and the files do not say which of them hold other experts or layers: expected "
             f"{' and '.join(open_sizes)} (1 where there is none)"
         )
-    layout = RankLayout(expert or 1, pipeline or 1, stage_layers, tensor)
-    layout.check(world, where)
+    layout = RankLayout(world, expert or 1, pipeline or 1, stage_layers, tensor)
+    block = layout.expert * layout.pipeline * tensor
+    if world % block:
+        raise TraceError(
+            f"{where}: got {world} ranks, expected a multiple of {layout.pipeline} pipeline x {layout.expert} expert x "
+            f"{tensor} tensor = {block}: is a rank's file missing, or another layout?"
+        )
+    if layout.pipeline > 1 and stage_layers is None:
+        raise TraceError(
+            f"{where}: layers are numbered inside their pipeline stage, expected --stage-layers, the transformer "
+            "layers of one stage (dense ones included)"
+        )
     return layout
 
 
-class _RankStep(NamedTuple):
+@dataclass
+class _RankStep(FileStep):
     """What one rank reports for one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
 
-    number: int
-    where: str
-    load: dict[int, IntArray]
-    tokens: dict[int, int]
-    passes: dict[int, int]
-
-    @classmethod
-    def begin(cls, number: int, where: str) -> _RankStep:
-        """Return an iteration without lines."""
-        return cls(number, where, {}, {}, {})
+    passes: dict[int, int] = field(default_factory=dict)
 
     @property
     def size(self) -> dict[int, int]:
@@ -185,23 +175,22 @@ def _log(
     add: _Add,
     experts: int | None,
 ) -> Log:
-    words = layout.words(len(ranks))
+    words = layout.words()
     notes, cut = [words] if len(ranks) > 1 else [], list[str]()
     progress = Progress(list(ranks.values()), report)
     files = [_DecoderLines(ranks[rank], progress, names, notes) for rank in sorted(ranks)]
 
-    def steps_in(lines: JsonLines) -> Iterator[_RankStep]:
-        return steps_of(lines, key, names, _RankStep.begin, add)
-
-    first, steps = side_by_side(files, steps_in, "iteration", cut)
-    layers = tuple(sorted({layout.layer(rank, len(ranks), m) for rank, step in enumerate(first) for m in step.load}))
+    first, steps = side_by_side(
+        files, [steps_of(lines, key, names, _RankStep, add) for lines in files], "iteration", cut
+    )
+    layers = tuple(sorted({layout.layer(rank, m) for rank, step in enumerate(first) for m in step.load}))
     local = max(len(load_E) for step in first for load_E in step.load.values())
     if experts is not None and same_on_all({r: np.concatenate([*s.load.values()]) for r, s in enumerate(first)}):
         raise TraceError(
             f"{first[0].where}: all {len(first)} ranks hold the same choices, expected each to route tokens of its own "
             "(tensor parallelism without sequence parallelism routes them several times)"
         )
-    table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None)
+    table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None, first)
     rows = (table.row(step) for step in steps)
     return Log(f"{ranks[0].parent} ({words})", layers, table.experts, rows, notes=notes, cut=cut)
 
@@ -264,19 +253,20 @@ class _Choices:
 class _Table:
     """Merges the ranks' parts of an iteration."""
 
-    def __init__(self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool) -> None:
+    def __init__(
+        self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool, first: list[_RankStep]
+    ) -> None:
         self.layers, self.experts = layers, experts
         self._place = {layer: m for m, layer in enumerate(layers)}
         self._layout, self._global = layout, is_global
-        self._expected: list[set[int]] = []
-        sizes = range(2, layout.expert + 1) if not is_global else ()
-        self._alike = [parts for parts in sizes if layout.expert % parts == 0]
-        self._even: list[int] | None = None
+        self._expected = self._stage_layers(first)
+        self._alike = [parts for parts in range(2, layout.expert + 1) if layout.expert % parts == 0]
+        stated = layout.expert * layout.tensor
+        self._even = [size for size in range(stated, layout.world + 1, stated) if layout.world % size == 0]
         self._tried = 0
 
     def row(self, ranks: list[_RankStep]) -> LogRow:
         """Return one step, after checking every rank's layers against those of its first iteration."""
-        self._expected = self._expected or self._stage_layers(ranks)
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
         self._check_all(ranks)
@@ -286,7 +276,7 @@ class _Table:
             self._refuse_split_groups(ranks)
         for rank, step in enumerate(ranks):
             for local, load_E in step.load.items():
-                at = self._place[self._layout.layer(rank, len(ranks), local)]
+                at = self._place[self._layout.layer(rank, local)]
                 first = self._first_expert(rank, step, local, ranks)
                 if first is not None:
                     load_LE[at, first : first + len(load_E)] += load_E
@@ -295,15 +285,15 @@ class _Table:
 
     def _stage_layers(self, ranks: list[_RankStep]) -> list[set[int]]:
         """Return the layers of each rank: all that any rank of its stage has."""
-        world, stages = len(ranks), [self._layout.stage(rank, len(ranks)) for rank in range(len(ranks))]
+        stages = [self._layout.stage(rank) for rank in range(len(ranks))]
         for rank, step in enumerate(ranks):
             top = max(step.load)
             if self._layout.stage_layers is not None and top >= self._layout.stage_layers:
                 raise TraceError(
                     f"{step.where}: layer {top} of rank {rank}, expected 0 to {self._layout.stage_layers - 1} inside a "
-                    f"stage of {self._layout.stage_layers} layers (--stage-layers), of {world} ranks"
+                    f"stage of {self._layout.stage_layers} layers (--stage-layers), of {len(ranks)} ranks"
                 )
-        return [{m for r, s in enumerate(ranks) if stages[r] == stages[rank] for m in s.load} for rank in range(world)]
+        return [{m for r, s in enumerate(ranks) if stages[r] == stage for m in s.load} for stage in stages]
 
     def _refuse_hidden_stages(self, ranks: list[_RankStep]) -> None:
         """Raise `TraceError` if, in each of the first iterations, parts of an expert group hold the same totals.
@@ -329,8 +319,6 @@ class _Table:
         The stated groups then hold some of the experts only.
         """
         stated = self._layout.expert * self._layout.tensor
-        if self._even is None:
-            self._even = [size for size in range(stated, len(ranks) + 1, stated) if len(ranks) % size == 0]
         self._even = [size for size in self._even if _even_groups(ranks, size)]
         if self._tried == ALIKE and self._even and stated not in self._even:
             expert = self._even[0] // self._layout.tensor

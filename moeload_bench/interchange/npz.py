@@ -17,7 +17,8 @@ import numpy as np
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.rows import Options, Report
 from moeload_bench.traces.archives import read_arrays
-from moeload_bench.traces.trace import OPTIONAL_COLUMNS, Trace
+from moeload_bench.traces.meta import OPTIONAL_COLUMNS
+from moeload_bench.traces.trace import Trace
 
 MAX_BYTES = 4 << 30
 """Arrays are read whole, so a larger archive is refused; the message names the formats that are read in pieces."""

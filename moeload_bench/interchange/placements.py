@@ -50,6 +50,11 @@ class Placement:
         return np.stack([np.bincount(slot_R, minlength=self.experts) for slot_R in self.slot_expert_LR])
 
     @property
+    def by_device_L(self) -> list[list[list[int]]]:
+        """Return the experts of each device, by layer."""
+        return self.slot_expert_LR.reshape(len(self.layers), self.shape.devices, -1).tolist()
+
+    @property
     def slots_LEX(self) -> IntArray:
         """Return the slots of each expert, filled up with -1."""
         most = int(self.count_LE.max())
@@ -134,11 +139,8 @@ READERS: Mapping[str, Callable[[Any], Any]] = {
 
 def _json(placement: Placement, path: Path) -> bytes:
     """Write this project's own format: per layer the experts of each device, and what the plan was made from."""
-    shape = placement.shape
-    layers = [
-        {"layer": index, "devices": slot_R.reshape(shape.devices, -1).tolist()}
-        for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True)
-    ]
+    by_layer = zip(placement.layers, placement.by_device_L, strict=True)
+    layers = [{"layer": index, "devices": devices} for index, devices in by_layer]
     return json.dumps({"placement_version": 1, "layers": layers, "about": placement.about}, indent=1).encode()
 
 
@@ -181,25 +183,17 @@ def _vllm(placement: Placement, path: Path) -> bytes:
 
 def _vllm_ascend(placement: Placement, path: Path) -> bytes:
     """Write the experts of each device, per MoE layer; none may be there twice: the engine keeps one slot for it."""
-    D = placement.shape.devices
-    for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True):
-        for d, held in enumerate(slot_R.reshape(D, -1)):
-            expert, times = np.unique(held, return_counts=True)
-            if (times > 1).any():
+    layers = []
+    for number, (index, devices) in enumerate(zip(placement.layers, placement.by_device_L, strict=True)):
+        for d, held in enumerate(devices):
+            twice = [expert for expert in sorted(held) if held.count(expert) > 1]
+            if twice:
                 raise PlacementError(
-                    f"vllm-ascend keeps one slot of an expert on a device, layer {index} has expert "
-                    f"{expert[times > 1][0]} twice on device {d}; expected fewer --slots, or other --devices"
+                    f"vllm-ascend keeps one slot of an expert on a device, layer {index} has expert {twice[0]} twice "
+                    f"on device {d}; expected fewer --slots, or other --devices"
                 )
-    layers = [
-        {
-            "layer_id": number,
-            "device_count": D,
-            "device_list": [
-                {"device_id": d, "device_expert": experts} for d, experts in enumerate(slot_R.reshape(D, -1).tolist())
-            ],
-        }
-        for number, slot_R in enumerate(placement.slot_expert_LR)
-    ]
+        listed = [{"device_id": d, "device_expert": experts} for d, experts in enumerate(devices)]
+        layers.append({"layer_id": number, "device_count": len(devices), "device_list": listed})
     return json.dumps({"moe_layer_count": len(layers), "layer_list": layers}, indent=1).encode()
 
 
@@ -220,10 +214,7 @@ def _megatron(placement: Placement, path: Path) -> bytes:
             f"Megatron-LM holds each expert once, got {shape.slots} slots for {placement.experts} experts; expected "
             f"--slots {placement.experts}"
         )
-    layers = {
-        str(index): slot_R.reshape(shape.devices, -1).tolist()
-        for index, slot_R in zip(placement.layers, placement.slot_expert_LR, strict=True)
-    }
+    layers = dict(zip(map(str, placement.layers), placement.by_device_L, strict=True))
     return json.dumps({"expert_parallel_size": shape.devices, "experts_of_rank": layers}, indent=1).encode()
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
-from moeload_bench.traces.meta import checked_meta
+from moeload_bench.traces.meta import TraceMeta, checked_meta
 from moeload_bench.traces.store import write_trace
-from moeload_bench.traces.trace import MAX_COUNT, Trace, TraceMeta, check_trace
+from moeload_bench.traces.trace import MAX_COUNT, Trace, check_trace
 from moeload_bench.words import Progress
 
 Semantics = Literal["pre_drop", "post_drop", "derived", "unknown"]
@@ -57,6 +57,12 @@ def logged_row(step: int, value_LE: FloatArray, where: str, shares: bool) -> Log
     if shares:
         return LogRow(step, np.zeros(value_LE.shape, dtype=np.int64), where, share_LE=value_LE)
     return LogRow(step, value_LE.astype(np.int64), where)
+
+
+def rows_of(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[LogRow]:
+    """Yield the rows of a log that is in memory as a whole."""
+    for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
+        yield LogRow(step, np.ascontiguousarray(load_LE), where)
 
 
 @dataclass(frozen=True)
@@ -111,16 +117,12 @@ class Options:
 
 
 class Imported(NamedTuple):
-    """What was written: the file, its size, and what a reader should know."""
+    """What was written: the file, its metadata, how many steps, and the tokens of the first one."""
 
     path: Path
+    meta: TraceMeta
     steps: int
-    layers: Sequence[int]
-    experts: int
-    stride: int
     tokens: int
-    top_k: int | None
-    notes: tuple[str, ...]
 
 
 def doubts(trace: Trace) -> list[str]:
@@ -176,9 +178,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
         merge_shards(written.paths, target, meta)
     for cut in log.cut:
         warnings.warn(cut, CutShortWarning, stacklevel=2)
-    return Imported(
-        target, written.steps, log.layers, log.experts, meta.stride, written.tokens, written.top_k, meta.notes
-    )
+    return Imported(target, meta, written.steps, written.tokens)
 
 
 def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
@@ -194,28 +194,29 @@ def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
 
 def _in_order(rows: Iterator[LogRow], log: Log) -> Iterator[LogRow]:
     """Yield the rows, each after checking that it follows the last one by the same stride."""
-    before: list[int] = []
+    last, stride = -1, 0  # none yet
     for row in rows:
         if not 0 <= row.step <= MAX_COUNT:
             got = str(row.step)[:80]
             raise TraceError(f"{row.where}: step is {got}, expected a whole number from 0 to {MAX_COUNT}")
-        if before:
-            rise = row.step - before[-1]
+        if last >= 0:
+            rise = row.step - last
             if rise <= 0:
                 kind = "twice" if rise == 0 else "out of order"
                 raise TraceError(
-                    f"{row.where}: step {row.step} {kind}: got it after step {before[-1]}, expected steps that rise; "
-                    f"a run that was restarted is imported in parts (--first-step, --last-step)"
+                    f"{row.where}: step {row.step} {kind}: got it after step {last}, expected steps that rise; a run "
+                    "that was restarted is imported in parts (--first-step, --last-step)"
                 )
-            if len(before) > 1 and rise != before[1] - before[0]:
+            stride = stride or rise
+            if rise != stride:
                 raise TraceError(
-                    f"{row.where}: step {before[-1] + before[1] - before[0]} is missing: got step {row.step} after "
-                    f"{before[-1]}, the log has one step in {before[1] - before[0]} (--last-step {before[-1]} imports "
-                    "what comes before)" + (f"; {log.hint}" if log.hint else "")
+                    f"{row.where}: step {last + stride} is missing: got step {row.step} after {last}, the log has one "
+                    f"step in {stride} (--last-step {last} imports what comes before)"
+                    + (f"; {log.hint}" if log.hint else "")
                 )
-        before = [*before[:1], row.step] if len(before) < 2 else [before[0], before[1], row.step]
+        last = row.step
         yield row
-    if not before:
+    if last < 0:
         raise TraceError(f"{log.where}: no step to import")
 
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.files import replacing
 from moeload_bench.traces.trace import Trace, layer_names
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Values = Literal["load", "share"]
 ENDINGS = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
@@ -67,16 +67,12 @@ def series(trace: Trace, values: Values = "load") -> Iterator[tuple[str, FloatAr
 
 
 def _nixtla(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
     for name, y_S in series(trace, values):
         names = pa.array([name]).take(pa.array(np.zeros(len(y_S), dtype=np.int64)))
         yield pa.record_batch({"unique_id": names, "ds": pa.array(trace.step_S), "y": pa.array(y_S)})
 
 
 def _fev(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:
-    import pyarrow as pa
-
     stamp_S = START + trace.step_S.astype("timedelta64[s]")
     for name, y_S in series(trace, values):
         columns: dict[str, Any] = {
@@ -88,9 +84,6 @@ def _fev(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:
 
 
 def _write_batches(batches: Iterator[pa.RecordBatch], path: Path, suffix: str) -> None:
-    import pyarrow.parquet as pq
-    from pyarrow import csv
-
     first = next(batches)
     maker = pq.ParquetWriter if suffix == ".parquet" else csv.CSVWriter
     with maker(path, first.schema) as writer:
@@ -108,9 +101,6 @@ def _gluonts(trace: Trace, path: Path, values: Values) -> None:
 
 
 def _csv(trace: Trace, path: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import csv
-
     layers = np.array([layer.index for layer in trace.meta.layers])
     if len(set(layers.tolist())) < len(layers):
         raise TraceError(f"{trace.id}: two MoE layers stand in one block, and this table cannot distinguish them")

@@ -49,7 +49,7 @@ def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> 
         )
     progress = Progress(files, report)
     first = min(found)
-    load = _file(found[first][min(ranks)], Progress([], None))
+    load = _file(found[first][min(ranks)], Progress([]))
     layers, experts = tuple(sorted(load)), len(next(iter(load.values())))
     cut: list[str] = []
     rows = _rows(found, layers, experts, progress, cut)

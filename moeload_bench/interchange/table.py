@@ -37,13 +37,6 @@ CELLS_AT_ONCE = 1 << 20
 _LAYOUTS = "step,layer,expert,load or step,layer,load_0,load_1,..., each with an optional column tokens"
 
 
-class _Batch(NamedTuple):
-    """Some rows: columns by name, and the number of the first (the header is row 1)."""
-
-    table: dict[str, IntArray]
-    row: int
-
-
 class _Shape(NamedTuple):
     """What the first reading finds; ``width``: counts in a row, ``units``: rows of a whole layer-step."""
 
@@ -84,8 +77,8 @@ def read_csv(path: Path, report: Report | None = None) -> Log:
     lines = WholeLines.of(path)
     shape = _survey(path, names, lines, report)
     cells = _Cells(path, shape, "tokens" in names)
-    for batch in _batches(path, names, lines, report, half=1):
-        cells.put(batch)
+    for table, row in _batches(path, names, lines, report, half=1):
+        cells.put(table, row)
     steps = cells.whole_steps(lines.cut)
     cut = [lines.cut] if lines.cut else []
     layers = tuple(int(m) for m in shape.layer_L)
@@ -107,8 +100,12 @@ def _header(path: Path) -> list[str]:
     return names
 
 
-def _batches(path: Path, names: list[str], lines: WholeLines, report: Report | None, half: int) -> Iterator[_Batch]:
-    """Yield the rows, checked to be counts; ``half`` says which of the two readings this is."""
+def _batches(
+    path: Path, names: list[str], lines: WholeLines, report: Report | None, half: int
+) -> Iterator[tuple[dict[str, IntArray], int]]:
+    """Yield some rows at a time, checked to be counts: columns by name, and the number of the first row (the header is
+    row 1). ``half`` says which of the two readings this is.
+    """
     import pyarrow as pa
     from pyarrow import csv
 
@@ -127,7 +124,7 @@ def _batches(path: Path, names: list[str], lines: WholeLines, report: Report | N
             for found in reader:
                 table: dict[str, IntArray] = {name: found.column(name).to_numpy() for name in names}
                 _check_range(path, table, row)
-                yield _Batch(table, row)
+                yield table, row
                 row += found.num_rows
                 if report is not None:
                     report(half * lines.end + stream.tell(), 2 * lines.end, f"row {row - 1}")
@@ -162,10 +159,10 @@ def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | No
     """Make the first reading; raise `TraceError` if the rows cannot be a whole table, whatever they hold."""
     step_S, layer_L = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
     width, most, rows = sum(name.startswith("load_") for name in names), -1, 0
-    for batch in _batches(path, names, lines, report, half=0):
-        step_S, layer_L = np.union1d(step_S, batch.table["step"]), np.union1d(layer_L, batch.table["layer"])
-        most = max(most, int(batch.table["expert"].max())) if "expert" in names else -1
-        rows += len(batch.table["step"])
+    for table, _ in _batches(path, names, lines, report, half=0):
+        step_S, layer_L = np.union1d(step_S, table["step"]), np.union1d(layer_L, table["layer"])
+        most = max(most, int(table["expert"].max())) if "expert" in names else -1
+        rows += len(table["step"])
     shape = _Shape(step_S, layer_L, width or most + 1, width or 1, rows)
     if rows < shape.units or shape.places > 2**62:
         S, L = len(step_S), len(layer_L)
@@ -185,12 +182,12 @@ class _Cells:
         self._loads = _reserved(path, self._kept * shape.width * 8)
         self._tokens = _reserved(path, (self._kept // shape.units + 1) * 8) if has_tokens else None
 
-    def put(self, batch: _Batch) -> None:
+    def put(self, table: dict[str, IntArray], row: int) -> None:
         """Write some rows; raise if a row's place is taken, or if its tokens differ from its neighbours'."""
-        table, shape = batch.table, self._shape
+        shape = self._shape
         place_N = shape.of(table)
         kept_N = place_N < self._kept
-        place_N, row_N = place_N[kept_N], batch.row + np.flatnonzero(kept_N)
+        place_N, row_N = place_N[kept_N], row + np.flatnonzero(kept_N)
         if not len(place_N):
             return
         columns = ["load"] if shape.width == 1 and "load" in table else [f"load_{e}" for e in range(shape.width)]

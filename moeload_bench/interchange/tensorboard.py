@@ -20,9 +20,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import find_files
+from moeload_bench.interchange.logfiles import Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.traces.pages import varint
@@ -70,7 +69,11 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
         if place is None:
             continue
         if step is not None and scalar.step != step:
-            yield _whole(step, value_LE, names, where, shares)
+            if (value_LE < 0).any():
+                m, e = np.argwhere(value_LE < 0)[0].tolist()
+                missing = f"expert {e} of layer {names.layers[m]}"
+                raise TraceError(f"{where}: {missing} has no value in step {step}, others have one")
+            yield logged_row(step, value_LE, where, shares)
             value_LE = np.full_like(value_LE, -1)
         if not 0 <= scalar.value <= EXACT or not (shares or scalar.value == int(scalar.value)):
             raise TraceError(
@@ -89,15 +92,8 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
         cut.append(f"{where}: breaks off in step {step}, which has {there} of {value_LE.size} values; read up to it")
 
 
-def _whole(step: int, value_LE: FloatArray, names: Names, where: str, shares: bool) -> LogRow:
-    if (value_LE < 0).any():
-        m, e = (int(i) for i in np.argwhere(value_LE < 0)[0])
-        raise TraceError(f"{where}: expert {e} of layer {names.layers[m]} has no value in step {step}, others have one")
-    return logged_row(step, value_LE, where, shares)
-
-
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:
-    total, done = sum(file.stat().st_size for file in files), 0
+    progress = Progress(files, report)
     for file in files:
         for number, message in enumerate(_records(file, cut)):
             where = f"{file}, record {number}"
@@ -105,9 +101,7 @@ def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> It
                 yield from _event(message, where)
             except (struct.error, IndexError, UnicodeDecodeError, ValueError):
                 raise TraceError(f"{where}: not an event of TensorBoard") from None
-            done += len(message) + 16
-            if report is not None:
-                report(min(done, total), total, file.name)
+            progress.add(len(message) + 16, file.name)
 
 
 def _records(path: Path, cut: list[str]) -> Iterator[bytes]:

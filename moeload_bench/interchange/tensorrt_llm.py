@@ -18,13 +18,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import (
+    Progress,
     field_of,
     files_by_number,
     find_files,
@@ -53,7 +54,8 @@ def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, 
         raise TraceError(
             f"{files[0]}: layer {missing[1]} of iteration {missing[0]} is missing, other iterations have it"
         )
-    rows = _rows(ranks, steps, layers, experts, replicated, report)
+    progress = Progress([rank.path for rank in ranks], report)
+    rows = _rows(ranks, steps, layers, experts, replicated, progress)
     where = f"{files[0].parent} ({len(ranks)} ranks)"
     return Log(where, layers, experts, rows, top_k=top_k, notes=["iterations of an inference engine"])
 
@@ -89,9 +91,8 @@ def _rows(
     layers: tuple[int, ...],
     experts: int,
     replicated: bool,
-    report: Report | None,
+    progress: Progress,
 ) -> Iterator[LogRow]:
-    total = sum(reader.path.stat().st_size for reader in ranks)
     for done, step in enumerate(steps, 1):
         load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
         same = same_on_all(load)
@@ -103,18 +104,11 @@ def _rows(
                 "every rank counts all tokens; say --replicated to take them once"
             )
         yield LogRow(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
-        if report is not None:
-            report(total * done // len(steps), total, f"iteration {step}")
-
-
-class _Tensor(NamedTuple):
-    dtype: str
-    begin: int
-    end: int
+        progress.at(progress.total * done // len(steps), f"iteration {step}")
 
 
 class _Safetensors:
-    """The counts in one safetensors file, read a tensor at a time."""
+    """The counts in one safetensors file, read a tensor at a time; ``tensors`` has (dtype, begin, end) of each."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -127,7 +121,7 @@ class _Safetensors:
         if not self.tensors:
             raise TraceError(f"{path}: holds no tensor, expected one per iteration and layer")
 
-    def _entry(self, name: str, entry: Any, size: int) -> tuple[tuple[int, int], _Tensor]:
+    def _entry(self, name: str, entry: Any, size: int) -> tuple[tuple[int, int], tuple[str, int, int]]:
         key = re.fullmatch(r"(\d+)_(\d+)", name)
         if key is None:
             raise TraceError(
@@ -142,7 +136,7 @@ class _Safetensors:
                 f"{self.path}: tensor {name} is {printable(str(entry))[:120]}, expected I32 or I64 counts of one axis "
                 f"within {size} bytes, data_offsets in whole numbers"
             )
-        return (int(key[1]), int(key[2])), _Tensor(str(known), begin, end)
+        return (int(key[1]), int(key[2])), (str(known), begin, end)
 
     def load_LE(self, step: int, layers: tuple[int, ...], experts: int) -> IntArray:
         """Return the counts of one iteration."""
@@ -150,10 +144,10 @@ class _Safetensors:
             return np.stack([self._counts(file, step, layer, experts) for layer in layers])
 
     def _counts(self, file: Any, step: int, layer: int, experts: int) -> IntArray:
-        tensor = self.tensors[step, layer]
-        file.seek(self._data + tensor.begin)
+        dtype, begin, end = self.tensors[step, layer]
+        file.seek(self._data + begin)
         what = f"{step}_{layer}"
-        load_E = whole_counts(np.frombuffer(file.read(tensor.end - tensor.begin), tensor.dtype), what, str(self.path))
+        load_E = whole_counts(np.frombuffer(file.read(end - begin), dtype), what, str(self.path))
         if len(load_E) != experts:
             raise TraceError(f"{self.path}: tensor {what} has {len(load_E)} counts, expected {experts} experts")
         return load_E

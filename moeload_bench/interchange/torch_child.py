@@ -64,7 +64,6 @@ def _records(data: dict[str, Any]) -> dict[str, Any]:
                 f"a record holds {sorted(map(str, record))[:10]}, expected 'global_physical_count': of the recorder's "
                 "modes stat, stat_approx and per_pass are read"
             )
-    for record in records:
         _check("global_physical_count", record["global_physical_count"])
     return {
         "physical_count": torch.stack([record["global_physical_count"] for record in records]),

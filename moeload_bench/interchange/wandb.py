@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import csv as arrow_csv
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
@@ -60,9 +62,10 @@ def read_wandb(
         raise TraceError(f"{file}: column {printable(again)[:80]} occurs twice, expected it once")
     histograms = match_histograms(columns, pattern, str(file))
     names = match_names(columns, pattern, str(file)) if histograms is None else None
-    step = next((name for name in ((step_column,) if step_column else STEPS) if name in columns), None)
+    steps = (step_column,) if step_column else STEPS
+    step = next((name for name in steps if name in columns), None)
     if step is None:
-        raise TraceError(f"{file}: no column of steps: none of {', '.join((step_column,) if step_column else STEPS)}")
+        raise TraceError(f"{file}: no column of steps: none of {', '.join(steps)}")
     if names is None:
         assert histograms is not None
         if shares:
@@ -70,10 +73,8 @@ def read_wandb(
         return _of_histograms(file, histograms, step, experts, report)
     if experts not in (None, names.experts):
         raise TraceError(f"{file}: {names.pattern} has {names.experts} experts, got --experts {experts}")
-    notes: list[str] = [f"logged as {names.pattern}"]
-    lines = WholeLines.of(file) if file.suffix not in (".parquet", *JSON) else None
-    cut = [lines.cut] if lines and lines.cut else []
-    rows = _rows(_values(file, [step, *names.at], lines, cut, report), names, step, shares)
+    notes, cut = [f"logged as {names.pattern}"], list[str]()
+    rows = _rows(_values(file, [step, *names.at], cut, report), names, step, shares)
     semantics: Semantics = "derived" if shares else "unknown"
     return Log(str(file), names.layers, names.experts, rows, semantics, notes=notes, cut=cut, hint=SAMPLED)
 
@@ -107,13 +108,8 @@ def _records(
         yield from ((line.where, record) for line, record in lines)
         cut += [lines.cut] if lines.cut else []
         return
-    size, done = file.stat().st_size, 0
-    for batch, read in _batches(file, wanted, None, lists=True):
-        for record in batch.to_pylist():
-            done += 1
-            yield f"{file}, row {done + 1}", record
-        if report is not None:
-            report(read, size, f"row {done}")
+    records = (record for batch in _batches(file, wanted, cut, report, lists=True) for record in batch.to_pylist())
+    yield from ((f"{file}, row {number}", record) for number, record in enumerate(records, 2))
 
 
 def _columns(file: Path) -> list[str]:
@@ -125,30 +121,29 @@ def _columns(file: Path) -> list[str]:
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             head = stream.readline(MAX_LINE + 1)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise TraceError(f"{file}: not a CSV table: {error}") from None
-    if len(head) > MAX_LINE:
-        raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
-    try:
+        if len(head) > MAX_LINE:
+            raise TraceError(f"{file}, row 1: more than {MAX_LINE} bytes, expected shorter lines")
         return next(csv.reader([head]), [])
-    except csv.Error as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise TraceError(f"{file}, row 1: not a CSV table: {error}") from None
 
 
-def _batches(file: Path, wanted: list[str], lines: WholeLines | None, lists: bool = False) -> Iterator[tuple[Any, int]]:
-    """Yield each batch of rows, and how many bytes of the file were read with it."""
-    size = file.stat().st_size
-    if lines is None:
+def _batches(
+    file: Path, wanted: list[str], cut: list[str], report: Report | None, lists: bool = False
+) -> Iterator[Any]:
+    """Yield each batch of rows, and report how many bytes of the file were read with it."""
+    progress, done = Progress([file], report), 0
+    if file.suffix == ".parquet":
         with open_mapped(file) as opened:
             check_cost(opened, lists=lists)
-            rows, done = max(1, opened.reader.metadata.num_rows), 0
+            rows = max(1, opened.reader.metadata.num_rows)
             for batch in opened.reader.iter_batches(16 if lists else 256, columns=wanted, use_threads=False):
+                yield batch
                 done += batch.num_rows
-                yield batch, size * done // rows
+                progress.at(progress.total * done // rows, f"row {done}")
         return
-    import pyarrow as pa
-    from pyarrow import csv as arrow_csv
-
+    lines = WholeLines.of(file)
+    cut += [lines.cut] if lines.cut else []
     options = arrow_csv.ReadOptions(use_threads=False, block_size=MAX_LINE)
     convert = arrow_csv.ConvertOptions(
         include_columns=wanted,
@@ -158,14 +153,14 @@ def _batches(file: Path, wanted: list[str], lines: WholeLines | None, lists: boo
     try:
         with lines.open() as stream, arrow_csv.open_csv(stream, options, convert_options=convert) as reader:
             for batch in reader:
-                yield batch, min(size, stream.tell())
+                yield batch
+                done += batch.num_rows
+                progress.at(stream.tell(), f"row {done}")
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
 
 
-def _values(
-    file: Path, wanted: list[str], lines: WholeLines | None, cut: list[str], report: Report | None
-) -> Iterator[tuple[str, FloatArray]]:
+def _values(file: Path, wanted: list[str], cut: list[str], report: Report | None) -> Iterator[tuple[str, FloatArray]]:
     """Yield the wanted numbers of each row [C], NaN where one is missing, with the row's place."""
     if file.suffix in JSON:
         for where, record in _records(file, wanted, cut, report):
@@ -176,28 +171,15 @@ def _values(
                     raise TraceError(f"{where}: {printable(name)} is {got}, expected a number")
             yield where, np.array(value_C, dtype=np.float64)
         return
-    size, done = file.stat().st_size, 0
-    for batch, read in _batches(file, wanted, lines):
-        value_NC = np.stack(
-            [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted], 1
-        )
-        for value_C in value_NC:
-            done += 1
-            yield f"{file}, row {done + 1}", value_C
-        if report is not None:
-            report(read, size, f"row {done}")
-
-
-def _rows(values: Iterator[tuple[str, FloatArray]], names: Names, step: str, shares: bool) -> Iterator[LogRow]:
-    for where, row_C in values:
-        found = _row(row_C, names, step, where, shares)
-        if found is not None:
-            yield found
+    number = 1
+    for batch in _batches(file, wanted, cut, report):
+        columns = [_floats(batch.column(batch.schema.get_field_index(name)), name, file) for name in wanted]
+        for value_C in np.stack(columns, 1):
+            number += 1
+            yield f"{file}, row {number}", value_C
 
 
 def _floats(column: Any, name: str, file: Path) -> Any:
-    import pyarrow as pa
-
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
         raise TraceError(f"{file}: column {printable(name)} holds {column.type}, expected numbers")
     try:
@@ -208,24 +190,26 @@ def _floats(column: Any, name: str, file: Path) -> Any:
         ) from None
 
 
-def _row(row_C: FloatArray, names: Names, step: str, where: str, shares: bool) -> LogRow | None:
-    number, value_C = row_C[0], row_C[1:]
-    empty = np.isnan(value_C)
-    if empty.all():
-        return None
-    columns = list(names.at)
-    if empty.any():
-        raise TraceError(f"{where}: {printable(columns[int(np.argmax(empty))])} is empty, other experts have a value")
-    bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
-    if bad.any():
-        at = int(np.argmax(bad))
-        raise TraceError(
-            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
-            + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
-        )
-    if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
-        raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
-    value_LE = np.zeros((len(names.layers), names.experts))
-    places = np.array(list(names.at.values()))
-    value_LE[places[:, 0], places[:, 1]] = value_C
-    return logged_row(int(number), value_LE, where, shares)
+def _rows(values: Iterator[tuple[str, FloatArray]], names: Names, step: str, shares: bool) -> Iterator[LogRow]:
+    """Yield the rows that hold the logged values; a row without any of them is another log's."""
+    columns, value_LE = list(names.at), np.zeros((len(names.layers), names.experts))
+    layer_C, expert_C = np.array(list(names.at.values())).T
+    for where, row_C in values:
+        number, value_C = row_C[0], row_C[1:]
+        empty = np.isnan(value_C)
+        if empty.all():
+            continue
+        if empty.any():
+            missing = printable(columns[int(np.argmax(empty))])
+            raise TraceError(f"{where}: {missing} is empty, other experts have a value")
+        bad = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
+        if bad.any():
+            at = int(np.argmax(bad))
+            raise TraceError(
+                f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
+                + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
+            )
+        if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
+            raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
+        value_LE[layer_C, expert_C] = value_C
+        yield logged_row(int(number), value_LE.copy(), where, shares)

@@ -6,6 +6,7 @@ Axis letters: S rows, L MoE layers, E experts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from statistics import fmean, median
 
 from moeload_bench.results.markdown import markdown_table
@@ -23,25 +24,40 @@ SHAPES = {"": "one number", "L": "[layers]", "LE": "[layers, experts]"}
 # ---------------------------------------------------------------- tables
 
 
-def runs_table(runs: Sequence[Run]) -> str:
-    """Return the table of how each run was made."""
-    head = ("Run", "Steps", "MoE layers", "Experts", "Top-k", "Tokens per step", "Balancing", "Text", "Seed", "Size")
-    rows = [
-        (
-            f"`{run.id}`",
-            f"{run.steps:,}" + (f" (every {ordinal(run.meta.stride)})" if run.meta.stride > 1 else ""),
-            len(run.meta.layers),
-            run.meta.experts,
-            run.meta.top_k or "varies",
-            run.step_tokens,
-            balancing_words(run.meta),
-            source_names(run.meta.sources),
-            "-" if run.meta.seed is None else run.meta.seed,
-            f"{run.bytes / 1e6:.2f} MB",
-        )
-        for run in runs
-    ]
-    return markdown_table(head, rows)
+Cells = Mapping[str, Callable[[Run], object]]
+"""A table with a row for each run: the head of each column, and what its cell says of a run."""
+RUNS: Cells = {
+    "Run": lambda run: f"`{run.id}`",
+    "Steps": lambda run: f"{run.steps:,}" + (f" (every {ordinal(run.meta.stride)})" if run.meta.stride > 1 else ""),
+    "MoE layers": lambda run: len(run.meta.layers),
+    "Experts": lambda run: run.meta.experts,
+    "Top-k": lambda run: run.meta.top_k or "varies",
+    "Tokens per step": lambda run: run.step_tokens,
+    "Balancing": lambda run: balancing_words(run.meta),
+    "Text": lambda run: source_names(run.meta.sources),
+    "Seed": lambda run: "-" if run.meta.seed is None else run.meta.seed,
+    "Size": lambda run: f"{run.bytes / 1e6:.2f} MB",
+}
+"""How each run was made."""
+LOADS: Cells = {
+    "Run": lambda run: f"`{run.id}`",
+    "States of the run, in steps": lambda run: first_spans(run.spans),
+    "Onset of stability: median (by layer; band)": lambda run: onset_summary(run.layers),
+    f"Imbalance, first {END_STEPS}": lambda run: layer_mean(layer.imbalance_first for layer in run.layers),
+    f"Imbalance, last {END_STEPS}": lambda run: layer_mean(layer.imbalance_last for layer in run.layers),
+    "Dead experts": lambda run: sum(layer.dead_experts or 0 for layer in run.layers),
+    f"Floor, {FLOOR_STEPS}-step mean": lambda run: layer_mean(layer.floor_window_tv for layer in run.layers),
+    "Floor, per step": lambda run: layer_mean(layer.floor_tv for layer in run.layers),
+    "Over-dispersion": lambda run: layer_mean(layer.over_dispersion for layer in run.layers),
+}
+"""What the loads of each run did."""
+HASHES: Cells = {"Run": lambda run: f"`{run.id}`", "`data_sha256`": lambda run: f"`{run.data_sha256}`"}
+"""Each run's content hash, which does not depend on compression."""
+
+
+def table_of(cells: Cells, runs: Sequence[Run]) -> str:
+    """Return a table with a row for each run."""
+    return markdown_table(tuple(cells), [[cell(run) for cell in cells.values()] for run in runs])
 
 
 def facts_table(runs: Sequence[Run]) -> str:
@@ -53,36 +69,6 @@ def facts_table(runs: Sequence[Run]) -> str:
     )  # fmt: skip
     rows = [(f"`{run.id}`", *facts_cells(run.facts)) for run in runs]
     return markdown_table(head, rows)
-
-
-def loads_table(runs: Sequence[Run]) -> str:
-    """Return the table of what the loads of each run did."""
-    head = (
-        "Run", "States of the run, in steps", "Onset of stability: median (by layer; band)",
-        f"Imbalance, first {END_STEPS}",
-        f"Imbalance, last {END_STEPS}", "Dead experts", f"Floor, {FLOOR_STEPS}-step mean", "Floor, per step",
-        "Over-dispersion",
-    )  # fmt: skip
-    rows = [
-        (
-            f"`{run.id}`",
-            first_spans(run.spans),
-            onset_summary(run.layers),
-            layer_mean(layer.imbalance_first for layer in run.layers),
-            layer_mean(layer.imbalance_last for layer in run.layers),
-            sum(layer.dead_experts or 0 for layer in run.layers),
-            layer_mean(layer.floor_window_tv for layer in run.layers),
-            layer_mean(layer.floor_tv for layer in run.layers),
-            layer_mean(layer.over_dispersion for layer in run.layers),
-        )
-        for run in runs
-    ]
-    return markdown_table(head, rows)
-
-
-def hashes_table(runs: Sequence[Run]) -> str:
-    """Return the table of each run's content hash, which does not depend on compression."""
-    return markdown_table(("Run", "`data_sha256`"), [(f"`{run.id}`", f"`{run.data_sha256}`") for run in runs])
 
 
 def sources_table(runs: Sequence[Run]) -> str:
@@ -155,10 +141,10 @@ def _range(values: Iterable[int]) -> str:
 
 TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
     "summary": size_summary,
-    "runs": runs_table,
+    "runs": partial(table_of, RUNS),
     "facts": facts_table,
-    "loads": loads_table,
-    "hashes": hashes_table,
+    "loads": partial(table_of, LOADS),
+    "hashes": partial(table_of, HASHES),
     "sources": sources_table,
     "columns": columns_table,
 }

@@ -125,11 +125,7 @@ def _parted(card: str) -> tuple[dict[str, Any], str]:
     front = FRONT.match(card)
     try:
         data = yaml.safe_load(front[0].strip().strip("-")) if front else None
-    except (
-        yaml.YAMLError,
-        ValueError,
-        RecursionError,
-    ) as error:  # such as an impossible date, or thousands of brackets
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # an impossible date, or thousands of brackets
         raise HubError(f"README.md: the front matter cannot be read: {' '.join(str(error).split())}") from None
     if not front or not isinstance(data, dict):
         raise HubError("README.md: no front matter, expected a dataset's card that begins with ---")

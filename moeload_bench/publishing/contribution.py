@@ -75,19 +75,14 @@ def make_contribution(path: Path, wishes: Wishes, known: Iterable[TraceRef], tak
         place = path_of(trace)
         if place in origin:
             problems.append(f"{file}: {trace.id} again, as {origin[place]}: number the runs of one split")
-        wrong = (*_other_licence(read.meta.licence, wishes.licence), *meta_problems(trace.meta, names))
-        problems += [f"{file}: {line}" for line in wrong]
+        stated = read.meta.licence
+        if stated not in ("unknown", wishes.licence):  # the contributor may not be the author: it is never replaced
+            expected = "expected the same, or a trace that states none"
+            problems.append(f"{file}: licence is {stated!r} in the trace, got {wishes.licence!r}, {expected}")
+        problems += [f"{file}: {line}" for line in meta_problems(trace.meta, names)]
         problems += copies_of(file, trace, refs, origin.values())
         traces[place], origin[place] = trace, file
     return Contribution(traces, tuple(removed), tuple(problems))
-
-
-def _other_licence(stated: str, wished: str) -> Iterator[str]:
-    """Yield a problem if the trace states another licence: the contributor may not be the author, so it is never
-    replaced.
-    """
-    if stated not in ("unknown", wished):
-        yield f"licence is {stated!r} in the trace, got {wished!r}, expected the same, or a trace that states none"
 
 
 def _as_wished(meta: TraceMeta, wishes: Wishes) -> TraceMeta:
@@ -172,16 +167,12 @@ def copies_of(file: Path, trace: Trace, known: Iterable[TraceRef], own: Iterable
         if path.exists() and path.samefile(file):
             continue
         try:
-            reason = _reason(trace, live, path)
+            if stored_meta(path).experts < live:
+                continue  # the footer alone shows that it is another's: its loads need not be read
+            reason = duplicate_of(trace, read_trace(path, verify=False))
         except TraceError as error:
             if path not in own:  # those are refused for a reason of their own
                 yield f"{file}: cannot be compared with {name}: {error}"
             continue
         if reason is not None:
             yield f"{file}: a copy of {name}: {reason}"
-
-
-def _reason(trace: Trace, live: int, path: Path) -> str | None:
-    if stored_meta(path).experts < live:
-        return None  # the footer alone shows it: its loads need not be read
-    return duplicate_of(trace, read_trace(path, verify=False))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +76,15 @@ def own_names() -> tuple[str, ...]:
 
 def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """Return (field, text) of what in the metadata names a machine or a person, ``names`` included."""
-    pattern = _compiled(names)
-    return [pair for where, key, text in _texts(meta.model_dump(mode="json"), "", "") for pair in
-            _found(pattern, where, key, text)]  # fmt: skip
+    pattern, found = _compiled(names), list[tuple[str, str]]()
+
+    def note(where: str, key: str, text: str) -> str:
+        texts = [text] if _says_whose(key, text) else [match[0] for match in pattern.finditer(text)]
+        found.extend((where, one) for one in texts)
+        return text
+
+    _changed(meta.model_dump(mode="json"), "", "", note)
+    return found
 
 
 def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta:
@@ -86,7 +92,12 @@ def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta
 
     Raise `TraceError` if a field is invalid without it: a recipe's name that is a host's.
     """
-    return checked_meta(_cut(_compiled(names), meta.model_dump(mode="json"), ""), "without what identifies")
+    pattern = _compiled(names)
+
+    def cut(where: str, key: str, text: str) -> str:
+        return REMOVED if _says_whose(key, text) else pattern.sub(REMOVED, text)
+
+    return checked_meta(_changed(meta.model_dump(mode="json"), "", "", cut), "without what identifies")
 
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:
@@ -94,37 +105,20 @@ def _compiled(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(_PATTERN + own)
 
 
-def _found(pattern: re.Pattern[str], where: str, key: str, text: str) -> Iterator[tuple[str, str]]:
-    if _says_whose(key, text):
-        yield where, text
-    else:
-        yield from ((where, match[0]) for match in pattern.finditer(text))
-
-
 def _says_whose(key: str, text: str) -> bool:
-    if not text or text == REMOVED or _NOBODYS.fullmatch(text):
-        return False
-    return _WHOSE.fullmatch(key) is not None
+    """Return whether the name of a field says that its text identifies somebody."""
+    return text not in ("", REMOVED) and not _NOBODYS.fullmatch(text) and _WHOSE.fullmatch(key) is not None
 
 
-def _texts(value: Any, where: str, key: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (field, its last name, text) of every text of a tree; names of fields are texts too."""
+def _changed(value: Any, where: str, key: str, change: Callable[[str, str, str], str]) -> Any:
+    """Return a tree whose texts are ``change(field, its last name, text)``; names of fields are texts too."""
     if isinstance(value, str):
-        yield where, key, value
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield where, "", str(name)
-            yield from _texts(item, f"{where}.{name}".lstrip("."), str(name))
-    elif isinstance(value, Sequence):
-        for number, item in enumerate(value):
-            yield from _texts(item, f"{where}.{number}", key)
-
-
-def _cut(pattern: re.Pattern[str], value: Any, key: str) -> Any:
-    if isinstance(value, str):
-        return REMOVED if _says_whose(key, value) else pattern.sub(REMOVED, value)
+        return change(where, key, value)
     if isinstance(value, Mapping):
-        return {pattern.sub(REMOVED, name): _cut(pattern, item, name) for name, item in value.items()}
+        return {
+            change(where, "", name): _changed(item, f"{where}.{name}".lstrip("."), name, change)
+            for name, item in value.items()
+        }
     if isinstance(value, Sequence):
-        return [_cut(pattern, item, key) for item in value]
+        return [_changed(item, f"{where}.{number}", key, change) for number, item in enumerate(value)]
     return value

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from huggingface_hub import HfApi
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub.client import check_repo, check_token, explaining_failures, propose
 from moeload_bench.publishing.community import FOLDER, PATH, about_of, with_traces
 from moeload_bench.publishing.contribution import Contribution
 from moeload_bench.traces.store import data_sha256, write_trace
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 CARD = "README.md"
 

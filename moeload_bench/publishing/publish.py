@@ -13,34 +13,30 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.client import (
-    check_repo,
-    check_token,
-    explaining_failures,
-    with_retries,
-)
+from moeload_bench.hub.client import check_repo, check_token, explaining_failures, with_retries
 from moeload_bench.publishing.card import check_card
-from moeload_bench.publishing.community import carried_rows, same_card
+from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.release import (
+    DOCUMENTS,
     HUB_OWN,
+    PARTS,
     LocalFile,
     Plan,
     RemoteFile,
     collect_files,
     first_names,
-    is_foreign,
-    is_others,
     is_trace,
     local_file,
     make_plan,
 )
 from moeload_bench.words import Progress, silent
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 CARD = "README.md"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -78,8 +74,6 @@ def publish(
     content; and for a folder with other files than those of its kind, or without its card. The folder and existing tags
     never change.
     """
-    from huggingface_hub import HfApi
-
     if not TAG.fullmatch(tag) or tag == "main":
         raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
     check_repo(repo)
@@ -123,12 +117,12 @@ class Release:
         )
 
     def is_others(self, name: str) -> bool:
-        """Return whether a path is left alone."""
-        return is_others(name)
+        """Return whether a path is left alone: traces of others, recordings in progress."""
+        return name.startswith(f"{FOLDER}/") or PARTS in name
 
     def is_foreign(self, name: str) -> bool:
-        """Return whether a path says that the repository is something else."""
-        return is_foreign(name)
+        """Return whether a path says that the repository is something else: this package would never write it."""
+        return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
 
     def is_guarded(self, name: str) -> bool:
         """Return whether a path changes only with ``overwrite``."""
@@ -165,8 +159,6 @@ class Release:
 
     def head(self) -> str | None:
         """Return the last commit of main, None if the repository does not exist."""
-        from huggingface_hub.errors import RepositoryNotFoundError
-
         try:
             info = self.api.repo_info(self.repo, repo_type=self.kind)
         except RepositoryNotFoundError:
@@ -176,8 +168,6 @@ class Release:
         return info.sha
 
     def tree(self, commit: str | None) -> dict[str, RemoteFile]:
-        from huggingface_hub.hf_api import RepoFile
-
         if commit is None:
             return {}
         rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type=self.kind)
@@ -230,8 +220,6 @@ class Release:
 
     def upload(self, plan: Plan, head: str | None) -> str:
         """Send content, then make it visible in one commit on top of ``head``."""
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
         names, files = (*plan.add, *plan.replace), self.files_at(head)
         adds = [CommitOperationAdd(name, str(files[name].path)) for name in names]
         for done, addition in enumerate(adds, start=1):

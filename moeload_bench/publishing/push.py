@@ -9,13 +9,11 @@ from __future__ import annotations
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from moeload_bench.errors import HubError
 from moeload_bench.hub.client import cause_of, check_token, explain, request_errors, with_retries
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 
 class RecordingPush:
@@ -29,8 +27,6 @@ class RecordingPush:
     """
 
     def __init__(self, repo: str, target: str | Path, *, api: HfApi | None = None) -> None:
-        from huggingface_hub import HfApi
-
         self.repo, self.target = repo, Path(target)
         self.name = "/".join(self.target.parts[-3:])
         self.parts = self.name.removesuffix(".parquet") + ".parts"
@@ -102,15 +98,11 @@ class RecordingPush:
 
     def _ask_permission(self) -> None:
         """Announce a small file without sending it: the Hub refuses tokens that may not write."""
-        from huggingface_hub import CommitOperationAdd
-
         probe = CommitOperationAdd(f"{self.parts}/manifest.json", b"{}")
         self._api.preupload_lfs_files(self.repo, additions=[probe], repo_type="dataset")
 
     def _send_waiting(self) -> None:
         """Send all shards that wait; those that fail keep waiting."""
-        from huggingface_hub import CommitOperationAdd
-
         batch = {name: path for name, path in dict(self._waiting).items() if path.is_file()}
         if not batch:
             return
@@ -124,8 +116,6 @@ class RecordingPush:
             del self._waiting[name]
 
     def _send_trace(self) -> None:
-        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
-
         held = self._api.list_repo_files(self.repo, repo_type="dataset")
         removes = [CommitOperationDelete(name) for name in held if name.startswith(f"{self.parts}/")]
         add = CommitOperationAdd(self.name, str(self.target))

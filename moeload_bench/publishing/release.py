@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.publishing.community import FOLDER
 from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
@@ -26,7 +25,6 @@ class LocalFile(NamedTuple):
     """A file of the release: its place on disk, and the two names that the Hub may use for its content."""
 
     path: Path
-    size: int
     sha256: str
     git_sha1: str
 
@@ -67,16 +65,6 @@ def is_trace(name: str) -> bool:
     return _TRACE.fullmatch(name) is not None
 
 
-def is_others(name: str) -> bool:
-    """Return whether a release leaves a path in a repository alone: traces of others, recordings in progress."""
-    return name.startswith(f"{FOLDER}/") or PARTS in name
-
-
-def is_foreign(name: str) -> bool:
-    """Return whether this package would never write such a path in a repository."""
-    return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
-
-
 def collect_files(folder: str | Path) -> dict[str, LocalFile]:
     """Return the files of a release by path; raise `HubError` or `TraceError` for a folder that is not one.
 
@@ -113,7 +101,7 @@ def local_file(path: Path) -> LocalFile:
     """Return a file with its hashes: SHA-256, and git's hash of a blob."""
     data = path.read_bytes()
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-    return LocalFile(path, len(data), hashlib.sha256(data).hexdigest(), git)
+    return LocalFile(path, hashlib.sha256(data).hexdigest(), git)
 
 
 def holds_content(local: LocalFile, remote: RemoteFile | None) -> bool:

@@ -133,12 +133,6 @@ def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
     return tuple(found[name] for name in sorted(found))
 
 
-def check_code(text: str, where: str) -> None:
-    """Raise `SubmissionError` for code that is too large or holds a NUL."""
-    if len(text.encode()) > MAX_BYTES[CODE] or "\0" in text:
-        raise SubmissionError(f"{where}: expected a text file of at most {MAX_BYTES[CODE]} bytes")
-
-
 def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
     """Return a checked record from its fields; raise `SubmissionError` that names the field."""
     try:
@@ -184,16 +178,25 @@ def _read_text(folder: Path, name: str) -> str | None:
     path = folder / name
     if not is_regular(path):
         return None
-    size = path.stat().st_size
-    if size > MAX_BYTES[name]:
-        raise SubmissionError(f"{path}: {size} bytes, at most {MAX_BYTES[name]} are accepted")
+    _check_size(path.stat().st_size, name, str(path))
+    return parse_text(path.read_bytes(), name, str(path))
+
+
+def parse_text(content: bytes, name: str, where: str) -> str:
+    """Return the text of a submission's file; raise `SubmissionError` if it is too large or not text."""
+    _check_size(len(content), name, where)
     try:
-        text = path.read_bytes().decode("utf-8")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise SubmissionError(f"{path}: not text: byte {error.start} is not UTF-8") from None
+        raise SubmissionError(f"{where}: not text: byte {error.start} is not UTF-8") from None
     if "\0" in text:
-        raise SubmissionError(f"{path}: not text: it holds a NUL")
+        raise SubmissionError(f"{where}: not text: it holds a NUL")
     return text
+
+
+def _check_size(size: int, name: str, where: str) -> None:
+    if size > MAX_BYTES[name]:
+        raise SubmissionError(f"{where}: {size} bytes, at most {MAX_BYTES[name]} are accepted")
 
 
 def is_regular(path: Path) -> bool:

@@ -178,10 +178,8 @@ class Submission(_Record):
         """Return the target as the result names it: a baseline's with arguments, so that no variant passes for it."""
         if self.has_code or not self.kwargs:
             return self.target
-        plain = {
-            key: json.dumps(value, ensure_ascii=False, separators=(",", ":")) for key, value in self.kwargs.items()
-        }
-        return f"{self.target}@{','.join(f'{key}={text}' for key, text in plain.items())}"
+        plain = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+        return f"{self.target}@{','.join(f'{key}={plain(value)}' for key, value in self.kwargs.items())}"
 
     def to_toml(self) -> str:
         """Return the text of submission.toml."""

@@ -75,10 +75,6 @@ def installed_packages(requirements: Sequence[str]) -> Path | None:
     return folder if requirements and folder.is_dir() else None
 
 
-def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
-    return cache_dir() / "packages" / _key(requirements, find_links, no_index)
-
-
 def wheel_hashes(packages: Path | None) -> dict[str, str]:
     """Return the SHA-256 by file name of the wheels that a folder of `install_packages` was made from."""
     return {} if packages is None else dict(json.loads(_hashes_beside(packages).read_text()))
@@ -99,8 +95,8 @@ def pinned(requirements: Sequence[str], wheels: Mapping[str, str]) -> tuple[str,
     return tuple(found)
 
 
-def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> str:
-    """Return a key for what pip would install; wheels of a folder count by name, size and time of change."""
+def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
+    """Return the folder for what pip would install; wheels of a folder count by name, size and time of change."""
     parts = [
         "wheels by hash",
         *requirements,
@@ -113,7 +109,7 @@ def _key(requirements: Sequence[str], find_links: Path | None, no_index: bool) -
             raise SubmissionError(f"{find_links}: no such folder of wheels")
         stats = [(path.name, path.stat()) for path in sorted(find_links.glob("*.whl"))]
         parts += [str(find_links.resolve()), *(f"{name} {one.st_size} {one.st_mtime_ns}" for name, one in stats)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    return cache_dir() / "packages" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 
 def _check_wheels(wheels: Iterable[Path]) -> None:
@@ -124,31 +120,25 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
             with zipfile.ZipFile(wheel) as archive:
                 members = archive.infolist()
         except (zipfile.BadZipFile, OSError, ValueError) as error:
-            raise SubmissionError(f"the requirements do not install: {wheel.name}: not a wheel: {error}") from None
+            raise _no_install(f"{wheel.name}: not a wheel: {error}") from None
         for member in members:
-            path = PurePosixPath(member.filename.replace("\\", "/"))
-            if (
-                path.is_absolute()
-                or ".." in path.parts
-                or ":" in member.filename
-                or stat.S_ISLNK(member.external_attr >> 16)
-            ):
-                raise SubmissionError(
-                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is a link or lies "
-                    "outside the wheel"
-                )
+            path, named = PurePosixPath(member.filename.replace("\\", "/")), f"{wheel.name}: {member.filename[:80]!r}"
+            is_link = stat.S_ISLNK(member.external_attr >> 16)
+            if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename:
+                raise _no_install(f"{named} is a link or lies outside the wheel")
             if "__pycache__" in path.parts or path.suffix.lower() in (".pyc", ".pyo"):
-                raise SubmissionError(
-                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is compiled Python, "
-                    "which may differ from the source beside it; expected source only"
+                raise _no_install(
+                    f"{named} is compiled Python, which may differ from the source beside it; expected source only"
                 )
         files += len(members)
         total += sum(member.file_size for member in members)
     if files > MAX_FILES or total > MAX_UNPACKED_BYTES:
-        raise SubmissionError(
-            f"the requirements do not install: {files} files of {total} bytes, at most {MAX_FILES} files of "
-            f"{MAX_UNPACKED_BYTES} bytes are unpacked"
-        )
+        most = f"{MAX_FILES} files of {MAX_UNPACKED_BYTES} bytes"
+        raise _no_install(f"{files} files of {total} bytes, at most {most} are unpacked")
+
+
+def _no_install(why: str) -> SubmissionError:
+    return SubmissionError(f"the requirements do not install: {why}")
 
 
 def _unpack(wheel: Path, folder: Path) -> None:
@@ -158,7 +148,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
     """
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
-            target = folder / _place(member.filename)
+            target, named = folder / _place(member.filename), f"{wheel.name}: {member.filename[:80]!r}"
             if member.is_dir():
                 continue
             try:
@@ -167,16 +157,11 @@ def _unpack(wheel: Path, folder: Path) -> None:
                 if target.exists():
                     if target.read_bytes() == content.read():
                         continue
-                    raise SubmissionError(
-                        f"the requirements do not install: {wheel.name}: {member.filename[:80]!r} is there already and "
-                        "says something else"
-                    )
+                    raise _no_install(f"{named} is there already and says something else")
                 with content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
             except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-                raise SubmissionError(
-                    f"the requirements do not install: {wheel.name}: {member.filename[:80]!r}: {error}"
-                ) from None
+                raise _no_install(f"{named}: {error}") from None
             target.chmod(0o755 if member.external_attr >> 16 & 0o111 else 0o644)
 
 
@@ -204,4 +189,4 @@ def _download(options: Sequence[str]) -> None:
         raise SubmissionError(f"the requirements do not install within {INSTALL_S:g} s") from None
     if done.returncode != 0:
         said = [one for one in done.stderr.splitlines() if one.startswith("ERROR")] or done.stderr.splitlines()
-        raise SubmissionError(f"the requirements do not install: {' '.join(said)[:600]}")
+        raise _no_install(" ".join(said)[:600])

@@ -22,9 +22,9 @@ from moeload_bench.submissions.folder import (
     RECORD,
     REQUIREMENTS,
     Folder,
-    check_code,
     parse_requirements,
     parse_submission,
+    parse_text,
     read_folder,
 )
 from moeload_bench.submissions.record import Submission
@@ -55,21 +55,16 @@ class Author:
 
 @dataclass(frozen=True)
 class Draft:
-    """The texts of a submission's folder by name, and its weights."""
+    """The record of a submission, and every file of its folder by name."""
 
     record: Submission
-    texts: Mapping[str, str]
-    weights: Mapping[str, bytes] = field(default_factory=dict)
-
-    def contents(self) -> dict[str, bytes]:
-        """Return every file's content by name."""
-        return {**{name: text.encode() for name, text in self.texts.items()}, **self.weights}
+    files: Mapping[str, bytes]
 
     def write(self, root: Path) -> Path:
         """Write the folder ``root/submissions/NAME``."""
         folder = root / "submissions" / self.record.name
         folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.contents().items():
+        for name, content in self.files.items():
             (folder / name).write_bytes(content)
         return folder
 
@@ -84,7 +79,7 @@ class Prepared:
     def files(self) -> dict[str, bytes]:
         """Return every file's content by path below the root of the leaderboard."""
         name = self.draft.record.name
-        found = {f"submissions/{name}/{file}": content for file, content in self.draft.contents().items()}
+        found = {f"submissions/{name}/{file}": content for file, content in self.draft.files.items()}
         return {**found, result_path(self.result.suite.name, name): self.result.to_json().encode()}
 
     def stale(self, present: Iterable[str]) -> list[str]:
@@ -113,15 +108,12 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
 
     Raise `SubmissionError` for anything else.
     """
-    texts: dict[str, str] = {}
+    texts: dict[str, bytes] = {}
     weights: dict[str, bytes] = {}
     sha256 = None
     if isinstance(target, FileTarget):
-        try:
-            texts[CODE] = target.file.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise SubmissionError(f"{target.file}: not text: byte {error.start} is not UTF-8") from None
-        check_code(texts[CODE], str(target.file))
+        texts[CODE] = target.file.read_bytes()
+        parse_text(texts[CODE], CODE, str(target.file))
         text = f"{CODE}:{target.class_name}"
         for suffix, file in weights_beside(target.file).items():
             sha256 = check_weights(file)
@@ -145,8 +137,8 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         raise SubmissionError(record.wrong_name)
     if requirements is not None:
         parse_requirements(requirements)
-        texts[REQUIREMENTS] = requirements
-    return Draft(record, {RECORD: record.to_toml(), **texts}, weights)
+        texts[REQUIREMENTS] = requirements.encode()
+    return Draft(record, {RECORD: record.to_toml().encode(), **texts, **weights})
 
 
 def prepare_submission(
@@ -183,7 +175,7 @@ def prepare_submission(
             packages = install_packages(folder.requirements, find_links=find_links, no_index=no_index or offline)
         if packages is not None and any("--hash" not in requirement for requirement in folder.requirements):
             lines = pinned(folder.requirements, wheel_hashes(packages))
-            draft = replace(draft, texts={**draft.texts, REQUIREMENTS: "".join(f"{line}\n" for line in lines)})
+            draft = replace(draft, files={**draft.files, REQUIREMENTS: "".join(f"{line}\n" for line in lines).encode()})
             folder = read_folder(draft.write(Path(scratch)))
         target = replace(folder.target(), packages=packages)
         say("checking the contract on small synthetic runs")

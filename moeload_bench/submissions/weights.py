@@ -13,9 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
-
 from moeload_bench.errors import SubmissionError
+from moeload_bench.traces.archives import npy_header
 
 WEIGHTS = ("forecaster.npz", "forecaster.safetensors")
 MAX_WEIGHTS_BYTES = 64 << 20
@@ -66,9 +65,7 @@ def _check_npz(file: BinaryIO, size: int) -> None:
 def _check_array(name: str, member: object) -> None:
     if not name.endswith(".npy"):
         raise _WrongError(f"{name[:80]!r} is not an array: an npz archive holds NAME.npy only")
-    version = np.lib.format.read_magic(member)  # type: ignore[arg-type]
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    _, _, dtype = read(member)  # type: ignore[arg-type]
+    _, dtype = npy_header(member)
     if dtype.hasobject or dtype.kind not in "biufc":
         raise _WrongError(f"{name[:80]!r} has the type {str(dtype)[:40]}, expected plain numbers")
 

@@ -6,7 +6,7 @@ import math
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,11 +28,12 @@ def read_arrays(
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            names = [_name(path, entry.filename, known) for entry in archive.infolist()]
+            entries = archive.infolist()
+            names = [_name(path, entry.filename, known) for entry in entries]
             if len(set(names)) != len(names):
                 raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
             _check_sizes(path, archive, max_bytes, instead)
-            return {name: _array(path, archive, name) for name in names}
+            return {name: _array(path, archive, name, entry) for name, entry in zip(names, entries, strict=True)}
     except MoeloadError:
         raise
     except Exception as error:  # a hostile archive can raise almost anything: encryption, compression, text, numbers
@@ -54,8 +55,11 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, in
         raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{instead}")
     check_decoded(total, path.stat().st_size, str(path))
     for entry in archive.infolist():
-        with archive.open(entry) as file:
-            shape, dtype = _header(path, entry.filename, file)
+        try:
+            with archive.open(entry) as file:
+                shape, dtype = npy_header(file)
+        except ValueError as error:
+            raise TraceError(f"{path}: member {entry.filename} is not a NumPy array: {error}") from None
         what = f"{path}: array {entry.filename} is {str(dtype)[:80]} {str(list(shape))[:120]}"
         if any(n < 1 for n in shape):
             raise TraceError(f"{what}, expected no empty axis")
@@ -63,22 +67,17 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, in
             raise TraceError(f"{what} in {entry.file_size} bytes, expected plain numbers")
 
 
-def _header(path: Path, name: str, file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    try:
-        version = npy.read_magic(file)
-        read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-        shape, _, dtype = read(file)
-    except ValueError as error:
-        raise TraceError(f"{path}: member {name} is not a NumPy array: {error}") from None
+def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return the shape and dtype that an array's own header announces; raise `ValueError` for none."""
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
     return shape, dtype
 
 
-def _array(path: Path, archive: zipfile.ZipFile, name: str) -> np.ndarray[Any, Any]:
-    member = f"{name}.npy" if f"{name}.npy" in archive.namelist() else name
-    file: BinaryIO
+def _array(path: Path, archive: zipfile.ZipFile, name: str, entry: zipfile.ZipInfo) -> Any:
     try:
-        with archive.open(member) as file:  # type: ignore[assignment]  # ZipExtFile reads like a BinaryIO
-            array: np.ndarray[Any, Any] = npy.read_array(file, allow_pickle=False)
+        with archive.open(entry) as file:
+            return npy.read_array(file, allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise TraceError(f"{path}: array {name} cannot be read: {error}") from None
-    return array

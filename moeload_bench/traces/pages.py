@@ -21,6 +21,8 @@ MAX_DEPTH = 8
 Bytes = mmap.mmap | bytes
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, LIST, SET, STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
 INTEGERS = (4, 5, 6)
+FIXED = {TRUE: 0, FALSE: 0, BYTE: 1, DOUBLE: 8}
+"""Bytes of the kinds that always take as many."""
 
 
 def _usual_header() -> re.Pattern[bytes]:
@@ -118,12 +120,8 @@ def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
     """Return the position where a value of this kind ends."""
     if depth > MAX_DEPTH:
         raise ValueError("its header is nested too deep")
-    if kind in (TRUE, FALSE):
-        return at
-    if kind == BYTE:
-        return at + 1
-    if kind == DOUBLE:
-        return at + 8
+    if kind in FIXED:
+        return at + FIXED[kind]
     if kind in INTEGERS:
         return _integer(content, at)[1]
     if kind == BINARY:

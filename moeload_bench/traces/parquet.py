@@ -19,9 +19,10 @@ import numpy as np
 from moeload_bench.arrays import Array, IntArray
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
+from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 from moeload_bench.traces.pages import chunks, largest_page_bytes
 from moeload_bench.traces.streaming import StoredRows
-from moeload_bench.traces.trace import COLUMNS, REQUIRED_COLUMNS, TraceMeta, column_shape
+from moeload_bench.traces.trace import column_shape
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -21,17 +21,10 @@ import numpy as np
 from moeload_bench.arrays import Array
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
-from moeload_bench.traces.parquet import (
-    META_KEY,
-    group_steps,
-    open_mapped,
-    open_parquet,
-    read_columns,
-    read_record,
-)
+from moeload_bench.traces.meta import COLUMNS, RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
+from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
 from moeload_bench.traces.streaming import parts
-from moeload_bench.traces.trace import COLUMNS, Trace, check_counts, check_steps, check_trace
+from moeload_bench.traces.trace import Trace, check_counts, check_steps, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -39,6 +32,8 @@ if TYPE_CHECKING:
 TRACES_ENV = "MOELOAD_TRACES"
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
 """Options of pyarrow for writing any trace."""
+HASHES = ("data_sha256", "meta_sha256")
+"""What a file's record holds in addition to the metadata."""
 _REPEATING = ("lr", "expert_bias")
 """Columns of few different values: a dictionary takes less room for them than byte-stream-split."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
@@ -201,7 +196,7 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     where = str(path)
     with open_mapped(Path(path)) as opened:
         record = read_record(opened.reader, where)
-        stored = {key: record.pop(key, None) for key in ("data_sha256", "meta_sha256")}
+        stored = {key: record.pop(key, None) for key in HASHES}
         meta, meta_sha256 = hashed_meta(record, where)
         arrays = read_columns(opened, meta)
     run_S = arrays.pop("run")
@@ -241,11 +236,8 @@ def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
 def stored_outline(path: str | os.PathLike[str]) -> tuple[TraceMeta, int]:
     """Return the metadata and the number of steps of a trace's file without reading its rows."""
     with open_parquet(Path(path)) as file:
-        record = read_record(file, str(path))
-        steps = file.metadata.num_rows
-    for key in ("data_sha256", "meta_sha256"):
-        record.pop(key, None)
-    return checked_meta(record, str(path)), steps
+        record, steps = read_record(file, str(path)), file.metadata.num_rows
+    return checked_meta({key: value for key, value in record.items() if key not in HASHES}, str(path)), steps
 
 
 def stored_hash(path: str | os.PathLike[str]) -> str:

@@ -15,37 +15,13 @@ from numpy.typing import NDArray
 from moeload_bench.arrays import Array, IntArray
 from moeload_bench.errors import TraceError, counted, printable
 from moeload_bench.forecaster import StepBlock, step_block
-from moeload_bench.traces.meta import (
-    COLUMNS,
-    OPTIONAL_COLUMNS,
-    REQUIRED_COLUMNS,
-    VERSIONS,
-    BalancingMeta,
-    LayerMeta,
-    SourceMeta,
-    TraceMeta,
-    Version,
-    checked_meta,
-    older,
-)
+from moeload_bench.traces.meta import COLUMNS, VERSIONS, Version, checked_meta, older
+from moeload_bench.traces.meta import OPTIONAL_COLUMNS as OPTIONAL_COLUMNS  # here too, with the records: for recorders
+from moeload_bench.traces.meta import BalancingMeta as BalancingMeta
+from moeload_bench.traces.meta import LayerMeta as LayerMeta
+from moeload_bench.traces.meta import SourceMeta as SourceMeta
+from moeload_bench.traces.meta import TraceMeta as TraceMeta
 from moeload_bench.traces.streaming import of_layers, parts
-
-__all__ = [
-    "COLUMNS",
-    "OPTIONAL_COLUMNS",
-    "REQUIRED_COLUMNS",
-    "Array",
-    "BalancingMeta",
-    "IntArray",
-    "LayerMeta",
-    "SourceMeta",
-    "Trace",
-    "TraceMeta",
-    "check_trace",
-    "column_shape",
-    "shares",
-]
-
 
 MAX_COUNT = 1 << 50
 """Steps with more tokens or loads are refused, so that sums over thousands of experts cannot overflow."""
