@@ -17,7 +17,6 @@ import typer
 from moeload_bench.cli.opening import is_unfinished
 from moeload_bench.cli.progress import say, terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
-from moeload_bench.publishing.push import RecordingPush
 from moeload_bench.recipes.processes import torchrun_ranks
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts
@@ -189,6 +188,7 @@ def pushed(repo: str | None, target: Path, report: StepProgress) -> Iterator[Ste
     if repo is None:
         yield report
         return
+    from moeload_bench.publishing.push import RecordingPush  # loads the Hub's client
 
     push = RecordingPush(repo, target)
 
