@@ -67,15 +67,15 @@ def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Replace each parameter that is named for a group by the options of the group's function.
 
-    The parameter gets what the function makes of them.
+    The parameter gets what the function makes of them. A group's function may take a group itself.
     """
 
     def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
         taken = {name: parameters_of(group) for name, group in groups.items()}
 
-        def run(**given: Any) -> None:
+        def run(**given: Any) -> Any:
             made = {name: groups[name](**{one: given.pop(one) for one in taken[name]}) for name in groups}
-            command(**made, **given)
+            return command(**made, **given)
 
         own = parameters_of(command).items()
         parameters = [p for name, one in own for p in taken.get(name, {name: one}).values()]

@@ -14,7 +14,6 @@ import typer
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
-from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.evaluation.replanning import Comparison, compare_policies
@@ -23,7 +22,6 @@ from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.live.before_after import before_and_after
 from moeload_bench.live.candidates import WATCHED
-from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import PolicyRun
@@ -64,12 +62,11 @@ def writing(
     return None if write is None else Writing(write, kind, model_layers, first_layer)
 
 
-@with_options(settings=watching, cluster=of_cluster, written=writing)
+@with_options(settings=watching, written=writing)
 def plan(
     trace: TraceArgument,
     *,
     settings: Settings,
-    cluster: Cluster,
     figure: Annotated[
         Path | None,
         typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf)."),
@@ -103,7 +100,7 @@ def plan(
     """
     if figure is not None:
         check_suffix(figure)
-    settings = replace(settings, cluster=cluster, level=parse_level(level), seed=seed)
+    settings = replace(settings, level=parse_level(level), seed=seed)
     loaded = open_trace(trace)
     shape = settings.cluster.shape_for(loaded.num_experts)
     if shape is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -11,21 +10,18 @@ import typer
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped, say
-from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import printable
-from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
 
 
-@with_options(settings=watching, cluster=of_cluster)
+@with_options(settings=watching)
 def report(
     trace: TraceArgument,
     out: Annotated[Path, typer.Option(callback=no_trace, help="The page to write.")] = Path("report.html"),
     *,
     settings: Settings,
-    cluster: Cluster,
 ) -> None:
     """Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.
 
@@ -39,7 +35,6 @@ def report(
     loaded = open_trace(trace)
     stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
     with said_if_stopped(stopped), pair_progress(unit="parts") as progress:
-        settings = dataclasses.replace(settings, cluster=cluster)
         page = make(loaded, settings, source=trace, progress=progress)
     for line in page.found.decision.lines() if page.found.decision else ():
         plain_console().print(printable(line))

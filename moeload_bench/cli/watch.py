@@ -22,10 +22,8 @@ from rich.live import Live
 from moeload_bench.cli.console import PlainConsole
 from moeload_bench.cli.options import no_trace, with_options
 from moeload_bench.cli.progress import say
-from moeload_bench.cli.watching import cluster as of_cluster
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import NotFoundError, TraceError, not_found
-from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import screen, worst_layer
@@ -35,7 +33,7 @@ EVERYTHING = 10_000
 """A height at which every layer is shown."""
 
 
-@with_options(settings=watching, cluster=of_cluster)
+@with_options(settings=watching)
 def watch(
     path: Annotated[
         str, typer.Argument(help="A recording in progress (.parts), a .parquet trace, a folder of them, or an id.")
@@ -44,7 +42,6 @@ def watch(
     layer: Annotated[int | None, typer.Option(help="The layer drawn first; the most unbalanced by default.")] = None,
     *,
     settings: Settings,
-    cluster: Cluster,
     follow: Annotated[bool, typer.Option("--follow", help="Assume that advice is carried out at once.")] = False,
     svg: Annotated[
         Path | None, typer.Option(callback=no_trace, help="With --once: draw it into this .svg file instead.")
@@ -63,7 +60,7 @@ def watch(
     """
     at_once = once or svg is not None or not sys.stdout.isatty()
     place = Place.of(path) if at_once else _appearing(path, refresh)
-    view = _View(place, dataclasses.replace(settings, cluster=cluster, follow=follow), layer)
+    view = _View(place, dataclasses.replace(settings, follow=follow), layer)
     if at_once:
         view.print_once(svg)
     else:

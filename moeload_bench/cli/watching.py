@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import TARGET
+from moeload_bench.cli.options import TARGET, with_options
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings
@@ -56,6 +57,7 @@ def cluster(
     return Cluster(shape, {name: value for name, value in known.items() if value is not None})
 
 
+@with_options(cluster=cluster)
 def watching(
     forecaster: Annotated[str | None, typer.Option(help=f"{TARGET} Several are compared by default.")] = None,
     horizon: Annotated[int, typer.Option(help="Steps that forecasts, plans and advice are for.")] = 200,
@@ -63,12 +65,15 @@ def watching(
         str | None,
         typer.Option(help="Intervals between looks that are compared, in steps: 50,200. Up to 500 by default."),
     ] = None,
+    *,
+    cluster: Cluster,
 ) -> Settings:
-    """Return what a run is watched with, but for the cluster; raise `PlacementError` for intervals that are none."""
+    """Return what a run is watched with; raise `PlacementError` for intervals that are none."""
+    settings = Settings(forecaster=forecaster, horizon=horizon, cluster=cluster)
     if every is None:
-        return Settings(forecaster=forecaster, horizon=horizon)
+        return settings
     try:
         intervals = tuple(sorted({int(part) for part in every.split(",")}))
     except ValueError:
         raise PlacementError(f"--every is {every!r}, expected whole numbers of steps such as 50,200") from None
-    return Settings(forecaster=forecaster, horizon=horizon, every=math.gcd(*intervals), intervals=intervals)
+    return replace(settings, every=math.gcd(*intervals), intervals=intervals)
