@@ -5,7 +5,6 @@ Axis letters: N bins along time, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moeload_bench.arrays import BoolArray
 from moeload_bench.capacity.answer import capacity_of, capacity_sentences
 from moeload_bench.errors import MissingExtraError, PlotError
 from moeload_bench.files import write_whole
@@ -24,6 +24,7 @@ from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences,
 from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, extreme_sentences, layer_rows
 from moeload_bench.results.decision import volume
 from moeload_bench.results.grid import result_grid
+from moeload_bench.states.rule import spans_of
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
 from moeload_bench.traces.trace import Trace
@@ -174,13 +175,10 @@ def _heats(found: Findings) -> list[dict[str, Any]]:
     ]
 
 
-def _strip(transient_N: np.ndarray) -> list[tuple[str, float, float]]:
+def _strip(transient_N: BoolArray) -> list[tuple[str, float, float]]:
     """Runs of one state: name, start and width in percent."""
-    edges = [0, *(np.flatnonzero(transient_N[1:] != transient_N[:-1]) + 1).tolist(), len(transient_N)]
     unit = 100 / len(transient_N)
-    return [
-        ("transient" if transient_N[a] else "stable", a * unit, (b - a) * unit) for a, b in itertools.pairwise(edges)
-    ]
+    return [(state, a * unit, (b - a) * unit) for a, b, state in spans_of(transient_N)]
 
 
 def _scale() -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.replanning import Comparison
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
-from moeload_bench.states.rule import StateLabels, StateRule
+from moeload_bench.states.rule import spans_of
 from moeload_bench.style import (
     GREY,
     MARKERS,
@@ -110,7 +110,8 @@ def _loads(left: Axes, right: Axes, comparison: Comparison, trace: Trace) -> lis
         axes.plot(first + step, mean_N2[:, 1], color="black", linewidth=0.8, label=BUSIEST)
         axes.axhline(1, color=GREY, linewidth=0.6)
         if with_states:
-            state_strip(axes, _spans(simulation.transient_SL[:, layer], first, stride))
+            spans = spans_of(simulation.transient_SL[:, layer])
+            state_strip(axes, [(first + a * stride, first + b * stride, state) for a, b, state in spans])
         axes.set_xlim(first, first + len(loads_SD) * stride)
         axes.set_title(title, pad=13)
         axes.set_xlabel("training step")
@@ -142,9 +143,3 @@ def _stretches(loads_SD: FloatArray, stride: int) -> tuple[FloatArray, FloatArra
     count = np.add.reduceat(valid.astype(np.float64), starts, axis=0)
     mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
     return np.asarray((starts + size / 2) * stride, dtype=np.float64), mean
-
-
-def _spans(transient_S: Any, first: int, stride: int) -> list[tuple[float, float, Any]]:
-    """Return (first step, end, state) of each stretch of equal labels of a trace that begins at step ``first``."""
-    labels = StateLabels(StateRule(), stride, transient_S[:, None], np.empty((0, 1)), np.empty((0, 1)))
-    return [(first + span.start * stride, first + span.stop * stride, span.state) for span in labels.spans(0)]

@@ -83,7 +83,6 @@ class StateRule:
 class Span(NamedTuple):
     """Rows start .. stop-1 of one layer that share a label."""
 
-    layer: int
     start: int
     stop: int
     state: State
@@ -140,13 +139,14 @@ class StateLabels:
 
     def spans(self, layer: int) -> list[Span]:
         """Return the runs of equal labels of one layer, in order."""
-        column = self.transient_SL[:, layer]
-        edges = [0, *(np.flatnonzero(column[1:] != column[:-1]) + 1).tolist(), len(column)]
-        return [
-            Span(layer, start, stop, "transient" if column[start] else "stable")
-            for start, stop in itertools.pairwise(edges)
-            if stop > start
-        ]
+        return spans_of(self.transient_SL[:, layer])
+
+
+def spans_of(transient_S: BoolArray) -> list[Span]:
+    """Return the runs of equal labels, in order."""
+    edges = [0, *(np.flatnonzero(transient_S[1:] != transient_S[:-1]) + 1).tolist(), len(transient_S)]
+    pairs = itertools.pairwise(edges if len(transient_S) else ())
+    return [Span(start, stop, "transient" if transient_S[start] else "stable") for start, stop in pairs]
 
 
 def label_states(load_SLE: Array, stride: int = 1, rule: StateRule | None = None) -> StateLabels:
