@@ -21,12 +21,13 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
+from moeload_bench.means import mean_over
 from moeload_bench.results.collection import Results
 from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec
 from moeload_bench.scoring.plan_scores import score_plans
-from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows, mean_over
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows
 from moeload_bench.scoring.window import Window
 from moeload_bench.suites.suite import Suite, as_suite, sources_of
 from moeload_bench.traces.archives import read_arrays

@@ -19,8 +19,7 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.live.forecasts import mean_known
-from moeload_bench.live.history import mean_of_rows
+from moeload_bench.means import mean_known, mean_over
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, with_fewest_moves
@@ -119,7 +118,7 @@ def advise_each(
     at = asked[0][0]
     recent_SLE = at.recent_SLE
     current_NLR = np.stack([one.current_LR for one, _ in asked])
-    before_NL = mean_of_rows(step_imbalance(current_NLR, recent_SLE, shape.devices))
+    before_NL = mean_over(step_imbalance(current_NLR, recent_SLE, shape.devices), axis=0)
     if at.steps_seen < rule.patience:
         return [
             _wait(one, horizon, mean_known(before_L), rule)
@@ -132,7 +131,7 @@ def advise_each(
     wanted_NLR = with_fewest_moves(current_NLR.reshape(-1, slots), wanted_NLR.reshape(-1, slots), shape).reshape(
         wanted_NLR.shape
     )
-    after_NL = mean_of_rows(step_imbalance(wanted_NLR, recent_SLE, shape.devices))
+    after_NL = mean_over(step_imbalance(wanted_NLR, recent_SLE, shape.devices), axis=0)
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
     found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
     return [

@@ -17,7 +17,8 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise, advise_each
 from moeload_bench.live.cluster import Costs
-from moeload_bench.live.forecasts import Forecasts, mean_known
+from moeload_bench.live.forecasts import Forecasts
+from moeload_bench.means import mean_known
 from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout

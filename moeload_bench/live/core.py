@@ -24,9 +24,10 @@ from moeload_bench.isolation.hosts import Level
 from moeload_bench.live.advice import Advice, AdviceRule, Situation
 from moeload_bench.live.candidates import WATCHED, Race, candidates_for, unplaced
 from moeload_bench.live.cluster import Cluster, Costs
-from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows, mean_known
-from moeload_bench.live.history import History, Kept, mean_of_rows
+from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows
+from moeload_bench.live.history import History, Kept
 from moeload_bench.live.starving import Deaths, Starving
+from moeload_bench.means import mean_known, mean_over
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
@@ -365,8 +366,9 @@ class Watch:
         decision = race.decision(step, self.forecasts, costs)
         advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
+        plans = (layout.current_LR, layout.static_LR)
         placing = Placing(
-            mean_of_rows(layout.imbalance(recent_SLE)), mean_of_rows(layout.imbalance(recent_SLE, layout.static_LR)),
+            *(mean_over(layout.imbalance(recent_SLE, plan_LR), axis=0) for plan_LR in plans),
             race.saved_percent(0, costs.model), layout.replans, layout.replicas, layout.migration_ms,
         )  # fmt: skip
         if settings.follow:
@@ -426,9 +428,9 @@ def _step_block(rows: list[Row]) -> StepBlock:
 
 def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Mean shares [L, E], mean over steps of max / mean - 1 [L], and the entropy of the mean shares over ln E [L]."""
-    share_LE = mean_of_rows(share_SLE)
+    share_LE = mean_over(share_SLE, axis=0)
     E = share_LE.shape[1]
-    maxvio_L = mean_of_rows(share_SLE.max(axis=2)) * E - 1
+    maxvio_L = mean_over(share_SLE.max(axis=2), axis=0) * E - 1
     positive_LE = np.where(share_LE > 0, share_LE, 1.0)
     entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
     return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)

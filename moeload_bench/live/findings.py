@@ -17,9 +17,9 @@ from moeload_bench.evaluation.evaluate import evaluate, installed
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.core import Settings, Snapshot, Watch, replay_with_watch
-from moeload_bench.live.forecasts import mean_known
 from moeload_bench.live.starving import alarm_errors, death_sentences
 from moeload_bench.live.summary import lr_words
+from moeload_bench.means import mean_known
 from moeload_bench.results.collection import Results
 from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.description import LayerDescription, describe_layers

@@ -19,8 +19,8 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.live.history import Kept
-from moeload_bench.scoring.noise import MEAN_ABS_NORMAL
-from moeload_bench.traces.trace import shares
+from moeload_bench.means import mean_known, ratio_of
+from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, batch_noise
 
 COVERAGE = 0.8
 """Part of the experts' window means that an interval is made to cover."""
@@ -89,12 +89,9 @@ class _Window:
     rows: int = 0
 
     def truth(self) -> WindowTruth:
-        known_L = self.count_L > 0
         deviation_LE = np.sqrt(self.variance_LE / self.rows / self.rows)
-        return WindowTruth(
-            np.where(known_L[:, None], self.total_LE / np.maximum(self.count_L, 1)[:, None], np.nan),
-            np.where(known_L, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan),
-        )
+        floor_L = np.where(self.count_L > 0, 0.5 * MEAN_ABS_NORMAL * deviation_LE.sum(axis=1), np.nan)
+        return WindowTruth(ratio_of(self.total_LE, self.count_L[:, None]), floor_L)
 
 
 class Windows:
@@ -149,9 +146,7 @@ class _Sums:
         self._finished += bool(where_L.any())
 
     def scores(self) -> Scores:
-        mean = np.full(self._total_3L.shape, np.nan)
-        np.divide(self._total_3L, self._count_3L, out=mean, where=self._count_3L > 0)
-        return Scores(self._finished, *mean)
+        return Scores(self._finished, *ratio_of(self._total_3L, self._count_3L))
 
 
 class Forecasts:
@@ -258,24 +253,12 @@ def misplaced(share_LE: FloatArray, truth_LE: FloatArray) -> FloatArray:
     return np.asarray(0.5 * np.abs(share_LE - truth_LE).sum(axis=1))
 
 
-def mean_known(values_L: FloatArray) -> float:
-    """Return the mean of what is known, NaN if nothing is."""
-    known = values_L[np.isfinite(values_L)]
-    return float(known.mean()) if known.size else float("nan")
-
-
 def _batch_variance(block: StepBlock, rows: int) -> FloatArray:
-    """Sum over every so many rows [N, L, E] of the squared noise of each share, from its two half batches.
+    """Sum over every so many rows [N, L, E] of the squared noise of each share, by `batch_noise`.
 
-    NaN without them. The estimate of `moeload_bench.scoring.noise.batch_noise`, row by row.
+    NaN without half batches.
     """
     if "load_half" not in block.covariates:
         return np.full((len(block) // rows, *block.load_SLE.shape[1:]), np.nan)
-    half_SLE = block.covariates["load_half"]
-    other_SLE = block.load_SLE - half_SLE
-    a_SL, b_SL = (part.sum(axis=2).astype(np.float64) for part in (half_SLE, other_SLE))
-    weight_SL = np.zeros(a_SL.shape)
-    np.divide(np.sqrt(a_SL * b_SL), a_SL + b_SL, out=weight_SL, where=a_SL + b_SL > 0)
-    deviation_SLE = (shares(half_SLE) - shares(other_SLE)) * weight_SL[:, :, None]
-    square_SLE = np.nan_to_num(deviation_SLE**2)
+    square_SLE = np.nan_to_num(batch_noise(block.load_SLE, block.covariates["load_half"]).terms[0])
     return np.asarray(square_SLE.reshape(-1, rows, *square_SLE.shape[1:]).sum(axis=1))

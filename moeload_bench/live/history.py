@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import BoolArray, FloatArray
+from moeload_bench.means import mean_over
 
 BINS = 240
 """Bins at most twice as many; then every two become one."""
@@ -41,11 +42,7 @@ class History:
         """One block of rows; NaN where a layer has no load."""
         if not self._open:
             self._open_step = first_step
-        known_SL1 = np.isfinite(share_SLE[:, :, :1])
-        count_L1 = known_SL1.sum(axis=0)
-        total_LE = np.where(known_SL1, share_SLE, 0.0).sum(axis=0)
-        mean_LE = np.where(count_L1 > 0, total_LE / np.maximum(count_L1, 1), np.nan)
-        self._open.append((mean_LE, transient_L))
+        self._open.append((mean_over(share_SLE, axis=0), transient_L))
         if len(self._open) == self._span:
             self._close()
 
@@ -74,17 +71,7 @@ class History:
 
 
 def _mean(parts: list[NDArray[np.float64]] | list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    return (parts[0] if len(parts) == 1 else mean_of_rows(np.stack(parts))).astype(np.float32)
-
-
-def mean_of_rows(values_SX: NDArray[np.floating]) -> FloatArray:
-    """Return the mean along the first axis of what is known; NaN where nothing is."""
-    known = np.isfinite(values_SX)
-    if known.all():
-        return np.asarray(values_SX.mean(axis=0))
-    count = known.sum(axis=0)
-    total = np.where(known, values_SX, 0.0).sum(axis=0)
-    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), np.nan))
+    return (parts[0] if len(parts) == 1 else mean_over(np.stack(parts), axis=0)).astype(np.float32)
 
 
 class Kept:

@@ -18,8 +18,9 @@ from rich.text import Text
 from moeload_bench.errors import printable
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import colour, shade, share_lines
-from moeload_bench.live.history import Past, mean_of_rows
+from moeload_bench.live.history import Past
 from moeload_bench.live.summary import FEW_EXPERTS, LAYER_COLUMNS, layer_rows, sentences
+from moeload_bench.means import mean_over
 
 BLOCKS = " ░▒▓█"
 """From an eighth of the even share or less to eight times it."""
@@ -83,7 +84,7 @@ def heat_lines(past: Past, snapshot: Snapshot, layer: int, width: int, most: int
         return []
     columns = max(10, width - MARGIN)
     pick = _bins(len(past.step_N), columns)
-    share_NE = np.stack([mean_of_rows(past.share_NLE[part, layer]) for part in pick])
+    share_NE = np.stack([mean_over(past.share_NLE[part, layer], axis=0) for part in pick])
     experts = share_NE.shape[1]
     line_NG, group = share_lines(share_NE, FEW_EXPERTS if experts <= FEW_EXPERTS else most)
     lines = [Text(f"layer {snapshot.names_L[layer]}: share of each expert / even share, from: {_key()}", style="bold")]

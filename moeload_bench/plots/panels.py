@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
+from moeload_bench.means import ratio_of
 from moeload_bench.states.rule import State, StateLabels, trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.style import (
@@ -199,8 +200,7 @@ def bin_rows(step_S: NDArray[np.int64], stride: int, value_SX: FloatArray, rows:
     part = padded.reshape(N, rows, *value_SX.shape[1:])
     known = np.isfinite(part)
     count = known.sum(axis=1)
-    mean = np.full(count.shape, np.nan)
-    np.divide(np.where(known, part, 0.0).sum(axis=1), count, out=mean, where=count > 0)
+    mean = ratio_of(np.where(known, part, 0.0).sum(axis=1), count)
     least = np.where(count > 0, np.where(known, part, np.inf).min(axis=1), np.nan)
     largest = np.where(count > 0, np.where(known, part, -np.inf).max(axis=1), np.nan)
     edges = float(step_S[0]) + stride * np.minimum(np.arange(N + 1) * rows, S).astype(np.float64)

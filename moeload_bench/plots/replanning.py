@@ -8,6 +8,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.replanning import Comparison
+from moeload_bench.means import ratio_of
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
 from moeload_bench.states.rule import spans_of
 from moeload_bench.style import (
@@ -141,5 +142,4 @@ def _stretches(loads_SD: FloatArray, stride: int) -> tuple[FloatArray, FloatArra
     valid = ~np.isnan(loads_SD)
     total = np.add.reduceat(np.where(valid, loads_SD, 0.0), starts, axis=0)
     count = np.add.reduceat(valid.astype(np.float64), starts, axis=0)
-    mean = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return np.asarray((starts + size / 2) * stride, dtype=np.float64), mean
+    return np.asarray((starts + size / 2) * stride, dtype=np.float64), ratio_of(total, count)

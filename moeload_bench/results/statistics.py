@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, not_found
+from moeload_bench.means import ratio_of
 
 Claim = Literal["these recipes, new seeds", "a new recipe"]
 
@@ -120,10 +121,9 @@ class RunMeans:
     group_R: tuple[str, ...]
 
     @classmethod
-    def of(cls, log_ratio_FT: FloatArray, tasks: Tasks, at: NDArray[np.intp] | None = None) -> RunMeans:
-        """Return the means over each run's tasks, of all tasks or those at some places."""
+    def of(cls, log_ratio_FT: FloatArray, tasks: Tasks) -> RunMeans:
+        """Return the means over each run's tasks."""
         number_T, recipe_R = tasks.by_run
-        number_T = number_T if at is None else number_T[at]
         F, R = len(log_ratio_FT), len(recipe_R)
         place_FT = number_T + R * np.arange(F)[:, None]
         known_FT = np.isfinite(log_ratio_FT)
@@ -134,9 +134,9 @@ class RunMeans:
     @classmethod
     def of_sums(cls, total_FR: FloatArray, count_FR: NDArray[np.intp], tasks: Tasks) -> RunMeans:
         """Return the means of which each run's sum of log ratios and their number are known."""
-        mean_FR, (_, recipe_R) = np.full(total_FR.shape, np.nan), tasks.by_run
-        np.divide(total_FR, count_FR, out=mean_FR, where=count_FR > 0)
-        return cls(mean_FR, tuple(recipe_R), tuple(tasks.twins.get(name, name) for name in recipe_R))
+        _, recipe_R = tasks.by_run
+        groups = tuple(tasks.twins.get(name, name) for name in recipe_R)
+        return cls(ratio_of(total_FR, count_FR), tuple(recipe_R), groups)
 
     def on(self, at: Sequence[int]) -> RunMeans:
         """Return the means of the runs at these places."""

@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
-from moeload_bench.scoring.metrics import ratio_of
+from moeload_bench.means import mean_known, mean_over, ratio_of
 from moeload_bench.scoring.noise import (
     BLOCK_ROWS,
     MEAN_ABS_NORMAL,
@@ -35,7 +35,7 @@ from moeload_bench.scoring.noise import (
     sampling_noise,
     window_means,
 )
-from moeload_bench.scoring.scores import filled, horizon_rows, mean_over
+from moeload_bench.scoring.scores import filled, horizon_rows
 from moeload_bench.states.rule import LABELS, StateLabels, state_names
 from moeload_bench.traces import streaming
 from moeload_bench.traces.trace import Trace, shares
@@ -273,7 +273,7 @@ class _Layer:
         for name, first_KW in self._windows.items():
             values_K: dict[str, list[float]] = {metric: [] for metric in self.metrics}
             for k, (first_W, over) in enumerate(zip(first_KW, self._over_K, strict=True)):
-                per_step = _mean(window_means(tv_S1, first_W, over))
+                per_step = mean_known(window_means(tv_S1, first_W, over))
                 found = {"tv": per_step, "error_rate_uniform": 2.0 * per_step}
                 if relative_P2 is not None:
                     points = max(1, over // POINT_ROWS)
@@ -281,9 +281,9 @@ class _Layer:
                         window_means(each_P1, first_W // POINT_ROWS, points)
                         for each_P1 in np.split(relative_P2, 2, axis=1)
                     )
-                    found["error_rate"] = _mean(ratio_of(ratio_W1, cells_W1))
+                    found["error_rate"] = mean_known(ratio_of(ratio_W1, cells_W1))
                 for metric, values in values_K.items():
-                    values.append(found[metric] if metric in found else _mean(self._kept(floor, metric, name, k)))
+                    values.append(found[metric] if metric in found else mean_known(self._kept(floor, metric, name, k)))
             out[name] = {metric: np.array(values) for metric, values in values_K.items()}
         return out
 
@@ -320,8 +320,3 @@ def marks_of(trace: Trace) -> dict[str, tuple[Mark, str]]:
 
 def _stack(layers: list[dict[str, FloatArray]]) -> dict[str, FloatArray]:
     return {name: np.stack([values[name] for values in layers], axis=1) for name in layers[0]} if layers else {}
-
-
-def _mean(values: FloatArray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SuiteError
+from moeload_bench.means import ratio_of
 
 HOT_FRACTION = 4
 """One expert in four counts as hot: ``hot_recall`` is taken at k = max(1, E // 4)."""
@@ -134,11 +135,4 @@ def _average_ranks(values_LE: FloatArray) -> FloatArray:
         below = np.searchsorted(ordered[at], values_LE[at], side="left")
         through = np.searchsorted(ordered[at], values_LE[at], side="right")
         out[at] = 0.5 * (below + through + 1)
-    return out
-
-
-def ratio_of(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
-    """top / bottom, NaN where the bottom is 0."""
-    out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
-    np.divide(top, bottom, out=out, where=np.broadcast_to(bottom, out.shape) > 0)
     return out

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.means import ratio_of
 from moeload_bench.traces.trace import shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))
@@ -208,8 +209,7 @@ class WindowMeans:
             if held:
                 total, count = np.concatenate([held[n][0], total]), np.concatenate([held[n][1], count])
             seen = (one.count_SX[(stop_W, *at)] - count[:w])[..., None]
-            out = np.full((w, *total.shape[1:]), np.nan)
-            np.divide(one.total_SXE[(stop_W, *at)] - total[:w], seen, out=out, where=seen > 0)
+            out = ratio_of(one.total_SXE[(stop_W, *at)] - total[:w], seen)
             found.append(np.maximum(out, 0.0, out=out))
             self._held.append((total[w:], count[w:]))
         return self._order[ends], found

@@ -6,13 +6,13 @@ Axis letters: H horizon rows, L MoE layers, E experts, K suite horizons, B block
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
+from moeload_bench.means import mean_over as mean_over  # the season's tools take it from here
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.window import StepSums
 
@@ -71,15 +71,6 @@ def horizon_rows(horizons_K: Sequence[int], stride: int, rows: int) -> tuple[int
     if horizons_K[-1] > rows * stride:
         raise SuiteError(f"the horizon of {horizons_K[-1]} steps needs {horizons_K[-1] // stride} rows, got {rows}")
     return tuple(int(h) // stride for h in horizons_K)
-
-
-def mean_over(values: Any, axis: int) -> Any:
-    """Mean along an axis over the values that exist; NaN where none does, without a warning."""
-    array = np.asarray(values, dtype=np.float64)
-    exists = ~np.isnan(array)
-    count = exists.sum(axis=axis)
-    total = np.where(exists, array, 0.0).sum(axis=axis)
-    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
 
 
 def filled(values: FloatArray, K: int) -> FloatArray:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray
 from moeload_bench.errors import TraceError
+from moeload_bench.means import mean_over
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import shares
 
@@ -93,7 +94,7 @@ def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) ->
     for m in grid.scales_M:
         mean = row_means(led, m)[grid.rows // m - 1 :]
         square = (0.5 * np.abs(mean[1:] - mean[:-1]).sum(axis=2)) ** 2
-        squares.append(_mean_known(square.reshape(N, grid.rows // m, -1)))
+        squares.append(mean_over(square.reshape(N, grid.rows // m, -1), axis=1))  # over the pairs that are known
     return Blocks(row_means(share_SLE, grid.rows), np.stack(squares, axis=1))
 
 
@@ -187,15 +188,6 @@ def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
     """Return the first row that is not transient, -1 if there is none; [L]."""
     stable = ~transient_SL
     return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)
-
-
-def _mean_known(values_NPL: FloatArray) -> FloatArray:
-    """Return the mean over the pairs P that are known; NaN if none is."""
-    known = np.isfinite(values_NPL)
-    count = known.sum(axis=1)
-    out = np.full(count.shape, np.nan)
-    np.divide(np.where(known, values_NPL, 0.0).sum(axis=1), count, out=out, where=count > 0)
-    return out
 
 
 def sliding_variance(share_SLE: FloatArray, window: int) -> FloatArray:

@@ -1,0 +1,29 @@
+"""Means of what is known: NaN stands for what is not, and comes out where nothing is."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moeload_bench.arrays import FloatArray
+
+
+def ratio_of(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
+    """Return top / bottom, NaN where the bottom is 0."""
+    out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
+    np.divide(top, bottom, out=out, where=np.broadcast_to(bottom, out.shape) > 0)
+    return out
+
+
+def mean_over(values: NDArray[np.floating], axis: int) -> FloatArray:
+    """Return the mean along an axis over the values that exist; NaN where none does, without a warning."""
+    exists = ~np.isnan(values)
+    if values.size and exists.all():
+        return np.asarray(values.mean(axis=axis))
+    return ratio_of(np.where(exists, values, 0.0).sum(axis=axis), exists.sum(axis=axis))
+
+
+def mean_known(values: FloatArray) -> float:
+    """Return the mean of all values that are finite, NaN if none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
