@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -127,21 +128,12 @@ def advise_each(
     forecasts = {id(one.share_hat_LE): one.share_hat_LE for one, _ in asked}
     plans = dict(zip(forecasts, plan(np.stack(list(forecasts.values())), shape), strict=True))
     wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one, _ in asked])
-    slots = wanted_NLR.shape[-1]
-    wanted_NLR = with_fewest_moves(current_NLR.reshape(-1, slots), wanted_NLR.reshape(-1, slots), shape).reshape(
-        wanted_NLR.shape
-    )
+    wanted_NLR = with_fewest_moves(current_NLR, wanted_NLR, shape)
     after_NL = mean_over(step_imbalance(wanted_NLR, recent_SLE, shape.devices), axis=0)
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
     found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
-    return [
-        _weighed(
-            _Move(one, horizon, cost, before_L, after_L, _gain_ms(before_L, after_L, one, horizon, cost), moved_LD),
-            wanted_LR,
-            rule,
-        )
-        for (one, horizon), wanted_LR, before_L, after_L, moved_LD in found
-    ]
+    return [_weighed(_Move(*one, cost, before_L, after_L, moved_LD), to_LR, rule)
+            for one, to_LR, before_L, after_L, moved_LD in found]  # fmt: skip
 
 
 def _wait(at: Situation, horizon: int, now: float, rule: AdviceRule) -> Advice:
@@ -153,7 +145,7 @@ def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
     """The advice about the move to a plan: the layers that pay, if they pay together."""
     at, gain_L, moves_L = made.at, made.gain_L, made.moved_LD.any(axis=1)
     margin_L = np.where(at.standing_L, rule.keep, rule.margin)
-    chosen_L = (gain_L > margin_L * _price_ms(made.moved_LD, made.cost)) & moves_L
+    chosen_L = (gain_L > margin_L * made.price_L) & moves_L
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
     saves, costs = made.percent(chosen_L)
@@ -163,17 +155,6 @@ def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
     return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
 
 
-def _gain_ms(before_L: FloatArray, after_L: FloatArray, at: Situation, horizon: int, cost: CostModel) -> FloatArray:
-    """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
-    per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / len(before_L)
-    return np.asarray(np.nan_to_num(before_L - after_L) * per_unit * horizon)
-
-
-def _price_ms(moved_LD: IntArray, cost: CostModel) -> FloatArray:
-    """What moving each layer alone would cost, the fixed cost of a re-plan aside; together they cost no more."""
-    return np.asarray((1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s)
-
-
 @dataclass(frozen=True, eq=False)
 class _Move:
     at: Situation
@@ -181,8 +162,19 @@ class _Move:
     cost: CostModel
     before_L: FloatArray
     after_L: FloatArray
-    gain_L: FloatArray
     moved_LD: IntArray
+
+    @cached_property
+    def gain_L(self) -> FloatArray:
+        """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
+        per_unit = self.cost.step_ms * self.cost.expert_fraction / self.at.static_imbalance / len(self.before_L)
+        return np.asarray(np.nan_to_num(self.before_L - self.after_L) * per_unit * self.horizon)
+
+    @property
+    def price_L(self) -> FloatArray:
+        """Milliseconds to move each layer alone, the fixed cost of a re-plan aside; together they cost no more."""
+        per_replica = (1 - self.cost.overlap) * self.moved_LD.max(axis=1)
+        return np.asarray(per_replica * self.cost.expert_mb / self.cost.bandwidth_gb_s)
 
     def percent(self, layer_L: BoolArray) -> tuple[float, float]:
         """What moving these layers saves and costs, in percent of the step time over the horizon."""

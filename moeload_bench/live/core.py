@@ -151,6 +151,11 @@ class Snapshot:
     lr: tuple[float, float] | None
 
     @property
+    def imbalance_L(self) -> FloatArray:
+        """`Placing.imbalance_L`, NaN without a cluster."""
+        return np.full(len(self.names_L), np.nan) if self.placing is None else self.placing.imbalance_L
+
+    @property
     def silent_L(self) -> BoolArray:
         """Layers without any load in the last window: of their experts nothing is known."""
         return np.asarray(np.isnan(self.share_LE).all(axis=1))

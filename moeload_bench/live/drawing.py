@@ -100,13 +100,14 @@ def line_chart(lines: Sequence[Line], x: Axis, y: Axis, about: str) -> str:
     points = [point for _, _, some in kept for point in some]
     if not points:
         return ""
-    across, up = _Scale([p[0] for p in points], x), _Scale([p[1] for p in points], y)
+    across = _Scale([p[0] for p in points], x, LEFT, WIDTH - RIGHT)
+    up = _Scale([p[1] for p in points], y, HEIGHT - BOTTOM, TOP)
     out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(about)}">']
     for value in up.ticks:
-        at = _y(up, value)
+        at = up.at(value)
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         out.append(_text("tick", LEFT - 6, at + 4, _number(value), "end"))
-    out += [_text("tick", _x(across, value), HEIGHT - BOTTOM + 16, _number(value)) for value in across.ticks]
+    out += [_text("tick", across.at(value), HEIGHT - BOTTOM + 16, _number(value)) for value in across.ticks]
     out.append(_text("name", (LEFT + WIDTH) / 2, HEIGHT - 6, x.name))
     out.append(
         f'<g transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text("name", 0, 0, y.name)}</g>'
@@ -132,12 +133,12 @@ def legend(lines: Sequence[Line]) -> str:
 def _path(i: int, line: Line, points: Sequence[tuple[float, float]], across: _Scale, up: _Scale) -> str:
     if not points:
         return ""
-    at = " L".join(f"{_x(across, a):.1f} {_y(up, b):.1f}" for a, b in points)
+    at = " L".join(f"{across.at(a):.1f} {up.at(b):.1f}" for a, b in points)
     style = f"c{i % 8}{' dashed' if line.dashed else ''}"
     dots = ""
     if len(points) <= 16:
         dots = "".join(
-            f'<circle class="dot c{i % 8}" cx="{_x(across, a):.1f}" cy="{_y(up, b):.1f}" r="3">'
+            f'<circle class="dot c{i % 8}" cx="{across.at(a):.1f}" cy="{up.at(b):.1f}" r="3">'
             f"<title>{escape(line.name)}: {_number(b)} at {_number(a)}</title></circle>"
             for a, b in points
         )
@@ -149,10 +150,10 @@ def _drawable(point: tuple[float, float], x: Axis, y: Axis) -> bool:
 
 
 class _Scale:
-    """From values to 0 .. 1, with ticks at round numbers."""
+    """From values to places between two ends of the picture, with ticks at round numbers."""
 
-    def __init__(self, values: Sequence[float], axis: Axis) -> None:
-        self._log = axis.log
+    def __init__(self, values: Sequence[float], axis: Axis, start: float, stop: float) -> None:
+        self._log, self._start, self._length = axis.log, start, stop - start
         low, high = min(values), max(values)
         if axis.floor is not None:
             low = min(low, axis.floor)
@@ -170,15 +171,7 @@ class _Scale:
             low, high, value = np.log(self._low), np.log(self._high), np.log(value)
         else:
             low, high = self._low, self._high
-        return float((value - low) / (high - low))
-
-
-def _x(scale: _Scale, value: float) -> float:
-    return LEFT + scale.at(value) * (WIDTH - LEFT - RIGHT)
-
-
-def _y(scale: _Scale, value: float) -> float:
-    return HEIGHT - BOTTOM - scale.at(value) * (HEIGHT - TOP - BOTTOM)
+        return self._start + float((value - low) / (high - low)) * self._length
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -18,8 +18,7 @@ from moeload_bench.evaluation.sizing import sized
 from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.core import Settings, Snapshot, Watch, replay_with_watch
 from moeload_bench.live.starving import alarm_errors, death_sentences
-from moeload_bench.live.summary import lr_words
-from moeload_bench.means import mean_known
+from moeload_bench.live.summary import forecast_words, lr_words
 from moeload_bench.results.collection import Results
 from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.description import LayerDescription, describe_layers
@@ -191,13 +190,7 @@ def _noise(found: Findings) -> str:
     last = found.last
     if last is None or not np.isfinite(last.outlook.lately.forecast_L).any():
         return ""
-    lately, start = (100 * mean_known(each.forecast_L) for each in (last.outlook.lately, last.outlook.start))
-    floor = 100 * mean_known(last.outlook.lately.floor_L)
-    noise = f"; sampling noise alone {floor:.1f} %" if np.isfinite(floor) else ""
-    return (
-        f"Forecasts of {last.outlook.horizon} steps: {lately:.1f} % of tokens misplaced lately ({start:.1f} % at the "
-        f"start{noise})."
-    )
+    return forecast_words(last.outlook)
 
 
 def next_commands(found: Findings) -> list[str]:

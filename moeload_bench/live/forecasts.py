@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,11 +139,11 @@ class _Sums:
         self._count_3L = np.zeros((3, layers), dtype=np.int64)
         self._finished = 0
 
-    def add(self, error_3L: FloatArray, where_L: BoolArray) -> None:
+    def add(self, error_3L: FloatArray, where_L: BoolArray | Literal[True] = True) -> None:
         known = np.isfinite(error_3L) & where_L
         self._total_3L += np.where(known, error_3L, 0.0)
         self._count_3L += known
-        self._finished += bool(where_L.any())
+        self._finished += bool(np.any(where_L))
 
     def scores(self) -> Scores:
         return Scores(self._finished, *ratio_of(self._total_3L, self._count_3L))
@@ -218,9 +218,9 @@ class TrackRecord:
         low_LE, high_LE = np.clip(share_LE - half, 0.0, 1.0), np.clip(share_LE + half, 0.0, 1.0)
         self._asked.append(_Asked(share_LE, last_LE, low_LE, high_LE, transient_L.copy()))
         covered = self._inside / self._judged if self._judged else float("nan")
-        lately, everywhere_L = _Sums(len(share_LE)), np.ones(len(share_LE), dtype=np.bool_)
+        lately = _Sums(len(share_LE))
         for error_3L in self._lately:
-            lately.add(error_3L, everywhere_L)
+            lately.add(error_3L)
         scores = [sums.scores() for sums in (self._all, self._stable, self._transient, self._start, lately)]
         return Outlook(self._horizon, share_LE, low_LE, high_LE, covered, *scores)
 
@@ -228,13 +228,11 @@ class TrackRecord:
         """Score the oldest forecast that is not scored yet."""
         asked, truth_LE = self._asked.popleft(), truth.share_LE
         error_3L = np.stack([misplaced(asked.share_LE, truth_LE), misplaced(asked.last_LE, truth_LE), truth.floor_L])
-        everywhere_L = np.ones(len(truth_LE), dtype=np.bool_)
-        for sums, where_L in (
-            (self._all, everywhere_L), (self._stable, ~asked.transient_L), (self._transient, asked.transient_L)
-        ):  # fmt: skip
-            sums.add(error_3L, where_L)
+        self._all.add(error_3L)
+        self._stable.add(error_3L, ~asked.transient_L)
+        self._transient.add(error_3L, asked.transient_L)
         if self._scored < LATELY:
-            self._start.add(error_3L, everywhere_L)
+            self._start.add(error_3L)
         self._lately.append(error_3L)
         self._take_error(asked, truth_LE, (asked.share_LE - truth_LE) ** 2)
 

@@ -5,6 +5,7 @@ Axis letters: N bins, S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,13 +27,15 @@ class Past:
     transient_NL: NDArray[np.float32]
 
 
+_Bin = tuple[int, NDArray[np.float32], NDArray[np.float32]]
+"""First step, mean shares [L, E], fraction of blocks labelled transient [L]."""
+
+
 class History:
     """Mean shares and states per bin of blocks, at most 2 x `BINS` bins whatever the length of the run."""
 
     def __init__(self, layers: int, experts: int) -> None:
-        self._step: list[int] = []
-        self._share: list[NDArray[np.float32]] = []
-        self._transient: list[NDArray[np.float32]] = []
+        self._bins: list[_Bin] = []
         self._span = 1
         self._open: list[tuple[FloatArray, BoolArray]] = []
         self._open_step = 0
@@ -44,33 +47,28 @@ class History:
             self._open_step = first_step
         self._open.append((mean_over(share_SLE, axis=0), transient_L))
         if len(self._open) == self._span:
-            self._close()
+            self._bins.append(self._open_bin())
+            self._open = []
+        if len(self._bins) == 2 * BINS:
+            pairs = zip(self._bins[::2], self._bins[1::2], strict=True)
+            self._bins = [(one[0], _mean([one[1], two[1]]), _mean([one[2], two[2]])) for one, two in pairs]
+            self._span *= 2
 
     def past(self) -> Past:
         """What is kept, the open bin included."""
-        step, share, transient = list(self._step), list(self._share), list(self._transient)
-        if self._open:
-            step.append(self._open_step)
-            share.append(_mean([share_LE for share_LE, _ in self._open]))
-            transient.append(_mean([state_L.astype(np.float64) for _, state_L in self._open]))
-        if not step:
+        bins = [*self._bins, self._open_bin()] if self._open else self._bins
+        if not bins:
             empty = np.empty((0, *self._shape), dtype=np.float32)
             return Past(np.empty(0, dtype=np.int64), empty, empty[:, :, 0])
+        step, share, transient = zip(*bins, strict=True)
         return Past(np.array(step, dtype=np.int64), np.stack(share), np.stack(transient))
 
-    def _close(self) -> None:
-        self._step.append(self._open_step)
-        self._share.append(_mean([share_LE for share_LE, _ in self._open]))
-        self._transient.append(_mean([state_L.astype(np.float64) for _, state_L in self._open]))
-        self._open = []
-        if len(self._step) == 2 * BINS:
-            self._step = self._step[::2]
-            self._share = [_mean(self._share[i : i + 2]) for i in range(0, 2 * BINS, 2)]
-            self._transient = [_mean(self._transient[i : i + 2]) for i in range(0, 2 * BINS, 2)]
-            self._span *= 2
+    def _open_bin(self) -> _Bin:
+        share, state = zip(*self._open, strict=True)
+        return self._open_step, _mean(share), _mean([state_L.astype(np.float64) for state_L in state])
 
 
-def _mean(parts: list[NDArray[np.float64]] | list[NDArray[np.float32]]) -> NDArray[np.float32]:
+def _mean(parts: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
     return (parts[0] if len(parts) == 1 else mean_over(np.stack(parts), axis=0)).astype(np.float32)
 
 

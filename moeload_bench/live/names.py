@@ -72,10 +72,9 @@ def console_line(values: Mapping[str, float], step: int) -> str:
 def _values(snapshot: Snapshot) -> dict[str, FloatArray]:
     """Per layer, in the order of `VALUES`; NaN where not known."""
     scores = snapshot.outlook.lately
-    nothing_L = np.full(len(snapshot.names_L), np.nan)
     values = (
         snapshot.maxvio_L,
-        nothing_L if snapshot.placing is None else snapshot.placing.imbalance_L,
+        snapshot.imbalance_L,
         snapshot.entropy_L,
         snapshot.dead_LE.sum(axis=1).astype(np.float64),
         snapshot.dying_LE.sum(axis=1).astype(np.float64),

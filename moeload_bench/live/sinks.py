@@ -43,9 +43,9 @@ def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
         return type(given).__name__, lambda values, step: _add_scalars(given, values, step), given.flush
     if callable(getattr(given, "log", None)):
         name = getattr(given, "__name__", type(given).__name__)
-        return name, lambda values, step: given.log(values, step=step), _nothing
+        return name, lambda values, step: given.log(values, step=step), lambda: None
     if callable(given):
-        return getattr(given, "__name__", type(given).__name__), given, _nothing
+        return getattr(given, "__name__", type(given).__name__), given, lambda: None
     raise RecordingError(
         f"a sink is {type(given).__name__}, expected a path to a .jsonl file, a SummaryWriter, something with "
         "log(dict, step=...) or a function log(dict, step)"
@@ -138,7 +138,3 @@ class _JsonLines:
 def _add_scalars(writer: Any, values: dict[str, float], step: int) -> None:
     for name, value in values.items():
         writer.add_scalar(name, value, step)
-
-
-def _nothing() -> None:
-    return

@@ -10,11 +10,14 @@ from html import escape
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted
 from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import data_uri, heat_png, share_lines
+from moeload_bench.live.forecasts import Outlook
 from moeload_bench.live.history import Past
 from moeload_bench.live.starving import alarm_errors, death_sentences
+from moeload_bench.means import mean_known
 from moeload_bench.words import every
 
 MOST_HEATS = 4
@@ -185,20 +188,21 @@ def _forecasts(snapshot: Snapshot) -> str:
     outlook, lately = snapshot.outlook, snapshot.outlook.lately
     if not np.isfinite(lately.forecast_L).any():
         return f"No forecast of {outlook.horizon} steps has been judged yet."
-    wrong, start, last, floor = (
-        f"{100 * float(np.nanmean(v)):.1f} %" if np.isfinite(v).any() else None
-        for v in (
-            outlook.lately.forecast_L,
-            outlook.start.forecast_L,
-            outlook.lately.last_value_L,
-            outlook.lately.floor_L,
-        )
-    )
-    noise = "" if floor is None else f"; sampling noise alone {floor}"
+    return forecast_words(outlook, f"; last step's shares {_percent(lately.last_value_L)}")
+
+
+def forecast_words(outlook: Outlook, last: str = "") -> str:
+    """Return how good forecasts are, of which some are judged; ``last``: what is said of the last step's shares."""
+    lately = outlook.lately
+    noise = f"; sampling noise alone {_percent(lately.floor_L)}" if np.isfinite(lately.floor_L).any() else ""
     return (
-        f"Forecasts of {outlook.horizon} steps: {wrong} of tokens misplaced lately ({start} at the start; last step's "
-        f"shares {last}{noise})."
+        f"Forecasts of {outlook.horizon} steps: {_percent(lately.forecast_L)} of tokens misplaced lately "
+        f"({_percent(outlook.start.forecast_L)} at the start{last}{noise})."
     )
+
+
+def _percent(part_L: FloatArray) -> str:
+    return f"{100 * mean_known(part_L):.1f} %"
 
 
 LAYER_COLUMNS = ("layer", "state", "since", "drift", "MaxVio", "max/mean", "entropy", "dead", "dying", "error")
@@ -206,8 +210,6 @@ LAYER_COLUMNS = ("layer", "state", "since", "drift", "MaxVio", "max/mean", "entr
 
 def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
     """A row of cells per layer, in the order of `LAYER_COLUMNS`."""
-    nothing_L = np.full(len(snapshot.names_L), np.nan)
-    imbalance_L = nothing_L if snapshot.placing is None else snapshot.placing.imbalance_L
     return [
         (
             name,
@@ -215,7 +217,7 @@ def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
             f"{snapshot.since_L[i]:,}",
             _cell(snapshot.drift_L[i], 3),
             _cell(snapshot.maxvio_L[i], 2),
-            _cell(imbalance_L[i], 2),
+            _cell(snapshot.imbalance_L[i], 2),
             _cell(snapshot.entropy_L[i], 3),
             *("-" if silent else str(int(which_LE[i].sum())) for which_LE in (snapshot.dead_LE, snapshot.dying_LE)),
             _cell(snapshot.outlook.lately.forecast_L[i], 3),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,5 +126,4 @@ def _bins(bins: int, columns: int) -> list[slice]:
 
 def worst_layer(snapshot: Snapshot) -> int:
     """The layer to show first: the most unbalanced one."""
-    known: Sequence[float] = np.nan_to_num(snapshot.maxvio_L, nan=-1.0).tolist()
-    return int(np.argmax(known))
+    return int(np.nan_to_num(snapshot.maxvio_L, nan=-1.0).argmax())

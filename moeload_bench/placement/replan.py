@@ -413,13 +413,14 @@ class _Walk:
 
 
 def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
-    """Return the same plans with devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
+    """Return the same plans [..., R], devices (inside nodes) and nodes renumbered so that the fewest replicas move."""
     from scipy.optimize import linear_sum_assignment
 
-    new = np.sort(after_LR.reshape(len(after_LR), shape.devices, shape.slots_per_device), axis=2)
+    new = np.sort(after_LR.reshape(-1, shape.devices, shape.slots_per_device), axis=2)
     experts = 1 + int(max(before_LR.max(initial=0), after_LR.max(initial=0)))
     old_LDE, new_LDE = (
-        held_by(plan_LR, shape.devices, experts).astype(np.float32) for plan_LR in (before_LR, after_LR)
+        held_by(plan_LR.reshape(-1, shape.slots), shape.devices, experts).astype(np.float32)
+        for plan_LR in (before_LR, after_LR)
     )
     # experts in common: whole numbers, exact in single precision
     kept_LDD = (new_LDE @ np.swapaxes(old_LDE, 1, 2)).astype(np.float64)
