@@ -372,10 +372,9 @@ class Watch:
         advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         layout = own.layout
         plans = (layout.current_LR, layout.static_LR)
-        placing = Placing(
-            *(mean_over(layout.imbalance(recent_SLE, plan_LR), axis=0) for plan_LR in plans),
-            race.saved_percent(0, costs.model), layout.replans, layout.replicas, layout.migration_ms,
-        )  # fmt: skip
+        imbalance_L, static_L = (mean_over(layout.imbalance(recent_SLE, plan_LR), axis=0) for plan_LR in plans)
+        saved = race.saved_percent(0, costs.model)
+        placing = Placing(imbalance_L, static_L, saved, layout.replans, layout.replicas, layout.migration_ms)
         if settings.follow:
             own.follow(advice)
         return decision, placing, advice
