@@ -20,11 +20,7 @@ MAX_DOTS = 200
 class Record(BaseModel):
     """A frozen record that knows all of its fields; numbers are finite."""
 
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def later(default: Any, **constraints: Any) -> Any:

@@ -12,15 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.capacity.forecast import (
-    LEAST_RISK,
-    MOST_RISK,
-    PRIOR_WINDOWS,
-    Prior,
-    need_quantiles,
-    prior_for,
-    seen,
-)
+from moeload_bench.capacity.forecast import LEAST_RISK, MOST_RISK, PRIOR_WINDOWS, Prior, need_quantiles, prior_for, seen
 from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, totals
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.placement.plans import default_shape
@@ -84,11 +76,7 @@ class Capacity:
 
 
 def capacity_of(
-    trace: Trace,
-    steps: int = STEPS,
-    risk: float = RISK,
-    devices: int | None = None,
-    token_bytes: int | None = None,
+    trace: Trace, steps: int = STEPS, risk: float = RISK, devices: int | None = None, token_bytes: int | None = None
 ) -> Capacity:
     """Return what the run needs in its next steps.
 

@@ -20,8 +20,7 @@ def capacity(
     steps: Annotated[int, typer.Option(min=1, help="Steps that the capacity is kept for.")] = STEPS,
     risk: Annotated[float, typer.Option(help="Part of such windows that may exceed it: 0.05 is one in twenty.")] = RISK,
     devices: Annotated[
-        int | None,
-        typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="E / 4"),
+        int | None, typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="E / 4")
     ] = None,
     token_bytes: Annotated[
         int | None, typer.Option(min=1, help="Bytes of one token in a buffer: 2 x the width, in bfloat16.")

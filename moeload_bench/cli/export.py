@@ -55,10 +55,7 @@ def forecast(
 def trace(
     trace: TraceName,
     out: Out,
-    kind: Annotated[
-        Literal["nixtla", "fev", "gluonts", "csv"],
-        typer.Option("--format", help="What reads it."),
-    ],
+    kind: Annotated[Literal["nixtla", "fev", "gluonts", "csv"], typer.Option("--format", help="What reads it.")],
     values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
 ) -> None:
     """Write a trace as time series, one per layer and expert.

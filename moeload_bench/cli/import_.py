@@ -54,8 +54,7 @@ Pattern = Annotated[
     str | None, typer.Option(help="Names of the values, {l} for the layer and {e} for the expert: moe/{l}/{e}.")
 ]
 Shares = Annotated[
-    bool,
-    typer.Option(help="Values are shares or ratios to the mean; counts follow from --tokens and --top-k."),
+    bool, typer.Option(help="Values are shares or ratios to the mean; counts follow from --tokens and --top-k.")
 ]
 Pipeline = Annotated[int | None, typer.Option(metavar=INT, min=1, help="Pipeline stages; needed with several ranks.")]
 StageLayers = Annotated[
@@ -199,10 +198,7 @@ def from_megatron_tokens(
 
 @_command("megatron-routing")
 def from_megatron_routing(
-    paths: Sources,
-    experts: Experts,
-    pipeline_parallel: Pipeline = None,
-    stage_layers: StageLayers = None,
+    paths: Sources, experts: Experts, pipeline_parallel: Pipeline = None, stage_layers: StageLayers = None
 ) -> None:
     """Import Megatron-LM's routing trace (--moe-routing-trace-path): router_trace_rank*.jsonl of all ranks."""
 

@@ -38,9 +38,7 @@ INT = "<int>"
 FirstLayer = Annotated[
     int | None,
     typer.Option(
-        metavar=INT,
-        min=0,
-        help="The number in the model of the first MoE layer, if the source numbers them from 0.",
+        metavar=INT, min=0, help="The number in the model of the first MoE layer, if the source numbers them from 0."
     ),
 ]
 

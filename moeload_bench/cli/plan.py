@@ -68,8 +68,7 @@ def plan(
     *,
     settings: Settings,
     figure: Annotated[
-        Path | None,
-        typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf)."),
+        Path | None, typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
     ] = None,
     level: Level = "process",
     seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,

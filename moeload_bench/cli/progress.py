@@ -119,15 +119,8 @@ def terminal_bar(*, transient: bool, first: str = "preparing") -> Iterator[FineP
 
     A thread draws it, so that it shows that work goes on between two reports too.
     """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-    from rich.progress import (
-        Progress as Bar,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
     from rich.table import Column
 
     from moeload_bench.cli.console import PlainConsole

@@ -34,7 +34,7 @@ def record(
         str,
         typer.Argument(
             help="A recipe's name, a recipe's .toml file, or the seedN.parts folder of an unfinished recording, which "
-            "is then turned into a trace that is marked as cut short.",
+            "is then turned into a trace that is marked as cut short."
         ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order; it also names the file.")] = 0,

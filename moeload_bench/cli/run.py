@@ -25,14 +25,7 @@ from moeload_bench.cli.progress import (
     say_record,
 )
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.errors import (
-    ForecastError,
-    ResultError,
-    SuiteError,
-    TraceError,
-    not_found,
-    printable,
-)
+from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceError, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized

@@ -63,19 +63,14 @@ def submit(
         Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
     ] = None,
     suite: Annotated[
-        str | None,
-        typer.Option(help="A suite's name, or a TOML file.", show_default="the newest full suite"),
+        str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="the newest full suite")
     ] = None,
     repo: Annotated[
         str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
     dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run",
-            help="Run and show everything; write and send nothing, ask no network.",
-        ),
+        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing, ask no network.")
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
     find_links: FindLinks = None,

@@ -25,8 +25,7 @@ def cluster(
         int | None, typer.Option(help="Groups of experts kept on a node; one per node by default.")
     ] = None,
     expert_mb: Annotated[
-        float | None,
-        typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too."),
+        float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves too.")
     ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="GB/s that one device receives while experts move.")] = None,
     step_ms: Annotated[

@@ -253,10 +253,7 @@ def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence
     return Result(
         suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),
         forecaster=ForecasterRecord(
-            name=target.label,
-            target=target.text,
-            source_sha256=source_sha256(target),
-            kwargs=dict(target.kwargs),
+            name=target.label, target=target.text, source_sha256=source_sha256(target), kwargs=dict(target.kwargs)
         ),
         scoring_version=SCORING_VERSION,
         isolation=setting.level,

@@ -201,15 +201,7 @@ def decide(
         ]  # fmt: skip
     free = [one for one in eligible if not any(other.dominates(one) for other in candidates)] if placed else eligible
     names = list(dict.fromkeys(one.forecaster for one in candidates))
-    take = min(
-        free,
-        key=lambda one: (
-            names.index(one.forecaster),
-            one.moved_gb,
-            one.replans,
-            -one.saved_percent,
-        ),
-    )
+    take = min(free, key=lambda one: (names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent))
     low, high = interval_of(take.saved_N)
     return Decision(
         step, take, placed and take.saved_percent >= LEAST_PERCENT, low, high,
