@@ -27,7 +27,7 @@ def run_program(name: str, app: Callable[[], Any]) -> None:
 
     try:
         app()
-        _flush()
+        sys.stdout.flush()
     except MoeloadError as error:
         text = str(error)
     except BrokenPipeError:  # whoever read the output has seen enough
@@ -83,10 +83,6 @@ def _speak_any_name() -> None:
     if sys.stdout is None or sys.stderr is None:  # closed by whoever started this
         null = open(os.devnull, "w")  # noqa: SIM115
         sys.stdout, sys.stderr = sys.stdout or null, sys.stderr or null
-
-
-def _flush() -> None:
-    sys.stdout.flush()
 
 
 def _leave_output(status: int) -> NoReturn:

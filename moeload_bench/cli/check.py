@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import TARGET
+from moeload_bench.cli.options import TARGET, Seed
 from moeload_bench.cli.progress import say, say_record
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
@@ -27,7 +27,7 @@ def check(
     traceback: Annotated[
         bool, typer.Option("--traceback", help="In the sandbox too, say at which lines the forecaster failed.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: rule, passed, message, required.")] = False,
 ) -> None:
     """Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.options import FirstLayer, Forecaster, Level, no_trace
+from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, Seed, no_trace
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
@@ -32,12 +32,10 @@ def forecast(
     ] = "json",
     horizon: Annotated[int, typer.Option(min=1, help="Steps ahead whose mean load is forecast.")] = 1000,
     forecaster: Forecaster = "sw_avg@window=100",
-    model_layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
-    ] = None,
+    model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
     level: Level = "process",
-    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    seed: Seed = 0,
 ) -> None:
     """Forecast the steps after a trace: weight [layers, experts], the mean load per step, as planners take it.
 

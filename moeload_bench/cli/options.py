@@ -28,6 +28,10 @@ def no_trace(target: Path | None) -> Path | None:
 TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
 TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
 Forecaster = Annotated[str, typer.Option(help=TARGET)]
+ModelLayers = Annotated[
+    int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the forecaster.")]
 Level = Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")]

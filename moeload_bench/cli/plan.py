@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import FirstLayer, Level, TraceArgument, no_trace, with_options
+from moeload_bench.cli.options import FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
@@ -53,9 +53,7 @@ def writing(
         Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
         typer.Option("--format", help="Which engine's file --write makes."),
     ] = "json",
-    model_layers: Annotated[
-        int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
-    ] = None,
+    model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
 ) -> Writing | None:
     """Return the file to write, None if none is asked for."""
@@ -71,7 +69,7 @@ def plan(
         Path | None, typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
     ] = None,
     level: Level = "process",
-    seed: Annotated[int, typer.Option(help="Seed of the forecaster.")] = 0,
+    seed: Seed = 0,
     written: Writing | None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
     wide: Annotated[

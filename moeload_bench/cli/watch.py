@@ -95,9 +95,8 @@ class _View:
         self._take_in(lambda: False)
         if self._watch is None:
             raise TraceError(self._follower.problem or f"{self._follower.place.parts}: nothing is recorded there yet")
-        width = (
-            None if sys.stdout.isatty() else shutil.get_terminal_size((80, 24)).columns
-        )  # for a pipe: $COLUMNS, or 80
+        # for a pipe: $COLUMNS, or 80
+        width = None if sys.stdout.isatty() else shutil.get_terminal_size((80, 24)).columns
         if svg is None:
             console = PlainConsole(width=width)
             console.print(self.screen(console.width, EVERYTHING, keys=False))
@@ -186,7 +185,7 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
         file = sys.stdin.fileno()
         before = termios.tcgetattr(file)
     except (ImportError, OSError, ValueError):
-        yield _wait
+        yield lambda seconds: time.sleep(seconds)
         return
 
     def pressed(seconds: float) -> str | None:
@@ -199,7 +198,3 @@ def _keys() -> Iterator[Callable[[float], str | None]]:
         yield pressed
     finally:
         termios.tcsetattr(file, termios.TCSADRAIN, before)
-
-
-def _wait(seconds: float) -> None:
-    time.sleep(seconds)
