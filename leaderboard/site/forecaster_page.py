@@ -177,7 +177,7 @@ def costs(result: Result) -> Table:
         "events that it counted": lambda run: ", ".join(f"{k} {n:,}" for k, n in sorted(run.counts.items())) or NONE,
     }
     caption = "A row is a run, a column what it cost, measured by the harness; less is better."
-    return table_of(caption, result.runs, columns, 1, 8)
+    return table_of(caption, result.runs, columns, 8)
 
 
 def _cpu_s(run: RunResult) -> float | None:

@@ -101,7 +101,7 @@ def layers(run: Run) -> Table:
         + " and ".join(sorted({layer.floor for layer in run.layers}))
         + ". Over-dispersion: noise per step over that of top-k draws alone."
     )
-    return table_of(caption, run.layers, columns, 1, 8)
+    return table_of(caption, run.layers, columns, 8)
 
 
 def sources(run: Run) -> Table | None:

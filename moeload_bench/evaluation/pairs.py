@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,8 @@ def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) 
     stored = pair.setting.finished(pair.target, key)
     if stored is not None:
         known = RunResult.model_validate(stored)
-        horizons = pair.entry.asked(pair.setting.suite.horizons)
-        if keep is None or not known.tasks:
-            return known
-        if kept_path(keep, known.data_sha256, known.forecasts_sha256, horizons).is_file():
+        asked = known.data_sha256, known.forecasts_sha256, pair.entry.asked(pair.setting.suite.horizons)
+        if keep is None or not known.tasks or kept_path(keep, *asked).is_file():
             return known
     result = replay_and_score(pair, heard=heard)
     if not result.failures and not isinstance(pair.target, ClassTarget):
@@ -168,26 +166,17 @@ def replay_and_score(
         return scores.finish(None)
 
 
-class _ForecastDigest:
-    """A running hash of forecasts, so that two runs can be told to have forecast the same."""
-
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
-
-    def update(self, answer: Answer) -> None:
-        """Take in one answer; a failed one counts as such."""
-        self._digest.update(str(answer.origin).encode())
-        forecast = answer.forecast
-        if forecast is None:
-            self._digest.update(b"failed")
-            return
-        for array in (forecast.share_BLE, forecast.edges_B, forecast.quantile_QKLE):
-            if array is not None:
-                little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-                self._digest.update(str(little.shape).encode() + little.tobytes())
-
-    def hexdigest(self) -> str:
-        return self._digest.hexdigest()
+def _hashed(answer: Answer) -> Iterator[bytes]:
+    """Yield what the hash of forecasts is made of: two runs can be told to have forecast the same. A failure counts."""
+    yield str(answer.origin).encode()
+    forecast = answer.forecast
+    if forecast is None:
+        yield b"failed"
+        return
+    for array in (forecast.share_BLE, forecast.edges_B, forecast.quantile_QKLE):
+        if array is not None:
+            little = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+            yield str(little.shape).encode() + little.tobytes()
 
 
 class _RunScores:
@@ -199,14 +188,15 @@ class _RunScores:
         self.states: dict[int, State] = dict(pair.entry.origins())
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
-        self.digest = _ForecastDigest()
+        self.digest = hashlib.sha256()
         self.kept: list[KeptForecast] = []
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
         self.scored[answer.origin] = answer.failure, _score(answer, self.truth, self.pair.setting.suite.quantiles)
         self.quantiles |= answer.forecast is not None and answer.forecast.quantile_QKLE is not None
-        self.digest.update(answer)
+        for part in _hashed(answer):
+            self.digest.update(part)
         if self.pair.setting.keep is not None:
             self.kept.append(KeptForecast.of(answer, self.truth))
 
@@ -265,7 +255,10 @@ def _score(answer: Answer, truth: Truth, quantiles: tuple[float, ...]) -> Scores
     """Errors of the forecast and costs of the plans made from it; the stated scores where there is none."""
     if answer.forecast is not None:
         errors = _errors(answer.forecast, answer.origin, truth, quantiles)
-        return errors if truth.shapes == () else {**errors, **_plans(answer.forecast, answer, truth)}
+        if truth.shapes == ():
+            return errors
+        mean_KLE = answer.forecast.window_means(truth.horizons)
+        return {**errors, **score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))}
     L, E = truth.trace.num_layers, truth.trace.num_experts
     uniform = Forecast.constant(np.full((L, E), 1 / E), truth.horizons[-1])
     errors = failure_scores(_errors(uniform, answer.origin, truth, quantiles), with_quantiles=bool(quantiles))
@@ -281,11 +274,6 @@ def _errors(forecast: Forecast, origin: int, truth: Truth, quantiles: tuple[floa
         quantiles=quantiles,
         last_share_LE=truth.last_share(origin),
     )
-
-
-def _plans(forecast: Forecast, answer: Answer, truth: Truth) -> Scores:
-    mean_KLE = forecast.window_means(truth.horizons)
-    return score_plans(mean_KLE, truth.window(answer.origin), truth.references(answer.origin))
 
 
 def _row_time(trace: Trace) -> float | None:

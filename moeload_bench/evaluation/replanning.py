@@ -52,7 +52,11 @@ class Comparison:
 
     def share_hat(self, policy: Policy, every: int) -> FloatArray | None:
         """The forecast means at a policy's decisions [N, L, E], NaN where a forecast failed."""
-        return _at_decisions(self.simulation, policy, every, self.means)
+        if policy in ("static", "oracle"):
+            return None
+        rows, _ = self.simulation.decisions(policy, every)
+        known, missing = self.means.get(every, {}), np.full(self.simulation.share_SLE.shape[1:], np.nan)
+        return np.array([known.get(row, missing) for row in rows.tolist()]).reshape(-1, *missing.shape)
 
 
 def compare_policies(
@@ -168,12 +172,3 @@ class _Forecasts:
         for k, mean_LE in found.items():
             self.means[k][row] = mean_LE
         return found
-
-
-def _at_decisions(simulation: Simulation, policy: Policy, every: int, means: Means) -> FloatArray | None:
-    if policy in ("static", "oracle"):
-        return None
-    rows, _ = simulation.decisions(policy, every)
-    known = means.get(every, {})
-    missing = np.full(simulation.share_SLE.shape[1:], np.nan)
-    return np.stack([known.get(row, missing) for row in rows.tolist()]) if len(rows) else np.empty((0, *missing.shape))

@@ -36,14 +36,14 @@ class Errors:
     crossing_T: NDArray[np.bool_]
     by_forecaster: Mapping[str, FloatArray]
 
-    def select(self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None) -> Errors:
-        """Return the tasks of one state, one horizon, or with windows that (do not) cross a change of state."""
-        return self.at(self.where(state=state, horizon=horizon, crossing=crossing).tolist())
+    def select(self, *, state: str | None = None, horizon: int | None = None) -> Errors:
+        """Return the tasks of one state, one horizon, or both."""
+        return self.at(self.where(state=state, horizon=horizon).tolist())
 
     def where(
         self, *, state: str | None = None, horizon: int | None = None, crossing: bool | None = None
     ) -> NDArray[np.intp]:
-        """Return the places of the tasks that `select` returns."""
+        """Return the places of the tasks that `select` returns; of windows that (do not) cross a change of state."""
         keep = np.ones(len(self.horizon_T), dtype=np.bool_)
         if state is not None:
             keep &= np.array(self.state_T, dtype=object) == state
@@ -95,11 +95,9 @@ class SameTasks:
         self._made: dict[str, Errors] = {}
         self._horizons = first.suite.horizons
         tasks, K = [task for run in first.runs for task in run.tasks], len(self._horizons)
-        self._tasks = Tasks(
-            [name for run in first.runs for name in [run.recipe] * (len(run.tasks) * K)],
-            [name for run in first.runs for name in [run.trace] * (len(run.tasks) * K)],
-            near_twins_of(first.suite.name, first.suite.sha256),
-        )
+        runs = [run for run in first.runs for _ in range(len(run.tasks) * K)]
+        twins = near_twins_of(first.suite.name, first.suite.sha256)
+        self._tasks = Tasks([run.recipe for run in runs], [run.trace for run in runs], twins)
         self._state_T = tuple(state for task in tasks for state in [task.state] * K)
         self._crossing_T = np.array([crosses for task in tasks for crosses in task.crossing], dtype=np.bool_)
         self._horizon_T = np.tile(np.array(self._horizons, dtype=np.int64), len(tasks))

@@ -115,11 +115,11 @@ def _horizon_index(grid: ResultGrid, horizon: int | None) -> int:
 
 def _state_panels(grid: ResultGrid) -> tuple[Figure, list[Axes], list[str]]:
     """Return one panel for each state that has rows, and how many runs and origins its means are over."""
-    states = [state for state in grid.states if state in (*STATES,)]
+    states: list[str] = [state for state in grid.states if state in STATES]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
     for ax, state in zip(axes, states, strict=True):
         ax.set_title(averaged_over(grid.of_state(state)[0]))
-    return figure, axes, list(states)
+    return figure, axes, states
 
 
 def averaged_over(row: Row) -> str:

@@ -249,10 +249,6 @@ def parse_result(text: bytes, where: str) -> Result:
     return result
 
 
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is not a number that JSON has")
-
-
 def _check_facts(result: Result, facts: Mapping[str, TraceFacts], where: str) -> None:
     for run in result.runs:
         known = facts.get(run.trace)

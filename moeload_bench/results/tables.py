@@ -40,15 +40,11 @@ class Table:
 
 
 def table_of(
-    caption: str,
-    records: Iterable[T],
-    columns: Mapping[str, Callable[[T], object]],
-    numbers_from: int = 1,
-    numbers_to: int = 99,
+    caption: str, records: Iterable[T], columns: Mapping[str, Callable[[T], object]], numbers_to: int
 ) -> Table:
     """Make a table of a record per row, and a function of the record per column."""
     rows = tuple(tuple(str(cell(record)) for cell in columns.values()) for record in records)
-    return Table(caption, tuple(columns), rows, numbers_from, numbers_to)
+    return Table(caption, tuple(columns), rows, numbers_to=numbers_to)
 
 
 def metric_table(grid: ResultGrid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:

@@ -17,7 +17,7 @@ from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.scoring.floors import floors_from, marks_of, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
-from moeload_bench.scoring.run_facts import RunFacts, facts_lines, run_facts
+from moeload_bench.scoring.run_facts import RunFacts, facts_lines, known_number, run_facts
 from moeload_bench.states.rule import State, StateLabels, state_names, trace_labels
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
@@ -161,9 +161,9 @@ def describe_layers(trace: Trace) -> list[LayerDescription]:
                 states=refusal if labels is None else _spans(trace, labels, layer),
                 end_state=None if labels is None else labels.spans(layer)[-1].state,
                 onset=None if labels is None else _onset(trace, labels, layer),
-                imbalance_first=_number(first_E.max() * E),
-                imbalance_last=_number(last_E.max() * E),
-                max_vio=_number(last_E.max() * E - 1),
+                imbalance_first=known_number(first_E.max() * E),
+                imbalance_last=known_number(last_E.max() * E),
+                max_vio=known_number(last_E.max() * E - 1),
                 dead_experts=int((last_E < DEAD_SHARE / E).sum()) if np.isfinite(last_E).all() else None,
                 over_dispersion=over,
                 floor=floor,
@@ -207,15 +207,11 @@ def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float |
     found, sampling = floors[name], floors["floor_sampling"].values
     described = []
     for layer in range(trace.num_layers):
-        window_tv, tv = (_number(found.values[metric][0, layer]) for metric in ("window_tv", "tv"))
-        draws = _number(sampling["tv"][0, layer]) if sampling else None  # none if counts are made from shares
+        window_tv, tv = (known_number(found.values[metric][0, layer]) for metric in ("window_tv", "tv"))
+        draws = known_number(sampling["tv"][0, layer]) if sampling else None  # none if counts are made from shares
         over = tv / draws if tv is not None and draws else None
         described.append((f"{name} ({found.mark})", window_tv, tv, over))
     return described
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 @dataclass(frozen=True)

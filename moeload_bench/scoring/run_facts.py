@@ -16,6 +16,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
+from moeload_bench.means import mean_over
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, shares
@@ -65,7 +66,7 @@ def run_facts(trace: Trace) -> RunFacts:
     meta = trace.meta
     tokens = meta.global_batch_tokens or int(trace.tokens_SL[-1].max())
     measured = noise_and_drift(trace) if "load_half" in trace.columns else None
-    noise = None if measured is None else _known(measured.noise)
+    noise = None if measured is None else known_number(measured.noise)
     return RunFacts(
         parameters=parameters_of(meta),
         layers=trace.num_layers,
@@ -76,7 +77,7 @@ def run_facts(trace: Trace) -> RunFacts:
         expert_tokens=float(np.mean(trace.load_SLE[-100:])),
         noise=noise,
         independent_tokens=(1 - (meta.top_k or 1) / trace.num_experts) / noise**2 if noise else None,
-        drift=(None,) * len(DRIFT_STEPS) if measured is None else tuple(map(_known, measured.drift)),
+        drift=(None,) * len(DRIFT_STEPS) if measured is None else tuple(map(known_number, measured.drift)),
         passes=max((source.passes for source in meta.sources if source.passes is not None), default=None),
         hardware=hardware_words(meta.hardware),
     )
@@ -99,8 +100,9 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     for layer in range(some.num_layers):
         load_SE, half_SE = load_SNE[:, layer], half_SNE[:, layer]
         a_SE, b_SE = shares(half_SE), shares(load_SE - half_SE)
-        variance_LE[layer] = _mean_of_rows((a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None])
-        share_LE[layer] = _mean_of_rows(shares(load_SE))
+        square_SE = (a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None]
+        variance_LE[layer] = np.nan_to_num(mean_over(square_SE, axis=0))  # 0 where no row is known
+        share_LE[layer] = np.nan_to_num(mean_over(shares(load_SE), axis=0))
         moved[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
     seen_LE, has_load_L = share_LE > 0, share_LE.any(axis=1)
     moved, variance_LE = moved[has_load_L], variance_LE[has_load_L]
@@ -121,12 +123,6 @@ def _rows_from(start: int, column_SLE: Any) -> IntArray:
     )
 
 
-def _mean_of_rows(values_SE: FloatArray) -> FloatArray:
-    """Return the mean over the rows that are known; 0 where none is."""
-    known_S = np.isfinite(values_SE).all(axis=1)
-    return np.asarray(values_SE[known_S].mean(axis=0) if known_S.any() else np.zeros(values_SE.shape[1]))
-
-
 def _weight(load_SE: IntArray, half_SE: IntArray) -> FloatArray:
     """Return A B / (A + B)^2 of each row; NaN where a half has no load."""
     a, b = half_SE.sum(axis=1, dtype=np.float64), (load_SE - half_SE).sum(axis=1, dtype=np.float64)
@@ -142,8 +138,9 @@ def _drift_square(a_SE: FloatArray, b_SE: FloatArray, rows: int) -> float:
     return float(product_SE[known].sum(axis=1).mean()) if known.any() else np.nan
 
 
-def _known(value: float) -> float | None:
-    return value if np.isfinite(value) else None
+def known_number(value: float) -> float | None:
+    """Return a number, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
 
 
 @functools.cache
