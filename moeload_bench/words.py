@@ -16,6 +16,11 @@ def silent(done: float, total: int, what: str) -> None:
     """Report nothing."""
 
 
+def shown(value: float | None, form: str) -> str:
+    """Return a number in a format such as ".2f" or ","; "-" for None and NaN."""
+    return "-" if value is None or value != value else format(value, form)
+
+
 def ordinal(number: int) -> str:
     """Return `1st`, `2nd`, `3rd`, `11th`, `1,000th`."""
     teens = 10 < number % 100 < 20

@@ -30,6 +30,7 @@ from moeload_bench.results.console import plain_table
 from moeload_bench.results.decision import Candidate, Decision, volume
 from moeload_bench.style import check_suffix, save_figure
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import shown
 
 
 @dataclass(frozen=True)
@@ -214,19 +215,16 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
 
 
 def _cells(run: PolicyRun, step_ms: float) -> dict[str, str]:
-    def number(value: float | None, digits: int) -> str:
-        return "-" if value is None else f"{value:.{digits}f}"
-
     return {
         "policy": run.policy,
         "k": "-" if run.policy == "static" else f"{run.every:,}",
         "re-plans": f"{run.replans:,}",
         "moved": f"{run.replicas_moved:,}",
         "moved GB": f"{run.moved_mb / 1000:,.1f}",
-        "imbalance": number(run.imbalance, 3),
-        "transient": number(run.imbalance_transient, 3),
-        "stable": number(run.imbalance_stable, 3),
-        "gain %": number(run.gain_percent, 2),
-        "cost %": number(100 * run.migration_ms / step_ms, 2),
-        "saved %": number(run.saved_percent, 2),
+        "imbalance": shown(run.imbalance, ".3f"),
+        "transient": shown(run.imbalance_transient, ".3f"),
+        "stable": shown(run.imbalance_stable, ".3f"),
+        "gain %": shown(run.gain_percent, ".2f"),
+        "cost %": shown(100 * run.migration_ms / step_ms, ".2f"),
+        "saved %": shown(run.saved_percent, ".2f"),
     }

@@ -20,6 +20,7 @@ from moeload_bench.scoring.description import END_STEPS, LayerDescription, about
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.store import data_sha256, list_traces, stored_outline
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import shown
 
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
@@ -60,8 +61,7 @@ def _print_list(rows: Sequence[dict[str, Any]]) -> None:
         return
     table = plain_table("id", "steps", "layers", "experts", "k", "tokens", "MB", fold="id")
     for row in rows:
-        counts = (f"{row[key]:,}" if row[key] is not None else "-" for key in COUNTS)
-        table.add_row(row["id"], *counts, f"{row['bytes'] / 1e6:.1f}")
+        table.add_row(row["id"], *(shown(row[key], ",") for key in COUNTS), f"{row['bytes'] / 1e6:.1f}")
     console.print(table)
     console.print("k: experts per token; tokens: of a step. Where they lie and their balancing: --json.")
     console.print("Next:")
@@ -92,8 +92,8 @@ def show(
     record = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
     if as_json:
         layers = [{**dataclasses.asdict(one), "onset": one.onset and str(one.onset)} for one in described]
-        shown = {"id": loaded.id, "meta": record, "layers": layers, "about": about_columns(loaded)}
-        say_document(json.dumps(shown, indent=1, default=list))
+        whole = {"id": loaded.id, "meta": record, "layers": layers, "about": about_columns(loaded)}
+        say_document(json.dumps(whole, indent=1, default=list))
     elif meta:
         _print_meta(loaded.id, record)
     else:
@@ -141,19 +141,14 @@ def layer_cells(layer: LayerDescription) -> tuple[str, ...]:
     return (
         printable(layer.layer),
         layer.end_state or "-",
-        "-" if onset is None or onset.step is None else f"{onset.step:,}",
+        shown(onset and onset.step, ","),
         "-" if onset is None else onset.band(),
-        *(_digits(value) for value in (layer.imbalance_first, layer.imbalance_last)),
-        "-" if layer.dead_experts is None else str(layer.dead_experts),
-        "-" if layer.floor_window_tv is None else f"{layer.floor_window_tv:.4f}",
+        shown(layer.imbalance_first, ".2f"),
+        shown(layer.imbalance_last, ".2f"),
+        shown(layer.dead_experts, ""),
+        shown(layer.floor_window_tv, ".4f"),
     )
 
 
-def _digits(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
 def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+    return shown(value, ".4g") if value is None or isinstance(value, float) else printable(str(value))

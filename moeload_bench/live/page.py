@@ -88,11 +88,10 @@ def render(found: Findings) -> str:
     """The page."""
     trace = found.trace
     return _template().render(
-        title=trace.id,
+        found=found,
         sentences=advice_sentences(found),
         commands=next_commands(found),
         facts=_facts(trace),
-        layers=found.layers,
         layer_columns=LAYER_COLUMNS,
         layer_rows=[] if found.last is None else layer_rows(found.last),
         heats=_heats(found),
@@ -105,11 +104,7 @@ def render(found: Findings) -> str:
         starving=_starving_chart(found),
         errors=_error_charts(found),
         candidates=_candidates_chart(found),
-        decision=found.decision,
         volume=volume,
-        moves=found.moves,
-        horizon=found.settings.horizon,
-        missing=found.missing,
         data_sha256=data_sha256(trace),
         version=version("moeload-bench"),
     )

@@ -18,7 +18,7 @@ from moeload_bench.live.forecasts import Outlook
 from moeload_bench.live.history import Past
 from moeload_bench.live.starving import alarm_errors, death_sentences
 from moeload_bench.means import mean_known
-from moeload_bench.words import every
+from moeload_bench.words import every, shown
 
 MOST_HEATS = 4
 FEW_EXPERTS = 16
@@ -215,16 +215,12 @@ def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
             name,
             "transient" if snapshot.transient_L[i] else "stable",
             f"{snapshot.since_L[i]:,}",
-            _cell(snapshot.drift_L[i], 3),
-            _cell(snapshot.maxvio_L[i], 2),
-            _cell(snapshot.imbalance_L[i], 2),
-            _cell(snapshot.entropy_L[i], 3),
+            shown(snapshot.drift_L[i], ".3f"),
+            shown(snapshot.maxvio_L[i], ".2f"),
+            shown(snapshot.imbalance_L[i], ".2f"),
+            shown(snapshot.entropy_L[i], ".3f"),
             *("-" if silent else str(int(which_LE[i].sum())) for which_LE in (snapshot.dead_LE, snapshot.dying_LE)),
-            _cell(snapshot.outlook.lately.forecast_L[i], 3),
+            shown(snapshot.outlook.lately.forecast_L[i], ".3f"),
         )
         for i, (name, silent) in enumerate(zip(snapshot.names_L, snapshot.silent_L.tolist(), strict=True))
     ]
-
-
-def _cell(value: float, digits: int) -> str:
-    return "-" if not np.isfinite(value) else f"{value:.{digits}f}"

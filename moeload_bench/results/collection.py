@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import counted, not_found, printable
@@ -18,20 +18,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Results(Sequence[Result]):
+class Results(tuple[Result, ...]):
     """What `evaluate` returns: one result per forecaster, in the order asked for."""
-
-    def __init__(self, results: Sequence[Result]) -> None:
-        self._results = tuple(results)
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._results[index]
-
-    def __iter__(self) -> Iterator[Result]:
-        return iter(self._results)
 
     @property
     def failures(self) -> list[tuple[str, str, TaskResult]]:

@@ -20,6 +20,7 @@ from moeload_bench.means import mean_over
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, shares
+from moeload_bench.words import shown
 
 DRIFT_STEPS = (1, 100, 1000)
 """Training steps over which drift is measured."""
@@ -175,7 +176,7 @@ def rounded(number: float) -> str:
 
 def drift_words(facts: RunFacts) -> str:
     """Return drift over noise at each horizon, `0.1 / 0.9 / 3.2`."""
-    return " / ".join("-" if value is None else f"{value:.1f}" for value in facts.drift)
+    return " / ".join(shown(value, ".1f") for value in facts.drift)
 
 
 def facts_lines(facts: RunFacts) -> Iterator[str]:
