@@ -5,7 +5,6 @@ Axis letters: S steps, L MoE layers, N windows, Q risks.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,10 +68,6 @@ class Capacity:
     prior_rows: int
     prior_size: str
     last_step: int
-
-    def record(self) -> dict[str, object]:
-        """Return everything as JSON has it."""
-        return dataclasses.asdict(self)
 
 
 def capacity_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -40,7 +41,7 @@ def capacity(
     stated = "" if devices is None else f" --devices {devices} --slots {loaded.num_experts + devices}"
     following = f"moeload-bench report {shlex.quote(trace)}{stated}"
     if as_json:
-        say_record({**found.record(), "next": following})
+        say_record({**asdict(found), "next": following})
         return
     _print(found, following)
 

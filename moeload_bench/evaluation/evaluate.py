@@ -126,9 +126,8 @@ class _Said:
 
     def call(self, pair: Pair) -> Callable[[], RunResult]:
         """Return the work of a pair."""
-        return (
-            functools.partial(run_pair, pair, self._each(pair)) if self._within else functools.partial(run_pair, pair)
-        )
+        told = [self._each(pair)] if self._within else []
+        return functools.partial(run_pair, pair, *told)
 
     def _each(self, pair: Pair) -> Callable[[Answer], None]:
         count, of = itertools.count(1), len(pair.entry.origins())

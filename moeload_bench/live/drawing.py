@@ -17,13 +17,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 
-ANCHORS = (
-    (0.0, (36, 18, 66)),
-    (0.25, (58, 82, 139)),
-    (0.5, (33, 145, 140)),
-    (0.75, (122, 209, 81)),
-    (1.0, (253, 231, 37)),
-)
+COLOURS = ((36, 18, 66), (58, 82, 139), (33, 145, 140), (122, 209, 81), (253, 231, 37))
 """Colours from an eighth of the even share (dark) over the even share (middle) to eight times it (bright)."""
 OCTAVES = 3.0
 UNKNOWN = (128, 128, 128)
@@ -37,8 +31,8 @@ def shade(share: NDArray[np.floating], experts: int) -> FloatArray:
 
 def colour(position: float) -> tuple[int, int, int]:
     """The colour at a place on the scale."""
-    at = [anchor for anchor, _ in ANCHORS]
-    red, green, blue = (float(np.interp(position, at, [rgb[i] for _, rgb in ANCHORS])) for i in range(3))
+    at = np.linspace(0.0, 1.0, len(COLOURS))
+    red, green, blue = (float(np.interp(position, at, channel)) for channel in zip(*COLOURS, strict=True))
     return round(red), round(green), round(blue)
 
 
@@ -190,8 +184,4 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if value == 0:
-        return "0"
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    return f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.3g}"

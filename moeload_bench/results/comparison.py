@@ -146,15 +146,13 @@ def bundled_reference(suite: str, suite_sha256: str, scoring_version: int) -> Re
     path = PACKAGE / "data" / "reference" / f"{suite}.json"
     if Path(suite).name != suite or not path.is_file():
         return None
-    bundled = _of_the_package(path)
+    bundled = _loaded_once(path)
     same = bundled.suite.sha256 == suite_sha256 and bundled.scoring_version == scoring_version
     return bundled if same else None
 
 
-@lru_cache(maxsize=4)
-def _of_the_package(path: Path) -> Result:
-    """Read once: whoever checks all entries of a suite asks for it with each."""
-    return load_result(path)
+_loaded_once = lru_cache(maxsize=4)(load_result)
+"""Whoever checks all entries of a suite asks for the reference with each."""
 
 
 def skill(errors: Errors, forecaster: str, reference: str) -> tuple[float, list[Interval]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,11 +40,6 @@ class References:
     shapes: tuple[ClusterShape, ...]
     rows_K: tuple[int, ...]
     costs: Mapping[str, Costs]
-
-    @cached_property
-    def scores(self) -> dict[str, Scores]:
-        """The same metrics as `score_plans`, [K, L], for ``oracle`` and ``uniform``."""
-        return {name: self.scored(costs) for name, costs in self.costs.items()}
 
     def failed(self) -> Scores:
         """What a task without a forecast scores: twice the load and the drops of the uniform plan."""

@@ -9,13 +9,13 @@ import functools
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
+from moeload_bench.files import PACKAGE
 from moeload_bench.means import mean_over
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.streaming import parts
@@ -147,8 +147,7 @@ def known_number(value: float) -> float | None:
 @functools.cache
 def recipe_parameters() -> Mapping[str, int]:
     """Return the number of parameters of each recipe's model, `RECIPE version N`; made by `python -m leaderboard`."""
-    text = (resources.files("moeload_bench") / "data" / "parameters.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
+    return dict(json.loads((PACKAGE / "data" / "parameters.json").read_text(encoding="utf-8")))
 
 
 def parameters_of(meta: TraceMeta) -> int | None:

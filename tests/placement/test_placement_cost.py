@@ -65,7 +65,7 @@ def test_a_forecast_of_the_truth_has_no_regret():
     uniform = score_plans(np.full((3, 3, 8), 1 / 8), share, references)
     for shape in SHAPES:
         np.testing.assert_array_equal(scores[f"regret@{shape.name}"], 0)
-    for name, value in references.scores["uniform"].items():
+    for name, value in references.scored(references.costs["uniform"]).items():
         np.testing.assert_allclose(uniform[name], value)
 
 
@@ -99,7 +99,7 @@ def test_a_failed_task_scores_twice_the_uniform_plan():
     """Without a forecast: twice the imbalance and drop rate of the uniform plan, and the regret that this means."""
     share = window()
     references = reference_plans(share, ROWS, SHAPES)
-    failed, uniform = references.failed(), references.scores["uniform"]
+    failed, uniform = references.failed(), references.scored(references.costs["uniform"])
     assert failed.keys() == uniform.keys()
     np.testing.assert_allclose(failed["imbalance@spare"], 2 * uniform["imbalance@spare"])
     np.testing.assert_allclose(failed["regret@spare"] + 1, 2 * (uniform["regret@spare"] + 1))
@@ -160,6 +160,6 @@ def test_with_exactly_e_slots_one_hot_expert_decides_all():
     share = np.full((9, 1, 8), 0.05)
     share[:, :, 5] = 0.65
     references = reference_plans(share, (9,), headline_shapes(8))
-    uniform = references.scores["uniform"]
+    uniform = references.scored(references.costs["uniform"])
     assert uniform["regret@plain"].item() < 0.08
     assert uniform["regret@quarter"].item() > 0.3
