@@ -54,44 +54,31 @@ __all__ = [
     "write_trace",
 ]
 
-_HOME = {
-    "ClusterShape": "placement.plans",
-    "CostModel": "placement.replan",
-    "Forecast": "forecaster",
-    "ForecastRequest": "forecaster",
-    "Forecaster": "forecaster",
-    "Limits": "isolation.hosts",
-    "LoadMonitor": "live.monitor",
-    "LoadRecorder": "recording",
-    "MoeloadError": "errors",
-    "StepBlock": "forecaster",
-    "Trace": "traces.trace",
-    "TraceInfo": "forecaster",
-    "check_forecaster": "evaluation.conformance",
-    "compare_policies": "evaluation.replanning",
-    "evaluate": "evaluation.evaluate",
-    "import_log": "interchange.importing",
-    "list_traces": "traces.store",
-    "load_result": "results.record",
-    "load_suite": "suites.suite",
-    "load_trace": "traces.store",
-    "record": "recording",
-    "report": "live.page",
-    "rescore": "evaluation.stored",
-    "write_trace": "traces.store",
+_NAMES = {
+    "errors": "MoeloadError",
+    "evaluation.conformance": "check_forecaster",
+    "evaluation.evaluate": "evaluate",
+    "evaluation.replanning": "compare_policies",
+    "evaluation.stored": "rescore",
+    "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
+    "interchange.importing": "import_log",
+    "isolation.hosts": "Limits",
+    "live.monitor": "LoadMonitor",
+    "live.page": "report",
+    "placement.plans": "ClusterShape",
+    "placement.replan": "CostModel",
+    "recording": "LoadRecorder record",
+    "results.record": "load_result",
+    "suites.suite": "load_suite",
+    "traces.store": "list_traces load_trace write_trace",
+    "traces.trace": "Trace",
 }
 _OF_BEFORE = {
-    "BalancingMeta": "traces.trace",
-    "FittedForecaster": "forecaster",
-    "LayerMeta": "traces.trace",
-    "Result": "results.record",
-    "Results": "results.collection",
-    "Suite": "suites.suite",
-    "TraceMeta": "traces.trace",
-    "check_forecast": "forecaster",
-    "step_block": "forecaster",
-    "suite_for_trace": "suites.suite",
-    "trace_info": "forecaster",
+    "forecaster": "FittedForecaster check_forecast step_block trace_info",
+    "results.collection": "Results",
+    "results.record": "Result",
+    "suites.suite": "Suite suite_for_trace",
+    "traces.trace": "BalancingMeta LayerMeta TraceMeta",
 }
 """Names that earlier versions exported: they stay importable from here and are documented where they are."""
 
@@ -106,7 +93,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("moeload-bench")
-    home = _HOME.get(name) or _OF_BEFORE.get(name)
+    homes = (*_NAMES.items(), *_OF_BEFORE.items())
+    home = next((module for module, names in homes if name in names.split()), None)
     if home is None:
         raise AttributeError(f"module 'moeload_bench' has no attribute {name!r}")
     return getattr(importlib.import_module(f"moeload_bench.{home}"), name)
