@@ -54,7 +54,12 @@ __all__ = [
     "write_trace",
 ]
 
-_NAMES = {
+
+def _by_name(modules: dict[str, str]) -> dict[str, str]:
+    return {name: module for module, names in modules.items() for name in names.split()}
+
+
+_HOME = _by_name({
     "errors": "MoeloadError",
     "evaluation.conformance": "check_forecaster",
     "evaluation.evaluate": "evaluate",
@@ -72,14 +77,14 @@ _NAMES = {
     "suites.suite": "load_suite",
     "traces.store": "list_traces load_trace write_trace",
     "traces.trace": "Trace",
-}
-_OF_BEFORE = {
+})  # fmt: skip
+_OF_BEFORE = _by_name({
     "forecaster": "FittedForecaster check_forecast step_block trace_info",
     "results.collection": "Results",
     "results.record": "Result",
     "suites.suite": "Suite suite_for_trace",
     "traces.trace": "BalancingMeta LayerMeta TraceMeta",
-}
+})  # fmt: skip
 """Names that earlier versions exported: they stay importable from here and are documented where they are."""
 
 
@@ -93,8 +98,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("moeload-bench")
-    homes = (*_NAMES.items(), *_OF_BEFORE.items())
-    home = next((module for module, names in homes if name in names.split()), None)
+    home = _HOME.get(name) or _OF_BEFORE.get(name)
     if home is None:
         raise AttributeError(f"module 'moeload_bench' has no attribute {name!r}")
     return getattr(importlib.import_module(f"moeload_bench.{home}"), name)

@@ -21,7 +21,6 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
-from moeload_bench.means import mean_over
 from moeload_bench.results.collection import Results
 from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
@@ -31,6 +30,7 @@ from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled
 from moeload_bench.scoring.window import Window
 from moeload_bench.suites.suite import Suite, as_suite, sources_of
 from moeload_bench.traces.archives import read_arrays
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.store import Source
 from moeload_bench.traces.trace import Trace
 

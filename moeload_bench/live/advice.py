@@ -20,11 +20,11 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.means import mean_known, mean_over
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel, with_fewest_moves
 from moeload_bench.results.decision import LEAST_PERCENT
+from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import every
 
 Verdict = Literal["wait", "leave", "replan"]

@@ -17,12 +17,12 @@ from moeload_bench.interchange.placements import Placement, slots_in
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.live.core import Settings
 from moeload_bench.live.forecasts import COVERAGE
-from moeload_bench.means import mean_known
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import with_fewest_moves
 from moeload_bench.results.decision import LEAST_PARTS
 from moeload_bench.results.statistics import t_quantile
+from moeload_bench.traces.means import mean_known
 from moeload_bench.traces.trace import RowShares, Trace
 
 RECENT = 100

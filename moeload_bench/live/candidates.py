@@ -18,11 +18,11 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise, advise_each
 from moeload_bench.live.cluster import Costs
 from moeload_bench.live.forecasts import Forecasts
-from moeload_bench.means import mean_known
 from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.results.decision import Candidate, Decision, decide
+from moeload_bench.traces.means import mean_known
 
 FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
 """Compared unless one is named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one

@@ -27,13 +27,13 @@ from moeload_bench.live.cluster import Cluster, Costs
 from moeload_bench.live.forecasts import Forecasts, Outlook, TrackRecord, Windows
 from moeload_bench.live.history import History, Kept
 from moeload_bench.live.starving import Deaths, Starving
-from moeload_bench.means import mean_known, mean_over
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.results.decision import Decision, too_short
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
+from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 

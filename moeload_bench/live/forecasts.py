@@ -19,8 +19,8 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.live.history import Kept
-from moeload_bench.means import mean_known, ratio_of
 from moeload_bench.scoring.noise import MEAN_ABS_NORMAL, batch_noise
+from moeload_bench.traces.means import mean_known, ratio_of
 
 COVERAGE = 0.8
 """Part of the experts' window means that an interval is made to cover."""

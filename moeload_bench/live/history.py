@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import BoolArray, FloatArray
-from moeload_bench.means import mean_over
+from moeload_bench.traces.means import mean_over
 
 BINS = 240
 """Bins at most twice as many; then every two become one."""

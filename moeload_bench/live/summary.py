@@ -17,7 +17,7 @@ from moeload_bench.live.drawing import data_uri, heat_png, share_lines
 from moeload_bench.live.forecasts import Outlook
 from moeload_bench.live.history import Past
 from moeload_bench.live.starving import alarm_errors, death_sentences
-from moeload_bench.means import mean_known
+from moeload_bench.traces.means import mean_known
 from moeload_bench.words import every, shown
 
 MOST_HEATS = 4

@@ -19,7 +19,7 @@ from moeload_bench.live.core import Snapshot
 from moeload_bench.live.drawing import colour, shade, share_lines
 from moeload_bench.live.history import Past
 from moeload_bench.live.summary import FEW_EXPERTS, LAYER_COLUMNS, layer_rows, sentences
-from moeload_bench.means import mean_over
+from moeload_bench.traces.means import mean_over
 
 BLOCKS = " ░▒▓█"
 """From an eighth of the even share or less to eight times it."""

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlotError, TraceError, not_found
-from moeload_bench.means import ratio_of
 from moeload_bench.states.rule import State, StateLabels, trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.style import (
@@ -28,6 +27,7 @@ from moeload_bench.style import (
     state_handles,
     state_strip,
 )
+from moeload_bench.traces.means import ratio_of
 from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:

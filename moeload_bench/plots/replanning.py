@@ -8,7 +8,6 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.replanning import Comparison
-from moeload_bench.means import ratio_of
 from moeload_bench.placement.replan import POLICIES, PolicyRun, Simulation
 from moeload_bench.states.rule import spans_of
 from moeload_bench.style import (
@@ -22,6 +21,7 @@ from moeload_bench.style import (
     state_strip,
     style,
 )
+from moeload_bench.traces.means import ratio_of
 from moeload_bench.traces.trace import Trace, layer_names
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, not_found
-from moeload_bench.means import ratio_of
+from moeload_bench.traces.means import ratio_of
 
 Claim = Literal["these recipes, new seeds", "a new recipe"]
 

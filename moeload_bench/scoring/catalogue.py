@@ -17,9 +17,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.means import ratio_of
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.scoring import metrics
+from moeload_bench.traces.means import ratio_of
 
 PRIMARY = "window_tv"
 """The metric that forecasters are ranked by."""

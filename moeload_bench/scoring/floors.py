@@ -20,7 +20,6 @@ from typing import Literal
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
-from moeload_bench.means import mean_known, mean_over, ratio_of
 from moeload_bench.scoring.noise import (
     BLOCK_ROWS,
     MEAN_ABS_NORMAL,
@@ -38,6 +37,7 @@ from moeload_bench.scoring.noise import (
 from moeload_bench.scoring.scores import filled, horizon_rows
 from moeload_bench.states.rule import LABELS, StateLabels, state_names
 from moeload_bench.traces import streaming
+from moeload_bench.traces.means import mean_known, mean_over, ratio_of
 from moeload_bench.traces.trace import Trace, shares
 
 Mark = Literal["exact", "approximate", "not given"]

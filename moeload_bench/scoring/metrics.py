@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SuiteError
-from moeload_bench.means import ratio_of
+from moeload_bench.traces.means import ratio_of
 
 HOT_FRACTION = 4
 """One expert in four counts as hot: ``hot_recall`` is taken at k = max(1, E // 4)."""

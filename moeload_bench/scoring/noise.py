@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
-from moeload_bench.means import ratio_of
+from moeload_bench.traces.means import ratio_of
 from moeload_bench.traces.trace import shares
 
 MEAN_ABS_NORMAL = float(np.sqrt(2.0 / np.pi))

@@ -16,7 +16,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
-from moeload_bench.means import mean_over
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, shares

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.means import ratio_of
 from moeload_bench.scoring.metrics import valid_rows
+from moeload_bench.traces.means import ratio_of
 
 
 @dataclass

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray
 from moeload_bench.errors import TraceError
-from moeload_bench.means import mean_over
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import shares
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.means import ratio_of
 from moeload_bench.scoring.metrics import relative_error, total_variation, valid_rows
+from moeload_bench.traces.means import ratio_of
 
 
 def window_tv(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatArray:
