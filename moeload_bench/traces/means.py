@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import Array, FloatArray
 
 
-def ratio_of(top: NDArray[np.generic], bottom: NDArray[np.generic]) -> FloatArray:
+def ratio_of(top: Array, bottom: Array) -> FloatArray:
     """Return top / bottom, NaN where the bottom is 0."""
-    out = np.full(np.broadcast_shapes(top.shape, bottom.shape), np.nan)
-    np.divide(top, bottom, out=out, where=np.broadcast_to(bottom, out.shape) > 0)
+    out = np.full(np.broadcast(top, bottom).shape, np.nan)
+    np.divide(top, bottom, out=out, where=bottom > 0)
     return out
 
 
