@@ -271,18 +271,15 @@ def collapse_list() -> str:
     )
 
 
+def version() -> str:
+    """Return which version of the board this is, and for which risks."""
+    return f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
+
+
 PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(),
-    "version": lambda _: (
-        f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
-    ),
-    "stratum": stratum_table,
-    "pooled": lambda _: pooled_table(),
-    "worst": lambda _: worst_table(),
-    "alarm": lambda _: alarm_table(),
-    "deaths": lambda _: deaths_table(),
-    "collapses": lambda _: collapse_list(),
-}
+    "answer": answer, "version": version, "stratum": stratum_table, "pooled": pooled_table, "worst": worst_table,
+    "alarm": alarm_table, "deaths": deaths_table, "collapses": collapse_list,
+}  # fmt: skip
 
 
 def made() -> dict[Path, str]:

@@ -134,13 +134,10 @@ def _thousands(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
+PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": balance_table, "walk": walk_table}
 REGRET_PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(),
-    "separation": lambda _: separation(),
-    "regret": lambda _: regret_table(),
-    **reaction.PARTS,
-}
+    "answer": answer, "separation": separation, "regret": regret_table, **reaction.PARTS,
+}  # fmt: skip
 
 
 def draw_walk() -> None:

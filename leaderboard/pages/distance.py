@@ -144,4 +144,4 @@ def _percent(share: float, low: float, high: float) -> str:
     return f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-PARTS: Mapping[str, Maker] = {"distance": lambda _: distance_part()}
+PARTS: Mapping[str, Maker] = {"distance": distance_part}

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import parts_from
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
 from leaderboard.season_tools.futures import ForkPoint, fork_points
@@ -234,11 +234,6 @@ def draw_floors() -> None:
         save_figure(figure, path)
 
 
-PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(pilot()),
-    "setup": lambda _: setup(pilot()),
-    "lead": lambda _: lead(pilot()),
-    "floors": lambda _: floors_table(pilot()),
-    "tests": lambda _: p_values_table(pilot()),
-    "power": lambda _: power_table(pilot()),
-}
+PARTS = parts_from(
+    pilot, answer=answer, setup=setup, lead=lead, floors=floors_table, tests=p_values_table, power=power_table
+)

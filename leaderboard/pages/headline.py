@@ -262,7 +262,7 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
     return f"{markdown_table(heads, lines)}\n\n{words}"
 
 
-def runs_part(_: str) -> str:
+def runs_part() -> str:
     """Return how many runs there are in traces/, and how large they are."""
     bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
     return size_summary(list(bare))

@@ -11,7 +11,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.ladder_figures import draw_figures
-from leaderboard.pages.parts import Maker, Page, fill_parts
+from leaderboard.pages.parts import Maker, Page, fill_parts, parts_from
 from leaderboard.studies.kept import records_text
 from leaderboard.studies.ladder import OUT, STEPS, STRONG, all_runs, parameters_of
 from leaderboard.studies.rungs import (
@@ -251,16 +251,10 @@ def twins_note(rungs: Sequence[Rung], learned: Collection[str]) -> str:
 
 def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
     """Return the generated parts of the page."""
-    return {
-        "rungs": lambda _: rungs_table(rungs),
-        "opening": lambda _: opening(rungs),
-        "answers": lambda _: answers(rungs),
-        "tested": lambda _: tested_table(rungs),
-        "twins": lambda _: twins_note(rungs, known_recipes()),
-        "loads": lambda _: loads_table(rungs),
-        "skill": lambda state: skill_table(rungs, state),
-        "regret": lambda state: regret_table(rungs, state),
-    }
+    return parts_from(
+        lambda: rungs, rungs=rungs_table, opening=opening, answers=answers, tested=tested_table, loads=loads_table,
+        twins=lambda rungs: twins_note(rungs, known_recipes()), skill=skill_table, regret=regret_table,
+    )  # fmt: skip
 
 
 @functools.cache

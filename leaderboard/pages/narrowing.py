@@ -131,7 +131,7 @@ def _by_better(pairs: frozenset[Pair]) -> str:
     )
 
 
-def _part(_: str) -> str:
+def _part() -> str:
     """Return the two newest full suites with results; of one with both sizes of batch, the first."""
     full = full_suites(suites_with_results())
     if len(full) < 2:

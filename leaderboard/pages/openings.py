@@ -70,7 +70,7 @@ def season_answer(season: ScoredSeason) -> str:
     )
 
 
-def results_answer(of: str) -> str:
+def results_answer() -> str:
     """Return who is best on the newest season and on the largest public suite."""
     suite, seasons = largest_suite(), scored_seasons()
     public = [

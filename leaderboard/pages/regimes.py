@@ -12,7 +12,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
-from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.pages.parts import aligned_table, parts_from
 from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import OUT, TUNED, RegimeRun, StateScores, suite_runs
 from leaderboard.suites.plan import first_training
@@ -250,11 +250,5 @@ def draw() -> None:
     draw_dots(panels, ROOT / "docs" / "reports" / "regimes.svg")
 
 
-BRIEF: Mapping[str, Maker] = {"regimes": lambda _: brief(all_runs())}
-PARTS: Mapping[str, Maker] = {
-    "opening": lambda _: opening(all_runs()),
-    "answer": lambda _: answer(all_runs()),
-    "errors": lambda kind: errors_table(all_runs(), kind),
-    "gains": lambda _: gains_table(all_runs()),
-    "runs": lambda _: runs_table(all_runs()),
-}
+BRIEF = parts_from(all_runs, regimes=brief)
+PARTS = parts_from(all_runs, opening=opening, answer=answer, errors=errors_table, gains=gains_table, runs=runs_table)

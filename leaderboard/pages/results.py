@@ -334,7 +334,7 @@ def failures(results: Sequence[Result]) -> str:
     return "\n".join(lines) or "No task failed."
 
 
-PARTS: Mapping[str, Maker] = {"results": lambda _: results_page()}
+PARTS: Mapping[str, Maker] = {"results": results_page}
 
 
 def results(

@@ -109,7 +109,7 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
     return found
 
 
-def _part(_: str) -> str:
+def _part() -> str:
     wanted = study.wanted_runs()
     recipes, learned = {run.split("/")[0] for run in wanted}, study.known_recipes()
     twins = {recipe: group[0] for group in near_twins(recipes) for recipe in group}
