@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.grouped import grouped
 from leaderboard.pages.openings import Dot, draw_dots
 from leaderboard.pages.parts import aligned_table, parts_from
 from leaderboard.studies.kept import read_records
@@ -94,11 +95,9 @@ class Cell:
         return f"{value} % ({low_} to {high_})" if ends is None else f"{value} % [{low_}, {high_}]"
 
     def _mean(self, value: Callable[[StateScores, int], float | None]) -> float | None:
-        by_recipe: dict[str, list[float]] = {}
-        for run, scores, k in self._found:
-            if (one := value(scores, k)) is not None:
-                by_recipe.setdefault(first_training(run.recipe), []).append(one)
-        return float(np.mean([np.mean(values) for values in by_recipe.values()])) if by_recipe else None
+        known = [(run, one) for run, scores, k in self._found if (one := value(scores, k)) is not None]
+        by_recipe = grouped(known, lambda pair: first_training(pair[0].recipe)).values()
+        return float(np.mean([np.mean([one for _, one in pairs]) for pairs in by_recipe])) if known else None
 
 
 def _known(value: float | None) -> float:

@@ -11,7 +11,7 @@ Axis letters: K horizons, L MoE layers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -189,11 +189,3 @@ def _score(result: Result, state: str, skill: float) -> Score:
         error_K=tuple(run_means(run, state, METRIC)),
         regret_K=tuple(run_means(run, state, REGRET)),
     )
-
-
-def by_rung(runs: Sequence[LadderRun]) -> Mapping[str, list[LadderRun]]:
-    """Recipe to its runs."""
-    found: dict[str, list[LadderRun]] = {}
-    for run in sorted(runs, key=lambda run: run.id):
-        found.setdefault(run.recipe, []).append(run)
-    return found

@@ -31,6 +31,7 @@ from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
 from leaderboard.committed import TRACES
+from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import make_request
@@ -181,9 +182,8 @@ def record(
     out: dict[str, Any] = {}
     ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
     for state in LABELS:
-        of: dict[str, list[int]] = {}
-        for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
-            of.setdefault(tasks[n].recipe, []).append(n)
+        here = sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe)
+        of = grouped(here, lambda n: tasks[n].recipe)
         known = (("log_ratio", ratio_TK, 5), ("window_tv", error_TK, 6), ("window_error_rate", relative_TK, 5))
         out[state] = {
             name: {r: np.mean([value_TK[n] for n in own], axis=0).round(d).tolist() for r, own in of.items()}

@@ -28,6 +28,7 @@ from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.fit_weights import fit_runs, runs_of
+from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
@@ -148,9 +149,7 @@ KINDS: Mapping[str, Callable[[Trace], Trace]] = {
 def parts_of(names: Sequence[str]) -> list[list[str]]:
     """Return the runs of each part that is left out at once; near twins lie in one, the parts are about as large."""
     groups = groups_of(recipe_name(name) for name in names)
-    by_group: dict[str, list[str]] = {}
-    for name in names:
-        by_group.setdefault(groups[recipe_name(name)], []).append(name)
+    by_group = grouped(names, lambda name: groups[recipe_name(name)])
     parts: list[list[str]] = [[] for _ in range(FOLDS)]
     for _, runs in sorted(by_group.items(), key=lambda item: (-len(item[1]), item[0])):
         min(parts, key=len).extend(runs)
