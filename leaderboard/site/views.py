@@ -142,7 +142,7 @@ def _skills_of(board: Board, ratio: str | None) -> list[list[Skills]]:
     looks, shape = looks_of(board), (len(looks_of(board)), len(board.entries))
     whole = None if ratio is None or board.reference is None else scores_of(board, ratio)
     against = None if whole is None or whole.reference is None else _ratios(whole, whole.reference, looks)
-    beside = None if whole is None else _public_runs(board, whole, looks)
+    beside = [] if whole is None else _public_runs(board, whole, looks)
     found = []
     for choice in (ALL, *board.choices):
         runs = board.runs_in(choice)
@@ -193,7 +193,7 @@ def _ratios(scores: Standings, base: str, looks: Sequence[Looked]) -> RunMeans:
 
 
 def _skills(
-    means: RunMeans | None, beside: Sequence[Runs] | None, shape: tuple[int, int]
+    means: RunMeans | None, beside: Sequence[Runs], shape: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return skill [V, F] and its intervals [V, F, 2] on the runs of the means.
 
@@ -203,7 +203,7 @@ def _skills(
     if means is None:
         return np.full(shape, np.nan), np.full((V, F, 2), np.nan), np.full((V, F, 2), np.nan)
     seeds_X2 = means.ends("these recipes, new seeds")
-    for x in np.flatnonzero(np.isnan(seeds_X2[:, 0])) if beside is not None else ():
+    for x in np.flatnonzero(np.isnan(seeds_X2[:, 0])).tolist() if beside else ():
         runs = means.by_recipe(x)
         if len(runs) >= MIN_RECIPES:
             seeds_X2[x] = skill_interval(runs, seed_spread([runs, beside[x]]))[1:]
@@ -213,10 +213,10 @@ def _skills(
     return skill_VF, new_recipe_VF2, new_seeds_VF2
 
 
-def _public_runs(board: Board, whole: Standings, looks: Sequence[Looked]) -> list[Runs] | None:
-    """Return by view and forecaster its public runs beside a season, none for an entry that has none; else None."""
+def _public_runs(board: Board, whole: Standings, looks: Sequence[Looked]) -> list[Runs]:
+    """Return by view and forecaster its public runs beside a season, {} for an entry that has none; else []."""
     if not board.known or whole.reference is None or whole.ratio is None:
-        return None
+        return []
     rows, names = list(whole.ratios.by_forecaster), [result.name for result in board.known]
     if whole.reference not in names:
         return [{}] * (len(looks) * len(rows))
