@@ -71,7 +71,8 @@ def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int =
     With a ``start`` nothing before it is seen, and the origins lie 10 to 400 steps after it.
     """
     info = trace_info(trace)
-    seen, mean = _followers(info, stride)
+    sampled = type(info)(**{**vars(info), "stride": stride})
+    seen, mean = Memory(sampled), SlidingWindowAverage(sampled, 0)
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
     labels = label_states(trace.load_SLE, rule=suite.rule)
@@ -99,11 +100,6 @@ def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int =
             Task(run, recipe, state, stride, measured, moving(seen), true_KLE, told, reference, np.array(windows))
         )
     return found
-
-
-def _followers(info: Any, stride: int) -> tuple[Memory, SlidingWindowAverage]:
-    sampled = type(info)(**{**vars(info), "stride": stride})
-    return Memory(sampled), SlidingWindowAverage(sampled, 0)
 
 
 def window_means(gate: Gate, measured: Measures, horizons: Sequence[int]) -> FloatArray:
@@ -141,11 +137,11 @@ class Study:
 
     def folds(self) -> list[tuple[list[int], list[int]]]:
         """Return (runs to learn from, runs that are left out), by cluster."""
-        out = []
-        for cluster in CLUSTERS:
-            left = [n for n, recipe in enumerate(self.recipe) if recipe in cluster]
-            out.append(([n for n in range(len(self.recipe)) if n not in left], left))
-        return out
+        runs = list(enumerate(self.recipe))
+        return [
+            ([n for n, recipe in runs if recipe not in cluster], [n for n, recipe in runs if recipe in cluster])
+            for cluster in CLUSTERS
+        ]
 
     def gates(
         self, learning: _gate_fit.Learning, keep: Callable[[_gate_fit.Samples], bool] = lambda _: True, most: int = 99

@@ -110,11 +110,6 @@ class TravelRun(Record):
         return "large" if self.per_expert >= LARGE else "small"
 
 
-def as_it_is(trace: Trace) -> Trace:
-    """Return the trace."""
-    return trace
-
-
 def summed(trace: Trace) -> Trace:
     """Return ten rows as one."""
     from moeload_bench.baselines import _guard_fit  # needs torch, which pages made from kept records do without
@@ -139,7 +134,7 @@ def thinned(trace: Trace) -> Trace:
 
 
 KINDS: Mapping[str, Callable[[Trace], Trace]] = {
-    "as it is": as_it_is,
+    "as it is": lambda trace: trace,
     "summed": summed,
     "sampled": sampled,
     "thinned": thinned,
@@ -299,12 +294,9 @@ def _keep(
         found += one.result()
         done = {(each.run, each.kind) for each in found}
         older = [each for each in kept if (each.run, each.kind) not in done]
-        write_whole(OUT, records_text([*found, *older], _order).encode())
+        text = records_text([*found, *older], lambda one: (one.run, one.kind, one.state))
+        write_whole(OUT, text.encode())
     return open_ones
-
-
-def _order(one: TravelRun) -> tuple[str, str, str]:
-    return one.run, one.kind, one.state
 
 
 def records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> list[TravelRun]:
