@@ -24,32 +24,14 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.trace import Trace
 
 SIZE = (
-    "head_dim",
-    "hidden_size",
-    "intermediate_size",
-    "moe_intermediate_size",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-)
+    "head_dim", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+    "num_hidden_layers", "num_key_value_heads",
+)  # fmt: skip
 """What a model's configuration calls its width and depth."""
 SAME = (
-    "balancing",
-    "capacity_factor",
-    "count_semantics",
-    "drop_policy",
-    "family",
-    "gate",
-    "global_batch_tokens",
-    "notes",
-    "optimizer",
-    "precision",
-    "schedule",
-    "score_function",
-    "sequence_length",
-    "sources",
-    "tokenizer_sha256",
-)
+    "balancing", "capacity_factor", "count_semantics", "drop_policy", "family", "gate", "global_batch_tokens", "notes",
+    "optimizer", "precision", "schedule", "score_function", "sequence_length", "sources", "tokenizer_sha256",
+)  # fmt: skip
 Size = tuple[int, int]
 """Hidden size, MoE layers."""
 
