@@ -220,7 +220,6 @@ def reaction(
         started = time.process_time()
         trace = read_trace(TRACES / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
         runs[entry.id] = measure_run(trace, *((Z_TRIED, Z_TRIED) if fit else ((Z_DEVIATION,), (Z_COVARIANCE,))))
-        OUT.write_text(
-            json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]") + "\n"
-        )
+        text = json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]")
+        OUT.write_text(text + "\n")
         print(entry.id, f"{time.process_time() - started:.0f} s of CPU", flush=True)
