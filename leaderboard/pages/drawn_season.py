@@ -122,13 +122,11 @@ def gains_of(found: Drawn, state: str) -> Gains:
 
 def recipe_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
     """Return the candidate's gain on a recipe, and the best other entry's with its name."""
-    own, others = gains[found.draws.candidate].get(recipe), {
-        name: known[recipe] for name, known in gains.items() if recipe in known and name != found.draws.candidate
-    }  # fmt: skip
+    others = {name: known[recipe] for name, known in gains.items() if recipe in known}
+    own = others.pop(found.draws.candidate, None)
     best = max(others, key=others.__getitem__, default=None)
-    return (NOTHING if own is None else signed_percent(own)), (
-        NOTHING if best is None else f"`{best}` {signed_percent(others[best])}"
-    )
+    best_words = NOTHING if best is None else f"`{best}` {signed_percent(others[best])}"
+    return NOTHING if own is None else signed_percent(own), best_words
 
 
 GAIN_HEADS = tuple(f"{state}, {what}" for state in LABELS for what in ("candidate, %", "best other, %"))
