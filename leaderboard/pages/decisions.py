@@ -10,6 +10,7 @@ import functools
 from collections.abc import Mapping, Sequence
 
 from leaderboard.committed import ROOT
+from leaderboard.grouped import grouped
 from leaderboard.pages import reaction
 from leaderboard.pages.disagreement import disagreements, draw_regret, error_and_regret
 from leaderboard.pages.parts import Maker
@@ -67,10 +68,8 @@ def answer() -> str:
 
 def _apart(results: Sequence[Result], metric: str) -> dict[str, int]:
     """Return by state how many forecasters differ from the reference, over all horizons."""
-    found: dict[str, int] = {}
-    for cell in compared_cells(results, metric):
-        found[cell.state] = found.get(cell.state, 0) + len(cell.apart)
-    return found
+    by_state = grouped(compared_cells(results, metric), lambda cell: cell.state)
+    return {state: sum(len(cell.apart) for cell in cells) for state, cells in by_state.items()}
 
 
 def separation() -> str:

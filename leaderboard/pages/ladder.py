@@ -92,12 +92,10 @@ def regret_table(rungs: Sequence[Rung], state: str) -> str:
     for name in study.names_of(rungs):
         for horizon in (100, 1000):
             quantity = Quantity("regret", name, study.regret_in(state, name, horizon), False)
-            rows.append((f"`{name}`", f"{horizon:,}", *(cell(rungs, rung, quantity, _percent) for rung in rungs)))
+            rows.append(
+                (f"`{name}`", f"{horizon:,}", *(cell(rungs, rung, quantity, "{:.2%}".format) for rung in rungs))
+            )
     return markdown_table((f"{state}: regret", "h", *(f"`{rung.name}`" for rung in rungs)), rows)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2%}"
 
 
 def opening(rungs: Sequence[Rung]) -> str:
@@ -182,18 +180,14 @@ def scaling_answer(rungs: Sequence[Rung]) -> str:
             factors[quantity.title.removeprefix("onset, ")] = max(known) / min(known)
     if not factors:
         return f"{CANNOT}: a run never becomes stable"
-    ordered = sorted(factors.items(), key=_to_nine_digits)
+    # rounded: steps and tokens share a factor, and the last digit of a mean must not put one before the other
+    ordered = sorted(factors.items(), key=lambda item: round(item[1], 9))
     listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in ordered)
     nearest = [name for name, factor in ordered if round(factor / ordered[0][1], 9) == 1]
     return (
         f"over {len(plain)} rungs without balancing the largest is a multiple of the least of {listed}; nearest to "
         f"constant in {' and '.join(nearest)}"
     )
-
-
-def _to_nine_digits(item: tuple[str, float]) -> float:
-    """Round the factor: steps and tokens share one, and the last digit of a mean must not put one before the other."""
-    return round(item[1], 9)
 
 
 def layer_answer(rungs: Sequence[Rung]) -> str:

@@ -17,6 +17,7 @@ from leaderboard.pages.parts import aligned_table, parts_from
 from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import OUT, TUNED, RegimeRun, StateScores, suite_runs
 from leaderboard.suites.plan import first_training
+from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
@@ -57,9 +58,10 @@ class Cell:
         return len({first_training(run.recipe) for run in self.runs})
 
     @functools.cached_property
-    def ratio_FR(self) -> Mapping[str, Sequence[float]]:
-        """The mean log ratio of each run to the tuned average."""
-        return {name: [_known(scores.log_ratio_K[name][k]) for _, scores, k in self._found] for name in self.names}
+    def ratio_FR(self) -> Mapping[str, FloatArray]:
+        """The mean log ratio of each run to the tuned average; NaN for none."""
+        known = {name: [scores.log_ratio_K[name][k] for _, scores, k in self._found] for name in self.names}
+        return {name: np.array(ratio_R, dtype=np.float64) for name, ratio_R in known.items()}
 
     def error(self, name: str) -> float | None:
         """Return the part of the tokens that is planned for the wrong expert, the mean over recipes of their runs."""
@@ -70,7 +72,7 @@ class Cell:
 
     def means(self, name: str, against: str) -> RunMeans:
         """Return the runs' mean log ratios of one forecaster to another."""
-        ratio_R = np.subtract(self.ratio_FR[name], self.ratio_FR[against])
+        ratio_R = self.ratio_FR[name] - self.ratio_FR[against]
         recipes = tuple(run.recipe for run in self.runs)
         return RunMeans(ratio_R[None], recipes, tuple(map(first_training, recipes)))
 
@@ -98,10 +100,6 @@ class Cell:
         known = [(run, one) for run, scores, k in self._found if (one := value(scores, k)) is not None]
         by_recipe = grouped(known, lambda pair: first_training(pair[0].recipe)).values()
         return float(np.mean([np.mean([one for _, one in pairs]) for pairs in by_recipe])) if known else None
-
-
-def _known(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 @functools.cache
