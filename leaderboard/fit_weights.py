@@ -32,11 +32,6 @@ def runs_of(name: Name) -> list[str]:
     return [ref.id for ref in list_traces(TRACES) if ref.id.split("/")[1] == "train"]
 
 
-def read_runs(names: Sequence[str]) -> FitRuns:
-    """Read whole runs, as `fit` takes them."""
-    return fit_runs([read_trace(TRACES / f"{name}.parquet") for name in names])
-
-
 def fit_runs(traces: Sequence[Trace]) -> FitRuns:
     """Return whole runs as `fit` takes them; runs of one recipe and their probes are one group."""
     recipes = sorted({recipe_name(one.id) for one in traces})
@@ -63,7 +58,7 @@ def fit_weights(
     if check:
         found = PINNED.search(source.read_text())
         raise typer.Exit(0 if found and found[1] == bytes_sha256(archive) else 1)
-    data = forecaster.fit(read_runs(runs_of(name)), SEED)
+    data = forecaster.fit(fit_runs([read_trace(TRACES / f"{run}.parquet") for run in runs_of(name)]), SEED)
     archive.write_bytes(data)
     source.write_text(PINNED.sub(f'SHIPPED_SHA256 = "{bytes_sha256(archive)}"', source.read_text()))
     print(f"{archive.name}: {len(data)} bytes, {bytes_sha256(archive)}")

@@ -14,6 +14,7 @@ import typer
 import yaml
 
 from leaderboard.committed import ROOT, committed_results
+from leaderboard.templates import render_text
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import write_whole
 from moeload_bench.hub.fetch import suite_pins
@@ -27,55 +28,6 @@ SUITES = ("v1", "v2", "v3")
 TRACES = "ORG/moeload-traces"
 """Stands for the dataset until a suite names it."""
 PAPER = "arxiv:2404.16914"
-CARD = """---
-{front}
----
-# gated: forecasts of expert load in Mixture-of-Experts training
-
-Forecasts the share of a layer's tokens that each expert will get, 1 to 4,000 optimizer steps ahead, from the loads so
-far. For whoever places, replicates or sizes experts during training. A small network ({parameters:,} float32 weights)
-weights window means, decays and trends that are measured in the run itself; it sees no expert by itself, so that any
-number of experts and layers will do.
-
-## Load
-
-```python
-from moeload_bench.baselines.gated import Gated
-from moeload_bench.hub.pretrained import pretrained
-
-weights = pretrained("gated", "{place}@TAG")      # refused unless its hash is the one that the package pins
-forecaster = Gated(info, 0, fitted=weights)       # info: moeload_bench.forecaster.trace_info(trace)
-```
-
-The repository holds `{weights}` and nothing that is run: no pickle, no code. The package ships the same weights, so
-`moeload-bench run gated --trace my-run.parquet` needs no download.
-
-## Results
-
-Skill is 1 - error / error of `sw_avg`, the mean of the last 100 steps, over all horizons; error is the part of the
-tokens that a forecast plans for the wrong expert. Higher skill is better.
-
-{results}
-
-## How it was made
-
-Fitted on the `train` runs of suite `v1` of the traces, with the benchmark's own loss;
-`python -m leaderboard fit-weights gated` in a checkout of the project fits it again.
-
-## Limits
-
-The runs that it learned from are small models (millions of parameters) with thousands of tokens per step. On recipes
-that it has not seen it gains less: see the project's report on `gated`.
-
-## Licence
-
-Apache-2.0.
-
-## Cite
-
-`CITATION.cff` of the project, and the paper that posed the question: Cong et al., *Prediction Is All MoE Needs: Expert
-Load Distribution Goes from Fluctuating to Stabilizing*, arXiv:2404.16914 (2024).
-"""
 
 
 def model_files(place: str = "ORG/moeload-gated") -> dict[str, bytes]:
@@ -119,7 +71,10 @@ def _card(place: str, rows: dict[str, list[Row]]) -> str:
         parameters = sum(archive[name].size for name in archive.files if archive[name].dtype == np.float32)
     results = markdown_table(("Suite", "State", "Skill"), lines)
     front = str(data.to_yaml(line_break="\n")).strip()
-    return CARD.format(front=front, place=place, weights=WEIGHTS, results=results, parameters=parameters)
+    return render_text(
+        Path(__file__).with_suffix(".md.j2"),
+        front=front, place=place, weights=WEIGHTS, results=results, parameters=f"{parameters:,}",
+    )  # fmt: skip
 
 
 def _records(suite: str, rows: list[Row]) -> bytes:

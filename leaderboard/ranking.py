@@ -62,24 +62,18 @@ def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
 
 
 def rank_sets(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
+    errors: Mapping[str, FloatArray], tasks: Tasks, test: Callable[[str, str], float | None] | None = None
 ) -> dict[str, tuple[int, int]] | None:
     """Each forecaster's least and greatest rank (`possible_ranks`); None where a pair cannot be tested.
 
     ``test`` gives the p of two forecasters; without it `p_value`, so that the ranks are those on new recipes.
     """
-    apart = pairs_apart(errors, tasks, alpha, test)
+    apart = pairs_apart(errors, tasks, test)
     return None if apart is None else possible_ranks(list(errors), apart)
 
 
 def pairs_apart(
-    errors: Mapping[str, FloatArray],
-    tasks: Tasks,
-    alpha: float = 0.05,
-    test: Callable[[str, str], float | None] | None = None,
+    errors: Mapping[str, FloatArray], tasks: Tasks, test: Callable[[str, str], float | None] | None = None
 ) -> frozenset[tuple[str, str]] | None:
     """Return the pairs that can be told apart, the better one first (`told_apart`); None where a pair has no p."""
     names = list(errors)
@@ -88,4 +82,4 @@ def pairs_apart(
         ratio_T = log_ratio(errors[names[j]], errors[names[i]])
         p = test(names[i], names[j]) if test else p_value(ratio_T, tasks)
         skill_FF[i, j], p_FF[i, j] = skill(ratio_T, tasks), np.nan if p is None else p
-    return told_apart(names, skill_FF, p_FF, alpha)
+    return told_apart(names, skill_FF, p_FF)

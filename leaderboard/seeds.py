@@ -20,13 +20,13 @@ class SkillInterval(NamedTuple):
     high: float
 
 
-def skill_interval(runs: Runs, spread: Spread, confidence: float = 0.95) -> SkillInterval:
-    """Skill over all recipes, one vote each, and its t interval for new seeds of these recipes.
+def skill_interval(runs: Runs, spread: Spread) -> SkillInterval:
+    """Skill over all recipes, one vote each, and its 95 % t interval for new seeds of these recipes.
 
     Raises `ValueError` without a run.
     """
     center, error = _center(runs, spread)
-    half = t_quantile(spread.freedom, confidence) * error if spread.freedom else float("nan")
+    half = t_quantile(spread.freedom, 0.95) * error if spread.freedom else float("nan")
     return SkillInterval(*(skill_of(value) for value in (center, center + half, center - half)))
 
 

@@ -20,6 +20,11 @@ def template_environment(folder: Path, *, html: bool = False) -> Any:
     )  # fmt: skip
 
 
+def render_words(path: Path, **values: Any) -> str:
+    """Return the text of a template as one paragraph, whatever its lines are."""
+    return " ".join(render_text(path, **values).split())
+
+
 def render_text(path: Path, **values: Any) -> str:
     """Return the text of a template that is no HTML."""
     return str(template_environment(path.parent).get_template(path.name).render(**values))

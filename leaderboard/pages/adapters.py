@@ -63,4 +63,4 @@ def _table(title: str, results: Sequence[Result]) -> str:
     return f"{title}, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
 
 
-PARTS: Mapping[str, Maker] = {"adapters": lambda _: adapters_tables()}
+PARTS: Mapping[str, Maker] = {"adapters": adapters_tables}

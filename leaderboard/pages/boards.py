@@ -129,6 +129,6 @@ def _states(errors: Errors) -> Iterator[str]:
 
 
 PARTS: Mapping[str, Maker] = {
-    "quantiles": lambda _: "\n\n".join(map(quantile_part, newest())),
-    "pairs": lambda _: "\n\n".join(map(pairs_part, newest())),
+    "quantiles": lambda: "\n\n".join(map(quantile_part, newest())),
+    "pairs": lambda: "\n\n".join(map(pairs_part, newest())),
 }

@@ -9,22 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.grouped import grouped
 from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
-from leaderboard.studies import alarms
+from leaderboard.studies import alarms, capacity
 from leaderboard.studies.alarms import AlarmRun
-from leaderboard.studies.capacity import (
-    BROKEN,
-    ENTRIES,
-    HORIZONS,
-    NAIVE,
-    OUT,
-    SHIPPED,
-    CapacityRun,
-    Scored,
-    all_runs,
-    board,
-    prior_text,
-)
+from leaderboard.studies.capacity import ENTRIES, HORIZONS, NAIVE, SHIPPED, CapacityRun, Scored
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import records_text
 from moeload_bench.capacity.alarms import BLOCK_STEPS, MEASURED, AlarmCounts, added
@@ -43,45 +32,56 @@ STRATA = {
 Groups = Mapping[str, str]
 TENTH, TWENTIETH, HUNDREDTH = range(3)
 """Places in `RISKS`."""
+RATES = ("deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps")
+"""Heads of `rates`."""
 
 
 @functools.cache
-def _world() -> tuple[tuple[Scored, ...], Mapping[str, str]]:
-    runs = _runs()
-    return tuple(board(runs)), groups_of([*(run.recipe for run in runs), *(run.recipe for run in _alarms())])
+def _runs() -> Sequence[CapacityRun]:
+    return capacity.all_runs()
 
 
 @functools.cache
-def _runs() -> tuple[CapacityRun, ...]:
-    return tuple(all_runs())
+def _alarms() -> Sequence[AlarmRun]:
+    return alarms.all_runs()
 
 
 @functools.cache
-def _alarms() -> tuple[AlarmRun, ...]:
-    return tuple(alarms.all_runs())
+def _board() -> Sequence[Scored]:
+    return capacity.board(_runs())
+
+
+@functools.cache
+def _groups() -> Groups:
+    return groups_of([*(run.recipe for run in _runs()), *(run.recipe for run in _alarms())])
 
 
 def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:
     """Return an entry's scores at one horizon in a stratum."""
-    return [one for one in _world()[0] if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
+    return [one for one in _board() if (one.entry, one.horizon, one.run.stratum) == (entry, horizon, stratum)]
 
 
 def means(found: Sequence[Scored | AlarmRun], values: Sequence[float], groups: Groups | None = None) -> RunMeans:
     """Return values of runs as the means that votes are made of; ``groups`` of near twins, else those of traces/."""
-    recipes = tuple((one.run if isinstance(one, Scored) else one).recipe for one in found)
-    twins = _world()[1] if groups is None else groups
+    recipes = tuple(one.recipe for one in found)
+    twins = _groups() if groups is None else groups
     return RunMeans(np.array([values]), recipes, tuple(twins[name] for name in recipes))
+
+
+def mean(found: Sequence[Scored], values: Sequence[float]) -> float:
+    """Return the mean over recipes of values of runs."""
+    return float(means(found, values).votes[0].center_F[0])
 
 
 def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float], groups: Groups | None = None) -> str:
     """Return the mean over recipes in percent, with its interval where there are enough recipes."""
     votes = means(found, parts, groups).votes[0]
-    mean = float(votes.center_F[0])
+    center = float(votes.center_F[0])
     if votes.groups < MIN_RECIPES:
-        return f"{100 * mean:.1f}"
+        return f"{100 * center:.1f}"
     error_F, freedom = votes.new_recipe
     half = t_quantile(freedom, 0.95) * float(error_F[0])
-    return f"{100 * mean:.1f} [{100 * max(0.0, mean - half):.1f}, {100 * min(1.0, mean + half):.1f}]"
+    return f"{100 * center:.1f} [{100 * max(0.0, center - half):.1f}, {100 * min(1.0, center + half):.1f}]"
 
 
 def skill(found: Sequence[Scored], loss: str) -> str:
@@ -104,11 +104,11 @@ def stratum_table(stratum: str) -> str:
             over = (exceeded(found, at) for at in (TENTH, TWENTIETH))
             losses = (skill(found, loss) if name != NAIVE else "reference" for loss in ("loss_tenth", "loss_last"))
             rows.append((f"{horizon:,}", f"`{name}`", *losses, *over, f"{_waste(found):.0f}"))
-    recipes = {one.run.recipe for one in _world()[0] if one.run.stratum == stratum}
-    groups = {_world()[1][name] for name in recipes}
-    runs = {one.run.id for one in _world()[0] if one.run.stratum == stratum}
+    recipe_of = {one.run.id: one.recipe for one in _board() if one.run.stratum == stratum}
+    recipes = set(recipe_of.values())
+    groups = {_groups()[name] for name in recipes}
     heads = ("rows", "entry", "skill at 0.9", "skill at 0.99", "over, risk 10 %", "over, risk 5 %", "waste %")
-    said = f"{len(runs)} runs of {len(recipes)} recipes in {len(groups)} groups of near twins."
+    said = f"{len(recipe_of)} runs of {len(recipes)} recipes in {len(groups)} groups of near twins."
     few = f" Fewer than {MIN_RECIPES}: no intervals." if len(groups) < MIN_RECIPES else ""
     return f"{STRATA[stratum][0].upper()}{STRATA[stratum][1:]}: {said}{few}\n\n{aligned_table(heads, rows, 2)}"
 
@@ -117,8 +117,8 @@ def pooled_table() -> str:
     """Return the risk of 1 % over strata and horizons together, and what 0.1 % would keep."""
     rows = []
     for name, entry in ENTRIES.items():
-        scored = [one for one in _world()[0] if one.entry == name and one.run.merged == 1]
-        kept = means(scored, [float(one.waste_Q[-1]) for one in scored]).votes[0].center_F[0]
+        scored = [one for one in _board() if one.entry == name and one.run.merged == 1]
+        kept = mean(scored, [float(one.waste_Q[-1]) for one in scored])
         rows.append((f"`{name}`", entry.about, *pooled_over(scored), f"{100 * kept:.0f}"))
     heads = ("entry", "what it is", "over, risk 1 %", "of all windows", "windows", "waste % at 0.1 % (extrapolated)")
     return aligned_table(heads, rows, 2)
@@ -129,10 +129,8 @@ def pooled_over(scored: Sequence[Scored], groups: Groups | None = None) -> tuple
 
     In percent: the mean over recipes, and the part of all windows.
     """
-    by_run: dict[str, list[Scored]] = {}
-    for one in scored:
-        by_run.setdefault(one.run.id, []).append(one)
-    over = mean_part([runs[-1] for runs in by_run.values()], [_over(runs) for runs in by_run.values()], groups)
+    by_run = grouped(scored, lambda one: one.run.id).values()
+    over = mean_part([runs[-1] for runs in by_run], [_over(runs) for runs in by_run], groups)
     return over, f"{100 * _over(scored):.1f}", f"{sum(one.windows for one in scored):,}"
 
 
@@ -150,13 +148,9 @@ def worst_table() -> str:
             found = chosen(SHIPPED, horizon, stratum)
             if len(found) < 2:
                 continue
-            by_recipe: dict[str, list[Scored]] = {}
-            for one in found:
-                by_recipe.setdefault(one.run.recipe, []).append(one)
-            over = {
-                name: float(np.mean([one.exceeded_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()
-            }
-            waste = {name: float(np.mean([one.waste_Q[TWENTIETH] for one in runs])) for name, runs in by_recipe.items()}
+            by_recipe = grouped(found, lambda one: one.recipe)
+            over = {name: np.mean([one.exceeded_Q[TWENTIETH] for one in runs]) for name, runs in by_recipe.items()}
+            waste = {name: np.mean([one.waste_Q[TWENTIETH] for one in runs]) for name, runs in by_recipe.items()}
             most, idle = max(over, key=over.__getitem__), max(waste, key=waste.__getitem__)
             windows = sum(one.windows for one in by_recipe[most])
             rows.append((STRATA[stratum], f"{horizon:,}", f"`{most}`", f"{100 * over[most]:.0f} % of {windows} windows",
@@ -174,18 +168,14 @@ def rates(counts: AlarmCounts) -> tuple[str, ...]:
 def alarm_table() -> str:
     """Return the rates of each alarm: of all runs of a split together, and as means over recipes."""
     rows = []
-    for split, where, begins in (
-        ("train", "train", ""),
-        ("test", "test", ""),
-        ("test, `unbalanced-*`", "test", BROKEN),
-    ):
+    broken = ("test, `unbalanced-*`", "test", capacity.BROKEN)
+    for split, where, begins in (("train", "train", ""), ("test", "test", ""), broken):
         runs = [run for run in _alarms() if f"/{where}/" in run.id and run.id.startswith(begins)]
         for name in alarms.ENTRIES:
             total = added(run.counts[name] for run in runs)
             by_recipe = (over_recipes(runs, name, rate) for rate in ("recall", "precision"))
             rows.append((split, name, *rates(total), *by_recipe))
-    heads = ("split", "warns below", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps",
-             "recall %, by recipe", "precision %, by recipe")  # fmt: skip
+    heads = ("split", "warns below", *RATES, "recall %, by recipe", "precision %, by recipe")
     return aligned_table(heads, rows, 2)
 
 
@@ -197,16 +187,12 @@ def over_recipes(runs: Sequence[AlarmRun], name: str, rate: str) -> str:
 
 def deaths_table() -> str:
     """Return the recipes in which experts die, with the rates of the alarm that is shipped."""
-    by_recipe: dict[str, list[AlarmCounts]] = {}
-    for run in _alarms():
-        by_recipe.setdefault(run.recipe, []).append(run.counts[alarms.SHIPPED])
-    rows = [
-        (f"`{recipe}`", str(len(counts)), *rates(added(counts)))
-        for recipe, counts in sorted(by_recipe.items())
-        if added(counts).deaths
-    ]
-    heads = ("recipe", "runs", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps")
-    return aligned_table(heads, rows, 1)
+    rows = []
+    for recipe, runs in sorted(grouped(_alarms(), lambda run: run.recipe).items()):
+        counts = added(run.counts[alarms.SHIPPED] for run in runs)
+        if counts.deaths:
+            rows.append((f"`{recipe}`", str(len(runs)), *rates(counts)))
+    return aligned_table(("recipe", "runs", *RATES), rows, 1)
 
 
 def answer() -> str:
@@ -214,7 +200,7 @@ def answer() -> str:
     said = []
     for stratum in ("small", "large"):
         found = [chosen(SHIPPED, horizon, stratum) for horizon in HORIZONS]
-        recipes = {one.run.recipe for scored in found for one in scored}
+        recipes = {one.recipe for scored in found for one in scored}
         over = " and ".join(f"{exceeded(scored, TWENTIETH)} % of windows of {horizon:,} rows"
                             for horizon, scored in zip(HORIZONS, found, strict=True))  # fmt: skip
         waste = " and ".join(f"{_waste(scored):.0f} %" for scored in found)
@@ -235,7 +221,7 @@ def exceeded(found: Sequence[Scored], at: int, groups: Groups | None = None) -> 
 
 def _waste(found: Sequence[Scored]) -> float:
     """Return what is kept in vain for a risk of 5 %, in percent of the need, the mean over recipes."""
-    return 100 * float(means(found, [float(one.waste_Q[TWENTIETH]) for one in found]).votes[0].center_F[0])
+    return 100 * mean(found, [float(one.waste_Q[TWENTIETH]) for one in found])
 
 
 def draw() -> None:
@@ -249,7 +235,7 @@ def draw() -> None:
             for i, name in enumerate(ENTRIES):
                 found = chosen(name, horizon, "small")
                 values = ([float(one.exceeded_Q[at]) for one in found] for at in range(len(asked)))
-                over = [100 * float(means(found, one).votes[0].center_F[0]) for one in values]
+                over = [100 * mean(found, one) for one in values]
                 ax.plot(asked, over, MARKERS[i], linestyle="-", color=PALETTE[i], label=name)
             log_axis(ax.xaxis, asked[-1], asked[0])
             ax.set(title=f"windows of {horizon:,} rows", xlabel="risk asked for [%]")
@@ -271,26 +257,23 @@ def collapse_list() -> str:
     )
 
 
+def version() -> str:
+    """Return which version of the board this is, and for which risks."""
+    return f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
+
+
 PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(),
-    "version": lambda _: (
-        f"Version {CAPACITY_VERSION} of this board; risks {', '.join(f'{100 * r:g} %' for r in RISKS)}."
-    ),
-    "stratum": stratum_table,
-    "pooled": lambda _: pooled_table(),
-    "worst": lambda _: worst_table(),
-    "alarm": lambda _: alarm_table(),
-    "deaths": lambda _: deaths_table(),
-    "collapses": lambda _: collapse_list(),
-}
+    "answer": answer, "version": version, "stratum": stratum_table, "pooled": pooled_table, "worst": worst_table,
+    "alarm": alarm_table, "deaths": deaths_table, "collapses": collapse_list,
+}  # fmt: skip
 
 
 def made() -> dict[Path, str]:
     """Return the page, the records that it is made from, and what the package ships."""
     runs = _runs()
     return {
-        OUT: records_text(runs, lambda run: (run.id, run.merged)),
-        PRIOR: prior_text(runs),
+        capacity.OUT: records_text(runs, lambda run: (run.id, run.merged)),
+        PRIOR: capacity.prior_text(runs),
         MEASURED: alarms.measured_text(_alarms()),
         alarms.OUT: records_text(_alarms(), lambda run: run.id),
         PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), PARTS),

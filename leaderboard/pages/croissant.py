@@ -1,12 +1,17 @@
-"""Croissant 1.1 metadata of a folder of traces (https://docs.mlcommons.org/croissant), as JSON-LD: mlcroissant's."""
+"""Croissant 1.1 metadata of a folder of traces (https://docs.mlcommons.org/croissant), as JSON-LD: mlcroissant's.
+
+What it says of any release stands in croissant.toml, by mlcroissant's names of fields.
+"""
 
 from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import mlcroissant as mlc
 
@@ -36,36 +41,19 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
     root, ctx = Path(folder), mlc.Context(conforms_to=STANDARD, rdf=mlc.Rdf(context=terms))
     recipes = sorted({run.recipe for run in runs})
     version, url = _release(runs)
+    about: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     metadata = mlc.Metadata(
         ctx=ctx,
-        name="moeload-traces",
         description="Expert loads of Mixture-of-Experts training runs: the tokens that the router sent to each "
         f"expert of each MoE layer in each step. {size_summary(runs)}",
-        license=["https://creativecommons.org/licenses/by/4.0/"],
         creators=[mlc.Organization(ctx=ctx, name=CONTRIBUTORS)],
         version=version,
         url=url,
-        keywords=["mixture-of-experts", "expert load", "time series forecasting"],
         date_published=_released(),
-        data_collection="Small Mixture-of-Experts models were trained; the indices that each router returned were "
-        "counted in integers, in training passes only, before any token was dropped.",
-        data_collection_type=["Experiments"],
-        data_collection_raw_data="Text from pinned public packages, named in the card; no text is in the data.",
-        data_preprocessing_protocol=["None: loads are the counts. They add up to tokens times top-k."],
-        data_biases=["Small models and small batches, English prose and program code, single precision."],
-        data_limitations=[
-            "Orders between forecasters need not carry over to large runs.",
-            "Few seeds per recipe; step times come from a shared CPU machine.",
-        ],
-        data_use_cases=[
-            "Forecasting expert load, load balancing and expert placement, tests of systems that react to load.",
-            "Not: claims about the load of commercial models, which were not measured.",
-        ],
-        personal_sensitive_information=["None: counts of tokens per expert."],
-        data_release_maintenance_plan="Releases are tags and never change; corrections and new runs are new releases.",
         cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file.",
         distribution=[*(_file(ctx, root, run) for run in runs), *(_file_set(ctx, recipe) for recipe in recipes)],
         record_sets=[_record_set(ctx, recipe, next(run for run in runs if run.recipe == recipe)) for recipe in recipes],
+        **about,
     )
     return json.dumps(metadata.to_json(), indent=1, ensure_ascii=False) + "\n"
 

@@ -7,9 +7,10 @@ simulated on two bundled traces, the table of peers from `leaderboard.pages.peer
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from leaderboard.committed import ROOT
+from leaderboard.grouped import grouped
 from leaderboard.pages import reaction
 from leaderboard.pages.disagreement import disagreements, draw_regret, error_and_regret
 from leaderboard.pages.parts import Maker
@@ -67,10 +68,8 @@ def answer() -> str:
 
 def _apart(results: Sequence[Result], metric: str) -> dict[str, int]:
     """Return by state how many forecasters differ from the reference, over all horizons."""
-    found: dict[str, int] = {}
-    for cell in compared_cells(results, metric):
-        found[cell.state] = found.get(cell.state, 0) + len(cell.apart)
-    return found
+    by_state = grouped(compared_cells(results, metric), lambda cell: cell.state)
+    return {state: sum(len(cell.apart) for cell in cells) for state, cells in by_state.items()}
 
 
 def separation() -> str:
@@ -97,31 +96,31 @@ def comparison(trace: str) -> Comparison:
 
 def walk_table() -> str:
     """Return what the walk-through found, one column per trace."""
-    found = [comparison(trace) for trace in WALK]
-    lines: dict[str, Callable[[Comparison], str]] = {
-        "devices, slots": lambda one: f"{one.simulation.shape.devices}, {one.simulation.shape.slots}",
-        "imbalance of the static layout": lambda one: f"{one.simulation.static_imbalance:.3f}",
-        "best policy": lambda one: f"`{one.best.policy}`, k = {one.best.every:,}",
-        "saved by it, % of the step time": lambda one: _saved(one.best),
-        "its break-even, steps": lambda one: three_digits(one.best.break_even_steps),
-        "its break-even, MB per expert": lambda one: _thousands(one.best.break_even_mb),
-        "moved by it, MB": lambda one: _thousands(one.best.moved_mb),
-        "moved by `every` at the same k, MB": lambda one: _thousands(_run(one, "every", one.best.every).moved_mb),
-        **{f"saved by `{p}`, k = {k:,}": functools.partial(_saved_at, policy=p, every=k) for p, k in SHOWN},
-        "saved by the best `oracle`": lambda one: _saved(
-            max((run for run in one.runs if run.policy == "oracle"), key=lambda run: run.saved_percent)
-        ),
+    found = [walk_of(comparison(trace)) for trace in WALK]
+    rows = [(name, *(one[name] for one in found)) for name in found[0]]
+    return markdown_table(("", *(f"`{trace}`" for trace in WALK)), rows)
+
+
+def walk_of(one: Comparison) -> dict[str, str]:
+    """Return what was found on a trace, by what it is."""
+    best, shape = one.best, one.simulation.shape
+    oracle = max((run for run in one.runs if run.policy == "oracle"), key=lambda run: run.saved_percent)
+    return {
+        "devices, slots": f"{shape.devices}, {shape.slots}",
+        "imbalance of the static layout": f"{one.simulation.static_imbalance:.3f}",
+        "best policy": f"`{best.policy}`, k = {best.every:,}",
+        "saved by it, % of the step time": _saved(best),
+        "its break-even, steps": three_digits(best.break_even_steps),
+        "its break-even, MB per expert": _thousands(best.break_even_mb),
+        "moved by it, MB": _thousands(best.moved_mb),
+        "moved by `every` at the same k, MB": _thousands(_run(one, "every", best.every).moved_mb),
+        **{f"saved by `{p}`, k = {k:,}": _saved(_run(one, p, k)) for p, k in SHOWN},
+        "saved by the best `oracle`": _saved(oracle),
     }
-    rows = [(name, *(make(one) for one in found)) for name, make in lines.items()]
-    return markdown_table(("", *(f"`{one.trace}`" for one in found)), rows)
 
 
 def _run(one: Comparison, policy: Policy, every: int) -> PolicyRun:
     return next(run for run in one.runs if (run.policy, run.every) == (policy, every))
-
-
-def _saved_at(one: Comparison, policy: Policy, every: int) -> str:
-    return _saved(_run(one, policy, every))
 
 
 def _saved(run: PolicyRun) -> str:
@@ -134,13 +133,10 @@ def _thousands(value: float | None) -> str:
     return "-" if value is None else f"{value:,.0f}"
 
 
-PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": lambda _: balance_table(), "walk": lambda _: walk_table()}
+PLACEMENT_PARTS: Mapping[str, Maker] = {"peers": balance_table, "walk": walk_table}
 REGRET_PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(),
-    "separation": lambda _: separation(),
-    "regret": lambda _: regret_table(),
-    **reaction.PARTS,
-}
+    "answer": answer, "separation": separation, "regret": regret_table, **reaction.PARTS,
+}  # fmt: skip
 
 
 def draw_walk() -> None:

@@ -11,8 +11,7 @@ Axis letters: R recipes, K suite horizons.
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,17 +69,13 @@ def values_of(results: Sequence[Result], state: str) -> dict[str, Values]:
     horizons = results[0].suite.horizons
     value = {name: _by_recipe(errors, name, horizons) for name in errors.by_forecaster}
     value |= {name: _floor_by_recipe(results[0], errors, state, name) for name in MARKS[1:]}
+    value = {name: np.column_stack([a_RK, a_RK.mean(axis=1)]) for name, a_RK in value.items()}
     classical = [result.name for result in results if _classical(result)]
-
-    def at(pick: Callable[[FloatArray], FloatArray]) -> Values:
-        return Values(
-            {name: pick(value[name]) for name in classical},
-            pick(value[NAME]),
-            {name: pick(value[name]) for name in MARKS},
-        )
-
-    each = {f"{horizon:,}": at(operator.itemgetter((slice(None), k))) for k, horizon in enumerate(horizons)}
-    return {**each, ALL: at(lambda a_RK: np.asarray(a_RK.mean(axis=1)))}
+    return {
+        horizon: Values({name: value[name][:, k] for name in classical}, value[NAME][:, k],
+                        {name: value[name][:, k] for name in MARKS})
+        for k, horizon in enumerate([*(f"{h:,}" for h in horizons), ALL])
+    }  # fmt: skip
 
 
 def _classical(result: Result) -> bool:
@@ -144,4 +139,4 @@ def _percent(share: float, low: float, high: float) -> str:
     return f"{100 * share:.0f} % [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-PARTS: Mapping[str, Maker] = {"distance": lambda _: distance_part()}
+PARTS: Mapping[str, Maker] = {"distance": distance_part}

@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 
 from leaderboard.committed import RESULTS
-from leaderboard.pages.capacity import TENTH, TWENTIETH, exceeded, pooled_over, rates
+from leaderboard.pages.capacity import RATES, TENTH, TWENTIETH, exceeded, pooled_over, rates
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
 from leaderboard.pages.headline import run_mean
 from leaderboard.pages.openings import Dot
@@ -122,13 +122,11 @@ def gains_of(found: Drawn, state: str) -> Gains:
 
 def recipe_cells(found: Drawn, gains: Gains, recipe: str) -> tuple[str, str]:
     """Return the candidate's gain on a recipe, and the best other entry's with its name."""
-    own, others = gains[found.draws.candidate].get(recipe), {
-        name: known[recipe] for name, known in gains.items() if recipe in known and name != found.draws.candidate
-    }  # fmt: skip
+    others = {name: known[recipe] for name, known in gains.items() if recipe in known}
+    own = others.pop(found.draws.candidate, None)
     best = max(others, key=others.__getitem__, default=None)
-    return (NOTHING if own is None else signed_percent(own)), (
-        NOTHING if best is None else f"`{best}` {signed_percent(others[best])}"
-    )
+    best_words = NOTHING if best is None else f"`{best}` {signed_percent(others[best])}"
+    return NOTHING if own is None else signed_percent(own), best_words
 
 
 GAIN_HEADS = tuple(f"{state}, {what}" for state in LABELS for what in ("candidate, %", "best other, %"))
@@ -245,8 +243,7 @@ def alarm_table(runs: Sequence[AlarmRun], sets: Sequence[DrawnSet]) -> str:
         for stratum, recipes in recipes_by_stratum(one).items():
             counts = [run.counts[alarms.SHIPPED] for run in runs if run.recipe in recipes]
             rows.append((one.name, stratum, str(len(counts)), *(rates(added(counts)) if counts else [LACKING] * 5)))
-    heads = ("set", "batches", "runs", "deaths", "episodes", "recall", "precision", "false per 100,000 layer-steps")
-    return aligned_table(heads, rows, 2)
+    return aligned_table(("set", "batches", "runs", *RATES), rows, 2)
 
 
 def kept_texts(season: ScoredSeason) -> dict[Path, str]:

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.parts import Maker
+from leaderboard.grouped import grouped
+from leaderboard.pages.parts import parts_from
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import ForkTest, floor_fork, permutation_test
 from leaderboard.season_tools.futures import ForkPoint, fork_points
@@ -50,6 +51,10 @@ class Pilot:
     @property
     def horizons(self) -> tuple[int, ...]:
         return self.points[0].horizons
+
+    @property
+    def by_state(self) -> dict[str, list[ForkPoint]]:
+        return grouped(self.points, lambda point: point.state)
 
     def error_K(self, name: str, point: ForkPoint) -> FloatArray:
         """Return an entry's `window_tv` at an origin, mean over all futures; raise `SeasonError` where it gave no
@@ -142,8 +147,7 @@ def lead(found: Pilot) -> str:
 
 def _shares(found: Pilot) -> Iterator[dict[str, object]]:
     """Yield how much of the errors is there whatever one knows, by state."""
-    for state in dict.fromkeys(point.state for point in found.points):
-        here = [point for point in found.points if point.state == state]
+    for state, here in found.by_state.items():
         floor_TK = np.stack([floor_fork(point.task.future_JKLE)[0] for point in here])
         for what, error_TK in (
             (f"of the error of `{found.reference}`", [found.error_K(found.reference, point) for point in here]),
@@ -213,11 +217,9 @@ def power_table(found: Pilot) -> str:
 def draw_floors() -> None:
     """Draw errors against the horizon by state, beside what is left to one that knows the whole state of training."""
     found, path = pilot(), ROOT / "docs" / "reports" / "forks.svg"
-    states = list(dict.fromkeys(point.state for point in found.points))
     with style():
-        figure, axes = panels(len(states), height=2.2, columns=len(states))
-        for ax, state in zip(axes, states, strict=True):
-            here = [point for point in found.points if point.state == state]
+        figure, axes = panels(len(found.by_state), height=2.2, columns=len(found.by_state))
+        for ax, (state, here) in zip(axes, found.by_state.items(), strict=True):
             lines = {
                 found.reference: [found.error_K(found.reference, point) for point in here],
                 "the best entry": [found.best_error_K(point) for point in here],
@@ -234,11 +236,6 @@ def draw_floors() -> None:
         save_figure(figure, path)
 
 
-PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(pilot()),
-    "setup": lambda _: setup(pilot()),
-    "lead": lambda _: lead(pilot()),
-    "floors": lambda _: floors_table(pilot()),
-    "tests": lambda _: p_values_table(pilot()),
-    "power": lambda _: power_table(pilot()),
-}
+PARTS = parts_from(
+    pilot, answer=answer, setup=setup, lead=lead, floors=floors_table, tests=p_values_table, power=power_table
+)

@@ -75,4 +75,4 @@ def _title(name: str) -> str:
     return f"*{name.removesuffix('Meta').lower()}*"
 
 
-PARTS: Mapping[str, Maker] = {"columns": lambda _: columns(), "metadata": lambda _: metadata()}
+PARTS: Mapping[str, Maker] = {"columns": columns, "metadata": metadata}

@@ -6,7 +6,7 @@ Made from leaderboard/left_out.json, which `python -m leaderboard studies left-o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ from scipy.stats import sem
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import parts_from
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.results.markdown import markdown_table as table
-from moeload_bench.results.statistics import Tasks, interval, t_quantile
+from moeload_bench.results.statistics import Interval, Tasks, interval, t_quantile
 from moeload_bench.results.tables import horizon_heads, span
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
@@ -51,9 +51,16 @@ NOMINAL = 0.8
 Record = Mapping[str, Any]
 
 
-def by_recipe(record: Record, state: str) -> dict[str, float]:
-    """Return the mean log ratio to the reference over tasks and horizons."""
-    return {recipe: float(np.mean(values)) for recipe, values in record[state]["log_ratio"].items()}
+def measured() -> Mapping[str, Record]:
+    """Return what was measured, by experiment."""
+    found: Mapping[str, Record] = json.loads(OUT.read_text(encoding="utf-8"))
+    return found
+
+
+def by_recipe(record: Record, state: str, left: Sequence[str] = ()) -> dict[str, float]:
+    """Return the mean log ratio to the reference over tasks and horizons, without the recipes ``left`` out."""
+    ratios = record[state]["log_ratio"]
+    return {recipe: float(np.mean(values)) for recipe, values in ratios.items() if recipe not in left}
 
 
 def skill(log_ratio: Sequence[float]) -> float:
@@ -66,8 +73,13 @@ def bounds(log_ratio: Mapping[str, float], clusters: bool = False) -> str:
     if clusters:
         present = [[units[recipe] for recipe in cluster if recipe in units] for cluster in CLUSTERS]
         units = {str(n): float(np.mean(values)) for n, values in enumerate(present) if values}
-    found = interval(np.array(list(units.values())), Tasks(list(units), list(units)), "a new recipe")
+    found = new_recipe(units)
     return "-" if found is None else span(found)
+
+
+def new_recipe(log_ratio: Mapping[str, float]) -> Interval | None:
+    """Return the interval on skill for a new recipe, or for whatever else the units are."""
+    return interval(np.array(list(log_ratio.values())), Tasks(list(log_ratio), list(log_ratio)), "a new recipe")
 
 
 def headline(known: Mapping[str, Record]) -> str:
@@ -76,7 +88,7 @@ def headline(known: Mapping[str, Record]) -> str:
     rows = []
     for name, what, left in SEEN:
         for state in LABELS if name in known else ():
-            own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
+            own = by_recipe(known[name], state, left)
             ratio, found = known[name][state]["log_ratio"], known[name][state]["window_tv"]
             by_horizon = 1 - np.exp(np.mean([ratio[recipe] for recipe in own], axis=0))
             error = np.mean([found[recipe] for recipe in own], axis=0)
@@ -145,18 +157,13 @@ def ablations(known: Mapping[str, Record]) -> str:
     return _beside(known, "without", "learn")
 
 
-def _part(make: Callable[[Mapping[str, Record]], str]) -> Maker:
-    return lambda _: make(json.loads(OUT.read_text(encoding="utf-8")))
-
-
 def dots_of(known: Mapping[str, Record]) -> dict[str, list[Dot]]:
     """Return by state the skill for each way in which runs are seen, with its interval for a new recipe."""
     found: dict[str, list[Dot]] = {}
     for name, what, left in SEEN:
         for state in LABELS if name in known else ():
-            own = {recipe: log for recipe, log in by_recipe(known[name], state).items() if recipe not in left}
-            new = interval(np.array(list(own.values())), Tasks(list(own), list(own)), "a new recipe")
-            found.setdefault(state, []).append(Dot(what, "gated", skill(list(own.values())), new))
+            own = by_recipe(known[name], state, left)
+            found.setdefault(state, []).append(Dot(what, "gated", skill(list(own.values())), new_recipe(own)))
     return found
 
 
@@ -177,9 +184,10 @@ def answer(known: Mapping[str, Record]) -> str:
 
 def draw() -> None:
     """Draw the skill for each way in which runs are seen."""
-    draw_dots(dots_of(json.loads(OUT.read_text())), ROOT / "docs" / "reports" / "gated.svg")
+    draw_dots(dots_of(measured()), ROOT / "docs" / "reports" / "gated.svg")
 
 
-PARTS: Mapping[str, Maker] = {
-    make.__name__: _part(make) for make in (answer, headline, quantiles, recipes, controls, ablations)
-}
+PARTS = parts_from(
+    measured, answer=answer, headline=headline, quantiles=quantiles, recipes=recipes, controls=controls,
+    ablations=ablations,
+)  # fmt: skip

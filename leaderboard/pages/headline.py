@@ -7,6 +7,7 @@ Short enough to be read; the rest of the results page has every metric of the pu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from leaderboard.season_tools.drops import Drop
 from leaderboard.season_tools.scored import scored_seasons
 from leaderboard.season_tools.sets import by_part
 from leaderboard.studies import oracle_window
+from leaderboard.templates import render_words
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results.captions import better_words, spans_of
@@ -61,7 +63,7 @@ def headline(results: Sequence[Result], metric: str, forks: Mapping[str, scored.
         for state, set_ in zip(states, ranks, strict=True)
     ]
     words = _words(grid, errors, forks, len(everybody.by_forecaster))
-    return "\n\n".join([*_lead(grid), *parts, " ".join(words)]) + "\n"
+    return "\n\n".join([*_lead(grid), *parts, words]) + "\n"
 
 
 def _lead(grid: ResultGrid) -> Iterator[str]:
@@ -120,27 +122,14 @@ def _cell(value: float | None, best: float | None) -> str:
     return f"**{three_digits(value)}**" if value is not None and value == best else three_digits(value)
 
 
-def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor], entries: int) -> Iterator[str]:
-    yield f"A row is a forecaster, a column a horizon h in training steps{better_words(grid.metric)}."
-    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid, STATES)}."
-    yield f"Bold: the least of a column. *{FLOOR}*: noise of the batches, a bound in the mean (docs/methods/floors.md)."
-    if oracle_window.NAME in errors.by_forecaster:
-        yield (
-            f"*{oracle_window.NAME}*: the best fixed window of each run, state and horizon in hindsight: a yardstick "
-            "and no forecaster, so without a rank."
-        )
-    if forks:
-        origins = sum(one.origins for one in forks.values())
-        yield (
-            f"*{scored.FLOOR}*: left to whoever knows the whole state of training and not the text to come, ± its "
-            f"standard error, from the other futures of {origins} origins."
-        )
-    yield (
-        f"Skill: 1 - geometric mean over all tasks of the state of the ratio to `{grid.scores.reference}`, in brackets "
-        f"its 95 % interval for {CLAIM}; more is better. Ranks: the least and the greatest among {entries} that the "
-        f"runs allow for {CLAIM}, all of a table at once at 95 % (docs/methods/statistics.md). "
-        "ms: CPU time per answered origin, observing included."
-    )
+def _words(grid: ResultGrid, errors: Errors, forks: Mapping[str, scored.StateFloor], entries: int) -> str:
+    """Return what the numbers of the tables are."""
+    return render_words(
+        Path(__file__).with_name("headline_words.md.j2"), better=better_words(grid.metric),
+        spans=spans_of(grid, STATES), floor=FLOOR, reference=grid.scores.reference, claim=CLAIM, entries=entries,
+        yardstick=oracle_window.NAME if oracle_window.NAME in errors.by_forecaster else None, fork=scored.FLOOR,
+        fork_origins=sum(one.origins for one in forks.values()),
+    )  # fmt: skip
 
 
 def public_results(season: scored.ScoredSeason) -> Sequence[Result]:
@@ -242,27 +231,14 @@ def brief(results: Sequence[Result], metric: str, title: str, found: Sequence[Dr
         lines.append((f"`{name}`", *errors, *beside, three_digits(rows[0].result.cpu_ms)))
     beside_heads = ("skill", f"skill, {known} *public*", "drop") if found else ()
     heads = ("forecaster", *(f"{state}{word}" for state in states for word in ("", ", skill")), *beside_heads, "ms")
-    words = (
-        f"{title}: the part of the tokens that the forecast of the next {horizon} steps would plan "
-        "for the wrong expert, while the loads still move and once they have settled; less is better. Skill, more is "
-        f"better, is over all horizons: 1 - error / error of `{grid.scores.reference}`, the mean of the last 100 "
-        "steps. A row is a forecaster; `uniform` is no forecast at all. "
-    )
-    if found:
-        closed = ", closed since," if load_suite(known).submissions == "closed" else ","
-        words += (
-            f"Skill over both states here and on the public suite `{known}`{closed} on the recipes that both have; "
-            "drop: how much worse it did there than on the public runs, less what the unfitted baselines lost (0.02 is "
-            "about 2 %). "
-        )
-    words += (
-        "ms: CPU time of a forecast, observing included. "
-        "All rows, with intervals: [results](docs/reports/results.md#all-forecasters)."
-    )
+    words = render_words(
+        Path(__file__).with_name("brief_words.md.j2"), title=title, horizon=horizon, reference=grid.scores.reference,
+        known=known if found else None, closed=bool(found) and load_suite(known).submissions == "closed",
+    )  # fmt: skip
     return f"{markdown_table(heads, lines)}\n\n{words}"
 
 
-def runs_part(_: str) -> str:
+def runs_part() -> str:
     """Return how many runs there are in traces/, and how large they are."""
     bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
     return size_summary(list(bare))

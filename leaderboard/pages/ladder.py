@@ -11,26 +11,11 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.ladder_figures import draw_figures
-from leaderboard.pages.parts import Maker, Page, fill_parts
+from leaderboard.pages.parts import Maker, Page, fill_parts, parts_from
+from leaderboard.studies import rungs as study
 from leaderboard.studies.kept import records_text
 from leaderboard.studies.ladder import OUT, STEPS, STRONG, all_runs, parameters_of
-from leaderboard.studies.rungs import (
-    CANNOT,
-    LOADS,
-    TESTED,
-    Quantity,
-    Rung,
-    agreement,
-    interval,
-    mean_of,
-    names_of,
-    order_in,
-    rank_in,
-    regret_in,
-    rungs_of,
-    skill_in,
-    trend,
-)
+from leaderboard.studies.rungs import CANNOT, LOADS, TESTED, Quantity, Rung, trend
 from leaderboard.studies.unseen import known_recipes
 from leaderboard.suites.plan import near_twins
 from moeload_bench.results.markdown import markdown_table
@@ -64,7 +49,7 @@ def cell(rungs: Sequence[Rung], rung: Rung, quantity: Quantity, form: Callable[[
     """Mean and interval; `never` for runs that are there and have no value."""
     if not rung.values(quantity):
         return "-"
-    mean, bounds = mean_of(rung, quantity), interval(rungs, rung, quantity)
+    mean, bounds = study.mean_of(rung, quantity), study.interval(rungs, rung, quantity)
     said = "never" if mean is None else form(mean)
     return said if bounds is None else f"{said} [{form(bounds[0])}, {form(bounds[1])}]"
 
@@ -87,11 +72,11 @@ def tested_table(rungs: Sequence[Rung]) -> str:
 def skill_table(rungs: Sequence[Rung], state: str) -> str:
     """Skill of every forecaster in each rung with its interval, and in parentheses its rank there."""
     rows = []
-    for name in names_of(rungs):
-        quantity = Quantity("skill", name, skill_in(state, name), False)
+    for name in study.names_of(rungs):
+        quantity = Quantity("skill", name, study.skill_in(state, name), False)
         cells = []
         for rung in rungs:
-            ranks = [rank for run in rung.runs if (rank := rank_in(run, state, name)) is not None]
+            ranks = [rank for run in rung.runs if (rank := study.rank_in(run, state, name)) is not None]
             cells.append(f"{cell(rungs, rung, quantity, signed)} ({_span(ranks)})" if ranks else "-")
         rows.append((f"`{name}`", *cells))
     return markdown_table((f"{state}: skill (rank)", *(f"`{rung.name}`" for rung in rungs)), rows)
@@ -104,15 +89,13 @@ def _span(ranks: Sequence[int]) -> str:
 def regret_table(rungs: Sequence[Rung], state: str) -> str:
     """Regret of the plan for the next 100 and 1,000 steps with its interval, a row for each."""
     rows = []
-    for name in names_of(rungs):
+    for name in study.names_of(rungs):
         for horizon in (100, 1000):
-            quantity = Quantity("regret", name, regret_in(state, name, horizon), False)
-            rows.append((f"`{name}`", f"{horizon:,}", *(cell(rungs, rung, quantity, _percent) for rung in rungs)))
+            quantity = Quantity("regret", name, study.regret_in(state, name, horizon), False)
+            rows.append(
+                (f"`{name}`", f"{horizon:,}", *(cell(rungs, rung, quantity, "{:.2%}".format) for rung in rungs))
+            )
     return markdown_table((f"{state}: regret", "h", *(f"`{rung.name}`" for rung in rungs)), rows)
-
-
-def _percent(value: float) -> str:
-    return f"{value:.2%}"
 
 
 def opening(rungs: Sequence[Rung]) -> str:
@@ -129,7 +112,7 @@ def opening(rungs: Sequence[Rung]) -> str:
 
 
 def _first(rungs: Sequence[Rung], state: str) -> str:
-    firsts = [order[0] for rung in rungs for run in rung.runs if (order := order_in(run, state))]
+    firsts = [order[0] for rung in rungs for run in rung.runs if (order := study.order_in(run, state))]
     if not firsts:
         return "unknown"
     name = max(dict.fromkeys(firsts), key=firsts.count)
@@ -150,11 +133,11 @@ def answers(rungs: Sequence[Rung]) -> str:
 
 def order_answer(rungs: Sequence[Rung], state: str) -> str:
     """Who is first, and whether runs that differ in size alone agree on the order more than others do."""
-    scored = [(rung, run) for rung in rungs for run in rung.runs if order_in(run, state)]
+    scored = [(rung, run) for rung in rungs for run in rung.runs if study.order_in(run, state)]
     missing = [f"`{rung.name}`" for rung in rungs if not any(rung is one for one, _ in scored)]
     if not scored:
         return f"{CANNOT}: no scored run"
-    first = sorted({order_in(run, state)[0] for _, run in scored})
+    first = sorted({study.order_in(run, state)[0] for _, run in scored})
     runs = f"{len(scored)} run{'s' if len(scored) > 1 else ''}"
     start = f"{CANNOT}, no scored run of {', '.join(missing)}; in {runs} so far" if missing else f"in {runs}"
     said = f"{start}: first is {', '.join(f'`{name}`' for name in first)}"
@@ -162,7 +145,7 @@ def order_answer(rungs: Sequence[Rung], state: str) -> str:
     balancing: list[float] = []
     for (rung, run), (other, second) in itertools.combinations(scored, 2):
         if rung is not other:
-            (size if rung.family == other.family else balancing).append(agreement(run, second, state))
+            (size if rung.family == other.family else balancing).append(study.agreement(run, second, state))
     if missing or not size or not balancing:
         return said
     return (
@@ -191,24 +174,20 @@ def scaling_answer(rungs: Sequence[Rung]) -> str:
         return f"{CANNOT}: one rung is no comparison"
     factors = {}
     for quantity in LOADS[:4]:
-        means = [mean_of(rung, quantity) for rung in plain]
+        means = [study.mean_of(rung, quantity) for rung in plain]
         known = [mean for mean in means if mean is not None]
         if len(known) == len(means):
             factors[quantity.title.removeprefix("onset, ")] = max(known) / min(known)
     if not factors:
         return f"{CANNOT}: a run never becomes stable"
-    ordered = sorted(factors.items(), key=_to_nine_digits)
+    # rounded: steps and tokens share a factor, and the last digit of a mean must not put one before the other
+    ordered = sorted(factors.items(), key=lambda item: round(item[1], 9))
     listed = ", ".join(f"{factor:.2f} in {name}" for name, factor in ordered)
     nearest = [name for name, factor in ordered if round(factor / ordered[0][1], 9) == 1]
     return (
         f"over {len(plain)} rungs without balancing the largest is a multiple of the least of {listed}; nearest to "
         f"constant in {' and '.join(nearest)}"
     )
-
-
-def _to_nine_digits(item: tuple[str, float]) -> float:
-    """Round the factor: steps and tokens share one, and the last digit of a mean must not put one before the other."""
-    return round(item[1], 9)
 
 
 def layer_answer(rungs: Sequence[Rung]) -> str:
@@ -251,21 +230,15 @@ def twins_note(rungs: Sequence[Rung], learned: Collection[str]) -> str:
 
 def parts_of(rungs: Sequence[Rung]) -> Mapping[str, Maker]:
     """Return the generated parts of the page."""
-    return {
-        "rungs": lambda _: rungs_table(rungs),
-        "opening": lambda _: opening(rungs),
-        "answers": lambda _: answers(rungs),
-        "tested": lambda _: tested_table(rungs),
-        "twins": lambda _: twins_note(rungs, known_recipes()),
-        "loads": lambda _: loads_table(rungs),
-        "skill": lambda state: skill_table(rungs, state),
-        "regret": lambda state: regret_table(rungs, state),
-    }
+    return parts_from(
+        lambda: rungs, rungs=rungs_table, opening=opening, answers=answers, tested=tested_table, loads=loads_table,
+        twins=lambda rungs: twins_note(rungs, known_recipes()), skill=skill_table, regret=regret_table,
+    )  # fmt: skip
 
 
 @functools.cache
 def _rungs() -> tuple[Rung, ...]:
-    return tuple(rungs_of(all_runs()))
+    return tuple(study.rungs_of(all_runs()))
 
 
 def made() -> dict[Path, str]:

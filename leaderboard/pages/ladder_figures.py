@@ -8,17 +8,8 @@ from typing import TYPE_CHECKING
 
 from leaderboard.studies.ladder import LadderRun, parameters_of
 from leaderboard.studies.rungs import LOADS, Quantity, Rung, names_of, rank_in, regret_in, skill_in
+from moeload_bench import style
 from moeload_bench.states.rule import LABELS
-from moeload_bench.style import (
-    MARKERS,
-    PALETTE,
-    forecaster_looks,
-    legend_above,
-    log_axis,
-    new_figure,
-    save_figure,
-    style,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,8 +17,8 @@ if TYPE_CHECKING:
 
 def draw_quantity(rungs: Sequence[Rung], quantity: Quantity, path: Path) -> None:
     """Draw one point per run against the number of parameters, a colour for each family."""
-    with style():
-        figure = new_figure(2.4, 4.0)
+    with style.style():
+        figure = style.new_figure(2.4, 4.0)
         axes = figure.subplots()
         sizes, handles = [], []
         for i, family in enumerate(dict.fromkeys(rung.family for rung in rungs)):
@@ -36,23 +27,23 @@ def draw_quantity(rungs: Sequence[Rung], quantity: Quantity, path: Path) -> None
             sizes += [size for size, _ in own]
             if own:
                 label = "no balancing" if family == "none" else family.replace("_", " ")
-                handles += axes.plot(*zip(*own, strict=True), MARKERS[i], color=PALETTE[i], label=label)
+                handles += axes.plot(*zip(*own, strict=True), style.MARKERS[i], color=style.PALETTE[i], label=label)
         _finish(axes, sizes, quantity.title.replace("`", ""))
-        legend_above(figure, "", handles)
-        save_figure(figure, path)
+        style.legend_above(figure, "", handles)
+        style.save_figure(figure, path)
 
 
 def draw_scores(
     rungs: Sequence[Rung], title: str, value: Callable[[LadderRun, str, str], float | None], path: Path
 ) -> None:
     """Draw a panel for each state, a colour for each forecaster: one point per run of the rungs without balancing."""
-    with style():
-        figure = new_figure(2.8)
+    with style.style():
+        figure = style.new_figure(2.8)
         panels = figure.subplots(1, len(LABELS))
         handles: list[object] = []
         for state, axes in zip(LABELS, panels, strict=True):
             sizes = []
-            for name, look in forecaster_looks(names_of(rungs)).items():
+            for name, look in style.forecaster_looks(names_of(rungs)).items():
                 own = [(parameters_of(rung.recipe), value(run, name, state)) for rung in rungs if rung.family == "none"
                        for run in rung.runs]  # fmt: skip
                 known = [(size, v) for size, v in own if v is not None]
@@ -61,13 +52,13 @@ def draw_scores(
                     line = axes.plot(*zip(*known, strict=True), label=name, linestyle="none", **look)
                     handles += line if state == LABELS[0] else []
             _finish(axes, sizes, f"{title}, {state}")
-        legend_above(figure, "", handles)
-        save_figure(figure, path)
+        style.legend_above(figure, "", handles)
+        style.save_figure(figure, path)
 
 
 def _finish(axes: Axes, sizes: Sequence[float], label: str) -> None:
     if sizes:
-        log_axis(axes.xaxis, min(sizes), max(sizes))
+        style.log_axis(axes.xaxis, min(sizes), max(sizes))
     axes.set(xlabel="parameters", ylabel=label)
     axes.grid(axis="y")
 

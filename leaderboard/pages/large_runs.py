@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboard.committed import ROOT, TRACES, committed_run
-from leaderboard.pages.parts import Maker
+from leaderboard.pages.parts import Maker, parts_from
 from leaderboard.paper.facts import paper
 from leaderboard.properties import layer_medians, properties_of
 from leaderboard.templates import render_text
@@ -238,8 +238,6 @@ def draw_sizes() -> None:
 
 
 PARTS: Mapping[str, Maker] = {
-    "answer": lambda _: answer(_tests()),
-    "runs": lambda _: runs_table(_tests()),
-    "beside": lambda _: beside_table(_tests()),
-    "later": lambda _: later_table(_found()),
+    **parts_from(_tests, answer=answer, runs=runs_table, beside=beside_table),
+    **parts_from(_found, later=later_table),
 }

@@ -16,7 +16,6 @@ from leaderboard.committed import suites_with_results
 from leaderboard.pages.headline import CLAIM
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_by_size
-from leaderboard.pages.separation import ALPHA
 from leaderboard.ranking import pairs_apart
 from leaderboard.suites.plan import near_twins
 from moeload_bench.errors import ResultError
@@ -88,7 +87,7 @@ def _side(suite: str, errors: Errors, reference: str) -> Side:
             raise ResultError(f"{suite}: too few recipes for an interval on {CLAIM}")
         if name != reference:
             found[name] = spans[0]
-    apart = pairs_apart(errors.by_forecaster, errors.tasks, ALPHA)
+    apart = pairs_apart(errors.by_forecaster, errors.tasks)
     assert apart is not None, "recipes enough for intervals are enough for tests"
     groups = () if errors.tasks.twins else near_twins(errors.tasks.recipe_T)
     return Side(suite, found, apart, sum(len(group) - 1 for group in groups))
@@ -131,7 +130,7 @@ def _by_better(pairs: frozenset[Pair]) -> str:
     )
 
 
-def _part(_: str) -> str:
+def _part() -> str:
     """Return the two newest full suites with results; of one with both sizes of batch, the first."""
     full = full_suites(suites_with_results())
     if len(full) < 2:

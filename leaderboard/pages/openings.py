@@ -10,10 +10,11 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.drawn_claims import Drawn
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import largest_suite, results_by_size
+from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_set
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import ResultGrid, known_grid
+from moeload_bench.results.grid import ResultGrid, Row, known_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval
 from moeload_bench.results.strata import with_size
@@ -36,22 +37,26 @@ class Dot(NamedTuple):
     new_seeds: Interval | None = None
 
 
+def leaders(grid: ResultGrid) -> list[Row]:
+    """Return the row of the best in each state."""
+    return [grid.of_state(state)[0] for state in LABELS if state in grid.states]
+
+
 def best_words(grid: ResultGrid) -> str:
     """Say who is best in each state, and by how much of the reference's error."""
-    said = []
-    for state in (state for state in LABELS if state in grid.states):
-        first = grid.of_state(state)[0]
-        said.append(f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}`"
-                    f" in the {state} state")  # fmt: skip
-    return " and ".join(said)
+    return " and ".join(
+        f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}` in the "
+        f"{first.state} state"
+        for first in leaders(grid)
+    )
 
 
 def rank_words(grid: ResultGrid) -> str:
     """Say which ranks the best can have on a recipe that nobody has seen."""
     said = []
-    for state in (state for state in LABELS if state in grid.states):
-        first, ranks = grid.of_state(state)[0].forecaster, grid.scores.ranks(state)
-        said.append(f"{ranks[first][0]} to {ranks[first][1]} of {len(ranks)} ({state})" if ranks else "any")
+    for first in leaders(grid):
+        ranks = grid.scores.ranks(first.state)
+        said.append(f"{rank_text(ranks[first.forecaster])} of {len(ranks)} ({first.state})" if ranks else "any")
     return " and ".join(said)
 
 
@@ -70,7 +75,7 @@ def season_answer(season: ScoredSeason) -> str:
     )
 
 
-def results_answer(of: str) -> str:
+def results_answer() -> str:
     """Return who is best on the newest season and on the largest public suite."""
     suite, seasons = largest_suite(), scored_seasons()
     public = [

@@ -9,15 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import ResultError
 from moeload_bench.results.markdown import captioned
 from moeload_bench.results.tables import Table
 
-Maker = Callable[[str], str]
-"""Makes a part from what stands behind its name in the mark, "" where nothing does."""
+Maker = Callable[..., str]
+"""Makes a part; it is given what stands behind the name in the mark, where something does."""
 PART = re.compile(r"(?P<mark><!-- generated: (?P<name>[\w-]+) ?(?P<of>\S*) -->\n).*?(?P<end><!-- end -->)", re.DOTALL)
 
 
@@ -35,6 +35,15 @@ def page_of_parts(name: str, makers: Mapping[str, Maker], draw: Callable[[], Non
     return Page(name, lambda: {path: fill_parts(path.read_text(encoding="utf-8"), makers)}, draw)
 
 
+def parts_from(known: Callable[[], Any], **makers: Maker) -> dict[str, Maker]:
+    """Return makers of parts from functions whose first argument is what ``known`` returns."""
+
+    def part(make: Maker) -> Maker:
+        return lambda *of: make(known(), *of)
+
+    return {name: part(make) for name, make in makers.items()}
+
+
 def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:
     """Return the text with every generated part made again; raise `ResultError` for a part of an unknown name."""
 
@@ -42,7 +51,7 @@ def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:
         name = match["name"]
         if name not in makers:
             raise ResultError(f"no generated part is named {name!r} here; there is: {', '.join(makers)}")
-        return f"{match['mark']}\n{makers[name](match['of']).strip()}\n\n{match['end']}"
+        return f"{match['mark']}\n{makers[name](*match['of'].split()).strip()}\n\n{match['end']}"
 
     return PART.sub(made, text)
 

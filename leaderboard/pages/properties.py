@@ -134,9 +134,5 @@ def draw() -> None:
     draw_dots(_dots(largest_suite().name), ROOT / "docs" / "reports" / "properties.svg")
 
 
-PARTS: Mapping[str, Maker] = {
-    "answer": answer,
-    "slices": _slices,
-    "runs": lambda suite: runs_table(_properties(suite)),
-}
+PARTS: Mapping[str, Maker] = {"answer": answer, "slices": _slices, "runs": lambda suite: runs_table(_properties(suite))}
 PROPERTIES = page_of_parts("docs/reports/properties.md", PARTS, draw)

@@ -176,6 +176,6 @@ def draw_reaction() -> None:
 
 
 PARTS: Mapping[str, Maker] = {
-    "reaction": lambda _: f"{reaction_words()}\n\n{reaction_table()}",
-    "react-or-forecast": lambda _: f"{map_words()}\n\n{map_table()}",
+    "reaction": lambda: f"{reaction_words()}\n\n{reaction_table()}",
+    "react-or-forecast": lambda: f"{map_words()}\n\n{map_table()}",
 }

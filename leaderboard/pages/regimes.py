@@ -11,11 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.grouped import grouped
 from leaderboard.pages.openings import Dot, draw_dots
-from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.pages.parts import aligned_table, parts_from
 from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import OUT, TUNED, RegimeRun, StateScores, suite_runs
 from leaderboard.suites.plan import first_training
+from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, skill_of
 from moeload_bench.results.tables import three_digits
@@ -56,9 +58,10 @@ class Cell:
         return len({first_training(run.recipe) for run in self.runs})
 
     @functools.cached_property
-    def ratio_FR(self) -> Mapping[str, Sequence[float]]:
-        """The mean log ratio of each run to the tuned average."""
-        return {name: [_known(scores.log_ratio_K[name][k]) for _, scores, k in self._found] for name in self.names}
+    def ratio_FR(self) -> Mapping[str, FloatArray]:
+        """The mean log ratio of each run to the tuned average; NaN for none."""
+        known = {name: [scores.log_ratio_K[name][k] for _, scores, k in self._found] for name in self.names}
+        return {name: np.array(ratio_R, dtype=np.float64) for name, ratio_R in known.items()}
 
     def error(self, name: str) -> float | None:
         """Return the part of the tokens that is planned for the wrong expert, the mean over recipes of their runs."""
@@ -69,7 +72,7 @@ class Cell:
 
     def means(self, name: str, against: str) -> RunMeans:
         """Return the runs' mean log ratios of one forecaster to another."""
-        ratio_R = np.subtract(self.ratio_FR[name], self.ratio_FR[against])
+        ratio_R = self.ratio_FR[name] - self.ratio_FR[against]
         recipes = tuple(run.recipe for run in self.runs)
         return RunMeans(ratio_R[None], recipes, tuple(map(first_training, recipes)))
 
@@ -94,15 +97,9 @@ class Cell:
         return f"{value} % ({low_} to {high_})" if ends is None else f"{value} % [{low_}, {high_}]"
 
     def _mean(self, value: Callable[[StateScores, int], float | None]) -> float | None:
-        by_recipe: dict[str, list[float]] = {}
-        for run, scores, k in self._found:
-            if (one := value(scores, k)) is not None:
-                by_recipe.setdefault(first_training(run.recipe), []).append(one)
-        return float(np.mean([np.mean(values) for values in by_recipe.values()])) if by_recipe else None
-
-
-def _known(value: float | None) -> float:
-    return float("nan") if value is None else value
+        known = [(run, one) for run, scores, k in self._found if (one := value(scores, k)) is not None]
+        by_recipe = grouped(known, lambda pair: first_training(pair[0].recipe)).values()
+        return float(np.mean([np.mean([one for _, one in pairs]) for pairs in by_recipe])) if known else None
 
 
 @functools.cache
@@ -250,11 +247,5 @@ def draw() -> None:
     draw_dots(panels, ROOT / "docs" / "reports" / "regimes.svg")
 
 
-BRIEF: Mapping[str, Maker] = {"regimes": lambda _: brief(all_runs())}
-PARTS: Mapping[str, Maker] = {
-    "opening": lambda _: opening(all_runs()),
-    "answer": lambda _: answer(all_runs()),
-    "errors": lambda kind: errors_table(all_runs(), kind),
-    "gains": lambda _: gains_table(all_runs()),
-    "runs": lambda _: runs_table(all_runs()),
-}
+BRIEF = parts_from(all_runs, regimes=brief)
+PARTS = parts_from(all_runs, opening=opening, answer=answer, errors=errors_table, gains=gains_table, runs=runs_table)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +24,7 @@ from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.grid import metrics_in, result_grid
 from moeload_bench.results.markdown import captioned, markdown_table
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import CLIP, MIN_RECIPES
 from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import metric_table, three_digits
@@ -207,49 +207,39 @@ def metric_tables(results: Sequence[Result]) -> str:
 
 def cost_table(results: Sequence[Result]) -> str:
     """Time and memory, as measured by the harness."""
-
-    def wall_s(run: RunResult) -> float:
-        return run.cost.observe_wall_s + run.cost.forecast_wall_s
-
-    def forecasts(run: RunResult) -> float:
-        return run.cost.forecasts
-
-    def steps(run: RunResult) -> float:
-        return run.cost.observed_rows * run.layers * run.experts
-
-    columns: dict[str, Callable[[Result], float | None]] = {
-        "fit, s": lambda result: result.fit_wall_s,
-        "observe, CPU ns per step, layer and expert": lambda r: _total(
-            r, lambda run: run.cost.observe_cpu_s, steps, 1e9
-        ),
-        "forecast, CPU ms per origin": lambda r: _total(r, lambda run: run.cost.forecast_cpu_s, forecasts, 1e3),
-        "wall ms per origin, observing included": lambda r: _total(r, wall_s, forecasts, 1e3),
-        "peak memory, MB": lambda r: max((run.cost.peak_memory_bytes or 0) / 1e6 for run in r.runs) or None,
-        "% of training time": lambda r: _total(r, wall_s, _trained_s, 100.0),
-    }
+    costs = [costs_of(result) for result in results]
     rows = [
-        (f"`{result.name}`", *(three_digits(cell(result)) for cell in columns.values()), result.isolation)
-        for result in results
+        (f"`{result.name}`", *map(three_digits, cells.values()), result.isolation)
+        for result, cells in zip(results, costs, strict=True)
     ]
     machines = " and ".join(dict.fromkeys(result.environment.hardware for result in results))
     words = (
         "Totals over all runs, divided by what they were spent on; peak memory is the largest of a run. Fitting is "
         f"done once. Measured on {machines}; costs are not compared by `make reproduce`."
     )
-    return "\n\n".join([markdown_table(("forecaster", *columns, "isolation"), rows), words])
+    return "\n\n".join([markdown_table(("forecaster", *costs[0], "isolation"), rows), words])
 
 
-def _trained_s(run: RunResult) -> float:
-    return (run.cost.training_step_s or 0.0) * run.cost.observed_rows
+def costs_of(result: Result) -> dict[str, float | None]:
+    """Return the totals over all runs, each divided by what it was spent on, by what it is."""
+    costs = [run.cost for run in result.runs]
+    forecasts = [cost.forecasts for cost in costs]
+    steps = [run.cost.observed_rows * run.layers * run.experts for run in result.runs]
+    wall_s = [cost.observe_wall_s + cost.forecast_wall_s for cost in costs]
+    trained_s = [(cost.training_step_s or 0.0) * cost.observed_rows for cost in costs]
+    return {
+        "fit, s": result.fit_wall_s,
+        "observe, CPU ns per step, layer and expert": _total([cost.observe_cpu_s for cost in costs], steps, 1e9),
+        "forecast, CPU ms per origin": _total([cost.forecast_cpu_s for cost in costs], forecasts, 1e3),
+        "wall ms per origin, observing included": _total(wall_s, forecasts, 1e3),
+        "peak memory, MB": max((cost.peak_memory_bytes or 0) / 1e6 for cost in costs) or None,
+        "% of training time": _total(wall_s, trained_s, 100.0),
+    }
 
 
-def _total(
-    result: Result, spent: Callable[[RunResult], float | None], on: Callable[[RunResult], float], unit: float
-) -> float | None:
-    values = [spent(run) for run in result.runs]
-    base = sum(on(run) for run in result.runs)
-    known = [value for value in values if value is not None]
-    return unit * sum(known) / base if base and len(known) == len(values) else None
+def _total(spent: Sequence[float | None], on: Sequence[float], unit: float) -> float | None:
+    known = [value for value in spent if value is not None]
+    return unit * sum(known) / sum(on) if sum(on) and len(known) == len(spent) else None
 
 
 # ---------------------------------------------------------------- decisions
@@ -334,7 +324,7 @@ def failures(results: Sequence[Result]) -> str:
     return "\n".join(lines) or "No task failed."
 
 
-PARTS: Mapping[str, Maker] = {"results": lambda _: results_page()}
+PARTS: Mapping[str, Maker] = {"results": results_page}
 
 
 def results(

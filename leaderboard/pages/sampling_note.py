@@ -8,12 +8,13 @@ Every figure in the note is computed here. A test fails when the file differs fr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import aligned_table
+from leaderboard.paper.facts import Setup, paper
+from leaderboard.paper.verdicts import GPT3_TOKENS
 from leaderboard.templates import render_text
 from moeload_bench.forecaster import Forecast
 from moeload_bench.scoring.noise import sampling_error
@@ -21,19 +22,7 @@ from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.traces.trace import shares
 
 NOTE = ROOT / "docs" / "methods" / "sampling-floor-note.md"
-SEQUENCES = 256
 HORIZON = 1000
-
-
-class Setup(NamedTuple):
-    """One of the paper's two models: experts per layer, and its error of SW_Avg over the next 1,000 iterations."""
-
-    name: str
-    experts: int
-    reported: float
-
-
-SETUPS = (Setup("125M", 16, 0.0025), Setup("350M", 128, 0.013))
 ASSUMPTIONS = tuple((tokens, top_k) for tokens in (1024, 2048, 4096) for top_k in (1, 2))
 
 
@@ -50,6 +39,11 @@ def tokens_needed(error: float) -> float:
     return 2.0 / (np.pi * error**2)
 
 
+def reported(setup: Setup) -> float:
+    """Return the paper's error of SW_Avg for one of its models, over the next 1,000 iterations."""
+    return next(one.value for one in paper().reported("sw_avg", HORIZON) if one.setup == setup.name)
+
+
 def percent(value: float) -> str:
     """Format a fraction in percent to three significant digits."""
     return f"{100 * value:.3g} %"
@@ -60,10 +54,11 @@ def table() -> str:
     heads = ("model", "experts", "tokens per sequence", "top-k", "tokens per expert and step", "per step",
              f"mean of {HORIZON:,} steps", "reported")  # fmt: skip
     rows = [
-        (setup.name, str(setup.experts), f"{length:,}", str(top_k), f"{top_k * SEQUENCES * length // setup.experts:,}",
-         percent(sampling_error(setup.experts, SEQUENCES * length, top_k)),
-         percent(sampling_error(setup.experts, SEQUENCES * length, top_k, HORIZON)), percent(setup.reported))
-        for setup in SETUPS
+        (setup.name.removeprefix("GPT-3 "), str(setup.experts), f"{length:,}", str(top_k),
+         f"{top_k * setup.sequences * length // setup.experts:,}",
+         percent(sampling_error(setup.experts, setup.sequences * length, top_k)),
+         percent(sampling_error(setup.experts, setup.sequences * length, top_k, HORIZON)), percent(reported(setup)))
+        for setup in paper().setups
         for length, top_k in ASSUMPTIONS
     ]  # fmt: skip
     return aligned_table(heads, rows, 1)
@@ -71,15 +66,15 @@ def table() -> str:
 
 def note_files() -> dict[Path, str]:
     """Return the file with the whole note."""
-    small, medium = SETUPS
-    tokens = SEQUENCES * 2048
+    small, medium = paper().setups
+    tokens = medium.sequences * GPT3_TOKENS
 
     def floor(setup: Setup, top_k: int) -> str:
         return percent(sampling_error(setup.experts, tokens, top_k))
 
     text = render_text(
-        Path(__file__).with_suffix(".md.j2"), small=small, medium=medium, tokens=tokens, sequences=SEQUENCES,
-        table=table(), percent=percent, floor=floor, simulated=simulated_error(medium.experts, tokens),
-        needed=tokens_needed(small.reported),
+        Path(__file__).with_suffix(".md.j2"), small=small, medium=medium, tokens=tokens, sequences=medium.sequences,
+        table=table(), percent=percent, reported=reported, floor=floor,
+        simulated=simulated_error(medium.experts, tokens), needed=tokens_needed(reported(small)),
     )  # fmt: skip
     return {NOTE: text}

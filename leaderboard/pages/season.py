@@ -7,14 +7,13 @@ spread of seeds from the season and from the public suite together: a season has
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from leaderboard.pages.headline import drop_parts
 from leaderboard.pages.openings import season_answer
-from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
+from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets, rank_text
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.public_value import order_sentence
@@ -34,6 +33,9 @@ from moeload_bench.results.tables import signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import STATES
 
+RankSets = Mapping[str, PossibleRanks | None]
+"""By claim and entry the least and the greatest rank; None where there are too few runs or recipes to tell."""
+NEW_SEEDS, NEW_RECIPE = "new seeds", "a new recipe"
 HOPED = {"transient": 0.40, "stable": 0.20}
 """What was hoped for before the first season: a lower bound of the best entry's skill above these."""
 
@@ -71,8 +73,8 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
 
 def seed_words(leaders: Mapping[str, str], sets: Mapping[str, RankSets]) -> str:
     """Say which ranks the best can have on new seeds of the season's recipes."""
-    said = [f"{found[name][0]} to {found[name][1]} ({state})" for state, name in leaders.items()
-            if (found := sets[state].new_seeds)]  # fmt: skip
+    said = [f"{rank_text(found[name])} ({state})" for state, name in leaders.items()
+            if (found := sets[state][NEW_SEEDS])]  # fmt: skip
     return f"On new seeds of the same recipes it can be {' and '.join(said)}." if said else ""
 
 
@@ -89,23 +91,15 @@ def spreads_of(errors: Errors, public: Errors, reference: str, state: str) -> di
     return {name: spread_of(sides, name, reference) for name in errors.by_forecaster}
 
 
-@dataclass(frozen=True)
-class RankSets:
-    """By entry the least and the greatest rank; None where there are too few runs or recipes to tell."""
-
-    new_seeds: Mapping[str, tuple[int, int]] | None
-    new_recipe: Mapping[str, tuple[int, int]] | None
-
-
 def rank_sets_of(errors: Errors, public: Errors, state: str) -> RankSets:
     """Return the ranks in a state on new seeds of the season's recipes, and on a new recipe."""
-
     here, known = errors.select(state=state), public.select(state=state)
 
     def seeds(one: str, other: str) -> float | None:
         return seed_p_value(run_ratios(here, one, other), spread_of((here, known), one, other))
 
-    return RankSets(rank_sets(here.by_forecaster, here.tasks, test=seeds), rank_sets(here.by_forecaster, here.tasks))
+    errors_F = here.by_forecaster
+    return {NEW_SEEDS: rank_sets(errors_F, here.tasks, seeds), NEW_RECIPE: rank_sets(errors_F, here.tasks)}
 
 
 def leader(errors: Errors, reference: str, state: str) -> str:
@@ -136,14 +130,10 @@ def came_out(
         f"on no recipe worse than `{reference}` beyond chance, as hoped"
     )  # fmt: skip
     yield f"{state}: `{name}` is {said}."
-    for claim, found_sets in (("new seeds of these recipes", sets.new_seeds), ("a new recipe", sets.new_recipe)):
-        if found_sets is not None:
-            low, high = found_sets[name]
-            first = (
-                "first beyond chance, as hoped"
-                if high == 1
-                else f"not first beyond chance, not as hoped: its rank is {low} to {high}"
-            )
+    for claim, ranks in (("new seeds of these recipes", sets[NEW_SEEDS]), (NEW_RECIPE, sets[NEW_RECIPE])):
+        if ranks is not None:
+            not_first = f"not first beyond chance, not as hoped: its rank is {rank_text(ranks[name])}"
+            first = "first beyond chance, as hoped" if ranks[name][1] == 1 else not_first
             yield f"{state}, on {claim}: `{name}` is {first}."
 
 
@@ -161,12 +151,11 @@ def rank_parts(errors: Errors, reference: str, state: str, spreads: Mapping[str,
         own = skill_interval(run_ratios(here, name, reference), spreads[name])
         new = next((one for one in found[name][1] if one.claim == "a new recipe"), None)
         lines.append((
-            f"`{name}`", f"{own.skill:+.3f}", _span(own), rank_cell(sets.new_seeds, name), _span(new),
-            rank_cell(sets.new_recipe, name),
+            f"`{name}`", f"{own.skill:+.3f}", _span(own), rank_cell(sets[NEW_SEEDS], name), _span(new),
+            rank_cell(sets[NEW_RECIPE], name),
         ))  # fmt: skip
     heads = (state, "skill", "new seeds", "ranks, new seeds", "new recipe", "ranks, new recipe")
-    said = pairs_words(len(found), {"new seeds": sets.new_seeds, "a new recipe": sets.new_recipe})
-    return [markdown_table(heads, lines), f"{state}: {said}"]
+    return [markdown_table(heads, lines), f"{state}: {pairs_words(len(found), sets)}"]
 
 
 def pairs_words(count: int, by_claim: Mapping[str, PossibleRanks | None]) -> str:

@@ -88,4 +88,4 @@ def _number(value: float | None) -> object:
     return "" if value is None else rounded(value)
 
 
-PARTS: Mapping[str, Maker] = {"columns": lambda _: columns()}
+PARTS: Mapping[str, Maker] = {"columns": columns}

@@ -12,7 +12,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.openings import Dot, draw_dots
-from leaderboard.pages.parts import Maker, aligned_table
+from leaderboard.pages.parts import aligned_table, parts_from
 from leaderboard.studies.kept import read_records
 from leaderboard.studies.regimes import LEAST_ORIGINS
 from leaderboard.studies.travel import HORIZONS, OUT, PLAIN, TravelRun
@@ -244,14 +244,8 @@ def counts(runs: Sequence[TravelRun]) -> str:
     return f"Left-out `train` runs: {', '.join(words)}."
 
 
-PARTS: Mapping[str, Maker] = {
-    "opening": lambda _: opening(all_runs()),
-    "answer": lambda _: answer(all_runs()),
-    "counts": lambda _: counts(all_runs()),
-    "rivals": lambda _: rivals_table(all_runs()),
-    "horizons": lambda _: horizons_table(all_runs()),
-    "parts": lambda _: parts_table(all_runs(), PARTS_OF_IT),
-    "curve": lambda _: parts_table(all_runs(), CURVE),
-    "inside": lambda _: inside_table(all_runs()),
-    "bias": lambda _: bias_table(all_runs()),
-}
+PARTS = parts_from(
+    all_runs, opening=opening, answer=answer, counts=counts, rivals=rivals_table, horizons=horizons_table,
+    parts=functools.partial(parts_table, networks=PARTS_OF_IT), curve=functools.partial(parts_table, networks=CURVE),
+    inside=inside_table, bias=bias_table,
+)  # fmt: skip

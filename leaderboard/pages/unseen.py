@@ -7,6 +7,7 @@ the results of the suite that brings the recipes, on whose open runs it was fitt
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import results_of
 from leaderboard.studies import unseen as study
 from leaderboard.suites.plan import near_twins
+from leaderboard.templates import render_words
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.markdown import markdown_table
@@ -59,19 +61,10 @@ def unseen(
         others = [{run: value for run, value in column.items() if run.split("/")[0] not in near}
                   for column in columns.values()]  # fmt: skip
         last.append(("without near twins of known ones", *(_mean(column, twins) for column in others)))
-    codes = sorted({found["source_sha256"][:12] for found in scores.values()})
-    words = (
-        f"{len(scores)} of {wanted} runs are recorded and scored. Skill against `{study.REFERENCE}`, with the 95 % "
-        "interval for a new recipe from five recipes on (near twins are one). "
-        f"Code and weights of `{study.SUBJECT}`: {', '.join(codes)}."
-    )
-    if near:
-        words += (
-            f" {' and '.join(f'`{recipe}`' for recipe in near)} train the model of a recipe that it learned from on "
-            "the same first text, with another seed: the last row leaves them out."
-        )
-    if after is not None:
-        words += f" After: fitted on the open runs of suite {study.PLAN}, of which each of these recipes has one."
+    words = render_words(
+        Path(__file__).with_name("unseen_words.md.j2"), study=study, scored=len(scores), wanted=wanted, near=near,
+        codes=sorted({found["source_sha256"][:12] for found in scores.values()}), after=after is not None,
+    )  # fmt: skip
     return f"{markdown_table(('run', *columns), [*rows, *last])}\n\n{words}"
 
 
@@ -109,7 +102,7 @@ def scores_after(results: Sequence[Result]) -> dict[str, Column]:
     return found
 
 
-def _part(_: str) -> str:
+def _part() -> str:
     wanted = study.wanted_runs()
     recipes, learned = {run.split("/")[0] for run in wanted}, study.known_recipes()
     twins = {recipe: group[0] for group in near_twins(recipes) for recipe in group}

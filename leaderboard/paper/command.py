@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from leaderboard.paper.choice import Chosen, choose_runs
-from leaderboard.paper.figures import save_figures
+from leaderboard.paper.figures import draw_figures
 from leaderboard.paper.files import files_of, verdict_sheet
 from leaderboard.paper.forecasts import ask_forecasters, middle_origin
 from leaderboard.paper.measuring import Request, measure_runs
@@ -24,7 +24,7 @@ from moeload_bench.errors import printable
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.results.collection import Results
-from moeload_bench.style import style
+from moeload_bench.style import save_figure, style
 from moeload_bench.traces.store import read_trace
 
 
@@ -96,7 +96,8 @@ def _draw(run: Chosen, study: RunStudy, results: Results, request: Request, out:
     trace = read_trace(run.path, verify=False)
     origin = middle_origin(results)
     forecasts = {} if origin is None else ask_forecasters(run, trace, study.targets, origin, request)
-    list(save_figures(trace, study, results, forecasts, origin or 0, out / FOLDER / folder_of(run.id)))
+    for name, figure in draw_figures(trace, study, results, forecasts, origin or 0):
+        save_figure(figure, out / FOLDER / folder_of(run.id) / f"{name}.png")
 
 
 def _write(study: Study, out: Path) -> list[Path]:

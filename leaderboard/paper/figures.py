@@ -6,7 +6,6 @@ Axis letters: O origins.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,23 +43,13 @@ BARS = 0.35
 """Opacity of blocks, so that the sliding curve is seen on them."""
 
 
-def save_figures(
-    trace: Trace,
-    study: RunStudy,
-    results: Sequence[Result],
-    forecasts: Mapping[str, Forecast],
-    origin: int,
-    folder: Path,
-) -> Iterator[Path]:
-    """Draw and write all figures of a run, one at a time; ``forecasts`` are those at the ``origin``, maybe none."""
-    for name, figure in draw_figures(trace, study, results, forecasts, origin):
-        yield style.save_figure(figure, folder / f"{name}.png")
-
-
 def draw_figures(
     trace: Trace, study: RunStudy, results: Sequence[Result], forecasts: Mapping[str, Forecast], origin: int
 ) -> Iterator[tuple[str, Figure]]:
-    """(name, figure) in the paper's order; those of a forecaster that did not run are left out."""
+    """Yield (name, figure) in the paper's order, one at a time; those of a forecaster that did not run are left out.
+
+    ``forecasts`` are those at the ``origin``, maybe none.
+    """
     names = [layer.name for layer in study.states]
     first_middle = list(dict.fromkeys((names[0], names[len(names) // 2])))
     view = view_trace(trace)
@@ -156,12 +145,10 @@ def draw_forecasts(view: View, forecasts: Mapping[str, Forecast], origin: int) -
         figure.supylabel("share of the layer's tokens [fraction]")
         looks = style.forecaster_looks(list(forecasts))
         handles = [legend_line(name, looks[name]["color"], DASHES[i]) for i, name in enumerate(forecasts)]
-        truth = [
-            legend_line(f"measured, means of {AVERAGED} steps", style.GREY),
-            legend_line("measured, each step", "#BBBBBB"),
-        ]
+        handles.append(legend_line(f"measured, means of {AVERAGED} steps", style.GREY))
+        handles.append(legend_line("measured, each step", "#BBBBBB"))
         title = f"{title_of(view)}: forecasts of the next {horizon:,} steps at step {origin:,} (dotted)"
-        style.legend_above(figure, title, [*handles, *truth], columns=5)
+        style.legend_above(figure, title, handles, columns=5)
         return figure
 
 
@@ -274,9 +261,5 @@ def _finish(figure: Figure, view: View, horizon: int, handles: list[Any]) -> Non
     figure.supylabel(f"error over the next {horizon:,} steps [%]")
     mixed = "; gap in the band: layers disagree" if any(state == "mixed" for *_, state in run_spans(view)) else ""
     floors = [legend_line(f"{name} of the state", style.GREY, dashes) for name, dashes in FLOORS.items()]
-    style.legend_above(
-        figure,
-        f"{title_of(view)}: means over MoE layers{mixed}",
-        [*handles, *floors, *style.state_handles()],
-        columns=4,
-    )
+    title = f"{title_of(view)}: means over MoE layers{mixed}"
+    style.legend_above(figure, title, [*handles, *floors, *style.state_handles()], columns=4)

@@ -7,23 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.pages.parts import aligned_table as table
+from leaderboard.paper import study as records
 from leaderboard.paper.choice import ORDER, RULE, needed_steps
 from leaderboard.paper.claims import LEAST_ORIGINS, MAJORITY, Finding, claims
 from leaderboard.paper.facts import paper
-from leaderboard.paper.study import (
-    LAYER_METRICS,
-    METRICS,
-    PAPER_FORECASTERS,
-    PARTS,
-    PROTOCOLS,
-    STATISTICS,
-    LayerStates,
-    LoadStudy,
-    RunStudy,
-    Study,
-    Value,
-    excess_over,
-)
+from leaderboard.paper.study import LayerStates, LoadStudy, RunStudy, Study, Value
 from leaderboard.paper.verdicts import GPT3_TOKENS, PART_NAMES, draws_alone, findings, lead, mean_error, ratio, summary
 from leaderboard.templates import render_text
 from moeload_bench.errors import counted
@@ -63,7 +51,7 @@ def study_page(study: Study) -> str:
         own_runs=_runs(study),
         setups=_setups(),
         horizons=[f"{horizon:,}" for horizon in study.horizons],
-        definitions=[(name, spec.description) for name in METRICS if (spec := metric_spec(name)) is not None],
+        definitions=[(name, spec.description) for name in records.METRICS if (spec := metric_spec(name)) is not None],
         reported=_reported(),
         draws_alone=_draws_alone(),
         gpt3_tokens=f"{GPT3_TOKENS:,}",
@@ -106,7 +94,7 @@ def _sizes(study: Study) -> dict[str, Any]:
     """Return what becomes of four claims with the size of the model; {} where no runs differ in that alone."""
     if not study.sizes:
         return {}
-    statistic, window = STATISTICS[0]
+    statistic, window = records.STATISTICS[0]
     horizon = study.horizons[0]
 
     def error(run: LoadStudy, name: str, state: str = "stable") -> Value:
@@ -216,9 +204,9 @@ def _verdict(one: Finding) -> str:
 
 def _run_errors(run: RunStudy) -> str:
     parts = [f"### `{run.id}`"]
-    for protocol in PROTOCOLS:
+    for protocol in records.PROTOCOLS:
         rows = [row for state in STATES for row in _error_rows(run, protocol, state)]
-        heads = ("state", "horizon", "forecaster", "origins", *(f"`{metric}`" for metric in METRICS))
+        heads = ("state", "horizon", "forecaster", "origins", *(f"`{metric}`" for metric in records.METRICS))
         parts.append(f"{'Sliding' if protocol == 'sliding' else 'In blocks'}:\n\n{table(heads, rows)}")
     events = {name: ", ".join(f"{key} {n:,}" for key, n in counts.items()) for name, counts in run.counts.items()}
     if any(events.values()):
@@ -234,13 +222,13 @@ def _error_rows(run: RunStudy, protocol: str, state: str) -> Iterator[list[str]]
         here = [row for row in run.errors if (row.protocol, row.state, row.horizon) == (protocol, state, horizon)]
         for row in here:
             cells = []
-            for metric in METRICS:
+            for metric in records.METRICS:
                 value = row.errors.get(metric)
-                above = excess_over(value, run.floor("floor_batch", metric, state=state, horizon=horizon))
+                above = records.excess_over(value, run.floor("floor_batch", metric, state=state, horizon=horizon))
                 cells.append(percent(value) if above is None else f"{percent(value)} ({percent(above)})")
             yield [state, f"{horizon:,}", f"`{row.forecaster}`", str(row.origins), *cells]
         for name in FLOOR_NAMES if here else ():
-            floor = [run.floor(name, metric, state=state, horizon=horizon) for metric in METRICS]
+            floor = [run.floor(name, metric, state=state, horizon=horizon) for metric in records.METRICS]
             if any(value is not None for value in floor):
                 marks = {row.mark for row in run.floors if row.floor == name} - {"exact"}
                 label = f"*{name}*" + "".join(f" ({mark})" for mark in sorted(marks))
@@ -249,14 +237,14 @@ def _error_rows(run: RunStudy, protocol: str, state: str) -> Iterator[list[str]]
 
 def _run_layers(run: RunStudy) -> str:
     rows = [["onset (its band), steps", *map(_with_band, run.states)]]
-    for statistic, window in STATISTICS:
-        for part in PARTS:
+    for statistic, window in records.STATISTICS:
+        for part in records.PARTS:
             value_L = run.fluctuates(statistic, window, part)
             if any(value is not None for value in value_L):
                 rows.append([f"{statistic} w={window}, {PART_NAMES[part]}", *map(three_digits, value_L)])
     for row in run.errors:
         if row.per_layer and row.state == "stable":
-            for metric in LAYER_METRICS:
+            for metric in records.LAYER_METRICS:
                 errors = map(percent, row.per_layer.get(metric, ()))
                 rows.append([f"`{metric}` of `{row.forecaster}`, h = {row.horizon:,}, stable, %", *errors])
     what = "Layer by layer, in the model's order (statistics are means over experts and steps):"
@@ -281,7 +269,7 @@ def _is_drawn(run: RunStudy, figure: str) -> bool:
     """Return False where a forecaster did not run, and for forecasts where no origin is stable."""
     if figure == "forecasts":
         return any(row.state == "stable" for row in run.errors)
-    return figure.rpartition("-")[0] not in set(PAPER_FORECASTERS) - set(run.targets)
+    return figure.rpartition("-")[0] not in set(records.PAPER_FORECASTERS) - set(run.targets)
 
 
 def percent(value: Value) -> str:

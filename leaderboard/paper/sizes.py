@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from leaderboard.grouped import grouped
 from leaderboard.paper.choice import Chosen
 from leaderboard.paper.measuring import Request, error_rows, fluctuation, layer_states, task_list
 from leaderboard.paper.study import SIZED_FORECASTERS, ErrorRow, SizedRun
@@ -23,32 +24,14 @@ from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored
 from moeload_bench.traces.trace import Trace
 
 SIZE = (
-    "head_dim",
-    "hidden_size",
-    "intermediate_size",
-    "moe_intermediate_size",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-)
+    "head_dim", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
+    "num_hidden_layers", "num_key_value_heads",
+)  # fmt: skip
 """What a model's configuration calls its width and depth."""
 SAME = (
-    "balancing",
-    "capacity_factor",
-    "count_semantics",
-    "drop_policy",
-    "family",
-    "gate",
-    "global_batch_tokens",
-    "notes",
-    "optimizer",
-    "precision",
-    "schedule",
-    "score_function",
-    "sequence_length",
-    "sources",
-    "tokenizer_sha256",
-)
+    "balancing", "capacity_factor", "count_semantics", "drop_policy", "family", "gate", "global_batch_tokens", "notes",
+    "optimizer", "precision", "schedule", "score_function", "sequence_length", "sources", "tokenizer_sha256",
+)  # fmt: skip
 Size = tuple[int, int]
 """Hidden size, MoE layers."""
 
@@ -74,14 +57,11 @@ def sized_groups(refs: list[TraceRef]) -> Iterator[list[TraceRef]]:
     """Yield the groups of two sizes or more, those without an auxiliary loss first; in each the smallest model
     first.
     """
-    groups: dict[str, list[tuple[Size, TraceRef]]] = {}
-    for ref in refs:
-        meta = stored_meta(ref.path)
-        if isinstance(meta.config.get("hidden_size"), int) and meta.stride == 1:
-            groups.setdefault(_same(meta), []).append((_size(meta), ref))
-    for _, group in sorted(groups.items()):
-        if len({size for size, _ in group}) > 1:
-            yield [ref for _, ref in sorted(group, key=lambda pair: (pair[0], pair[1].id))]
+    described = ((stored_meta(ref.path), ref) for ref in refs)
+    able = ((m, ref) for m, ref in described if isinstance(m.config.get("hidden_size"), int) and m.stride == 1)
+    for _, group in sorted(grouped(able, lambda pair: _same(pair[0])).items()):
+        if len({_size(meta) for meta, _ in group}) > 1:
+            yield [ref for _, ref in sorted(group, key=lambda pair: (_size(pair[0]), pair[1].id))]
 
 
 def _size(meta: TraceMeta) -> Size:

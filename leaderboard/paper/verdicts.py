@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+from leaderboard.paper import study as records
 from leaderboard.paper.claims import (
     ABOVE,
     BACK,
@@ -23,19 +24,7 @@ from leaderboard.paper.claims import (
     yes_between,
 )
 from leaderboard.paper.facts import Setup, paper
-from leaderboard.paper.study import (
-    METRICS,
-    PAPER_FORECASTERS,
-    PROTOCOLS,
-    STATISTICS,
-    WINDOWS,
-    LoadStudy,
-    Part,
-    Protocol,
-    RunStudy,
-    Study,
-    Value,
-)
+from leaderboard.paper.study import LoadStudy, Part, Protocol, RunStudy, Study, Value
 from moeload_bench.scoring.noise import sampling_error
 
 Mean = Callable[[RunStudy, str], Value]
@@ -51,28 +40,28 @@ def findings(study: Study) -> list[Finding]:
     found = [*_states(runs), *_first(runs)]
 
     def judged(claim: str, variant: str, figure: Callable[[RunStudy, str], Value], bounds: Bounds) -> None:
-        for metric in METRICS:
+        for metric in records.METRICS:
             figures = [figure(run, metric) for run in runs]
             found.append(judge(claim, variant, metric, _recipes(runs), figures, bounds))
 
     def over(top: Mean, bottom: Mean) -> Callable[[RunStudy, str], Value]:
         return lambda run, metric: ratio(top(run, metric), bottom(run, metric))
 
-    everywhere = [(protocol, horizon) for protocol in PROTOCOLS for horizon in study.horizons]
-    for name in PAPER_FORECASTERS:
+    everywhere = [(protocol, horizon) for protocol in records.PROTOCOLS for horizon in study.horizons]
+    for name in records.PAPER_FORECASTERS:
         harder = over(_mean_of(name, short, state="transient"), _mean_of(name, short))
         judged("transient", f"{name}, sliding, h = {short:,}", harder, ABOVE)
     orders = [("sw-arima", "sw_avg", "arima", everywhere)]
-    orders += [("sw-arima", f"sw_avg@window={window}", "arima", everywhere[:1]) for window in WINDOWS]
+    orders += [("sw-arima", f"sw_avg@window={window}", "arima", everywhere[:1]) for window in records.WINDOWS]
     for claim, better, worse, where in [*orders, ("arima-lstm", "arima", "lstm", everywhere)]:
         for protocol, horizon in where:
             named = f"{better}, " if "@" in better else ""
             order = over(_mean_of(better, horizon, protocol), _mean_of(worse, horizon, protocol))
             judged(claim, f"{named}{protocol}, h = {horizon:,}", order, BELOW)
-    for name in PAPER_FORECASTERS:
+    for name in records.PAPER_FORECASTERS:
         longer = over(_mean_of(name, long), _mean_of(name, short))
         judged("longer", f"{name}, sliding, {long:,} over {short:,}", longer, ABOVE)
-    for name in PAPER_FORECASTERS:
+    for name in records.PAPER_FORECASTERS:
         for protocol, horizon in everywhere:
             reported = paper().reported(name, horizon)
             if reported:
@@ -124,7 +113,7 @@ def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     """Judge what the labels say; a layer that never becomes stable counts as transient throughout."""
     back = [max(1.0 if layer.back is None else layer.back for layer in run.states) for run in runs]
     yield judge("settles", "state labels", "all layers", _recipes(runs), back, yes_between(0.0, BACK))
-    for statistic, window in STATISTICS:
+    for statistic, window in records.STATISTICS:
         falls = [
             ratio(_mean(run.fluctuates(statistic, window, "before")), _mean(run.fluctuates(statistic, window, "after")))
             for run in runs
@@ -136,7 +125,7 @@ def _states(runs: Sequence[RunStudy]) -> Iterator[Finding]:
 
 def _first(runs: Sequence[RunStudy]) -> Iterator[Finding]:
     for part, name in PART_NAMES.items():
-        for statistic, window in STATISTICS:
+        for statistic, window in records.STATISTICS:
             leads = [lead(run.fluctuates(statistic, window, part)) for run in runs]
             yield judge("first", name, f"{statistic} w={window}", _recipes(runs), leads, ABOVE)
 

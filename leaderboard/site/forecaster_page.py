@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from leaderboard.grouped import grouped
 from leaderboard.site import words
 from leaderboard.site.grids import by_recipe, every_metric, fact_text
 from leaderboard.site.inputs import Board, Entry
@@ -151,13 +152,11 @@ def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[s
 
 def failures(result: Result) -> tuple[str, ...]:
     """Return each distinct reason with where and how often, most frequent first."""
-    grouped: dict[tuple[str, str], list[int]] = {}
-    for trace, task in result.failures:
-        grouped.setdefault((trace, task.failure or ""), []).append(task.origin)
-    ordered = sorted(grouped.items(), key=lambda item: (-len(item[1]), item[0]))
+    alike = grouped(result.failures, lambda pair: (pair[0], pair[1].failure or ""))
+    ordered = sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
     lines = [
-        f"{trace}: {counted(len(origins), 'task')} from origin {min(origins):,}: {reason}"
-        for (trace, reason), origins in ordered
+        f"{trace}: {counted(len(pairs), 'task')} from origin {min(task.origin for _, task in pairs):,}: {reason}"
+        for (trace, reason), pairs in ordered
     ]
     more = len(lines) - MAX_FAILURES
     return (*lines[:MAX_FAILURES], *([f"and {more} more in the result file"] if more > 0 else []))
@@ -265,8 +264,4 @@ def code_of(record: Submission) -> str:
 
 def entries_by_name(boards: Sequence[Board]) -> dict[str, list[tuple[Board, Entry]]]:
     """Forecasters over all suites."""
-    found: dict[str, list[tuple[Board, Entry]]] = {}
-    for board in boards:
-        for entry in board.entries:
-            found.setdefault(entry.name, []).append((board, entry))
-    return found
+    return grouped(((board, entry) for board in boards for entry in board.entries), lambda pair: pair[1].name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
+from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.strata import by_stratum, name_of_size
@@ -237,10 +238,7 @@ def read_traces(root: Path) -> Iterator[TraceRef]:
 
 def _content_sha256(root: Path, folders: Sequence[Path]) -> str:
     """Hash of the committed results: what a page's footer says it was made from."""
-    files: Mapping[str, Path] = {
-        str(path.relative_to(root)): path for folder in folders for path in folder.glob("*.json")
-    }
     digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    for path in sorted((path for folder in folders for path in folder.glob("*.json")), key=str):
+        digest.update(f"{path.relative_to(root)}\0{bytes_sha256(path)}\n".encode())
     return digest.hexdigest()

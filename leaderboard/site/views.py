@@ -15,11 +15,12 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboard.ranking import PossibleRanks, count_wins, mean_rates
+from leaderboard.seeds import skill_interval
 from leaderboard.site.inputs import Board
-from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.grid import ALL, Standings, Values, metrics_in
-from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
+from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, Runs, seed_spread
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better
 from moeload_bench.scoring.floors import excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -141,7 +142,7 @@ def _skills_of(board: Board, ratio: str | None) -> list[list[Skills]]:
     looks, shape = looks_of(board), (len(looks_of(board)), len(board.entries))
     whole = None if ratio is None or board.reference is None else scores_of(board, ratio)
     against = None if whole is None or whole.reference is None else _ratios(whole, whole.reference, looks)
-    beside = None if whole is None else _public_spread(board, whole, looks)
+    beside = [] if whole is None else _public_runs(board, whole, looks)
     found = []
     for choice in (ALL, *board.choices):
         runs = board.runs_in(choice)
@@ -192,73 +193,36 @@ def _ratios(scores: Standings, base: str, looks: Sequence[Looked]) -> RunMeans:
 
 
 def _skills(
-    means: RunMeans | None, beside: _Spread | None, shape: tuple[int, int]
+    means: RunMeans | None, beside: Sequence[Runs], shape: tuple[int, int]
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return skill [V, F] and its intervals [V, F, 2] on the runs of the means."""
+    """Return skill [V, F] and its intervals [V, F, 2] on the runs of the means.
+
+    Where a recipe has one run here, the spread of the public runs ``beside`` it is taken with it.
+    """
     V, F = shape
     if means is None:
         return np.full(shape, np.nan), np.full((V, F, 2), np.nan), np.full((V, F, 2), np.nan)
     seeds_X2 = means.ends("these recipes, new seeds")
-    if beside is not None:
-        seeds_X2 = np.where(np.isnan(seeds_X2), beside.ends(means), seeds_X2)
+    for x in np.flatnonzero(np.isnan(seeds_X2[:, 0])).tolist() if beside else ():
+        runs = means.by_recipe(x)
+        if len(runs) >= MIN_RECIPES:
+            seeds_X2[x] = skill_interval(runs, seed_spread([runs, beside[x]]))[1:]
     skill_VF, new_recipe_VF2, new_seeds_VF2 = (
         found.reshape(V, -1, *found.shape[1:])[:, :F] for found in (means.skill_F, means.ends("a new recipe"), seeds_X2)
     )
     return skill_VF, new_recipe_VF2, new_seeds_VF2
 
 
-class _Spread(NamedTuple):
-    """How far seeds move public runs, by view and forecaster: a sum of squares within recipes, and its freedom."""
-
-    square_X: FloatArray
-    freedom_X: IntArray
-
-    def ends(self, means: RunMeans) -> FloatArray:
-        """Return intervals for new seeds [X, 2] where a recipe has one run here, as `seeds.skill_interval`."""
-        square_X, freedom_X, center_XC, votes_XC = _within(means)
-        freedom_X, recipes_X = freedom_X + self.freedom_X, (votes_XC > 0).sum(axis=1)
-        found_X2 = np.full((len(square_X), 2), np.nan)
-        at_X = (recipes_X >= MIN_RECIPES) & (freedom_X > 0)
-        if not at_X.any():
-            return found_X2
-        center_X = np.nansum(center_XC[at_X], axis=1) / recipes_X[at_X]
-        error_X = np.sqrt((square_X + self.square_X)[at_X] / freedom_X[at_X] * votes_XC[at_X].sum(axis=1))
-        half_X = np.array([t_quantile(n, 0.95) for n in freedom_X[at_X].tolist()]) * error_X / recipes_X[at_X]
-        found_X2[at_X] = 1.0 - np.exp(np.stack([center_X + half_X, center_X - half_X], axis=1))
-        return found_X2
-
-
-def _within(means: RunMeans) -> tuple[FloatArray, IntArray, FloatArray, FloatArray]:
-    """Return squares within recipes and their freedom [X], and of each recipe its mean and 1 / runs, 0 for none."""
-    square_X, freedom_X = np.zeros(len(means.mean_FR)), np.zeros(len(means.mean_FR), dtype=np.int64)
-    centers, votes = [], []
-    for recipe in dict.fromkeys(means.recipe_R):
-        of_XR = means.mean_FR[:, [r for r, name in enumerate(means.recipe_R) if name == recipe]]
-        count_X = (~np.isnan(of_XR)).sum(axis=1)
-        mean_X = np.full(len(of_XR), np.nan)
-        np.divide(np.nansum(of_XR, axis=1), count_X, out=mean_X, where=count_X > 0)
-        square_X += np.nansum((of_XR - mean_X[:, None]) ** 2, axis=1)
-        freedom_X += np.maximum(count_X - 1, 0)
-        centers.append(mean_X)
-        votes.append(np.where(count_X > 0, 1.0 / np.maximum(count_X, 1), 0.0))
-    return square_X, freedom_X, np.stack(centers, axis=1), np.stack(votes, axis=1)
-
-
-def _public_spread(board: Board, whole: Standings, looks: Sequence[Looked]) -> _Spread | None:
-    """Return how far seeds move the public runs beside a season, zeros for an entry that has none; else None."""
+def _public_runs(board: Board, whole: Standings, looks: Sequence[Looked]) -> list[Runs]:
+    """Return by view and forecaster its public runs beside a season, {} for an entry that has none; else []."""
     if not board.known or whole.reference is None or whole.ratio is None:
-        return None
-    known = Standings(board.known, whole.ratio, None)
-    names = [result.name for result in board.known]
-    rows = list(whole.ratios.by_forecaster)
-    square_VF, freedom_VF = np.zeros((len(looks), len(rows))), np.zeros((len(looks), len(rows)), dtype=np.int64)
-    if whole.reference in names:
-        at = [(f, names.index(name)) for f, name in enumerate(rows) if name in names]
-        square_X, freedom_X, _, _ = _within(_ratios(known, whole.reference, looks))
-        for f, there in at:
-            square_VF[:, f] = square_X.reshape(len(looks), -1)[:, there]
-            freedom_VF[:, f] = freedom_X.reshape(len(looks), -1)[:, there]
-    return _Spread(square_VF.ravel(), freedom_VF.ravel())
+        return []
+    rows, names = list(whole.ratios.by_forecaster), [result.name for result in board.known]
+    if whole.reference not in names:
+        return [{}] * (len(looks) * len(rows))
+    means = _ratios(Standings(board.known, whole.ratio, None), whole.reference, looks)
+    at = [names.index(name) if name in names else None for name in rows]
+    return [{} if f is None else means.by_recipe(v * len(names) + f) for v in range(len(looks)) for f in at]
 
 
 def _win_rates(

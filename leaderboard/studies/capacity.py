@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leaderboard.committed import ROOT, TRACES, recipe_name
+from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records
 from moeload_bench.arrays import FloatArray
@@ -103,11 +104,10 @@ def all_runs(folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bo
 
     Without a folder, those that are kept.
     """
-    known: dict[tuple[str, str], list[CapacityRun]] = {}
-    for run in read_records(CapacityRun, kept):
-        known.setdefault((run.id, run.data_sha256), []).append(run)
+    runs = read_records(CapacityRun, kept)
     if not folder.is_dir():
-        return [run for runs in known.values() for run in runs]
+        return runs
+    known = grouped(runs, lambda run: (run.id, run.data_sha256))
     refs = [ref for ref in list_traces(folder) if wanted(ref.id)]
     return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
 
@@ -184,6 +184,10 @@ class Scored:
     loss_last: float
     exceeded_Q: FloatArray
     waste_Q: FloatArray
+
+    @property
+    def recipe(self) -> str:
+        return self.run.recipe
 
 
 def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Scored | None:

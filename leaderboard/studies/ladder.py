@@ -11,7 +11,7 @@ Axis letters: K horizons, L MoE layers.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,6 @@ from moeload_bench.results.comparison import errors_of, reference_of
 from moeload_bench.results.comparison import skill as skill_of
 from moeload_bench.results.grid import present_mean, run_means
 from moeload_bench.results.json_text import content_sha256
-from moeload_bench.results.record import Result
 from moeload_bench.schema import Record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import describe_layers
@@ -178,22 +177,7 @@ def _scores(trace: Trace, targets: Sequence[Target]) -> Iterator[tuple[str, dict
         for state in LABELS:
             here = errors.select(state=state)
             if here.state_T:
-                own[state] = _score(result, state, skill_of(here, result.name, reference.name)[0])
+                skill = _digits(skill_of(here, result.name, reference.name)[0])
+                error_K, regret_K = (tuple(run_means(result.runs[0], state, metric)) for metric in (METRIC, REGRET))
+                own[state] = Score(skill=skill, error_K=error_K, regret_K=regret_K)
         yield result.name, own
-
-
-def _score(result: Result, state: str, skill: float) -> Score:
-    run = result.runs[0]
-    return Score(
-        skill=_digits(skill),
-        error_K=tuple(run_means(run, state, METRIC)),
-        regret_K=tuple(run_means(run, state, REGRET)),
-    )
-
-
-def by_rung(runs: Sequence[LadderRun]) -> Mapping[str, list[LadderRun]]:
-    """Recipe to its runs."""
-    found: dict[str, list[LadderRun]] = {}
-    for run in sorted(runs, key=lambda run: run.id):
-        found.setdefault(run.recipe, []).append(run)
-    return found

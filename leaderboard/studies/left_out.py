@@ -31,6 +31,7 @@ from moeload_bench.baselines.sw_avg_conformal import ConformalWindowAverage
 from numpy.typing import NDArray
 
 from leaderboard.committed import TRACES
+from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import CLUSTERS, OUT, SUITE
 from moeload_bench.arrays import FloatArray
 from moeload_bench.evaluation.harness import make_request
@@ -70,7 +71,8 @@ def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int =
     With a ``start`` nothing before it is seen, and the origins lie 10 to 400 steps after it.
     """
     info = trace_info(trace)
-    seen, mean = _followers(info, stride)
+    sampled = type(info)(**{**vars(info), "stride": stride})
+    seen, mean = Memory(sampled), SlidingWindowAverage(sampled, 0)
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     sum_SLE = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
     labels = label_states(trace.load_SLE, rule=suite.rule)
@@ -98,11 +100,6 @@ def tasks_of(trace: Trace, run: int, suite: Suite, stride: int = 1, start: int =
             Task(run, recipe, state, stride, measured, moving(seen), true_KLE, told, reference, np.array(windows))
         )
     return found
-
-
-def _followers(info: Any, stride: int) -> tuple[Memory, SlidingWindowAverage]:
-    sampled = type(info)(**{**vars(info), "stride": stride})
-    return Memory(sampled), SlidingWindowAverage(sampled, 0)
 
 
 def window_means(gate: Gate, measured: Measures, horizons: Sequence[int]) -> FloatArray:
@@ -140,11 +137,11 @@ class Study:
 
     def folds(self) -> list[tuple[list[int], list[int]]]:
         """Return (runs to learn from, runs that are left out), by cluster."""
-        out = []
-        for cluster in CLUSTERS:
-            left = [n for n, recipe in enumerate(self.recipe) if recipe in cluster]
-            out.append(([n for n in range(len(self.recipe)) if n not in left], left))
-        return out
+        runs = list(enumerate(self.recipe))
+        return [
+            ([n for n, recipe in runs if recipe not in cluster], [n for n, recipe in runs if recipe in cluster])
+            for cluster in CLUSTERS
+        ]
 
     def gates(
         self, learning: _gate_fit.Learning, keep: Callable[[_gate_fit.Samples], bool] = lambda _: True, most: int = 99
@@ -181,9 +178,8 @@ def record(
     out: dict[str, Any] = {}
     ratio_TK = [log_ratio(error_K, task.reference_K) for error_K, task in zip(error_TK, tasks, strict=True)]
     for state in LABELS:
-        of: dict[str, list[int]] = {}
-        for n in sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe):
-            of.setdefault(tasks[n].recipe, []).append(n)
+        here = sorted((n for n, task in enumerate(tasks) if task.state == state), key=lambda n: tasks[n].recipe)
+        of = grouped(here, lambda n: tasks[n].recipe)
         known = (("log_ratio", ratio_TK, 5), ("window_tv", error_TK, 6), ("window_error_rate", relative_TK, 5))
         out[state] = {
             name: {r: np.mean([value_TK[n] for n in own], axis=0).round(d).tolist() for r, own in of.items()}

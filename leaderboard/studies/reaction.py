@@ -24,7 +24,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
@@ -69,35 +69,39 @@ Kinds = dict[str, list[float]]
 device receives per plan."""
 
 
+class Run(NamedTuple):
+    """A run with its shares, the cluster that is planned for, and every z of plans that reckon with uncertainty."""
+
+    trace: Trace
+    share_SLE: FloatArray
+    shape: ClusterShape
+    z_deviation: Sequence[float]
+    z_covariance: Sequence[float]
+
+
 def measure_run(trace: Trace, z_deviation: Sequence[float], z_covariance: Sequence[float]) -> Kinds:
     """Measure every kind of plan on one run; of those that reckon with uncertainty one for each z."""
     shape = headline_shapes(trace.num_experts)[0]
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1.0 / trace.num_experts)
+    run = Run(trace, share_SLE, shape, z_deviation, z_covariance)
     static_LR = plan(np.ones(share_SLE.shape[1:]), shape)
     found = {"static": [float(np.mean(step_imbalance(static_LR, share_SLE[FIRST:], shape.devices))), 0.0]}
     for late in LATE:
-        for name, measured in _late(trace, share_SLE, static_LR, late, z_deviation, z_covariance):
+        for name, measured in _late(run, static_LR, late):
             found[f"{name}~{late}" if late else name] = [*measured]
     return {name: [float(f"{value:.6g}") for value in values] for name, values in found.items()}
 
 
-def _late(
-    trace: Trace,
-    share_SLE: FloatArray,
-    static_LR: IntArray,
-    late: int,
-    z_deviation: Sequence[float],
-    z_covariance: Sequence[float],
-) -> Iterator[tuple[str, Sequence[float]]]:
+def _late(run: Run, static_LR: IntArray, late: int) -> Iterator[tuple[str, Sequence[float]]]:
     """Yield what every kind of plan costs that acts so many steps late."""
-    shape = headline_shapes(trace.num_experts)[0]
+    share_SLE, shape = run.share_SLE, run.shape
     yield "exact@1", _exact(share_SLE, shape, late)
     some = range(FIRST, len(share_SLE), EXACT_EVERY)
     for most in MOST:
         yield f"spill above {most:g}@1", spilled(share_SLE, static_LR, some, late, most, shape.devices)
     for every in EVERY:
         rows_N = np.arange(FIRST, len(share_SLE) - every + 1, every)
-        kinds = _plans(trace, share_SLE, rows_N, every, late, z_deviation, z_covariance)
+        kinds = _plans(run, rows_N, every, late)
         for name, plans_NLR in kinds.items():
             yield f"{name}@{every}", _charged(plans_NLR, share_SLE, rows_N, every, shape)
         last_NLE = np.stack([share_SLE[max(0, row - late - every) : row - late].mean(axis=0) for row in rows_N])
@@ -117,18 +121,10 @@ def _exact(share_SLE: FloatArray, shape: ClusterShape, late: int) -> list[float]
     return [float(np.mean(imbalance)), float(np.mean([_moved(a, b, shape) for a, b in zip(one, two, strict=True)]))]
 
 
-def _plans(
-    trace: Trace,
-    share_SLE: FloatArray,
-    rows_N: IntArray,
-    every: int,
-    late: int,
-    z_deviation: Sequence[float],
-    z_covariance: Sequence[float],
-) -> dict[str, IntArray]:
+def _plans(run: Run, rows_N: IntArray, every: int, late: int) -> dict[str, IntArray]:
     """[N, L, R] of every kind of plan that is made every k steps; of those made late only the ones of the map."""
-    shape = headline_shapes(trace.num_experts)[0]
-    average_NLE, mean_NLE, deviation_NLE = _forecasts(trace, rows_N, every, late)
+    share_SLE, shape = run.share_SLE, run.shape
+    average_NLE, mean_NLE, deviation_NLE = _forecasts(run.trace, rows_N, every, late)
     past_NSLE = [share_SLE[max(0, row - late - PAST) : row - late] for row in rows_N]
     steps_mean_NLE, steps_sd_NLE = (np.stack([of(past, axis=0) for past in past_NSLE]) for of in (np.mean, np.std))
     out = {
@@ -141,9 +137,9 @@ def _plans(
     sums = np.concatenate([np.zeros((1, *share_SLE.shape[1:])), np.cumsum(share_SLE, axis=0)])
     out["true mean"] = plan((sums[rows_N + every] - sums[rows_N]) / every, shape)
     covariance_NLEE = np.stack([_covariance(past) for past in past_NSLE])
-    for z in z_deviation:
+    for z in run.z_deviation:
         out[f"gated + {z:g} sd"] = risk_plan(mean_NLE, shape, z, deviation=deviation_NLE)
-    for z in z_covariance:
+    for z in run.z_covariance:
         out[f"gated + {z:g} sd, covariance of steps"] = risk_plan(mean_NLE, shape, z, covariance=covariance_NLEE)
     return out
 
@@ -224,7 +220,6 @@ def reaction(
         started = time.process_time()
         trace = read_trace(TRACES / f"{entry.id}.parquet", expected_sha256=entry.data_sha256)
         runs[entry.id] = measure_run(trace, *((Z_TRIED, Z_TRIED) if fit else ((Z_DEVIATION,), (Z_COVARIANCE,))))
-        OUT.write_text(
-            json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]") + "\n"
-        )
+        text = json.dumps(known, indent=1, sort_keys=True).replace("\n    ", " ").replace("\n   ]", " ]")
+        OUT.write_text(text + "\n")
         print(entry.id, f"{time.process_time() - started:.0f} s of CPU", flush=True)

@@ -156,19 +156,15 @@ def _states(results: Sequence[Result], horizons: Sequence[int]) -> Iterator[tupl
             continue
         mean_K = {result.name: run_means(result.runs[0], state, PRIMARY) for result in results}
         floor_K = run.floors.get(state, {}).get(FLOOR, {}).get(PRIMARY, ())
+        here_K = [here.select(horizon=h).by_forecaster for h in horizons]
+        ratio_K = {name: [np.nanmean(log_ratio(of[name], of[TUNED])) for of in here_K] for name in here.by_forecaster}
         yield (
             state,
             StateScores(
                 origins=origins,
                 floor_K=floor_K[:K],
                 error_K={name: tuple(value_K[:K]) for name, value_K in mean_K.items()},
-                log_ratio_K={
-                    name: tuple(
-                        float(f"{np.nanmean(log_ratio(one.by_forecaster[name], one.by_forecaster[TUNED])):.6g}")
-                        for one in (here.select(horizon=h) for h in horizons)
-                    )
-                    for name in here.by_forecaster
-                },
+                log_ratio_K={name: tuple(float(f"{one:.6g}") for one in found) for name, found in ratio_K.items()},
             ),
         )
 

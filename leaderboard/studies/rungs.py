@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from leaderboard.studies.ladder import HORIZONS, PLAN, STEPS, STRONG, LadderRun, by_rung, planned
+from leaderboard.grouped import grouped
+from leaderboard.studies.ladder import HORIZONS, PLAN, STEPS, STRONG, LadderRun, planned
 from leaderboard.suites.plan import load_plan
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.grid import present_mean
@@ -96,7 +97,7 @@ class Rung(NamedTuple):
 
 def rungs_of(runs: Sequence[LadderRun]) -> list[Rung]:
     """Return the rungs of the plan, those without balancing first, each family by size."""
-    plan_runs, found = load_plan(PLAN), by_rung(runs)
+    plan_runs, found = load_plan(PLAN), grouped(sorted(runs, key=lambda run: run.id), lambda run: run.recipe)
     there = {run.id for run in runs}
     return [
         Rung(recipe, found.get(recipe.name, []),

@@ -28,6 +28,7 @@ from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.fit_weights import fit_runs, runs_of
+from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
 from moeload_bench.errors import TraceError
@@ -109,11 +110,6 @@ class TravelRun(Record):
         return "large" if self.per_expert >= LARGE else "small"
 
 
-def as_it_is(trace: Trace) -> Trace:
-    """Return the trace."""
-    return trace
-
-
 def summed(trace: Trace) -> Trace:
     """Return ten rows as one."""
     from moeload_bench.baselines import _guard_fit  # needs torch, which pages made from kept records do without
@@ -138,7 +134,7 @@ def thinned(trace: Trace) -> Trace:
 
 
 KINDS: Mapping[str, Callable[[Trace], Trace]] = {
-    "as it is": as_it_is,
+    "as it is": lambda trace: trace,
     "summed": summed,
     "sampled": sampled,
     "thinned": thinned,
@@ -148,9 +144,7 @@ KINDS: Mapping[str, Callable[[Trace], Trace]] = {
 def parts_of(names: Sequence[str]) -> list[list[str]]:
     """Return the runs of each part that is left out at once; near twins lie in one, the parts are about as large."""
     groups = groups_of(recipe_name(name) for name in names)
-    by_group: dict[str, list[str]] = {}
-    for name in names:
-        by_group.setdefault(groups[recipe_name(name)], []).append(name)
+    by_group = grouped(names, lambda name: groups[recipe_name(name)])
     parts: list[list[str]] = [[] for _ in range(FOLDS)]
     for _, runs in sorted(by_group.items(), key=lambda item: (-len(item[1]), item[0])):
         min(parts, key=len).extend(runs)
@@ -300,12 +294,9 @@ def _keep(
         found += one.result()
         done = {(each.run, each.kind) for each in found}
         older = [each for each in kept if (each.run, each.kind) not in done]
-        write_whole(OUT, records_text([*found, *older], _order).encode())
+        text = records_text([*found, *older], lambda one: (one.run, one.kind, one.state))
+        write_whole(OUT, text.encode())
     return open_ones
-
-
-def _order(one: TravelRun) -> tuple[str, str, str]:
-    return one.run, one.kind, one.state
 
 
 def records(name: str, kind: str, basis: str, data: str, learned: Mapping[str, bytes]) -> list[TravelRun]:

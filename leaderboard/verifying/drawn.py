@@ -148,7 +148,7 @@ def table(measured: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return aligned_table(("suite", "what it remembers", "drawn", "found", "half are found from weight"), rows, 2)
 
 
-PARTS: Mapping[str, Maker] = {"drawn": lambda _: table(json.loads(DRAWN.read_text()))}
+PARTS: Mapping[str, Maker] = {"drawn": lambda: table(json.loads(DRAWN.read_text()))}
 
 
 def drawn(suite: Annotated[str, typer.Argument(help=f"A suite: {', '.join(DRAWS)}.")]) -> None:

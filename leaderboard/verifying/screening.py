@@ -135,8 +135,8 @@ def _larger(tolerance: Bound | None) -> str:
 
 
 PARTS: Mapping[str, Maker] = {
-    "screened": lambda _: table(json.loads(MEASURED.read_text())),
-    "tolerances": lambda _: tolerances(),
+    "screened": lambda: table(json.loads(MEASURED.read_text())),
+    "tolerances": tolerances,
 }
 
 

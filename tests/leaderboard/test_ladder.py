@@ -130,7 +130,8 @@ def test_a_run_that_never_becomes_stable_is_no_number() -> None:
 def test_one_rung_is_a_page_without_a_trend() -> None:
     """It names the rungs and runs that are missing, and says of every trend that it cannot tell."""
     rungs = rungs_of([run("ladder-2m/test/seed101"), run("ladder-2m/train/seed102")])
-    text = "".join(make("transient") for make in page.parts_of(rungs).values())
+    of = {"skill": ["transient"], "regret": ["transient"]}
+    text = "".join(make(*of.get(name, [])) for name, make in page.parts_of(rungs).items())
     assert "no run of `ladder-8m`, `ladder-30m`, `ladder-100m`" in text
     assert "| `ladder-100m` | 102.8 million | 320 | 10 | 0.0002 | 4,000 | none | test/seed111 |" in text
     assert " with size" not in page.answers(rungs)

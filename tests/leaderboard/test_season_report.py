@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.season import RankSets, by_recipe, came_out, rank_sets_of, report
+from leaderboard.pages.season import NEW_RECIPE, NEW_SEEDS, by_recipe, came_out, rank_sets_of, report
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.results.comparison import Errors, reference_of
@@ -76,7 +76,7 @@ def made(skill: float, noise: float) -> Errors:
 def test_hopes_are_said_to_be_kept_or_not(skill: float, noise: float, says: list[str]) -> None:
     """The lower bound, recipes on which it loses beyond chance, and the set of ranks, in plain words."""
     errors, spreads = made(skill, noise), {"new": Spread(0.0004, 12)}
-    sets = RankSets({"new": (1, 1)}, rank_sets_of(errors, errors, "stable").new_recipe)
+    sets = {**rank_sets_of(errors, errors, "stable"), NEW_SEEDS: {"new": (1, 1)}}
     text = "\n".join(came_out(errors, "sw_avg", "stable", "new", spreads, sets))
     for words in says:
         assert words in text
@@ -84,7 +84,7 @@ def test_hopes_are_said_to_be_kept_or_not(skill: float, noise: float, says: list
 
 def test_no_entry_above_the_reference_is_said_so() -> None:
     """And no hope is spoken of."""
-    assert list(came_out(made(0.1, 0.0), "sw_avg", "stable", "sw_avg", {}, RankSets(None, None))) == [
+    assert list(came_out(made(0.1, 0.0), "sw_avg", "stable", "sw_avg", {}, {})) == [
         "**stable**: no entry has more skill than `sw_avg`."
     ]
 
@@ -107,10 +107,10 @@ def test_ranks_on_new_seeds_take_the_spread_of_the_public_runs() -> None:
     count = len(recipes)
     public = Errors(tasks, np.ones(count, dtype=np.int64), ("stable",) * count, np.zeros(count, dtype=np.bool_), error)
     found = rank_sets_of(errors, public, "stable")
-    assert found.new_recipe == {"sw_avg": (1, 2), "new": (1, 2)}
-    assert found.new_seeds is not None
-    assert sorted(found.new_seeds.values()) == [(1, 1), (2, 2)]
-    assert rank_sets_of(errors, errors, "stable").new_seeds is None
+    assert found[NEW_RECIPE] == {"sw_avg": (1, 2), "new": (1, 2)}
+    assert found[NEW_SEEDS] is not None
+    assert sorted(found[NEW_SEEDS].values()) == [(1, 1), (2, 2)]
+    assert rank_sets_of(errors, errors, "stable")[NEW_SEEDS] is None
 
 
 def ranks_on(page: str, state: str, column: str) -> dict[str, str]:

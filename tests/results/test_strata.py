@@ -72,7 +72,7 @@ def test_no_table_of_a_suite_is_of_both_sizes(scored: tuple[Suite, Results], mon
         monkeypatch.setattr(page, "suites_with_results", lambda: ["own"])
     for page in (pages.headline, pages.openings, pages.cards, pages.summaries):
         monkeypatch.setattr(page, "scored_seasons", list)
-    for text in (headline_part("window_tv"), brief_part("window_tv"), results_answer(""), leaderboard_table()):
+    for text in (headline_part("window_tv"), brief_part("window_tv"), results_answer(), leaderboard_table()):
         assert [text.lower().count(words.lower()) for words in WORDS.values()] == [1, 1], text
     tables = {path.stem: text for path, text in summary_files().items()}
     assert tables.keys() == {"own-small", "own-large"}

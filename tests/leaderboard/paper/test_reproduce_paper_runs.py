@@ -343,15 +343,17 @@ def test_curves_are_the_errors_of_the_tasks(small: tuple[Study, Any, Trace]) -> 
 def test_every_figure_is_drawn_with_the_same_bytes_twice(small: tuple[Study, Any, Trace], tmp_path: Path) -> None:
     """One file per figure of the paper that the forecasters at hand allow."""
     need("matplotlib", "pip install -e '.[plot]'")
-    from leaderboard.paper.figures import save_figures
+    from leaderboard.paper.figures import draw_figures
+    from moeload_bench.style import save_figure
 
     study, results, trace = small
     origin = middle_origin(results)
     assert origin is not None
     path = write(tmp_path, trace)
     forecasts = ask_forecasters(Chosen(trace.id, path, ()), trace, study.runs[0].targets, origin, SHORT)
-    for name in ("a", "b"):
-        list(save_figures(trace, study.runs[0], results, forecasts, origin, tmp_path / name))
+    for folder in ("a", "b"):
+        for name, figure in draw_figures(trace, study.runs[0], results, forecasts, origin):
+            save_figure(figure, tmp_path / folder / f"{name}.png")
     names = {path.stem for path in (tmp_path / "a").iterdir()}
     expected = {"loads", "variance-10", "variance-100", "range-100", "forecasts", "errors-20"}
     expected |= {"sw_avg-20", "sw_avg-40", "layers"}
