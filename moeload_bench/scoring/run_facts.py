@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ class NoiseAndDrift(NamedTuple):
     """Of the last two thirds of a run's rows, from half batches; NaN where a horizon does not fit.
 
     ``noise``: standard deviation of a row's share around its probability, over the share; median over experts.
-    ``drift``: root mean square move of the shares over each of DRIFT_STEPS, over that of a row's noise.
+    ``drift``: root mean square move of the shares over so many steps, over that of a row's noise.
     """
 
     noise: float
@@ -84,8 +84,9 @@ def run_facts(trace: Trace) -> RunFacts:
     )
 
 
-def noise_and_drift(trace: Trace) -> NoiseAndDrift:
-    """Measure both from the shares a, b of the two halves of each step's sequences, whose noise is independent.
+def noise_and_drift(trace: Trace, steps: Sequence[int] = DRIFT_STEPS) -> NoiseAndDrift:
+    """Measure both from the shares a, b of the two halves of each step's sequences, whose noise is independent; drift
+    over so many ``steps``.
 
     The noise of a row is (a - b) sqrt(A B) / (A + B), A and B the halves' loads (see `noise.batch_noise`); the mean of
     (a[t+h] - a[t]) (b[t+h] - b[t]) is the mean square of the drift alone, since noise in it cancels.
@@ -95,7 +96,7 @@ def noise_and_drift(trace: Trace) -> NoiseAndDrift:
     index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int)).tolist()
     some = trace.of_layers(index_N)
     load_SNE, half_SNE = (_rows_from(start, column) for column in (some.load_SLE, some.columns["load_half"]))
-    rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in DRIFT_STEPS]
+    rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in steps]
     moved = np.zeros((some.num_layers, len(rows)))
     variance_LE, share_LE = (np.zeros((some.num_layers, trace.num_experts)) for _ in range(2))
     for layer in range(some.num_layers):
