@@ -2,26 +2,56 @@
 
 from __future__ import annotations
 
-import tomllib
 from typing import NamedTuple
-
-from moeload_bench.files import PACKAGE
 
 
 class Format(NamedTuple):
-    """A foreign format: where it comes from, how its engine is made to write it, and what its counts are.
-
-    The reader of `my-format` is `read_my_format`, in ``module``.
-    """
+    """A foreign format: where it comes from, how its engine is made to write it, and what its counts are."""
 
     name: str
     files: str
     written_by: str
     counts: str
-    module: str
 
 
-FORMATS = tuple(
-    Format(name, **{"module": name.replace("-", "_"), **entry})
-    for name, entry in tomllib.loads((PACKAGE / "interchange" / "formats.toml").read_text(encoding="utf-8")).items()
+FORMATS = (
+    Format("npz", "FILE.npz", "np.savez(load=..., step=..., tokens=...)", "as you say"),
+    Format("csv", "FILE.csv", "step,layer,expert,load or step,layer,load_0,...", "as you say"),
+    Format("jsonl", "*.jsonl", "a few lines in any loop: this project's own shape", "before drops; ranks are added"),
+    Format(
+        "megatron-tokens",
+        "tokens_per_expert/rank*.jsonl",
+        "Megatron-LM --save-tokens-per-expert-interval N",
+        "behind the dispatch: after drops, local experts; put together over ranks and pipeline stages",
+    ),
+    Format(
+        "megatron-routing",
+        "router_trace_rank*.jsonl",
+        "Megatron-LM --moe-routing-trace-path DIR",
+        "before drops; micro-batches with drops are not in the files",
+    ),
+    Format(
+        "sglang",
+        "expert_distribution_recorder_*.pt",
+        "sglang --expert-distribution-recorder-mode stat | per_pass",
+        "before drops, passes of inference",
+    ),
+    Format(
+        "tensorrt-llm",
+        "meta_info.json, rank*.safetensors",
+        "TensorRT-LLM EXPERT_STATISTIC_ITER_RANGE=A-B",
+        "before drops, iterations of inference",
+    ),
+    Format("smartmoe", "table_iter*_rank*.log", "SmartMoE-AE's moe_trace", "before drops, every tenth iteration"),
+    Format("laer-moe", "token_analysis.csv", "LAER-MoE-AE's 10b_analysis.py", "per device, not per expert"),
+    Format("flame-moe", "**/layer_*.parquet", "FLAME-MoE-Traces on the Hub", "before drops, at checkpoints"),
+    Format(
+        "wandb",
+        "history.csv, .parquet or .jsonl",
+        "W&B: scan_history(), scalars or histograms",
+        "as logged, or shares",
+    ),
+    Format(
+        "tensorboard", "events.out.tfevents.*", "add_scalar per layer and expert", "as logged up to 2^24, or shares"
+    ),
 )

@@ -19,6 +19,8 @@ from moeload_bench.traces.trace import Trace
 
 Reader = Callable[..., Log | Trace]
 
+_MODULES = {"csv": "table", "jsonl": "jsonlines", "megatron-tokens": "megatron", "megatron-routing": "megatron"}
+"""The modules of formats that do not have one of their own name; the reader of `my-format` is `read_my_format`."""
 _OF_ONE_FILE = ("npz", "csv")
 
 
@@ -60,11 +62,11 @@ def import_from(
     **more: Any,
 ) -> Imported:
     """Write a log as the trace ``out``; say how large it is and what a reader should know."""
-    known = {one.name: one for one in FORMATS}
-    if format not in known:
+    if format not in (known := [one.name for one in FORMATS]):
         raise not_found("format", format, known)
-    module = importlib.import_module(f"{__package__}.{known[format].module}")
-    read: Reader = getattr(module, f"read_{format.replace('-', '_')}")
+    name = format.replace("-", "_")
+    module = importlib.import_module(f"{__package__}.{_MODULES.get(format, name)}")
+    read: Reader = getattr(module, f"read_{name}")
     paths: Any = [source] if isinstance(source, str | Path) else list(source)
     if format in _OF_ONE_FILE:
         paths = Path(paths[0])

@@ -19,7 +19,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Progress, find_files
-from moeload_bench.interchange.rows import Log, Report, rows_of
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 COLUMNS = ("rank", "method", "model_name", "layer", "iter", "token_num")
 MAX_BYTES = 1 << 30
@@ -54,9 +54,9 @@ def read_laer_moe(
     _check_once(file, np.stack([table[name][order] for name in ("iter", "layer", "rank")]))
     load_SLE = table["token_num"][order].reshape(len(step_S), len(layer_L), len(rank_E))
     Progress([file], report).add(file.stat().st_size, file.name)
-    rows = rows_of(step_S, load_SLE, str(file))
+    rows = (LogRow(int(s), load_LE, str(file)) for s, load_LE in zip(step_S, load_SLE, strict=True))
     notes = ["device loads: what stands for experts here are devices under the artifact's own placement"]
-    return Log(str(file), tuple(layer_L.tolist()), len(rank_E), rows, semantics="unknown", notes=notes)
+    return Log(str(file), tuple(int(m) for m in layer_L), len(rank_E), rows, semantics="unknown", notes=notes)
 
 
 def _check_once(file: Path, place_3N: IntArray) -> None:

@@ -59,12 +59,6 @@ def logged_row(step: int, value_LE: FloatArray, where: str, shares: bool) -> Log
     return LogRow(step, value_LE.astype(np.int64), where)
 
 
-def rows_of(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[LogRow]:
-    """Yield the rows of a log that is in memory as a whole."""
-    for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
-        yield LogRow(step, np.ascontiguousarray(load_LE), where)
-
-
 @dataclass(frozen=True)
 class Log:
     """What a reader finds before it reads the rows: which layers (indices of blocks) and how many experts.

@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
 from moeload_bench.interchange.logfiles import Progress, find_files, whole_counts
-from moeload_bench.interchange.rows import Log, Report, rows_of
+from moeload_bench.interchange.rows import Log, LogRow, Report
 
 MAX_BYTES = 2 << 30
 """Unpacked size: a file is read whole, and its counts are held several times."""
@@ -72,7 +72,12 @@ def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Lo
         notes.append(f"layers without any count are left out: {', '.join(map(str, np.flatnonzero(~kept_L)))}")
     where = str(files[0]) if len(files) == 1 else f"{files[0].parent} ({len(files)} files)"
     layers = tuple(int(m) for m in np.flatnonzero(kept_L))
-    return Log(where, layers, load_SLE.shape[2], rows_of(step_S, load_SLE[:, kept_L], where), notes=notes)
+    return Log(where, layers, load_SLE.shape[2], _rows(step_S, load_SLE[:, kept_L], where), notes=notes)
+
+
+def _rows(step_S: IntArray, load_SLE: IntArray, where: str) -> Iterator[LogRow]:
+    for step, load_LE in zip(step_S.tolist(), load_SLE, strict=True):
+        yield LogRow(step, np.ascontiguousarray(load_LE), where)
 
 
 def _no_count(where: str) -> TraceError:
