@@ -121,7 +121,7 @@ def test_record_push_sends_shards_while_training_and_the_trace_at_the_end(
 
     use_small_text(monkeypatch)
     job = Job(small_recipe(tmp_path), 0, "test", 12, tmp_path / "out", shard_steps=4)
-    monkeypatch.setattr("moeload_bench.cli.record.RecordingPush", functools.partial(RecordingPush, api=api()))
+    monkeypatch.setattr("moeload_bench.publishing.push.RecordingPush", functools.partial(RecordingPush, api=api()))
 
     def stop_at_nine(step: int, row: dict[str, Any]) -> None:
         if step == 8:
