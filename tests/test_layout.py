@@ -174,6 +174,14 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_no_command_loads_the_hubs_client_or_torch_for_its_help() -> None:
+    """What only a command's work needs is imported where it works: its own `--help` imports the module alone."""
+    names = sorted(path.stem for path in (ROOT / "moeload_bench" / "cli").glob("*.py") if path.stem != "__init__")
+    imports = ", ".join(f"moeload_bench.cli.{name}" for name in names)
+    code = f"import sys, {imports}; print([name for name in {HEAVY[1:]} if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
 def test_every_public_name_can_be_imported() -> None:
     """`__all__` is what the documentation promises."""
     assert sorted(moeload_bench.__all__) == sorted([*moeload_bench._HOME, "__version__"])

@@ -17,7 +17,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
-from moeload_bench.scoring.scores import mean_over
+from moeload_bench.traces.means import mean_over
 
 EXACT = 20_000  # up to so many relabellings are all looked at
 DRAWS = 19_999

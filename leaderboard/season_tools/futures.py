@@ -19,9 +19,9 @@ from leaderboard.season_tools.records import Drawn, ForkFloor, ForkFloors, Plan
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.harness import row_of
-from moeload_bench.scoring.scores import mean_over
 from moeload_bench.states.rule import State, label_states, state_names
 from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 

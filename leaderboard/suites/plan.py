@@ -19,6 +19,7 @@ import typer
 from pydantic import Field, ValidationError, model_validator
 
 from leaderboard.committed import recipe_of_run
+from leaderboard.grouped import grouped
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.schema import Record, first_problem
@@ -133,10 +134,8 @@ def twin_problem(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str
 
 def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Return groups of recipes that train one model with one balancing on one text at first, and part only later."""
-    groups: dict[str, list[str]] = {}
-    for name in sorted(set(recipes)):
-        groups.setdefault(first_training(name), []).append(name)
-    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+    groups = grouped(sorted(set(recipes)), first_training).values()
+    return tuple(tuple(group) for group in groups if len(group) > 1)
 
 
 @functools.cache

@@ -13,7 +13,6 @@ from moeload_bench.errors import HubError, TraceError
 from moeload_bench.hub.fetch import HUB_ENV, parse_place, suite_pins
 from moeload_bench.publishing.contribution import Contribution, Wishes, known_traces, make_contribution
 from moeload_bench.publishing.identifying import own_names
-from moeload_bench.publishing.proposal import open_contribution, taken_names
 from moeload_bench.recipes.recipe import list_recipes
 
 
@@ -45,6 +44,8 @@ def contribute(
     [bold]moeload-bench contribute run.parquet --about "16 experts on German text" --licence CC-BY-4.0 --dry-run[/bold]
     """
     from huggingface_hub import HfApi
+
+    from moeload_bench.publishing.proposal import open_contribution, taken_names  # loads the Hub's client
 
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")

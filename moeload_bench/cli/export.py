@@ -11,7 +11,6 @@ from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import counted
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
-from moeload_bench.interchange.series import write_series
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.traces.store import load_trace
 
@@ -60,6 +59,8 @@ def trace(
 
     [bold]moeload-bench export trace run.parquet --format nixtla --out run.csv[/bold]
     """
+    from moeload_bench.interchange.series import write_series  # loads pyarrow
+
     loaded = load_trace(trace)
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts

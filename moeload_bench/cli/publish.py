@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from moeload_bench.cli.progress import pair_progress, say, say_record
-from moeload_bench.publishing import publish as hub
+
+if TYPE_CHECKING:
+    from moeload_bench.publishing.publish import Publication
 
 
 def publish(
@@ -36,6 +38,8 @@ def publish(
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
+    from moeload_bench.publishing import publish as hub  # loads the Hub's client
+
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:
         done = hub.publish(
@@ -47,7 +51,7 @@ def publish(
     _print_publication(done, folder)
 
 
-def _print_publication(done: hub.Publication, folder: Path) -> None:
+def _print_publication(done: Publication, folder: Path) -> None:
     groups = {"add": done.plan.add, "replace": done.plan.replace, "remove": done.plan.remove}
     for kind, names in groups.items():
         for name in names:

@@ -236,7 +236,7 @@ class JsonLines:
 
 @dataclass
 class FileStep:
-    """What the lines of one step in a file say of each layer; ``where`` is the place of the first of them."""
+    """One step of a file, by layer; ``where``: the place of its first line, such as ``rank0.jsonl, line 7``."""
 
     number: int
     where: str

@@ -111,7 +111,7 @@ class Options:
 
 
 class Imported(NamedTuple):
-    """What was written: the file, its metadata, how many steps, and the tokens of the first one."""
+    """An imported trace: its file, its metadata, the number of steps, and the tokens of the first step."""
 
     path: Path
     meta: TraceMeta

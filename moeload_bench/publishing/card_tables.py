@@ -38,7 +38,7 @@ RUNS: Cells = {
     "Seed": lambda run: "-" if run.meta.seed is None else run.meta.seed,
     "Size": lambda run: f"{run.bytes / 1e6:.2f} MB",
 }
-"""How each run was made."""
+"""The columns that say how each run was made."""
 LOADS: Cells = {
     "Run": lambda run: f"`{run.id}`",
     "States of the run, in steps": lambda run: first_spans(run.spans),
@@ -50,7 +50,7 @@ LOADS: Cells = {
     "Floor, per step": lambda run: layer_mean(layer.floor_tv for layer in run.layers),
     "Over-dispersion": lambda run: layer_mean(layer.over_dispersion for layer in run.layers),
 }
-"""What the loads of each run did."""
+"""The columns that say what the loads of each run did."""
 HASHES: Cells = {"Run": lambda run: f"`{run.id}`", "`data_sha256`": lambda run: f"`{run.data_sha256}`"}
 """Each run's content hash, which does not depend on compression."""
 

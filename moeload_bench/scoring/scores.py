@@ -14,7 +14,6 @@ from moeload_bench.errors import ForecastError, SuiteError
 from moeload_bench.forecaster import Forecast
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.window import StepSums
-from moeload_bench.traces.means import mean_over as mean_over  # the season's tools take it from here
 
 SCORING_VERSION = 2
 """Raised whenever a score can change for the same forecast and truth."""

@@ -33,7 +33,7 @@ TRACES_ENV = "MOELOAD_TRACES"
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
 """Options of pyarrow for writing any trace."""
 HASHES = ("data_sha256", "meta_sha256")
-"""What a file's record holds in addition to the metadata."""
+"""Keys of the two hashes in a file's record; all others are metadata."""
 _REPEATING = ("lr", "expert_bias")
 """Columns of few different values: a dictionary takes less room for them than byte-stream-split."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")

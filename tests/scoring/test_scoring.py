@@ -16,7 +16,8 @@ from moeload_bench.scoring import metrics
 from moeload_bench.scoring import scores as scoring
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.plan_scores import reference_plans, score_plans
-from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, mean_over, score_forecast
+from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, score_forecast
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.trace import Trace
 from tests.scoring import oracle
 
