@@ -15,10 +15,10 @@ bench: $(VENV)/.bench
 
 test: $(VENV)/.dev
 	$(MAKE) -j2 lint wheel-check
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m slow -n 2
 
 # Every reader of strangers' files on damaged ones, a minute each.
 fuzz: $(VENV)/.dev

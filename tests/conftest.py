@@ -34,20 +34,30 @@ hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
 
 
-OF_COMMITTED = {
-    "test_baseline_submissions", "test_decisions", "test_distance", "test_frozen", "test_left_out", "test_narrowing",
-    "test_oracle_window", "test_record", "test_results_golden", "test_results_page", "test_scored", "test_unseen",
+TOGETHER = {
+    "committed results": (
+        "test_baseline_submissions", "test_decisions", "test_distance", "test_frozen", "test_left_out",
+        "test_narrowing", "test_oracle_window", "test_record", "test_results_golden", "test_results_page",
+        "test_scored", "test_unseen",
+    ),
+    "site": ("test_site", "test_site_kept"),
+    "descriptions": ("test_card", "test_large_runs", "test_properties"),
 }  # fmt: skip
-"""Files whose tests read most of the committed results, which a process reads once: they share one."""
+"""Files that share what takes long to read or make: most of the committed results, a site, descriptions of traces."""
+GROUPS = {stem: group for group, stems in TOGETHER.items() for stem in stems}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process (`--dist loadgroup`): what they share is made and read once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            stem = item.path.stem
-            item.add_marker(pytest.mark.xdist_group("committed results" if stem in OF_COMMITTED else stem))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process: what they share is made and read once."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            stem = Path(nodeid.partition("::")[0]).stem
+            return GROUPS.get(stem, stem)
+
+    return ByFile(config, log)
 
 
 def pytest_collection_finish() -> None:

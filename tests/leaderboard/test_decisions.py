@@ -14,6 +14,7 @@ def check(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert leaderboard("pages", "--check", page) == 0
 
 
+@pytest.mark.slow
 def test_disagreements_agree_with_the_committed_results(monkeypatch: pytest.MonkeyPatch) -> None:
     """Made by `make tables`; results of which the page does not know are an error."""
     check("docs/reports/regret.md", monkeypatch)

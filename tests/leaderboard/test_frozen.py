@@ -127,6 +127,7 @@ def test_a_baseline_that_is_gone_leaves_its_results(monkeypatch: pytest.MonkeyPa
         code_sha256("ema", made_from=committed().forecaster.source_sha256, store=FROZEN)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("changed")
 def test_the_check_of_a_baseline_that_is_gone_says_what_there_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -52,7 +52,6 @@ def test_a_long_run_says_what_comes_after_the_stable_state(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("descriptions")
 def test_the_page_agrees_with_the_traces() -> None:
     """Made by `make tables`; a new trace without it is an error."""
     assert list(stale_files(chosen(["large-runs"]))) == []

@@ -90,7 +90,6 @@ def test_a_slice_of_the_table_is_the_skill_of_its_runs() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("descriptions")
 @pytest.mark.usefixtures("shared_cache")
 @pytest.mark.skipif(not (ROOT / "traces").is_dir(), reason="no traces in this checkout")
 def test_the_committed_page_is_made_from_traces_and_results() -> None:

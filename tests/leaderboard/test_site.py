@@ -76,8 +76,6 @@ from tests.support.site_world import (
 need("jinja2", "pip install -e '.[site]'")
 need("altair", "pip install -e '.[site]'")
 
-pytestmark = pytest.mark.xdist_group("site")  # its pages take minutes to make: in one of the processes only
-
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("mini", "others")])
 def committed(request: pytest.FixtureRequest) -> Inputs:

@@ -21,8 +21,6 @@ from tests.conftest import need
 
 need("altair", "pip install -e '.[site]'")
 
-pytestmark = pytest.mark.xdist_group("site")  # with tests/leaderboard/test_site.py, which reads the same results
-
 
 def drawn(log: list[str]) -> Iterator[tuple[str, bytes]]:
     """One file; the log says that it was made."""

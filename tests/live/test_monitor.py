@@ -153,6 +153,7 @@ def test_the_last_numbers_are_logged_before_a_reporter_ends_its_run(seen: str, t
     assert np.isfinite(trace.columns["loss"]).all()
 
 
+@pytest.mark.slow
 def test_a_training_resumed_in_the_same_process_is_watched_as_if_it_had_never_stopped(tmp_path: Path) -> None:
     """The same Trainer, callback and monitor go on: what was seen before the checkpoint is taken in once."""
     path = tmp_path / "moe.jsonl"

@@ -53,7 +53,6 @@ def test_the_bundled_card_is_what_its_traces_say() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("descriptions")
 def test_every_generated_file_is_what_the_traces_say() -> None:
     """`make tables` changes nothing, byte for byte."""
     for path, content in cards.card_files(ROOT).items():
@@ -322,6 +321,7 @@ def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypat
     assert published["url"] == "https://huggingface.co/datasets/acme/traces"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not HAS_TRACES, reason="traces/ holds no recording in this checkout")
 def test_the_published_croissant_validates_with_true_checksums() -> None:
     """Every file of traces/ is named with its SHA-256."""

@@ -64,7 +64,7 @@ def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen[before:])
 
 
-@pytest.mark.parametrize("kind", REPO)
+@pytest.mark.parametrize("kind", ["model", pytest.param("space", marks=pytest.mark.slow)])
 def test_killed_at_any_request_it_is_whole_or_not_there(
     kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
 ) -> None:

@@ -217,7 +217,9 @@ def test_hashed_runs_stay_out_of_every_train_split() -> None:
 # ---------------------------------------------------------------- auxiliary loss per micro-batch
 
 
-@pytest.mark.parametrize(("micro_batches", "scope"), [(1, "per_layer"), (8, "per_micro_batch")])
+@pytest.mark.parametrize(
+    ("micro_batches", "scope"), [pytest.param(1, "per_layer", marks=pytest.mark.slow), (8, "per_micro_batch")]
+)
 def test_the_scope_says_within_what_the_loss_is_taken(tmp_path: Path, micro_batches: int, scope: str) -> None:
     """The recorded loss is the mean of the micro-batches' own; its scope is named. One of the whole batch is less."""
     recipe = changed(small(MICRO), data={"micro_batches": micro_batches}, optimizer={"lr": 1e-30})

@@ -99,7 +99,7 @@ def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_pat
     assert_equal(read_trace(record_recipe(job, resume=True)), whole)
 
 
-@pytest.mark.parametrize("at_step", [4, 9])
+@pytest.mark.parametrize("at_step", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_restart_from_weights_forgets_the_moments(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
     """The optimizer starts anew at the restart, wherever a recording is broken off; kept moments train differently."""
     kept = RECIPE.replace("warmup = 3", 'kind = "cosine_restarts"\nwarmup = 3\nperiod = 4\nrestart_factor = 2.0')

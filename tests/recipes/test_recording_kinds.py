@@ -26,12 +26,12 @@ BIAS = "deepseekv3-32e-lossfree"
 ZLOSS, NOISY, WITHIN = "olmoe-16e-zloss", "qwen3moe-16e-noisy", "deepseekv3-64e-seqaux"
 RAMP, DRIFT, CONTINUED = "granitemoe-16e-ramp", "qwen3moe-16e-drift", "olmoe-32e-continued"
 OPTIMIZERS = ("SGD", "NAdam")
-KINDS = [BIAS, WITHIN, CONTINUED, "mixtral-8e-pooled", "deepseekv3-16e-quantile", "qwen3moe-16e-hash", *OPTIMIZERS]
+KINDS = [CONTINUED, "deepseekv3-16e-quantile", "qwen3moe-16e-hash", "NAdam"]
 MORE_KINDS = [
     *("deepseekv3-16e-shift", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16", ZLOSS, NOISY, RAMP, DRIFT),
-    *("qwen2moe-128e-shared", "qwen3moe-16e-wsd", "qwen3moe-16e-microaux"),
+    *("qwen2moe-128e-shared", "qwen3moe-16e-wsd", "qwen3moe-16e-microaux", "mixtral-8e-pooled", BIAS, WITHIN, "SGD"),
 ]
-"""Those that have in common with one above how the state of a training is kept."""
+"""Those whose state is kept as that of one above, or is a part of it."""
 
 
 @pytest.fixture(autouse=True)

@@ -59,7 +59,7 @@ def test_a_probe_counts_by_the_weights_that_its_step_starts_from(recipe: Recipe,
     assert not np.array_equal(moving.load_SLE[-1], stays.load_SLE[-1])
 
 
-@pytest.mark.parametrize("at_step", [3, 7, 11])
+@pytest.mark.parametrize("at_step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 11))])
 def test_a_stopped_recording_goes_on_with_its_probe(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
     """Stopped after any step and resumed, run and probe are those of an uninterrupted recording."""
     whole = recorded(recipe, tmp_path / "whole")

@@ -22,7 +22,6 @@ from moeload_bench.traces.trace import Trace
 from tests.support.recording.recipes import RECIPE, small_recipe, text_recipe, write_recipe
 
 STEPS = 60
-pytestmark = pytest.mark.xdist_group("torchrun")  # two of the tests look at the same recording
 
 
 def long_recipe(folder: Path, text: str = RECIPE) -> str:

@@ -59,7 +59,7 @@ def test_thirty_steps_with_accumulation_and_evaluation_are_conserved(tmp_path: P
     assert trace.meta.complete
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("accumulation", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_loss_is_kept_in_every_row_however_seldom_the_trainer_logs(tmp_path: Path, accumulation: int) -> None:
     """The same numbers as with a log of each step, to the four digits that the Trainer logs."""
     losses = []
@@ -145,6 +145,7 @@ def test_a_trace_in_the_way_is_said_when_the_callback_is_made(tmp_path: Path) ->
         LoadRecorder(tmp_path, if_exists="replace")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> None:
     """ "number" keeps what is there and takes the next number, finished or not; "overwrite" replaces it."""
     for steps in (2, 3):

@@ -66,9 +66,8 @@ def sharded_trace(family: str, folder: Path, sizes: dict[str, int], steps: int, 
     return trace_in(folder / "ranks")
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen3_moe", *(pytest.param(f, marks=pytest.mark.slow) for f in CONFIGS if f != "qwen3_moe")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
 def test_data_parallel_processes_record_the_trace_of_one(family: str, tmp_path: Path) -> None:
     """DDP over two processes, nothing learnt: every count of every step equals that of one process."""
     run_ranks(2, loops.ddp, tmp_path / "results", family, tmp_path / "ranks", 4, 0.0)

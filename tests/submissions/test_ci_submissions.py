@@ -91,6 +91,7 @@ def test_an_honest_submission_is_accepted_and_a_forged_verification_is_not(repo:
     assert "not checked: verification.json is the maintainers' file" in done.stderr
 
 
+@pytest.mark.slow
 def test_another_s_entry_is_neither_verified_nor_removed_nor_given_other_numbers(repo: Path) -> None:
     """A forged verification of an entry that was there, a result without its submission, an entry that goes."""
     forge(repo, "theirs")
@@ -109,6 +110,7 @@ def test_another_s_entry_is_neither_verified_nor_removed_nor_given_other_numbers
     assert "theirs: a result without its submission, or an entry that is removed" in done.stderr
 
 
+@pytest.mark.slow
 def test_results_on_other_suites_and_entries_of_closed_ones_stay_as_they_are(repo: Path, world: World) -> None:
     """A submission brings the result on its own suite, and none on another one beside it."""
     place(repo / "leaderboard", world)

@@ -30,7 +30,7 @@ from tests.support.submitted import NAIVE, World, make_world, place
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
 SUBMISSIONS = [
-    path.parent
+    pytest.param(path.parent, marks=pytest.mark.slow if "closed" in path.parts else ())
     for path in records_below(ROOT / "leaderboard")
     if path.parent.parent.name != "submissions" or path.parent.name not in BASELINES
 ]
