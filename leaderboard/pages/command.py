@@ -10,6 +10,7 @@ import typer
 from leaderboard.committed import ROOT
 from leaderboard.pages import (
     adapters,
+    batch_ladder,
     boards,
     capacity,
     cards,
@@ -54,7 +55,7 @@ PAGES = (
     ladder.LADDER,
     page_of_parts("docs/reports/large-runs.md", large_runs.PARTS, large_runs.draw_sizes),
     properties.PROPERTIES,
-    page_of_parts("docs/reports/regimes.md", regimes.PARTS, regimes.draw),
+    page_of_parts("docs/reports/regimes.md", {**regimes.PARTS, **batch_ladder.PARTS}, regimes.draw),
     page_of_parts("docs/reports/travel.md", travel.PARTS, travel.draw),
     page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts(

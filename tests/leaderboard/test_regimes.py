@@ -129,6 +129,7 @@ def test_every_large_probe_and_summed_run_of_the_traces_has_its_record() -> None
         ("drawn-l00/train/seed400", []),
         ("qwen3moe-16e-shift/test/seed1", ["summed"]),
         ("batch-2k/test/seed4", []),
+        ("batch-2k.probe/test/seed4", []),
     ],
 )
 def test_a_large_batch_is_known_by_its_tokens_per_expert(run: str, kinds: list[str]) -> None:
