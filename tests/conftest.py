@@ -55,7 +55,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             stem = Path(nodeid.partition("::")[0]).stem
-            return GROUPS.get(stem, stem)
+            return nodeid if stem == "test_fuzz" else GROUPS.get(stem, stem)  # readers share nothing
 
     return ByFile(config, log)
 
