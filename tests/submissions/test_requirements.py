@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import sys
 import tarfile
@@ -70,6 +71,17 @@ def test_a_damaged_wheel_is_refused(tmp_path: Path) -> None:
     path = wheel(tmp_path, "a", "1.0", "X = 12345\n")
     path.write_bytes(path.read_bytes().replace(b"X = 12345", b"X = 54321"))
     with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: 'a\.py': Bad CRC"):
+        requirements._unpack(path, tmp_path / "unpacked")
+
+
+def test_a_wheel_whose_file_goes_on_beyond_its_end_is_refused(tmp_path: Path) -> None:
+    """The directory at its end says more bytes than there are; `make fuzz` found it as a traceback."""
+    path = wheel(tmp_path, "a", "1.0", "X = 1\n")
+    raw = bytearray(path.read_bytes())
+    sizes = raw.index(b"PK\x01\x02") + 20  # packed and unpacked
+    raw[sizes : sizes + 8] = struct.pack("<2L", 100_000, 100_000)
+    path.write_bytes(raw)
+    with pytest.raises(SubmissionError, match=r"'a\.py': the file ends too early"):
         requirements._unpack(path, tmp_path / "unpacked")
 
 
