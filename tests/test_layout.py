@@ -175,7 +175,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 
 def test_no_command_loads_the_hubs_client_or_torch_for_its_help() -> None:
-    """What only a command's work needs is imported where it works: its own `--help` imports the module alone."""
+    """`publish --help` imports the command's module alone: what only its work needs is imported in the function."""
     names = sorted(path.stem for path in (ROOT / "moeload_bench" / "cli").glob("*.py") if path.stem != "__init__")
     imports = ", ".join(f"moeload_bench.cli.{name}" for name in names)
     code = f"import sys, {imports}; print([name for name in {HEAVY[1:]} if name in sys.modules])"

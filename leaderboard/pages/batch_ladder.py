@@ -6,15 +6,14 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from leaderboard.committed import TRACES
 from leaderboard.pages.parts import aligned_table, parts_from
+from moeload_bench.publishing.card_tables import layer_mean, onset_summary
+from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.scoring.run_facts import noise_and_drift, run_facts
-from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.summed import sum_rows
-from moeload_bench.traces.trace import Trace, shares
+from moeload_bench.traces.trace import Trace
 
 BATCHES = ("batch-2k", "batch-8k", "qwen3moe-16e-large")
 LENGTHS = ("length-32", "length-128", "length-512")
@@ -27,8 +26,7 @@ ROWS = 100
 
 class Rung(NamedTuple):
     """One run of a ladder, or sums of its steps. ``noise`` and ``independent`` tokens per expert: see `RunFacts`;
-    ``drift``: over `ROWS`, as a part of a share, and ``probed`` by the run's probe; ``imbalance``: largest over mean
-    share of the last 100 rows, mean over layers.
+    ``drift``: over `ROWS`, as a part of a share, and ``probed`` by the run's probe.
     """
 
     name: str
@@ -39,8 +37,7 @@ class Rung(NamedTuple):
     independent: float
     drift: float
     probed: float | None
-    onset: int | None
-    imbalance: float
+    layers: Sequence[LayerDescription]
 
     @property
     def per_noise(self) -> float:
@@ -51,13 +48,10 @@ def _rung(name: str, trace: Trace, probe: Trace | None = None) -> Rung:
     facts, steps = run_facts(trace), ROWS * trace.meta.stride
     assert facts.noise  # half batches are recorded
     assert facts.independent_tokens
-    stable_S = ~label_states(trace.load_SLE, stride=trace.meta.stride).transient_SL.any(axis=1)
-    late_LE = shares(trace.load_SLE[-100:]).mean(axis=0)
     return Rung(
         name, int(trace.tokens_SL[-1, 0]), trace.meta.sequence_length or 0, facts.expert_tokens, facts.noise,
         facts.independent_tokens, _moved(trace, steps), None if probe is None else _moved(probe, steps),
-        int(trace.step_S[np.argmax(stable_S)]) if stable_S.any() else None,
-        float((late_LE.max(axis=1) / late_LE.mean(axis=1)).mean()),
+        describe_layers(trace),
     )  # fmt: skip
 
 
@@ -92,14 +86,15 @@ def lengths() -> tuple[Rung, ...]:
 def _table(rungs: Sequence[Rung]) -> str:
     heads = (
         "run", "tokens a row", "tokens a sequence", "tokens per expert", "noise of a row", "independent tokens",
-        f"drift / noise, {ROWS} rows", "drift", "by probes", "all layers stable from step", "max/mean",
+        f"drift / noise, {ROWS} rows", "drift", "by probes", "onset, steps: median (by layer; band)",
+        "imbalance, last 100",
     )  # fmt: skip
     rows = [
         (
             one.name, f"{one.tokens:,}", f"{one.sequence_length}", f"{one.expert_tokens:,.0f}", f"{one.noise:.2%}",
             f"{one.independent:,.0f}", f"{one.per_noise:.2f}", f"{one.drift:.1%}",
-            "-" if one.probed is None else f"{one.probed:.1%}", "-" if one.onset is None else f"{one.onset:,}",
-            f"{one.imbalance:.2f}",
+            "-" if one.probed is None else f"{one.probed:.1%}", onset_summary(one.layers),
+            layer_mean(layer.imbalance_last for layer in one.layers),
         )
         for one in rungs
     ]  # fmt: skip

@@ -84,7 +84,7 @@ def _read(path: Path) -> Files | None:
     try:
         with zipfile.ZipFile(path) as archive:
             return [(name, archive.read(name)) for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile):
+    except (OSError, EOFError, zipfile.BadZipFile):
         return None  # there is none, or it was cut off: it is made again
 
 

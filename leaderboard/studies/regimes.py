@@ -113,12 +113,11 @@ def kinds_of(run: str) -> list[Kind]:
     recipe, split = run.split("/")[:2]
     if split != "test":
         return []
-    large = stratum_of(expert_tokens(recipe_of_run(run))) == "large"
-    if recipe.endswith(".probe"):
-        return ["probe"] if large else []
     if run in {entry.id for entry in load_suite(SUITE).traces}:
         return ["summed"]
-    return ["large", "summed"] if large else []
+    if stratum_of(expert_tokens(recipe_of_run(run))) != "large":
+        return []
+    return ["probe"] if recipe.endswith(".probe") else ["large", "summed"]
 
 
 def code_hash() -> str:

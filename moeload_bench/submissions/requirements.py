@@ -160,8 +160,10 @@ def _unpack(wheel: Path, folder: Path) -> None:
                     raise _no_install(f"{named} is there already and says something else")
                 with content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
-            except (OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-                raise _no_install(f"{named}: {str(error) or 'the file ends too early'}") from None
+            except EOFError:
+                raise _no_install(f"{named}: the file ends too early") from None
+            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+                raise _no_install(f"{named}: {error}") from None
             target.chmod(0o755 if member.external_attr >> 16 & 0o111 else 0o644)
 
 

@@ -19,11 +19,11 @@ def test_rungs_differ_in_the_batch_alone() -> None:
 
 @needs_traces
 def test_a_larger_batch_has_less_noise_and_moves_more_for_it() -> None:
-    """What the page's first sentence says of the batches, by the runs' own half batches."""
+    """Noise falls and drift over noise rises with the batch; half batches find the drift that the probes find."""
     first, _, second, _, last = batches()
     assert first.noise > second.noise > last.noise
     assert first.per_noise < second.per_noise < last.per_noise
-    for one in (first, second, last):  # what half batches say without noise, and counts that have little
+    for one in (first, second, last):
         assert one.drift == pytest.approx(one.probed, rel=0.1)
     said = batch_ladder(batches())
     assert f"{first.noise / last.noise:.1f} times less" in said

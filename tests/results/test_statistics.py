@@ -202,6 +202,7 @@ def test_runs_with_fewer_tasks_weigh_alike():
     assert skill(ratio, Tasks(["a"] * 4, ["r0"] * 3 + ["r1"])) == pytest.approx(1 - np.sqrt(0.5))
 
 
+# statsmodels collects garbage in each call: 0.1 s and more
 @pytest.mark.parametrize("count", [5, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 12))])
 def test_holm_matches_statsmodels(count):
     """Holm's correction, in the order given, ties and ones included (statsmodels)."""
