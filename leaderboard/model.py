@@ -17,7 +17,7 @@ from leaderboard.committed import ROOT, committed_results
 from leaderboard.templates import render_text
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import write_whole
-from moeload_bench.hub.fetch import suite_pins
+from moeload_bench.hub.fetch import release_order, suite_pins
 from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.results.grid import Row, known_grid
 from moeload_bench.results.markdown import markdown_table
@@ -97,8 +97,8 @@ def _records(suite: str, rows: list[Row]) -> bytes:
 
 def _traces() -> tuple[str, str | None]:
     """Return the dataset's repository and tag, as a suite names them."""
-    places = sorted({(pin.repo, pin.revision) for _, pin in suite_pins()})
-    return places[-1] if places else (TRACES, None)
+    places = {(pin.repo, pin.revision) for _, pin in suite_pins()}
+    return max(places, key=release_order) if places else (TRACES, None)
 
 
 def write_model(out: Path, place: str) -> Path:

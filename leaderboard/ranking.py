@@ -9,7 +9,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.grid import NOTHING, row_means
-from moeload_bench.results.statistics import EXACT, Tasks, log_ratio, p_value, possible_ranks, skill, told_apart
+from moeload_bench.results.statistics import EXACT, RunMeans, Tasks, log_ratio, possible_ranks, told_apart
 
 PossibleRanks = Mapping[str, tuple[int, int]]
 """By forecaster the least and the greatest rank that it could have."""
@@ -66,7 +66,7 @@ def rank_sets(
 ) -> dict[str, tuple[int, int]] | None:
     """Each forecaster's least and greatest rank (`possible_ranks`); None where a pair cannot be tested.
 
-    ``test`` gives the p of two forecasters; without it `p_value`, so that the ranks are those on new recipes.
+    ``test`` gives the p of two forecasters; without it `RunMeans.p_F`, so that the ranks are those on new recipes.
     """
     apart = pairs_apart(errors, tasks, test)
     return None if apart is None else possible_ranks(list(errors), apart)
@@ -76,10 +76,7 @@ def pairs_apart(
     errors: Mapping[str, FloatArray], tasks: Tasks, test: Callable[[str, str], float | None] | None = None
 ) -> frozenset[tuple[str, str]] | None:
     """Return the pairs that can be told apart, the better one first (`told_apart`); None where a pair has no p."""
-    names = list(errors)
-    skill_FF, p_FF = np.zeros((2, len(names), len(names)))
-    for i, j in itertools.combinations(range(len(names)), 2):
-        ratio_T = log_ratio(errors[names[j]], errors[names[i]])
-        p = test(names[i], names[j]) if test else p_value(ratio_T, tasks)
-        skill_FF[i, j], p_FF[i, j] = skill(ratio_T, tasks), np.nan if p is None else p
-    return told_apart(names, skill_FF, p_FF)
+    error_FT, (first_P, second_P) = np.stack(list(errors.values())), np.triu_indices(len(errors), 1)
+    means = RunMeans.of(log_ratio(error_FT[second_P], error_FT[first_P]), tasks)
+    tested = None if test is None else np.array([test(*pair) for pair in itertools.combinations(errors, 2)], np.float64)
+    return told_apart(list(errors), means.skill_F, means.p_F if tested is None else tested)

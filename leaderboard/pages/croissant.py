@@ -61,10 +61,10 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
 def _release(runs: Sequence[Run]) -> tuple[str, str | None]:
     """Version and url of the release that a suite pins these runs at; 0.0.0 where none does."""
     hashes = {run.data_sha256 for run in runs}
-    pins = sorted((pin.revision, pin.repo) for _, pin in fetch.suite_pins() if pin.data_sha256 in hashes)
-    if not pins:
+    places = {(pin.repo, pin.revision) for _, pin in fetch.suite_pins() if pin.data_sha256 in hashes}
+    if not places:
         return "0.0.0", None
-    tag, repo = pins[-1]
+    repo, tag = max(places, key=fetch.release_order)
     numbers = [*re.findall(r"\d+", tag), "0", "0", "0"][:3]
     return ".".join(numbers), f"https://huggingface.co/datasets/{repo}"
 

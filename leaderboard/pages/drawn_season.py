@@ -20,10 +20,11 @@ from leaderboard.pages.parts import aligned_table
 from leaderboard.pages.season import demonstration_parts, distance_parts, pairs_words
 from leaderboard.ranking import rank_cell, rank_sets
 from leaderboard.season_tools.drawn import drawn_recipes
+from leaderboard.season_tools.drops import run_ratios
 from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season_tools.public_value import order_sentence
 from leaderboard.season_tools.records import DrawnSet, RunHashes
-from leaderboard.season_tools.scored import ScoredSeason, run_ratios
+from leaderboard.season_tools.scored import ScoredSeason
 from leaderboard.season_tools.scoring import LEAST_ORIGINS
 from leaderboard.season_tools.sets import by_set, recipes_by_stratum
 from leaderboard.studies import alarms, capacity

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboard.committed import ROOT
 from leaderboard.grouped import grouped
@@ -24,7 +23,7 @@ from leaderboard.season_tools.recording import recorded_futures
 from leaderboard.season_tools.records import EntryForks
 from leaderboard.season_tools.scored import FLOOR, ScoredSeason, scored_seasons
 from leaderboard.templates import render_text
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.markdown import markdown_table
@@ -189,7 +188,7 @@ def floors_table(found: Pilot) -> str:
     return markdown_table(heads, lines)
 
 
-def _window(point: ForkPoint) -> dict[int, NDArray[np.int64]]:
+def _window(point: ForkPoint) -> dict[int, IntArray]:
     return {layer: np.array([point.row], dtype=np.int64) for layer in range(point.trace.num_layers)}
 
 

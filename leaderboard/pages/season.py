@@ -14,11 +14,12 @@ import numpy as np
 from leaderboard.pages.headline import drop_parts
 from leaderboard.pages.openings import season_answer
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets, rank_text
+from leaderboard.season_tools.drops import run_ratios
 from leaderboard.season_tools.folder import read_record
 from leaderboard.season_tools.forks import mean_floor
 from leaderboard.season_tools.public_value import order_sentence
 from leaderboard.season_tools.records import EntryForks
-from leaderboard.season_tools.scored import FLOOR, ScoredSeason, run_ratios, spread_of
+from leaderboard.season_tools.scored import FLOOR, ScoredSeason, spread_of
 from leaderboard.seeds import SkillInterval, seed_p_value, skill_interval
 from leaderboard.templates import render_text
 from moeload_bench.arrays import FloatArray

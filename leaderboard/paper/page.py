@@ -27,7 +27,6 @@ SIZED_METRIC = "window_tv"
 """What sizes are compared by: of all readings the one in which the noise of a batch counts least."""
 LISTED = 4
 """Up to so many runs have their figures listed; of more the smallest and the largest are given."""
-Rows = list[list[str]]
 
 
 def study_page(study: Study) -> str:

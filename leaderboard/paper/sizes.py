@@ -17,11 +17,12 @@ from leaderboard.paper.choice import Chosen
 from leaderboard.paper.measuring import Request, error_rows, fluctuation, layer_states, task_list
 from leaderboard.paper.study import SIZED_FORECASTERS, ErrorRow, SizedRun
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.evaluate import Progress, evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash, stored_meta
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import FineProgress
 
 SIZE = (
     "head_dim", "hidden_size", "intermediate_size", "moe_intermediate_size", "num_attention_heads",
@@ -37,7 +38,7 @@ Size = tuple[int, int]
 
 
 def sized_runs(
-    folder: str | os.PathLike[str] | None, request: Request, progress: Progress | None = None
+    folder: str | os.PathLike[str] | None, request: Request, progress: FineProgress | None = None
 ) -> list[SizedRun]:
     """Return the runs of every group of two sizes or more, measured: a group after the other, the smallest model first.
 

@@ -51,7 +51,7 @@ def drops(season: Errors, public: Errors, reference: str, unfitted: Collection[s
         if reference not in errors.by_forecaster:
             raise ResultError(f"no results of the reference {reference!r} on the {side}")
     names = [name for name in season.by_forecaster if name in public.by_forecaster and name != reference]
-    sides = {name: (_ratios(season, name, reference), _ratios(public, name, reference)) for name in names}
+    sides = {name: (run_ratios(season, name, reference), run_ratios(public, name, reference)) for name in names}
     shared = {name: sorted(new.keys() & old.keys()) for name, (new, old) in sides.items()}
     names = [name for name in names if shared[name]]
     found = {name: _drop(*sides[name], shared[name]) for name in names}
@@ -76,7 +76,8 @@ def drops(season: Errors, public: Errors, reference: str, unfitted: Collection[s
     return sorted(made, key=lambda one: (-one.beyond, one.forecaster))
 
 
-def _ratios(errors: Errors, name: str, reference: str) -> Runs:
+def run_ratios(errors: Errors, name: str, reference: str) -> Runs:
+    """Return by recipe the runs' mean log ratios of an entry to another."""
     return run_means(log_ratio(errors.by_forecaster[name], errors.by_forecaster[reference]), errors.tasks)
 
 

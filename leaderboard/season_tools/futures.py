@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.forks import ForkTask, detection_power, floor_fork
 from leaderboard.season_tools.recording import fork_path
 from leaderboard.season_tools.records import Drawn, ForkFloor, ForkFloors, Plan
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.harness import row_of
 from moeload_bench.states.rule import State, label_states, state_names
@@ -66,7 +65,7 @@ def futures(trace: Trace, forks: RunForks, i: int) -> FloatArray:
     return np.stack(found)
 
 
-def window_means(load_SLE: NDArray[np.int64], horizons_K: Sequence[int]) -> FloatArray:
+def window_means(load_SLE: IntArray, horizons_K: Sequence[int]) -> FloatArray:
     """Mean share over the first steps of each horizon [K, L, E]; steps without load are left out."""
     share_SLE = shares(load_SLE)
     return np.stack([mean_over(share_SLE[:horizon], axis=0) for horizon in horizons_K])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT, committed_result, in_suite_order, model_type_of
-from leaderboard.season_tools.drops import ALPHA, Drop, drops
+from leaderboard.season_tools.drops import ALPHA, Drop, drops, run_ratios
 from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import DrawPlan, ForkFloors, Scores
@@ -20,7 +20,7 @@ from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Runs, Spread, log_ratio, run_means, seed_spread
+from moeload_bench.results.statistics import Spread, seed_spread
 from moeload_bench.results.tables import Table, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite
@@ -106,11 +106,6 @@ def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
     if found.forecaster.source_sha256 != result.forecaster.source_sha256:
         raise ResultError(f"{path}: made by other code than the season's entry {result.name}")
     return found
-
-
-def run_ratios(errors: Errors, name: str, reference: str) -> Runs:
-    """Return by recipe the runs' mean log ratios of an entry to another."""
-    return run_means(log_ratio(errors.by_forecaster[name], errors.by_forecaster[reference]), errors.tasks)
 
 
 def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:

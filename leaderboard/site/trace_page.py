@@ -17,7 +17,7 @@ from moeload_bench.results.grid import present_mean
 from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
+from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
 from moeload_bench.scoring.run_facts import DRIFT_STEPS
 from moeload_bench.words import ordinal
 
@@ -88,7 +88,7 @@ def layers(run: Run) -> Table:
         f"imbalance, first {END_STEPS}": lambda layer: three_digits(layer.imbalance_first),
         f"last {END_STEPS}": lambda layer: three_digits(layer.imbalance_last),
         "dead experts": lambda layer: fact_text(layer.dead_experts),
-        f"floor, {FLOOR_STEPS}-step mean": lambda layer: three_digits(layer.floor_window_tv),
+        f"floor, {END_STEPS}-step mean": lambda layer: three_digits(layer.floor_window_tv),
         "floor, per step": lambda layer: three_digits(layer.floor_tv),
         "over-dispersion": lambda layer: three_digits(layer.over_dispersion),
         "states, in steps": lambda layer: layer.states,

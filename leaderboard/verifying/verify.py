@@ -23,7 +23,7 @@ from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relativ
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
 from moeload_bench.errors import MoeloadError, TargetError, printable
-from moeload_bench.evaluation.evaluate import Progress, make_result
+from moeload_bench.evaluation.evaluate import make_result
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import available_bytes, run_spread
@@ -39,6 +39,7 @@ from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.submit import as_submitted
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import list_traces, open_source
+from moeload_bench.words import FineProgress
 
 MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
@@ -59,7 +60,7 @@ class Request:
     no_index: bool = False
     jobs: int = 1
     seed: int | None = None
-    progress: Progress = lambda done, total, what: None
+    progress: FineProgress = lambda done, total, what: None
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.files import PACKAGE
 from moeload_bench.traces.trace import Trace
 
-Flags = NDArray[np.bool_]
+Flags = BoolArray
 BLOCK_STEPS = 100
 DEAD = 0.1
 """Times 1/E: below it, an expert is dead."""

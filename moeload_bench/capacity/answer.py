@@ -21,6 +21,8 @@ STEPS = 1000
 RISK = 0.05
 RISKS = (0.1, 0.05, 0.01, 0.001)
 """The risks of the table."""
+SIZE_ROWS = 100
+"""Last rows of which the largest is the size of a step: an epoch's last batch may be small."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def capacity_of(
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
     risks = tuple(sorted({*RISKS, risk}, reverse=True))
-    even = float(totals(trace.load_SLE[trace.steps - 1 :]).max())
+    even = float(totals(trace.load_SLE[max(0, trace.steps - SIZE_ROWS) :]).max())
     prior = prior_for(rows, even / trace.num_experts)
     factor_Q = need_quantiles(need_S, rows, risks, prior)
     dropped_Q = _dropped(trace, need_S, rows, factor_Q / level, prior)
@@ -103,6 +105,7 @@ def capacity_of(
     chosen = choices[risks.index(risk)]
     shared = need_SL if devices is None else device_needs(trace, devices)
     micro_SL = micro_needs(trace)
+    micro = None if micro_SL is None else _buffers(micro_SL, rows, risk, prior, even / trace.num_experts, token_bytes)
     sharers = devices or trace.num_experts
     return Capacity(
         trace=trace.id,
@@ -116,9 +119,7 @@ def capacity_of(
         devices=devices,
         devices_assumed=assumed and devices is not None,
         busiest=_buffers(shared, rows, risk, prior, even / sharers, token_bytes),
-        micro=None
-        if micro_SL is None
-        else _buffers(micro_SL, rows, risk, prior, even / trace.num_experts, token_bytes),
+        micro=micro if micro is not None and micro.tokens else None,
         own_windows=len(own_N),
         prior_rows=prior.rows,
         prior_size=prior.size,

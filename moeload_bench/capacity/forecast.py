@@ -74,12 +74,13 @@ def size_of(tokens: float) -> Stratum:
 def seen(need_S: FloatArray, rows: int) -> tuple[float, FloatArray]:
     """Return the level of the last half window, and need over level of each past window [N].
 
-    Windows of this many rows are disjoint and end with the last row.
+    Windows of this many rows are disjoint and end with the last row; those after a window without load are left out.
     """
     half = max(1, rows // 2)
     whole_NW = need_S[len(need_S) % rows :].reshape(-1, rows) if len(need_S) >= rows else np.empty((0, rows))
     level_N = whole_NW[:, -half:].max(axis=1, initial=0.0)
-    return float(need_S[-half:].max()), whole_NW[1:].max(axis=1, initial=0.0) / level_N[:-1]
+    need_N, before_N = whole_NW[1:].max(axis=1, initial=0.0), level_N[:-1]
+    return float(need_S[-half:].max()), need_N[before_N > 0] / before_N[before_N > 0]
 
 
 def at_parts(value: FloatArray, weight: FloatArray, part_Q: FloatArray) -> FloatArray:

@@ -25,7 +25,7 @@ from moeload_bench.cli.progress import (
     say_record,
 )
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceError, not_found, printable
+from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceError, counted, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
@@ -266,7 +266,11 @@ def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int 
         return suite
     found = sources_of(suite, here, fit=False)
     traces = [open_source(found[entry.id], entry.data_sha256) for entry in suite.traces]
-    return sliding_suite(suite, {trace.id: trace for trace in traces}, every, (blocks,) if blocks else suite.horizons)
+    horizons = (blocks,) if blocks else suite.horizons
+    slid = sliding_suite(suite, {trace.id: trace for trace in traces}, every, horizons)
+    if missing := len(suite.traces) - len(slid.traces):
+        say(f"left out: {counted(missing, 'run')}, asked for fewer than {min(horizons):,} steps", err=True)
+    return slid
 
 
 def _settings(targets: Sequence[str] | None, cluster: Cluster, level: str, seed: int | None) -> Settings:

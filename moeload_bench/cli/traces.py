@@ -16,7 +16,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import plain_console, print_next, say_document, say_record
 from moeload_bench.errors import printable
 from moeload_bench.results.console import plain_table
-from moeload_bench.scoring.description import END_STEPS, LayerDescription, about_columns, answer, describe_layers
+from moeload_bench.scoring.description import LayerDescription, about_columns, answer, describe_layers, steps_at_end
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.store import data_sha256, list_traces, stored_outline
 from moeload_bench.traces.trace import Trace
@@ -128,10 +128,11 @@ def _print_layers(trace: Trace, layers: Sequence[LayerDescription], wide: bool) 
     for layer in layers:
         table.add_row(*layer_cells(layer))
     console.print(table)
+    ends = steps_at_end(trace)
     console.print(
         "onset: first stable step, and the band that looser and stricter thresholds give. balance: largest / mean load "
-        f"of the first and of the last {END_STEPS} steps, 1 is even. dead: experts below {DEAD_SHARE:g} / E at the "
-        "end. noise floor: misplaced tokens at h = 100 that no forecast avoids. All columns: --wide; metadata: --meta."
+        f"of the first and of the last {ends} steps, 1 is even. dead: experts below {DEAD_SHARE:g} / E at the end. "
+        f"noise floor: misplaced tokens at h = {ends} that no forecast avoids. All columns: --wide; metadata: --meta."
     )
 
 

@@ -41,7 +41,6 @@ from moeload_bench.traces.trace import Trace
 from moeload_bench.words import FineProgress, silent
 
 ForecasterLike = str | type[Any] | Target
-Progress = FineProgress
 
 
 def evaluate(
@@ -57,7 +56,7 @@ def evaluate(
     backend: str = "loky",
     address: str | None = None,
     fresh: bool | frozenset[str] = False,
-    progress: Progress | None = None,
+    progress: FineProgress | None = None,
     keep: Path | None = None,
     shapes: Sequence[str] | None = None,
 ) -> Results:
@@ -107,7 +106,7 @@ def evaluate(
 class _Said:
     """How far a request is. ``within``: the pairs are worked on in this process, so that each origin can be told."""
 
-    def __init__(self, progress: Progress, targets: Sequence[Target], suite: Suite, *, within: bool) -> None:
+    def __init__(self, progress: FineProgress, targets: Sequence[Target], suite: Suite, *, within: bool) -> None:
         self._progress, self._targets, self._suite, self._within = progress, targets, suite, within
         self._done, self._total = 0, len(targets) * len(suite.traces)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench import cache
 from moeload_bench.arrays import FloatArray
@@ -37,7 +36,7 @@ from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.store import Source, open_source
 from moeload_bench.traces.trace import Trace
 
-Scores = Mapping[str, NDArray[np.float64]]
+Scores = Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from threadpoolctl import threadpool_limits
 
 from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError
-from moeload_bench.traces.parquet import decoded_bytes
+from moeload_bench.traces.parquet import held_bytes
 from moeload_bench.traces.store import Source
 from moeload_bench.words import page
 
@@ -235,12 +235,12 @@ def _call(call: Callable[[], T]) -> T:
 
 
 def check_memory(sources: Mapping[str, Source], jobs: int) -> None:
-    """Raise `SuiteError` when the largest file of a trace, decoded in each of ``jobs`` processes, does not fit.
+    """Raise `SuiteError` when what is held of the largest trace does not fit in memory once for each of ``jobs``.
 
-    That is the least they need; where the system does not say what it has, nothing is refused.
+    The processes need more than that; where the system does not say what it has, nothing is refused.
     """
     available = available_bytes()
-    sizes = [(decoded_bytes(one), name) for name, one in sources.items() if isinstance(one, Path)]
+    sizes = [(held_bytes(one), name) for name, one in sources.items() if isinstance(one, Path)]
     if available is None or not sizes:
         return
     size, name = max(sizes)

@@ -82,6 +82,12 @@ def suite_pins() -> Iterator[tuple[str, HubPin]]:
             yield entry["id"], pin
 
 
+def release_order(place: tuple[str, str]) -> tuple[str, list[int]]:
+    """Return what sorts a repository's tags: by the numbers in them, v0.10.0 after v0.9.0."""
+    repo, tag = place
+    return repo, [int(number) for number in re.findall(r"\d+", tag)]
+
+
 def fetch_trace(
     trace_id: str, hub: tuple[str, str] | None = None, *, api: HfApi | None = None, cache_dir: str | Path | None = None
 ) -> HubFile | None:

@@ -69,7 +69,8 @@ def place_forecast(
     ahead: Ahead, shape: ClusterShape, model_layers: int | None = None, first_layer: int | None = None
 ) -> Placement:
     """Return the plan for a forecast. Raise `PlacementError` for a shape that does not fit, and as `placement_of`."""
-    slot_expert_LR = plan(ahead.weight_LE, shape)
+    silent_L1 = ahead.weight_LE.sum(axis=1, keepdims=True) == 0
+    slot_expert_LR = plan(np.where(silent_L1, ahead.share_LE, ahead.weight_LE), shape)
     experts = ahead.weight_LE.shape[1]
     return placement_of(slot_expert_LR, experts, shape, ahead.layers, ahead.about, model_layers, first_layer)
 

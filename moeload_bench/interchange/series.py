@@ -22,7 +22,7 @@ from pyarrow import csv
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.files import replacing
-from moeload_bench.traces.trace import Trace, layer_names
+from moeload_bench.traces.trace import Trace, layer_names, shares
 
 Values = Literal["load", "share"]
 ENDINGS = {"nixtla": (".csv", ".parquet"), "fev": (".parquet",), "gluonts": (".jsonl", ".json"), "csv": (".csv",)}
@@ -57,13 +57,10 @@ def write_series(trace: Trace, path: Path, kind: str, values: Values = "load") -
 def series(trace: Trace, values: Values = "load") -> Iterator[tuple[str, FloatArray]]:
     """Yield the name and the values [S] of each series: `layer2/expert5`, by layer, then expert."""
     for m, layer in enumerate(layer_names(trace)):
-        load_SE = trace.load_SLE[:, m].astype(np.float64)
-        if values == "share":
-            total_S1 = load_SE.sum(axis=1, keepdims=True)
-            load_SE = np.divide(load_SE, total_S1, out=np.full_like(load_SE, np.nan), where=total_S1 > 0)
-        name = "-".join(str(layer).split())
+        load_SE = trace.load_SLE[:, m]
+        value_SE = shares(load_SE) if values == "share" else load_SE.astype(np.float64)
         for e in range(trace.num_experts):
-            yield f"layer{name}/expert{e}", load_SE[:, e]
+            yield f"layer{layer}/expert{e}", value_SE[:, e]
 
 
 def _nixtla(trace: Trace, values: Values) -> Iterator[pa.RecordBatch]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.arrays import Array
 from moeload_bench.errors import TargetError
@@ -110,6 +109,6 @@ def fitted_rules(most: int) -> Rules:
     return {"fitted": ArrayRule("|u1", ((0, most),))}
 
 
-def fitted_from(arrays: Mapping[str, NDArray[Any]]) -> bytes | None:
+def fitted_from(arrays: Mapping[str, Array]) -> bytes | None:
     """Return the bytes of an array; None without one."""
     return arrays["fitted"].tobytes() if "fitted" in arrays else None

@@ -177,10 +177,10 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers inside; 1, 2 and 5 of each decade where there are few."""
+    """Round numbers inside; 1, 2 and 5 of each decade where there are few; both ends where there are none."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     every = [float(m * 10.0**d) for d in decades for m in ((1, 2, 5) if high <= 500 * low else (1,))]
-    return [value for value in every if low <= value <= high]
+    return [value for value in every if low <= value <= high] or [low, high]
 
 
 def _number(value: float) -> str:

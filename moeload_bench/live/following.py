@@ -65,7 +65,6 @@ class Follower:
         self.problem: str | None = None
         self.generation = 0
         self._next: int | None = None
-        self._owner: str | None = None
         self._read: list[str] = []
 
     def poll(self) -> Iterator[Row]:

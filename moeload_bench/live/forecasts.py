@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import BoolArray, FloatArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.hosts import Level
@@ -84,7 +83,7 @@ class _Window:
     """What has come so far in a window: shares added up, and the squared noise of each."""
 
     total_LE: FloatArray
-    count_L: NDArray[np.int64]
+    count_L: IntArray
     variance_LE: FloatArray
     rows: int = 0
 

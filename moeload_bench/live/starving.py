@@ -55,11 +55,12 @@ class Death(NamedTuple):
 
 
 class Deaths(NamedTuple):
-    """Deaths so far: how many, how many of them the alarm had warned of, and the last ones."""
+    """Deaths from step ``since`` on: how many, how many of them the alarm had warned of, and the last ones."""
 
     number: int
     warned: int
     last: tuple[Death, ...]
+    since: int
 
 
 class Starving:
@@ -77,6 +78,7 @@ class Starving:
         self._since_LE: IntArray = np.full((layers, experts), -1)
         self._last: deque[Death] = deque(maxlen=MOST_DEATHS)
         self._count = self._warned = 0
+        self._from = FIRST_BLOCK * BLOCK_STEPS
 
     @property
     def alarm_LE(self) -> Flags:
@@ -86,7 +88,7 @@ class Starving:
     @property
     def deaths(self) -> Deaths:
         """Return the deaths so far."""
-        return Deaths(self._count, self._warned, tuple(self._last))
+        return Deaths(self._count, self._warned, tuple(self._last), self._from)
 
     def add(self, row: Row) -> None:
         """Take in one step."""
@@ -95,6 +97,8 @@ class Starving:
             if name in row:
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(row[name], dtype=np.float64)
         self._taken += 1
+        if not self._blocks and self._taken == 1:
+            self._from += int(row["step"])
         if self._taken == self._rows:
             self._close(int(row["step"]) + self._stride)
 
@@ -145,9 +149,7 @@ def death_sentences(deaths: Deaths, names_L: Sequence[str]) -> list[str]:
     if not deaths.number:
         return []
     experts = f"{counted(deaths.number, 'death')} of experts"
-    said = [
-        f"{experts} since step {FIRST_BLOCK * BLOCK_STEPS}, {deaths.warned:,} of them with a warning 100 steps before."
-    ]
+    said = [f"{experts} since step {deaths.since:,}, {deaths.warned:,} of them with a warning 100 steps before."]
     for one in deaths.last:
         warned = "without a warning" if one.warned is None else f"warned of since step {one.warned:,}"
         seen = [

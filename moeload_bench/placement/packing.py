@@ -8,9 +8,8 @@ Axis letters: N rows (plans), E experts, X experts that can get replicas, M item
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 
 FULL_BIT = 62  # of a bin's key: the highest below the sign
 HELD_BIT = 61
@@ -96,7 +95,7 @@ def replicate(level_NE: IntArray, slots: int) -> tuple[IntArray, IntArray]:
     return level_NE, count_NE
 
 
-def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> tuple[IntArray, NDArray[np.bool_]]:
+def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> tuple[IntArray, BoolArray]:
     """Return the label in each place [N, M] (bin by bin) of items given in falling order of level.
 
     Each item goes to the bin with the lowest key that is not full. The key holds, from the highest bit: full, held, the
@@ -175,7 +174,7 @@ def spread(slot_label: IntArray, level_NE: IntArray, label_NE: IntArray, devices
         rows = rows[swapped]
 
 
-def _swap_one(plan_nR: IntArray, level_nE: IntArray, devices: int) -> NDArray[np.bool_]:
+def _swap_one(plan_nR: IntArray, level_nE: IntArray, devices: int) -> BoolArray:
     """Make one swap, in place, in each row that needs one; return which rows did."""
     (n, slots), experts = plan_nR.shape, level_nE.shape[1]
     row = np.arange(n)[:, None]
@@ -195,7 +194,7 @@ def _swap_one(plan_nR: IntArray, level_nE: IntArray, devices: int) -> NDArray[np
     new_to_a = host_nDE[row, device_a[:, None], plan_nR] == 0
     worst_nR[~(lacks_a & (new_to_a | twice_nR))] = np.iinfo(np.int64).max
     b = worst_nR.argmin(axis=1)
-    swapped: NDArray[np.bool_] = wrong_nR.any(axis=1)
+    swapped: BoolArray = wrong_nR.any(axis=1)
     act, a, b = np.flatnonzero(swapped), a[swapped], b[swapped]
     plan_nR[act, a], plan_nR[act, b] = plan_nR[act, b], plan_nR[act, a]
     return swapped

@@ -127,8 +127,8 @@ def plan(load: Any, shape: ClusterShape) -> IntArray:
     """Return the plan for each expected load.
 
     ``load`` [..., E], any unit, finite and non-negative, each row with a positive sum; the plan is `slot_expert` [...,
-    R]. Loads are compared at a resolution of at least 2^-36 of the row's sum, so that rounding breaks no tie. Raise
-    `PlacementError` for a load or shape that allows no plan.
+    R]. Loads are compared at a resolution of `packing.level_bits` (2^-34 of the row's sum with 128 slots), so that
+    rounding breaks no tie. Raise `PlacementError` for a load or shape that allows no plan.
     """
     load = _checked(load)
     experts = load.shape[-1]

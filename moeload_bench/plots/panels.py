@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import PlotError, TraceError, not_found
 from moeload_bench.states.rule import State, StateLabels, trace_labels
 from moeload_bench.states.shifts import planned_shifts
@@ -128,7 +127,7 @@ class View:
     labels: StateLabels | None
 
     @property
-    def step_S(self) -> NDArray[np.int64]:
+    def step_S(self) -> IntArray:
         """Return the training steps of the rows shown."""
         return self.trace.step_S[self.rows]
 
@@ -191,7 +190,7 @@ def view_trace(trace: Trace, layers: Sequence[str] = (), first: int | None = Non
     return View(trace, chosen, slice(start, stop), labels)
 
 
-def bin_rows(step_S: NDArray[np.int64], stride: int, value_SX: FloatArray, rows: int) -> Binned:
+def bin_rows(step_S: IntArray, stride: int, value_SX: FloatArray, rows: int) -> Binned:
     """Return mean, smallest and largest of ``rows`` consecutive rows; NaN if no row of a bin has a value."""
     S = len(step_S)
     N = -(-S // rows)

@@ -10,7 +10,7 @@ from functools import partial
 from statistics import fmean, median
 
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.scoring.description import END_STEPS, FLOOR_STEPS, LayerDescription, Run
+from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
 from moeload_bench.scoring.run_facts import DRIFT_STEPS, RunFacts, drift_words, rounded
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
 from moeload_bench.words import ordinal
@@ -46,7 +46,7 @@ LOADS: Cells = {
     f"Imbalance, first {END_STEPS}": lambda run: layer_mean(layer.imbalance_first for layer in run.layers),
     f"Imbalance, last {END_STEPS}": lambda run: layer_mean(layer.imbalance_last for layer in run.layers),
     "Dead experts": lambda run: sum(layer.dead_experts or 0 for layer in run.layers),
-    f"Floor, {FLOOR_STEPS}-step mean": lambda run: layer_mean(layer.floor_window_tv for layer in run.layers),
+    f"Floor, {END_STEPS}-step mean": lambda run: layer_mean(layer.floor_window_tv for layer in run.layers),
     "Floor, per step": lambda run: layer_mean(layer.floor_tv for layer in run.layers),
     "Over-dispersion": lambda run: layer_mean(layer.over_dispersion for layer in run.layers),
 }

@@ -15,10 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from moeload_bench.arrays import Array, IntArray
+from moeload_bench.arrays import Array, FloatArray, IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.halves import Halves
@@ -46,7 +45,7 @@ class StepCounts:
     load_LE: IntArray
     load_half_LE: IntArray
     dropped_LE: IntArray | None
-    imbalance_rank_L: NDArray[np.float64] | None = None
+    imbalance_rank_L: FloatArray | None = None
     micro_max_LE: IntArray | None = None
 
     def cells(self) -> dict[str, Array]:

@@ -27,7 +27,7 @@ from moeload_bench.recording.resumed import check_same_run
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
-from moeload_bench.traces.trace import TraceMeta
+from moeload_bench.traces.meta import TraceMeta, oldest_meta
 
 if TYPE_CHECKING:
     import torch
@@ -108,7 +108,7 @@ class Recorder:
             skip=skip,
         )
         self._counted: Counted = count
-        self._version = "1.2" if micro_max else "1.1" if count != "all" or imbalance_rank else None
+        self._columns = ["imbalance_rank"] * imbalance_rank + ["micro_max"] * micro_max
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
@@ -281,9 +281,9 @@ class Recorder:
             **_balancing(config),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
-        if self._version is not None:
-            known |= {"format_version": self._version, "counted": self._counted}
-        return TraceMeta.model_validate({**known, **self._given})
+        if self._counted != "all" or self._columns:
+            known["counted"] = self._counted
+        return oldest_meta({**known, **self._given}, "the recording", self._columns)
 
     def _parallel(self) -> dict[str, int]:
         layout = parallel_layout(self._model)

@@ -116,10 +116,10 @@ class Decision:
         if self.judged_by == "misplaced tokens":
             return f"{lead} forecast with {take.forecaster}."
         if not self.moves:
-            best = max(self.candidates, key=lambda one: one.saved_percent)
+            below = np.floor(100 * take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
             return (
-                f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): re-planning saves "
-                f"{best.saved_percent:.1f} % of the step time at best, below {LEAST_PERCENT:g} %."
+                f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): re-planning with "
+                f"{take.forecaster} saves {below:.2f} % of the step time, below {LEAST_PERCENT:g} %."
             )
         return (
             f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
@@ -138,7 +138,9 @@ class Decision:
             each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
             span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         else:
-            values = sorted(100 * one.misplaced for one in worth.values())
+            values = sorted(100 * one.misplaced for one in worth.values() if one.misplaced == one.misplaced)
+            if not values:
+                return "No forecast has been judged yet."
             span = f"they misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
         take = self.take
         cost = f"of those that none beats, {take.forecaster} takes the least CPU time ({ORDER})"
@@ -192,13 +194,13 @@ def decide(
         )  # fmt: skip
         eligible = [one for one in candidates if one.saved_percent >= floor]
     else:
-        known = [one for one in candidates if np.isfinite(one.misplaced)] or list(candidates)
-        best = min(known, key=lambda one: one.misplaced)
+        known = [one for one in candidates if np.isfinite(one.misplaced)]
+        best = min(known or candidates, key=lambda one: one.misplaced)
         same, most = (part * best.misplaced for part in (0.02, WORSE_BY))
         eligible = [
             one for one in known
             if one is best or _alike(one.misplaced_N, best.misplaced_N, one.misplaced - best.misplaced, same, most)
-        ]  # fmt: skip
+        ] or list(candidates)  # fmt: skip
     free = [one for one in eligible if not any(other.dominates(one) for other in candidates)] if placed else eligible
     names = list(dict.fromkeys(one.forecaster for one in candidates))
     take = min(free, key=lambda one: (names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent))

@@ -279,9 +279,7 @@ class Standings:
         first_P, second_P = np.triu_indices(len(names), 1)
         sums = self.keep(("pairs",), lambda: self._sums(self._pair_ratios(names, first_P, second_P)))
         means = self._means_of(sums, state, horizon)
-        skill_FF, p_FF = np.zeros((2, len(names), len(names)))
-        skill_FF[first_P, second_P], p_FF[first_P, second_P] = means.skill_F, means.p_F
-        apart = told_apart(names, skill_FF, p_FF)
+        apart = told_apart(names, means.skill_F, means.p_F)
         return {} if apart is None else possible_ranks(names, apart)
 
     def _pair_ratios(self, names: Sequence[str], first_P: NDArray[np.intp], second_P: NDArray[np.intp]) -> FloatArray:
@@ -305,12 +303,13 @@ class Standings:
 
     @property
     def marks(self) -> dict[str, str]:
-        """Return the weakest mark of each floor over the runs."""
-        marks: dict[str, str] = {}
-        for run in self.runs:
-            for floor, mark in run.floor_marks.items():
-                marks[floor] = mark if marks.get(floor, "exact") == "exact" else marks[floor]
-        return marks
+        """Return the weakest mark of each floor over the runs that have it; `not given` where none has."""
+        weakest = ("approximate", "exact", "not given").index
+        floors = {floor for run in self.runs for floor in run.floor_marks}
+        return {
+            floor: min((run.floor_marks[floor] for run in self.runs if floor in run.floor_marks), key=weakest)
+            for floor in floors
+        }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Axis letters: T tasks, F forecasters, R runs, C recipes, G groups of near twins,
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -173,7 +174,7 @@ class RunMeans:
 
     @cached_property
     def p_F(self) -> FloatArray:
-        """Return the two-sided p of "no difference on a new recipe", as `p_value`; NaN with too few recipes."""
+        """Return the two-sided p of "no difference on a new recipe", a t test on recipes; NaN with too few of them."""
         found_F = np.full(len(self.mean_FR), np.nan)
         for votes in self.votes:
             if votes.groups >= MIN_RECIPES:
@@ -312,14 +313,6 @@ def compare(errors: Mapping[str, FloatArray], against: str, tasks: Tasks) -> lis
     return [PairedTest(name, against, found, p, None if p is None else next(corrected)) for name, found, p in rows]
 
 
-def p_value(log_ratio_T: FloatArray, tasks: Tasks) -> float | None:
-    """Return the two-sided p of "no difference on a new recipe": a t test on recipe means; None with fewer than
-    MIN_RECIPES.
-    """
-    p = float(RunMeans.of(np.asarray(log_ratio_T)[None], tasks).p_F[0])
-    return None if np.isnan(p) else p
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return Holm's step-down correction (1979), in the order given."""
     count = len(p_values)
@@ -360,22 +353,16 @@ def rank_groups(
     return groups
 
 
-def told_apart(
-    names: Sequence[str], skill_FF: FloatArray, p_FF: FloatArray, alpha: float = 0.05
-) -> frozenset[tuple[str, str]] | None:
+def told_apart(names: Sequence[str], skill_P: FloatArray, p_P: FloatArray) -> frozenset[tuple[str, str]] | None:
     """Return the pairs that can be told apart, the better one first; None where a pair cannot be tested.
 
-    ``skill_FF[i, j]`` is j's skill against i, ``p_FF`` its p, NaN for none. All pairs are tested, Holm over them.
+    P: the pairs of names, as `itertools.combinations` gives them; the second one's skill against the first, and its p,
+    NaN for none. All pairs are tested, Holm over them, at a level of 0.05.
     """
-    first_P, second_P = np.triu_indices(len(names), 1)
-    p_values = p_FF[first_P, second_P].tolist()
-    if any(map(np.isnan, p_values)):
+    if np.isnan(p_P).any():
         return None
-    return frozenset(
-        (names[j], names[i]) if skill_FF[i, j] > 0 else (names[i], names[j])
-        for i, j, p in zip(first_P.tolist(), second_P.tolist(), holm(p_values), strict=True)
-        if p < alpha
-    )
+    pairs = zip(itertools.combinations(names, 2), skill_P.tolist(), holm(p_P.tolist()), strict=True)
+    return frozenset(pair[::-1] if skill > 0 else pair for pair, skill, p in pairs if p < 0.05)
 
 
 def possible_ranks(names: Sequence[str], apart: Collection[tuple[str, str]]) -> dict[str, tuple[int, int]]:

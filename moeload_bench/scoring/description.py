@@ -25,9 +25,7 @@ from moeload_bench.traces.trace import Trace, layer_names
 from moeload_bench.words import every
 
 END_STEPS = 100
-"""Training steps at either end of a trace over which imbalance is taken."""
-FLOOR_STEPS = 100
-"""Horizon of the floor that is shown."""
+"""Training steps at either end of a trace over which imbalance is taken, and the horizon of the floor shown."""
 
 
 class Onset(NamedTuple):
@@ -62,7 +60,7 @@ class LayerDescription:
     first and last END_STEPS steps, ``max_vio`` (MaxVio) the last one less 1; ``dead_experts``: experts below
     DEAD_SHARE / E in the last ones.
     ``over_dispersion``: size of the per-step noise over that of top-k draws alone. ``floor_window_tv`` at a horizon of
-    FLOOR_STEPS steps and ``floor_tv`` per step, both in the layer's stable rows (in all, if there are none);
+    END_STEPS steps and ``floor_tv`` per step, both in the layer's stable rows (in all, if there are none);
     ``floor`` says which floor that is.
     """
 
@@ -124,15 +122,19 @@ def _named(layer: str) -> str:
     return f"layer {layer}" if layer.isdecimal() else layer
 
 
+def steps_at_end(trace: Trace) -> int:
+    """Return how many training steps at either end of a trace imbalance is taken over, and the floor's horizon."""
+    return _rows(trace, END_STEPS) * trace.meta.stride
+
+
 def about_columns(trace: Trace) -> str:
     """Over which steps and at which horizon the numbers of a `LayerDescription` are taken, in words."""
-    stride = trace.meta.stride
-    ends, horizon = _rows(trace, END_STEPS) * stride, _rows(trace, FLOOR_STEPS) * stride
+    ends = steps_at_end(trace)
     return (
         f"imbalance: largest / mean load of the first and of the last {ends} steps; max_vio (MaxVio): the last less 1. "
         f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise "
         f"over that of top-k draws alone. Floors are of the layer's stable rows (of all, where there are none): "
-        f"floor_window_tv at h = {horizon} steps, floor_tv per step."
+        f"floor_window_tv at h = {ends} steps, floor_tv per step."
     )
 
 
@@ -196,7 +198,7 @@ def _onset(trace: Trace, labels: StateLabels, layer: int) -> Onset | None:
 
 def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float | None, float | None, float | None]]:
     """Of each layer: name of the floor, its window_tv and tv, and the over-dispersion."""
-    rows = _rows(trace, FLOOR_STEPS)
+    rows = _rows(trace, END_STEPS)
     every_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
     first_LW = {}
     for layer in range(trace.num_layers):

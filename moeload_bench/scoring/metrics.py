@@ -12,9 +12,8 @@ Axis letters: H horizon rows, L MoE layers, E experts, Q quantiles.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.errors import SuiteError
 from moeload_bench.traces.means import ratio_of
 
@@ -83,7 +82,7 @@ def wql(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...
 def coverage(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
     """Fraction of experts whose window-mean share lies between the lowest and the highest quantile; [L].
 
-    Compare with the nominal value, `nominal_coverage`. A single level makes no interval: NaN.
+    Compare with the nominal value, the difference of those two levels. A single level makes no interval: NaN.
     """
     if len(levels) < 2:
         return np.full(share_LE.shape[0], np.nan)
@@ -104,7 +103,7 @@ def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
     return ratio_of(relative.sum(axis=-1), counted.sum(axis=-1).astype(np.float64))
 
 
-def valid_rows(share_HLE: FloatArray) -> NDArray[np.bool_]:
+def valid_rows(share_HLE: FloatArray) -> BoolArray:
     """Which layer-steps have load; [H, L]."""
     return np.asarray(np.isfinite(share_HLE).all(axis=2))
 

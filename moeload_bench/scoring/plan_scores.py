@@ -15,9 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import BoolArray, FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.placement.cost import CAPACITY_FACTOR, device_weights
 from moeload_bench.placement.plans import ClusterShape, expert_capacity, plan
@@ -111,7 +110,7 @@ def score_plans(mean_share_hat_KLE: FloatArray, share_HLE: FloatArray, reference
     return references.scored(costs)
 
 
-def _window(share_HLE: FloatArray, rows_K: Sequence[int]) -> tuple[FloatArray, NDArray[np.bool_]]:
+def _window(share_HLE: FloatArray, rows_K: Sequence[int]) -> tuple[FloatArray, BoolArray]:
     if not rows_K or list(rows_K) != sorted(set(rows_K)) or rows_K[0] < 1 or rows_K[-1] > len(share_HLE):
         raise PlacementError(f"horizons of {list(rows_K)} rows do not fit a window of {len(share_HLE)} rows")
     window_LEH = np.moveaxis(share_HLE[: rows_K[-1]], 0, -1)
@@ -121,7 +120,7 @@ def _window(share_HLE: FloatArray, rows_K: Sequence[int]) -> tuple[FloatArray, N
     return window_LEH, valid_LH
 
 
-def _prefix_means(window_LEH: FloatArray, valid_LH: NDArray[np.bool_], rows_K: Sequence[int]) -> FloatArray:
+def _prefix_means(window_LEH: FloatArray, valid_LH: BoolArray, rows_K: Sequence[int]) -> FloatArray:
     """Mean share [K, L, E] over each horizon; uniform where there is no load, so that a plan exists."""
     means = []
     for rows in rows_K:
@@ -134,7 +133,7 @@ def _prefix_means(window_LEH: FloatArray, valid_LH: NDArray[np.bool_], rows_K: S
 def _costs(
     share_hat_KLE: FloatArray,
     window_LEH: FloatArray,
-    valid_LH: NDArray[np.bool_],
+    valid_LH: BoolArray,
     rows_K: Sequence[int],
     shapes: Sequence[ClusterShape],
     experts: bool,

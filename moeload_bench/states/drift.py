@@ -12,9 +12,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import Array, BoolArray, FloatArray
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.streaming import parts
@@ -172,19 +171,19 @@ def run_hysteresis(drift_GL: FloatArray, low: float | FloatArray, high: float | 
 
 def hysteresis_step(
     transient_L: BoolArray,
-    calm_L: NDArray[np.int64],
+    calm_L: IntArray,
     drift_L: FloatArray,
     low: float | FloatArray,
     high: float | FloatArray,
     hold: int,
-) -> tuple[BoolArray, NDArray[np.int64]]:
+) -> tuple[BoolArray, IntArray]:
     """Make one check: return the new labels, and how many checks in a row the drift was low. NaN counts as high."""
     calm_L = np.where(drift_L <= low, calm_L + 1, 0)
     leave = ~(drift_L <= high)
     return np.where(transient_L, calm_L <= hold, leave), calm_L
 
 
-def first_stable(transient_SL: BoolArray) -> NDArray[np.int64]:
+def first_stable(transient_SL: BoolArray) -> IntArray:
     """Return the first row that is not transient, -1 if there is none; [L]."""
     stable = ~transient_SL
     return np.where(stable.any(axis=0), stable.argmax(axis=0), -1).astype(np.int64)

@@ -15,9 +15,8 @@ from functools import cached_property, lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import Array, BoolArray, FloatArray
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.states.drift import (
     Blocks,
@@ -124,12 +123,12 @@ class StateLabels:
     grid_drift_GL: FloatArray = field(repr=False)
 
     @cached_property
-    def onset_L(self) -> NDArray[np.int64]:
+    def onset_L(self) -> IntArray:
         """Return the first row at which a layer is labelled stable, -1 if it never is."""
         return first_stable(self.transient_SL)
 
     @cached_property
-    def onset_band_L2(self) -> NDArray[np.int64]:
+    def onset_band_L2(self) -> IntArray:
         """Return the onset with both thresholds times ``rule.band``, looser first; -1 if a layer is never stable."""
         grid, L = grid_of(self.rule, self.stride), self.grid_drift_GL.shape[1]
         factor_X = np.repeat(sorted(self.rule.band, reverse=True), L)  # both bounds at once: X = 2 L

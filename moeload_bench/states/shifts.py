@@ -16,7 +16,7 @@ def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
     """Return the rows at which the recipe planned a shift: a new data stage, or a restart of the learning rate.
 
     A learning rate restarts where it jumps up by ``lr_factor``, or where it rises by ``lr_factor`` above the lowest
-    value that it has fallen to (a restart that warms up). The first 10 rows are left out.
+    value that it has fallen to (a restart that warms up); not in the first 10 rows.
     """
     found = set()
     stage_S = trace.columns.get("stage")

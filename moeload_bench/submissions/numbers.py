@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
+from moeload_bench.results.grid import present_mean
 from moeload_bench.results.record import RunResult, TaskResult
 from moeload_bench.scoring.catalogue import METRICS, PRIMARY, UNBOUNDED, forecast_metrics, needs_quantiles, plan_metrics
 from moeload_bench.scoring.floors import FLOOR_METRICS, FLOOR_NAMES
@@ -240,8 +241,8 @@ def _sums(run: RunResult, asked: int) -> Iterator[str]:
         for metric in sorted(name for name in metrics if _in_every_layer(name)):
             rows = [task.metrics.get(metric, ()) for task in tasks]
             for k, value_T in itertools.islice(enumerate(itertools.zip_longest(*rows, range(asked))), asked):
-                by_task = _mean(value_T[:-1])
-                by_layer = _mean(list(metrics[metric][k]))
+                by_task = present_mean(value_T[:-1])
+                by_layer = present_mean(metrics[metric][k])
                 if by_task is None or by_layer is None:
                     yield f"{metric} ({state}, horizon number {k + 1}): got no number, expected the mean of every layer"
                     return
@@ -256,9 +257,3 @@ def _sums(run: RunResult, asked: int) -> Iterator[str]:
 def _value(metrics: Mapping[str, Any], metric: str, k: int) -> float | None:
     values = metrics.get(metric, ())
     return values[k] if k < len(values) else None
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Return the mean of the values that exist: a layer without load has none, in any task."""
-    present = [value for value in values if value is not None]
-    return sum(present) / len(present) if present else None

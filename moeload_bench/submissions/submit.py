@@ -10,7 +10,7 @@ from pathlib import Path
 
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.conformance import check_forecaster
-from moeload_bench.evaluation.evaluate import Progress, evaluate
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.sources import weights_beside
 from moeload_bench.isolation.targets import ADAPTERS_PACKAGE, FileTarget, ModuleTarget, Target, is_baseline, preflight
@@ -31,6 +31,7 @@ from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.requirements import install_packages, installed_packages, pinned, wheel_hashes
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 from moeload_bench.suites.suite import Suite
+from moeload_bench.words import FineProgress
 
 NOT_INSTALLED = (
     "not checked: that the requirements install (no network is asked); this environment's own packages are used instead"
@@ -151,7 +152,7 @@ def prepare_submission(
     no_index: bool = False,
     offline: bool = False,
     jobs: int = 1,
-    progress: Callable[[], AbstractContextManager[Progress | None]] = nullcontext,
+    progress: Callable[[], AbstractContextManager[FineProgress | None]] = nullcontext,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Check conformance, then run the suite, both on exactly the files that are submitted, at one level of isolation.

@@ -315,9 +315,14 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     """Return the suite's runs with an origin every ``every`` steps: the founding paper's sliding evaluation.
 
     If ``every`` equals the only horizon, the windows are disjoint blocks, the paper's other evaluation. Each origin has
-    the state of its step. Raise `SuiteError` if a trace holds no such window.
+    the state of its step. A run whose own largest horizon is below all of these is left out. Raise `SuiteError` if
+    that leaves none, and if a trace holds no such window.
     """
-    entries = [_slid(entry, traces[entry.id], suite.rule, every, max(horizons)) for entry in suite.traces]
+    asked = [(entry, entry.asked(horizons)) for entry in suite.traces]
+    entries = [_slid(entry, traces[entry.id], suite.rule, every, max(own)) for entry, own in asked if own]
+    if not entries:
+        most = max(entry.horizon or 0 for entry in suite.traces)
+        raise SuiteError(f"windows of {min(horizons)} steps: the runs of {suite.name} are asked for {most} at most")
     name = f"{suite.name}{SLID}{every}"
     return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
 

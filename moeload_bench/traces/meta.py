@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -172,7 +172,16 @@ class TraceMeta(Record):
 
     @model_validator(mode="after")
     def _says_its_version(self) -> TraceMeta:
-        used: dict[str, tuple[bool, Version]] = {
+        for what, since in self.newer_parts().items():
+            if older(self.format_version, since):
+                raise ValueError(f'{what} is of format {since}, expected format_version "{since}"')
+        if self.row_steps > self.stride:
+            raise ValueError(f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}")
+        return self
+
+    def newer_parts(self) -> dict[str, Version]:
+        """Return what this record has that version 1 of the format had not, and the version that added it."""
+        parts: dict[str, tuple[bool, Version]] = {
             "counted": (self.counted is not None, "1.1"),
             "count_semantics derived": (self.count_semantics == "derived", "1.2"),
             f"balancing.method {self.balancing.method}": (self.balancing.method in ("quantile", "hash"), "1.2"),
@@ -181,12 +190,7 @@ class TraceMeta(Record):
             "parameters": (self.parameters is not None, "1.2"),
             "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
         }
-        for what, (is_used, since) in used.items():
-            if is_used and older(self.format_version, since):
-                raise ValueError(f'{what} is of format {since}, expected format_version "{since}"')
-        if self.row_steps > self.stride:
-            raise ValueError(f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}")
-        return self
+        return {what: since for what, (is_used, since) in parts.items() if is_used}
 
     @property
     def top_k(self) -> int | None:
@@ -211,6 +215,16 @@ def older(version: Version, than: Version) -> bool:
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     """Return the record as `TraceMeta`; raise `TraceError` that names the first wrong field, got and expected."""
     return hashed_meta(record, where)[0]
+
+
+def oldest_meta(record: Mapping[str, Any], where: str, columns: Iterable[str] = ()) -> TraceMeta:
+    """Return the checked record (as `checked_meta`) in the version of the format that it names; if it names none, in
+    the oldest one that has all that it and these columns use."""
+    if "format_version" in record:
+        return checked_meta(record, where)
+    meta = checked_meta({**record, "format_version": VERSIONS[-1]}, where)
+    used = [*meta.newer_parts().values(), *(COLUMNS[name].since for name in columns if name in COLUMNS)]
+    return meta.model_copy(update={"format_version": max(used, key=VERSIONS.index, default=VERSIONS[0])})
 
 
 def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:

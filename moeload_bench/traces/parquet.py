@@ -21,7 +21,7 @@ from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 from moeload_bench.traces.pages import chunks, largest_page_bytes
-from moeload_bench.traces.streaming import StoredRows
+from moeload_bench.traces.streaming import HELD_BYTES, StoredRows
 from moeload_bench.traces.trace import column_shape
 
 if TYPE_CHECKING:
@@ -109,10 +109,16 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
     return record
 
 
-def decoded_bytes(path: Path) -> int:
-    """Return how many bytes the columns of a file take as arrays, from its footer."""
+def held_bytes(path: Path) -> int:
+    """Return how many bytes the columns of a file take in memory, from its footer: of a large one, what is kept."""
+    held = 0
     with open_parquet(path) as file:
-        return sum(taken for _, _, taken in chunks(file.metadata))
+        footer = file.metadata
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        for j in range(footer.num_columns):
+            cells = sum(max(0, group.column(j).num_values) for group in groups)
+            held += min(8 * cells, HELD_BYTES) if cells > CELLS_AT_ONCE else 8 * cells
+    return held
 
 
 def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> None:

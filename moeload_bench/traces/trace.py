@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from moeload_bench.arrays import Array, IntArray
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted, printable
 from moeload_bench.forecaster import StepBlock, step_block
-from moeload_bench.traces.meta import COLUMNS, VERSIONS, Version, checked_meta, older
+from moeload_bench.traces.meta import COLUMNS, older, oldest_meta
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS as OPTIONAL_COLUMNS  # here too, with the records: for recorders
 from moeload_bench.traces.meta import BalancingMeta as BalancingMeta
 from moeload_bench.traces.meta import LayerMeta as LayerMeta
@@ -92,7 +91,7 @@ class Trace:
         tokens_SN, load_SNE = (of_layers(array, index_N) for array in (self.tokens_SL, self.load_SLE))
         return Trace(meta, self.step_S, tokens_SN, load_SNE, columns)
 
-    def share_SLE(self) -> NDArray[np.float64]:
+    def share_SLE(self) -> FloatArray:
         """Return load divided by the layer's total in that step; a layer-step without load is all NaN."""
         return shares(self.load_SLE[:])
 
@@ -134,28 +133,17 @@ class Trace:
         tokens_SL = _tokens(tokens, load, top_k)
         meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
-        if (version := _needed(columns or {}, meta)) != 1:
-            meta.setdefault("format_version", version)
         if "layers" not in meta:
             meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
-        record = checked_meta({"recipe": recipe, "split": split, "run": run, "experts": E, **meta}, "trace")
+        known = {"recipe": recipe, "split": split, "run": run, "experts": E, **meta}
+        record = oldest_meta(known, "trace", columns or ())
         optional = {name: _cast(name, value) for name, value in (columns or {}).items()}
         trace = cls(record, steps, tokens_SL, load, optional)
         check_trace(trace, where=trace.id)
         return trace
 
 
-def _needed(columns: Mapping[str, Any], meta: Mapping[str, Any]) -> Version:
-    """Return the oldest version of the format that has these columns and this kind of counts."""
-    used: list[Version] = [COLUMNS[name].since for name in columns if name in COLUMNS]
-    if meta.get("counted") is not None:
-        used.append("1.1")
-    if meta.get("count_semantics") == "derived" or meta.get("row_steps", 1) != 1:
-        used.append("1.2")
-    return max(used, key=VERSIONS.index, default=1)
-
-
-def shares(load_SLE: IntArray) -> NDArray[np.float64]:
+def shares(load_SLE: IntArray) -> FloatArray:
     """Return counts [..., E] as shares that sum to 1 along E; a layer-step without load becomes all NaN."""
     # takes a fifth of the time of `sum` along a short axis; MAX_COUNT rules out an overflow
     total = np.einsum("...e->...", load_SLE, dtype=np.int64)[..., None]
@@ -169,7 +157,7 @@ class RowShares:
         self._load_SLE = load_SLE
         self.shape = load_SLE.shape
 
-    def __getitem__(self, key: Any) -> NDArray[np.float64]:
+    def __getitem__(self, key: Any) -> FloatArray:
         """Return the shares of rows; ``key`` must leave the experts whole."""
         return shares(self._load_SLE[key])
 
@@ -268,7 +256,7 @@ def check_counts(trace: Trace, where: str) -> None:
 _A_COUNT = f"expected 0 to {MAX_COUNT:,}"
 
 
-def _no_count(array: IntArray) -> NDArray[np.bool_]:
+def _no_count(array: IntArray) -> BoolArray:
     """Return where a number is below 0 or above MAX_COUNT: read as unsigned, negative numbers are the largest."""
     return np.asarray(array.view(np.uint64) > MAX_COUNT)
 

@@ -51,3 +51,24 @@ def test_wrong_requests_say_what_was_expected() -> None:
         capacity_of(trace, devices=7)
     with pytest.raises(TraceError, match="1 row, expected 2 or more"):
         capacity_of(Trace.from_arrays(np.ones((1, 1, 4), dtype=int)))
+
+
+def test_a_small_or_empty_last_batch_is_not_the_size_of_a_step() -> None:
+    """The tokens of a buffer are those of a full step, of the last 100 rows."""
+    load = np.full((300, 1, 4), 128)
+    load[-1] = 2
+    full, cut = (capacity_of(Trace.from_arrays(part, top_k=1), 10, devices=2) for part in (load[:-1], load))
+    assert cut.busiest.tokens == full.busiest.tokens > 0
+
+
+def test_micro_batches_that_held_nothing_for_a_while_are_no_error() -> None:
+    """Windows after an empty one say nothing of growth; where the last ones are empty there is no answer."""
+    load, micro = np.full((60, 1, 4), 8), np.full((60, 1, 4), 3)
+    micro[:30] = 0
+    late, early = (
+        capacity_of(Trace.from_arrays(load, top_k=1, columns={"micro_max": part}), 10, devices=2)
+        for part in (micro, micro[::-1].copy())
+    )
+    assert late.micro is not None
+    assert late.micro.tokens >= 3
+    assert early.micro is None

@@ -17,7 +17,7 @@ import pytest
 
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
 from moeload_bench.hub import fetch as hub_read
-from moeload_bench.hub.fetch import HubPin, fetch_trace, parse_place, pins_for
+from moeload_bench.hub.fetch import HubPin, fetch_trace, parse_place, pins_for, release_order
 from moeload_bench.publishing.publish import publish
 from moeload_bench.traces.store import data_sha256, find_trace, load_trace, read_trace, write_trace
 from tests.conftest import synthetic_trace
@@ -336,3 +336,10 @@ def test_a_hostile_server_writes_nothing_outside_the_cache_and_no_more_than_a_fi
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.is_relative_to(cache) for path in written)
     assert sum(path.stat().st_size for path in written if "blobs" in path.parts) <= 3
+
+
+def test_the_newest_release_is_that_of_the_largest_numbers() -> None:
+    """v0.10.0 is after v0.9.0."""
+    assert (
+        max([("me/data", "v0.9.0"), ("me/data", "v0.10.0"), ("me/data", "v0.2.1")], key=release_order)[1] == "v0.10.0"
+    )

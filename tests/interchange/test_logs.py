@@ -227,3 +227,13 @@ def test_a_real_safetensors_file_is_read(tmp_path: Path) -> None:
         saving.save_file(tensors, folder / f"rank{rank}.safetensors")
     got = np.stack([row.load_LE for row in read_tensorrt_llm([folder]).rows])
     np.testing.assert_array_equal(got, logs.truth(CHOSEN))
+
+
+def test_an_imported_log_takes_metadata_of_every_version(tmp_path: Path) -> None:
+    """Parameters, a way of balancing and what was counted came with later versions of the format."""
+    log = tmp_path / "log.csv"
+    log.write_text("step,layer,expert,load\n" + "".join(f"{s},0,{e},3\n" for s in range(5) for e in range(4)))
+    given = ({"parameters": 10**9, "balancing": {"method": "quantile"}}, {"counted": "attended"}, {})
+    traces = [import_log(log, tmp_path / f"{i}.parquet", format="csv", meta=meta) for i, meta in enumerate(given)]
+    versions = [trace.meta.format_version for trace in traces]
+    assert versions == ["1.2", "1.1", 1]

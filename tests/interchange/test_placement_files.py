@@ -111,3 +111,14 @@ def test_what_a_plan_was_made_from_is_quoted(text: str, ahead: Ahead, tmp_path: 
         assert (said["about"] if kind == "json" else said)["forecaster"] == text
     assert not any(b"\x1b" in path.read_bytes() for path in tmp_path.iterdir())
     assert np.isfinite(named.weight_LE).all()
+
+
+def test_a_layer_without_load_is_placed_by_its_shares() -> None:
+    """A layer that was silent at the end has shares but no tokens; the other layers are placed as without it."""
+    load = synthetic_load_SLE(60)
+    load[:, 1] = 0
+    ahead = forecast_ahead(Trace.from_arrays(load), "last_value", 20)
+    placed = place_forecast(ahead, SHAPE).slot_expert_LR
+    alone = place_forecast(forecast_ahead(Trace.from_arrays(load[:, :1]), "last_value", 20), SHAPE)
+    np.testing.assert_array_equal(placed[0], alone.slot_expert_LR[0])
+    assert set(placed[1].tolist()) == set(range(4))

@@ -247,8 +247,8 @@ def test_below_one_percent_the_experts_stay() -> None:
     decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, (), placed=True)
     assert not decision.moves
     assert decision.lines()[0] == (
-        "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning saves 0.4 % of the step "
-        "time at best, below 1 %."
+        "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning with a saves 0.40 % of "
+        "the step time, below 1 %."
     )
 
 
@@ -385,3 +385,22 @@ def test_a_strangers_forecaster_decides_at_the_level_that_was_asked_for(tmp_path
     made_in = [int(line.split()[1]) for line in log.read_text().splitlines()]
     assert len(made_in) == 2
     assert os.getpid() not in made_in
+
+
+def test_what_is_not_judged_yet_puts_nobody_ahead() -> None:
+    """Before the first forecast is judged there is no error: no number, and no forecaster before another."""
+    nan = float("nan")
+    names = ("sw_avg", "ema")
+    found = decide(50, [Candidate(name, 50, 0, 0.0, nan, 0.0, 0.0, nan, 1.0) for name in names], nan, (), placed=False)
+    assert found.lines()[1] == "No forecast has been judged yet."
+    assert (found.alike, found.matters) == (names, False)
+
+
+def test_what_is_left_alone_would_have_saved_what_is_said() -> None:
+    """The saving is that of the candidate taken: the best one's may lie above the limit that the sentence names."""
+    parts = (0.2, 1.7, 0.5, 1.36, 0.94)
+    little = Candidate("sw_avg", 50, 1, 0.1, 1.1, 0.996, 0.996, 0.01, 1.0, saved_N=parts)
+    more = replace(little, replans=3, moved_gb=0.3, saved_percent=1.03, saved_N=tuple(reversed(parts)))
+    found = decide(500, [little, more], 1.2, (), placed=True)
+    assert (found.take, found.moves) == (little, False)
+    assert "re-planning with sw_avg saves 0.99 % of the step time, below 1 %" in found.lines()[0]

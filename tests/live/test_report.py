@@ -332,3 +332,10 @@ return [...document.querySelectorAll("figure, svg, pre, .todo, img")].filter(
   (one) => one.getBoundingClientRect().right > window.innerWidth + 1 && !one.closest("details:not([open])")
 ).map((one) => one.tagName);
 """
+
+
+def test_a_scale_between_two_round_numbers_still_has_numbers() -> None:
+    """Where no round number lies inside a logarithmic axis, its ends are written."""
+    line = Line("a", [(0.0, 0.0231), (1.0, 0.0449)])
+    drawn = line_chart([line], Axis("step"), Axis("error", log=True), "errors")
+    assert drawn.count('class="grid"') == 2

@@ -82,6 +82,13 @@ def test_a_warning_states_how_often_it_is_right(dying: Trace) -> None:
 
 def test_without_deaths_nothing_is_said_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
     """No hint is given for what did not happen."""
-    assert death_sentences(Deaths(0, 0, ()), ("0",)) == []
+    assert death_sentences(Deaths(0, 0, (), 300), ("0",)) == []
     monkeypatch.setattr("moeload_bench.live.starving.measured", lambda: AlarmCounts(4, 3, 10, 2, 100))
     assert "before 75 % of 4 deaths, and 20 % of them were right" in alarm_errors()
+
+
+def test_deaths_are_counted_from_the_first_step_that_was_seen(dying: Trace) -> None:
+    """A run that is watched from the middle has deaths since 300 steps after that."""
+    later = Trace(dying.meta, dying.step_S + 10_000, dying.tokens_SL, dying.load_SLE, dying.columns)
+    *_, last = replay(later, CHEAP)
+    assert "since step 10,300, " in death_sentences(last.deaths, last.names_L)[0]

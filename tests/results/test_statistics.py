@@ -15,13 +15,13 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.statistics import (
     CLIP,
     MIN_RECIPES,
+    RunMeans,
     Tasks,
     best_in_hindsight,
     compare,
     holm,
     interval,
     log_ratio,
-    p_value,
     possible_ranks,
     rank_groups,
     skill,
@@ -84,7 +84,7 @@ def test_near_twins_have_one_vote_together():
     half = stats.t.ppf(0.975, 4) * stats.sem(group_G)
     assert (new.recipes, new.runs) == (5, 18)
     assert (new.low, new.high) == pytest.approx(tuple(1 - np.exp(group_G.mean() + s * half) for s in (1, -1)))
-    assert p_value(ratio, together) == pytest.approx(stats.ttest_1samp(group_G, 0.0).pvalue)
+    assert RunMeans.of(ratio[None], together).p_F[0] == pytest.approx(stats.ttest_1samp(group_G, 0.0).pvalue)
     seeds = interval(ratio, together, "these recipes, new seeds")
     weight_G = np.array([0.5, 1, 1, 1, 1, 0.5]) / 5
     error = np.sqrt(mean_GR.var(axis=1, ddof=1).mean() * (weight_G**2 / 3).sum())
@@ -145,7 +145,7 @@ def test_new_recipe_interval_is_the_t_interval_on_recipe_means():
     low, high = stats.t.interval(0.95, 6, mean_G.mean(), stats.sem(mean_G))
     found = interval(ratio, tasks_of(7, 2, 5), "a new recipe")
     assert (found.low, found.high) == pytest.approx((1 - np.exp(high), 1 - np.exp(low)))
-    assert p_value(ratio, tasks_of(7, 2, 5)) == pytest.approx(stats.ttest_1samp(mean_G, 0.0).pvalue)
+    assert RunMeans.of(ratio[None], tasks_of(7, 2, 5)).p_F[0] == pytest.approx(stats.ttest_1samp(mean_G, 0.0).pvalue)
 
 
 def test_fewer_than_five_recipes_give_no_interval():
@@ -277,13 +277,13 @@ def test_ranks_follow_the_skill_that_is_shown():
 def test_possible_ranks_are_what_the_pairs_that_are_told_apart_leave():
     """A chain leaves one rank each; without any pair each can have every rank; what cannot be tested has none."""
     names = ["a", "b", "c"]
-    skill_FF = np.array([[0.0, -1.0, -1.0], [1.0, 0.0, -1.0], [1.0, 1.0, 0.0]])  # [i, j]: of j against i
-    chain = told_apart(names, skill_FF, np.full((3, 3), 1e-6))
+    skill_P = np.array([-1.0, -1.0, -1.0])  # of b and c against a, of c against b
+    chain = told_apart(names, skill_P, np.full(3, 1e-6))
     assert chain == {("a", "b"), ("a", "c"), ("b", "c")}
     assert possible_ranks(names, chain) == {"a": (1, 1), "b": (2, 2), "c": (3, 3)}
     assert possible_ranks(names, []) == dict.fromkeys(names, (1, 3))
     assert possible_ranks(names, [("a", "c")]) == {"a": (1, 2), "b": (1, 3), "c": (2, 3)}
-    assert told_apart(names, skill_FF, np.full((3, 3), np.nan)) is None
+    assert told_apart(names, skill_P, np.full(3, np.nan)) is None
 
 
 def test_identical_forecasters_are_never_told_apart():

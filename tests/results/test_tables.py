@@ -132,6 +132,14 @@ def test_rows_carry_the_floors_of_their_own_state_only(results: Results) -> None
     without = result_grid(bare, "window_tv")
     assert without is not None
     assert "no half batches were recorded" in table_caption(without)
+    mixed = [
+        result.model_copy(update={"runs": (*result.runs, *other.runs)})
+        for result, other in zip(stable, bare, strict=True)
+    ]
+    some = result_grid(mixed, "window_tv")
+    assert some is not None
+    assert some.marks["floor_batch"] == "exact"
+    assert "no half batches were recorded" not in table_caption(some)
 
 
 def test_where_there_is_no_skill_the_reason_is_given(results: Results) -> None:

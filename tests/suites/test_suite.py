@@ -151,3 +151,17 @@ def test_a_suite_says_by_itself_whether_it_takes_submissions(monkeypatch: pytest
     monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: list(kept))
     monkeypatch.setattr("moeload_bench.suites.suite.load_suite", kept.__getitem__)
     assert default_suite() == "v1"
+
+
+def test_windows_reserve_no_more_than_a_run_is_asked_for() -> None:
+    """A run with a largest horizon of its own has origins up to that; one that is asked for less is left out."""
+    long, short = synthetic_trace(400), synthetic_trace(300, run=1)
+    both = [suite_for_trace(one) for one in (long, short)]
+    asked = both[1].traces[0].model_copy(update={"horizon": 100})
+    suite = both[0].model_copy(update={"horizons": (10, 100, 200), "traces": (both[0].traces[0], asked)})
+    traces = {one.id: one for one in (long, short)}
+    sliding = sliding_suite(suite, traces, 100, (10, 100, 200))
+    assert [[origin for origin, _ in one.origins()] for one in sliding.traces] == [[100, 200], [100, 200]]
+    assert [one.id for one in sliding_suite(suite, traces, 200, (200,)).traces] == [long.id]
+    with pytest.raises(SuiteError, match=r"windows of 200 steps: the runs of .* are asked for 100 at most"):
+        sliding_suite(suite.model_copy(update={"traces": (asked,)}), traces, 200, (200,))

@@ -19,8 +19,9 @@ from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces import streaming
+from moeload_bench.traces.parquet import held_bytes
 from moeload_bench.traces.store import data_sha256, read_trace, write_trace
-from moeload_bench.traces.streaming import StoredRows
+from moeload_bench.traces.streaming import HELD_BYTES, StoredRows
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 
@@ -128,3 +129,11 @@ def test_a_file_that_changes_while_it_is_read_is_refused(stored: tuple[Trace, Pa
     os.utime(path, ns=(0, 0))
     with pytest.raises(TraceError, match="was changed or replaced while it was read"):
         found.load_SLE[0]
+
+
+def test_a_trace_that_is_read_in_parts_is_not_refused_for_its_size(tmp_path: Path) -> None:
+    """Of a large column only a few row groups are held, however many steps it has."""
+    load = np.random.default_rng(0).integers(0, 9, (3000, 64, 64))
+    path = write_trace(Trace.from_arrays(load), tmp_path / "large.parquet")
+    assert 8 * load.size > HELD_BYTES
+    assert HELD_BYTES <= held_bytes(path) < HELD_BYTES + 8 * 3000 * 70

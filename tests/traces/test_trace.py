@@ -146,3 +146,19 @@ def test_metadata_refuses_unknown_fields() -> None:
     """A typo in a metadata field does not pass silently."""
     with pytest.raises(ValidationError, match="colour"):
         TraceMeta.model_validate({"recipe": "x", "layers": [], "experts": 2, "colour": "red"})
+
+
+def test_metadata_that_a_later_version_added_makes_the_trace_one_of_it() -> None:
+    """Whoever gives it need not know which version added it; a version that is named and too old is refused."""
+    load = np.ones((30, 1, 4), dtype=int)
+    given: list[tuple[dict[str, Any], object]] = [
+        ({}, 1),
+        ({"counted": "attended"}, "1.1"),
+        ({"parameters": 10**9}, "1.2"),
+        ({"balancing": {"method": "quantile"}}, "1.2"),
+        ({"stride": 2, "row_steps": 2, "step_S": range(0, 60, 2)}, "1.2"),
+    ]
+    for meta, version in given:
+        assert Trace.from_arrays(load, 4, 1, **meta).meta.format_version == version
+    with pytest.raises(TraceError, match=r'parameters is of format 1\.2, expected format_version "1\.2"'):
+        Trace.from_arrays(load, 4, 1, parameters=10**9, format_version="1.1")
