@@ -117,7 +117,12 @@ class Forecast:
     quantile_QKLE: NDArray[np.float64] | None = None
 
     def window_means(self, horizons_K: Sequence[int]) -> NDArray[np.float64]:
-        """Return mean share over the steps of each horizon, [K, L, E]: what a plan for that window is made from."""
+        """Return mean share over the steps of each horizon, [K, L, E]: what a plan for that window is made from.
+
+        Raise `ForecastError` for a horizon beyond the last block's end, and for one below 1.
+        """
+        if len(horizons_K) and not 1 <= min(horizons_K) <= max(horizons_K) <= self.edges_B[-1]:
+            raise ForecastError(f"horizons are {list(horizons_K)}, the forecast covers 1 to {self.edges_B[-1]} steps")
         start_B = np.concatenate([[0], self.edges_B[:-1]])
         horizon_K1 = np.asarray(horizons_K, dtype=np.int64)[:, None]
         steps_KB = np.clip(np.minimum(self.edges_B, horizon_K1) - start_B, 0, None)

@@ -6,6 +6,7 @@ and the same input gives the same bytes.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import math
 import os
@@ -86,16 +87,21 @@ SETTINGS: Any = {
 }
 
 
+def check_can_draw() -> None:
+    """Raise `MissingExtraError` without matplotlib."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "plot", "a figure")
+
+
 @contextmanager
 def style() -> Iterator[None]:
     """Apply matplotlib's defaults with the settings of this package, until the end of the block.
 
     Raise `MissingExtraError` without matplotlib.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtraError("matplotlib", "plot", "a figure") from None
+    check_can_draw()
+    import matplotlib as mpl
+
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,6 +38,9 @@ def test_the_documented_light_clone_leaves_recordings_out_and_works(tmp_path: Pa
     subprocess.run(command.replace("<this repository>", served(tmp_path)), shell=True, cwd=tmp_path, check=True)
     clone = tmp_path / "moeload-bench"
 
+    stated = next(int(found[1]) for line in lines if (found := re.match(r"A lighter clone, (\d+) MB", line)))
+    size = sum(path.lstat().st_size for path in clone.rglob("*")) / 1e6
+    assert 0.8 * stated <= size <= 1.1 * stated
     assert (clone / "leaderboard" / "results").is_dir()
     assert not (clone / "traces").exists()
     assert not list((clone / "leaderboard" / "seasons").glob("*/traces"))

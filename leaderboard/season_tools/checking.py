@@ -67,6 +67,8 @@ def check_season(
     this machine or this clone cannot show. ``keyring`` holds the keys of Debian's archive. Raises `SeasonError` for a
     season that is not revealed, or a record of it that cannot be read.
     """
+    if not folder.path.is_dir():
+        raise SeasonError(f"{folder.path}: no such season")
     draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
     if draw is None or scores is None or reveal is None:
         raise SeasonError(f"{folder.path}: not revealed yet: `season check` is for what is public")

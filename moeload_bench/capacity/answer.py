@@ -12,7 +12,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.forecast import LEAST_RISK, MOST_RISK, PRIOR_WINDOWS, Prior, need_quantiles, prior_for, seen
-from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, totals
+from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, most_need, totals
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.placement.plans import default_shape
 from moeload_bench.traces.trace import Trace
@@ -96,7 +96,18 @@ def capacity_of(
     risks = tuple(sorted({*RISKS, risk}, reverse=True))
     even = float(totals(trace.load_SLE[max(0, trace.steps - SIZE_ROWS) :]).max())
     prior = prior_for(rows, even / trace.num_experts)
-    factor_Q = need_quantiles(need_S, rows, risks, prior)
+
+    def factors(need_S: FloatArray, risks: Sequence[float], sharers: int) -> FloatArray:
+        most = max(most_need(trace, sharers), float(need_S.max()))
+        return np.minimum(need_quantiles(need_S, rows, risks, prior), most)
+
+    def buffers(need_SL: FloatArray, sharers: int) -> Buffers:
+        factor = float(factors(need_SL.max(axis=1), (risk,), sharers)[0])
+        tokens = int(np.ceil(round(factor * even / sharers, 6)))
+        return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
+
+    E = trace.num_experts
+    factor_Q = factors(need_S, risks, E)
     dropped_Q = _dropped(trace, need_S, rows, factor_Q / level, prior)
     choices = tuple(
         Choice(one, float(factor), float(dropped), one < LEAST_RISK)
@@ -105,34 +116,25 @@ def capacity_of(
     chosen = choices[risks.index(risk)]
     shared = need_SL if devices is None else device_needs(trace, devices)
     micro_SL = micro_needs(trace)
-    micro = None if micro_SL is None else _buffers(micro_SL, rows, risk, prior, even / trace.num_experts, token_bytes)
-    sharers = devices or trace.num_experts
+    micro = None if micro_SL is None else buffers(micro_SL, E)
     return Capacity(
         trace=trace.id,
         steps=rows * trace.meta.stride,
         choice=chosen,
         choices=choices,
         lately=level,
-        factor_L=tuple(float(need_quantiles(need_S, rows, (risk,), prior)[0]) for need_S in need_SL.T),
+        factor_L=tuple(float(factors(need_S, (risk,), E)[0]) for need_S in need_SL.T),
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,
         devices_assumed=assumed and devices is not None,
-        busiest=_buffers(shared, rows, risk, prior, even / sharers, token_bytes),
+        busiest=buffers(shared, devices or E),
         micro=micro if micro is not None and micro.tokens else None,
         own_windows=len(own_N),
         prior_rows=prior.rows,
         prior_size=prior.size,
         last_step=int(trace.step_S[-1]),
     )
-
-
-def _buffers(
-    need_SL: FloatArray, rows: int, risk: float, prior: Prior, even: float, token_bytes: int | None
-) -> Buffers:
-    factor = float(need_quantiles(need_SL.max(axis=1), rows, (risk,), prior)[0])
-    tokens = int(np.ceil(factor * even))
-    return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
 
 
 def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray, prior: Prior) -> FloatArray:

@@ -62,6 +62,15 @@ def _over_even(trace: Trace, busiest: Callable[[slice], Array], sharers: int) ->
     return need_SL
 
 
+def most_need(trace: Trace, sharers: int) -> float:
+    """Return the largest need that routing allows, of one of so many sharers of the experts.
+
+    A token goes to an expert once, so before drops an expert has at most 1 / top-k of a layer's load.
+    """
+    top_k = trace.meta.top_k if trace.meta.count_semantics == "pre_drop" else None
+    return min(sharers, trace.num_experts / (top_k or 1))
+
+
 def totals(load_SLE: IntArray) -> IntArray:
     """Return the load of each step and layer, [S, L]."""
     return np.asarray(np.einsum("sle->sl", load_SLE))  # takes a quarter of the time of `sum` along a short axis

@@ -32,7 +32,7 @@ Tokens = Annotated[
 ]
 Out = Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
 Name = Annotated[str, typer.Option(help="The trace's recipe name.")]
-Split = Annotated[str, typer.Option(help="train or test.")]
+Split = Annotated[str, typer.Option(help="train, test or a name of your own.")]
 RunNumber = Annotated[int, typer.Option("--run", metavar=INT, min=0, help="Number of the run within its split.")]
 Counted = Annotated[
     Literal["pre_drop", "post_drop"] | None,

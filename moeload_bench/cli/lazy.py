@@ -15,6 +15,7 @@ from typer.main import get_group
 
 from moeload_bench.errors import MoeloadError
 
+_EXAMPLE = re.compile(r"^\s*(\[bold\](moeload-bench|python)|- )", re.MULTILINE)
 _PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
 
 
@@ -76,14 +77,18 @@ def load_command(name: str, module_name: str) -> Any:
     else:
         function = name.replace("-", "_")
         outer.command(name)(getattr(module, function, None) or getattr(module, f"{function}_"))
-    return with_brackets(get_group(outer).commands[name])
+    return with_whole_help(get_group(outer).commands[name])
 
 
-def with_brackets(command: Any) -> Any:
-    """Return the command; its help shows `[steps, layers]` as it stands: only `[bold]` and `[/bold]` are markup."""
+def with_whole_help(command: Any) -> Any:
+    """Return the command; its help shows `[steps, layers]` as it stands: only `[bold]` and `[/bold]` are markup. The
+    terminal breaks the lines of a paragraph, which has none of its own but before an example or an item.
+    """
     for owner in (command, *command.params):
         if getattr(owner, "help", None):
-            owner.help = _PLAIN_BRACKET.sub(r"\\[", owner.help)
+            parts = owner.help.split("\n\n")
+            whole = (part if _EXAMPLE.search(part) else " ".join(part.split("\n")) for part in parts)
+            owner.help = _PLAIN_BRACKET.sub(r"\\[", "\n\n".join(whole))
     for below in getattr(command, "commands", {}).values():
-        with_brackets(below)
+        with_whole_help(below)
     return command

@@ -51,14 +51,16 @@ def writing(
         ),
     ] = None,
     kind: Annotated[
-        Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"],
-        typer.Option("--format", help="Which engine's file --write makes."),
-    ] = "json",
+        Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"] | None,
+        typer.Option("--format", help="Which engine's file --write makes; json by default."),
+    ] = None,
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
 ) -> Writing | None:
-    """Return the file to write, None if none is asked for."""
-    return None if write is None else Writing(write, kind, model_layers, first_layer)
+    """Return the file to write, None if none is asked for; raise `PlacementError` for a form without a file."""
+    if write is None and kind is not None:
+        raise PlacementError(f"--format {kind} is the form of a file, expected --write FILE")
+    return None if write is None else Writing(write, kind or "json", model_layers, first_layer)
 
 
 @with_options(settings=watching, written=writing)
@@ -209,7 +211,7 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "moved": volume(one.moved_gb),
         "max/mean": f"{one.imbalance:.3f}",
         "saved %": f"{one.saved_percent:.2f}",
-        "misplaced %": f"{100 * one.misplaced:.2f}",
+        "misplaced %": shown(None if one.misplaced != one.misplaced else 100 * one.misplaced, ".2f"),
         "ms": f"{one.cpu_ms:.2g}" if one.cpu_ms < 10 else f"{one.cpu_ms:,.0f}",
     }
 

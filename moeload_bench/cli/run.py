@@ -181,24 +181,26 @@ def run(
             shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
-    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}"
-    if as_json and own is None:
-        say_document(results.to_json())
-    elif as_json:
-        say_record(_own_record(results, metric, decision, note, following))
-    else:
-        steps = here[0].steps * here[0].meta.stride if here else None
-        for line in undecided if decision is None else decision.lines():
-            plain_console().print(printable(line))
-        if whole is not None and (words := nearest_words(whole, load_suite(default_suite()))):
-            plain_console().print(words)
-        if decision is not None and decision.judged_by == "step time saved":
-            plain_console().print("By error alone, which is another question than step time saved:")
-        _print(results, metric, following, task_list, steps, wide)
-    # after the table: what the disk has no room for by now is shown at least
-    for folder in kept_in:
-        for result in results:
-            result.save(folder / f"{file_name(result.name)}.json")
+    placed = decision is None or decision.judged_by == "step time saved"
+    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}" if placed else ""
+    try:
+        if as_json and own is None:
+            say_document(results.to_json())
+        elif as_json:
+            say_record(_own_record(results, metric, decision, note, following))
+        else:
+            steps = here[0].steps * here[0].meta.stride if here else None
+            for line in undecided if decision is None else decision.lines():
+                plain_console().print(printable(line))
+            if whole is not None and (words := nearest_words(whole, load_suite(default_suite()))):
+                plain_console().print(words)
+            if decision is not None and decision.judged_by == "step time saved":
+                plain_console().print("By error alone, which is another question than step time saved:")
+            _print(results, metric, following, task_list, steps, wide)
+    finally:  # after the table, which is shown if the disk is full; and if nobody reads the table to its end
+        for folder in kept_in:
+            for result in results:
+                result.save(folder / f"{file_name(result.name)}.json")
     if results.failures:
         raise typer.Exit(1)
 
@@ -293,7 +295,7 @@ def _own_record(
         "decision": None if decision is None else decision.record,
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
-        "next": following,
+        "next": following or None,
     }
 
 
@@ -316,7 +318,7 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
         console.print(printable(line), style="red")
     own_next = {"Next, with your own constants:": following}
     for head, command in (_after_suite(results, choices) if following is None else own_next).items():
-        if command is not None:
+        if command:
             print_next(command, head)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -14,10 +15,11 @@ from rich.table import Table
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import plain_console, print_next, say_document, say_record
-from moeload_bench.errors import printable
+from moeload_bench.errors import SuiteError, printable
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import LayerDescription, about_columns, answer, describe_layers, steps_at_end
 from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.suites.suite import fitting_horizons
 from moeload_bench.traces.store import data_sha256, list_traces, stored_outline
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown
@@ -98,7 +100,9 @@ def show(
         _print_meta(loaded.id, record)
     else:
         _print_layers(loaded, described, wide)
-        print_next(f"moeload-bench run --trace {shlex.quote(trace)}")
+        with contextlib.suppress(SuiteError):  # too short for any horizon: there is no next command
+            fitting_horizons(loaded)
+            print_next(f"moeload-bench run --trace {shlex.quote(trace)}")
 
 
 def _print_meta(name: str, meta: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from moeload_bench.cli.console import PlainConsole
 from moeload_bench.cli.options import no_trace, with_options
 from moeload_bench.cli.progress import say
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import NotFoundError, TraceError, not_found
+from moeload_bench.errors import NotFoundError, TraceError, not_found, printable
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import screen, worst_layer
@@ -44,7 +44,7 @@ def watch(
     settings: Settings,
     follow: Annotated[bool, typer.Option("--follow", help="Assume that advice is carried out at once.")] = False,
     svg: Annotated[
-        Path | None, typer.Option(callback=no_trace, help="With --once: draw it into this .svg file instead.")
+        Path | None, typer.Option(callback=no_trace, help="Draw what is known now into this .svg file, and stop.")
     ] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
@@ -58,6 +58,8 @@ def watch(
 
     Exit status: 0 shown, 2 nothing could be read.
     """
+    if svg is not None and svg.suffix != ".svg":
+        raise TraceError(f"--svg is {printable(str(svg))}, expected a file name that ends in .svg")
     at_once = once or svg is not None or not sys.stdout.isatty()
     place = Place.of(path) if at_once else _appearing(path, refresh)
     view = _View(place, dataclasses.replace(settings, follow=follow), layer)
@@ -106,6 +108,7 @@ class _View:
         picture = console.export_svg(title="moeload-bench watch", unique_id="watch")
         # its fonts would come from the network; without them the reader's own fixed-width font is used
         svg.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL), encoding="utf-8")
+        say(f"figure: {svg}", err=True)
 
     def run(self, refresh: float) -> None:
         """Refresh the view until q or Ctrl-C."""

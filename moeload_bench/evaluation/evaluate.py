@@ -17,7 +17,7 @@ from typing import Any
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
-from moeload_bench.errors import MissingExtraError, MoeloadError, SuiteError, counted
+from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.evaluation.workers import Run, check_backend, check_memory, workers
@@ -32,6 +32,7 @@ from moeload_bench.isolation.targets import (
     preflight,
     source_sha256,
 )
+from moeload_bench.placement.plans import SHAPE_NAMES
 from moeload_bench.results.collection import Results
 from moeload_bench.results.record import ForecasterRecord, Result, RunResult, SuiteRecord
 from moeload_bench.scoring.scores import SCORING_VERSION
@@ -57,7 +58,7 @@ def evaluate(
     address: str | None = None,
     fresh: bool | frozenset[str] = False,
     progress: FineProgress | None = None,
-    keep: Path | None = None,
+    keep: str | Path | None = None,
     shapes: Sequence[str] | None = None,
 ) -> Results:
     """Score forecasters on a suite, or on a trace of one's own: its origins are those of `suite_for_trace`.
@@ -82,6 +83,8 @@ def evaluate(
     for target in targets:
         preflight(target)
     sources = sources_of(tasks, traces, paths)
+    if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
+        raise PlacementError(f"shapes are {shapes!r}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
     if backend == "loky":
         check_memory(sources, jobs)
@@ -96,7 +99,7 @@ def evaluate(
             tasks.seed if seed is None else seed,
             fresh,
             Path(numba_cache),
-            keep,
+            None if keep is None else Path(keep),
             None if shapes is None else tuple(shapes),
         )
         said = _Said(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")

@@ -24,11 +24,11 @@ from moeload_bench.files import replacing
 from moeload_bench.results.collection import Results
 from moeload_bench.results.json_text import content_sha256
 from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
-from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec
+from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec, ratio_metric
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows
 from moeload_bench.scoring.window import Window
-from moeload_bench.suites.suite import Suite, as_suite, sources_of
+from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
 from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.store import Source
@@ -139,14 +139,15 @@ _Scorer = Callable[[_Windows, bool], FloatArray | None]
 
 
 def rescore(
-    folder: Path,
-    suite: Suite | Trace,
+    folder: str | Path,
+    suite: str | Suite | Trace,
     metric: str,
     function: WindowMetric | None = None,
     *,
     paths: Mapping[str, str | Path] | None = None,
 ) -> Results:
-    """Every result in ``folder`` with one metric only, made again from the forecasts beside it.
+    """Every result in ``folder`` with one metric only, made again from the forecasts beside it; with the metric that
+    its skill is taken of, where that is another one (imbalance, for regret).
 
     ``function`` is the metric where the package has none of that name; a forecast that failed has no value by it.
     ``suite``: what they were scored on, and ``paths`` as in `evaluate`. Raises `NotFoundError` for an unknown metric,
@@ -154,15 +155,18 @@ def rescore(
     version of the scoring.
     """
     traces = (suite,) if isinstance(suite, Trace) else ()
-    tasks = as_suite(suite)
-    scorer = _by(function, metric) if function else _known(metric)
+    tasks, folder = load_suite(suite) if isinstance(suite, str) else as_suite(suite), Path(folder)
+    scorers = {metric: _by(function, metric) if function else _known(metric)}
+    ratio = None if function else ratio_metric(metric)
+    if ratio is not None and ratio not in scorers:
+        scorers[ratio] = _known(ratio)
     results = [load_result(path) for path in sorted(folder.glob("*.json"))]
     if not results:
         raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
     for result in results:
         _check_belongs(result, tasks, own=function is not None)
     sources = sources_of(tasks, traces, paths, fit=False)
-    return Results([_rescored(folder, result, tasks, sources, metric, scorer) for result in results])
+    return Results([_rescored(folder, result, tasks, sources, scorers) for result in results])
 
 
 def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
@@ -176,7 +180,7 @@ def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
 
 
 def _rescored(
-    folder: Path, result: Result, suite: Suite, sources: Mapping[str, Source], metric: str, scorer: _Scorer
+    folder: Path, result: Result, suite: Suite, sources: Mapping[str, Source], scorers: Mapping[str, _Scorer]
 ) -> Result:
     runs, entries = [], {entry.id: entry for entry in suite.traces}
     for run in result.runs:
@@ -186,9 +190,11 @@ def _rescored(
         tasks = []
         for task in run.tasks:
             window = _window(kept[task.origin], truth, suite.quantiles)
-            value_KL = scorer(window, task.failure is not None)
-            value_K = None if value_KL is None else filled(mean_over(value_KL, axis=1), len(suite.horizons))
-            means = {} if value_K is None else rounded_tree({metric: value_K})
+            values = {name: scorer(window, task.failure is not None) for name, scorer in scorers.items()}
+            means = rounded_tree({
+                name: filled(mean_over(value_KL, axis=1), len(suite.horizons))
+                for name, value_KL in values.items() if value_KL is not None
+            })  # fmt: skip
             tasks.append(task.model_copy(update={"metrics": {name: tuple(found) for name, found in means.items()}}))
         runs.append(run.model_copy(update={"tasks": tuple(tasks), "per_layer": {}}))
     return result.model_copy(update={"runs": tuple(runs)})

@@ -339,7 +339,9 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
     if array.ndim != ndim or array.size == 0:
         raise TraceError(f"{where}: {what} has shape {list(array.shape)}, expected {ndim} axes with some numbers")
     if array.dtype.kind not in "iuf":
-        raise TraceError(f"{where}: {what} holds {array.dtype}, expected whole numbers from 0 to {MAX_COUNT}")
+        cells = np.asarray(value, dtype=object).ravel()
+        odd = next((cell for cell in cells if type(cell) not in (int, float)), value)
+        raise TraceError(f"{where}: {what} holds {printable(repr(odd))[:80]}, expected numbers from 0 to {MAX_COUNT}")
     bad = ~((array >= 0) & (array <= MAX_COUNT))
     if array.dtype.kind == "f":
         bad |= array != np.floor(array)

@@ -166,7 +166,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.", suffix=".importing") as scratch:
         written = _Chunks(log, options, Path(scratch))
-        for row in _in_order(_wanted(log.rows, options), log):
+        for row in _in_order(_wanted(log, options), log):
             written.add(row)
         meta = written.finish()
         merge_shards(written.paths, target, meta)
@@ -175,15 +175,22 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     return Imported(target, meta, written.steps, written.tokens)
 
 
-def _wanted(rows: Iterator[LogRow], options: Options) -> Iterator[LogRow]:
-    last = options.last_step
-    for row in rows:
+def _wanted(log: Log, options: Options) -> Iterator[LogRow]:
+    first, last = options.first_step, options.last_step
+    seen, found = list[int](), False
+    for row in log.rows:
+        seen = [*seen[:1], row.step]
         if last is not None and row.step > last:
-            return
-        if options.first_step is None or row.step >= options.first_step:
+            break
+        if first is None or row.step >= first:
+            found = True
             yield row
         if row.step == last:
-            return  # later rows may be damaged
+            break  # later rows may be damaged
+    if seen and not found:
+        bounds = {"--first-step": first, "--last-step": last}
+        asked = " ".join(f"{name} {step}" for name, step in bounds.items() if step is not None)
+        raise TraceError(f"{log.where}: no step to import for {asked}: read were steps {seen[0]} to {seen[-1]}")
 
 
 def _in_order(rows: Iterator[LogRow], log: Log) -> Iterator[LogRow]:
@@ -256,7 +263,7 @@ class _Chunks:
             )
         self._rows: list[LogRow] = []
         self._stride = 1
-        self._dropped: bool | None = None
+        self._given: dict[str, bool] = {}
         self._doubts: list[str] = []
         self._used_E = np.zeros(log.experts, dtype=np.bool_)
         self.paths: list[Path] = []
@@ -289,11 +296,9 @@ class _Chunks:
             self._stride = rows[1].step - rows[0].step
         load_SLE = np.stack([row.load_LE for row in rows])
         columns = {}
-        has_dropped = rows[0].dropped_LE is not None
-        if self._dropped not in (None, has_dropped) or any((r.dropped_LE is not None) != has_dropped for r in rows):
-            raise TraceError(f"{self._log.where}: dropped tokens are given for some steps only, expected all or none")
-        self._dropped = has_dropped
-        if has_dropped:
+        self._check_given("tokens", [row.tokens_L for row in rows], rows)
+        self._check_given("dropped tokens", [row.dropped_LE for row in rows], rows)
+        if rows[0].dropped_LE is not None:
             columns["dropped"] = np.stack([row.dropped_LE for row in rows if row.dropped_LE is not None])
         step_S = np.array([row.step for row in rows], dtype=np.int64)
         trace = Trace(self._meta(), step_S, self._tokens(rows, load_SLE), load_SLE, columns)
@@ -303,6 +308,16 @@ class _Chunks:
         self.tokens = self.tokens or int(trace.tokens_SL[0].max())
         self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))
         self.steps += len(rows)
+
+    def _check_given(self, what: str, values: Sequence[object], rows: Sequence[LogRow]) -> None:
+        """Raise `TraceError` at the first step that has what an earlier one has not, or the other way round."""
+        first = self._given.setdefault(what, values[0] is not None)
+        for value, row in zip(values, rows, strict=True):
+            if (value is not None) != first:
+                raise TraceError(
+                    f"{row.where}: step {row.step} has {'no ' if first else ''}{what}, the steps before have "
+                    f"{'them' if first else 'none'}; expected them in all steps or in none"
+                )
 
     def _tokens(self, rows: list[LogRow], load_SLE: IntArray) -> IntArray:
         """Return tokens [S, L]: those of the log, else the number that was given, else what the loads imply."""

@@ -89,7 +89,9 @@ def _header(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8-sig") as file:
             names = [name.strip().strip('"') for name in file.readline(1_000_000).strip().split(",")]
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
         raise TraceError(f"{path}: not a CSV table: {error}") from None
     wide = [f"load_{e}" for e in range(sum(name.startswith("load_") for name in names))]
     counts = ["expert", "load"] if "expert" in names else wide
@@ -148,7 +150,7 @@ def _located(message: str, names: list[str]) -> str:
     cell = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'", message)
     if cell:
         column, row, got = names[int(cell[1])], cell[2], cell[3]
-        return f"row {row}, column {column}: got {got!r}, expected a whole number"
+        return f"row {row}, column {column}: got {got!r}, expected a whole number from 0 to {MAX_COUNT}"
     length = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", message)
     if length:
         return f"row {length[1]}: got {length[3]} columns, expected {length[2]} as in the header"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from moeload_bench.errors import MoeloadError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 
 Level = Literal["none", "process", "sandbox"]
@@ -43,6 +44,11 @@ class Limits:
     files: int = 65_536
     fitted_bytes: int = 32 * MIB
     traceback: bool = field(default=False, repr=False)  # changes no score, so it is no part of a key
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "traceback" and not value > 0:
+                raise MoeloadError(f"Limits: {name} is {value!r}, expected a number above 0")
 
 
 @dataclass(frozen=True)

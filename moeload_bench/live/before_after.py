@@ -45,9 +45,10 @@ def before_and_after(
     after_LR = placement.slot_expert_LR
     recent_SLE = share_SLE[max(0, trace.steps - RECENT) : trace.steps]
     before, after = (_imbalance(plan_LR, recent_SLE, shape) for plan_LR in (before_LR, after_LR))
+    after, interval = _interval(trace, forecaster, shape, settings, after)
     text = (
         f"expected max/mean {before:.2f} -> {after:.2f} over the next {settings.horizon:,} steps "
-        f"({_interval(trace, forecaster, shape, settings, after)}), "
+        f"({interval}), "
         f"{counted(int(replicas_moved(before_LR, after_LR, shape.devices).sum()), 'replica')} to move, "
         f"{counted(int((before_LR != after_LR).sum()), 'slot')} different from "
     )
@@ -68,8 +69,12 @@ def _beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> Int
     return out_NC.reshape(after_LR.shape)
 
 
-def _interval(trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float) -> str:
-    """Return an interval for the coming window in words: from plans made in the same way before past windows."""
+def _interval(
+    trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float
+) -> tuple[float, str]:
+    """Return what is expected of the coming window, and an interval in words: from plans made in the same way before
+    past windows, which fit the rows that they are made from better than those that come.
+    """
     share_SLE, rows = RowShares(trace.load_SLE), max(1, settings.horizon // trace.meta.stride)
     origins = range(trace.steps - rows * min(MOST_WINDOWS, max(0, (trace.steps - RECENT) // rows)), trace.steps, rows)
     ratios = []
@@ -83,10 +88,11 @@ def _interval(trace: Trace, forecaster: str, shape: ClusterShape, settings: Sett
                 )
                 ratios.append(came / expected)
     if len(ratios) < LEAST_PARTS:
-        return f"no interval: {counted(len(origins), 'such window')} so far, {LEAST_PARTS} are needed"
+        return after, f"no interval: {counted(len(origins), 'such window')} so far, {LEAST_PARTS} are needed"
     half = t_quantile(len(ratios) - 1, COVERAGE) * np.std(ratios, ddof=1) * np.sqrt(1 + 1 / len(ratios))
-    low, high = (after * (float(np.mean(ratios)) + sign * half) for sign in (-1, 1))
-    return f"{100 * COVERAGE:.0f} % interval {max(1.0, low):.2f} to {high:.2f}, from the last {len(ratios)} windows"
+    low, middle, high = (after * (float(np.mean(ratios)) + sign * half) for sign in (-1, 0, 1))
+    words = f"{100 * COVERAGE:.0f} % interval {max(1.0, low):.2f} to {high:.2f}"
+    return max(1.0, middle), f"{words}, from the last {len(ratios)} windows"
 
 
 def _imbalance(plan_LR: IntArray, share_SLE: FloatArray, shape: ClusterShape) -> float:

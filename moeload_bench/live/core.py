@@ -70,7 +70,8 @@ class Settings:
         asked += [("interval", k, of_every) for k in self.intervals or ()]
         for name, value, (unit, what) in asked:
             if value < unit or value % unit:
-                raise TraceError(f"{name} is {value} steps, expected a multiple of {what} {unit}")
+                positive = "positive " if value < unit else ""
+                raise TraceError(f"{name} is {value} steps, expected a {positive}multiple of {what} {unit}")
 
     @property
     def options(self) -> str:

@@ -132,7 +132,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
         ("model", meta.family or "not given"),
         ("MoE layers", f"{trace.num_layers}, {trace.num_experts} experts each, top-{meta.top_k or '?'}"),
         ("steps", f"{first:,} to {last:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
-        ("tokens per step", f"{meta.global_batch_tokens:,}" if meta.global_batch_tokens else "not given"),
+        ("tokens per step", f"{meta.global_batch_tokens or int(trace.tokens_SL[-1].max()):,}"),
         ("balancing", balancing + (f", {meta.balancing.coefficient:g}" if meta.balancing.coefficient else "")),
         ("text", sources or "not given"),
         ("counts", meta.count_semantics.replace("_", "-")),

@@ -126,7 +126,8 @@ def _imbalance(snapshot: Snapshot) -> str:
         return f"{text}."
     present, even = (float(np.nanmean(v)) for v in (snapshot.placing.imbalance_L, snapshot.placing.static_L))
     plan = f", {present:.2f} this plan" if snapshot.placing.replans else ""
-    return f"{text}; max/mean device load {even:.2f} even spread ({start.even:.2f}){plan}."
+    first = f" ({start.even:.2f})" if np.isfinite(start.even) else ""
+    return f"{text}; max/mean device load {even:.2f} even spread{first}{plan}."
 
 
 def expert_sentences(snapshot: Snapshot) -> list[str]:

@@ -47,8 +47,7 @@ class ClusterShape:
                     f"shape {self.name!r}: {field} is {value!r}, expected a whole number of at least 1"
                 )
         if self.slots % self.devices:
-            low = self.slots // self.devices * self.devices
-            fits = " or ".join(str(s) for s in (low, low + self.devices) if s)
+            fits = -(-self.slots // self.devices) * self.devices
             raise PlacementError(
                 f"shape {self.name!r}: {self.slots} slots do not divide over {self.devices} devices; {fits} would"
             )
@@ -92,6 +91,10 @@ class ClusterShape:
         if experts % self.groups:
             fits_g = [g for g in range(self.nodes, experts + 1, self.nodes) if experts % g == 0]
             raise PlacementError(f"{where} do not divide into {self.groups} groups; fitting: {fits_g or 'none'}")
+
+
+SHAPE_NAMES = ("quarter", "half", "plain", "nodes")
+"""Names of `headline_shapes`, of which a model may lack some."""
 
 
 def headline_shapes(experts: int) -> tuple[ClusterShape, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.captions import span_words
+from moeload_bench.results.captions import better_words, span_words
 from moeload_bench.results.console import drawn
 from moeload_bench.results.grid import NOTHING, ResultGrid, Row, result_grid
 from moeload_bench.results.record import Result
@@ -113,8 +113,8 @@ def _percent(value: float | None) -> str:
 
 def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
     """Yield one line for each column that is not plain."""
-    lines = ["h: training steps ahead"]
     reference, ratio = grid.scores.reference, grid.scores.ratio
+    lines = ["h: training steps ahead" + (better_words(grid.metric) if ratio is None else "")]
     if ratio is not None and reference is not None:
         against = "error" if ratio == grid.metric else "imbalance of its plans"
         lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is as good")

@@ -5,6 +5,7 @@ The caption says what the metric is, over what cells are means, and what skill a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -124,13 +125,17 @@ def why_no_table(results: Sequence[Result], metric: str) -> str:
 
 
 def failure_lines(results: Sequence[Result]) -> Iterator[str]:
-    """Yield one line per distinct failure: forecaster, trace, how many tasks, the first origin, the reason."""
-    grouped: dict[tuple[str, str, str], list[int]] = {}
+    """Yield one line per distinct failure: forecaster, trace, how many origins, the first one, its reason. Reasons that
+    differ in their numbers alone are one failure.
+    """
+    grouped: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
     for result in results:
         for trace, task in result.failures:
-            grouped.setdefault((result.name, trace, task.failure or ""), []).append(task.origin)
-    for (name, trace, reason), origins in grouped.items():
-        yield f"failed: {name} on {trace}, {counted(len(origins), 'task')} from origin {min(origins)}: {reason}"
+            reason = task.failure or ""
+            grouped.setdefault((result.name, trace, re.sub(r"\d+", "0", reason)), []).append((task.origin, reason))
+    for (name, trace, _), found in grouped.items():
+        origin, reason = min(found)
+        yield f"failed: {name} on {trace}, {counted(len(found), 'origin')} from {origin} on: {reason}"
 
 
 def answer_lines(

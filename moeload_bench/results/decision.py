@@ -136,20 +136,20 @@ class Decision:
         if by == "step time saved":
             values = sorted(one.saved_percent for one in worth.values())
             each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
-            span = f"they save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
+            span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         else:
             values = sorted(100 * one.misplaced for one in worth.values() if one.misplaced == one.misplaced)
             if not values:
                 return "No forecast has been judged yet."
-            span = f"they misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
+            span = f"misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
         take = self.take
         cost = f"of those that none beats, {take.forecaster} takes the least CPU time ({ORDER})"
         if not self.matters:
-            return f"Which forecaster does not matter here: {span}; {cost}."
+            return f"Which forecaster does not matter here: they {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
         if len(self.alike) == 1:
-            return f"By {by}, {self.alike[0]} is ahead of {apart} ({span}).{self._by_interval()}"
-        return f"By {by}, {listed(self.alike)} are ahead of {apart} ({span}); {cost}.{self._by_interval()}"
+            return f"By {by}, {self.alike[0]} is ahead of {apart} (all {span}).{self._by_interval()}"
+        return f"By {by}, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}.{self._by_interval()}"
 
     def _best(self, name: str) -> Candidate:
         key = (lambda one: one.saved_percent) if self.judged_by == "step time saved" else (lambda one: -one.misplaced)

@@ -24,7 +24,7 @@ from moeload_bench.errors import not_found
 from moeload_bench.results.comparison import CLAIMS, Errors, SameTasks, reference_of, with_runs_of
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.results.statistics import Claim, Interval, RunMeans, alike, log_ratio, possible_ranks, told_apart
-from moeload_bench.scoring.catalogue import metric_names, ratio_metric
+from moeload_bench.scoring.catalogue import lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
 from moeload_bench.words import page
@@ -352,7 +352,7 @@ def result_grid(results: Sequence[Result], metric: str) -> ResultGrid | None:
 
 def grid_of(scores: Standings) -> ResultGrid:
     """Return the grid of scores, of all runs or of some."""
-    rows = [row for state in (*STATES, CROSSING) if scores.has(state) for row in by_skill(scores.rows(state))]
+    rows = [row for state in (*STATES, CROSSING) if scores.has(state) for row in _ordered(scores, state)]
     there = {row.state for row in rows}
     floors = {key: found for key, found in scores.floors().items() if key[0] in there}
     return ResultGrid(scores, scores.results, scores.metric, scores.horizons, tuple(rows), floors, scores.marks)
@@ -374,6 +374,16 @@ def metrics_in(results: Iterable[Result]) -> set[str]:
 def has_metric(results: Iterable[Result], metric: str) -> bool:
     """Return whether some task of the results has a metric."""
     return any(metric in task.metrics for result in results for run in result.runs for task in run.tasks)
+
+
+def _ordered(scores: Standings, state: str) -> list[Row]:
+    """Return the rows of a state, the best first: by skill, or by the metric's values where it has none."""
+    rows, lower = scores.rows(state), lower_is_better(scores.metric)
+    if scores.ratio is not None or lower is None:
+        return by_skill(rows)
+    worst = np.inf if lower else -np.inf
+    means = {row.forecaster: present_mean(row.value_K) for row in rows}
+    return sorted(rows, key=lambda row: worst if (mean := means[row.forecaster]) is None else mean, reverse=not lower)
 
 
 def by_skill(rows: Iterable[Row]) -> list[Row]:

@@ -182,11 +182,11 @@ def drift_words(facts: RunFacts) -> str:
 def facts_lines(facts: RunFacts) -> Iterator[str]:
     """Yield what a run is, in sentences: the model, a step, the noise of a row, the hardware."""
     size = "" if facts.parameters is None else f"{rounded(facts.parameters)} parameters, "
-    top_k = "varies" if facts.top_k is None else facts.top_k
+    top_k, what = ("not known", "tokens or loads") if facts.top_k is None else (facts.top_k, "tokens")
     sequences = "" if facts.sequences is None else f" in {counted(facts.sequences, 'sequence')}"
     yield (
         f"{size}{counted(facts.layers, 'layer')} of {counted(facts.experts, 'expert')}, top-k {top_k}; "
-        f"{facts.tokens:,} tokens a step{sequences}, {facts.expert_tokens:,.0f} per expert; on {facts.hardware}."
+        f"{facts.tokens:,} {what} a step{sequences}, {facts.expert_tokens:,.0f} per expert; on {facts.hardware}."
     )
     if facts.noise is not None and facts.independent_tokens is not None:
         horizons = " / ".join(f"{steps:,}" for steps in DRIFT_STEPS)

@@ -36,6 +36,8 @@ def read_arrays(
             return {name: _array(path, archive, name, entry) for name, entry in zip(names, entries, strict=True)}
     except MoeloadError:
         raise
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # a hostile archive can raise almost anything: encryption, compression, text, numbers
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise TraceError(f"{path}: not a NumPy archive (.npz): {said}") from error

@@ -296,7 +296,7 @@ def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | Non
 
     ``hub``: repository and tag to look in first (those of the suite that asks). Raise `NotFoundError`, which lists the
     ids that exist here; `HubError` if the Hub holds the trace but cannot be used; `HashMismatchError` if the Hub's
-    trace is not the one that the suite was frozen with.
+    trace is not the one that the suite was frozen with; `TraceError` for a file of another kind.
     """
     text = os.fspath(id_or_path)
     if text.endswith(".parquet"):
@@ -311,6 +311,8 @@ def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | Non
             return fetched
     if Path(text).is_dir():
         return Path(text)  # refused by `read_trace`, which lists what is in it
+    if Path(text).is_file():
+        raise TraceError(f"{text}: not a .parquet trace; `moeload-bench import` makes one of a log")
     raise not_found("trace", text, [ref.id for ref in list_traces()])
 
 

@@ -72,3 +72,14 @@ def test_micro_batches_that_held_nothing_for_a_while_are_no_error() -> None:
     assert late.micro is not None
     assert late.micro.tokens >= 3
     assert early.micro is None
+
+
+def test_no_need_is_larger_than_routing_allows() -> None:
+    """A token goes to an expert once: an expert has at most 1 / top-k of the load, one device of one all of it."""
+    load = np.random.default_rng(0).multinomial(2048, [0.4, 0.3, 0.2, 0.1], size=(1300, 2))
+    for devices, most in ((1, 1.0), (2, 2.0), (4, 2.0)):
+        found = capacity_of(Trace.from_arrays(load, tokens=1024, top_k=2), 100, 0.001, devices=devices)
+        assert found.choices[-1].factor <= 2.0
+        assert found.busiest.over_even <= most
+    one = capacity_of(Trace.from_arrays(load, tokens=1024, top_k=2), 100, devices=1).busiest
+    assert (one.over_even, one.tokens) == (1.0, 2048)

@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 import moeload_bench.cli
 from moeload_bench.__main__ import main
+from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
 from moeload_bench.cli.lazy import load_command
 from moeload_bench.results.record import Result, load_result
@@ -290,3 +291,25 @@ def test_every_command_module_is_a_command() -> None:
     assert {path.stem.rstrip("_") for path in folder.glob("*.py")} - {"__init"} - helpers == {
         name.replace("-", "_") for name in COMMANDS
     }
+
+
+def test_a_paragraph_of_help_is_broken_by_the_terminal_alone() -> None:
+    """The lines of the source are not those of the terminal: only the last line of a paragraph is short."""
+    shown = CliRunner().invoke(app, ["capacity", "--help"], terminal_width=80, env={"COLUMNS": "80"}).stdout
+    assert "over its steps, experts and layers. It is forecast from the run's own past" in " ".join(shown.split())
+    start = shown.index("The need of a window")
+    assert all(len(line) > 60 for line in shown[start : shown.index("\n", start + 170)].splitlines())
+
+
+def test_a_reader_that_leaves_early_costs_no_record(
+    own_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What --out asks for is written, although the table could not be."""
+
+    def leaves(*_: Any) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(run_command, "_print", leaves)
+    words = ["run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path / "out")]
+    assert CliRunner().invoke(app, words).exit_code != 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sw_avg.json", "uniform.json"}

@@ -202,3 +202,10 @@ def test_a_fit_that_needs_longer_runs_is_told_how_short_they_may_be():
         assert "fit raised IndexError" in result.message
         assert "it was given runs of 8 steps, and may get runs of 8" in result.message
         assert "test_conformance.py:" in result.message
+
+
+def test_a_forecaster_that_depends_on_blocks_keeps_nothing_outside_itself() -> None:
+    """Instances are compared on the same blocks: what breaks one rule is not said to break another."""
+    wrong = {result.rule for result in check_forecaster(broken.LearnsPerBlock, level="none") if not result.passed}
+    assert "block_size" in wrong
+    assert "independent_instances" not in wrong

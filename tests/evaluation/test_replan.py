@@ -431,7 +431,7 @@ def test_a_figure_without_states_shows_none():
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        (["--slots", "9"], "8 or 10 would"),
+        (["--slots", "9"], "10 would"),
         (["--devices", "1"], "every plan costs the same"),
         (["--expert-mb", "-1"], "expert_mb is -1"),
         (["--bandwidth", "0"], "bandwidth_gb_s is 0"),

@@ -17,9 +17,12 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.isolation.targets import load_function
+from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
+from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
 from tests.support import counted
@@ -71,7 +74,7 @@ def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
     for metric in sorted(recorded - STEPWISE):
         for new, old in kept.again(metric):
             for task, before in zip(new.runs[0].tasks, old.runs[0].tasks, strict=True):
-                assert task.metrics.keys() == before.metrics.keys() & {metric}
+                assert task.metrics.keys() == before.metrics.keys() & {metric, ratio_metric(metric)}
                 assert (task.origin, task.state, task.failure) == (before.origin, before.state, before.failure)
                 pair = (np.array(x.metrics.get(metric, ()), dtype=float) for x in (task, before))
                 np.testing.assert_allclose(*pair, rtol=1e-7, atol=1e-12, err_msg=metric)
@@ -245,3 +248,15 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
     code, text = invoke("rescore", "kept", "--metric", "window_tv", "--trace", str(path))
     assert code != 0
     assert "--keep-forecasts kept" in text
+
+
+def test_a_folder_s_name_is_a_folder_and_regret_keeps_its_skill(trace: Trace, tmp_path: Path) -> None:
+    """Text names a folder, as everywhere; the skill of regret is taken of imbalance, which is made again with it."""
+    paths = {trace.id: write_trace(trace, tmp_path / "trace.parquet")}
+    suite = small_suite(trace)
+    for result in evaluate(["last_value", "sw_avg"], suite, paths=paths, level="none", keep=str(tmp_path / "kept")):
+        result.save(tmp_path / "kept" / f"{result.name}.json")
+    found = rescore(str(tmp_path / "kept"), suite, "regret@half", paths=paths)
+    grid = result_grid(found, "regret@half")
+    assert grid is not None
+    assert all(row.skill is not None for row in grid.rows if row.forecaster == "last_value" and row.state != "crossing")

@@ -19,7 +19,7 @@ from moeload_bench.interchange.laer_moe import read_laer_moe
 from moeload_bench.interchange.rows import Log, Options, write_log
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
-from moeload_bench.traces.store import data_sha256, read_trace
+from moeload_bench.traces.store import data_sha256, find_trace, read_trace
 from tests.conftest import need
 from tests.support.foreign import logs
 from tests.support.foreign.formats import CHOSEN, LAYOUT, NO_TOP_K, WRITERS, imported, made
@@ -237,3 +237,27 @@ def test_an_imported_log_takes_metadata_of_every_version(tmp_path: Path) -> None
     traces = [import_log(log, tmp_path / f"{i}.parquet", format="csv", meta=meta) for i, meta in enumerate(given)]
     versions = [trace.meta.format_version for trace in traces]
     assert versions == ["1.2", "1.1", 1]
+
+
+@pytest.mark.parametrize("without", [0, 3])
+def test_tokens_in_some_steps_only_are_not_made_up_for_the_others(without: int, tmp_path: Path) -> None:
+    """Nor are those of the log dropped for loads / top-k: the first step that is other than those before is named."""
+    log = tmp_path / "log.jsonl"
+    tokens = ['"tokens": 9' if step != without else '"layer": 0' for step in range(5)]
+    log.write_text("".join(f'{{"step": {s}, "layer": 0, "load": [4, 5], {tokens[s]}}}\n' for s in range(5)).replace(
+        '"layer": 0, "load": [4, 5], "layer": 0', '"layer": 0, "load": [4, 5]'))  # fmt: skip
+    said = r"step 1 has tokens, the steps before have none" if not without else r"step 3 has no tokens, .* have them"
+    with pytest.raises(TraceError, match=said):
+        import_log(log, tmp_path / "out.parquet", format="jsonl", top_k=1)
+
+
+def test_a_range_of_steps_that_the_log_has_not_is_named_with_those_it_has(tmp_path: Path) -> None:
+    """What was asked for, and from where to where the log goes."""
+    log = tmp_path / "log.csv"
+    log.write_text("step,layer,expert,load\n" + "".join(f"{s},0,{e},3\n" for s in range(5) for e in range(2)))
+    with pytest.raises(TraceError, match="no step to import for --first-step 7 --last-step 9: read were steps 0 to 4"):
+        import_log(log, tmp_path / "out.parquet", format="csv", first_step=7, last_step=9)
+    with pytest.raises(TraceError, match=r"missing\.csv: cannot be read: No such file"):
+        import_log(tmp_path / "missing.csv", tmp_path / "out.parquet", format="csv")
+    with pytest.raises(TraceError, match=r"log\.csv: not a \.parquet trace; `moeload-bench import` makes one"):
+        find_trace(log)

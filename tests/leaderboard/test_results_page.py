@@ -278,7 +278,7 @@ def test_failures_are_listed(mini: list[Result]) -> None:
     run = mini[0].runs[0]
     failed = run.model_copy(update={"tasks": (run.tasks[0].model_copy(update={"failure": "it broke"}), *run.tasks[1:])})
     bad = mini[0].model_copy(update={"runs": (failed, *mini[0].runs[1:])})
-    assert failures([bad]) == f"- failed: uniform on {run.trace}, 1 task from origin 20: it broke"
+    assert failures([bad]) == f"- failed: uniform on {run.trace}, 1 origin from 20 on: it broke"
 
 
 @pytest.mark.parametrize(

@@ -355,3 +355,11 @@ def test_the_first_minute_says_when_steps_will_come(tmp_path: Path) -> None:
     console.print(view.screen(80, 24, keys=True))
     text = " ".join(console.export_text().split())
     assert "waiting, no step is on disk yet: the recorder writes every 250 steps, or once a minute" in text
+
+
+def test_a_young_run_shows_no_number_that_it_has_not(tmp_path: Path) -> None:
+    """Before two windows of the state rule there is no start to compare with, and no forecast was judged."""
+    path = write_trace(synthetic_trace(50), tmp_path / "young.parquet")
+    done = CliRunner().invoke(app, ["watch", str(path), "--once", "--devices", "2", "--slots", "6"])
+    assert done.exit_code == 0
+    assert "nan" not in done.output.lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import NotFoundError, ResultError
-from moeload_bench.results.captions import answer_lines, table_caption
+from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.captions import answer_lines, failure_lines, table_caption
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.comparison import errors_of, reference_of, with_runs_of
@@ -292,3 +295,25 @@ def test_generated_tables_agree_with_the_committed_results() -> None:
     command = [sys.executable, "-m", "leaderboard", "pages", "--check", *pages]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_best_stands_first_where_there_is_no_skill(results: Results) -> None:
+    """By the metric's own values, in its own direction, which the short table says."""
+    grid = result_grid(list(reversed(results)), "hot_recall")
+    assert grid is not None
+    for state in grid.states:
+        means = [np.mean([value for value in row.value_K if value is not None]) for row in grid.of_state(state)]
+        assert means == sorted(means, reverse=True)
+    console = plain_console()
+    with console.capture() as shown:
+        for table in brief_tables(results, "hot_recall", 80):
+            console.print(table)
+    assert "training steps ahead; more is better" in shown.get()
+
+
+def test_failures_that_differ_in_numbers_alone_are_one_line(results: Results) -> None:
+    """A reason that names its origin is one failure, told with the first one's."""
+    failed = rescored(results[0], lambda task, g: {"failure": f"no idea at {task.origin}"})
+    first, *more = failure_lines([failed])
+    assert more == []
+    assert re.search(r" origins from (\d+) on: no idea at \1$", first)
