@@ -6,7 +6,6 @@ and the same input gives the same bytes.
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import math
 import os
@@ -87,10 +86,13 @@ SETTINGS: Any = {
 }
 
 
-def check_can_draw() -> None:
-    """Raise `MissingExtraError` without matplotlib."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "plot", "a figure")
+def load_matplotlib() -> Any:
+    """Return the module; raise `MissingExtraError` without it."""
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise MissingExtraError("matplotlib", "plot", "a figure") from None
+    return mpl
 
 
 @contextmanager
@@ -99,9 +101,7 @@ def style() -> Iterator[None]:
 
     Raise `MissingExtraError` without matplotlib.
     """
-    check_can_draw()
-    import matplotlib as mpl
-
+    mpl = load_matplotlib()
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(SETTINGS)

@@ -94,7 +94,7 @@ def capacity_of(
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
     risks = tuple(sorted({*RISKS, risk}, reverse=True))
-    even = float(totals(trace.load_SLE[max(0, trace.steps - SIZE_ROWS) :]).max())
+    even = float(totals(trace.load_SLE[-SIZE_ROWS:]).max())
     prior = prior_for(rows, even / trace.num_experts)
 
     def factors(need_S: FloatArray, risks: Sequence[float], sharers: int) -> FloatArray:

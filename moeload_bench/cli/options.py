@@ -12,6 +12,14 @@ from typing import Annotated, Any
 
 import typer
 
+from moeload_bench.errors import TraceError, printable
+
+
+def check_ending(option: str, path: Path, *endings: str) -> None:
+    """Raise `TraceError` for the name of a file to write that has another ending."""
+    if path.suffix not in endings:
+        raise TraceError(f"{option} is {printable(str(path))}, expected a file name that ends in {endings[0]}")
+
 
 def no_trace(target: Path | None) -> Path | None:
     """Return the file to write, as given; raise `TraceError` if a trace lies there, the command's own or another.

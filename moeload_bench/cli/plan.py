@@ -211,7 +211,7 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "moved": volume(one.moved_gb),
         "max/mean": f"{one.imbalance:.3f}",
         "saved %": f"{one.saved_percent:.2f}",
-        "misplaced %": shown(None if one.misplaced != one.misplaced else 100 * one.misplaced, ".2f"),
+        "misplaced %": shown(one.misplaced_percent, ".2f"),
         "ms": f"{one.cpu_ms:.2g}" if one.cpu_ms < 10 else f"{one.cpu_ms:,.0f}",
     }
 

@@ -29,7 +29,7 @@ from moeload_bench.plots import (
     view_trace,
 )
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.style import check_can_draw
+from moeload_bench.style import load_matplotlib
 from moeload_bench.traces.store import read_trace
 
 
@@ -97,7 +97,7 @@ def results_of(
     results = [load_result(source) for source in sources if source.endswith(".json")]
     targets = [source for source in sources if not source.endswith(".json")]
     if targets:
-        check_can_draw()
+        load_matplotlib()  # what is missing is said before hours of scoring
         tasks = suite if trace is None else read_trace(trace)
         with pair_progress() as report:
             results += evaluate(targets, tasks, level=parse_level(level), progress=report)

@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import TraceArgument, no_trace, with_options
+from moeload_bench.cli.options import TraceArgument, check_ending, no_trace, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped, say
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import TraceError, printable
+from moeload_bench.errors import printable
 from moeload_bench.live.core import Settings
 from moeload_bench.live.page import report as make
 
@@ -32,8 +32,7 @@ def report(
 
     Exit status: 0 written, 2 the request cannot be served.
     """
-    if out.suffix not in (".html", ".htm"):
-        raise TraceError(f"--out is {printable(str(out))}, expected a file name that ends in .html")
+    check_ending("--out", out, ".html", ".htm")
     loaded = open_trace(trace)
     stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
     with said_if_stopped(stopped), pair_progress(unit="parts") as progress:

@@ -182,7 +182,7 @@ def run(
         )
     _say_slower(results)
     placed = decision is None or decision.judged_by == "step time saved"
-    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}{settings.options}" if placed else ""
+    following = f"moeload-bench plan {shlex.quote(own)}{settings.options}" if own is not None and placed else None
     try:
         if as_json and own is None:
             say_document(results.to_json())
@@ -295,12 +295,12 @@ def _own_record(
         "decision": None if decision is None else decision.record,
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
-        "next": following or None,
+        "next": following,
     }
 
 
 def _print(results: Results, metric: str, following: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
-    """Print what errs least, the tables, what failed, the next command."""
+    """Print what errs least, the tables, what failed, the next command. ``steps``: of your own run; None on a suite."""
     console = plain_console()
     out = plain_console(wide=True) if wide else console
     choices: list[Verdict] = []
@@ -317,8 +317,8 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
     for line in failure_lines(results):
         console.print(printable(line), style="red")
     own_next = {"Next, with your own constants:": following}
-    for head, command in (_after_suite(results, choices) if following is None else own_next).items():
-        if command:
+    for head, command in (_after_suite(results, choices) if steps is None else own_next).items():
+        if command is not None:
             print_next(command, head)
 
 

@@ -20,10 +20,10 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 
 from moeload_bench.cli.console import PlainConsole
-from moeload_bench.cli.options import no_trace, with_options
+from moeload_bench.cli.options import check_ending, no_trace, with_options
 from moeload_bench.cli.progress import say
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import NotFoundError, TraceError, not_found, printable
+from moeload_bench.errors import NotFoundError, TraceError, not_found
 from moeload_bench.live.core import Settings, Snapshot, Watch
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.live.terminal import screen, worst_layer
@@ -58,8 +58,8 @@ def watch(
 
     Exit status: 0 shown, 2 nothing could be read.
     """
-    if svg is not None and svg.suffix != ".svg":
-        raise TraceError(f"--svg is {printable(str(svg))}, expected a file name that ends in .svg")
+    if svg is not None:
+        check_ending("--svg", svg, ".svg")
     at_once = once or svg is not None or not sys.stdout.isatty()
     place = Place.of(path) if at_once else _appearing(path, refresh)
     view = _View(place, dataclasses.replace(settings, follow=follow), layer)

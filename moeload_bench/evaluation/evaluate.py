@@ -76,6 +76,8 @@ def evaluate(
     parse_level(level)
     jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)
     check_backend(backend, address)
+    if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
+        raise PlacementError(f"shapes are {shapes!r}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     traces = (suite,) if isinstance(suite, Trace) else traces
     tasks = load_suite(suite) if isinstance(suite, str) else as_suite(suite)
     targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
@@ -83,8 +85,6 @@ def evaluate(
     for target in targets:
         preflight(target)
     sources = sources_of(tasks, traces, paths)
-    if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
-        raise PlacementError(f"shapes are {shapes!r}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
     if backend == "loky":
         check_memory(sources, jobs)

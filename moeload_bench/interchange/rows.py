@@ -177,9 +177,10 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
 
 def _wanted(log: Log, options: Options) -> Iterator[LogRow]:
     first, last = options.first_step, options.last_step
-    seen, found = list[int](), False
+    begins: int | None = None
+    read, found = 0, False
     for row in log.rows:
-        seen = [*seen[:1], row.step]
+        begins, read = row.step if begins is None else begins, row.step
         if last is not None and row.step > last:
             break
         if first is None or row.step >= first:
@@ -187,10 +188,10 @@ def _wanted(log: Log, options: Options) -> Iterator[LogRow]:
             yield row
         if row.step == last:
             break  # later rows may be damaged
-    if seen and not found:
+    if begins is not None and not found:
         bounds = {"--first-step": first, "--last-step": last}
         asked = " ".join(f"{name} {step}" for name, step in bounds.items() if step is not None)
-        raise TraceError(f"{log.where}: no step to import for {asked}: read were steps {seen[0]} to {seen[-1]}")
+        raise TraceError(f"{log.where}: no step to import for {asked}: read were steps {begins} to {read}")
 
 
 def _in_order(rows: Iterator[LogRow], log: Log) -> Iterator[LogRow]:

@@ -45,7 +45,7 @@ def before_and_after(
     after_LR = placement.slot_expert_LR
     recent_SLE = share_SLE[max(0, trace.steps - RECENT) : trace.steps]
     before, after = (_imbalance(plan_LR, recent_SLE, shape) for plan_LR in (before_LR, after_LR))
-    after, interval = _interval(trace, forecaster, shape, settings, after)
+    after, interval = _outlook(trace, forecaster, shape, settings, after)
     text = (
         f"expected max/mean {before:.2f} -> {after:.2f} over the next {settings.horizon:,} steps "
         f"({interval}), "
@@ -69,9 +69,7 @@ def _beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> Int
     return out_NC.reshape(after_LR.shape)
 
 
-def _interval(
-    trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float
-) -> tuple[float, str]:
+def _outlook(trace: Trace, forecaster: str, shape: ClusterShape, settings: Settings, after: float) -> tuple[float, str]:
     """Return what is expected of the coming window, and an interval in words: from plans made in the same way before
     past windows, which fit the rows that they are made from better than those that come.
     """

@@ -97,13 +97,13 @@ class Starving:
             if name in row:
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(row[name], dtype=np.float64)
         self._taken += 1
-        if not self._blocks and self._taken == 1:
-            self._from += int(row["step"])
         if self._taken == self._rows:
             self._close(int(row["step"]) + self._stride)
 
     def _close(self, next_step: int) -> None:
         """End a block at a step: the alarm after it, and who has died."""
+        if not self._blocks:
+            self._from = next_step - self._rows * self._stride + FIRST_BLOCK * BLOCK_STEPS
         share_LE, before = over_even(self._load_LE), self._share[-1] if self._share else None
         if before is not None:
             self._stood_LE = standing(self._stood_LE, before, share_LE)

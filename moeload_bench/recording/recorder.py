@@ -108,7 +108,8 @@ class Recorder:
             skip=skip,
         )
         self._counted: Counted = count
-        self._columns = ["imbalance_rank"] * imbalance_rank + ["micro_max"] * micro_max
+        asked = {"imbalance_rank": imbalance_rank, "micro_max": micro_max}
+        self._columns = [name for name, is_asked in asked.items() if is_asked]
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)

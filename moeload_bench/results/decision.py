@@ -64,6 +64,11 @@ class Candidate:
         """Return the fields of its row in a table."""
         return {name: _known(value) for name, value in vars(self).items() if not name.endswith("_N")}
 
+    @property
+    def misplaced_percent(self) -> float | None:
+        """Return the misplaced tokens in percent; None before a forecast was judged."""
+        return 100 * self.misplaced if np.isfinite(self.misplaced) else None
+
     def dominates(self, other: Candidate) -> bool:
         """Return whether it is nowhere worse and somewhere better: in saving, re-plans and gigabytes moved."""
         mine, its = ((-one.saved_percent, one.replans, one.moved_gb) for one in (self, other))
@@ -138,7 +143,7 @@ class Decision:
             each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
             span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         else:
-            values = sorted(100 * one.misplaced for one in worth.values() if one.misplaced == one.misplaced)
+            values = sorted(value for one in worth.values() if (value := one.misplaced_percent) is not None)
             if not values:
                 return "No forecast has been judged yet."
             span = f"misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"

@@ -381,9 +381,12 @@ def _ordered(scores: Standings, state: str) -> list[Row]:
     rows, lower = scores.rows(state), lower_is_better(scores.metric)
     if scores.ratio is not None or lower is None:
         return by_skill(rows)
-    worst = np.inf if lower else -np.inf
-    means = {row.forecaster: present_mean(row.value_K) for row in rows}
-    return sorted(rows, key=lambda row: worst if (mean := means[row.forecaster]) is None else mean, reverse=not lower)
+
+    def mean(row: Row) -> float:
+        value = present_mean(row.value_K)
+        return value if value is not None else np.inf if lower else -np.inf
+
+    return sorted(rows, key=mean, reverse=not lower)
 
 
 def by_skill(rows: Iterable[Row]) -> list[Row]:

@@ -304,7 +304,7 @@ def test_a_paragraph_of_help_is_broken_by_the_terminal_alone() -> None:
 def test_a_reader_that_leaves_early_costs_no_record(
     own_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What --out asks for is written, although the table could not be."""
+    """`run --out DIR | head -1`: DIR holds the records, even if the table was not printed to its end."""
 
     def leaves(*_: Any) -> None:
         raise BrokenPipeError

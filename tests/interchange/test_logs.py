@@ -252,7 +252,7 @@ def test_tokens_in_some_steps_only_are_not_made_up_for_the_others(without: int, 
 
 
 def test_a_range_of_steps_that_the_log_has_not_is_named_with_those_it_has(tmp_path: Path) -> None:
-    """What was asked for, and from where to where the log goes."""
+    """The message states the steps asked for and the steps that were read: 7 to 9, and 0 to 4."""
     log = tmp_path / "log.csv"
     log.write_text("step,layer,expert,load\n" + "".join(f"{s},0,{e},3\n" for s in range(5) for e in range(2)))
     with pytest.raises(TraceError, match="no step to import for --first-step 7 --last-step 9: read were steps 0 to 4"):

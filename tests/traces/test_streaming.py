@@ -132,7 +132,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(stored: tuple[Trace, Pa
 
 
 def test_a_trace_that_is_read_in_parts_is_not_refused_for_its_size(tmp_path: Path) -> None:
-    """Of a large column only a few row groups are held, however many steps it has."""
+    """Memory holds a few row groups of a large column, so 98 MB of loads count as 64 MiB."""
     load = np.random.default_rng(0).integers(0, 9, (3000, 64, 64))
     path = write_trace(Trace.from_arrays(load), tmp_path / "large.parquet")
     assert 8 * load.size > HELD_BYTES
