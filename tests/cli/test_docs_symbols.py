@@ -50,10 +50,13 @@ def quoted(page):
 def exists(name):
     if "." in name:
         head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
-        owner = {**vars(rule), **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
+        classes = {name: value for module in MODULES for name, value in vars(module).items() if isinstance(value, type)}
+        owner = {**classes, **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
         if owner is None:
             return name.startswith(("moeload_bench.", "leaderboard.")) and importlib.util.find_spec(name) is not None
-        return hasattr(owner, attribute) or attribute in {f.name for f in dataclasses.fields(owner)}
+        return hasattr(owner, attribute) or (
+            dataclasses.is_dataclass(owner) and attribute in {f.name for f in dataclasses.fields(owner)}
+        )
     listed = set(catalogue.METRICS) | {metric.label for metric in catalogue.METRICS.values()} | set(floors.FLOOR_NAMES)
     fields = {field.name for field in dataclasses.fields(rule.StateLabels)}
     return name in listed | fields or any(hasattr(module, name) for module in MODULES)

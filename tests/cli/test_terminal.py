@@ -100,7 +100,7 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
             ("watching (1 of 2)", "forecasters (2 of 2): uniform, forecaster 1 of"),
             marks=pytest.mark.slow,
         ),
-        (("run", "sw_avg", "--level", "none", "--fresh", "--trace"), ("sw_avg, forecaster 2 of 2, origin",)),
+        (("run", "arima", "--level", "none", "--fresh", "--trace"), ("arima, forecaster 2 of 2, origin",)),
         (
             ("plan", "--devices=4", "--slots=12", "--expert-mb=1", "--bandwidth=25", "--step-ms=99", "--level=none"),
             ("candidates at step",),
@@ -112,7 +112,7 @@ def test_a_long_command_names_its_stages_as_they_begin(
     words: tuple[str, ...], stages: tuple[str, ...], folder: Path
 ) -> None:
     """Within two seconds of its start and then at least every five; time left too. Seconds are of CPU, so that other
-    work on the machine does not count."""
+    work on the machine does not count. A stage that lasts less than a tenth of a second may end before it is drawn."""
     need("jinja2", "pip install -e '.[site]'")
     drawn = drawn_in_terminal(*words, "own.parquet", width=120, cwd=folder)
     times = [seconds for seconds, _ in drawn]
