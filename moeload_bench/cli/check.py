@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.options import TARGET, Seed
-from moeload_bench.cli.progress import say, say_record
+from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
@@ -41,7 +41,8 @@ def check(
     Exit status 0 when every required rule is kept, else 1.
     """
     limits = Limits(traceback=traceback, wall_s_per_call=CALL_S, run_wall_s=CHECK_S)
-    results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
+    with pair_progress(quiet=True):
+        results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
         say_record([dataclasses.asdict(result) for result in results])
     else:

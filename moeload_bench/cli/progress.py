@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import printable
@@ -95,12 +95,14 @@ def pair_progress(quiet: bool = False, unit: str = "pairs", first: str = "prepar
     seconds at most.
 
     ``first``: what is done until the first report. Another total, or less done than before, begins another stage.
+    What a forecaster prints meanwhile goes to standard error: it is no part of the command's answer.
     """
-    if quiet or not sys.stderr.isatty():
-        yield silent if quiet else _lines(unit)
-        return
-    with terminal_bar(transient=True, first=first) as report:
-        yield report
+    with redirect_stdout(sys.stderr):
+        if quiet or not sys.stderr.isatty():
+            yield silent if quiet else _lines(unit)
+            return
+        with terminal_bar(transient=True, first=first) as report:
+            yield report
 
 
 @contextmanager

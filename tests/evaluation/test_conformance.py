@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecast
 from moeload_bench.forecaster import Forecast, StepBlock
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.traces.store import write_trace
+from tests.conftest import synthetic_trace
 from tests.support import broken
 
 SLOW_BASELINES = ("arima", "lstm")
@@ -175,6 +178,22 @@ def test_the_command_names_the_rule_and_says_so_by_its_exit_status() -> None:
     found = CliRunner().invoke(app, ["check", "tests/support/broken.py:NeedsTwoSteps", "--json"])
     assert found.exit_code == 1
     assert [entry["rule"] for entry in json.loads(found.output) if not entry["passed"]] == ["one_step"]
+
+
+@pytest.mark.parametrize("words", [("check",), ("run", "--level", "none", "--trace", "own.parquet")])
+def test_what_a_forecaster_prints_is_no_part_of_the_answer(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes to standard error, so that --json stays JSON."""
+    from moeload_bench.cli.app import app
+
+    target = f"{Path('tests/support/broken.py').resolve()}:Prints"
+    monkeypatch.chdir(tmp_path)
+    write_trace(synthetic_trace(300, recipe="own"), tmp_path / "own.parquet")
+    done = CliRunner().invoke(app, [words[0], target, *words[1:], "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)
+    assert "seen" in done.stderr
 
 
 class NeedsManySteps:

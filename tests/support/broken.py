@@ -31,6 +31,14 @@ class Sound:
         return Forecast.constant(self.share_LE(), request.horizon)
 
 
+class Prints(Sound):
+    """Breaks no rule, and says at every step how it is doing."""
+
+    def observe(self, block: StepBlock) -> None:
+        print("seen", len(block.step_S))
+        super().observe(block)
+
+
 class Raises(Sound):
     def observe(self, block: StepBlock) -> None:
         raise ValueError("cannot observe")
