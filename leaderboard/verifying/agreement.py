@@ -11,6 +11,8 @@ SSE4.2 switched off, November 2026, the largest differences by task, in the mean
 `error_rate_uniform` 0.0003, 0.00003 and 0.00001. ARIMA: 0.03 % and 0.007 by task, 0.003 % and 0.0004 in the mean;
 averages nothing.
 
+A network that is fitted again on another processor ends where another seed's might: see `refit_differences`.
+
 Axis letters: K suite horizons, L MoE layers.
 """
 
@@ -22,9 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
 
+FEW_RUNS = 10
+"""With fewer runs their mean says no more than one of them."""
 FACTS = ("training_step_s", "observed_rows", "forecasts")  # among the costs: what is of the trace, not measured
 EXACT: Bound = (0.0, 0.0)
 
@@ -65,19 +69,28 @@ def differences(
     yield from list(_values(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
 
 
-def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds) -> Iterator[str]:
+def _facts(claimed: RunResult, again: RunResult) -> Iterator[str]:
+    """Say what differs of a run that has nothing to do with how well it was forecast."""
     if (claimed.layers, claimed.experts) != (again.layers, again.experts):
         yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
     for name in FACTS if not (claimed.failures or again.failures) else ():
         said, got = getattr(claimed.cost, name), getattr(again.cost, name)
         if not _near(math.nan if said is None else said, math.nan if got is None else got, (1e-6, 0.0)):
             yield f"cost.{name}: claimed {said}, got {got}"
-    size = sizes(again)
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
         if one.crossing != other.crossing:
             yield f"origin {one.origin}: crossing: claimed {list(one.crossing)}, got {list(other.crossing)}"
         if one.failure is None and other.failure is not None:
             yield f"origin {one.origin}: it fails here: {other.failure}"
+    if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
+        yield "the floors are not those of the trace"
+
+
+def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds) -> Iterator[str]:
+    yield from _facts(claimed, again)
+    size = sizes(again)
+    for one, other in zip(claimed.tasks, again.tasks, strict=True):
+        if one.failure is None and other.failure is not None:
             continue
         for metric in sorted(set(one.metrics) | set(other.metrics)):
             missing = (None,) * len(horizons)
@@ -86,8 +99,6 @@ def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], bound
                 if not _close(metric, said, got, bounds, size):
                     yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
     yield from _layers(claimed, again, bounds, size)
-    if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
-        yield "the floors are not those of the trace"
 
 
 def _layers(claimed: RunResult, again: RunResult, bounds: Bounds, size: Mapping[str, float]) -> Iterator[str]:
@@ -117,6 +128,52 @@ def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Ite
                 yield from _mean(f"{state}, mean {metric} over all horizons", every, allowed.overall, allowed)
 
 
+def refit_differences(claimed: Result, again: Result, bounds: Bounds, mean_bounds: Bounds) -> Iterator[str]:
+    """Say what differs between two results whose networks were fitted to the same runs on two processors.
+
+    Rounding sends the descent elsewhere, as another seed does, so that every tolerance holds one level up: the mean of
+    a run in a state at a horizon may move by what a single value may (``bounds``), the mean over runs by what a run's
+    mean may (``mean_bounds``); the latter is asked of metrics that `FEW_RUNS` or more have.
+    """
+    runs, horizons = {run.trace: run for run in again.runs}, claimed.suite.horizons
+    over: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    for run in claimed.runs:
+        if run.trace not in runs:
+            yield f"{run.trace}: not run again"
+            continue
+        yield from (f"{run.trace}: {line}" for line in _facts(run, runs[run.trace]))
+        for (state, metric, horizon), pair in _run_means(run, runs[run.trace], horizons).items():
+            over.setdefault((state, metric, horizon), []).append(pair)
+            if not _near(*pair, bounds(metric)):
+                yield f"{run.trace}: {state}, mean {metric} at horizon {horizon}: {_said(pair)}"
+    for (state, metric, horizon), pairs in over.items():
+        mean = float(np.mean([one for one, _ in pairs])), float(np.mean([other for _, other in pairs]))
+        if len(pairs) >= FEW_RUNS and not _near(*mean, mean_bounds(metric)):
+            yield f"{state}, mean {metric} over runs at horizon {horizon}: {_said(mean)}"
+
+
+def _run_means(
+    claimed: RunResult, again: RunResult, horizons: Sequence[int]
+) -> dict[tuple[str, str, int], tuple[float, float]]:
+    """Return both means over a run's tasks, by state, metric and horizon; NaN where one of them has no values."""
+    values: dict[tuple[str, str, int], tuple[list[float], list[float]]] = {}
+    for which, run in enumerate((claimed, again)):
+        for task in run.tasks:
+            for metric, value_K in task.metrics.items():
+                for horizon, value in zip(horizons, value_K, strict=True):
+                    if value is not None:
+                        values.setdefault((task.state, metric, horizon), ([], []))[which].append(value)
+    return {key: (_mean_of(one), _mean_of(other)) for key, (one, other) in values.items()}
+
+
+def _mean_of(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def _said(pair: tuple[float, float]) -> str:
+    return f"claimed {pair[0]:.6g}, got {pair[1]:.6g}"
+
+
 def _given(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
     return [(one, other) for one, other in pairs if one is not None and other is not None]
 
@@ -125,7 +182,7 @@ def _mean(what: str, pairs: Sequence[tuple[float, float]], bound: Bound, allowed
     said, got = np.mean(pairs, axis=0) if pairs else (math.nan, math.nan)
     size = float(np.mean(np.abs(pairs))) if pairs else 0.0
     if not _near(float(said), float(got), _narrowed(bound, size, allowed.of_mean, allowed.least_mean)):
-        yield f"{what}: claimed {said:.6g}, got {got:.6g}"
+        yield f"{what}: {_said((float(said), float(got)))}"
 
 
 def _close(metric: str, said: float | None, got: float | None, bounds: Bounds, size: Mapping[str, float]) -> bool:

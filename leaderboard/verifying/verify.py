@@ -43,6 +43,9 @@ from moeload_bench.words import FineProgress
 
 MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
+SHIP_WEIGHTS = (
+    "it was fitted, and a fit may end elsewhere on another processor: submit its weights as a file beside the code"
+)
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,8 @@ class _Rerun:
         if other is not None:
             return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}"]
+        fitted = "" if self.request.result.fit_wall_s is None else f"; {SHIP_WEIGHTS}"
+        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}{fitted}"]
 
     def _fit_differs(self) -> list[str]:
         """Say where the claim is wrong about whether it learned from the open runs: entries are listed by that."""

@@ -189,6 +189,37 @@ def test_other_forecasts_with_the_same_scores_differ_on_the_recording_machine() 
     assert "forecasts_sha256" in line
 
 
+def times(result: Result, factor: float, runs: int | None = None) -> Result:
+    """The result with every window_tv of its first so many runs times a factor."""
+    tree = result.model_dump(mode="json")
+    for run in tree["runs"][:runs]:
+        for task in run["tasks"]:
+            value_K = task["metrics"]["window_tv"]
+            task["metrics"]["window_tv"] = [value if value is None else factor * value for value in value_K]
+    return Result.model_validate(tree)
+
+
+def test_a_network_that_is_fitted_again_elsewhere_is_compared_by_its_means() -> None:
+    """One run may move by what a value may, all runs by what a run's mean may, and what is not fitted by neither."""
+    fitted = made_with(load_result(RESULTS / "v3" / "gated.json"), **kernels())
+
+    def compared(again: Result) -> tuple[str, list[str]]:
+        return report(fitted, made_with(again, numpy="another"), None)
+
+    assert compared(times(fitted, 1.04, runs=1))[0].startswith("by its means, as fitted again (")
+    assert compared(times(fitted, 1.04, runs=1))[1] == []
+    assert all(f"{fitted.runs[0].trace}: " in line for line in compared(times(fitted, 1.2, runs=1))[1])
+    assert compared(times(fitted, 1.2, runs=1))[1] != []
+    for factor in (0.98, 1.02):
+        found = compared(times(fitted, factor))[1]
+        assert found != []
+        assert all("mean window_tv over runs at horizon" in line for line in found)
+    unfitted = fitted.model_copy(update={"fit_wall_s": None})
+    how, found = report(unfitted, made_with(times(unfitted, 1.04, runs=1), numpy="another"), None)
+    assert how.startswith("within tolerances")
+    assert found != []
+
+
 @pytest.mark.slow
 def test_every_forecaster_has_a_stated_tolerance_with_a_reason() -> None:
     """For each forecaster with results; the errors of all but the trained one are held closer than a stranger's."""

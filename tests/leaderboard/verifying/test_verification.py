@@ -104,6 +104,9 @@ def test_numbers_edited_with_care_are_rejected(world: World, tmp_path: Path) -> 
     assert not made.verified
     assert "window_tv at horizon 1: claimed" in made.reasons[0]
     assert "not what the code gives here" in made.reasons[0]
+    assert "weights" not in made.reasons[0]
+    made = verified(folder, halved(result).model_copy(update={"fit_wall_s": 1.0}), world)
+    assert made.reasons[0].endswith("submit its weights as a file beside the code")
 
 
 @pytest.mark.parametrize("sample", [1.0, 0.5])
