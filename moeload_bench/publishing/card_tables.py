@@ -5,6 +5,7 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import fmean, median
@@ -126,12 +127,14 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
 
 
 def machines(hardware: Iterable[str]) -> str:
-    """Return `1 thread of A or B`: what is counted once for all that have as many."""
+    """Return `1 thread of A, B or C`: what is counted once for all that have as many, makers' marks left out."""
     alike: dict[str, list[str]] = {}
-    for words in sorted(set(hardware)):
+    for words in sorted({re.sub(r"\(R\)| Processor", "", text) for text in hardware}):
         count, of, name = words.rpartition(" of ")
         alike.setdefault(count + of, []).append(name)
-    return " or ".join(f"{count}{' or '.join(names)}" for count, names in alike.items())
+    return " or ".join(
+        count + " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) for count, names in alike.items()
+    )
 
 
 def _range(values: Iterable[int]) -> str:
