@@ -100,7 +100,7 @@ def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
             ("watching (1 of 2)", "forecasters (2 of 2): uniform, forecaster 1 of"),
             marks=pytest.mark.slow,
         ),
-        (("run", "arima", "--level", "none", "--fresh", "--trace"), ("arima, forecaster 2 of 2, origin",)),
+        (("run", "guarded", "--level", "none", "--fresh", "--trace"), ("guarded, forecaster 2 of 2, origin",)),
         (
             ("plan", "--devices=4", "--slots=12", "--expert-mb=1", "--bandwidth=25", "--step-ms=99", "--level=none"),
             ("candidates at step",),
