@@ -65,22 +65,26 @@ def same_machine(then: Environment, here: Environment) -> str | None:
     return ", ".join(differ) or None
 
 
+def _stated(result: Result) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what the file says of this result's forecaster, and of networks that are fitted again."""
+    stated = tomllib.loads(TOLERANCES.read_text())
+    return stated.get(result.forecaster.target.partition("@")[0], {}), stated["refit"]
+
+
 def bounds_of(result: Result) -> Bounds:
     """Return the bounds of values for re-runs on another machine; the catalogue's where nothing is stated."""
-    entry = tomllib.loads(TOLERANCES.read_text()).get(result.forecaster.target.partition("@")[0], {})
+    entry, _ = _stated(result)
     return lambda metric: tuple(entry.get(tolerance_of(metric).kind, value_bound(metric)))
 
 
 def refit_bounds(result: Result) -> tuple[Bounds, Bounds] | None:
-    """Return the bounds of a run's means and of the means over runs for what was fitted and may end elsewhere; else
-    None."""
-    stated = tomllib.loads(TOLERANCES.read_text())
-    if result.fit_wall_s is None or not stated.get(result.forecaster.target.partition("@")[0], {}).get("refit"):
+    """Return the bounds of a run's means and of means over runs, None for what was not fitted or ends where it did."""
+    entry, refit = _stated(result)
+    if result.fit_wall_s is None or not entry.get("refit"):
         return None
-    of_run, of_suite = stated["refit"]["run"], stated["refit"]["suite"]
     return (
-        lambda metric: tuple(of_run.get(metric, value_bound(metric))),
-        lambda metric: tuple(of_suite.get(metric, tolerance_of(metric).mean)),
+        lambda metric: tuple(refit["run"].get(metric, value_bound(metric))),
+        lambda metric: tuple(refit["suite"].get(metric, tolerance_of(metric).mean)),
     )
 
 
@@ -89,17 +93,22 @@ def exactly(metric: str) -> Bound:
     return EXACT
 
 
-def compare(committed: Result, again: Result, bounds: Bounds) -> Iterator[str]:
-    """Yield what differs between a committed result and its re-run, in words: trace, state, horizon, metric, values."""
-    runs = {run.trace: run for run in again.runs}
-    for run in committed.runs:
-        if run.trace not in runs:
-            yield f"{run.trace}: not run again"
-            continue
-        found = list(differences(run, runs[run.trace], committed.suite.horizons, bounds))
-        if not found and bounds is exactly:
-            found = list(_otherwise(run, runs[run.trace]))
-        yield from (f"{run.trace}: {line.replace('claimed', 'committed')}" for line in found)
+def compare(committed: Result, again: Result, bounds: Bounds, mean_bounds: Bounds | None = None) -> Iterator[str]:
+    """Yield what differs between a committed result and its re-run, in words: trace, state, horizon, metric, values;
+    with ``mean_bounds`` by means, as what was fitted again (`refit_differences`)."""
+    runs, horizons = {run.trace: run for run in again.runs}, committed.suite.horizons
+    yield from (f"{run.trace}: not run again" for run in committed.runs if run.trace not in runs)
+    pairs = [(run, runs[run.trace]) for run in committed.runs if run.trace in runs]
+    if mean_bounds is not None:
+        lines = refit_differences(pairs, horizons, bounds, mean_bounds)
+    else:
+        lines = (f"{run.trace}: {line}" for run, other in pairs for line in _of_run(run, other, horizons, bounds))
+    yield from (line.replace("claimed", "committed") for line in lines)
+
+
+def _of_run(run: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds) -> list[str]:
+    found = list(differences(run, again, horizons, bounds))
+    return found or (list(_otherwise(run, again)) if bounds is exactly else [])
 
 
 def _otherwise(one: RunResult, other: RunResult) -> Iterator[str]:
@@ -175,8 +184,7 @@ def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, l
             return "exactly", found
     refit = refit_bounds(committed)
     if refit is not None:
-        found = [line.replace("claimed", "committed") for line in refit_differences(committed, again, *refit)]
-        return f"by its means, as fitted again ({elsewhere or 'asked for'})", found
+        return f"by its means, as fitted again ({elsewhere or 'asked for'})", list(compare(committed, again, *refit))
     return f"within tolerances ({elsewhere or 'asked for'})", list(compare(committed, again, bounds_of(committed)))
 
 

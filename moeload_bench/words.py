@@ -1,8 +1,8 @@
-"""Numbers in words, and how long work says how far it is."""
+"""Numbers and names in words, and how long work says how far it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 Progress = Callable[[int, int, str], None]
 """``report(done, total, what)``: called as work goes on; ``what`` names the part that is done."""
@@ -39,3 +39,8 @@ def page(path: str) -> str:
 def every(number: int, noun: str) -> str:
     """Return `the layer`, `both layers`, `all 6 layers`."""
     return {1: f"the {noun}", 2: f"both {noun}s"}.get(number, f"all {number:,} {noun}s")
+
+
+def listed(names: Sequence[str], last: str = "and") -> str:
+    """Return `a`, `a and b`, `a, b and c`; ``last``: the word before the last one."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} {last} {names[-1]}"

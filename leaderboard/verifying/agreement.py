@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.grid import run_means
+from moeload_bench.results.record import RunResult
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
 
 FEW_RUNS = 10
@@ -75,7 +76,7 @@ def _facts(claimed: RunResult, again: RunResult) -> Iterator[str]:
         yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
     for name in FACTS if not (claimed.failures or again.failures) else ():
         said, got = getattr(claimed.cost, name), getattr(again.cost, name)
-        if not _near(math.nan if said is None else said, math.nan if got is None else got, (1e-6, 0.0)):
+        if not _near(_or_nan(said), _or_nan(got), (1e-6, 0.0)):
             yield f"cost.{name}: claimed {said}, got {got}"
     for one, other in zip(claimed.tasks, again.tasks, strict=True):
         if one.crossing != other.crossing:
@@ -128,46 +129,38 @@ def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Ite
                 yield from _mean(f"{state}, mean {metric} over all horizons", every, allowed.overall, allowed)
 
 
-def refit_differences(claimed: Result, again: Result, bounds: Bounds, mean_bounds: Bounds) -> Iterator[str]:
-    """Say what differs between two results whose networks were fitted to the same runs on two processors.
+def refit_differences(
+    pairs: Iterable[tuple[RunResult, RunResult]], horizons: Sequence[int], bounds: Bounds, mean_bounds: Bounds
+) -> Iterator[str]:
+    """Say what differs between runs, as claimed and again, whose network was fitted to the same data on two processors.
 
     Rounding sends the descent elsewhere, as another seed does, so that every tolerance holds one level up: the mean of
     a run in a state at a horizon may move by what a single value may (``bounds``), the mean over runs by what a run's
     mean may (``mean_bounds``); the latter is asked of metrics that `FEW_RUNS` or more have.
     """
-    runs, horizons = {run.trace: run for run in again.runs}, claimed.suite.horizons
     over: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
-    for run in claimed.runs:
-        if run.trace not in runs:
-            yield f"{run.trace}: not run again"
-            continue
-        yield from (f"{run.trace}: {line}" for line in _facts(run, runs[run.trace]))
-        for (state, metric, horizon), pair in _run_means(run, runs[run.trace], horizons).items():
-            over.setdefault((state, metric, horizon), []).append(pair)
-            if not _near(*pair, bounds(metric)):
-                yield f"{run.trace}: {state}, mean {metric} at horizon {horizon}: {_said(pair)}"
-    for (state, metric, horizon), pairs in over.items():
-        mean = float(np.mean([one for one, _ in pairs])), float(np.mean([other for _, other in pairs]))
-        if len(pairs) >= FEW_RUNS and not _near(*mean, mean_bounds(metric)):
-            yield f"{state}, mean {metric} over runs at horizon {horizon}: {_said(mean)}"
+    for claimed, again in pairs:
+        yield from (f"{claimed.trace}: {line}" for line in _facts(claimed, again))
+        for (state, metric, horizon), means in _both_means(claimed, again, horizons):
+            over.setdefault((state, metric, horizon), []).append(means)
+            if not _near(*means, bounds(metric)):
+                yield f"{claimed.trace}: {state}, mean {metric} at horizon {horizon}: {_said(means)}"
+    for (state, metric, horizon), found in over.items():
+        said, got = np.mean(found, axis=0).tolist()
+        if len(found) >= FEW_RUNS and not _near(said, got, mean_bounds(metric)):
+            yield f"{state}, mean {metric} over runs at horizon {horizon}: {_said((said, got))}"
 
 
-def _run_means(
+def _both_means(
     claimed: RunResult, again: RunResult, horizons: Sequence[int]
-) -> dict[tuple[str, str, int], tuple[float, float]]:
-    """Return both means over a run's tasks, by state, metric and horizon; NaN where one of them has no values."""
-    values: dict[tuple[str, str, int], tuple[list[float], list[float]]] = {}
-    for which, run in enumerate((claimed, again)):
-        for task in run.tasks:
-            for metric, value_K in task.metrics.items():
-                for horizon, value in zip(horizons, value_K, strict=True):
-                    if value is not None:
-                        values.setdefault((task.state, metric, horizon), ([], []))[which].append(value)
-    return {key: (_mean_of(one), _mean_of(other)) for key, (one, other) in values.items()}
-
-
-def _mean_of(values: Sequence[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+) -> Iterator[tuple[tuple[str, str, int], tuple[float, float]]]:
+    """Yield state, metric and horizon with both means over a run's tasks; NaN where only one of the two has values."""
+    named = {(task.state, metric) for run in (claimed, again) for task in run.tasks for metric in task.metrics}
+    for state, metric in sorted(named):
+        said_K, got_K = (run_means(run, state, metric) or [None] * len(horizons) for run in (claimed, again))
+        for horizon, said, got in zip(horizons, said_K, got_K, strict=True):
+            if said is not None or got is not None:
+                yield (state, metric, horizon), (_or_nan(said), _or_nan(got))
 
 
 def _said(pair: tuple[float, float]) -> str:
@@ -186,9 +179,12 @@ def _mean(what: str, pairs: Sequence[tuple[float, float]], bound: Bound, allowed
 
 
 def _close(metric: str, said: float | None, got: float | None, bounds: Bounds, size: Mapping[str, float]) -> bool:
-    one, other = (math.nan if value is None else value for value in (said, got))
     allowed = tolerance_of(metric)
-    return _near(one, other, _narrowed(bounds(metric), size.get(metric, 0.0), allowed.of_value, LEAST))
+    return _near(_or_nan(said), _or_nan(got), _narrowed(bounds(metric), size.get(metric, 0.0), allowed.of_value, LEAST))
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _near(one: float, other: float, allowed: Bound) -> bool:
@@ -202,7 +198,7 @@ def _flat(tree: Any) -> list[float]:
         return [number for name in sorted(tree) for number in _flat(tree[name])]
     if isinstance(tree, Sequence):
         return [number for item in tree for number in _flat(item)]
-    return [math.nan if tree is None else tree]
+    return [_or_nan(tree)]
 
 
 def _paired(one: Any, other: Any) -> tuple[list[float], list[float]]:

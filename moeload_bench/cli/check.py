@@ -41,7 +41,7 @@ def check(
     Exit status 0 when every required rule is kept, else 1.
     """
     limits = Limits(traceback=traceback, wall_s_per_call=CALL_S, run_wall_s=CHECK_S)
-    with pair_progress(quiet=True):
+    with pair_progress(quiet=True):  # what the forecaster prints is no part of the answer
         results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
         say_record([dataclasses.asdict(result) for result in results])

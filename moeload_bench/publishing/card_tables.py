@@ -14,7 +14,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
 from moeload_bench.scoring.run_facts import DRIFT_STEPS, RunFacts, drift_words, rounded
 from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
-from moeload_bench.words import ordinal
+from moeload_bench.words import listed, ordinal
 
 MAX_SPANS = 8
 """Spans of states that a cell shows; the others are only counted."""
@@ -132,9 +132,7 @@ def machines(hardware: Iterable[str]) -> str:
     for words in sorted({re.sub(r"\(R\)| Processor", "", text) for text in hardware}):
         count, of, name = words.rpartition(" of ")
         alike.setdefault(count + of, []).append(name)
-    return " or ".join(
-        count + " or ".join(filter(None, (", ".join(names[:-1]), names[-1]))) for count, names in alike.items()
-    )
+    return " or ".join(f"{count}{listed(names, 'or')}" for count, names in alike.items())
 
 
 def _range(values: Iterable[int]) -> str:

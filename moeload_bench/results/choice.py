@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.results.decision import LEAST_PARTS, interval_of, listed
+from moeload_bench.results.decision import LEAST_PARTS, interval_of
 from moeload_bench.results.grid import ResultGrid, Row, result_grid
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import MIN_RECIPES, compare, log_ratio
 from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
 from moeload_bench.suites.suite import STATES
+from moeload_bench.words import listed
 
 PARTS = 10
 """Groups of neighbouring origins that are compared on one run."""

@@ -15,7 +15,7 @@ import numpy as np
 
 from moeload_bench.errors import counted
 from moeload_bench.results.statistics import t_quantile
-from moeload_bench.words import page
+from moeload_bench.words import listed, page
 
 SAME_PERCENT = 0.1
 """Points of the step time below which two candidates save alike."""
@@ -227,11 +227,6 @@ def volume(gb: float) -> str:
     """Return gigabytes in the unit that shows them: `0.3 GB`, `4.1 MB`, `16.3 TB`."""
     scale, unit = (1e-3, "TB") if gb >= 1000 else (1.0, "GB") if gb >= 0.1 or gb == 0 else (1e3, "MB")
     return f"{gb * scale:,.1f} {unit}"
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return `a`, `a and b`, `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _known(value: Any) -> Any:
