@@ -20,7 +20,7 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support import broken
 
-SLOW_BASELINES = ("arima", "lstm")
+SLOW_BASELINES = ("arima", "average_tuned", "lstm", "sw_avg_conformal")
 BROKEN = {
     broken.Raises: "answers",
     broken.WrongShape: "shape",

@@ -7,18 +7,28 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.committed import ROOT, SUBMISSIONS, in_suite_order, target_of
+from leaderboard.committed import (
+    RESULTS,
+    ROOT,
+    SUBMISSIONS,
+    committed_result,
+    in_suite_order,
+    submission_of,
+    target_of,
+)
 from leaderboard.suites.plan import load_plan
 from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import look_of
 from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import Suite, load_suite
+from tests.support.committed import by_result
 from tests.support.submitted import make_world
 
 RECORDS = [read_folder(path).record for path in SUBMISSIONS.iterdir()]
@@ -34,12 +44,28 @@ def copied(name: str, root: Path) -> Suite:
     return suite
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("sw_avg", "guarded") else pytest.param(name, marks=pytest.mark.slow) for name in BASELINES],
+)
 def test_committed_baselines_are_what_their_results_say(name: str, tmp_path: Path) -> None:
     """Byte for byte; a verification that fits stays. When this fails: `make verify`, and commit."""
     before = {path.name: path.read_bytes() for path in (SUBMISSIONS / name).iterdir()}
     folder = write_submission(name, copied(name, tmp_path), tmp_path)
     assert {path.name: path.read_bytes() for path in folder.path.iterdir()} == before
+
+
+@pytest.mark.parametrize("path", by_result(sorted(RESULTS.glob("*/*.json"))))
+def test_every_committed_result_has_its_submission(path: Path) -> None:
+    """A pull request cannot add numbers without the code that gives them: a result belongs to the submission of its
+    name on its suite, or to a baseline of this package.
+    """
+    result = committed_result(path)
+    folder = submission_of(result)
+    if folder is not None and folder.record.suite.name == path.parent.name:
+        assert (result.name, result.suite.name) == (path.stem, path.parent.name)
+    else:
+        assert result.forecaster.target.partition("@")[0] in baseline_names()
 
 
 def test_a_verification_of_another_result_goes(tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.collection import Results
 from moeload_bench.results.record import load_result
 from moeload_bench.suites.suite import load_suite
+from tests.support.committed import by_result
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = sorted((ROOT / "leaderboard" / "results").glob("*/*.json"))
 MINE = ROOT / "leaderboard" / "results" / "mini" / "sw_avg.json"
 
 
-@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", by_result(COMMITTED))
 def test_a_committed_result_is_canonical_and_short(path: Path) -> None:
     """Reading and writing it again gives the same bytes; 101 lines a run at most, and a head of six."""
     result, text = committed_result(path), path.read_text()

@@ -12,6 +12,7 @@ import pytest
 
 from leaderboard.committed import SCORED_AGAIN, bound_code, committed_result
 from moeload_bench.results.record import Result
+from tests.support.committed import by_result
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "results.json").read_text())
@@ -51,7 +52,7 @@ def verification_of(path: Path) -> dict[str, Any]:
     return fields
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN["results"]))
+@pytest.mark.parametrize("path", by_result(sorted(GOLDEN["results"])))
 def test_no_number_of_a_committed_result_changes(path: str) -> None:
     """Scores, costs, floors and crossings of every published result are what they were, to the last digit.
 
@@ -64,7 +65,7 @@ def test_no_number_of_a_committed_result_changes(path: str) -> None:
     assert found == golden
 
 
-@pytest.mark.parametrize("path", sorted(GOLDEN["results"]))
+@pytest.mark.parametrize("path", by_result(sorted(GOLDEN["results"])))
 def test_the_source_of_a_committed_result_is_here_unchanged(path: str) -> None:
     """The code that a published result names by hash is that of this checkout or frozen; of `mini` that of today."""
     result = committed_result(ROOT / path)
