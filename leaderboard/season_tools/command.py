@@ -268,7 +268,10 @@ def score(
     find_links: FindLinks = None,
     no_index: NoIndex = False,
 ) -> None:
-    """Score all entries on all runs, once. Refused before the runs' hashes are public, and for a changed entry."""
+    """Score all entries on all runs, once. Refused before the runs' hashes are public, and for a changed entry.
+
+    If it is broken off, run it again on the same machine: finished fits and runs are in the cache.
+    """
     with pair_progress(unit="runs") as progress:
         made = score_season(
             _folder(root, name),

@@ -25,7 +25,7 @@ from leaderboard.season_tools.recording import fork_path, recorded_futures
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.evaluate import make_result
 from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, replay_and_score, run_pair
 from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.sources import bytes_sha256
@@ -65,6 +65,7 @@ def score_season(
 ) -> records.Scores:
     """Run all entries on all runs and write their results.
 
+    A scoring that was broken off goes on: fits and runs that the cache has are not made again, those that fork are.
     ``published`` says where the hashes stand when it is not a commit of this repository; ``paths`` gives files of the
     open runs by id. Raises `SeasonError` for a run without hashes, hashes that are not published, a trace or an entry
     that has changed, and a season that is revealed.
@@ -73,7 +74,7 @@ def score_season(
     with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
         draw, runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
-        for left in (folder.results, folder.forks):  # by a scoring that was killed: it may differ in its last digits
+        for left in (folder.results, folder.forks):  # by a scoring that was killed, on another machine perhaps
             shutil.rmtree(left, ignore_errors=True)
         (folder.path / "fork_floors.json").unlink(missing_ok=True)
         cut = {(run.recipe, run.run) for run in runs if run.diverged is not None}  # before their forks
@@ -91,7 +92,7 @@ def score_season(
             entry_target(folder.entries / entry.name, entry, find_links=find_links, no_index=no_index)
             for entry in commitment.entries
         ]
-        setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=True)
+        setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=False)
         results, losses = _results(folder, plan, setting, targets, files, forks, jobs, progress)
         floors = fork_floors(folder, plan, suite, values, count)
         (folder.path / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
@@ -249,6 +250,8 @@ def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
 
 def score_run(pair: Pair, forks: RunForks) -> Scored:
     """Score one entry on one run: its result, and the losses of the answers that it gave where the run forks."""
+    if not forks.origins:
+        return Scored(run_pair(pair), ())
     answers: dict[int, Answer] = {}
 
     def hear(answer: Answer) -> None:

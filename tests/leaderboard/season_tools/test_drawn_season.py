@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from leaderboard.season_tools import command
+from leaderboard.season_tools import command, scoring
 from leaderboard.season_tools.checking import check_season, runs_to_record_again
 from leaderboard.season_tools.claims import claim_lines
 from leaderboard.season_tools.closing import abandon_season, close_season
@@ -33,8 +33,11 @@ from leaderboard.season_tools.public_value import (
     witness_season,
 )
 from leaderboard.season_tools.recording import draw_value, record_season
+from leaderboard.season_tools.scoring import score_season
 from moeload_bench.cli.recipes import app as recipes_app
 from moeload_bench.errors import DivergedError, SeasonError
+from moeload_bench.evaluation import pairs
+from moeload_bench.evaluation.pairs import Pair, replay_and_score
 from moeload_bench.recipes.draws import load_distribution
 from moeload_bench.recipes.metadata import balancing_meta
 from moeload_bench.recipes.recipe import load_recipe
@@ -42,7 +45,7 @@ from moeload_bench.recipes.training import Job
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.record import load_result
+from moeload_bench.results.record import RunResult, load_result
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import list_traces, read_trace, stored_meta
 from tests.conftest import synthetic_trace
@@ -92,6 +95,37 @@ def test_a_run_that_diverged_is_scored_as_far_as_it_came(season: SeasonFolder) -
     assert min(len(cut.transient), len(cut.stable)) in (0, *range(10, 21))
     assert "a-log" in scored
     assert all(entry.expert_tokens for entry in suite.traces)
+
+
+def test_scoring_that_was_broken_off_goes_on(season: SeasonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs that were scored by then are not replayed again, those that fork excepted; the scores are the same."""
+    before = {path.name: load_result(path) for path in season.results.iterdir()}
+    for name in ("reveal.json", "scores.json"):
+        (season.path / name).unlink()
+    replayed: list[str] = []
+
+    def counted(pair: Pair, *more: Any, **options: Any) -> RunResult:
+        replayed.append(pair.entry.id)
+        return replay_and_score(pair, *more, **options)
+
+    def broken_off(done: int, total: int, what: str) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    for module in (pairs, scoring):
+        monkeypatch.setattr(module, "replay_and_score", counted)
+    with pytest.raises(KeyboardInterrupt):
+        score_season(season, level="none", published="the test", progress=broken_off)
+    first, forked = list(replayed), [name for name in replayed if name.startswith("2027-03a-s00/")]
+    assert (len(first), len(forked)) == (4, 1)
+    replayed.clear()
+    made = score_season(season, level="none", published="the test")
+    scored = len(read_record(Suite, season.path / "suite.json").traces) * len(made.results)
+    assert len(replayed) == scored - len(first) + len(forked)
+    after = {path.name: load_result(path) for path in season.results.iterdir()}
+    assert [run.forecasts_sha256 for one in after.values() for run in one.runs] == [
+        run.forecasts_sha256 for one in before.values() for run in one.runs
+    ]
 
 
 def test_a_diverged_run_is_kept_up_to_that_step(closed: SeasonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
