@@ -27,6 +27,7 @@ from moeload_bench.suites.suite import default_suite, load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
+from tests.support.committed import by_result
 
 BOUND = bound_results()
 made_from = functools.cache(made_by)
@@ -56,7 +57,7 @@ def committed(name: str = "gated") -> Result:
     return load_result(RESULTS / "v1" / f"{name}.json")
 
 
-@pytest.mark.parametrize("path", BOUND, ids=lambda path: path.relative_to(BOARD).as_posix())
+@pytest.mark.parametrize("path", by_result(BOUND))
 @pytest.mark.usefixtures("changed")
 def test_the_code_of_every_committed_result_is_frozen(path: Path) -> None:
     """Or lies in the entry's own folder. When this fails after new results: `python -m leaderboard freeze-code`."""

@@ -11,9 +11,12 @@ CLOSED = {path.name for path in (Path(__file__).resolve().parents[2] / "leaderbo
 
 
 def by_result(paths: Iterable[str | Path]) -> list[object]:
-    """Files of results by suite and name; those of closed suites, which nobody makes anew, in `make test-slow` only."""
-    found = [(path, Path(path).parent.name) for path in paths]
+    """Files of results by their place; those of closed suites, which nobody makes anew, in `make test-slow` only."""
     return [
-        pytest.param(path, id=f"{suite}/{Path(path).stem}", marks=pytest.mark.slow if suite in CLOSED else ())
-        for path, suite in found
+        pytest.param(
+            path,
+            id=Path(path).as_posix().rpartition("leaderboard/")[2].removesuffix(".json"),
+            marks=pytest.mark.slow if Path(path).parent.name in CLOSED else (),
+        )
+        for path in paths
     ]
