@@ -76,9 +76,8 @@ def test_data_parallel_processes_record_the_trace_of_one(family: str, tmp_path: 
     assert got.meta.parallel == {"processes": 2}
 
 
-@pytest.mark.parametrize(
-    "family", ["qwen3_moe", *(pytest.param(f, marks=pytest.mark.slow) for f in CONFIGS if f != "qwen3_moe")]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CONFIGS)
 def test_expert_parallel_processes_record_the_trace_of_one(family: str, tmp_path: Path) -> None:
     """FSDP2 with expert parallelism: a rank holds half of the experts, its router's counts are over all of them."""
     got = sharded_trace(family, tmp_path, FSDP_EP, 4, 0.0)
