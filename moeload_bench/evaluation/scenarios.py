@@ -99,7 +99,11 @@ class Subject:
         self._loaded: Target | None = None
         # level `none` has one process for everything: only now has no instance been in it
         seconds = self.limits.wall_s_per_call
-        self._first = in_fork(lambda: self.ask(BASIC, run=OTHER_RUN), seconds) if level == "none" else None
+        self._first: Forecast | None = None
+        try:
+            self._first = in_fork(lambda: self.ask(BASIC, run=OTHER_RUN), seconds) if level == "none" else None
+        except ForecastError as error:
+            self._over = error  # here it would end the check too
 
     def basic(self) -> Forecast:
         """What it forecasts after the basic run; the same answer, or the same error, for every rule that asks."""
@@ -189,12 +193,12 @@ class Subject:
         """Fit anew."""
         longer = replace(scenario, steps=max(scenario.steps, FIT_STEPS if scenario.experts < 32 else SHORTEST_FIT))
         runs = [(scenario.info, longer.block(seed)) for seed in (1, 2)]
-        try:
-            with self.clock("fit", self.limits.fit_wall_s):
+        with self.clock("fit", self.limits.fit_wall_s):
+            try:
                 out = fit_target(self._target(), runs, seed=self.seed, level=self.level, limits=self.limits)
-        except ForecastError as error:
-            given = f"{FIT_RUNS}{longer.steps} steps, and may get runs of {SHORTEST_FIT}"
-            raise ForecastError(f"{error}{given})", error.rule) from error
+            except ForecastError as error:
+                given = f"{FIT_RUNS}{longer.steps} steps, and may get runs of {SHORTEST_FIT}"
+                raise ForecastError(f"{error}{given})", error.rule) from error
         return None if out is None else out[0]
 
 
@@ -234,7 +238,10 @@ def alarm(seconds: float, text: str) -> Iterator[None]:
 
 
 def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
-    """Return what a copy of this process answers; None where it fails, takes longer, or cannot be had."""
+    """Return what a copy of this process answers; None where it fails, takes longer, or cannot be had.
+
+    Raises `ForecastError` where the call ends the copy.
+    """
     if sys.platform != "linux":
         return None
     context = multiprocessing.get_context("fork")
@@ -255,8 +262,15 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
     try:
         data = ours.recv_bytes() if ours.poll(seconds) else b""
     except (EOFError, OSError):
-        data = b""
+        child.join(seconds)
+        raise ForecastError(f"the forecaster's process: {_end_of(child.exitcode)}") from None
     finally:
         child.kill()
         child.join()
     return Forecast(**np.load(io.BytesIO(data))) if data else None
+
+
+def _end_of(status: int | None) -> str:
+    if status is None:
+        return "closed its pipe"
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from moeload_bench.errors import TargetError
 from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecaster
 from moeload_bench.forecaster import Forecast, StepBlock
-from moeload_bench.isolation.hosts import Limits
+from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -75,6 +75,14 @@ def test_a_broken_forecaster_fails_by_the_rule_it_breaks(cls: type, rule: str) -
     assert found[0] == rule
     if list(RULES).index(rule) > list(RULES).index("fit"):
         assert found == [rule]
+
+
+@pytest.mark.parametrize("level", ["none", "process"])
+def test_a_forecaster_that_ends_its_process_does_not_end_the_check(level: Level) -> None:
+    """Every rule that asks it fails, and the first says how it ended."""
+    found = check_forecaster(f"{broken.__file__}:EndsItsProcess", level=level)
+    assert found[0].message.endswith("ended with status 0")
+    assert not any(result.passed for result in found if result.rule in ("answers", "deterministic", "block_size"))
 
 
 def test_every_rule_has_a_forecaster_that_breaks_it() -> None:
