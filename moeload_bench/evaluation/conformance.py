@@ -87,7 +87,7 @@ Rule = Callable[[Subject], str | None]
 
 
 def answers(subject: Subject) -> str | None:
-    """Constructed, shown a run and asked, it raises nothing."""
+    """Check that it raises nothing when it is constructed, shown a run and asked."""
     try:
         subject.basic()
     except ForecastError as error:
@@ -96,7 +96,7 @@ def answers(subject: Subject) -> str | None:
 
 
 def form(rule: str) -> Rule:
-    """The forecast after the basic run keeps this one of `FORECAST_RULES`."""
+    """Return the check that the forecast after the basic run keeps this one of `FORECAST_RULES`."""
 
     def check(subject: Subject) -> str | None:
         try:
@@ -114,7 +114,7 @@ def deterministic(subject: Subject) -> str | None:
 
 
 def block_size(subject: Subject) -> str | None:
-    """The sizes of the blocks that `observe` is given do not matter, to 1e-9 relative."""
+    """Check that the sizes of the blocks that `observe` is given do not matter, to 1e-9 relative."""
     whole = subject.basic()
     for sizes in ((1,), (7, 1, 30)):
         wrong = differs(whole, subject.ask(BASIC, sizes), BASIC.horizons)
@@ -147,7 +147,7 @@ def horizon_prefix(subject: Subject) -> str | None:
 
 
 def independent_instances(subject: Subject) -> str | None:
-    """An instance does not care that its process has, or had, another one, which follows another run."""
+    """Check that an instance does not care that its process has, or had, another one, which follows another run."""
     cuts = ((0, 40), (40, BASIC.steps))
     with subject.open(BASIC) as one:  # in the same blocks: whether these matter is a rule of its own
         for start, stop in cuts:
@@ -188,7 +188,7 @@ def fit(subject: Subject) -> str | None:
 
 
 def expert_permutation(subject: Subject) -> str | None:
-    """Reported: other numbers for the experts give the same forecast, renumbered."""
+    """Report whether other numbers for the experts give the same forecast, renumbered."""
     order = np.roll(np.arange(BASIC.experts), 1)
     plain, run = subject.basic(), BASIC.block()
     columns = {"loss": run.covariates["loss"], "load_half": run.covariates["load_half"][:, :, order]}

@@ -114,7 +114,7 @@ class _Said:
         self._done, self._total = 0, len(targets) * len(suite.traces)
 
     def fits(self, number: int, of: int, target: Target) -> None:
-        """A forecaster begins to learn, if it learns: of a stranger's class only its own process knows."""
+        """Say that a forecaster begins to learn, if it learns: of a stranger's class only its own process knows."""
         if self._within:
             runs = f"{counted(len(self._suite.fit), 'train run')} ({number} of {of})"
             said = f"fitting {target.label} on {runs}"
@@ -122,7 +122,7 @@ class _Said:
             self._progress(0, self._total, said if _is_known(target) else unsure)
 
     def finished(self, pair: Pair) -> None:
-        """A pair is done."""
+        """Say that a pair is done."""
         self._done += 1
         self._progress(self._done, self._total, f"{pair.target.label} on {pair.entry.id}")
 
@@ -187,8 +187,9 @@ def _is_known(target: Target) -> bool:
 
 
 def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
-    """A target from its text, from the name that the suite gives to a variant, from a class of this process, or as it
-    is."""
+    """Return a target from its text, from the name that the suite gives to a variant, from a class of this process, or
+    as it is.
+    """
     if isinstance(forecaster, Target):
         return forecaster
     if not isinstance(forecaster, str):
@@ -212,7 +213,7 @@ def installed(forecasters: Iterable[str], suite: Suite | None = None) -> tuple[l
 
 
 def suite_baselines(suite: Suite) -> Sequence[str]:
-    """The forecasters that a suite names, each a baseline of this package: whoever runs the suite did not name them.
+    """Return the forecasters that a suite names, all baselines of this package: who runs the suite did not name them.
 
     Raises `SuiteError` for another one, an installed package's too.
     """
@@ -249,7 +250,7 @@ def _check_request(suite: Suite, targets: Sequence[Target]) -> None:
 
 
 def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
-    """The record of a forecaster's runs, in the order of the suite."""
+    """Return the record of a forecaster's runs, in the order of the suite."""
     suite = setting.suite
     return Result(
         suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),

@@ -125,17 +125,17 @@ def follow(
 
 
 def row_of(trace: Trace, origin: int) -> int:
-    """The row of a step that the trace has."""
+    """Return the row of a step that the trace has."""
     return (origin - trace.first_step) // trace.meta.stride
 
 
 def window_rows(trace: Trace, row: int, horizon: int) -> slice:
-    """The rows of the steps origin .. origin + horizon - 1."""
+    """Return the rows of the steps origin .. origin + horizon - 1."""
     return slice(row, row + -(-horizon // trace.meta.stride))
 
 
 def make_request(trace: Trace, row: int, horizons: Sequence[int], quantiles: Sequence[float] = ()) -> ForecastRequest:
-    """The question at a row, with the plan of learning rate and data stage that an engineer would know.
+    """Return the question at a row, with the plan of learning rate and data stage that an engineer would know.
 
     There is none where the trace ends before the window does.
     """

@@ -36,7 +36,7 @@ def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
 
 
 def load_references(suite: Suite, entry: SuiteTrace) -> dict[int, References]:
-    """The reference plans of every origin, empty where they are not in the cache."""
+    """Return the reference plans of every origin, empty where they are not in the cache."""
     stored = cache.load(_key("reference costs", suite, entry))
     return {} if stored is None else {int(origin): References.from_tree(tree) for origin, tree in stored.items()}
 

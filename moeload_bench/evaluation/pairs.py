@@ -53,7 +53,7 @@ class Setting:
     shapes: tuple[str, ...] | None = None  # those whose plans are scored, by name; None for all
 
     def finished(self, target: Target, key: str) -> Any:
-        """What the cache has of this forecaster's work; None where it has nothing, or what it has is not wanted.
+        """Return what the cache has of this forecaster's work; None where it has nothing, or what it has is not wanted.
 
         A class of this process has no key: what it closes over and inherits is not in its source.
         """
@@ -205,7 +205,7 @@ class _RunScores:
             self.add(Answer(origin, None, reason))
 
     def finish(self, host: Host | None) -> RunResult:
-        """The record of the run; failed tasks have the metrics of quantiles where the others have them."""
+        """Return the record of the run; failed tasks have the metrics of quantiles where the others have them."""
         tasks: list[TaskResult] = []
         layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}

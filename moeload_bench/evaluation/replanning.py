@@ -51,7 +51,7 @@ class Comparison:
         return best_run(self.runs)
 
     def share_hat(self, policy: Policy, every: int) -> FloatArray | None:
-        """The forecast means at a policy's decisions [N, L, E], NaN where a forecast failed."""
+        """Return the forecast means at a policy's decisions [N, L, E], NaN where a forecast failed."""
         if policy in ("static", "oracle"):
             return None
         rows, _ = self.simulation.decisions(policy, every)

@@ -60,7 +60,7 @@ class Scenario:
         return TraceInfo(L, E, 1, tuple(range(L)), self.tokens, self.stride, "none", 0.0, 0)
 
     def block(self, seed: int = 0) -> StepBlock:
-        """The whole run: shares that drift from one random mix to another, counts drawn from them."""
+        """Return the whole run: shares that drift from one random mix to another, counts drawn from them."""
         rng = np.random.default_rng(seed)
         S, L, E = self.steps, self.layers, self.experts
         start, end = rng.dirichlet(np.full(E, 2.0), size=(2, L))
@@ -77,7 +77,7 @@ class Scenario:
         return StepBlock(np.arange(S) * self.stride, load, load.sum(axis=2), columns if self.covariates else {})
 
     def request(self, horizons: tuple[int, ...] | None = None) -> ForecastRequest:
-        """The question after the last step."""
+        """Return the question after the last step."""
         asked = horizons or self.horizons
         lr = np.full(asked[-1], 1e-3) if self.covariates else None
         return ForecastRequest(self.steps * self.stride, asked[-1], asked, self.quantiles, lr)
@@ -106,7 +106,7 @@ class Subject:
             self._over = error  # here it would end the check too
 
     def basic(self) -> Forecast:
-        """What it forecasts after the basic run; the same answer, or the same error, for every rule that asks."""
+        """Return its forecast after the basic run: the same answer, or the same error, for every rule that asks."""
         if self._basic is None:
             try:
                 self._basic = self.ask(BASIC)
@@ -117,7 +117,7 @@ class Subject:
         return self._basic
 
     def open(self, scenario: Scenario) -> Feed:
-        """A new instance, fitted on two other runs of the same shape when its class learns from runs."""
+        """Open a new instance, fitted on two other runs of the same shape when its class learns from runs."""
         fitted = self.fitted(scenario)
         with self.clock("the constructor"):
             host = open_host(
@@ -139,11 +139,11 @@ class Subject:
             return feed.ask(scenario.request(horizons))
 
     def first_in_process(self) -> Forecast | None:
-        """What it forecasts after OTHER_RUN in a process without an earlier instance; None where there is no such."""
+        """Return its forecast after OTHER_RUN in a process without an earlier instance; None where there is no such."""
         return self._first if self.level == "none" else self.ask(BASIC, run=OTHER_RUN)
 
     def second_in_process(self) -> Forecast:
-        """The same of an instance whose process had another one before, which followed the basic run."""
+        """Return the same of an instance whose process had another one before, which followed the basic run."""
         with self.open(BASIC) as feed:
             for run in (0, OTHER_RUN):
                 feed.rows(BASIC.block(run))
@@ -173,7 +173,7 @@ class Subject:
             raise
 
     def _target(self) -> Target:
-        """The target; at level `none` its class, imported once: instances of a file's class share its module too."""
+        """Return the target; at level `none` its class, imported once: a file's instances share its module too."""
         if self.level != "none" or isinstance(self.target, ClassTarget):
             return self.target
         if self._loaded is None:
@@ -184,7 +184,7 @@ class Subject:
         return self._loaded
 
     def fitted(self, scenario: Scenario) -> bytes | None:
-        """What its `fit` returns for runs of this shape, None when it has none."""
+        """Return what its `fit` returns for runs of this shape, None when it has none."""
         if scenario.info not in self._fits:
             self._fits[scenario.info] = self.fit(scenario)
         return self._fits[scenario.info]

@@ -80,13 +80,13 @@ def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int])
 
 
 def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: Sequence[int]) -> Path:
-    """The archive of the means over these horizons of the forecasts with a hash, on the trace with a hash."""
+    """Return where the means over these horizons are kept, of the forecasts with a hash on the trace with a hash."""
     windows = content_sha256(list(horizons))[:8]
     return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}-{windows}.npz"
 
 
 def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int, KeptForecast]:
-    """The forecasts that a result speaks of, by origin; `ResultError` when they are not there or are another run's."""
+    """Return the forecasts of a result by origin; raise `ResultError` where they are not there or are another run's."""
     if not run.tasks:
         return {}
     path = kept_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
@@ -123,7 +123,7 @@ class _Windows(NamedTuple):
     quantiles: tuple[float, ...]
 
     def score(self, metric: Metric) -> FloatArray | None:
-        """A metric of window means [K, L]; None where this forecast has not what it needs."""
+        """Return a metric of window means [K, L]; None where this forecast has not what it needs."""
         last_LE, quantile_QKLE = self.truth.last_share(self.origin), self.quantile_QKLE
         windows = [
             Window(
@@ -208,7 +208,7 @@ def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _
 
 
 def _known(metric: str) -> _Scorer:
-    """The package's own metric of a name, and what it says of a failed forecast."""
+    """Return the package's own metric of a name, with what it says of a failed forecast."""
     if metric not in metric_names():
         raise not_found("metric", metric, [*metric_names(), "FILE.py:function"])
     spec = metric_spec(metric)

@@ -53,7 +53,7 @@ class Truth:
         return tuple(planned_shifts(self.trace))
 
     def facts(self, origins: Sequence[tuple[int, State]], K: int) -> TraceFacts:
-        """What belongs to the trace and not to a forecaster, for a suite's origins and number of horizons."""
+        """Return what belongs to the trace and not to a forecaster, for a suite's origins and number of horizons."""
         floors, later = self.floors(origins), (False,) * (K - len(self.horizons))
         return TraceFacts(
             data_sha256=data_sha256(self.trace),
@@ -63,7 +63,7 @@ class Truth:
         )
 
     def floors(self, origins: Sequence[tuple[int, State]]) -> Floors:
-        """The floors of every state that has origins, and of the windows that cross.
+        """Return the floors of every state that has origins, and of the windows that cross.
 
         Transient and stable ones are means over the rows with that label; those of mixed and crossing windows, and of
         states that no label is in, over the origins themselves.
@@ -73,7 +73,7 @@ class Truth:
         return trace_floors(self.trace, self.labels, self.horizons, states=states, given=given)
 
     def _own_windows(self, origins: Sequence[tuple[int, State]]) -> dict[str, Windows]:
-        """The rows of the origins at each horizon [K], by state, and of those whose windows cross."""
+        """Return the rows of the origins at each horizon [K], by state, and of those whose windows cross."""
         K = len(self.horizons)
         row_O = np.array([row_of(self.trace, origin) for origin, _ in origins], dtype=np.int64)
         state_O = np.array([state for _, state in origins])
@@ -82,21 +82,21 @@ class Truth:
         return {**windows, CROSSING: [row_O[crosses_OK[:, k]] for k in range(K)]}
 
     def window(self, origin: int) -> NDArray[np.float64]:
-        """True shares of the steps origin .. origin + largest horizon - 1, [rows, L, E]; the last one is kept."""
+        """Return the shares [rows, L, E] of the steps origin .. origin + largest horizon - 1; the last is kept."""
         if self._window is None or self._window[0] != origin:
             rows = window_rows(self.trace, row_of(self.trace, origin), self.horizons[-1])
             self._window = origin, shares(self.trace.load_SLE[rows])
         return self._window[1]
 
     def last_share(self, origin: int) -> NDArray[np.float64]:
-        """The shares of the last step before the origin [L, E]; uniform where there is none."""
+        """Return the shares of the last step before the origin [L, E]; uniform where there is none."""
         row = row_of(self.trace, origin) - 1
         L, E = self.trace.num_layers, self.trace.num_experts
         share = shares(self.trace.load_SLE[row]) if row >= 0 else np.full((L, E), np.nan)
         return np.where(np.isnan(share), 1 / E, share)
 
     def references(self, origin: int) -> References:
-        """The plans that depend on the trace only, and what they cost; made once for all forecasters."""
+        """Return the plans that depend on the trace only, and what they cost; made once for all forecasters."""
         if origin not in self.known_references:
             window_HLE = self.window(origin)
             shapes, wanted = headline_shapes(self.trace.num_experts), self.shapes
@@ -124,5 +124,5 @@ class Truth:
 def open_truth(
     source: Source, sha256: str, rule: StateRule, horizons: tuple[int, ...], shapes: tuple[str, ...] | None = None
 ) -> Truth:
-    """The truth of a trace, refused with `HashMismatchError` when its content is another."""
+    """Return the truth of a trace; raise `HashMismatchError` when its content is another."""
     return Truth(open_source(source, sha256), rule, horizons, shapes)

@@ -253,7 +253,7 @@ def check_memory(sources: Mapping[str, Source], jobs: int) -> None:
 
 
 def available_bytes() -> int | None:
-    """The smaller of what the system has free and what this process's container may use; None where neither is told."""
+    """Return the less of what the system has free and what this process's container may use; None if unknown."""
     found = [_meminfo(), *map(_limit, LIMITS)]
     return min((value for value in found if value is not None), default=None)
 

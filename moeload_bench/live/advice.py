@@ -105,14 +105,14 @@ class Situation:
 
 
 def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
-    """The advice at one step; a pure function of what was seen before it."""
+    """Return the advice at one step; a pure function of what was seen before it."""
     return advise_each([(at, horizon)], cost, shape, rule)[0]
 
 
 def advise_each(
     asked: Sequence[tuple[Situation, int]], cost: CostModel, shape: ClusterShape, rule: AdviceRule
 ) -> list[Advice]:
-    """The advice in several situations of one run at one step, each for its horizon; they share the recent rows.
+    """Return the advice in several situations of one run at one step, each for its horizon, with the same recent rows.
 
     Axis letter: N situations.
     """
@@ -142,7 +142,7 @@ def _wait(at: Situation, horizon: int, now: float, rule: AdviceRule) -> Advice:
 
 
 def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
-    """The advice about the move to a plan: the layers that pay, if they pay together."""
+    """Return the advice about the move to a plan: the layers that pay, if they pay together."""
     at, gain_L, moves_L = made.at, made.gain_L, made.moved_LD.any(axis=1)
     margin_L = np.where(at.standing_L, rule.keep, rule.margin)
     chosen_L = (gain_L > margin_L * made.price_L) & moves_L
@@ -177,7 +177,7 @@ class _Move:
         return np.asarray(per_replica * self.cost.expert_mb / self.cost.bandwidth_gb_s)
 
     def percent(self, layer_L: BoolArray) -> tuple[float, float]:
-        """What moving these layers saves and costs, in percent of the step time over the horizon."""
+        """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
         span = self.horizon * self.cost.step_ms / 100
         price = self.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
         return float(self.gain_L[layer_L].sum()) / span, price / span

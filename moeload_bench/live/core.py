@@ -382,7 +382,7 @@ class Watch:
 
 
 def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
-    """The snapshots that a monitor with these settings gave, or would have given, while the trace was recorded."""
+    """Yield the snapshots that a monitor with these settings gave, or would have given, during the recording."""
     for _, snapshot in replay_with_watch(trace, settings or Settings()):
         yield snapshot
 

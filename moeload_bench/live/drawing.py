@@ -30,7 +30,7 @@ def shade(share: NDArray[np.floating], experts: int) -> FloatArray:
 
 
 def colour(position: float) -> tuple[int, int, int]:
-    """The colour at a place on the scale."""
+    """Return the colour at a place on the scale."""
     at = np.linspace(0.0, 1.0, len(COLOURS))
     red, green, blue = (float(np.interp(position, at, channel)) for channel in zip(*COLOURS, strict=True))
     return round(red), round(green), round(blue)
@@ -47,7 +47,7 @@ def share_lines(share_NE: NDArray[np.floating], most: int) -> tuple[NDArray[np.f
 
 
 def heat_png(share_NE: NDArray[np.floating], experts: int) -> bytes:
-    """A PNG with one pixel per bin and line, time to the right, the first line on top; grey where nothing is known."""
+    """Return a PNG of a pixel per bin and line, time to the right, the first line on top; grey is unknown."""
     known_NE = np.isfinite(share_NE)
     index_NE = np.where(known_NE, np.round(shade(np.where(known_NE, share_NE, 0), experts) * 254), 255).astype(np.uint8)
     palette = bytes(part for i in range(255) for part in colour(i / 254)) + bytes(UNKNOWN)
@@ -63,7 +63,7 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def data_uri(png: bytes) -> str:
-    """A PNG inside a page."""
+    """Return the address of a PNG inside a page."""
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
@@ -89,7 +89,7 @@ WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 56, 28, 10, 40
 
 
 def line_chart(lines: Sequence[Line], x: Axis, y: Axis, about: str) -> str:
-    """An SVG with axes, grid and one path per line, classes `c0`, `c1`...; "" when there is nothing to draw."""
+    """Return an SVG with axes, grid and one path per line, classes `c0`, `c1`...; "" when there is nothing to draw."""
     kept = [(i, line, [p for p in line.points if _drawable(p, x, y)]) for i, line in enumerate(lines)]
     points = [point for _, _, some in kept for point in some]
     if not points:
@@ -116,7 +116,7 @@ def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle") -> s
 
 
 def legend(lines: Sequence[Line]) -> str:
-    """The names beside their colours."""
+    """Return the names beside their colours."""
     items = (
         f'<li><span class="key c{i % 8}{" dashed" if line.dashed else ""}"></span>{escape(line.name)}</li>'
         for i, line in enumerate(lines)

@@ -137,7 +137,7 @@ def _judged(
 
 
 def advice_sentences(found: Findings) -> list[str]:
-    """What to do, in a few sentences, for somebody who has not read anything else; the decision comes first."""
+    """Return what to do in a few sentences, for somebody who has not read anything else; the decision comes first."""
     decision = [] if found.decision is None else found.decision.lines()
     deaths = [] if found.last is None else death_sentences(found.last.deaths, found.last.names_L)
     return [text for text in (*decision, _states(found), _experts(found), *deaths, _noise(found)) if text]
@@ -194,7 +194,7 @@ def _noise(found: Findings) -> str:
 
 
 def next_commands(found: Findings) -> list[str]:
-    """The commands that go deeper, with this run's name and what was stated: the same decision in each."""
+    """Return the commands that go deeper, with this run's name and what was stated: the same decision in each."""
     source = f"{shlex.quote(found.source)}{found.settings.options}"
     is_file = found.source.rstrip("/").endswith((".parquet", ".parts"))
     commands = [f"moeload-bench run --trace {source}"] if is_file else []

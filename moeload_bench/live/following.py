@@ -68,7 +68,7 @@ class Follower:
         self._read: list[str] = []
 
     def poll(self) -> Iterator[Row]:
-        """What is new since the last call. Never raises for a recording that is being written, moved or truncated."""
+        """Yield what is new since the last call; never raise where a recording is being written, moved or cut."""
         try:
             yield from self._poll()
             self.problem = None

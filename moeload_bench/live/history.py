@@ -55,7 +55,7 @@ class History:
             self._span *= 2
 
     def past(self) -> Past:
-        """What is kept, the open bin included."""
+        """Return what is kept, the open bin included."""
         bins = [*self._bins, self._open_bin()] if self._open else self._bins
         if not bins:
             empty = np.empty((0, *self._shape), dtype=np.float32)

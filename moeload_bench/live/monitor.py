@@ -137,7 +137,7 @@ class LoadMonitor:
         return self
 
     def summary(self) -> Summary:
-        """What is known now; shows itself in notebooks."""
+        """Return what is known now; it shows itself in notebooks."""
         history = None if self.watch is None else self.watch.history.past()
         return Summary(self.latest, history, self.stopped)
 
@@ -149,7 +149,7 @@ class LoadMonitor:
         self._sinks = []
 
     def _next_training(self, row: Row) -> None:
-        """The first step after `close`: another training begins, or the last one goes on where the step follows.
+        """Take the first step after `close`: another training begins, or the last one goes on where the step follows.
 
         It goes on where a training that broke off before is tidied up late, in the midst of this one.
         """
@@ -220,7 +220,7 @@ class LoadMonitor:
             self.carried_out(advice)
 
     def _write_plan(self, path: Path, advice: Advice) -> None:
-        """The plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
+        """Write the plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
         assert self.watch is not None
         assert self.watch.shape is not None
         assert advice.slot_expert_LR is not None
@@ -286,7 +286,7 @@ class _Attached:
 
 
 def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:
-    """The slots as an array; raises `PlacementError` where a layer lacks an expert or has one that there is not."""
+    """Return the slots as an array; raise `PlacementError` where a layer lacks an expert or has an unknown one."""
     slots_LR = np.asarray(slot_expert_LR)
     if slots_LR.ndim != 2 or slots_LR.dtype.kind not in "iu":
         raise PlacementError(

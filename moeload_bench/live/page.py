@@ -71,7 +71,7 @@ def report(
     source: str | None = None,
     progress: FineProgress | None = None,
 ) -> Report:
-    """The report of a run: a trace, its file or its id.
+    """Return the report of a run: a trace, its file or its id.
 
     ``settings``: the cluster that advice is for, and what the run is watched with; ``forecasters``: those compared,
     `FORECASTERS` by default; ``source``: what commands on the page call the trace. Raises as `load_trace`, and
@@ -85,7 +85,7 @@ def report(
 
 
 def render(found: Findings) -> str:
-    """The page."""
+    """Return the page."""
     trace = found.trace
     return _template().render(
         found=found,
@@ -123,7 +123,7 @@ def _template() -> Template:
 
 
 def _facts(trace: Trace) -> list[tuple[str, str]]:
-    """What the run is, as far as its metadata says."""
+    """Return what the run is, as far as its metadata says."""
     meta = trace.meta
     first, last = int(trace.step_S[0]), int(trace.step_S[-1])
     balancing = meta.balancing.method.replace("_", " ")
@@ -143,7 +143,7 @@ def _facts(trace: Trace) -> list[tuple[str, str]]:
 
 
 def _capacity(found: Findings) -> list[str]:
-    """What capacity and memory the next steps need; nothing of a single row."""
+    """Return what capacity and memory the next steps need; nothing of a single row."""
     trace, shape = found.trace, found.settings.cluster.shape
     devices = shape.devices if shape is not None and trace.num_experts % shape.devices == 0 else None
     return capacity_sentences(capacity_of(trace, devices=devices)) if trace.steps > 1 else []
@@ -171,13 +171,13 @@ def _heats(found: Findings) -> list[dict[str, Any]]:
 
 
 def _strip(transient_N: BoolArray) -> list[tuple[str, float, float]]:
-    """Runs of one state: name, start and width in percent."""
+    """Return the spans of one state: name, start and width in percent."""
     unit = 100 / len(transient_N)
     return [(state, a * unit, (b - a) * unit) for a, b, state in spans_of(transient_N)]
 
 
 def _scale() -> str:
-    """The colours of a heat map as a gradient."""
+    """Return the colours of a heat map as a gradient."""
     stops = ", ".join("rgb({} {} {})".format(*colour(i / 8)) for i in range(9))
     return f"linear-gradient(to right, {stops})"
 

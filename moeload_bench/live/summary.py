@@ -210,7 +210,7 @@ LAYER_COLUMNS = ("layer", "state", "since", "drift", "MaxVio", "max/mean", "entr
 
 
 def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
-    """A row of cells per layer, in the order of `LAYER_COLUMNS`."""
+    """Return a row of cells per layer, in the order of `LAYER_COLUMNS`."""
     return [
         (
             name,

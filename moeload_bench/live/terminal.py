@@ -62,7 +62,7 @@ def screen(
 
 
 def layer_table(snapshot: Snapshot, chosen: int, rows: int) -> Table:
-    """A row of numbers per layer; where not all fit, those around the chosen one."""
+    """Return a row of numbers per layer; where not all fit, those around the chosen one."""
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for name in LAYER_COLUMNS:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
@@ -113,7 +113,7 @@ def _heat_line(name: str, value_N: NDArray[np.floating], experts: int) -> Text:
 
 
 def _key() -> str:
-    """What the blocks mean, as multiples of the even share."""
+    """Return what the blocks mean, as multiples of the even share."""
     bounds = ("0", "0.3", "0.7", "1.5", "3.5")
     return ", ".join(f"{block}{bound}" for block, bound in zip(BLOCKS, bounds, strict=True) if block != " ")
 
@@ -125,5 +125,5 @@ def _bins(bins: int, columns: int) -> list[slice]:
 
 
 def worst_layer(snapshot: Snapshot) -> int:
-    """The layer to show first: the most unbalanced one."""
+    """Return the layer to show first: the most unbalanced one."""
     return int(np.nan_to_num(snapshot.maxvio_L, nan=-1.0).argmax())

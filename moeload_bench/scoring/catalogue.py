@@ -112,7 +112,7 @@ class Metric:
         return all(getattr(window, name) is not None for name in self.needs)
 
     def range(self, devices: int) -> tuple[float, float]:
-        """The least and the greatest possible value."""
+        """Return the least and the greatest possible value."""
         return self.span[0], self.span[1] + (devices if self.per_device else 0)
 
 
@@ -214,7 +214,7 @@ def metric_names() -> list[str]:
 
 
 def metric_spec(name: str) -> Metric | None:
-    """The metric of this name, METRIC@SHAPE included; None for one that the catalogue does not know."""
+    """Return the metric of this name, METRIC@SHAPE included; None for one that the catalogue does not know."""
     metric, _, shape = name.partition("@")
     spec = METRICS.get(metric)
     if spec is None or (spec.per == "plan") != bool(shape):
@@ -223,19 +223,19 @@ def metric_spec(name: str) -> Metric | None:
 
 
 def describe_metric(name: str) -> str:
-    """What a metric means, with its unit."""
+    """Return what a metric means, with its unit."""
     spec = metric_spec(name)
     return f"{spec.description} [{spec.unit}]" if spec else "a metric of the results"
 
 
 def plain_name(name: str) -> str:
-    """What a metric is called by those who do not know its name; the name of one that the catalogue does not know."""
+    """Return what those call a metric who do not know its name; of one that the catalogue does not know, its name."""
     spec = METRICS.get(name.partition("@")[0])
     return spec.plain if spec else name
 
 
 def lower_is_better(name: str) -> bool | None:
-    """True for errors and what plans cost, False for scores, None for descriptions; True for an unknown metric."""
+    """Return True for errors and what plans cost, False for scores, None for descriptions; True for an unknown one."""
     spec = metric_spec(name)
     return spec.lower_is_better if spec else True
 
@@ -253,7 +253,7 @@ def has_skill(metric: str) -> bool:
 
 
 def ratio_metric(metric: str) -> str | None:
-    """The metric whose ratio to the reference's is the skill in a table; None where there is none.
+    """Return the metric whose ratio to the reference's is the skill in a table; None where there is none.
 
     Regret may be 0 or less and a drop rate 0, so tables of plans take the imbalance of the same plans.
     """

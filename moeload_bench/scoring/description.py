@@ -79,7 +79,7 @@ class LayerDescription:
 
 
 def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
-    """What a trace says, in a sentence or two: when it settled, which layer last, dead experts, no load, balance."""
+    """Yield what a trace says in short: when it settled, which layer last, dead experts, no load, balance."""
     yield f"{trace.steps:,} steps."
     yield from facts_lines(run_facts(trace))
     said = [_settled(layers), *_dead(layers)]
@@ -248,7 +248,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """The record of a trace's file, verified."""
+    """Return the record of a trace's file, verified."""
     return make_run(read_trace(path), path.stat().st_size)
 
 
@@ -260,13 +260,13 @@ def read_runs(folder: str | Path, read: Callable[[Path], Run] = read_run) -> lis
 
 
 def make_run(trace: Trace, size: int) -> Run:
-    """The record of one trace; ``size`` is that of its file in bytes."""
+    """Return the record of one trace; ``size`` is that of its file in bytes."""
     bare = undescribed_run(trace, size)
     return replace(bare, spans=run_spans(trace), layers=tuple(describe_layers(trace)))
 
 
 def undescribed_run(trace: Trace, size: int) -> Run:
-    """The record of one trace without what has to be computed of its loads: no spans of states, no layers."""
+    """Return the record of a trace without what has to be computed of its loads: no spans of states, no layers."""
     first_L, last_L = trace.tokens_SL[0], trace.tokens_SL[-1]
     tokens = trace.meta.global_batch_tokens or int(last_L.max())
     return Run(

@@ -150,7 +150,7 @@ def floors_from(
     metrics: Sequence[str] = FLOOR_METRICS,
     floors: Sequence[str] = FLOOR_NAMES,
 ) -> dict[str, Floor]:
-    """These floors, of the layers named, averaged over the windows that start at the rows given for each."""
+    """Return these floors of the layers named, averaged over the windows that start at the rows given for each."""
     windows = {layer: {"": [first_W] * len(rows_K)} for layer, first_W in first_W_by_layer.items()}
     return _floors(trace, windows, rows_K, metrics, floors)[""]
 
@@ -162,7 +162,7 @@ def _floors(
     metrics: Sequence[str] = FLOOR_METRICS,
     floors: Sequence[str] = FLOOR_NAMES,
 ) -> dict[str, dict[str, Floor]]:
-    """These floors by name of the windows, which is the same for every layer."""
+    """Return these floors by name of the windows, which is the same for every layer."""
     marks = {name: mark for name, mark in marks_of(trace).items() if name in floors}
     given = [name for name, (mark, _) in marks.items() if mark != "not given"]
     made = {m: _Layer(trace.steps, windows, rows_K, metrics) for m, windows in windows_by_layer.items()}
@@ -259,7 +259,7 @@ class _Layer:
         self._found[floor, metric, name, k].append((at_W, values))
 
     def _kept(self, floor: str, metric: str, name: str = "", k: int = 0) -> FloatArray:
-        """What was kept of every window, in the windows' order."""
+        """Return what was kept of every window, in the windows' order."""
         at, values = zip(*self._found[floor, metric, name, k], strict=True)
         return np.concatenate(values)[np.argsort(np.concatenate(at), kind="stable")]
 

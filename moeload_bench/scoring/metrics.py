@@ -26,7 +26,7 @@ REVIVED_SHARE = 0.2
 
 
 def hot_recall(forecast_LE: FloatArray, share_LE: FloatArray, k: int) -> FloatArray:
-    """Expected fraction of the k truly most loaded experts that are among the forecast's k; [L].
+    """Return the expected fraction of the k truly most loaded experts that are among the forecast's k; [L].
 
     Both are window means. Ties are broken at random and the expectation is taken, so a uniform forecast scores k / E.
     Raises `SuiteError` for k < 1.
@@ -109,7 +109,7 @@ def valid_rows(share_HLE: FloatArray) -> BoolArray:
 
 
 def hot_k(num_experts: int) -> int:
-    """The k of ``hot_recall`` for a layer of so many experts."""
+    """Return the k of ``hot_recall`` for a layer of so many experts."""
     return max(1, num_experts // HOT_FRACTION)
 
 

@@ -115,7 +115,7 @@ def sampling_variance(share: FloatArray, total: Array, top_k: Array | int) -> Fl
 
 
 def sampling_error(experts: int, tokens: int, top_k: int, steps: int = 1) -> float:
-    """Expected |p_hat - p| / p of an oracle, equal shares: sqrt(2 / pi) sqrt(p (1 - k p) / (k T steps)) / p.
+    """Return expected |p_hat - p| / p of an oracle, equal shares: sqrt(2 / pi) sqrt(p (1 - k p) / (k T steps)) / p.
 
     What draws alone leave of a per-step error (or of that of a mean over ``steps``) when a step has ``tokens`` tokens.
     """
@@ -125,7 +125,7 @@ def sampling_error(experts: int, tokens: int, top_k: int, steps: int = 1) -> flo
 
 
 def relative_noise(spread: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Expected |x - p| / x of an observed share x > 0, and the probability of x > 0, at noise of sd ``spread`` * p.
+    """Return expected |x - p| / x of an observed share x > 0, and how likely x > 0 is, at noise of sd ``spread`` * p.
 
     x / p is taken as m-th of a Poisson count with mean m = 1 / spread^2: exact for rare draws, and it has the skewness
     that keeps over-dispersed shares away from 0. NaN stays NaN.

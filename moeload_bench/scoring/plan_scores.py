@@ -41,7 +41,7 @@ class References:
     costs: Mapping[str, Costs]
 
     def failed(self) -> Scores:
-        """What a task without a forecast scores: twice the load and the drops of the uniform plan."""
+        """Return what a task without a forecast scores: twice the load and the drops of the uniform plan."""
         doubled = {
             name: cost._replace(over_KL=2 * cost.over_KL, worst_KL=None if cost.worst_KL is None else 2 * cost.worst_KL)
             for name, cost in self.costs["uniform"].items()
@@ -61,7 +61,7 @@ class References:
         }
 
     def to_tree(self) -> dict[str, Any]:
-        """The record as JSON holds it."""
+        """Return the record as JSON holds it."""
         costs = {
             plan: {name: [None if part is None else np.asarray(part).tolist() for part in cost] for name, cost in found}
             for plan, found in ((plan, found.items()) for plan, found in self.costs.items())
@@ -70,7 +70,7 @@ class References:
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> References:
-        """The record from `to_tree`."""
+        """Return the record from `to_tree`."""
         costs = {
             plan: {
                 name: PlanWindow(devices, *(np.array(part, dtype=np.float64) for part in parts if part is not None))
@@ -138,7 +138,7 @@ def _costs(
     shapes: Sequence[ClusterShape],
     experts: bool,
 ) -> Costs:
-    """What plans per horizon cost, or one plan ([1, L, E]) for all horizons."""
+    """Return what plans per horizon cost, or one plan ([1, L, E]) for all horizons."""
     E = window_LEH.shape[1]
     count_KL = np.stack([valid_LH[:, :rows].sum(axis=1) for rows in rows_K]).astype(np.float64)
     count_KL[count_KL == 0] = np.nan
@@ -156,7 +156,7 @@ def _costs(
 def _totals(
     weight_KLDE: FloatArray, window_LEH: FloatArray, rows_K: Sequence[int], limit: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Sums over each horizon's rows of the largest device share, and of what is over the limit; both [K, L]."""
+    """Return sums over each horizon's rows of the largest device share, and of what is over the limit; both [K, L]."""
     worst, over = [], []
     shared = len(weight_KLDE) == 1
     for weight_LDE, rows in zip(weight_KLDE, rows_K[-1:] if shared else rows_K, strict=True):

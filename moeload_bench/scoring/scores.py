@@ -79,7 +79,7 @@ def filled(values: FloatArray, K: int) -> FloatArray:
 
 
 def failure_scores(uniform: Mapping[str, FloatArray], *, with_quantiles: bool = False) -> dict[str, FloatArray]:
-    """The scores of a task whose forecast failed, from the scores of the uniform forecast on the same task; [K, L].
+    """Return the scores of a task whose forecast failed, from those of the uniform forecast on the same task; [K, L].
 
     What each metric has then is its `catalogue.Failed`. ``with_quantiles`` adds the metrics of quantiles. NaN stays
     NaN: what cannot be scored is not scored for anybody.
