@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from moeload_bench.errors import ForecastError
 from moeload_bench.evaluation.harness import Feed
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
-from moeload_bench.isolation.hosts import Host, Level, Limits, class_here, fit_target, open_host
+from moeload_bench.isolation.hosts import Host, Level, Limits, class_here, end_words, fit_target, open_host
 from moeload_bench.isolation.targets import ClassTarget, Target
 
 FIT_STEPS = 300
@@ -100,10 +100,11 @@ class Subject:
         # level `none` has one process for everything: only now has no instance been in it
         seconds = self.limits.wall_s_per_call
         self._first: Forecast | None = None
-        try:
-            self._first = in_fork(lambda: self.ask(BASIC, run=OTHER_RUN), seconds) if level == "none" else None
-        except ForecastError as error:
-            self._over = error  # here it would end the check too
+        if level == "none":
+            try:
+                self._first = in_fork(lambda: self.ask(BASIC, run=OTHER_RUN), seconds)
+            except ForecastError as error:
+                self._over = error  # here it would end the check too
 
     def basic(self) -> Forecast:
         """Return its forecast after the basic run: the same answer, or the same error, for every rule that asks."""
@@ -263,14 +264,9 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
         data = ours.recv_bytes() if ours.poll(seconds) else b""
     except (EOFError, OSError):
         child.join(seconds)
-        raise ForecastError(f"the forecaster's process: {_end_of(child.exitcode)}") from None
+        how = "closed its pipe" if child.exitcode is None else end_words(child.exitcode)
+        raise ForecastError(f"the forecaster's process: {how}") from None
     finally:
         child.kill()
         child.join()
     return Forecast(**np.load(io.BytesIO(data))) if data else None
-
-
-def _end_of(status: int | None) -> str:
-    if status is None:
-        return "closed its pipe"
-    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"

@@ -19,6 +19,7 @@ from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
 from moeload_bench.isolation.levels import GIB, LEVELS, MAX_COUNTS, MIB, Cost, Host, Level, Limits
 from moeload_bench.isolation.targets import ClassTarget, StoredTarget, Target
+from moeload_bench.isolation.watcher import end_words
 
 __all__ = [
     "GIB",
@@ -30,6 +31,7 @@ __all__ = [
     "Level",
     "Limits",
     "class_here",
+    "end_words",
     "fit_target",
     "highest_level",
     "level_available",

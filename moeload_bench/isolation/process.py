@@ -27,7 +27,7 @@ from moeload_bench.isolation.levels import Accounting, Level, Limits
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
 from moeload_bench.isolation.watch import LINUX, ProcessWatch, end_tree
-from moeload_bench.isolation.watcher import MIB, over_memory
+from moeload_bench.isolation.watcher import MIB, end_words, over_memory, signal_name
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
@@ -149,17 +149,13 @@ class Process:
             status = self._popen.wait(END_S)
         except subprocess.TimeoutExpired:
             return "closed its pipe"
-        number = -status if status < 0 else status - 128  # bubblewrap reports a signal as 128 + its number
-        if number in set(signal.Signals):
-            name = signal.Signals(number).name
-            if name == "SIGKILL" and self._group is not None and self._group.memory_kills():
-                return over_memory(
-                    self._limits.memory_bytes + MIB, self._limits.memory_bytes
-                )  # before the watch looked
-            why = f" after {self._limits.cpu_s:g} s of CPU time" if name == "SIGXCPU" else ""
-            return f"was ended by {name}{why}"
-        said = _last_words(self._popen)
-        return f"ended with status {status}{f': {said}' if said else ''}"
+        name = signal_name(status)
+        if name == "SIGKILL" and self._group is not None and self._group.memory_kills():
+            return over_memory(self._limits.memory_bytes + MIB, self._limits.memory_bytes)  # before the watch looked
+        if name == "SIGXCPU":
+            return f"{end_words(status)} after {self._limits.cpu_s:g} s of CPU time"
+        said = _last_words(self._popen) if name is None else ""
+        return f"{end_words(status)}{f': {said}' if said else ''}"
 
     def _write(self, buffers: list[memoryview], deadline: float) -> None:
         poll = select.poll()

@@ -182,6 +182,18 @@ def over_limits(
     return None
 
 
+def signal_name(status: int) -> str | None:
+    """Return the signal that ended a process; None where none did. Bubblewrap reports a signal as 128 + its number."""
+    number = -status if status < 0 else status - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else None
+
+
+def end_words(status: int) -> str:
+    """Return how a process ended: `was ended by SIGSEGV`, `ended with status 1`."""
+    name = signal_name(status)
+    return f"ended with status {status}" if name is None else f"was ended by {name}"
+
+
 def over_memory(used_bytes: int, allowed_bytes: int) -> str:
     """Return the verdict on one that used too much memory."""
     return f"used {used_bytes // MIB} MiB of memory, allowed are {allowed_bytes // MIB} MiB"

@@ -11,7 +11,7 @@ CLOSED = {path.name for path in (Path(__file__).resolve().parents[2] / "leaderbo
 
 
 def by_result(paths: Iterable[str | Path]) -> list[object]:
-    """Files of results by their place; those of closed suites, which nobody makes anew, in `make test-slow` only."""
+    """Return a parameter for each file, such as `results/v3/ema`; those of closed suites run in `make test-slow`."""
     return [
         pytest.param(
             path,
