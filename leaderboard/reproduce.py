@@ -31,7 +31,9 @@ from leaderboard.verifying.agreement import (
     EXACT,
     Bounds,
     differences,
+    mean_bound,
     refit_differences,
+    refit_mean_differences,
     tolerance_of,
     value_bound,
 )
@@ -84,7 +86,7 @@ def refit_bounds(result: Result) -> tuple[Bounds, Bounds] | None:
         return None
     return (
         lambda metric: tuple(refit["run"].get(metric, value_bound(metric))),
-        lambda metric: tuple(refit["suite"].get(metric, tolerance_of(metric).mean)),
+        lambda metric: tuple(refit["suite"].get(metric, mean_bound(metric))),
     )
 
 
@@ -95,14 +97,14 @@ def exactly(metric: str) -> Bound:
 
 def compare(committed: Result, again: Result, bounds: Bounds, mean_bounds: Bounds | None = None) -> Iterator[str]:
     """Yield what differs between a committed result and its re-run, in words: trace, state, horizon, metric, values;
-    with ``mean_bounds`` by means, as what was fitted again (`refit_differences`)."""
+    with ``mean_bounds`` by means, as what was fitted again."""
     runs, horizons = {run.trace: run for run in again.runs}, committed.suite.horizons
     yield from (f"{run.trace}: not run again" for run in committed.runs if run.trace not in runs)
     pairs = [(run, runs[run.trace]) for run in committed.runs if run.trace in runs]
+    of_run = _of_run if mean_bounds is None else refit_differences
+    lines = [f"{run.trace}: {line}" for run, other in pairs for line in of_run(run, other, horizons, bounds)]
     if mean_bounds is not None:
-        lines = refit_differences(pairs, horizons, bounds, mean_bounds)
-    else:
-        lines = (f"{run.trace}: {line}" for run, other in pairs for line in _of_run(run, other, horizons, bounds))
+        lines += refit_mean_differences(pairs, horizons, mean_bounds)
     yield from (line.replace("claimed", "committed") for line in lines)
 
 

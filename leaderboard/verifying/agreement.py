@@ -48,6 +48,11 @@ def value_bound(metric: str) -> Bound:
     return tolerance_of(metric).value
 
 
+def mean_bound(metric: str) -> Bound:
+    """Return how far the mean over the tasks of a run in one state may be from the claim."""
+    return tolerance_of(metric).mean
+
+
 def sizes(run: RunResult) -> dict[str, float]:
     """Return the mean size of each metric over the tasks and horizons of a run."""
     found: dict[str, list[float]] = {}
@@ -130,24 +135,31 @@ def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Ite
 
 
 def refit_differences(
-    pairs: Iterable[tuple[RunResult, RunResult]], horizons: Sequence[int], bounds: Bounds, mean_bounds: Bounds
+    claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
 ) -> Iterator[str]:
-    """Say what differs between runs, as claimed and again, whose network was fitted to the same data on two processors.
+    """Say what differs between two runs whose network was fitted to the same data on two processors.
 
     Rounding sends the descent elsewhere, as another seed does, so that every tolerance holds one level up: the mean of
-    a run in a state at a horizon may move by what a single value may (``bounds``), the mean over runs by what a run's
-    mean may (``mean_bounds``); the latter is asked of metrics that `FEW_RUNS` or more have.
+    a run in a state at a horizon may move by what a single value may, here; the mean over runs by what a run's mean
+    may, in `refit_mean_differences`.
     """
+    yield from _facts(claimed, again)
+    for (state, metric, horizon), means in _both_means(claimed, again, horizons):
+        if not _near(*means, bounds(metric)):
+            yield f"{state}, mean {metric} at horizon {horizon}: {_said(means)}"
+
+
+def refit_mean_differences(
+    pairs: Iterable[tuple[RunResult, RunResult]], horizons: Sequence[int], bounds: Bounds = mean_bound
+) -> Iterator[str]:
+    """Say which means over such runs, as claimed and again, differ; of metrics that `FEW_RUNS` or more have."""
     over: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     for claimed, again in pairs:
-        yield from (f"{claimed.trace}: {line}" for line in _facts(claimed, again))
-        for (state, metric, horizon), means in _both_means(claimed, again, horizons):
-            over.setdefault((state, metric, horizon), []).append(means)
-            if not _near(*means, bounds(metric)):
-                yield f"{claimed.trace}: {state}, mean {metric} at horizon {horizon}: {_said(means)}"
+        for key, means in _both_means(claimed, again, horizons):
+            over.setdefault(key, []).append(means)
     for (state, metric, horizon), found in over.items():
         said, got = np.mean(found, axis=0).tolist()
-        if len(found) >= FEW_RUNS and not _near(said, got, mean_bounds(metric)):
+        if len(found) >= FEW_RUNS and not _near(said, got, bounds(metric)):
             yield f"{state}, mean {metric} over runs at horizon {horizon}: {_said((said, got))}"
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.verifying.agreement import differences
+from leaderboard.verifying.agreement import differences, refit_differences, refit_mean_differences
 from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
@@ -242,22 +242,25 @@ class _Rerun:
     def _compare(self, chosen: Sequence[SuiteTrace]) -> list[str]:
         """Differences of the first re-run that differs from the claim; a second one tells chance from other numbers."""
         work = [(self.target, entry, self.request.paths[entry.id]) for entry in chosen]
+        horizons, fitted = self.request.suite.horizons, self.request.result.fit_wall_s is not None
+        differing = refit_differences if fitted else differences
         with contextlib.closing(self._runs(work)) as runs:
             for one, again in zip(work, runs, strict=True):
                 self.again.append(again)
-                wrong = list(differences(self.claimed[one[1].id], again.result, self.request.suite.horizons))
+                wrong = list(differing(self.claimed[one[1].id], again.result, horizons))
                 if wrong:
                     break
             else:
-                return self._fit_differs()
+                pairs = [(self.claimed[one.result.trace], one.result) for one in self.again] if fitted else []
+                return self._fit_differs() or list(refit_mean_differences(pairs, horizons))
         self.fits.pop(self.target.text)
         (once_more,) = self._runs([one])
-        other = next(differences(again.result, once_more.result, self.request.suite.horizons), None)
+        other = next(differences(again.result, once_more.result, horizons), None)
         if other is not None:
             return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        fitted = "" if self.request.result.fit_wall_s is None else f"; {SHIP_WEIGHTS}"
-        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}{fitted}"]
+        hint = f"; {SHIP_WEIGHTS}" if fitted else ""
+        return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}{hint}"]
 
     def _fit_differs(self) -> list[str]:
         """Say where the claim is wrong about whether it learned from the open runs: entries are listed by that."""

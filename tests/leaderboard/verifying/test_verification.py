@@ -18,7 +18,7 @@ import pytest
 
 from leaderboard.committed import RESULTS
 from leaderboard.verifying import verify as verification
-from leaderboard.verifying.agreement import differences
+from leaderboard.verifying.agreement import differences, refit_differences
 from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, verify
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.record import Result, RunResult, load_result
@@ -223,6 +223,42 @@ def test_single_values_may_move_and_means_may_not(world: World, tmp_path: Path) 
     assert list(differences(run, scaled(run, (1.0, 1.008)), horizons)) == []
     assert next(differences(scaled(run, (0.98,)), run, horizons)).startswith("stable, mean window_tv at horizon 1")
     assert "origin 50" in next(differences(scaled(run, (0.9,)), run, horizons))
+
+
+FITTED = """
+import os
+import numpy as np
+from moeload_bench import Forecast
+class Mine:
+    def __init__(self, info, seed, fitted=None):
+        self.rows, self.noise = [], np.random.default_rng(list(fitted or b"")).lognormal(0, 0.008, info.num_experts)
+    @classmethod
+    def fit(cls, runs, seed):
+        return os.environ["PROCESSOR"].encode()
+    def observe(self, block):
+        self.rows.extend(block.load_SLE / block.load_SLE.sum(axis=2, keepdims=True))
+    def forecast(self, request):
+        share_LE = np.mean(self.rows[-20:], axis=0) * self.noise
+        return Forecast.constant(share_LE / share_LE.sum(axis=1, keepdims=True), request.horizon)
+"""
+
+
+def test_a_fit_that_ends_elsewhere_here_is_compared_by_its_means(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single errors of a network fitted on another processor differ by too much; what is published is the re-run."""
+    monkeypatch.setenv("PROCESSOR", "AMD")
+    open_run = world.suite.traces[0]
+    suite = world.suite.model_copy(update={"fit": (open_run,), "traces": world.suite.traces[1:]})
+    world = World(suite, world.paths)
+    folder, result = honest(tmp_path, world, code=FITTED)
+    monkeypatch.setenv("PROCESSOR", "ours")
+    made = verify(Request(folder, result, suite, world.paths, level="none", seed=0))
+    (claimed,), (again,) = result.runs, made.result.runs
+    assert made.record.reasons == []
+    assert "window_tv" in next(differences(claimed, again, suite.horizons))
+    less = next(refit_differences(scaled(again, (0.9,)), again, suite.horizons))
+    assert less.startswith("stable, mean window_tv at horizon 1: claimed")
 
 
 def lowered(run: RunResult, kind: str, less: float) -> RunResult:
