@@ -48,12 +48,13 @@ def _alarms() -> Sequence[AlarmRun]:
 
 @functools.cache
 def _board() -> Sequence[Scored]:
-    return capacity.board(_runs())
+    return capacity.board(_runs(), capacity.drawn_runs())
 
 
 @functools.cache
 def _groups() -> Groups:
-    return groups_of([*(run.recipe for run in _runs()), *(run.recipe for run in _alarms())])
+    known = groups_of([*(run.recipe for run in _runs()), *(run.recipe for run in _alarms())])
+    return {**known, **{run.recipe: run.recipe for run in capacity.drawn_runs()}}
 
 
 def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
-from leaderboard.committed import RESULTS
 from leaderboard.pages.capacity import RATES, TENTH, TWENTIETH, exceeded, pooled_over, rates
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
 from leaderboard.pages.headline import run_mean
@@ -31,7 +30,7 @@ from leaderboard.studies import alarms, capacity
 from leaderboard.studies.alarms import AlarmRun
 from leaderboard.studies.capacity import CapacityRun, scores_of
 from leaderboard.studies.clusters import groups_of
-from leaderboard.studies.kept import read_records, records_text
+from leaderboard.studies.kept import read_records, records_text, season_file
 from leaderboard.templates import render_text
 from moeload_bench.capacity.alarms import added
 from moeload_bench.capacity.answer import RISKS
@@ -196,23 +195,18 @@ def coverage_tables(season: ScoredSeason, drawn: DrawnSet) -> Iterator[str]:
         yield markdown_table((f"set {drawn.name}, {state}", *(f"{stratum} batches" for stratum in strata)), rows)
 
 
-def kept_file(season: ScoredSeason, what: str) -> Path:
-    """Return where the measurements of a season's runs are kept."""
-    return RESULTS / f"{season.suite.name}.{what}.json"
-
-
 @functools.cache
 def capacity_runs(season: ScoredSeason) -> list[CapacityRun]:
     """Return the needs of capacity of the season's own runs, measured where they are not kept."""
     ids = {run.trace for run in season.folder.runs()}
-    return capacity.all_runs(season.folder.traces, kept_file(season, "capacity"), ids.__contains__)
+    return capacity.all_runs(season.folder.traces, season_file(season.suite.name, "capacity"), ids.__contains__)
 
 
 @functools.cache
 def alarm_runs(season: ScoredSeason) -> list[AlarmRun]:
     """Return the counts of the alarm on the season's own runs, counted where they are not kept."""
     ids = {run.trace for run in season.folder.runs()}
-    return alarms.all_runs(season.folder.traces, kept_file(season, "alarms"), ids.__contains__)
+    return alarms.all_runs(season.folder.traces, season_file(season.suite.name, "alarms"), ids.__contains__)
 
 
 def exceeded_table(runs: Sequence[CapacityRun], train: Sequence[CapacityRun], sets: Sequence[DrawnSet]) -> str:
@@ -249,9 +243,11 @@ def alarm_table(runs: Sequence[AlarmRun], sets: Sequence[DrawnSet]) -> str:
 
 def kept_texts(season: ScoredSeason) -> dict[Path, str]:
     """Return the files that keep what was measured on a season's runs."""
+    needs = records_text(capacity_runs(season), lambda run: (run.id, run.merged))
+    counts = records_text(alarm_runs(season), lambda run: run.id)
     return {
-        kept_file(season, "capacity"): records_text(capacity_runs(season), lambda run: (run.id, run.merged)),
-        kept_file(season, "alarms"): records_text(alarm_runs(season), lambda run: run.id),
+        season_file(season.suite.name, "capacity"): needs,
+        season_file(season.suite.name, "alarms"): counts,
     }
 
 

@@ -3,7 +3,8 @@
 `leaderboard/capacity.json` keeps the largest need of every `BLOCK` rows of each run of traces/, over all layers, by the
 hash of the run: `python -m leaderboard pages capacity` measures the runs that it lacks, fits and scores again, and
 writes the ratios that the package ships (`prior.json`, of all `train` runs). Scored are `test` runs: each by what was
-fitted on `train` runs without its recipe and near twins, those of its size of batch before others.
+fitted on `train` runs without its recipe and near twins, those of its size of batch before others. Scored are also the
+runs of seasons of drawn recipes, by what was fitted on all `train` runs: their recipes did not exist then.
 
 Axis letters: B blocks, N windows, P ratios, Q risks, R runs.
 """
@@ -20,10 +21,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, TRACES, recipe_name
+from leaderboard.committed import RESULTS, ROOT, TRACES, recipe_name
 from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
-from leaderboard.studies.kept import read_records
+from leaderboard.studies.kept import read_records, season_file
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen, size_of
@@ -110,6 +111,15 @@ def all_runs(folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bo
     known = grouped(runs, lambda run: (run.id, run.data_sha256))
     refs = [ref for ref in list_traces(folder) if wanted(ref.id)]
     return [run for ref in refs for run in known.get((ref.id, stored_hash(ref.path))) or measure(ref)]
+
+
+def drawn_runs() -> list[CapacityRun]:
+    """Return the records of the runs of seasons of drawn recipes, which `pages seasons` measures."""
+    return [
+        run
+        for path in sorted(RESULTS.glob(season_file("season-*", OUT.stem).name))
+        for run in read_records(CapacityRun, path)
+    ]
 
 
 Level = Callable[[FloatArray, int], float]
@@ -210,11 +220,13 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
     )  # fmt: skip
 
 
-def board(runs: Sequence[CapacityRun]) -> list[Scored]:
-    """Return the scores of all entries on all `test` runs, fitted on `train` runs of other groups."""
+def board(runs: Sequence[CapacityRun], drawn: Sequence[CapacityRun] = ()) -> list[Scored]:
+    """Return the scores of all entries on all `test` runs, fitted on `train` runs of other groups, and on ``drawn``
+    runs, fitted on all `train` runs.
+    """
     groups = groups_of(run.recipe for run in runs)
     train = [run for run in runs if "/train/" in run.id and run.merged == 1]
-    found: list[Scored] = []
+    found = list(scores_of(drawn, train, groups))
     for group in dict.fromkeys(groups.values()):
         tested = [run for run in runs if "/test/" in run.id and groups[run.recipe] == group]
         others = [run for run in train if groups[run.recipe] != group]

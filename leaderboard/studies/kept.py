@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from leaderboard.committed import RESULTS
 from moeload_bench.errors import ResultError
 from moeload_bench.results.collection import Results
 from moeload_bench.results.json_text import readable_json
@@ -23,6 +24,11 @@ def read_records(kind: type[R], path: Path) -> list[R]:
 def records_text(records: Iterable[R], by: Callable[[R], Any]) -> str:
     """Return the file of records, in the order of ``by``."""
     return readable_json([one.model_dump(mode="json") for one in sorted(records, key=by)], levels=2) + "\n"
+
+
+def season_file(suite: str, what: str) -> Path:
+    """Return where is kept what was measured on the runs of a season; ``suite`` is the name of its list of tasks."""
+    return RESULTS / f"{suite}.{what}.json"
 
 
 def answered(results: Results) -> Results:

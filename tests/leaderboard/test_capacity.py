@@ -83,6 +83,16 @@ def test_nothing_is_fitted_on_the_group_that_is_scored(monkeypatch: pytest.Monke
     }
 
 
+def test_runs_of_drawn_seasons_are_scored_by_what_all_train_runs_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their recipes did not exist when anything was fitted; nothing is fitted on them."""
+    monkeypatch.setattr(capacity, "groups_of", lambda names: {name: name for name in names})
+    steady, steep = (1.0,) * 60, tuple(2.0 ** (block // 2) for block in range(60))  # doubles in 100 rows
+    train = [run("a/train/seed0", *steep), run("b/train/seed0", *steep)]
+    drawn, _ = [one for one in board(train, [run("new/s1/seed0", *steady)]) if one.entry == "recent"]
+    assert (drawn.run.id, drawn.horizon, drawn.windows) == ("new/s1/seed0", 100, 29)
+    assert drawn.waste_Q.tolist() == [1.0] * 4
+
+
 def test_runs_that_are_broken_on_purpose_are_for_alarms_only() -> None:
     """The board of capacity has none of them."""
     assert not [one.id for one in all_runs() if one.id.startswith(capacity.BROKEN)]

@@ -23,6 +23,7 @@ from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files
+from leaderboard.studies import kept
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, TaskResult
@@ -237,13 +238,13 @@ def test_measurements_are_kept_and_taken_from_there(found: ScoredSeason, tmp_pat
     page, *kept_paths = seasons.files_of(found, found.results)
     assert page.name == "season-2027-03.md"
     assert [path.name for path in kept_paths] == ["season-2027-03.capacity.json", "season-2027-03.alarms.json"]
-    kept = {path.name: text for path, text in drawn_season.kept_texts(found).items()}
-    for file, text in kept.items():
+    texts = {path.name: text for path, text in drawn_season.kept_texts(found).items()}
+    for file, text in texts.items():
         (tmp_path / file).write_text(text)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawn_season, "RESULTS", tmp_path)
+        patch.setattr(kept, "RESULTS", tmp_path)
         patch.setattr(SeasonFolder, "traces", tmp_path / "none")
-        assert {path.name: text for path, text in drawn_season.kept_texts(found).items()} == kept
+        assert {path.name: text for path, text in drawn_season.kept_texts(found).items()} == texts
 
 
 def test_nothing_on_the_page_is_typed(page: str) -> None:
