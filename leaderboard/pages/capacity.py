@@ -42,19 +42,24 @@ def _runs() -> Sequence[CapacityRun]:
 
 
 @functools.cache
+def _drawn_runs() -> Sequence[CapacityRun]:
+    return capacity.drawn_runs()
+
+
+@functools.cache
 def _alarms() -> Sequence[AlarmRun]:
     return alarms.all_runs()
 
 
 @functools.cache
 def _board() -> Sequence[Scored]:
-    return capacity.board(_runs(), capacity.drawn_runs())
+    return capacity.board(_runs(), _drawn_runs())
 
 
 @functools.cache
 def _groups() -> Groups:
     known = groups_of([*(run.recipe for run in _runs()), *(run.recipe for run in _alarms())])
-    return {**known, **{run.recipe: run.recipe for run in capacity.drawn_runs()}}
+    return {**known, **{run.recipe: run.recipe for run in _drawn_runs()}}
 
 
 def chosen(entry: str, horizon: int, stratum: str) -> list[Scored]:

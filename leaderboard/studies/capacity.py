@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import RESULTS, ROOT, TRACES, recipe_name
+from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, season_file
@@ -115,11 +115,8 @@ def all_runs(folder: Path = TRACES, kept: Path = OUT, wanted: Callable[[str], bo
 
 def drawn_runs() -> list[CapacityRun]:
     """Return the records of the runs of seasons of drawn recipes, which `pages seasons` measures."""
-    return [
-        run
-        for path in sorted(RESULTS.glob(season_file("season-*", OUT.stem).name))
-        for run in read_records(CapacityRun, path)
-    ]
+    every = season_file("season-*", "capacity")
+    return [run for path in sorted(every.parent.glob(every.name)) for run in read_records(CapacityRun, path)]
 
 
 Level = Callable[[FloatArray, int], float]
