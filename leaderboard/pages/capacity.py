@@ -22,6 +22,7 @@ from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
 from moeload_bench.results.tables import signed_skill, span
 from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
+from moeload_bench.words import listed
 
 PAGE = ROOT / "docs" / "reports" / "capacity.md"
 STRATA = {
@@ -91,9 +92,13 @@ def mean_part(found: Sequence[Scored | AlarmRun], parts: Sequence[float], groups
 
 
 def skill(found: Sequence[Scored], loss: str) -> str:
-    """Return by how much less quantile loss than the naive rule has, with its interval over recipes."""
-    naive = {one.run.id: one for one in chosen(NAIVE, found[0].horizon, found[0].run.stratum)}
-    ratios = [float(np.log(getattr(one, loss) / getattr(naive[one.run.id], loss))) for one in found]
+    """Return by how much less quantile loss than the naive rule has, with its interval over recipes.
+
+    A run on which either has no loss at all has no ratio, and is left out.
+    """
+    naive = {one.run.id: getattr(one, loss) for one in chosen(NAIVE, found[0].horizon, found[0].run.stratum)}
+    found = [one for one in found if getattr(one, loss) > 0 and naive[one.run.id] > 0]
+    ratios = [float(np.log(getattr(one, loss) / naive[one.run.id])) for one in found]
     run_means = means(found, ratios)
     interval = run_means.intervals("a new recipe")[0]
     return signed_skill(float(run_means.skill_F[0])) + (f" {span(interval)}" if interval else "")
@@ -116,7 +121,18 @@ def stratum_table(stratum: str) -> str:
     heads = ("rows", "entry", "skill at 0.9", "skill at 0.99", "over, risk 10 %", "over, risk 5 %", "waste %")
     said = f"{len(recipe_of)} runs of {len(recipes)} recipes in {len(groups)} groups of near twins."
     few = f" Fewer than {MIN_RECIPES}: no intervals." if len(groups) < MIN_RECIPES else ""
-    return f"{STRATA[stratum][0].upper()}{STRATA[stratum][1:]}: {said}{few}\n\n{aligned_table(heads, rows, 2)}"
+    title = f"{STRATA[stratum][0].upper()}{STRATA[stratum][1:]}"
+    return f"{title}: {said}{few}{_without_loss(stratum)}\n\n{aligned_table(heads, rows, 2)}"
+
+
+def _without_loss(stratum: str) -> str:
+    """Return which runs some entry forecasts without any loss: they count in no skill at that risk."""
+    without = {
+        f"`{one.run.id}`" for one in _board() if one.run.stratum == stratum and not (one.loss_tenth and one.loss_last)
+    }
+    if not without:
+        return ""
+    return f" Not in the skills at the risk where an entry has no loss at all: {listed(sorted(without))}."
 
 
 def pooled_table() -> str:

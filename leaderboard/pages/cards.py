@@ -27,8 +27,7 @@ def leaderboard_table() -> str:
 
     Before it stands what the newest season says, where its recipes were drawn after closing.
     """
-    title = "Season `{}`, recipes that were drawn after the entries had closed"
-    parts = [brief_cells(one, title.format(one.name)) for one in scored_seasons()[:1] if one.draws]
+    parts = [brief_cells(one) for one in scored_seasons()[:1] if one.draws]
     for size, results in results_by_size(largest_suite().name).items():
         parts += [*([f"{size}:"] if size else []), _skill_table(results)]
     return "\n\n".join(parts)

@@ -61,8 +61,11 @@ class Drawn:
         return cell_gains(self.errors, self.draws.candidate, self.draws.tuned_average, drawn.stratum_of)
 
 
-def brief_cells(season: ScoredSeason, title: str) -> str:
-    """Return the gain over the tuned average by set, size of batch and state, and the plan's sentence below."""
+def brief_cells(season: ScoredSeason, page: str = "") -> str:
+    """Return the gain over the tuned average by set, size of batch and state, and the plan's sentence below.
+
+    ``page``: where the name of the season leads to.
+    """
     found = Drawn(season)
     draws, rows = found.draws, []
     for one in draws.sets:
@@ -70,13 +73,20 @@ def brief_cells(season: ScoredSeason, title: str) -> str:
         for stratum in recipes_by_stratum(one):
             gains = (_gain_words(by_cell[f"{stratum} batches, {state}"]) for state in LABELS)
             rows.append((f"set {one.name}, {stratum} batches", *gains))
+    name = f"Season `{season.name}`"
     words = (
-        f"{title}: {found.answer} A row is a set of recipes and a size of batch, a column a state: the part of the "
-        f"error of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses its lower end, one-sided at "
-        "95 %; more is better."
+        f"{f'[{name}]({page})' if page else name}. {found.answer} That is the set on which it did worse. A row is a "
+        f"set ({'; '.join(map(_set_words, draws.sets))}) and a size of batch, a column a state: the part of the error "
+        f"of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses its lower end, one-sided at 95 %; "
+        "more is better."
     )
     heads = (f"`{draws.candidate}` against `{draws.tuned_average}`", *LABELS)
     return f"{markdown_table(heads, rows)}\n\n{words}"
+
+
+def _set_words(one: DrawnSet) -> str:
+    new = f", each with levels of at least {one.new_levels} kinds that no `train` run has" if one.new_levels else ""
+    return f"{one.name}: {one.recipes} recipes{new}"
 
 
 def _gain_words(one: Estimate | None) -> str:

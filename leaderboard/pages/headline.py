@@ -159,7 +159,7 @@ def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: 
     runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
     about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
     if season.draws is not None:
-        parts = [brief_cells(season, f"Season `{season.name}`, recipes that were drawn after the entries had closed")]
+        parts = [brief_cells(season)]
         for title, part in by_part(season).items():
             parts += [f"**{title[0].upper()}{title[1:]}**", headline(part.results, metric).rstrip()]
         return parts
@@ -180,7 +180,6 @@ def _flagged(table: Table) -> list[tuple[str, ...]]:
 
 
 SEASON_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), runs that nobody had when the entries closed"
-DRAWN_TITLE = "[Season `{name}`](docs/reports/season-{name}.md), recipes that were drawn after the entries had closed"
 BRIEF_ROWS = 5
 BRIEF_HORIZON = 100
 
@@ -196,7 +195,7 @@ def brief_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = None
     parts, found = [], []
     for season in seasons[:1]:
         if season.draws is not None:
-            return brief_cells(season, DRAWN_TITLE.format(name=season.name))
+            return brief_cells(season, f"docs/reports/season-{season.name}.md")
         public = public_results(season)
         found, known = scored.drops_of(season, public), public[0].suite.name
         parts.append(brief(season.results, metric, SEASON_TITLE.format(name=season.name), found, known))
