@@ -12,6 +12,7 @@ from leaderboard.committed import RESULTS, ROOT
 from leaderboard.pages.results import results_of
 from leaderboard.pages.summaries import FIELDS, summary
 from leaderboard.season_tools.scored import scored_seasons
+from leaderboard.season_tools.sets import by_part
 from leaderboard.site import payload
 from leaderboard.site.inputs import read_board
 from leaderboard.site.words import signed_skill as site_skill
@@ -19,8 +20,9 @@ from leaderboard.site.words import three_digits as site_digits
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.results.brief import _short, brief_tables
 from moeload_bench.results.collection import Results
+from moeload_bench.results.comparison import errors_of, skill
 from moeload_bench.results.grid import ALL, COLUMNS
-from moeload_bench.results.tables import signed_skill, three_digits
+from moeload_bench.results.tables import signed_skill
 from moeload_bench.scoring.catalogue import PRIMARY
 from tests.conftest import need
 from tests.support.site_world import cell
@@ -49,18 +51,19 @@ def test_the_file_of_a_suite_is_what_its_results_give() -> None:
         assert path.stat().st_size < 1.5e6, path.name
 
 
-def test_readme_shows_the_numbers_of_the_file() -> None:
-    """Error at 100 steps and skill, in both states, of every row."""
-    numbers = numbers_of(scored_seasons()[0].suite.name)
-    part = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- generated: brief")[1].split("<!-- end")[0]
-    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", part, re.MULTILINE)
-    assert len(rows) >= 4
-    for name, *shown in rows:
-        expected = []
-        for state in ("transient", "stable"):
-            expected.append(three_digits(numbers[name, state, "100"]["value"]))
-            expected.append(signed_skill(numbers[name, state, ALL]["skill"]))
-        assert shown == expected, name
+def test_readme_shows_the_gains_of_the_newest_season() -> None:
+    """A row of README is a part of it; a gain is the skill of the candidate against the tuned average there."""
+    season = scored_seasons()[0]
+    assert season.draws is not None
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- generated: brief")[1].split("<!-- end")[0]
+    rows = re.findall(r"^\| (set \w, \w+ batches) \| (\S+) % [^|]+ \| (\S+) % ", text, re.MULTILINE)
+    parts = by_part(season)
+    assert [title for title, *_ in rows] == list(parts)
+    for title, *shown in rows:
+        errors = errors_of(parts[title].results, PRIMARY)
+        for state, gain in zip(("transient", "stable"), shown, strict=True):
+            found, _ = skill(errors.select(state=state), season.draws.candidate, season.draws.tuned_average)
+            assert gain == f"{100 * found:+.1f}"
 
 
 @pytest.mark.slow
