@@ -28,7 +28,7 @@ from leaderboard.studies.kept import read_records, season_file
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
 from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen, size_of
-from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
+from moeload_bench.capacity.needs import dropped_after, expert_needs, most_need, totals
 from moeload_bench.schema import Record
 from moeload_bench.traces.meta import STRATA, Stratum
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
@@ -52,13 +52,14 @@ BROKEN = "unbalanced-"
 class CapacityRun(Record):
     """The largest need in every block of rows of a run; ``merged`` rows were counted as one first.
 
-    ``dropped``: by the rows of a window, the mean part of tokens dropped at `TIMES` times the level before it.
+    ``most``: the largest need that routing allows; ``dropped``: by the rows of a window, the mean part of tokens dropped at `TIMES` times the level before it.
     """
 
     id: str
     data_sha256: str
     merged: int
     tokens: float
+    most: float
     peak_B: tuple[float, ...]
     dropped: dict[int, tuple[float, ...]]
 
@@ -90,6 +91,7 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
             data_sha256=stored_hash(ref.path),
             merged=merged,
             tokens=float(totals(rows.load_SLE[rows.steps - 1 :]).max() / rows.num_experts),
+            most=most_need(rows, rows.num_experts),
             peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:whole].reshape(-1, BLOCK).max(axis=1)),
             dropped={h: tuple(float(f"{one:.3g}") for one in found.mean(axis=0)) for h, found in dropped.items()},
         )
@@ -198,7 +200,10 @@ class Scored:
 
 
 def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Scored | None:
-    """Return what an entry scores on a run; None for a run that is too short."""
+    """Return what an entry scores on a run; None for a run that is too short.
+
+    No factor is above what routing allows, or was needed before, as in `capacity.answer`.
+    """
     peak_B, blocks, entry = run.needs(), horizon // BLOCK, ENTRIES[name]
     starts = origins(peak_B, blocks)
     if not starts:
@@ -207,7 +212,8 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
     factor_NQ = np.empty((len(starts), len(RISKS)))
     for n, at in enumerate(starts):
         own_N = seen(peak_B[:at], blocks)[1] if entry.own else np.empty(0)
-        factor_NQ[n] = entry.level(peak_B[:at], blocks) * quantile(*mixture(own_N, prior_P), RISKS)
+        factor_Q = entry.level(peak_B[:at], blocks) * quantile(*mixture(own_N, prior_P), RISKS)
+        factor_NQ[n] = np.minimum(factor_Q, max(run.most, peak_B[:at].max()))
     factor_NQ = np.maximum(factor_NQ, 1.0)
     off_NQ = need_N[:, None] - factor_NQ
     loss_Q = np.maximum(off_NQ * (1 - np.array(RISKS)), -off_NQ * np.array(RISKS)).mean(axis=0)

@@ -26,7 +26,7 @@ from moeload_bench.traces.meta import STRATA
 
 def run(name: str, *peak_B: float, merged: int = 1) -> CapacityRun:
     dropped = {100: (0.0,) * len(TIMES)}
-    return CapacityRun(id=name, data_sha256="", merged=merged, tokens=256, peak_B=peak_B, dropped=dropped)
+    return CapacityRun(id=name, data_sha256="", merged=merged, tokens=256, most=8.0, peak_B=peak_B, dropped=dropped)
 
 
 def test_groups_recipes_and_runs_weigh_equally() -> None:
@@ -55,6 +55,14 @@ def test_a_score_is_that_of_its_windows() -> None:
     assert scored.exceeded_Q.tolist() == [0.5] * 4
     assert scored.loss_tenth == pytest.approx((0.9 * 1 + 0.1 * 1.5) / 2)
     assert scored.waste_Q.tolist() == [0.5] * 4
+
+
+@pytest.mark.parametrize("entry", capacity.ENTRIES)
+def test_no_factor_is_above_what_routing_allows(entry: str) -> None:
+    """At ratio 10 a level of 7 would keep 70: with eight experts and one a token no expert has more than 8 shares."""
+    scored = score(run("a/test/seed0", *[7.0] * 4), entry, 2 * BLOCK, np.full(10, 10.0))
+    assert scored is not None
+    assert scored.waste_Q.max() == pytest.approx(1 / 7)
 
 
 def test_a_run_that_is_too_short_has_no_score() -> None:
