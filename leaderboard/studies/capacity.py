@@ -52,7 +52,8 @@ BROKEN = "unbalanced-"
 class CapacityRun(Record):
     """The largest need in every block of rows of a run; ``merged`` rows were counted as one first.
 
-    ``most``: the largest need that routing allows; ``dropped``: by the rows of a window, the mean part of tokens dropped at `TIMES` times the level before it.
+    ``most``: the largest need that routing allows; ``dropped``: by the rows of a window, the mean part of tokens
+    dropped at `TIMES` times the level before it.
     """
 
     id: str
