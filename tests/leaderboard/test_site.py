@@ -187,12 +187,8 @@ def test_the_pages_of_forecasters_hold_the_same_numbers(committed: Inputs, pages
         for entry in board.entries:
             rows = [row for table in tables_of(pages[forecaster_path(entry.name)]) for row in table]
             for row in (row for row in grid.rows if row.forecaster == entry.name):
-                shown = next(
-                    cells for cells in rows
-                    if cells[:2] == ["all recipes", row.state] and cells[-2:] == [str(row.runs), str(row.origins)]
-                    and cells[2].split()[0] == three_digits(row.value_K[0])
-                )  # fmt: skip
-                assert [text.split()[0] for text in shown[2:-2]] == list(map(three_digits, row.value_K))
+                cells = ["all recipes", row.state, *map(three_digits, row.value_K), str(row.runs), str(row.origins)]
+                assert cells in [each[:2] + [text.split()[0] for text in each[2:]] for each in rows]
 
 
 def test_uniform_is_a_row_of_every_view(committed: Inputs, pages: dict[str, bytes]) -> None:
