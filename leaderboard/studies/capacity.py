@@ -27,7 +27,7 @@ from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, season_file
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import TIMES, at_parts, mixture, quantile, seen, size_of
+from moeload_bench.capacity.forecast import TIMES, at_parts, bounded, mixture, quantile, seen, size_of
 from moeload_bench.capacity.needs import dropped_after, expert_needs, most_need, totals
 from moeload_bench.schema import Record
 from moeload_bench.traces.meta import STRATA, Stratum
@@ -201,10 +201,7 @@ class Scored:
 
 
 def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Scored | None:
-    """Return what an entry scores on a run; None for a run that is too short.
-
-    No factor is above what routing allows, or was needed before, as in `capacity.answer`.
-    """
+    """Return what an entry scores on a run; None for a run that is too short."""
     peak_B, blocks, entry = run.needs(), horizon // BLOCK, ENTRIES[name]
     starts = origins(peak_B, blocks)
     if not starts:
@@ -214,7 +211,7 @@ def score(run: CapacityRun, name: str, horizon: int, prior_P: FloatArray) -> Sco
     for n, at in enumerate(starts):
         own_N = seen(peak_B[:at], blocks)[1] if entry.own else np.empty(0)
         factor_Q = entry.level(peak_B[:at], blocks) * quantile(*mixture(own_N, prior_P), RISKS)
-        factor_NQ[n] = np.minimum(factor_Q, max(run.most, peak_B[:at].max()))
+        factor_NQ[n] = bounded(factor_Q, peak_B[:at], run.most)
     factor_NQ = np.maximum(factor_NQ, 1.0)
     off_NQ = need_N[:, None] - factor_NQ
     loss_Q = np.maximum(off_NQ * (1 - np.array(RISKS)), -off_NQ * np.array(RISKS)).mean(axis=0)

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.capacity.forecast import LEAST_RISK, MOST_RISK, PRIOR_WINDOWS, Prior, need_quantiles, prior_for, seen
+from moeload_bench.capacity.forecast import (
+    LEAST_RISK,
+    MOST_RISK,
+    PRIOR_WINDOWS,
+    Prior,
+    bounded,
+    need_quantiles,
+    prior_for,
+    seen,
+)
 from moeload_bench.capacity.needs import device_needs, dropped_after, expert_needs, micro_needs, most_need, totals
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.placement.plans import default_shape
@@ -98,8 +107,7 @@ def capacity_of(
     prior = prior_for(rows, even / trace.num_experts)
 
     def factors(need_S: FloatArray, risks: Sequence[float], sharers: int) -> FloatArray:
-        most = max(most_need(trace, sharers), float(need_S.max()))
-        return np.minimum(need_quantiles(need_S, rows, risks, prior), most)
+        return bounded(need_quantiles(need_S, rows, risks, prior), need_S, most_need(trace, sharers))
 
     def buffers(need_SL: FloatArray, sharers: int) -> Buffers:
         factor = float(factors(need_SL.max(axis=1), (risk,), sharers)[0])
