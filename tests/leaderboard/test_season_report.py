@@ -114,9 +114,9 @@ def test_ranks_on_new_seeds_take_the_spread_of_the_public_runs() -> None:
     assert rank_sets_of(errors, errors, "stable")[NEW_SEEDS] is None
 
 
-def ranks_on(page: str, state: str, column: str, after: str = "") -> dict[str, str]:
+def ranks_on(page: str, state: str, column: str, after: str = "# ") -> dict[str, str]:
     """The texts of a column of the first table that has it, below some words of a page, and is headed by the state."""
-    _, text = (DOCS / "reports" / page).read_text(encoding="utf-8").split(after or "# ", 1)
+    _, text = (DOCS / "reports" / page).read_text(encoding="utf-8").split(after, 1)
     tables = (table.splitlines() for table in text.split("\n\n") if table.strip())
     rows = next(table for table in tables if table[0].startswith(f"| {state} |") and f" {column} |" in table[0])
     heads, _, *cells = ([cell.strip() for cell in row.strip("|").split("|")] for row in rows)
