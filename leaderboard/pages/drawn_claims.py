@@ -77,8 +77,8 @@ def brief_cells(season: ScoredSeason, page: str = "") -> str:
     words = (
         f"{f'[{name}]({page})' if page else name}. {found.answer} That is the set on which it did worse. A row is a "
         f"set ({'; '.join(map(_set_words, draws.sets))}) and a size of batch, a column a state: the part of the error "
-        f"of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses its lower end, one-sided at 95 %; "
-        "more is better."
+        f"(`{PRIMARY}`: misplaced tokens) of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses "
+        "its lower end, one-sided at 95 %; more is better."
     )
     heads = (f"`{draws.candidate}` against `{draws.tuned_average}`", *LABELS)
     return f"{markdown_table(heads, rows)}\n\n{words}"
