@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -70,8 +69,7 @@ def test_every_suite_with_results_has_its_part() -> None:
 @pytest.mark.parametrize("suite", suites_with_results())
 def test_every_baseline_of_a_suite_with_results_has_one(suite: str) -> None:
     """Results of some baselines only would be a table with rows left out."""
-    names = {json.loads(path.read_text())["forecaster"]["name"] for path in (RESULTS / suite).glob("*.json")}
-    assert set(load_suite(suite).baselines) <= names
+    assert set(load_suite(suite).baselines) <= {path.stem for path in (RESULTS / suite).glob("*.json")}
 
 
 def test_readme_shows_the_largest_suite_with_results(monkeypatch: pytest.MonkeyPatch) -> None:

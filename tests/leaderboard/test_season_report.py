@@ -129,6 +129,7 @@ def ranks_by_site(season: ScoredSeason, state: str) -> dict[str, str]:
     return {name: rank_text(ranks) for name, ranks in scores.ranks(state).items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["transient", "stable"])
 def test_one_claim_has_one_rank_wherever_it_is_shown(state: str) -> None:
     """Ranks on a new recipe: as the site computes them, on the page of a season of known recipes, and on the page of

@@ -24,8 +24,11 @@ MINE = ROOT / "leaderboard" / "results" / "mini" / "sw_avg.json"
 
 @pytest.mark.parametrize("path", by_result(COMMITTED))
 def test_a_committed_result_is_canonical_and_short(path: Path) -> None:
-    """Reading and writing it again gives the same bytes; 101 lines a run at most, and a head of six."""
+    """Its file has its name; reading and writing it again gives the same bytes; 101 lines a run at most, and a head
+    of six.
+    """
     result, text = committed_result(path), path.read_text()
+    assert path.stem == result.name
     assert result.to_json() == text
     assert text.count("\n") <= 6 + 101 * len(result.runs)
 

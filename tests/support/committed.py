@@ -11,12 +11,14 @@ CLOSED = {path.name for path in (Path(__file__).resolve().parents[2] / "leaderbo
 
 
 def by_result(paths: Iterable[str | Path]) -> list[object]:
-    """Return a parameter for each file, such as `results/v3/ema`; those of closed suites run in `make test-slow`."""
+    """Return a parameter for each file, such as `results/v3/ema`; those of closed suites and of seasons run in
+    `make test-slow`.
+    """
     return [
         pytest.param(
             path,
             id=Path(path).as_posix().rpartition("leaderboard/")[2].removesuffix(".json"),
-            marks=pytest.mark.slow if Path(path).parent.name in CLOSED else (),
+            marks=pytest.mark.slow if Path(path).parent.name in CLOSED or "seasons" in Path(path).parts else (),
         )
         for path in paths
     ]
