@@ -42,8 +42,8 @@ class Drawn:
 
     @property
     def answer(self) -> str:
-        """Return the plan's sentence, with the numbers of the worse set."""
-        return headline(self.draws, self.errors)
+        """Return the plan's sentence, with the numbers of the worse set, and which set that is."""
+        return f"{headline(self.draws, self.errors)} That is the set with the lowest lower end."
 
     @property
     def sets_say(self) -> list[str]:
@@ -75,8 +75,8 @@ def brief_cells(season: ScoredSeason, page: str = "") -> str:
             rows.append((f"set {one.name}, {stratum} batches", *gains))
     name = f"Season `{season.name}`"
     words = (
-        f"{f'[{name}]({page})' if page else name}. {found.answer} That is the set on which it did worse. A row is a "
-        f"set ({'; '.join(map(_set_words, draws.sets))}) and a size of batch, a column a state: the part of the error "
+        f"{f'[{name}]({page})' if page else name}. {found.answer} A row is a set "
+        f"({'; '.join(map(_set_words, draws.sets))}) and a size of batch, a column a state: the part of the error "
         f"(`{PRIMARY}`: misplaced tokens) of `{draws.tuned_average}` that `{draws.candidate}` saves, in parentheses "
         "its lower end, one-sided at 95 %; more is better."
     )

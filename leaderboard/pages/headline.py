@@ -156,13 +156,13 @@ def headline_part(metric: str, seasons: Sequence[scored.ScoredSeason] | None = N
 
 def season_parts(season: scored.ScoredSeason, public: Sequence[Result], metric: str) -> list[str]:
     """Return a season's headline, and what every entry loses from the public suite to it."""
-    runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
-    about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
     if season.draws is not None:
         parts = [brief_cells(season)]
         for title, part in by_part(season).items():
             parts += [f"**{title[0].upper()}{title[1:]}**", headline(part.results, metric).rstrip()]
         return parts
+    runs, recipes = len(season.suite.traces), len({trace.id.split("/")[0] for trace in season.suite.traces})
+    about = f"Season `{season.name}`: {runs} runs of {recipes} recipes, drawn after the entries had closed."
     parts = [about, headline(season.results, metric, scored.fork_floors(season) if metric == PRIMARY else None)]
     return [*parts, *drop_parts(season, public)]
 

@@ -67,7 +67,7 @@ def _runs(ids: Sequence[str]) -> str:
 def season_answer(season: ScoredSeason) -> str:
     """Return who is best on a season's runs, and how sure that is; of drawn recipes, what its candidate gains."""
     if season.draws is not None:
-        return f"Season `{season.name}` drew its recipes after its entries had closed: {Drawn(season).answer}"
+        return f"Season `{season.name}`. {Drawn(season).answer}"
     grid = known_grid(season.results, PRIMARY)
     return (
         f"On the {_runs([run.id for run in season.suite.traces])} of season `{season.name}`, which did not exist when "

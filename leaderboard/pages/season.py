@@ -203,8 +203,8 @@ def distance_parts(
                 f"{three_digits(floor)} ± {three_digits(error_K[k])}", closed,
             ))  # fmt: skip
     words = (
-        f"{PRIMARY} at {seen} of the {len(season.floors.floors)} origins where runs fork, those in these states: means "
-        f"over {season.floors.futures} futures of the same past, of `{reference}` and of {who}. "
+        f"{PRIMARY} where runs fork, at the {seen} of {len(season.floors.floors)} origins in these states: means over "
+        f"{season.floors.futures} futures of the same past, of `{reference}` and of {who}. "
         f"*{FLOOR}*: what is left to whoever knows the whole state of training and not the text to come, ± its "
         f"standard error. Closed: the part of the distance between the two that the {last} closes."
     )
