@@ -9,7 +9,6 @@ from moeload_bench.errors import MoeloadError
 COMMANDS = {
     "season": "Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.",
     "verify": "Verify a submission by running it again.",
-    "verify-trace": "Check a trace that somebody else recorded, before it is published.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",
@@ -30,7 +29,7 @@ ROOMS = {
     "results": "pages.results", "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
     "season": "season_tools.command", "submit-baselines": "verifying.baselines",
     "demonstration": "verifying.demonstration", "verify": "verifying.command",
-    **{name: f"{name.replace('-', '_')}.command" for name in ("verify-trace", "paper", "pages", "site", "studies")},
+    **{name: f"{name.replace('-', '_')}.command" for name in ("paper", "pages", "site", "studies")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 

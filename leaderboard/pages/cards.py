@@ -11,6 +11,7 @@ from leaderboard.pages.drawn_claims import brief_cells
 from leaderboard.pages.results import largest_suite, results_by_size
 from leaderboard.season_tools.scored import scored_seasons
 from moeload_bench.publishing.card import render_card
+from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.results.grid import known_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
@@ -50,9 +51,11 @@ def card_files(root: Path = ROOT) -> dict[Path, str]:
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
     traces = root / "traces"
-    runs = read_runs(traces, committed_run) if traces.is_dir() else []
+    runs, community = (
+        read_runs(folder, committed_run) if folder.is_dir() else [] for folder in (traces, traces / COMMUNITY)
+    )
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
-    card = render_card(text, runs, {"leaderboard": leaderboard_table()})
+    card = render_card(text, runs, {"leaderboard": leaderboard_table()}, community)
     out[root / "datasets_card.md"] = card
     if runs:
         out[traces / "README.md"] = card

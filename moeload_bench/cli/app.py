@@ -19,7 +19,6 @@ COMMANDS = {
         "Publish a folder of traces on the Hugging Face Hub, or with --as the weights of a forecaster or the site."
     ),
     "submit": "Submit a forecaster to the leaderboard.",
-    "contribute": "Give a trace to the dataset: one pull request that adds it under community/.",
     "record": "Train a recipe and record the exact load of every expert in every step.",
     "recipes": "See the training configurations that can be recorded.",
     "corpora": "The training text of the recipes: pinned packages, checked by hash.",
@@ -37,7 +36,7 @@ COMMANDS = {
 """Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""
 
 
-MOVED = {"season": "season", "verify": "verify", "verify-trace": "verify-trace", "reproduce": ""}
+MOVED = {"season": "season", "verify": "verify", "reproduce": ""}
 """Commands that need a checkout, with their words after `python -m leaderboard`: `reproduce paper` is `paper`."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,20 +15,42 @@ from moeload_bench.traces.store import validate_path
 
 def validate(
     path: Annotated[Path, typer.Argument(help="A trace (.parquet) or a folder that holds traces.")],
+    public: Annotated[
+        bool, typer.Option("--public", help="Check also whether they may be published: see above.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: file, ok, message.")] = False,
 ) -> None:
     """Check traces against the format: shapes, conservation of counts, gaps, both hashes.
 
     Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
+
+    With --public a trace is refused, too, without an open licence, without a statement of what its counts are, if its
+    metadata names a machine or a person, and if it is a copy of a trace that is found here (equal `data_sha256`).
     """
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
     found = []
-    for file, error in validate_path(path):
-        found.append({"file": str(file), "ok": error is None, "message": str(error) if error else None})
+    for file, message in _checked(path, public):
+        found.append({"file": str(file), "ok": message is None, "message": message})
         if not as_json:
-            say(f"ok      {file}" if error is None else f"refused {error}")
+            say(f"ok      {file}" if message is None else f"refused {message}")
     if as_json:
         say_record(found)
     if not all(entry["ok"] for entry in found):
         raise typer.Exit(1)
+
+
+def _checked(path: Path, public: bool) -> Iterator[tuple[Path, str | None]]:
+    """Yield each trace file with the reason why it is refused, or None; once for each reason."""
+    from moeload_bench.publishing.admission import published_files, publishing_problems
+
+    held = published_files() if public else []
+    for file, error in validate_path(path):
+        if error is not None:
+            yield file, str(error)
+            continue
+        reasons = list(publishing_problems(file, held)) if public else []
+        yield from ((file, f"{file}: {reason}") for reason in reasons)
+        if not reasons:
+            yield file, None
+        held.append(file)

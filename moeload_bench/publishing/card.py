@@ -14,6 +14,7 @@ from typing import Any
 from moeload_bench.errors import HubError, TraceError, not_found
 from moeload_bench.hub.fetch import suite_pins
 from moeload_bench.publishing.card_tables import TABLES
+from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import list_traces
@@ -27,10 +28,13 @@ _BLOCK = re.compile(
 )
 
 
-def render_card(text: str, runs: Sequence[Run], more: Mapping[str, str] | None = None) -> str:
+def render_card(
+    text: str, runs: Sequence[Run], more: Mapping[str, str] | None = None, community: Sequence[Run] = ()
+) -> str:
     """Return the card with front matter and generated parts renewed; a card without front matter gets one.
 
-    ``more``: parts by name that are not made from the runs.
+    ``more``: parts by name that are not made from the runs. ``community``: traces of others, which have configs and no
+    row of a table.
     """
     others = {"publication": publication(), **(more or {})}
 
@@ -41,13 +45,18 @@ def render_card(text: str, runs: Sequence[Run], more: Mapping[str, str] | None =
         made = others[name] if name in others else TABLES[name](runs)
         return f"{match['begin']}{made}\n{match['end']}"
 
-    return f"---\n{front_matter(runs)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
+    return f"---\n{front_matter(runs, community)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
 
 
-def front_matter(runs: Sequence[Run]) -> str:
+def front_matter(runs: Sequence[Run], community: Sequence[Run] = ()) -> str:
     """Return the card's YAML: licence, task, tags, size, one config per recipe, features."""
     from huggingface_hub import DatasetCardData
 
+    configs = [
+        (recipe, group, folder)
+        for folder, some in (("", runs), (COMMUNITY, community))
+        for recipe, group in by_recipe(some).items()
+    ]
     data = DatasetCardData(
         pretty_name="MoE expert load traces",
         license=LICENCE,
@@ -57,8 +66,8 @@ def front_matter(runs: Sequence[Run]) -> str:
         source_datasets=["original"],
         tags=list(TAGS),
         size_categories=[size_category(sum(run.steps for run in runs))],
-        configs=[config(recipe, group) for recipe, group in by_recipe(runs).items()],
-        dataset_info=[features(recipe, group) for recipe, group in by_recipe(runs).items()],
+        configs=[config(*one) for one in configs],
+        dataset_info=[features(*one) for one in configs],
     )
     return str(data.to_yaml(line_break="\n")).strip()
 
@@ -146,6 +155,9 @@ def check_card(folder: str | Path) -> None:
         raise HubError(f"{path}: the front matter cannot be read: {said}") from None
     named = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
     there = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
+    if (others := Path(folder) / COMMUNITY).is_dir():
+        pairs = (ref.id.split("/")[:2] for ref in list_traces(others))
+        there |= {(config_name(recipe, COMMUNITY), split) for recipe, split in pairs}
     if named != there:
         wrong = sorted("/".join(pair) for pair in named ^ there)
         raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` renews the card")

@@ -1,4 +1,4 @@
-"""What in a trace's metadata identifies a machine or a person, and the metadata without it.
+"""Find what in a trace's metadata identifies a machine or a person.
 
 It finds folders, buckets, pages of runs, mail addresses, addresses and names of hosts, the content of a field whose
 name says that it identifies (also written `user=NAME`), and given names, such as those of this user and machine. It
@@ -14,13 +14,12 @@ from __future__ import annotations
 import getpass
 import re
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.traces.meta import TraceMeta, checked_meta
+from moeload_bench.traces.meta import TraceMeta
 
-REMOVED = "[removed]"
 _REST = r"[^\s'\",;)\]]"
 _PATHS = (
     r"(?:(?<![\w/.])|(?<=\s-[A-Za-z]))(?:file://|~(?:[A-Za-z_][\w.-]{0,63})?/|(?:\./)?\.\./|[A-Za-z]:\\|\\\\"
@@ -76,28 +75,12 @@ def own_names() -> tuple[str, ...]:
 
 def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """Return (field, text) of what in the metadata names a machine or a person, ``names`` included."""
-    pattern, found = _compiled(names), list[tuple[str, str]]()
-
-    def note(where: str, key: str, text: str) -> str:
-        texts = [text] if _says_whose(key, text) else [match[0] for match in pattern.finditer(text)]
-        found.extend((where, one) for one in texts)
-        return text
-
-    _changed(meta.model_dump(mode="json"), "", "", note)
-    return found
-
-
-def without_identifying(meta: TraceMeta, names: Iterable[str] = ()) -> TraceMeta:
-    """Return the metadata with `REMOVED` in place of everything that `identifying_fields` finds.
-
-    Raise `TraceError` if a field is invalid without it: a recipe's name that is a host's.
-    """
     pattern = _compiled(names)
-
-    def cut(where: str, key: str, text: str) -> str:
-        return REMOVED if _says_whose(key, text) else pattern.sub(REMOVED, text)
-
-    return checked_meta(_changed(meta.model_dump(mode="json"), "", "", cut), "without what identifies")
+    found = []
+    for where, key, text in _texts(meta.model_dump(mode="json")):
+        texts = [text] if _names_owner(key, text) else [match[0] for match in pattern.finditer(text)]
+        found += [(where, one) for one in texts]
+    return found
 
 
 def _compiled(names: Iterable[str]) -> re.Pattern[str]:
@@ -105,20 +88,19 @@ def _compiled(names: Iterable[str]) -> re.Pattern[str]:
     return re.compile(_PATTERN + own)
 
 
-def _says_whose(key: str, text: str) -> bool:
+def _names_owner(key: str, text: str) -> bool:
     """Return whether the name of a field says that its text identifies somebody."""
-    return text not in ("", REMOVED) and not _NOBODYS.fullmatch(text) and _WHOSE.fullmatch(key) is not None
+    return text != "" and not _NOBODYS.fullmatch(text) and _WHOSE.fullmatch(key) is not None
 
 
-def _changed(value: Any, where: str, key: str, change: Callable[[str, str, str], str]) -> Any:
-    """Return a tree whose texts are ``change(field, its last name, text)``; names of fields are texts too."""
+def _texts(value: Any, where: str = "", key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Yield (field, its last name, text) of every text in a tree; names of fields are texts too."""
     if isinstance(value, str):
-        return change(where, key, value)
-    if isinstance(value, Mapping):
-        return {
-            change(where, "", name): _changed(item, f"{where}.{name}".lstrip("."), name, change)
-            for name, item in value.items()
-        }
-    if isinstance(value, Sequence):
-        return [_changed(item, f"{where}.{number}", key, change) for number, item in enumerate(value)]
-    return value
+        yield where, key, value
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield where, "", name
+            yield from _texts(item, f"{where}.{name}".lstrip("."), name)
+    elif isinstance(value, Sequence):
+        for number, item in enumerate(value):
+            yield from _texts(item, f"{where}.{number}", key)

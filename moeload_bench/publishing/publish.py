@@ -9,7 +9,6 @@ repository with others is left alone.
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,7 @@ from huggingface_hub.hf_api import RepoFile
 from moeload_bench.errors import HubError
 from moeload_bench.hub.client import check_repo, check_token, explaining_failures, with_retries
 from moeload_bench.publishing.card import check_card
-from moeload_bench.publishing.community import FOLDER, carried_rows, same_card
 from moeload_bench.publishing.release import (
-    DOCUMENTS,
     HUB_OWN,
     PARTS,
     LocalFile,
@@ -32,13 +29,13 @@ from moeload_bench.publishing.release import (
     RemoteFile,
     collect_files,
     first_names,
+    is_document,
     is_trace,
     local_file,
     make_plan,
 )
 from moeload_bench.words import Progress, silent
 
-CARD = "README.md"
 TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 Kind = Literal["dataset", "model", "space"]
 
@@ -79,9 +76,7 @@ def publish(
     check_repo(repo)
     made = KINDS[kind]
     files = made.collect(Path(folder))
-    with tempfile.TemporaryDirectory(prefix="moeload-") as scratch:
-        release = made(api or HfApi(), repo, tag, files, private, overwrite, report, Path(scratch))
-        return release.run(dry_run)
+    return made(api or HfApi(), repo, tag, files, private, overwrite, report).run(dry_run)
 
 
 @dataclass
@@ -95,7 +90,6 @@ class Release:
     private: bool
     overwrite: bool
     report: Progress
-    scratch: Path
     started: Plan | None = None
     kind: ClassVar[Kind] = "dataset"
     holds: ClassVar[str] = "traces"
@@ -117,12 +111,12 @@ class Release:
         )
 
     def is_others(self, name: str) -> bool:
-        """Return whether a path is left alone: traces of others, recordings in progress."""
-        return name.startswith(f"{FOLDER}/") or PARTS in name
+        """Return whether a path is left alone: that of a recording in progress."""
+        return PARTS in name
 
     def is_foreign(self, name: str) -> bool:
         """Return whether a path says that the repository is something else: this package would never write it."""
-        return not (is_trace(name) or name in DOCUMENTS or name == HUB_OWN)
+        return not (is_trace(name) or is_document(name) or name == HUB_OWN)
 
     def is_guarded(self, name: str) -> bool:
         """Return whether a path changes only with ``overwrite``."""
@@ -149,7 +143,7 @@ class Release:
         plan = self.plan(head)
         self.started = self.started or plan
         commit = head if plan.empty else self.upload(plan, head)
-        left = make_plan(self.files_at(commit), self.tree(commit))
+        left = make_plan(self.files, self.tree(commit))
         if not left.empty:
             raise HubError(
                 f"{self.repo}: after the upload the Hub holds other content than the folder ({left}): no tag"
@@ -174,26 +168,13 @@ class Release:
         files = [row for row in rows if isinstance(row, RepoFile) and not self.is_others(row.path)]
         return {file.path: RemoteFile(file.lfs.sha256 if file.lfs else None, file.blob_id) for file in files}
 
-    def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
-        """Return the folder's files; the card keeps what a commit's card says of traces of others, which stay there."""
-        if commit is None or not self.api.file_exists(self.repo, CARD, repo_type=self.kind, revision=commit):
-            return self.files
-        there = self.api.hf_hub_download(self.repo, CARD, repo_type=self.kind, revision=commit)
-        card = self.files[CARD].path.read_text(encoding="utf-8")
-        both = carried_rows(card, Path(there).read_text(encoding="utf-8"))
-        if same_card(both, card):
-            return self.files
-        path = self.scratch / CARD
-        path.write_text(both, encoding="utf-8")
-        return {**self.files, CARD: local_file(path)}
-
     def finished(self) -> Publication | None:
         """Return the release if the tag exists with the folder's content, None if there is no such tag."""
         refs = self.api.list_repo_refs(self.repo, repo_type=self.kind)
         commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
         if commit is None:
             return None
-        differs = make_plan(self.files_at(commit), self.tree(commit))
+        differs = make_plan(self.files, self.tree(commit))
         if not differs.empty:
             raise HubError(
                 f"{self.repo}: release {self.tag} exists with other content ({differs}); a release never changes: "
@@ -209,7 +190,7 @@ class Release:
             raise HubError(
                 f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
             )
-        plan = make_plan(self.files_at(head), remote)
+        plan = make_plan(self.files, remote)
         touched = [name for name in (*plan.replace, *plan.remove) if self.is_guarded(name)]
         if touched and not self.overwrite:
             raise HubError(
@@ -220,8 +201,7 @@ class Release:
 
     def upload(self, plan: Plan, head: str | None) -> str:
         """Send content, then make it visible in one commit on top of ``head``."""
-        names, files = (*plan.add, *plan.replace), self.files_at(head)
-        adds = [CommitOperationAdd(name, str(files[name].path)) for name in names]
+        adds = [CommitOperationAdd(name, str(self.files[name].path)) for name in (*plan.add, *plan.replace)]
         for done, addition in enumerate(adds, start=1):
             self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type=self.kind)
             self.report(done, len(adds), addition.path_in_repo)
@@ -252,10 +232,6 @@ class _Site(Release):
             got = f"got {first_names(wrong)}" if wrong else f"{', '.join(missing)} missing"
             raise HubError(f"{folder}: not a {cls.kind} repository of this project: {got}")
         return {name: local_file(path) for name, path in paths.items()}
-
-    def files_at(self, commit: str | None) -> Mapping[str, LocalFile]:
-        """Return the folder's files."""
-        return self.files
 
     def is_others(self, name: str) -> bool:
         """Return whether a path is left alone: none is."""

@@ -14,10 +14,13 @@ from moeload_bench.traces.store import read_trace
 
 DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
 """What a release may hold in addition to traces."""
+COMMUNITY = "community"
+"""The folder of traces that others recorded: NAME/SPLIT/seedN.parquet below it, with a card NAME/README.md."""
 PARTS = ".parts/"
 """Part of every path that belongs to a recording in progress."""
 HUB_OWN = ".gitattributes"
-_TRACE = re.compile(r"[A-Za-z0-9][\w.-]*/\w+/seed\d+\.parquet")
+_TRACE = re.compile(rf"(?:{COMMUNITY}/)?(?P<id>[A-Za-z0-9][\w.-]*/\w+/seed\d+)\.parquet")
+_CARD_OF_OTHERS = re.compile(rf"{COMMUNITY}/[A-Za-z0-9][\w.-]*/README\.md")
 _SHOWN = 5
 
 
@@ -65,6 +68,11 @@ def is_trace(name: str) -> bool:
     return _TRACE.fullmatch(name) is not None
 
 
+def is_document(name: str) -> bool:
+    """Return whether a path in a repository is a document's: one of `DOCUMENTS`, or the card of others' traces."""
+    return name in DOCUMENTS or _CARD_OF_OTHERS.fullmatch(name) is not None
+
+
 def collect_files(folder: str | Path) -> dict[str, LocalFile]:
     """Return the files of a release by path; raise `HubError` or `TraceError` for a folder that is not one.
 
@@ -89,11 +97,11 @@ def collect_files(folder: str | Path) -> dict[str, LocalFile]:
 def _check_file(path: Path, name: str) -> None:
     if PARTS in name:
         raise HubError(f"{path}: a recording is in progress; publish after it has ended")
-    if is_trace(name):
+    if found := _TRACE.fullmatch(name):
         got = read_trace(path).id
-        if f"{got}.parquet" != name:
+        if got != found["id"]:
             raise TraceError(f"{path}: holds the trace {got}, expected it at {got}.parquet")
-    elif name not in DOCUMENTS:
+    elif not is_document(name):
         raise HubError(f"{path}: not part of a release, which holds RECIPE/SPLIT/seedN.parquet, {', '.join(DOCUMENTS)}")
 
 

@@ -43,7 +43,6 @@ ELSEWHERE = {
 }
 """Commands that cannot be run here, why, and the tests that run them."""
 FORMS = {
-    "contribute": "publishing/test_contribute.py",
     "publish": "publishing/test_hub_publish.py",
     "record": "recipes/test_recording_cli.py",
     "verify": "submissions/test_submission_cli.py",

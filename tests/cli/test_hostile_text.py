@@ -68,7 +68,7 @@ COMMANDS = {
     "plan, written": (*PLAN, "--write", "{folder}/plan.json", "--format", "eplb"),
     "report": ("report", "{trace}", "--out", "{folder}/report.html"),
     "watch": ("watch", "{folder}", "--once"),
-    "contribute": ("contribute", "{trace}", "--about", "Some runs", "--licence", "CC-BY-4.0", "--dry-run"),
+    "validate, public": ("validate", "{trace}", "--public"),
     "export": ("export", "trace", "{trace}", "--out", "{folder}/long.parquet", "--to", "gluonts"),
     "merge": ("merge", "{trace}", "{column}", "--out", "{folder}/merged.parquet"),
     "import": ("import", "megatron-tokens", "{folder}", "--top-k", "2", "--out", "{folder}/new.parquet"),
@@ -83,10 +83,7 @@ OF_MAINTAINERS = {
 }
 
 
-@pytest.mark.parametrize(
-    "what",
-    [pytest.param(one, marks=pytest.mark.slow) if one == "contribute" else one for one in (*COMMANDS, *OF_MAINTAINERS)],
-)
+@pytest.mark.parametrize("what", [*COMMANDS, *OF_MAINTAINERS])
 def test_no_command_prints_a_control_character_of_a_stranger_s(
     what: str, evil: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

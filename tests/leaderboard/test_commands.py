@@ -28,7 +28,6 @@ PAGES = [
 OLD = {
     ("season", "check", "2026-12"): "season check 2026-12",
     ("verify", "leaderboard/submissions/mine", "--check-only"): "verify leaderboard/submissions/mine --check-only",
-    ("verify-trace", "a b.parquet"): "verify-trace 'a b.parquet'",
     ("reproduce", "paper", "--out", "docs/reports"): "paper --out docs/reports",
     ("season", "--help"): "season --help",
 }
@@ -115,4 +114,4 @@ def test_pages_and_scripts_name_commands_that_there_are() -> None:
             named.add(first)
             assert first in program.COMMANDS, (page, first)
             assert first != "studies" or second in studies.COMMANDS, (page, second)
-    assert {"season", "verify", "verify-trace", "reproduce", "paper", "pages", "site", "freeze", "studies"} <= named
+    assert {"season", "verify", "reproduce", "paper", "pages", "site", "freeze", "studies"} <= named

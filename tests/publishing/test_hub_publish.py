@@ -67,6 +67,25 @@ def test_a_dry_run_sends_nothing_and_names_everything(hub: LocalHub, api: Any, r
     assert writes(hub) == []
 
 
+def test_traces_of_others_are_published_with_a_config_each(
+    hub: LocalHub, api: Any, snapshot: Any, release: Path
+) -> None:
+    """A trace below `community` and its card go up with the rest; `load_dataset` finds it as `community-NAME`."""
+    from datasets import load_dataset
+
+    mine = synthetic_trace(50, recipe="mine", split="test")
+    place = release / "community" / "mine"
+    write_trace(mine, place / "test" / "seed0.parquet")
+    (place / "README.md").write_text("16 experts on German text.\n")
+    with pytest.raises(HubError, match="configs and folder differ in community-mine/test"):
+        publish(release, REPO, "v1.0", api=api())
+    write_card(release)
+    publish(release, REPO, "v1.0", api=api())
+    assert snapshot(REPO, "v1.0") == folder_bytes(release)
+    rows = load_dataset(str(release), "community-mine", split="test", cache_dir=str(release.parent / "cache"))
+    assert rows.num_rows == 50
+
+
 def test_what_the_hub_holds_already_is_not_sent(hub: LocalHub, api: Any, snapshot: Any, release: Path) -> None:
     """A half-uploaded repository is completed: the trace that is there stays, the others come."""
     api().create_repo(REPO, repo_type="dataset")

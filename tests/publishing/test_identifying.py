@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moeload_bench.publishing.identifying import REMOVED, identifying_fields, without_identifying
+from moeload_bench.publishing.identifying import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import bundled_folder, stored_meta
 from tests.conftest import needs_traces
@@ -43,18 +43,16 @@ def meta(**fields: Any) -> TraceMeta:
         "./../jo/run",
     ],
 )
-def test_what_stands_in_a_sentence_is_taken_out_of_it(text: str) -> None:
-    """Hosts, logins, pages of runs, buckets and folders, whole; the sentence around them stays."""
-    found = meta(notes=(f"from {text}, by hand",))
-    assert identifying_fields(found) == [("notes.0", text)]
-    assert without_identifying(found).notes == (f"from {REMOVED}, by hand",)
+def test_what_stands_in_a_sentence_is_found(text: str) -> None:
+    """Hosts, logins, pages of runs, buckets and folders, whole, without the sentence around them."""
+    assert identifying_fields(meta(notes=(f"from {text}, by hand",))) == [("notes.0", text)]
 
 
 @pytest.mark.parametrize("name", [
     "SLURM_NODELIST", "slurm_job_user", "hostname", "hosts", "users", "user_name", "owner", "entity", "wandb_entity",
     "machine", "output_dir", "log_dir", "master_addr", "account",
 ])  # fmt: skip
-def test_a_field_whose_name_says_whose_it_is_is_taken_out(name: str) -> None:
+def test_a_field_whose_name_says_whose_it_is_is_found(name: str) -> None:
     """Whatever stands in it, in a list too; not a number, nor a kind of processor, which Python calls machine."""
     assert identifying_fields(meta(config={name: "colossus"})) == [(f"config.{name}", "colossus")]
     assert identifying_fields(meta(config={name: ["colossus"]})) == [(f"config.{name}.0", "colossus")]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from leaderboard.pages.croissant import croissant
 from moeload_bench.publishing.card import render_card
+from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -35,8 +36,9 @@ def make_folder(root: Path, recipes: tuple[str, ...] = RECIPES, steps: int = 120
 
 def write_card(root: Path) -> None:
     """(Re)make README.md and croissant.json of a folder."""
-    runs = read_runs(root)
-    (root / "README.md").write_text(render_card(CARD, runs))
+    runs, others = read_runs(root), root / COMMUNITY
+    card = render_card(CARD, runs, community=read_runs(others) if others.is_dir() else ())
+    (root / "README.md").write_text(card)
     (root / "croissant.json").write_text(croissant(root, runs))
 
 

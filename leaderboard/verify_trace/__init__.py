@@ -1,1 +1,0 @@
-"""Traces that somebody else recorded, checked before they are published."""
