@@ -20,7 +20,7 @@ COMMANDS = {
     "freeze-code": "Freeze the code of committed results, those of seasons too, in leaderboard/frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the suite that takes submissions.",
     "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
-    "fit-weights": "Fit the weights that a forecaster ships with.",
+    "fit": "Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.",
     "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
     "studies": "Measure what the reports rest on; the ladder of model sizes is measured by `pages ladder`.",
 }
@@ -29,7 +29,7 @@ ROOMS = {
     "results": "pages.results", "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
     "season": "season_tools.command", "submit-baselines": "verifying.baselines",
     "demonstration": "verifying.demonstration", "verify": "verifying.command",
-    **{name: f"{name.replace('-', '_')}.command" for name in ("paper", "pages", "site", "studies")},
+    **{name: f"{name.replace('-', '_')}.command" for name in ("fit", "paper", "pages", "site", "studies")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.fit.capacity import HORIZONS
 from leaderboard.grouped import grouped
 from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
 from leaderboard.studies import alarms, capacity
 from leaderboard.studies.alarms import AlarmRun
-from leaderboard.studies.capacity import ENTRIES, HORIZONS, NAIVE, SHIPPED, CapacityRun, Scored
+from leaderboard.studies.capacity import ENTRIES, NAIVE, SHIPPED, CapacityRun, Scored
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import records_text
-from moeload_bench.capacity.alarms import BLOCK_STEPS, MEASURED, AlarmCounts, added
+from moeload_bench.capacity.alarms import BLOCK_STEPS, AlarmCounts, added
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import CAPACITY_VERSION, PRIOR
+from moeload_bench.capacity.forecast import CAPACITY_VERSION
 from moeload_bench.results.statistics import MIN_RECIPES, RunMeans, t_quantile
 from moeload_bench.results.tables import signed_skill, span
 from moeload_bench.style import GREY, MARKERS, PALETTE, legend_above, log_axis, new_figure, save_figure, style
@@ -291,12 +292,10 @@ PARTS: Mapping[str, Maker] = {
 
 
 def made() -> dict[Path, str]:
-    """Return the page, the records that it is made from, and what the package ships."""
+    """Return the page, and the records that it is made from."""
     runs = _runs()
     return {
         capacity.OUT: records_text(runs, lambda run: (run.id, run.merged)),
-        PRIOR: capacity.prior_text(runs),
-        MEASURED: alarms.measured_text(_alarms()),
         alarms.OUT: records_text(_alarms(), lambda run: run.id),
         PAGE: fill_parts(PAGE.read_text(encoding="utf-8"), PARTS),
     }

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
+from leaderboard.fit.capacity import HORIZONS
 from leaderboard.pages.capacity import RATES, TENTH, TWENTIETH, exceeded, pooled_over, rates
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
 from leaderboard.pages.headline import run_mean
@@ -220,13 +221,11 @@ def exceeded_table(runs: Sequence[CapacityRun], train: Sequence[CapacityRun], se
     for one, name in product(sets, capacity.ENTRIES):
         for stratum, recipes in recipes_by_stratum(one).items():
             here = [s for s in scored if s.entry == name and s.run.recipe in recipes]
-            by_rows = [[s for s in here if s.horizon == horizon] for horizon in capacity.HORIZONS]
+            by_rows = [[s for s in here if s.horizon == horizon] for horizon in HORIZONS]
             over = (exceeded(found, at, alone) if found else LACKING for found in by_rows for at in (TENTH, TWENTIETH))
             pooled = pooled_over(here, alone) if here else (LACKING, NOTHING, NOTHING)
             rows.append((one.name, stratum, f"`{name}`", *over, *pooled))
-    asked = (
-        f"{horizon:,} rows, risk {100 * RISKS[at]:g} %" for horizon in capacity.HORIZONS for at in (TENTH, TWENTIETH)
-    )
+    asked = (f"{horizon:,} rows, risk {100 * RISKS[at]:g} %" for horizon in HORIZONS for at in (TENTH, TWENTIETH))
     heads = ("set", "batches", "entry", *asked, "all, risk 1 %", "of all windows", "windows")
     return aligned_table(heads, rows, 3)
 

@@ -7,8 +7,7 @@ runs that it lacks.
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from leaderboard.committed import ROOT, TRACES
@@ -18,7 +17,6 @@ from moeload_bench.capacity.alarms import (
     DANGER,
     AlarmCounts,
     Flags,
-    added,
     alarms,
     block_shares,
     collapses,
@@ -75,8 +73,3 @@ def all_runs(
     known = {(run.id, run.data_sha256): run for run in runs}
     refs = [ref for ref in list_traces(folder) if wanted(ref.id) and stored_meta(ref.path).stride == 1]
     return [known.get((ref.id, stored_hash(ref.path))) or measure(ref) for ref in refs]
-
-
-def measured_text(runs: Iterable[AlarmRun]) -> str:
-    """Return what the package ships: the counts of its alarm on `test` runs, on which it was not chosen."""
-    return json.dumps(added(run.counts[SHIPPED] for run in runs if "/test/" in run.id)._asdict()) + "\n"

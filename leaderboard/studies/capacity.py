@@ -1,19 +1,16 @@
 """Forecasts of the need of capacity, scored on runs of recipes that they were not fitted on.
 
 `leaderboard/capacity.json` keeps the largest need of every `BLOCK` rows of each run of traces/, over all layers, by the
-hash of the run: `python -m leaderboard pages capacity` measures the runs that it lacks, fits and scores again, and
-writes the ratios that the package ships (`prior.json`, of all `train` runs). Scored are `test` runs: each by what was
-fitted on `train` runs without its recipe and near twins, those of its size of batch before others. Scored are also the
-runs of seasons of drawn recipes, by what was fitted on all `train` runs: their recipes did not exist then.
+hash of the run: `python -m leaderboard pages capacity` measures the runs that it lacks, fits and scores again. Scored
+are `test` runs: each by what was fitted on `train` runs without its recipe and near twins, those of its size of batch
+before others. Scored are also the runs of seasons of drawn recipes, by what was fitted on all `train` runs: their
+recipes did not exist then. The ratios that the package ships are made by `leaderboard.fit.capacity`.
 
 Axis letters: B blocks, N windows, P ratios, Q risks, R runs.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,62 +18,37 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leaderboard.committed import ROOT, TRACES, recipe_name
+from leaderboard.committed import ROOT, TRACES
+from leaderboard.fit.capacity import BLOCK, HORIZONS, Level, RunNeeds, lately, origins, ratios, run_needs
 from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, season_file
 from moeload_bench.arrays import FloatArray
 from moeload_bench.capacity.answer import RISKS
-from moeload_bench.capacity.forecast import TIMES, at_parts, bounded, mixture, quantile, seen, size_of
-from moeload_bench.capacity.needs import dropped_after, expert_needs, most_need, totals
-from moeload_bench.schema import Record
-from moeload_bench.traces.meta import STRATA, Stratum
+from moeload_bench.capacity.forecast import bounded, mixture, quantile, seen, size_of
+from moeload_bench.capacity.needs import most_need
 from moeload_bench.traces.store import TraceRef, list_traces, read_trace, stored_hash
 from moeload_bench.traces.summed import sum_rows
 
 OUT = ROOT / "leaderboard" / "capacity.json"
-BLOCK = 50
-HORIZONS = (100, 1000)
-"""Rows of a window."""
 MERGED = 10
 MERGED_FROM = 4000
 """Runs of so many rows are scored once more with ten rows as one: the noise of a large batch."""
-OTHER_SIZE = 0.25
-"""Weight of a large run in what is fitted for small ones, and the reverse; chosen on `train` runs, six large groups."""
-POINTS = 200
-"""Ratios of other runs are kept as so many quantiles."""
 BROKEN = "unbalanced-"
 """Recipes that are recorded for alarms, broken on purpose."""
 
 
-class CapacityRun(Record):
-    """The largest need in every block of rows of a run; ``merged`` rows were counted as one first.
+class CapacityRun(RunNeeds):
+    """What a run needed; ``merged`` rows were counted as one first. ``most``: the largest need that routing allows."""
 
-    ``most``: the largest need that routing allows; ``dropped``: by the rows of a window, the mean part of tokens
-    dropped at `TIMES` times the level before it.
-    """
-
-    id: str
     data_sha256: str
     merged: int
-    tokens: float
     most: float
-    peak_B: tuple[float, ...]
-    dropped: dict[int, tuple[float, ...]]
-
-    @property
-    def recipe(self) -> str:
-        """Return the recipe that was trained; a probe is a count of its run."""
-        return recipe_name(self.id)
 
     @property
     def stratum(self) -> str:
         """Return the stratum of tokens per expert and row."""
         return "merged" if self.merged > 1 else size_of(self.tokens)
-
-    def needs(self) -> FloatArray:
-        """Return the need of every block [B]."""
-        return np.array(self.peak_B)
 
 
 def measure(ref: TraceRef) -> Iterator[CapacityRun]:
@@ -84,17 +56,11 @@ def measure(ref: TraceRef) -> Iterator[CapacityRun]:
     trace = read_trace(ref.path)
     for merged in (1, MERGED) if trace.steps >= MERGED_FROM else (1,):
         rows = trace if merged == 1 else sum_rows(trace, merged)
-        need_S = expert_needs(rows).max(axis=1)
-        whole = len(need_S) // BLOCK * BLOCK
-        dropped = {h: dropped_after(rows, need_S, h, np.array(TIMES)) for h in HORIZONS if len(need_S) >= 2 * h}
         yield CapacityRun(
-            id=ref.id,
+            **run_needs(ref.id, rows).model_dump(),
             data_sha256=stored_hash(ref.path),
             merged=merged,
-            tokens=float(totals(rows.load_SLE[rows.steps - 1 :]).max() / rows.num_experts),
             most=most_need(rows, rows.num_experts),
-            peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:whole].reshape(-1, BLOCK).max(axis=1)),
-            dropped={h: tuple(float(f"{one:.3g}") for one in found.mean(axis=0)) for h, found in dropped.items()},
         )
 
 
@@ -122,9 +88,6 @@ def drawn_runs() -> list[CapacityRun]:
     return [run for path in sorted(every.parent.glob(every.name)) for run in read_records(CapacityRun, path)]
 
 
-Level = Callable[[FloatArray, int], float]
-
-
 class Entry(NamedTuple):
     """An entry of the board: the level that is scaled, and whether the run's own windows count too."""
 
@@ -137,47 +100,12 @@ def _so_far(peak_B: FloatArray, blocks: int) -> float:
     return float(peak_B.max())
 
 
-def _lately(peak_B: FloatArray, blocks: int) -> float:
-    return seen(peak_B, blocks)[0]
-
-
 NAIVE, SHIPPED = "naive", "windows"
 ENTRIES: Mapping[str, Entry] = {
     NAIVE: Entry("largest need so far, times c for each risk", _so_far, False),
-    "recent": Entry("largest need of the last half window, times c for each risk", _lately, False),
-    SHIPPED: Entry("`moeload-bench capacity`: as `recent`, c also from the run's own windows", _lately, True),
+    "recent": Entry("largest need of the last half window, times c for each risk", lately, False),
+    SHIPPED: Entry("`moeload-bench capacity`: as `recent`, c also from the run's own windows", lately, True),
 }
-
-
-def origins(peak_B: FloatArray, blocks: int) -> range:
-    """Return where windows begin, disjoint, each after at least one window."""
-    return range(blocks, len(peak_B) - blocks + 1, blocks)
-
-
-def weights(runs: Sequence[CapacityRun], groups: Mapping[str, str], size: Stratum) -> FloatArray:
-    """Return the weight of each run [R]: groups have equal ones, so have recipes of a group and runs of a recipe.
-
-    Runs with batches of another size count `OTHER_SIZE` as much.
-    """
-    recipes = Counter(run.recipe for run in runs)
-    alike = Counter(groups[recipe] for recipe in recipes)
-    weight_R = np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
-    return weight_R * [1.0 if size_of(run.tokens) == size else OTHER_SIZE for run in runs]
-
-
-def fit(
-    runs: Sequence[CapacityRun], groups: Mapping[str, str], entry: Entry, horizon: int, size: Stratum
-) -> FloatArray:
-    """Return need over level of the windows of these runs, as quantiles [P], for runs with batches of a size."""
-    blocks = horizon // BLOCK
-    ratios: list[float] = []
-    shares: list[float] = []
-    for run, weight in zip(runs, weights(runs, groups, size), strict=True):
-        peak_B = run.needs()
-        found = [peak_B[at : at + blocks].max() / entry.level(peak_B[:at], blocks) for at in origins(peak_B, blocks)]
-        ratios.extend(found)
-        shares.extend(weight / len(found) for _ in found)
-    return at_parts(np.array(ratios), np.array(shares), (np.arange(POINTS) + 0.5) / POINTS)
 
 
 @dataclass(frozen=True)
@@ -242,20 +170,6 @@ def scores_of(
     for size in dict.fromkeys(size_of(run.tokens) for run in tested):
         for horizon in HORIZONS:
             for name, entry in ENTRIES.items():
-                prior_P = fit(others, groups, entry, horizon, size)
+                prior_P = ratios(others, groups, entry.level, horizon, size)
                 scored = (score(run, name, horizon, prior_P) for run in tested if size_of(run.tokens) == size)
                 yield from (one for one in scored if one is not None)
-
-
-def prior_text(runs: Sequence[CapacityRun]) -> str:
-    """Return what the package ships, fitted on all `train` runs, for each size of batch."""
-    groups = groups_of(run.recipe for run in runs)
-    train = [run for run in runs if "/train/" in run.id and run.merged == 1]
-    fitted: dict[str, dict[int, dict[str, list[float]]]] = {size: {} for size in STRATA}
-    for size, horizon in itertools.product(STRATA, HORIZONS):
-        ratio_P = fit(train, groups, ENTRIES[SHIPPED], horizon, size)
-        long = [run for run in train if horizon in run.dropped]
-        dropped_F = np.average([run.dropped[horizon] for run in long], axis=0, weights=weights(long, groups, size))
-        fitted[size][horizon] = {name: [float(f"{one:.5g}") for one in found] for name, found in
-                                 (("ratio", ratio_P), ("dropped", dropped_F))}  # fmt: skip
-    return json.dumps(fitted) + "\n"

@@ -13,9 +13,8 @@ COMMANDS = {
     "oracle-window": "Measure the best fixed window in hindsight, a yardstick that no forecaster can know.",
     "screening": "Measure what forecasters and memorisers show on the screen of `verify`.",
     "drawn": "Measure how often the screen of `verify` finds memorisers that are drawn at random.",
-    "state-constants": "Choose the constants of the state rule on `train` runs, and print every candidate.",
 }
-ROOMS = {"screening": "verifying", "drawn": "verifying", "state-constants": "suites"}
+ROOMS = {"screening": "verifying", "drawn": "verifying"}
 
 
 def module_of(name: str) -> str:

@@ -27,7 +27,8 @@ from moeload_bench.baselines.average_tuned import LARGE, AverageTuned
 from moeload_bench.baselines.gated import Gated
 
 from leaderboard.committed import ROOT, TRACES, recipe_name
-from leaderboard.fit_weights import fit_runs, runs_of
+from leaderboard.fit.lists import read_list
+from leaderboard.fit.weights import fit_runs
 from leaderboard.grouped import grouped
 from leaderboard.studies.clusters import groups_of
 from leaderboard.studies.kept import read_records, records_text
@@ -257,7 +258,7 @@ def hashes_of(names: Sequence[str]) -> dict[str, str]:
 
 def travel() -> None:
     """Measure forecasters on `train` runs that they have not learned from, and on other logs of them."""
-    names = runs_of("guarded")
+    names = list(read_list("guarded").runs)
     kept, found = [one for one in read_records(TravelRun, OUT) if one.run in names], list[TravelRun]()
     learners: Learners | None = None
     asked: list[Future[list[TravelRun]]] = []

@@ -1,1 +1,1 @@
-"""How a suite is made: plans, freezing, the constants of the state rule."""
+"""How a suite is made: plans, freezing, facts."""

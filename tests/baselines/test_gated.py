@@ -214,10 +214,7 @@ def some_gate() -> _gate.Gate:
 
 
 def test_shipped_weights_are_the_pinned_ones() -> None:
-    """The file's hash is the one in the source, and reading it checks that."""
-    from tests.support.checkout import leaderboard
-
-    assert leaderboard("fit-weights", "gated", "--check") == 0
+    """Reading the file checks that its hash is the one in the source."""
     assert _gate.shipped_gate().inner_U.shape == (32,)
 
 

@@ -188,10 +188,7 @@ def test_weights_are_learned_from_the_named_twins_only() -> None:
 
 
 def test_shipped_weights_are_the_pinned_ones() -> None:
-    """The file's hash is the one in the source, and reading it checks that."""
-    from tests.support.checkout import leaderboard
-
-    assert leaderboard("fit-weights", "guarded", "--check") == 0
+    """Reading the file checks that its hash is the one in the source."""
     assert _guard.shipped_network().inner_CU.shape == (len(_measures.context_names()) + _guard.EXTRA, 32)
 
 

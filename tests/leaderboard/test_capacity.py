@@ -7,44 +7,15 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from leaderboard.fit.capacity import BLOCK
 from leaderboard.studies import capacity
-from leaderboard.studies.capacity import (
-    BLOCK,
-    NAIVE,
-    SHIPPED,
-    CapacityRun,
-    all_runs,
-    board,
-    fit,
-    origins,
-    score,
-    weights,
-)
+from leaderboard.studies.capacity import SHIPPED, CapacityRun, all_runs, board, score
 from moeload_bench.capacity.forecast import TIMES
-from moeload_bench.traces.meta import STRATA
 
 
 def run(name: str, *peak_B: float, merged: int = 1) -> CapacityRun:
     dropped = {100: (0.0,) * len(TIMES)}
     return CapacityRun(id=name, data_sha256="", merged=merged, tokens=256, most=8.0, peak_B=peak_B, dropped=dropped)
-
-
-def test_groups_recipes_and_runs_weigh_equally() -> None:
-    """Two runs of one of two near twins have a quarter of the group's weight each, the other twin a half.
-
-    For a run with batches of the other size, all count less.
-    """
-    runs = [run("a/train/seed0"), run("a/train/seed1"), run("b/train/seed0"), run("c/train/seed0")]
-    own, other = (weights(runs, {"a": "a", "b": "a", "c": "c"}, size).tolist() for size in STRATA)
-    assert own == [0.25, 0.25, 0.5, 1.0]
-    assert other == [capacity.OTHER_SIZE * one for one in own]
-
-
-def test_what_is_fitted_is_need_over_level() -> None:
-    """A window of two blocks needs 4 after a last half window of 2: the ratio is 2; over the largest so far it is 1."""
-    one = [run("a/train/seed0", 4, 2, 4, 3)]
-    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[SHIPPED], 2 * BLOCK, "small")) == {2.0}
-    assert set(fit(one, {"a": "a"}, capacity.ENTRIES[NAIVE], 2 * BLOCK, "small")) == {1.0}
 
 
 def test_a_score_is_that_of_its_windows() -> None:
@@ -68,7 +39,6 @@ def test_no_factor_is_above_what_routing_allows(entry: str) -> None:
 def test_a_run_that_is_too_short_has_no_score() -> None:
     """One window to look at and one to forecast are the least."""
     assert score(run("a/test/seed0", 1, 2, 3), SHIPPED, 2 * BLOCK, np.ones(10)) is None
-    assert list(origins(np.ones(6), 2)) == [2, 4]
 
 
 def test_nothing_is_fitted_on_the_group_that_is_scored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +50,7 @@ def test_nothing_is_fitted_on_the_group_that_is_scored(monkeypatch: pytest.Monke
         fitted.append({one.id for one in runs})
         return np.ones(10)
 
-    monkeypatch.setattr(capacity, "fit", remember)
+    monkeypatch.setattr(capacity, "ratios", remember)
     peaks = (1.0,) * 60
     runs = [run(f"{name}/{split}/seed0", *peaks) for name in "abc" for split in ("train", "test")]
     scored = board([*runs, run("c/train/seed0", *peaks, merged=10)])

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboard.suites.state_constants import score_shifts
+from leaderboard.fit.states import score_shifts
 from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.origins import choose_origins, origins_every

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leaderboard.suites.state_constants import score_shifts
+from leaderboard.fit.states import score_shifts
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import StateRule, label_states

@@ -1,8 +1,8 @@
 """Choose the constants of the state rule on `train` runs, and say by what.
 
-    python -m leaderboard studies state-constants [FOLDER]... [--write docs/methods/state-constants.md]
+    python -m leaderboard fit states
 
-For every candidate, over all `train` runs found (in the package and in the folders given):
+For every candidate, over the runs of leaderboard/fit/states.toml:
 
 - *lost*: shifts that a layer does not answer with a return to transient. Shifts are those that the recipe planned (a
   data stage, a learning-rate restart) and splices: the end of a run followed by the same rows with the experts
@@ -30,24 +30,25 @@ from __future__ import annotations
 
 import functools
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 from numpy.typing import NDArray
 
+from leaderboard.committed import ROOT
+from leaderboard.fit.lists import FitList
 from leaderboard.pages.parts import aligned_table
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.errors import TraceError
 from moeload_bench.states.drift import Grid, drift, run_hysteresis, summarise
 from moeload_bench.states.rule import StateLabels, StateRule, grid_of
 from moeload_bench.states.shifts import planned_shifts
-from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import Trace, shares
 
+RULE = ROOT / "moeload_bench" / "states" / "rule.py"
+PAGE = ROOT / "docs" / "methods" / "state-constants.md"
 WITHIN = 300
 """Training steps after a shift in which a return to transient counts as its detection: three windows."""
 
@@ -275,25 +276,21 @@ def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITH
     return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64))
 
 
-def state_constants(
-    folders: Annotated[
-        list[Path] | None, typer.Argument(metavar="FOLDER...", help="Folders of traces, as well as the package's own.")
-    ] = None,
-    write: Annotated[Path | None, typer.Option(help="Write the report as Markdown.")] = None,
-) -> None:
-    """Choose the constants of the state rule on `train` runs, and print every candidate."""
-    refs = {ref.id: ref for folder in (None, *(folders or ())) for ref in list_traces(folder)}
-    found = [read_trace(ref.path) for name, ref in sorted(refs.items()) if name.split("/")[1] == "train"]
-    traces = [trace for trace in found if trace.meta.stride == 1]
-    if not traces:
-        raise TraceError("no train run found: name the folder that holds them")
+def with_constants(source: str, chosen: Score) -> str:
+    """Return the source of the state rule with other constants."""
+    for name in ("margin", "low", "high"):
+        source = re.sub(
+            rf"^    {name}: float = .*$", f"    {name}: float = {getattr(chosen, name)}", source, flags=re.M
+        )
+    return source
+
+
+def states(listed: FitList) -> dict[Path, bytes]:
+    """Return the module of the rule with the constants that are chosen, and the page that shows every candidate."""
+    traces = list(listed.traces())
     scores = list(candidates(traces))
     chosen = min(scores, key=Score.key)
     ids = ", ".join(f"`{trace.id}`" for trace in traces)
     report = f"Chosen on {len(traces)} train runs: {ids}.\n\n{table(scores, chosen)}\n"
-    print(report)
-    now = StateRule()
-    print(f"chosen: margin {chosen.margin}, low {chosen.low}, high {chosen.high}; ", end="")
-    print(f"in the package: margin {now.margin}, low {now.low}, high {now.high}")
-    if write:
-        write.write_text(f"# Constants of the state rule\n\n{(__doc__ or '').strip()}\n\n{report}")
+    page = f"# Constants of the state rule\n\n{(__doc__ or '').strip()}\n\n{report}"
+    return {RULE: with_constants(RULE.read_text(), chosen).encode(), PAGE: page.encode()}
