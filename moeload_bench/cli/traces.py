@@ -14,8 +14,8 @@ import typer
 from rich.table import Table
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.progress import plain_console, print_next, say_document, say_record
-from moeload_bench.errors import SuiteError, printable
+from moeload_bench.cli.progress import plain_console, print_next, say, say_document, say_record
+from moeload_bench.errors import SuiteError, TraceError, printable
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.description import LayerDescription, about_columns, answer, describe_layers, steps_at_end
 from moeload_bench.scoring.metrics import DEAD_SHARE
@@ -33,10 +33,18 @@ def list_(
     folder: Annotated[Path | None, typer.Argument(help="Only the traces of this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces."""
-    rows = []
+    """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces.
+
+    A file that is no trace is named, and the others are listed. Exit status 1 when there is one.
+    """
+    rows, refused = [], False
     for ref in list_traces(folder):
-        meta, steps = stored_outline(ref.path)
+        try:
+            meta, steps = stored_outline(ref.path)
+        except TraceError as error:
+            say(f"refused {error}", err=True)
+            refused = True
+            continue
         rows.append(
             {
                 "id": ref.id,
@@ -52,8 +60,10 @@ def list_(
         )
     if as_json:
         say_record(rows)
-        return
-    _print_list(rows)
+    else:
+        _print_list(rows)
+    if refused:
+        raise typer.Exit(1)
 
 
 def _print_list(rows: Sequence[dict[str, Any]]) -> None:

@@ -19,10 +19,12 @@ import numpy as np
 from moeload_bench.arrays import Array, IntArray
 from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
+from moeload_bench.files import PACKAGE
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 from moeload_bench.traces.pages import chunks, largest_page_bytes
 from moeload_bench.traces.streaming import HELD_BYTES, StoredRows
 from moeload_bench.traces.trace import column_shape
+from moeload_bench.traces.trial import try_to_open
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -53,8 +55,12 @@ class Mapped(NamedTuple):
 
 
 @contextmanager
-def open_mapped(path: Path) -> Iterator[Mapped]:
-    """Open the file; turn any error of pyarrow inside the block into a `TraceError` that names the file."""
+def open_mapped(path: Path, *, trusted: bool = False) -> Iterator[Mapped]:
+    """Open the file; turn any error of pyarrow inside the block into a `TraceError` that names the file.
+
+    ``trusted``: the caller knows the hash of the content, as a suite does. Any other file that is not the package's own
+    is opened in a child process first (`moeload_bench.traces.trial`).
+    """
     import pyarrow.parquet as pq
 
     if path.is_dir():
@@ -64,6 +70,8 @@ def open_mapped(path: Path) -> Iterator[Mapped]:
         raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {found}{more}")
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
+    if not trusted and not path.resolve().is_relative_to(PACKAGE):
+        try_to_open(path)
     try:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -87,9 +95,9 @@ def _is_text(path: Path) -> bool:
 
 
 @contextmanager
-def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
+def open_parquet(path: Path, *, trusted: bool = False) -> Iterator[pq.ParquetFile]:
     """Open the file as `open_mapped` does, and yield the reader alone."""
-    with open_mapped(path) as opened:
+    with open_mapped(path, trusted=trusted) as opened:
         yield opened.reader
 
 
@@ -110,9 +118,11 @@ def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
 
 
 def held_bytes(path: Path) -> int:
-    """Return how many bytes the columns of a file take in memory, from its footer: of a large one, what is kept."""
+    """Return how many bytes the columns of a suite's file take in memory, from its footer: of a large one, what is
+    kept.
+    """
     held = 0
-    with open_parquet(path) as file:
+    with open_parquet(path, trusted=True) as file:
         footer = file.metadata
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         for j in range(footer.num_columns):
@@ -176,7 +186,7 @@ def _row_group(
     path: Path, stamp: tuple[int, ...], name: str, stop_G: IntArray, cells: tuple[int, ...], group: int
 ) -> Array:
     """Return one row group of one column; raise `TraceError` if the file is not the one that was opened."""
-    with open_mapped(path) as opened:
+    with open_mapped(path, trusted=True) as opened:
         if _stamp(path) != stamp:
             raise TraceError(f"{path}: was changed or replaced while it was read; open it again")
         rows = int(np.diff(stop_G, prepend=0)[group])
