@@ -7,10 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import needs_traces
 from tests.golden import __main__ as command
 from tests.golden.table import Table, differences, flat, load, save
 
 TREE = {"v3": {"skill": [0.25, None], "runs": 42, "states": "ts"}, "moves": True}
+
+
+@pytest.mark.slow
+@needs_traces
+@pytest.mark.parametrize("part", command.PARTS)
+def test_no_golden_number_changes(part: str) -> None:
+    """Results, statistics, hashes and constants that are committed; scores, decisions and files as computed today."""
+    assert command.main(["compare", "--part", part]) == 0
 
 
 @pytest.fixture
