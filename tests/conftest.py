@@ -37,8 +37,8 @@ hypothesis.settings.load_profile("suite")
 TOGETHER = {
     "committed results": (
         "test_baseline_submissions", "test_decisions", "test_distance", "test_frozen", "test_hub_folders",
-        "test_left_out", "test_narrowing", "test_oracle_window", "test_record", "test_results_golden",
-        "test_results_page", "test_scored", "test_unseen",
+        "test_left_out", "test_narrowing", "test_oracle_window", "test_record", "test_results_page",
+        "test_scored", "test_unseen",
     ),
     "site": ("test_site", "test_site_kept"),
     "descriptions": ("test_card", "test_large_runs", "test_properties"),

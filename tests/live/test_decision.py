@@ -32,6 +32,7 @@ from moeload_bench.results.decision import Candidate, decide, volume
 from moeload_bench.traces.store import load_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.synthetic import settling_trace
 
 TRACES = Path(__file__).parents[2] / "traces"
 STATED = ("--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000")
@@ -55,18 +56,6 @@ def every_fourth(trace: Trace) -> Trace:
     )
 
 
-def made(layers: int, experts: int, steps: int) -> Trace:
-    """Drifting shares that settle, many tokens a step."""
-    rng = np.random.default_rng(0)
-    logit_LE = rng.normal(0, 0.8, (layers, experts))
-    load = np.empty((steps, layers, experts), dtype=np.int64)
-    for step in range(steps):
-        logit_LE += rng.normal(0, 0.08 / (1 + step / 30) + 0.004, logit_LE.shape)
-        share_LE = np.exp(logit_LE.clip(-2, 2))
-        load[step] = rng.multinomial(1 << 19, share_LE / share_LE.sum(axis=1, keepdims=True))
-    return Trace.from_arrays(load, 1 << 16, 8)
-
-
 RUNS: dict[str, Callable[[], Trace]] = {
     "small, without balancing": lambda: first_steps("qwen3moe-16e-wsd/test/seed121", 300),
     "small, auxiliary loss": lambda: first_steps("qwen3moe-16e-aux/test/seed1", 300),
@@ -78,7 +67,7 @@ RUNS: dict[str, Callable[[], Trace]] = {
     "sampled": lambda: every_fourth(first_steps("qwen3moe-16e-wsd/test/seed121", 1200)),
     "sampled, auxiliary loss": lambda: every_fourth(first_steps("qwen3moe-16e-aux/test/seed1", 1200)),
     "made": lambda: synthetic_trace(700),
-    "58 x 256": lambda: made(58, 256, 250),
+    "58 x 256": lambda: settling_trace(58, 256, 250),
     "too few experts": lambda: Trace.from_arrays(np.random.default_rng(0).multinomial(64, [0.3, 0.7], (700, 2))),
 }
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.traces.trace import Trace
 
 
 def even(S: int, L: int, E: int) -> FloatArray:
@@ -85,3 +86,15 @@ def break_a_sum(path: Path) -> None:
     load[5][0][0] += 1
     field = table.schema.field("load")
     pq.write_table(table.set_column(table.schema.get_field_index("load"), field, pa.array(load, type=field.type)), path)
+
+
+def settling_trace(L: int, E: int, S: int) -> Trace:
+    """A large batch whose shares wander, less and less."""
+    rng = np.random.default_rng(0)
+    logit_LE = rng.normal(0, 0.8, (L, E))
+    load_SLE = np.empty((S, L, E), dtype=np.int64)
+    for s in range(S):
+        logit_LE += rng.normal(0, 0.08 / (1 + s / 30) + 0.004, logit_LE.shape)
+        share_LE = np.exp(logit_LE.clip(-2, 2))
+        load_SLE[s] = rng.multinomial(1 << 19, share_LE / share_LE.sum(axis=1, keepdims=True))
+    return Trace.from_arrays(load_SLE, 1 << 16, 8)

@@ -1,0 +1,353 @@
+"""Where the golden numbers are read: of the files here, only this one imports the project and changes with it.
+
+Each function returns plain dictionaries, lists and numbers, whose keys name no module and no command.
+
+Axis letters: K horizons, L MoE layers, R replica slots, S steps, E experts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typer.testing import CliRunner
+
+from leaderboard.season_tools.claims import Test, against_others, cell_gains
+from leaderboard.season_tools.folder import SeasonFolder, read_record
+from moeload_bench.capacity import alarms
+from moeload_bench.capacity.forecast import PRIOR, PRIOR_WINDOWS
+from moeload_bench.cli.app import app
+from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
+from moeload_bench.live.cluster import ASSUMED
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.results.comparison import errors_of, reference_of, with_runs_of
+from moeload_bench.results.grid import Standings
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.statistics import compare
+from moeload_bench.states.rule import LABELS, StateRule
+from moeload_bench.suites.suite import CROSSING, Suite, load_suite
+from moeload_bench.traces.store import data_sha256, find_trace, read_trace, write_trace
+from tests.support.foreign import formats, logs
+from tests.support.synthetic import settling_trace
+
+ROOT = Path(__file__).resolve().parents[2]
+SEASON = "2027-01"
+SUITES = ("v3", "mini", SEASON)
+"""The rounds whose results are committed."""
+FORECASTERS = ("uniform", "sw_avg", "ema", "adaptive")
+RUNS = (
+    "qwen3moe-16e-large-aux/test/seed202",
+    "switch-8e-drop/test/seed1",
+    "olmoe-16e-zloss/test/seed125",
+    "mixtral-8e-cosine/test/seed142",
+    "granitemoe-16e-ramp/test/seed143",
+    "deepseekv3-16e-shift/test/seed1",
+)
+"""Runs of v3 that are scored again: six families, the first with a large batch."""
+TRACES = (
+    "qwen3moe-16e-large-aux/test/seed202",
+    "drawn-l10/test/seed410",
+    "qwen3moe-16e-large-shift.probe/test/seed204",
+    "drawn-l13.probe/test/seed413",
+    "switch-8e-drop/test/seed1",
+    "mixtral-8e-cosine/test/seed142",
+    "olmoe-64e-top8/test/seed1",
+    "qwen2moe-128e-shared/test/seed129",
+    "qwen3moe-16e-restart/test/seed1",
+    "qwen3moe-tiny-8e/test/seed1",
+)
+"""Recorded runs that a decision and a capacity are asked for: two large batches, two probes, six small batches."""
+
+
+# What is committed
+
+
+def published(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Return the runs of each committed entry of a round; see `_runs`."""
+    return {result.name: _runs(result) for result in _results(name)}
+
+
+def tasks(name: str) -> dict[str, dict[str, Any]]:
+    """Return origins, states, crossings and floors of each run of a round."""
+    return {
+        run.trace: {
+            "origins": [task.origin for task in run.tasks],
+            "states": "".join(task.state[0] for task in run.tasks),
+            "crossing": ["".join("-x"[crosses] for crosses in task.crossing) for task in run.tasks],
+            "floors": run.floors,
+            "marks": run.floor_marks,
+        }
+        for run in _results(name)[0].runs
+    }
+
+
+def statistics(name: str) -> dict[str, Any]:
+    """Return skill, intervals, ranks and Holm's p of a round: by part, state, and horizon or all of them."""
+    results = _ranked(name)
+    return {part: _standings(with_runs_of(results, runs)) for part, runs in _parts(name, results).items()}
+
+
+def claims() -> dict[str, Any]:
+    """Return the tests that the plan of the season names: its candidate against others, and in each cell."""
+    draws = _season().plan().draws
+    assert draws is not None
+    errors, found = errors_of(_ranked(SEASON), "window_tv"), {}
+    for one in draws.sets:
+        cells = cell_gains(errors, draws.candidate, draws.tuned_average, one.stratum_of)
+        others = {
+            state: against_others(errors.select(state=state), draws.candidate, one.stratum_of, one.weights)
+            for state in LABELS
+        }
+        found[one.name] = {"cells": _tests(cells), **{state: _tests(tests) for state, tests in others.items()}}
+    return found
+
+
+def verifications() -> dict[str, Any]:
+    """Return how each submission was verified, and what was found."""
+    kept = ("status", "level", "date", "findings")
+    paths = sorted((ROOT / "leaderboard" / "submissions").glob("*/verification.json"))
+    records = {path.parent.name: json.loads(path.read_text()) for path in paths}
+    return {name: {key: record[key] for key in kept} for name, record in records.items()}
+
+
+def suite_hashes() -> dict[str, str]:
+    """Return the hash of each round's tasks."""
+    return {name: _suite(name).sha256() for name in SUITES}
+
+
+def evidence() -> dict[str, str]:
+    """Return the hash of every record of the season, by its place in the season's folder."""
+    folder = _season().path
+    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*.json*"))}
+
+
+def constants() -> dict[str, Any]:
+    """Return the constants that are shipped: weights by hash, the others as numbers."""
+    weights = {}
+    for name in ("gate", "guard"):
+        with np.load(ROOT / "baselines" / f"_{name}.npz") as arrays:
+            weights[name] = {
+                key: f"{array.dtype} {list(array.shape)} {hashlib.sha256(array.tobytes()).hexdigest()}"
+                for key, array in arrays.items()
+            }
+    rules = ("BLOCK_STEPS", "DEAD", "DEAD_BLOCKS", "ALIVE_BLOCKS", "FIRST_BLOCK", "DANGER", "RECOVERED")
+    return {
+        "weights": weights,
+        "capacity prior": json.loads(PRIOR.read_text()),
+        "capacity prior windows": PRIOR_WINDOWS,
+        "alarm": {name: getattr(alarms, name) for name in rules},
+        "alarm measured": alarms.measured()._asdict(),
+        "state rule": asdict(StateRule()),
+        "cluster assumed": dict(ASSUMED),
+    }
+
+
+# What is computed anew
+
+
+def scored() -> dict[str, dict[str, list[dict[str, Any]]]]:
+    """Return the runs of FORECASTERS on mini and on RUNS of v3, scored now; see `_runs`."""
+    v3 = _suite("v3")
+    some = v3.model_copy(update={"traces": tuple(entry for entry in v3.traces if entry.id in RUNS)})
+    suites = {"mini": _suite("mini"), "v3": some}
+    return {
+        name: {result.name: _runs(result) for result in evaluate(FORECASTERS, suite, level="none", fresh=True)}
+        for name, suite in suites.items()
+    }
+
+
+def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield of twelve traces the decision and the capacity that commands print as JSON, without times."""
+    long = logs.archive(folder / "log", logs.choices(S=240, T=40))
+    made = {"imported": folder / "imported.parquet", "made 58 x 256": folder / "made.parquet"}
+    formats.imported("npz", long, made["imported"])
+    write_trace(settling_trace(58, 256, 250), made["made 58 x 256"])
+    for name, path in ({name: find_trace(name) for name in TRACES} | made).items():
+        E = read_trace(path).num_experts
+        devices = E // 4
+        cluster = f"--devices {devices} --slots {E + devices} --expert-mb 350 --bandwidth 25 --step-ms 100"
+        plan = _printed("plan", path, f"{cluster} --expert-fraction 0.5 --overlap 0 --replan-ms 0")
+        decision = {key: value for key, value in plan["decision"].items() if key != "constants"}
+        for one in (decision["take"], *decision["candidates"]):
+            del one["cpu_ms"]
+        need = _printed("capacity", path, f"--steps 200 --risk 0.01 --devices {devices} --token-bytes 4096")
+        yield name, {"decision": decision, "capacity": {k: v for k, v in need.items() if k not in ("trace", "next")}}
+
+
+def recorded(folder: Path) -> dict[str, Any]:
+    """Return what the recorder counts of fixed routed ids: two layers, three steps of two passes."""
+    import torch
+
+    from moeload_bench.recording.recorder import record
+    from moeload_bench.recording.routers import Routing
+
+    class Router(torch.nn.Module):
+        def forward(self, expert_TK: torch.Tensor) -> torch.Tensor:
+            return expert_TK
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+            self.layers = torch.nn.ModuleList([Router(), Router()])
+
+        def forward(self, input_ids: torch.Tensor, expert_LTK: torch.Tensor) -> torch.Tensor:
+            for router, expert_TK in zip(self.layers, expert_LTK, strict=True):
+                router(expert_TK)
+            return self.weight * input_ids.sum()
+
+    def read(router: Any, args: Any, expert_TK: torch.Tensor) -> Routing:
+        return Routing(expert_TK.reshape(-1), None, len(expert_TK), 8, expert_TK.shape[1])
+
+    model = Model()
+    chosen = torch.from_numpy(logs.choices(S=3, W=2, L=2, T=24))  # [steps, passes, layers, tokens, top-k]
+    with record(model, folder, adapters={Router: read}, micro_max=True, on_error="raise") as recorder:
+        for passes in chosen:
+            for expert_LTK in passes:
+                model(torch.ones(4, 6), expert_LTK).backward()
+            recorder.step(loss=1.0)
+    trace = read_trace(folder / "own" / "test" / "seed0.parquet")
+    counts = {name: trace.columns[name].tolist() for name in ("load_half", "micro_max")}
+    return {"load": trace.load_SLE.tolist(), "tokens": trace.tokens_SL.tolist(), **counts}
+
+
+def placement_files(folder: Path) -> dict[str, str]:
+    """Return the hash of the file of a fixed plan in each format, and of what is written beside it."""
+    found = {}
+    for kind in FORMATS:
+        extra = 0 if kind == "megatron" else 4  # Megatron-LM holds each expert once
+        slots_LR = (np.arange(8 + extra) + np.arange(3)[:, None]) % 8
+        shape, path = ClusterShape("given", 4, 8 + extra), folder / f"{kind}.json"
+        write_placement(placement_of(slots_LR, 8, shape, (1, 2, 3), {"forecaster": "ema"}), path, kind)
+        about = path.with_name(f"{path.name}.about.json")
+        found[kind] = _sha256(path)
+        found |= {f"{kind}, about": _sha256(about)} if about.is_file() else {}
+    return found
+
+
+def imports(folder: Path) -> dict[str, str]:
+    """Return the hash of the counts that each importer reads from its sample log."""
+    paths = {name: formats.made(name, folder) for name in formats.WRITERS}
+    logs.sglang_per_pass(folder / "per pass", formats.CHOSEN)
+    found = {name: formats.imported(name, path, folder / f"{name}.parquet") for name, path in paths.items()}
+    found["sglang, per pass"] = formats.imported("sglang", folder / "per pass", folder / "per pass.parquet")
+    return {name: data_sha256(trace) for name, trace in found.items()}
+
+
+# How these are read
+
+
+def _season() -> SeasonFolder:
+    return SeasonFolder(ROOT / "leaderboard" / "seasons" / SEASON)
+
+
+def _suite(name: str) -> Suite:
+    return read_record(Suite, _season().path / "suite.json") if name == SEASON else load_suite(name)
+
+
+@cache
+def _results(name: str) -> list[Result]:
+    """Return the committed results of a round, by name."""
+    folder = _season().results if name == SEASON else ROOT / "leaderboard" / "results" / name
+    return [load_result(path) for path in sorted(folder.glob("*.json"))]
+
+
+def _ranked(name: str) -> list[Result]:
+    """Return the committed results that have a rank: all, but for demonstrations of the season."""
+    if name != SEASON:
+        return _results(name)
+    ranked = {entry.name for entry in _season().commitment().entries if entry.ranked}
+    return [result for result in _results(name) if result.name in ranked]
+
+
+def _runs(result: Result) -> list[dict[str, Any]]:
+    """Return the runs of an entry: tasks, means by layer, events counted, costs, and the hash of its forecasts."""
+    return [
+        {
+            "run": run.trace,
+            "horizons": result.suite.horizons,
+            "tasks": [(task.origin, task.state, task.failure, task.metrics) for task in run.tasks],
+            "layers": run.per_layer,
+            "counts": run.counts,
+            "costs": run.cost.model_dump(),
+            "data_sha256": run.data_sha256,
+            "forecasts_sha256": run.forecasts_sha256,
+        }
+        for run in result.runs
+    ]
+
+
+def _parts(name: str, results: Sequence[Result]) -> Mapping[str, Sequence[str]]:
+    """Return the runs of each part of a round that has a table: sizes of batches, sets of the season and both."""
+    runs = [run.trace for run in results[0].runs]
+    if name != SEASON:
+        return {"all": runs, **_suite(name).strata()}
+    draws, found = _season().plan().draws, {}
+    assert draws is not None
+    for one in draws.sets:
+        for run in runs:
+            stratum = one.stratum_of.get(run.split("/")[0])
+            if stratum is not None:
+                found.setdefault(one.name, []).append(run)
+                found.setdefault(f"{one.name} {stratum}", []).append(run)
+    return found
+
+
+def _standings(results: Sequence[Result]) -> dict[str, Any]:
+    """Return by metric, state and horizon each forecaster's row, its ranks and its p against the reference."""
+    reference = reference_of(results)
+    assert reference is not None
+    found: dict[str, Any] = {}
+    for metric in ("window_tv", "regret@quarter"):
+        scores = Standings(results, metric, reference)
+        for state in (*LABELS, CROSSING):
+            if not scores.has(state):
+                continue
+            for horizon in (None, *scores.horizons) if metric == "window_tv" else (None,):
+                ranks = scores.ranks(state, horizon)
+                rows: dict[str, Any] = {}
+                for row in scores.rows(state, horizon):
+                    ends = {one.claim: [one.low, one.high] for one in row.intervals}
+                    rank = list(ranks[row.forecaster]) if ranks else None
+                    rows[row.forecaster] = {"skill": row.skill, "ends": ends, "ranks": rank, "runs": row.runs}
+                    rows[row.forecaster] |= {} if horizon else {"value": row.value_K, "excess": row.excess_K}
+                if metric == "window_tv":
+                    errors = scores.errors.at(scores.places(state, horizon).tolist())
+                    for test in compare(errors.by_forecaster, reference.name, errors.tasks):
+                        rows[test.forecaster] |= {"p": test.p, "p_holm": test.p_holm}
+                found.setdefault(metric, {}).setdefault(state, {})[str(horizon or "all")] = rows
+    return found
+
+
+def _tests(found: Sequence[Test]) -> dict[str, Any]:
+    return {
+        test.what: test.estimate
+        and {
+            "gain": test.estimate.gain,
+            "low": test.estimate.low,
+            "interval": test.estimate.interval,
+            "recipes": test.estimate.recipes,
+            "p": test.estimate.p,
+            "p_holm": test.p_holm,
+        }
+        for test in found
+    }
+
+
+def _printed(command: str, path: Path, options: str) -> dict[str, Any]:
+    """Return the record that a command prints with `--json`."""
+    done = CliRunner().invoke(app, [command, str(path), *options.split(), "--json"])
+    if done.exit_code:
+        raise RuntimeError(f"{command} {path} {options}: exit status {done.exit_code}\n{done.output}")
+    return dict(json.loads(done.stdout))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
