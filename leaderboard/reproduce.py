@@ -35,6 +35,7 @@ from leaderboard.verifying.agreement import (
     refit_differences,
     refit_mean_differences,
     tolerance_of,
+    unequal_fields,
     value_bound,
 )
 from moeload_bench.cli.options import Jobs
@@ -51,7 +52,6 @@ from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
-NOT_COMPARED = {"cost"}
 MAX_LINES = 20
 """Differences printed of each result; the rest is counted."""
 
@@ -115,11 +115,10 @@ def _of_run(run: RunResult, again: RunResult, horizons: Sequence[int], bounds: B
 
 def _otherwise(one: RunResult, other: RunResult) -> Iterator[str]:
     """Fields that are not the same although no score differs."""
-    said, got = one.model_dump(exclude=NOT_COMPARED), other.model_dump(exclude=NOT_COMPARED)
-    for name, value in said.items():
-        if value != got[name]:
-            short: Sequence[Any] = [value, got[name]] if isinstance(value, str | int) else ["another value", "this one"]
-            yield f"{name}: committed {short[0]}, got {short[1]}"
+    for name in unequal_fields(one, other):
+        pair = getattr(one, name), getattr(other, name)
+        committed, got = pair if isinstance(pair[0], str | int) else ("another value", "this one")
+        yield f"{name}: committed {committed}, got {got}"
 
 
 def local_changes() -> list[str]:

@@ -75,6 +75,11 @@ def differences(
     yield from list(_values(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
 
 
+def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
+    """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
+    return [name for name in RunResult.model_fields if name != "cost" and getattr(one, name) != getattr(other, name)]
+
+
 def _facts(claimed: RunResult, again: RunResult) -> Iterator[str]:
     """Say what differs of a run that has nothing to do with how well it was forecast."""
     if (claimed.layers, claimed.experts) != (again.layers, again.experts):

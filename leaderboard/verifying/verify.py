@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.verifying.agreement import differences, refit_differences, refit_mean_differences
+from leaderboard.verifying.agreement import differences, refit_differences, refit_mean_differences, unequal_fields
 from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
@@ -147,6 +147,7 @@ class _Rerun:
         self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
         self.fits: dict[str, Fitted] = {}
         self.claimed = {run.trace: run for run in request.result.runs}
+        self.fitted = request.result.fit_wall_s is not None
         self.again: list[Heard] = []
         self.done = self.total = 0
         self.pages_in_memory: bool | None = None
@@ -208,10 +209,10 @@ class _Rerun:
 
     def _expected(self, chosen: Sequence[SuiteTrace]) -> int:
         """Return how many runs and fits there will be when all goes well: what progress counts to."""
-        fits = 1 if self.request.suite.fit else 0
+        fits, runs = 1 if self.request.suite.fit else 0, len(chosen) + self.fitted
         if self.request.traces is None:
-            return len(chosen) + fits
-        return len(chosen) + 2 * fits + len(self.request.suite.traces) + 2 * len(list_traces(self.request.traces))
+            return runs + fits
+        return runs + 2 * fits + len(self.request.suite.traces) + 2 * len(list_traces(self.request.traces))
 
     def _report(self, what: str) -> None:
         self.done += 1
@@ -240,18 +241,28 @@ class _Rerun:
         return Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text])
 
     def _compare(self, chosen: Sequence[SuiteTrace]) -> list[str]:
-        """Differences of the first re-run that differs from the claim; a second one tells chance from other numbers."""
+        """Return the differences of the first re-run that differs from the claim; another one tells whether by chance.
+
+        A fitted entry is compared by means, which hide noise. So its first run comes twice, from the same fitted bytes,
+        and both must be equal.
+        """
         work = [(self.target, entry, self.request.paths[entry.id]) for entry in chosen]
-        horizons, fitted = self.request.suite.horizons, self.request.result.fit_wall_s is not None
-        differing = refit_differences if fitted else differences
-        with contextlib.closing(self._runs(work)) as runs:
+        horizons = self.request.suite.horizons
+        differing = refit_differences if self.fitted else differences
+        with contextlib.closing(self._runs([*work[: self.fitted], *work])) as runs:
+            once = next(runs).result if self.fitted else None
             for one, again in zip(work, runs, strict=True):
+                unequal = [] if once is None else unequal_fields(once, again.result)
+                if unequal:
+                    what = f"two runs from the same fitted bytes differ in {', '.join(unequal)}"
+                    return [f"{one[1].id}: not deterministic: {what}"]
+                once = None
                 self.again.append(again)
                 wrong = list(differing(self.claimed[one[1].id], again.result, horizons))
                 if wrong:
                     break
             else:
-                pairs = [(self.claimed[one.result.trace], one.result) for one in self.again] if fitted else []
+                pairs = [(self.claimed[one.result.trace], one.result) for one in self.again] if self.fitted else []
                 return self._fit_differs() or list(refit_mean_differences(pairs, horizons))
         self.fits.pop(self.target.text)
         (once_more,) = self._runs([one])
@@ -259,15 +270,15 @@ class _Rerun:
         if other is not None:
             return [f"{one[1].id}: not deterministic: two re-runs with one seed differ: {other}"]
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        hint = f"; {SHIP_WEIGHTS}" if fitted else ""
+        hint = f"; {SHIP_WEIGHTS}" if self.fitted else ""
         return [f"{one[1].id}: the claim is not what the code gives here, twice: {wrong[0]}{more}{hint}"]
 
     def _fit_differs(self) -> list[str]:
         """Say where the claim is wrong about whether it learned from the open runs: entries are listed by that."""
-        claimed, found = self.request.result.fit_wall_s is not None, self.fits[self.target.text].wall_s is not None
-        if claimed == found:
+        found = self.fits[self.target.text].wall_s is not None
+        if self.fitted == found:
             return []
-        said, seen = ("fitted" if one else "not fitted" for one in (claimed, found))
+        said, seen = ("fitted" if one else "not fitted" for one in (self.fitted, found))
         return [f"fit_wall_s: the claim says that it was {said}, here it was {seen}: run `moeload-bench submit` again"]
 
     def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:

@@ -367,6 +367,39 @@ def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
     assert "not deterministic: two re-runs with one seed differ" in made.reasons[0]
 
 
+NOISY = """
+import os
+import numpy as np
+from moeload_bench import Forecast
+class Mine:
+    def __init__(self, info, seed, fitted=None):
+        self.rows, self.rng = [], np.random.default_rng(list(os.urandom(8)))
+    @classmethod
+    def fit(cls, runs, seed):
+        return b"nothing"
+    def observe(self, block):
+        self.rows.extend(block.load_SLE / block.load_SLE.sum(axis=2, keepdims=True))
+    def forecast(self, request):
+        mean_LE = np.mean(self.rows[-20:], axis=0)
+        share_LE = mean_LE * self.rng.lognormal(0, 0.001, mean_LE.shape)
+        return Forecast.constant(share_LE / share_LE.sum(axis=1, keepdims=True), request.horizon)
+"""
+
+
+def test_a_fit_that_learns_nothing_hides_no_noise(world: World, tmp_path: Path) -> None:
+    """A fitted entry is compared by means, which small noise hardly moves: so one run is first run twice from the same
+    fitted bytes, and has to give the same forecasts.
+    """
+    suite = world.suite.model_copy(update={"fit": world.suite.traces[:1], "traces": world.suite.traces[1:]})
+    world = World(suite, world.paths)
+    folder, result = honest(tmp_path, world, code=NOISY)
+    assert result.fit_wall_s is not None
+    made = verified(folder, result, world)
+    assert made.status == "failed"
+    words = r"two/test/seed1: not deterministic: two runs from the same fitted bytes differ in .*, forecasts_sha256"
+    assert re.fullmatch(words, made.reasons[0])
+
+
 @pytest.mark.slow
 def test_requirements_that_do_not_install_are_rejected(world: World, tmp_path: Path) -> None:
     """With pip's own words."""
