@@ -13,7 +13,7 @@ from statistics import fmean, median
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
 from moeload_bench.scoring.run_facts import DRIFT_STEPS, RunFacts, drift_words, rounded
-from moeload_bench.traces.meta import COLUMNS, SourceMeta, TraceMeta
+from moeload_bench.traces.meta import COLUMNS, ShapeMeta, SourceMeta, TraceMeta
 from moeload_bench.words import listed, ordinal
 
 MAX_SPANS = 8
@@ -52,6 +52,18 @@ LOADS: Cells = {
     "Over-dispersion": lambda run: layer_mean(layer.over_dispersion for layer in run.layers),
 }
 """The columns that say what the loads of each run did."""
+SHAPED: Cells = {
+    "Run": lambda run: f"`{run.id}`",
+    "Shape of": lambda run: _shape(run).model,
+    "Read from": lambda run: _shape(run).source,
+    "Assumed": lambda run: ", ".join(_shape(run).assumed) or "nothing",
+    "Layers x experts": lambda run: f"{run.facts.layers} x {run.facts.experts}",
+    "Width (the model's)": lambda run: f"{run.meta.config['hidden_size']:,} ({_shape(run).width:,})",
+    "Width / experts (the model's)": lambda run: rank_bounds(run.meta),
+    "Tokens per expert and step (the model's)": lambda run: expert_tokens(run),
+    "Specialisation": lambda run: specialisation_words(run.meta.specialisation),
+}
+"""The columns that set a narrow model beside the public model whose shape it has."""
 HASHES: Cells = {"Run": lambda run: f"`{run.id}`", "`data_sha256`": lambda run: f"`{run.data_sha256}`"}
 """Each run's content hash, which does not depend on compression."""
 
@@ -70,6 +82,12 @@ def facts_table(runs: Sequence[Run]) -> str:
     )  # fmt: skip
     rows = [(f"`{run.id}`", *facts_cells(run.facts)) for run in runs]
     return markdown_table(head, rows)
+
+
+def shapes_table(runs: Sequence[Run]) -> str:
+    """Return the table of the runs that have the shape of a public model."""
+    shaped = [run for run in runs if run.meta.shape is not None]
+    return table_of(SHAPED, shaped) if shaped else "No such run is here yet."
 
 
 def sources_table(runs: Sequence[Run]) -> str:
@@ -145,6 +163,7 @@ TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
     "runs": partial(table_of, RUNS),
     "facts": facts_table,
     "loads": partial(table_of, LOADS),
+    "shapes": shapes_table,
     "hashes": partial(table_of, HASHES),
     "sources": sources_table,
     "columns": columns_table,
@@ -166,6 +185,30 @@ def facts_cells(facts: RunFacts) -> tuple[str, ...]:
         "-" if facts.passes is None else f"{facts.passes:.2g}",
         facts.hardware,
     )
+
+
+def _shape(run: Run) -> ShapeMeta:
+    assert run.meta.shape is not None
+    return run.meta.shape
+
+
+def rank_bounds(meta: TraceMeta) -> str:
+    """Return width over experts: below 1 it bounds the rank of the router, relative to its experts."""
+    assert meta.shape is not None
+    return f"{meta.config['hidden_size'] / meta.experts:.3g} ({meta.shape.width / meta.experts:.3g})"
+
+
+def expert_tokens(run: Run) -> str:
+    """Return the tokens per expert and step of a run, and those of the public model."""
+    public = _shape(run).expert_tokens
+    return f"{run.facts.expert_tokens:,.0f} ({'not published' if public is None else f'{public:,}'})"
+
+
+def specialisation_words(found: Mapping[str, float]) -> str:
+    """Return the values by steps trained, "0.91 after 500 steps, 0.70 after 3,000"."""
+    values = sorted((int(steps), value) for steps, value in found.items())
+    said = [f"{value:.2f} after {steps:,}" + (" steps" if i == 0 else "") for i, (steps, value) in enumerate(values)]
+    return ", ".join(said) or "-"
 
 
 def balancing_words(meta: TraceMeta) -> str:

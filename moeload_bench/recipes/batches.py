@@ -9,6 +9,7 @@ import copy
 import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -39,7 +40,7 @@ class BatchOrder:
     Sequence i of a step comes from source i mod n of the stage's n sources. If sources have weights, it comes from that
     of the stage's `turns` instead. Consecutive sequences of one source belong to different halves. Each source is cut
     into windows that do not overlap; each epoch visits them in a new random order, drawn from (seed, stage, source,
-    epoch). A stage starts from the beginning.
+    epoch). A stage starts from the beginning. Windows that a recipe holds out, `held_out_BN`, are never trained on.
 
     In a stage that drifts, sequences come in pairs of one source, one for each half. At step t of T, the new sources
     have had floor(P t^2 / 2T) of the pairs, P pairs a step. That number is exact, not drawn: the share rises linearly,
@@ -50,7 +51,22 @@ class BatchOrder:
         self._recipe = recipe
         self._seed = seed
         self._windows = {name: _windows(name, ids, recipe.data.sequence_length) for name, ids in streams.items()}
+        self.held_out_BN = self._hold_out(recipe.data.held_out or 0)
         self._order = functools.lru_cache(maxsize=16)(self._shuffled)
+
+    def _hold_out(self, tokens: int) -> NDArray[np.int64]:
+        """Take windows out of every source, evenly spaced, with about so many ``tokens`` in all; return them."""
+        each = math.ceil(tokens / self._recipe.data.sequence_length / len(self._windows))
+        held = []
+        for name, window_WN in self._windows.items() if tokens else ():
+            if each >= len(window_WN):
+                raise RecipeError(
+                    f"data.held_out: {tokens} tokens need {each} of the {len(window_WN)} sequences of {name}"
+                )
+            index = np.linspace(0, len(window_WN) - 1, each).astype(np.int64)
+            held.append(window_WN[index].astype(np.int64))
+            self._windows[name] = np.delete(window_WN, index, axis=0)
+        return np.concatenate(held) if held else np.empty((0, self._recipe.data.sequence_length), dtype=np.int64)
 
     def reordered(self, seed: int) -> BatchOrder:
         """Return the order of another seed, over the same text."""

@@ -22,12 +22,13 @@ def recipe_meta(
     """
     return TraceMeta(
         **known,
-        format_version="1.2",
+        format_version="1.2" if recipe.shape is None and recipe.data.held_out is None else "1.3",
         recipe=recipe.name,
         recipe_version=recipe.version,
         group=recipe.name,
         count_semantics="pre_drop",
         family=recipe.model.family,
+        shape=recipe.shape,
         config=dict(recipe.model.config),
         balancing=balancing_meta(recipe, known["parallel"]["processes"]),
         capacity_factor=recipe.model.config.get("capacity_factor"),
@@ -110,6 +111,7 @@ def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
         "none": ("none", "none"),
         "aux_loss": ("aux_loss", within),
         "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
+        "sequence_aux_loss": ("aux_loss", "per_sequence"),
         "loss_free_bias": ("loss_free_bias", "per_layer"),
         "quantile_balancing": ("quantile", within),
         "hash": ("hash", "none"),

@@ -14,12 +14,15 @@ from pydantic import Field, model_validator
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.schema import Record, later, read_toml
+from moeload_bench.traces.meta import ShapeMeta
 
 RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
 """How many bfloat16 numbers fit into 16 bytes; torch's grouped matrix products align rows to that."""
 OptimizerKind = Literal["AdamW", "NAdam", "SGD"]
-Method = Literal["none", "aux_loss", "pooled_aux_loss", "loss_free_bias", "quantile_balancing", "hash"]
+Method = Literal[
+    "none", "aux_loss", "pooled_aux_loss", "sequence_aux_loss", "loss_free_bias", "quantile_balancing", "hash"
+]
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 
 
@@ -70,6 +73,11 @@ class BalancingTable(Record):
         if self.until is not None and self.method != "aux_loss":
             raise ValueError(f"until goes with method 'aux_loss' only, got {self.method!r}")
         return self
+
+    @property
+    def within_sequences(self) -> float:
+        """Return the weight of the auxiliary loss that is taken within each sequence; 0 without one."""
+        return self.coefficient if self.method == "sequence_aux_loss" else self.sequence_coefficient or 0.0
 
 
 class StageTable(Record):
@@ -139,7 +147,8 @@ class PretrainingTable(Record):
 class DataTable(Record):
     """Text and batches: `sequences` of `sequence_length` tokens per optimizer step, over all ranks.
 
-    `ramp` changes the number of sequences at later steps.
+    `ramp` changes the number of sequences at later steps. About `held_out` tokens, spread evenly over all texts, are
+    kept out of training: the specialisation of routers is measured on them.
     """
 
     sequence_length: int = Field(ge=8)
@@ -150,6 +159,7 @@ class DataTable(Record):
     stages: tuple[StageTable, ...] = Field(min_length=1)
     ramp: tuple[RampTable, ...] | None = Field(default=None, min_length=1)
     pretraining: PretrainingTable | None = None
+    held_out: int | None = later(None, ge=1)
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> DataTable:
@@ -316,7 +326,11 @@ class ScheduleTable(Record):
 
 
 class Recipe(Record):
-    """One training configuration; `about` says what its traces are for."""
+    """One training configuration; `about` says what its traces are for.
+
+    `shape` names the public model whose MoE layers and experts a narrow model has. `load_half` can be left out of a
+    trace that would be too large.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     version: int = Field(ge=1)
@@ -329,6 +343,8 @@ class Recipe(Record):
     optimizer: OptimizerTable
     schedule: ScheduleTable
     probe: ProbeTable | None = later(None)
+    shape: ShapeMeta | None = later(None)
+    load_half: bool = later(True)
 
     @model_validator(mode="after")
     def _probe_is_a_plain_count(self) -> Recipe:

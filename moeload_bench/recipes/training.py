@@ -33,6 +33,7 @@ from moeload_bench.recipes.models import build_model, build_optimizer, model_inp
 from moeload_bench.recipes.processes import Ranks, gathered, load_whole, shard
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.recipes.resuming import check_same_recipe, check_same_text, recipe_record
+from moeload_bench.recipes.specialisation import Specialisation
 from moeload_bench.recipes.text import resolve_source
 from moeload_bench.recipes.tokens import token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts
@@ -103,12 +104,14 @@ class TrainingRun:
         micro_max = self.recipe.data.micro_batches > 1
         self.counter = RouterCounter(self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max)
         body: Any = self.model.base_model
-        if self.recipe.probe is not None and (ranks.count > 1 or body.config.is_encoder_decoder):
-            raise RecordingError("probe is recorded by one process and of a decoder only")
+        one = ranks.count == 1 and not body.config.is_encoder_decoder
+        if (self.recipe.probe or self.recipe.data.held_out) and not one:
+            raise RecordingError("probe and data.held_out are for one process and a decoder only")
         self._body = body  # without the head: a probe needs no prediction
         self._probe_counter = (
             RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
         )
+        self.specialisation = Specialisation(self.recipe, body, self.counter.routers, self.order.held_out_BN)
         whole = ranks.count == 1 or job.sharded
         self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
         self._saved: dict[str, Any] = {}
@@ -172,6 +175,8 @@ class TrainingRun:
             "router_entropy": entropy_L.cpu().numpy(),
             "step_time_s": time.perf_counter() - start,
         }
+        if not self.recipe.load_half:
+            del row["load_half"]
         if self._bias is not None:
             row["expert_bias"] = self._bias.value_LE()
             self._bias.update(counts.load_LE)
@@ -238,9 +243,9 @@ class TrainingRun:
             total, aux, loss = output.loss, statistics.aux_L.detach().mean(), output.loss.detach()
         if aux_loss:
             total = total + aux_loss * statistics.aux_L.sum()
-        if balancing.sequence_coefficient is not None:
+        if balancing.within_sequences:
             within_L = sequence_aux_loss(self.counter.last_routing, self._score, len(part.token_BN))
-            total = total + balancing.sequence_coefficient * within_L.sum()
+            total = total + balancing.within_sequences * within_L.sum()
         if balancing.z_loss is not None:
             total = total + balancing.z_loss * router_z_loss(self.counter.last_routing).sum()
         (total / self.recipe.data.micro_batches).backward()
@@ -273,6 +278,7 @@ class TrainingRun:
             tokenizer_sha256=self.tokenizer_sha256,
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
+            specialisation=self.specialisation.found,
             parallel={"processes": self.ranks.count, **({"fsdp": self.ranks.count} if self.job.sharded else {})},
         )
 
@@ -338,6 +344,7 @@ def record_recipe(
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
+        run.specialisation.found |= parts.state["meta"].get("specialisation", {})
     elif first == 0:
         run.pretrain()
     elif first < job.steps:
@@ -360,6 +367,7 @@ def record_recipe(
         if (number + 1 - first) % job.shard_steps == 0:
             run.gather()
             probing.flush()
+        run.specialisation.measure(number + 1, job.steps, say)
         if ranks.leads:
             writer.add(row, run.save)
         if progress is not None:

@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, first_problem, later
 
-Version = Literal[1, "1.1", "1.2"]
-VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2")
+Version = Literal[1, "1.1", "1.2", "1.3"]
+VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3")
 """A trace is written as the oldest version that has everything it uses."""
 Stratum = Literal["small", "large"]
 STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
@@ -105,9 +105,22 @@ class BalancingMeta(Record):
         default="unknown", description="what pushes loads towards equality; quantile and hash are of format 1.2"
     )
     coefficient: float = Field(default=0.0, description="factor of the auxiliary loss, or step of the bias")
-    scope: Literal["per_layer", "per_micro_batch", "pooled_over_layers", "none", "unknown"] = Field(
+    scope: Literal["per_layer", "per_micro_batch", "per_sequence", "pooled_over_layers", "none", "unknown"] = Field(
         default="unknown",
-        description="over what the auxiliary loss takes its means; per_micro_batch is per layer too (format 1.2)",
+        description="over what the auxiliary loss takes its means; per_micro_batch (format 1.2) and per_sequence (1.3) "
+        "are per layer too",
+    )
+
+
+class ShapeMeta(Record):
+    """The public model whose MoE layers, experts, top-k, shared experts, gate and balancing a narrow model has."""
+
+    model: str = Field(description="the public model")
+    source: str = Field(description="what its shape and its training were read from")
+    assumed: tuple[str, ...] = Field(default=(), description="what is not published of it, and was chosen here")
+    width: int = Field(ge=1, description="its hidden size")
+    expert_tokens: int | None = Field(
+        default=None, ge=1, description="tokens per expert and step of its training; null where not published"
     )
 
 
@@ -137,6 +150,12 @@ class TraceMeta(Record):
     family: str = Field(default="unknown", description="model family")
     config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
     parameters: int | None = later(None, ge=1, description="parameters of the whole model (format 1.2)")
+    shape: ShapeMeta | None = later(None, description="the public model whose shape it has (format 1.3)")
+    specialisation: dict[str, float] = later(
+        {},
+        description="by steps trained: entropy of an expert given the token's id over that of the layer, on held-out "
+        "text, mean over layers (format 1.3)",
+    )
     gate: str = Field(default="unknown", description="kind of router")
     score_function: str = Field(default="unknown", description="what turns logits into scores")
     balancing: BalancingMeta = Field(default=BalancingMeta(), description="how the router was kept balanced")
@@ -189,6 +208,9 @@ class TraceMeta(Record):
             "row_steps": (self.row_steps != 1, "1.2"),
             "parameters": (self.parameters is not None, "1.2"),
             "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
+            "balancing.scope per_sequence": (self.balancing.scope == "per_sequence", "1.3"),
+            "shape": (self.shape is not None, "1.3"),
+            "specialisation": (bool(self.specialisation), "1.3"),
         }
         return {what: since for what, (is_used, since) in parts.items() if is_used}
 

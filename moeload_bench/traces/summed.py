@@ -11,7 +11,7 @@ import numpy as np
 
 from moeload_bench.arrays import Array
 from moeload_bench.errors import TraceError
-from moeload_bench.traces.meta import COLUMNS
+from moeload_bench.traces.meta import COLUMNS, VERSIONS
 from moeload_bench.traces.trace import Trace, check_trace
 
 _Join = Callable[[Array], Array]
@@ -59,7 +59,7 @@ def sum_rows(trace: Trace, k: int) -> Trace:
     meta = trace.meta.model_copy(
         update={
             "recipe": f"{trace.meta.recipe}.sum{k}",
-            "format_version": "1.2",
+            "format_version": max(trace.meta.format_version, "1.2", key=VERSIONS.index),
             "stride": stride,
             "row_steps": stride,
             "notes": (
