@@ -78,14 +78,6 @@ _HOME = _by_name({
     "traces.store": "list_traces load_trace write_trace",
     "traces.trace": "Trace",
 })  # fmt: skip
-_OF_BEFORE = _by_name({
-    "forecaster": "FittedForecaster check_forecast step_block trace_info",
-    "results.collection": "Results",
-    "results.record": "Result",
-    "suites.suite": "Suite suite_for_trace",
-    "traces.trace": "BalancingMeta LayerMeta TraceMeta",
-})  # fmt: skip
-"""Names that earlier versions exported: they stay importable from here and are documented where they are."""
 
 
 if not Path(__path__[0], "baselines").is_dir():  # a checkout, installed or not: they lie beside the package there
@@ -98,7 +90,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("moeload-bench")
-    home = _HOME.get(name) or _OF_BEFORE.get(name)
+    home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'moeload_bench' has no attribute {name!r}")
     return getattr(importlib.import_module(f"moeload_bench.{home}"), name)

@@ -36,10 +36,6 @@ COMMANDS = {
 """Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""
 
 
-MOVED = {"season": "season", "verify": "verify", "reproduce": ""}
-"""Commands that need a checkout, with their words after `python -m leaderboard`: `reproduce paper` is `paper`."""
-
-
 def module_of(name: str) -> str:
     """Return the module of a command."""
     return f"moeload_bench.cli.{name.replace('-', '_')}" + ("_" if name == "import" else "")
@@ -48,7 +44,7 @@ def module_of(name: str) -> str:
 app = lazy_app(
     "moeload-bench",
     "Traces and a benchmark for forecasting expert load while Mixture-of-Experts models train.",
-    CommandTable(COMMANDS, module_of, MOVED),
+    CommandTable(COMMANDS, module_of),
 )
 
 

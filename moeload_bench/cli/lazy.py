@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -13,22 +12,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from moeload_bench.errors import MoeloadError
-
 _EXAMPLE = re.compile(r"^\s*(\[bold\](moeload-bench|python)|- )", re.MULTILINE)
 _PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
 
 
 @dataclass(frozen=True)
 class CommandTable:
-    """The commands of a program: a name to its line of help, and ``module_of`` to the module that holds it.
-
-    ``moved``: old names, each with the words for it after `python -m leaderboard`; "" where its own command follows.
-    """
+    """The commands of a program: a name to its line of help, and ``module_of`` to the module that holds it."""
 
     about: Mapping[str, str]
     module_of: Callable[[str], str]
-    moved: Mapping[str, str] = field(default_factory=dict)
 
 
 class LazyCommands(TyperGroup):
@@ -46,10 +39,7 @@ class LazyCommands(TyperGroup):
         return about and TyperCommand(cmd_name, help=about, rich_markup_mode="rich")
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Return the command itself, for the arguments that name it; raises `MoeloadError` for one that moved."""
-        if args and args[0] in self.table.moved:
-            now = shlex.join([*self.table.moved[args[0]].split(), *args[1:]])
-            raise MoeloadError(f"{args[0]} moved: in a checkout of the repository, run: python -m leaderboard {now}")
+        """Return the command itself, for the arguments that name it."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(str(name), self.table.module_of(str(name))), rest
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 import moeload_bench
-from moeload_bench import FittedForecaster, Forecaster, list_traces, write_trace
-from moeload_bench.forecaster import SUM_TOLERANCE
+from moeload_bench import Forecaster, list_traces, write_trace
+from moeload_bench.forecaster import SUM_TOLERANCE, FittedForecaster
 from moeload_bench.isolation.targets import load_class, parse_target
 from tests.conftest import need, synthetic_trace
 
@@ -124,13 +124,6 @@ def test_the_skeleton_of_the_page_keeps_the_protocols() -> None:
     mine = scope["Mine"](None, 0)
     assert isinstance(mine, Forecaster)
     assert isinstance(mine, FittedForecaster)
-
-
-def test_names_of_before_can_be_imported() -> None:
-    """What earlier versions exported is still there, and no part of the public list."""
-    for name in moeload_bench._OF_BEFORE:
-        assert getattr(moeload_bench, name).__name__ == name
-        assert name not in moeload_bench.__all__
 
 
 def test_every_public_name_is_in_an_example_that_runs() -> None:

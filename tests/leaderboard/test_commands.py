@@ -25,12 +25,6 @@ PAGES = [
     *sorted((ROOT / "leaderboard").glob("*.md")),
     ROOT / "benchmarks" / "record.sh",
 ]
-OLD = {
-    ("season", "check", "2026-12"): "season check 2026-12",
-    ("verify", "leaderboard/submissions/mine", "--check-only"): "verify leaderboard/submissions/mine --check-only",
-    ("reproduce", "paper", "--out", "docs/reports"): "paper --out docs/reports",
-    ("season", "--help"): "season --help",
-}
 
 
 def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -38,21 +32,6 @@ def below(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
     yield words
     for name, inner in getattr(command, "commands", {}).items():
         yield from below(inner, (*words, name))
-
-
-@pytest.mark.parametrize("words", OLD, ids=" ".join)
-def test_an_old_spelling_answers_with_the_new_one(words: tuple[str, ...]) -> None:
-    """One line on standard error, exit status 2, nothing imported that is not there; with the words that were given."""
-    done = subprocess.run([sys.executable, "-m", "moeload_bench", *words], capture_output=True, text=True, check=False)
-    said = (
-        f"moeload-bench: {words[0]} moved: in a checkout of the repository, run: python -m leaderboard {OLD[words]}\n"
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", said)
-
-
-def test_every_old_spelling_is_a_command_now() -> None:
-    """The first word after `python -m leaderboard` is in its table."""
-    assert {now.split()[0] for now in OLD.values()} <= set(program.COMMANDS)
 
 
 def test_the_help_of_all_lists_every_command_and_imports_none() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench import Results, evaluate, load_trace
+from moeload_bench import evaluate, load_trace
 from moeload_bench.errors import NotFoundError
+from moeload_bench.results.collection import Results
 from tests.conftest import need
 
 
