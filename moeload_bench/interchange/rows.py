@@ -17,7 +17,7 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
-from moeload_bench.traces.meta import TraceMeta, oldest_meta
+from moeload_bench.traces.meta import TraceMeta, checked_meta
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace, check_trace
 from moeload_bench.words import Progress
@@ -371,4 +371,4 @@ class _Chunks:
             "notes": (*known.get("notes", ()), *notes),
             "complete": complete,
         }
-        return oldest_meta(record, self._log.where)
+        return checked_meta(record, self._log.where)

@@ -22,7 +22,6 @@ def recipe_meta(
     """
     return TraceMeta(
         **known,
-        format_version="1.2" if recipe.shape is None and recipe.data.held_out is None else "1.3",
         recipe=recipe.name,
         recipe_version=recipe.version,
         group=recipe.name,

@@ -18,7 +18,7 @@ from transformers import TrainerCallback
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.counting import Counted, Reduce
-from moeload_bench.recording.metadata import checked_meta
+from moeload_bench.recording.metadata import check_given
 from moeload_bench.recording.recorder import (
     IfExists,
     Monitor,
@@ -85,7 +85,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         how = {"adapters": adapters, "reduce": reduce, "on_error": on_error, "shard_steps": shard_steps}
         self._options: dict[str, Any] = {**counted, **how, "monitor": monitor}
         check_on_error(on_error)
-        checked_meta(self._given)
+        check_given(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[Any, LoadRecorder] | None = None
         self._row: dict[str, float] = {}

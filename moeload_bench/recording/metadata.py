@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from moeload_bench.arrays import Array
 from moeload_bench.environment import package_versions, processor_name
 from moeload_bench.errors import RecordingError
-from moeload_bench.traces.meta import VERSIONS, wrong_field
+from moeload_bench.traces.meta import wrong_field
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, LayerMeta, TraceMeta
 
 if TYPE_CHECKING:
@@ -89,13 +89,13 @@ def _shown(value: Any) -> str:
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
 
 
-def checked_meta(given: Mapping[str, Any]) -> dict[str, Any]:
+def check_given(given: Mapping[str, Any]) -> dict[str, Any]:
     """Check metadata fields that the user gave, before the first step is recorded, and return them.
 
     Raise `RecordingError` for a field that the metadata does not have or that holds something else.
     """
     try:
-        least = {"recipe": "own", "layers": (), "experts": 1, "format_version": VERSIONS[-1]}
+        least = {"recipe": "own", "layers": (), "experts": 1}
         TraceMeta.model_validate({**least, **given}).canonical_json()
     except ValidationError as error:
         raise RecordingError(wrong_field(error)) from None

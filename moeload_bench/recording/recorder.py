@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
-from moeload_bench.recording.metadata import checked_meta, hardware, layer_metas, measured_cells, recorded_versions
+from moeload_bench.recording.metadata import check_given, hardware, layer_metas, measured_cells, recorded_versions
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.resumed import check_same_run
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
-from moeload_bench.traces.meta import TraceMeta, oldest_meta
+from moeload_bench.traces.meta import TraceMeta, checked_meta
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ class Recorder:
         monitor: Monitor | None = None,
     ) -> None:
         check_on_error(on_error)
-        self._given = checked_meta(meta or {})
+        self._given = check_given(meta or {})
         self._stage, self._whole = stage, target
         if stage is None:
             reduce = rank_sum(model) if reduce is None else reduce
@@ -272,6 +272,7 @@ class Recorder:
             "layers": layer_metas(self.counter.routers, experts, self.counter.top_k, self._offset),
             "experts": experts,
             "count_semantics": "pre_drop",
+            "counted": self._counted,
             "gate": type(self.counter.routers[0].module).__name__,
             "family": getattr(config, "model_type", type(self._model).__name__),
             "config": _config_record(config),
@@ -282,9 +283,7 @@ class Recorder:
             **_balancing(config),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
-        if self._counted != "all" or self._columns:
-            known["counted"] = self._counted
-        return oldest_meta({**known, **self._given}, "the recording", self._columns)
+        return checked_meta({**known, **self._given}, "the recording")
 
     def _parallel(self) -> dict[str, int]:
         layout = parallel_layout(self._model)

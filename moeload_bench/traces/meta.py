@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -18,7 +18,7 @@ from moeload_bench.schema import Record, first_problem, later
 
 Version = Literal[1, "1.1", "1.2", "1.3"]
 VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3")
-"""A trace is written as the oldest version that has everything it uses."""
+"""A new trace is written as the last one. Those before it differ in what they lack, so that one reader reads all."""
 Stratum = Literal["small", "large"]
 STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
 """Tokens per expert and row, least and most. Nothing is recorded between the two."""
@@ -32,12 +32,11 @@ def stratum_of(expert_tokens: float) -> Stratum | None:
 
 
 class ColumnSpec(NamedTuple):
-    """One column of the format: its dtype, its axes after the step, its unit, and the version that added it."""
+    """One column of the format: its dtype, its axes after the step and its unit."""
 
     dtype: str
     axes: str
     unit: str
-    since: Version = 1
 
 
 REQUIRED_COLUMNS: Mapping[str, ColumnSpec] = {
@@ -61,11 +60,8 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
         "float32",
         "L",
         "largest / mean load within one micro-batch on one rank, mean over the step's (format 1.1)",
-        since="1.1",
     ),
-    "micro_max": ColumnSpec(
-        "int64", "LE", "largest load of the expert in one micro-batch of the step (format 1.2)", since="1.2"
-    ),
+    "micro_max": ColumnSpec("int64", "LE", "largest load of the expert in one micro-batch of the step (format 1.2)"),
 }
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
@@ -127,7 +123,7 @@ class ShapeMeta(Record):
 class TraceMeta(Record):
     """Everything that a reader needs to tell two traces apart or to repeat the training."""
 
-    format_version: Version = Field(default=1, description="version of this format that is needed to read it")
+    format_version: Version = Field(default=VERSIONS[-1], description="version of this format that it is written in")
     recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
     recipe_version: int = Field(default=1, description="rises when a recipe is changed")
     split: str = Field(
@@ -190,29 +186,10 @@ class TraceMeta(Record):
         return name
 
     @model_validator(mode="after")
-    def _says_its_version(self) -> TraceMeta:
-        for what, since in self.newer_parts().items():
-            if older(self.format_version, since):
-                raise ValueError(f'{what} is of format {since}, expected format_version "{since}"')
+    def _rows_fit_the_stride(self) -> TraceMeta:
         if self.row_steps > self.stride:
             raise ValueError(f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}")
         return self
-
-    def newer_parts(self) -> dict[str, Version]:
-        """Return what this record has that version 1 of the format had not, and the version that added it."""
-        parts: dict[str, tuple[bool, Version]] = {
-            "counted": (self.counted is not None, "1.1"),
-            "count_semantics derived": (self.count_semantics == "derived", "1.2"),
-            f"balancing.method {self.balancing.method}": (self.balancing.method in ("quantile", "hash"), "1.2"),
-            "balancing.scope per_micro_batch": (self.balancing.scope == "per_micro_batch", "1.2"),
-            "row_steps": (self.row_steps != 1, "1.2"),
-            "parameters": (self.parameters is not None, "1.2"),
-            "passes of a source": (any(source.passes is not None for source in self.sources), "1.2"),
-            "balancing.scope per_sequence": (self.balancing.scope == "per_sequence", "1.3"),
-            "shape": (self.shape is not None, "1.3"),
-            "specialisation": (bool(self.specialisation), "1.3"),
-        }
-        return {what: since for what, (is_used, since) in parts.items() if is_used}
 
     @property
     def top_k(self) -> int | None:
@@ -229,24 +206,9 @@ class TraceMeta(Record):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
-def older(version: Version, than: Version) -> bool:
-    """Return whether a version of the format is older than another."""
-    return VERSIONS.index(version) < VERSIONS.index(than)
-
-
 def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
     """Return the record as `TraceMeta`; raise `TraceError` that names the first wrong field, got and expected."""
     return hashed_meta(record, where)[0]
-
-
-def oldest_meta(record: Mapping[str, Any], where: str, columns: Iterable[str] = ()) -> TraceMeta:
-    """Return the checked record (as `checked_meta`) in the version of the format that it names; if it names none, in
-    the oldest one that has all that it and these columns use."""
-    if "format_version" in record:
-        return checked_meta(record, where)
-    meta = checked_meta({**record, "format_version": VERSIONS[-1]}, where)
-    used = [*meta.newer_parts().values(), *(COLUMNS[name].since for name in columns if name in COLUMNS)]
-    return meta.model_copy(update={"format_version": max(used, key=VERSIONS.index, default=VERSIONS[0])})
 
 
 def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted, printable
 from moeload_bench.forecaster import StepBlock, step_block
-from moeload_bench.traces.meta import COLUMNS, older, oldest_meta
+from moeload_bench.traces.meta import COLUMNS, checked_meta
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS as OPTIONAL_COLUMNS  # here too, with the records: for recorders
 from moeload_bench.traces.meta import BalancingMeta as BalancingMeta
 from moeload_bench.traces.meta import LayerMeta as LayerMeta
@@ -136,7 +136,7 @@ class Trace:
         if "layers" not in meta:
             meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
         known = {"recipe": recipe, "split": split, "run": run, "experts": E, **meta}
-        record = oldest_meta(known, "trace", columns or ())
+        record = checked_meta(known, "trace")
         optional = {name: _cast(name, value) for name, value in (columns or {}).items()}
         trace = cls(record, steps, tokens_SL, load, optional)
         check_trace(trace, where=trace.id)
@@ -185,11 +185,6 @@ def check_shapes(trace: Trace, where: str = "trace") -> None:
     for name, array in arrays.items():
         if name not in COLUMNS:
             raise TraceError(f"{where}: unknown column {name!r}; there is: {', '.join(COLUMNS)}")
-        if older(meta.format_version, COLUMNS[name].since):
-            raise TraceError(
-                f"{where}: column {name} is of format {COLUMNS[name].since}, the metadata says format "
-                f"{meta.format_version}"
-            )
         expected = column_shape(name, S, L, E)
         if array.shape != expected:
             raise TraceError(f"{where}: column {name} has shape {array.shape}, expected {expected}")

@@ -236,7 +236,7 @@ def test_an_imported_log_takes_metadata_of_every_version(tmp_path: Path) -> None
     given = ({"parameters": 10**9, "balancing": {"method": "quantile"}}, {"counted": "attended"}, {})
     traces = [import_log(log, tmp_path / f"{i}.parquet", format="csv", meta=meta) for i, meta in enumerate(given)]
     versions = [trace.meta.format_version for trace in traces]
-    assert versions == ["1.2", "1.1", 1]
+    assert versions == ["1.3"] * 3
 
 
 @pytest.mark.parametrize("without", [0, 3])

@@ -59,7 +59,7 @@ def test_ratios_to_the_mean_give_the_counts_that_they_were_made_from(tmp_path: P
     trace = import_log(file, out, format="wandb", top_k=2, tokens=512, shares=True)
     np.testing.assert_array_equal(trace.load_SLE, LOAD)
     assert (trace.tokens_SL == 512).all()
-    assert (trace.meta.count_semantics, trace.meta.format_version) == ("derived", "1.2")
+    assert (trace.meta.count_semantics, trace.meta.format_version) == ("derived", "1.3")
     words = ["import", "wandb", str(file), "--shares", "--top-k", "2", "--tokens", "512"]
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "again.parquet")])
     assert "they say nothing about a batch's noise" in done.output

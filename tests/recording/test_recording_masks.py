@@ -12,8 +12,7 @@ import torch
 from moeload_bench.errors import RecordingError, TraceError
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import Recorder, record
-from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE
 from tests.support.recording.families import EXPERTS, tiny_batch, tiny_model
@@ -58,12 +57,11 @@ def test_a_masked_recording_of_padded_batches_equals_the_unpadded_one(family: st
 
 
 def test_the_record_says_which_tokens_count(tmp_path: Path) -> None:
-    """`attended` is of format 1.1 and carries no note of padding; by default a recording is what it was, format 1."""
+    """`attended` carries no note of padding; by default all tokens count."""
     masked = recorded(tmp_path / "a", "qwen3_moe", [padded()], count="attended")
-    assert (masked.meta.format_version, masked.meta.counted, masked.meta.notes) == ("1.1", "attended", ())
+    assert (masked.meta.counted, masked.meta.notes) == ("attended", ())
     plain = recorded(tmp_path / "b", "qwen3_moe", [padded()])
-    assert (plain.meta.format_version, plain.meta.counted) == (1, None)
-    assert '"counted"' not in plain.meta.canonical_json()
+    assert plain.meta.counted == "all"
 
 
 @pytest.mark.parametrize(
@@ -137,22 +135,6 @@ def test_unevenness_of_single_passes_is_a_mean_over_them(tmp_path: Path) -> None
     assert (trace.columns["imbalance_rank"][0] >= whole_L - 1e-5).all()
 
 
-def test_what_is_new_in_format_1_1_says_so(tmp_path: Path) -> None:
-    """The newer column needs version 1.1, a reader of version 1 would name it; records of version 1 stay theirs."""
-    load = synthetic_load_SLE(5)
-    column = {"imbalance_rank": np.ones((5, 2))}
-    trace = Trace.from_arrays(load, 512, 2, columns=column)
-    assert trace.meta.format_version == "1.1"
-    assert read_trace(write_trace(trace, tmp_path / "t.parquet")).columns["imbalance_rank"].shape == (5, 2)
-    with pytest.raises(TraceError, match=r"column imbalance_rank is of format 1\.1, the metadata says format 1"):
-        Trace.from_arrays(load, 512, 2, columns=column, format_version=1)
-    with pytest.raises(TraceError, match=r"counted is of format 1\.1"):
-        Trace.from_arrays(load, 512, 2, counted="all", format_version=1)
-    record_1 = Trace.from_arrays(load, 512, 2).meta.model_dump(mode="json")
-    assert "counted" not in record_1
-    assert TraceMeta.model_validate(record_1).sha256() == Trace.from_arrays(load, 512, 2).meta.sha256()
-
-
 def test_the_largest_load_of_a_pass_is_kept(tmp_path: Path) -> None:
     """`micro_max`: each expert's largest load in one pass of a step, as recorded one pass a step."""
     model = TinyModel()
@@ -168,28 +150,6 @@ def test_the_largest_load_of_a_pass_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(trace.columns["micro_max"][1:], trace.load_SLE[1:])
     with pytest.raises(RecordingError, match="micro_max is a maximum over ranks"):
         record(model, tmp_path / "b", adapters=ADAPTERS, micro_max=True, reduce=lambda v: v).__enter__()
-
-
-@pytest.mark.parametrize(
-    ("fields", "what"),
-    [
-        ({"columns": {"micro_max": np.zeros((5, 2, 4))}}, "column micro_max"),
-        ({"count_semantics": "derived"}, "count_semantics derived"),
-        ({"balancing": {"method": "quantile"}}, "balancing.method quantile"),
-        ({"balancing": {"method": "aux_loss", "scope": "per_micro_batch"}}, "balancing.scope per_micro_batch"),
-    ],
-)
-def test_what_is_new_in_format_1_2_says_so(fields: dict[str, Any], what: str) -> None:
-    """It needs version 1.2 and is refused under an older one, by name."""
-    load = synthetic_load_SLE(5)
-    E = load.shape[2]
-    fields = {
-        name: {"micro_max": np.zeros((5, 2, E))} if name == "columns" else value for name, value in fields.items()
-    }
-    assert Trace.from_arrays(load, 512, 2, format_version="1.2", **fields).meta.format_version == "1.2"
-    for older in (1, "1.1"):
-        with pytest.raises(TraceError, match=rf"{what} is of format 1\.2"):
-            Trace.from_arrays(load, 512, 2, format_version=older, **fields)
 
 
 def test_no_pass_holds_more_of_an_expert_than_the_step(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_a_summed_trace_says_so_in_its_name_and_its_metadata(tmp_path: Path) -> 
     write_trace(summed, tmp_path / "summed.parquet")
     again = load_trace(tmp_path / "summed.parquet")
     assert again.meta == summed.meta
-    assert again.meta.format_version == "1.2"
+    assert again.meta.format_version == "1.3"
     np.testing.assert_array_equal(again.load_SLE, summed.load_SLE)
 
 
