@@ -32,8 +32,6 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-SLID = ":every-"
-"""Part of a suite's name if its origins are every N steps: it stands between the suite's name and N."""
 DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
@@ -157,14 +155,10 @@ class Suite(Record):
 
 @lru_cache(maxsize=8)
 def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
-    """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty.
-
-    A suite with the same runs and other origins (`sliding_suite`) has the near twins of the suite that it is made from.
-    """
-    base, slid, _ = name.partition(SLID)
-    if base not in suite_names() or (not slid and load_suite(base).sha256() != sha256):
+    """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty."""
+    if name not in suite_names() or load_suite(name).sha256() != sha256:
         return {}
-    return {recipe: group[0] for group in load_suite(base).near_twins for recipe in group}
+    return {recipe: group[0] for group in load_suite(name).near_twins for recipe in group}
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
@@ -323,7 +317,7 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     if not entries:
         most = max(entry.horizon or 0 for entry in suite.traces)
         raise SuiteError(f"windows of {min(horizons)} steps: the runs of {suite.name} are asked for {most} at most")
-    name = f"{suite.name}{SLID}{every}"
+    name = f"{suite.name}:every-{every}"
     return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
 
 
