@@ -1,4 +1,4 @@
-"""Texts that hashes rest on: recipes, suites, metadata of traces, records of season 2026-12 (tests/golden/texts.json).
+"""Texts that hashes rest on: recipes, suites, metadata of traces, records of season 2027-01 (tests/golden/texts.json).
 
 Declare a field that is added to such a record with `schema.later`: at its default it is no part of the text. After a
 new recipe, suite or trace, `PYTHONPATH=. python tests/test_canonical_texts.py` adds hashes; it never changes one.
@@ -21,7 +21,7 @@ from moeload_bench.traces.store import list_traces, stored_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "texts.json"
-SEASON = ROOT / "leaderboard" / "seasons" / "2026-12"
+SEASON = ROOT / "leaderboard" / "seasons" / "2027-01"
 
 
 def hashes() -> dict[str, str]:
@@ -31,7 +31,7 @@ def hashes() -> dict[str, str]:
     found |= {f"recipe {path.parent.name}/{path.stem}": _dumped(load_recipe(str(path))) for path in drawn}
     found |= {f"suite {name}": load_suite(name).sha256() for name in suite_names()}
     found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces()}
-    return found | {f"2026-12 {name}": sha256 for name, sha256 in _season()}
+    return found | {f"2027-01 {name}": sha256 for name, sha256 in _season()}
 
 
 def _season() -> Iterator[tuple[str, str]]:

@@ -74,7 +74,7 @@ EDITS = st.lists(
     min_size=1,
     max_size=3,
 )
-SEASON = Path("leaderboard/seasons/2026-12").resolve()
+SEASON = Path("leaderboard/seasons/2027-01").resolve()
 
 
 class Reader(NamedTuple):

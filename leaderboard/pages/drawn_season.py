@@ -17,16 +17,16 @@ from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_w
 from leaderboard.pages.headline import run_mean
 from leaderboard.pages.openings import Dot
 from leaderboard.pages.parts import aligned_table
-from leaderboard.pages.season import demonstration_parts, distance_parts, pairs_words
-from leaderboard.ranking import rank_cell, rank_sets
+from leaderboard.pages.season_parts import demonstration_parts, distance_parts
+from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools.drawn import drawn_recipes
-from leaderboard.season_tools.drops import run_ratios
 from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season_tools.public_value import order_sentence
 from leaderboard.season_tools.records import DrawnSet, RunHashes
 from leaderboard.season_tools.scored import ScoredSeason
 from leaderboard.season_tools.scoring import LEAST_ORIGINS
 from leaderboard.season_tools.sets import by_set, recipes_by_stratum
+from leaderboard.seeds import run_ratios
 from leaderboard.studies import alarms, capacity
 from leaderboard.studies.alarms import AlarmRun
 from leaderboard.studies.capacity import CapacityRun, scores_of
@@ -82,7 +82,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         exceeded=exceeded_table(needs, train, draws.sets),
         fitted=len(train),
         alarm=alarm_table(alarm_runs(season), draws.sets),
-        distance=distance_parts(season, draws.tuned_average, dict.fromkeys(LABELS, draws.candidate), "the candidate"),
+        distance=distance_parts(season, draws.tuned_average, draws.candidate),
         fork_tests=[f"`{name}` {test.p_value:.2g}" for name, test in season.tests.items()],
         logs=log_table(found, gains),
         demonstrations=[
@@ -105,11 +105,17 @@ def rank_parts(found: Drawn, drawn: DrawnSet, state: str, reference: str) -> lis
         (f"`{name}`", skill_span(*known[name]), rank_cell(sets, name))
         for name in sorted(known, key=lambda name: -known[name][0])
     ]
-    said = pairs_words(len(known), {"a new recipe": sets})
     return [
         markdown_table((f"set {drawn.name}, {state}", "skill", "ranks"), rows),
-        f"Set {drawn.name}, {state}: {said}",
+        f"Set {drawn.name}, {state}: {pairs_words(len(known), sets)}",
     ]
+
+
+def pairs_words(count: int, sets: PossibleRanks | None) -> str:
+    """Say how many of all pairs of so many entries can be told apart on a new recipe, from their ranks."""
+    apart = f"{sum(low - 1 for low, _ in sets.values())}" if sets else "none"
+    lacking = "" if sets else ", for want of runs,"
+    return f"of {count * (count - 1) // 2} pairs {apart} on a new recipe{lacking} can be told apart."
 
 
 def gains_of(found: Drawn, state: str) -> Gains:

@@ -10,7 +10,6 @@ from leaderboard.committed import ROOT
 from leaderboard.pages.drawn_claims import Drawn
 from leaderboard.pages.parts import Maker
 from leaderboard.pages.results import largest_suite, results_by_size
-from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_set
 from moeload_bench.errors import counted
@@ -51,28 +50,13 @@ def best_words(grid: ResultGrid) -> str:
     )
 
 
-def rank_words(grid: ResultGrid) -> str:
-    """Say which ranks the best can have on a recipe that nobody has seen."""
-    said = []
-    for first in leaders(grid):
-        ranks = grid.scores.ranks(first.state)
-        said.append(f"{rank_text(ranks[first.forecaster])} of {len(ranks)} ({first.state})" if ranks else "any")
-    return " and ".join(said)
-
-
 def _runs(ids: Sequence[str]) -> str:
     return f"{counted(len(ids), 'run')} of {counted(len({name.split('/')[0] for name in ids}), 'recipe')}"
 
 
 def season_answer(season: ScoredSeason) -> str:
-    """Return who is best on a season's runs, and how sure that is; of drawn recipes, what its candidate gains."""
-    if season.draws is not None:
-        return f"Season `{season.name}`. {Drawn(season).answer}"
-    grid = known_grid(season.results, PRIMARY)
-    return (
-        f"On the {_runs([run.id for run in season.suite.traces])} of season `{season.name}`, which did not exist when "
-        f"its entries closed, {best_words(grid)}. On a recipe that nobody has seen its rank can be {rank_words(grid)}."
-    )
+    """Return what a season's candidate gains on recipes that were drawn after closing."""
+    return f"Season `{season.name}`. {Drawn(season).answer}"
 
 
 def results_answer() -> str:

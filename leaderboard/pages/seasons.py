@@ -1,13 +1,13 @@
-"""The pages of all scored seasons: one form where the recipes were known before closing, one where they were drawn."""
+"""The pages of all scored seasons, and what was measured for them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.pages import drawn_season, season
+from leaderboard.pages.drawn_season import cell_dots, kept_texts, report
 from leaderboard.pages.headline import public_results
-from leaderboard.pages.openings import REPORTS, draw_dots, state_dots
+from leaderboard.pages.openings import REPORTS, draw_dots
 from leaderboard.pages.parts import Page
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.results.record import Result
@@ -15,9 +15,7 @@ from moeload_bench.results.record import Result
 
 def files_of(found: ScoredSeason, public: Sequence[Result]) -> dict[Path, str]:
     """Return the page of a season beside the results of its public suite, and what was measured for it."""
-    form = season if found.draws is None else drawn_season
-    page = {REPORTS / f"season-{found.name}.md": form.report(found, public)}
-    return page if found.draws is None else page | drawn_season.kept_texts(found)
+    return {REPORTS / f"season-{found.name}.md": report(found, public), **kept_texts(found)}
 
 
 def season_files() -> dict[Path, str]:
@@ -26,10 +24,9 @@ def season_files() -> dict[Path, str]:
 
 
 def draw_seasons() -> None:
-    """Draw the figure of every scored season: all standings, or the gains of a candidate by set."""
+    """Draw the figure of every scored season: the gains of its candidate by set."""
     for one in scored_seasons():
-        dots = state_dots(one.results) if one.draws is None else drawn_season.cell_dots(one)
-        if dots:
+        if dots := cell_dots(one):
             draw_dots(dots, REPORTS / f"season-{one.name}.svg")
 
 

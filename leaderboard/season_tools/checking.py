@@ -131,15 +131,11 @@ def _bound(season: Season) -> Iterator[str]:
 
 def _used_before(season: Season) -> Iterator[str]:
     """Say where another season had the secret or the public value: it was known before the entries closed."""
-    for path in sorted(season.folder.path.resolve().parent.glob("*/plan.json")):
-        if path.parent == season.folder.path.resolve():
-            continue
-        other = SeasonFolder(path.parent)
-        if other.plan().secret_sha256 == season.plan.secret_sha256:
-            yield f"the secret is that of season {path.parent.name} too, expected one of its own"
-        draw = other.draw()
-        if draw is not None and draw.value == season.draw.value:
-            yield f"the public value is that of season {path.parent.name} too: it was known before"
+    for other in season.folder.others():
+        if other.secret_sha256 == season.plan.secret_sha256:
+            yield f"the secret is that of season {other.name} too, expected one of its own"
+        if other.value == season.draw.value:
+            yield f"the public value is that of season {other.name} too: it was known before"
 
 
 def _dates(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]:

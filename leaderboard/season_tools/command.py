@@ -39,7 +39,7 @@ from moeload_bench.submissions.check import apart_level
 app = typer.Typer(
     help="Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.", no_args_is_help=True
 )
-Name = Annotated[str, typer.Argument(help="The season's name, such as 2026-12.")]
+Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.")]
 PublishedAt = Annotated[
     str | None,

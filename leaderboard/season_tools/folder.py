@@ -106,10 +106,28 @@ class SeasonFolder:
     def abandoned(self) -> records.Abandoned | None:
         return self._read(records.Abandoned, "abandoned.json")
 
+    def others(self) -> list[records.PastSeason]:
+        """Return the seasons beside this one, and those that `past.json` there names."""
+        here = self.path.resolve()
+        past = here.parent / "past.json"
+        found = list(read_record(records.PastSeasons, past).seasons) if past.is_file() else []
+        for folder in (SeasonFolder(path.parent) for path in sorted(here.parent.glob("*/plan.json"))):
+            if folder.path != here:
+                plan, draw = folder.plan(), folder.draw()
+                found.append(
+                    records.PastSeason(
+                        name=folder.path.name,
+                        opened=plan.opened,
+                        secret_sha256=plan.secret_sha256,
+                        value=None if draw is None else draw.value,
+                    )
+                )
+        return found
+
     def number(self) -> int:
-        """Return how many seasons were opened up to this one, among those that lie beside it."""
-        opened, others = self.plan().opened, self.path.resolve().parent.glob("*/plan.json")
-        return 1 + sum(SeasonFolder(path.parent).plan().opened < opened for path in others)
+        """Return how many seasons were opened up to this one."""
+        opened = self.plan().opened
+        return 1 + sum(other.opened < opened for other in self.others())
 
     def scores(self) -> records.Scores | None:
         return self._read(records.Scores, "scores.json")

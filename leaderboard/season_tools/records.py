@@ -385,6 +385,21 @@ class Abandoned(Published):
     at: str
 
 
+class PastSeason(Record):
+    """What a later season is checked against: when another one was opened, with which secret and which public value."""
+
+    name: Name
+    opened: str
+    secret_sha256: Sha256
+    value: str | None = None
+
+
+class PastSeasons(Record):
+    """Seasons whose files lie in the history alone (docs/archive.md): `past.json` beside the seasons' folders."""
+
+    seasons: tuple[PastSeason, ...] = ()
+
+
 class Archive(Record):
     """A source archive of a package's release, and when it was uploaded."""
 

@@ -1,28 +1,23 @@
-"""Scored seasons as everything is made from them: results on runs that nobody had, what forks tell, and drops."""
+"""Scored seasons as everything is made from them: results on runs that nobody had, and what forks tell."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from leaderboard.committed import ROOT, committed_result, in_suite_order, model_type_of
-from leaderboard.season_tools.drops import ALPHA, Drop, drops, run_ratios
+from leaderboard.committed import ROOT, committed_result, in_suite_order
 from leaderboard.season_tools.folder import SeasonFolder, read_record
 from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import DrawPlan, ForkFloors, Scores
 from leaderboard.season_tools.scoring import fork_tests
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.sources import bytes_sha256
-from moeload_bench.isolation.targets import baseline_names
-from moeload_bench.results.comparison import Errors, errors_of, reference_of
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Spread, seed_spread
-from moeload_bench.results.tables import Table, signed_skill, three_digits
-from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.results.tables import three_digits
 from moeload_bench.suites.suite import Suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
@@ -108,15 +103,6 @@ def _on_public_runs(folder: SeasonFolder, result: Result) -> Result | None:
     return found
 
 
-def spread_of(sides: Iterable[Errors], name: str, reference: str) -> Spread:
-    """Return how far seeds move an entry's runs: from all sides that have it, a season's runs and public ones.
-
-    A season has mostly one run of a recipe, which alone says nothing of seeds.
-    """
-    have = [side for side in sides if name in side.by_forecaster and reference in side.by_forecaster]
-    return seed_spread(run_ratios(side, name, reference) for side in have)
-
-
 @dataclass(frozen=True)
 class StateFloor:
     """`floor_fork` of a state at the suite's horizons, and its standard error; None beyond the end of the forks."""
@@ -155,61 +141,3 @@ def fork_floors(season: ScoredSeason, recipe: str = "all") -> dict[str, StateFlo
         )
         found[state] = StateFloor(floor, error, len(of_state))
     return found
-
-
-def drops_of(season: ScoredSeason, public: Sequence[Result]) -> list[Drop]:
-    """Return every entry's drop from a public suite's results to the season's; [] where they share no recipe."""
-    reference = reference_of(season.results)
-    recipes = {run.recipe for run in season.results[0].runs} & {run.recipe for run in public[0].runs}
-    if reference is None or not recipes:
-        return []
-    unfitted = {
-        result.name
-        for result in season.results
-        if result.forecaster.target.partition("@")[0] in baseline_names()
-        and model_type_of(result, None) in ("statistical", "yardstick")
-    }
-    return drops(errors_of(season.results, PRIMARY), errors_of(public, PRIMARY), reference.name, unfitted)
-
-
-def drop_cells(one: Drop) -> tuple[str, str, str]:
-    """Skill on the season, skill on the public suite, and the drop beyond the unfitted."""
-    return signed_skill(one.season), signed_skill(one.public), signed_skill(one.beyond)
-
-
-def drops_table(season: ScoredSeason, public: Sequence[Result]) -> Table | None:
-    """Return what every entry loses from a public suite to the season; None where they share no recipe."""
-    found = drops_of(season, public)
-    if not found:
-        return None
-    suite = public[0].suite.name
-    heads = ("forecaster", "skill, season", f"skill, {suite}", "drop beyond the unfitted", "Holm p", "fork test p", "")
-    rows = [
-        (one.forecaster, *drop_cells(one), _two_digits(one.p_holm),
-         _two_digits(season.tests[one.forecaster].p_value if one.forecaster in season.tests else None),
-         "flagged" if one.flagged else "")
-        for one in found
-    ]  # fmt: skip
-    return Table(drop_words(season, suite), heads, tuple(rows), 1, 6)
-
-
-def _two_digits(value: float | None) -> str:
-    return NOTHING if value is None else f"{value:.2g}"
-
-
-def drop_words(season: ScoredSeason, public: str) -> str:
-    """Return what the table of drops is."""
-    text = (
-        f"Skill by {PRIMARY} on the recipes that season {season.name} and suite {public} share. Drop: the mean log "
-        "ratio to the reference on the season's runs less that on the public ones, beyond the median drop of the "
-        "unfitted baselines (new runs are harder or easier for all). Flagged: more than seeds explain (one-sided t "
-        f"test on runs, Holm over entries, p below {ALPHA:g})."
-    )
-    if not season.tests:
-        return text
-    runs = max(test.runs for test in season.tests.values())
-    least = max(test.least_p for test in season.tests.values())
-    return (
-        f"{text} Fork test: whether the recorded future was nearer to the forecasts than other futures of the same "
-        f"past ({runs} runs; the least p possible is {least:.2g})."
-    )

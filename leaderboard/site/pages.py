@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from leaderboard.properties import properties_of
-from leaderboard.season_tools.scored import drops_table
 from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
@@ -29,7 +27,6 @@ from moeload_bench.plots import view_trace
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results import grid
 from moeload_bench.results.grid import ALL
-from moeload_bench.results.tables import Table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import Run, make_run
 from moeload_bench.style import forecaster_places
@@ -97,17 +94,8 @@ def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -
         "index.html", "index.html", "index.html",
         board=boards[0], metric=metric, metric_name=named(PRIMARY), columns=COLUMNS, switches=switches(boards),
         rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT],
-        data=markup(json_text(data)), drops=newest_drops(render.inputs.boards),
+        data=markup(json_text(data)),
     )  # fmt: skip
-
-
-def newest_drops(boards: Sequence[Board]) -> Table | None:
-    """Return what each entry of the newest season loses on runs that nobody had; None without a season."""
-    season = next((board for board in boards if board.season is not None), None)
-    found = drops_table(season.season, season.known) if season and season.season and season.known else None
-    return found and replace(
-        found, caption=f"A row is a forecaster; more skill is better, and less drop. {found.caption}"
-    )
 
 
 def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.pages import drawn_season, season, seasons
+from leaderboard.pages import drawn_season, seasons
 from leaderboard.pages.boards import Board, quantile_part
 from leaderboard.pages.drawn_claims import Drawn, hopes
 from leaderboard.pages.drawn_season import capacity_runs, cell_dots, exceeded_table, report
@@ -256,15 +256,13 @@ def test_nothing_on_the_page_is_typed(page: str) -> None:
 
 
 def test_a_season_without_the_plan_s_entries_is_refused(found: ScoredSeason, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the name that is lacking; one of known recipes has another page."""
+    """By the name that is lacking; one of known recipes has no page."""
     with pytest.raises(ResultError, match="no result of sw_avg, which its plan names"):
         Drawn(replace(found, results=found.results[:1]))
     monkeypatch.setattr(ScoredSeason, "draws", None)
     with pytest.raises(ResultError, match="its recipes were known before closing"):
         Drawn(found)
     assert by_set(found) == by_part(found) == {"": found}
-    (page,) = seasons.files_of(found, found.results).values()
-    assert page == season.report(found, found.results)
 
 
 def test_a_drawn_season_stands_first_by_set_and_size_of_batch(found: ScoredSeason, tmp_path: Path) -> None:
@@ -275,7 +273,7 @@ def test_a_drawn_season_stands_first_by_set_and_size_of_batch(found: ScoredSeaso
         f"set {name}, {size} batches" for name in "ab" for size in ("small", "large")
     ]
     assert len(brief.splitlines()) <= BRIEF_ROWS + 4
-    parts = season_parts(found, found.results, PRIMARY)
+    parts = season_parts(found, PRIMARY)
     assert [part for part in parts if part.startswith("**Set")] == [
         f"**Set {name}, {size} batches**" for name in "ab" for size in ("small", "large")
     ]

@@ -24,9 +24,8 @@ import pytest
 from leaderboard.committed import RESULTS, SUBMISSIONS
 from leaderboard.properties import Slice
 from leaderboard.ranking import rank_sets, rank_text
-from leaderboard.season_tools.drops import run_ratios
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
-from leaderboard.seeds import skill_interval
+from leaderboard.seeds import run_ratios, skill_interval
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html

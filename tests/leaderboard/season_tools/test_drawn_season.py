@@ -33,6 +33,7 @@ from leaderboard.season_tools.public_value import (
     witness_season,
 )
 from leaderboard.season_tools.recording import draw_value, record_season
+from leaderboard.season_tools.records import PastSeason, PastSeasons
 from leaderboard.season_tools.scoring import score_season
 from moeload_bench.cli.recipes import app as recipes_app
 from moeload_bench.errors import DivergedError, SeasonError
@@ -424,7 +425,7 @@ def test_a_third_party_dates_the_commitment(closed: SeasonFolder, tmp_path: Path
 def test_an_abandoned_season_keeps_its_number(
     closed: SeasonFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is published with its reason and goes no further; the next one is number two, and one less is named."""
+    """It is published with its reason and goes no further; the next one is number two, an archived one counts."""
     abandon_season(closed, "the recording machine is gone")
     with pytest.raises(SeasonError, match=r"was abandoned at .*: the recording machine is gone"):
         draw_season(closed, releases(tmp_path), "the test")
@@ -436,6 +437,9 @@ def test_an_abandoned_season_keeps_its_number(
     assert close_season(folder, entries).number == 2
     shutil.rmtree(folder.path.parent / "2027-02")
     assert folder.number() == 1
+    past = PastSeason(name="2027-02", opened="2026-01-01T00:00:00+00:00", secret_sha256="0" * 64)
+    (folder.path.parent / "past.json").write_text(PastSeasons(seasons=(past,)).model_dump_json())
+    assert folder.number() == 2
 
 
 def test_a_set_without_new_levels_is_refused_by_what_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

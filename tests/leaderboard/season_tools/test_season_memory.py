@@ -5,15 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from leaderboard.season_tools.closing import close_season, season_suite
 from leaderboard.season_tools.drawing import all_drawn
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
-from leaderboard.season_tools.forks import permutation_test
 from leaderboard.season_tools.futures import RunForks, run_forks
-from leaderboard.season_tools.scored import SEASONS
 from leaderboard.season_tools.scoring import Scored, fork_tests, frozen_suite, score_run, score_season
 from leaderboard.verifying.memorisers import HONEST, TARGET, memoriser
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting
@@ -113,33 +110,3 @@ def test_a_memory_of_public_runs_falls_to_its_honest_part(
     for one, other in zip(known, honest, strict=True):
         assert len(one.result.tasks) > 4
         assert one.result.tasks[2:] == other.result.tasks[2:]
-
-
-@pytest.mark.slow
-def test_the_first_season_s_forks_find_one_that_was_given_its_runs(tmp_path: Path) -> None:
-    """Of the season as it was recorded: its own runs in a memoriser give a p below the level, and the same file without
-    its memory does not, nor with three tenths of it. The memoriser of the public runs, which entered, is not found: it
-    knew nothing here."""
-    folder = SeasonFolder(SEASONS / "2026-12")
-    suite, forks = suite_and_forks(folder)
-    forked = suite.model_copy(update={"traces": tuple(one for one in suite.traces if forks[one.id].origins)})
-    files, order = files_of(folder, forked), told_order(forked, forks)
-    entries = {
-        "leak": (memoriser(files, order, every=10), TARGET),
-        "weak leak": (memoriser(files, order, every=10, weight=0.3), TARGET),
-        "honest": (HONEST, "forecaster.py:Mine"),
-    }
-    p_value = {
-        name: p_of(scored((folder, forked, forks), code, tmp_path / f"{name}.py", target))
-        for name, (code, target) in entries.items()
-    }
-    level = folder.plan().forks.level
-    assert p_value["leak"] <= level < min(p_value["weak leak"], p_value["honest"])
-    assert fork_tests(folder)["memoriser"].p_value > level
-
-
-def p_of(found: list[Scored]) -> float:
-    """The fork test's, over all runs of an entry."""
-    losses = [loss for one in found for loss in one.forks]
-    assert not [loss.failure for loss in losses if loss.failure]
-    return permutation_test([(loss.recipe, loss.run, np.array(loss.loss_JK)) for loss in losses]).p_value
