@@ -16,7 +16,7 @@ BOARD = ROOT / "leaderboard"
 
 def bound_results(root: Path = BOARD) -> list[Path]:
     """Return the files of all committed results whose code has to be kept."""
-    forms = ("results/*/*.json", "seasons/*/results/*.json", "pilots/*/results/*.json")
+    forms = ("results/*/*.json", "seasons/*/results/*.json")
     return sorted(path for form in forms for path in root.glob(form) if path.parent.name not in SCORED_AGAIN)
 
 

@@ -71,10 +71,9 @@ def test_the_code_of_every_committed_result_is_frozen(path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_store_holds_what_is_needed_and_nothing_else() -> None:
-    """The list above has every suite but `mini`, every season and the pilots."""
+    """The list above has every suite but `mini`, and every season."""
     folders = {path.parent.relative_to(BOARD).as_posix() for path in BOUND}
-    results = {*(f"results/{suite}" for suite in ("v1", "v2", "v3")), "pilots/forks/results"}
-    assert folders == results | {f"seasons/{name}/results" for name in ("2026-12", "2027-01")}
+    assert folders == {"results/v3", "seasons/2027-01/results"}
     assert {path.name for path in FROZEN.iterdir()} <= {made_from(path).source_sha256 for path in BOUND}
     assert all(check_frozen(path) for path in FROZEN.iterdir())
 
