@@ -33,7 +33,7 @@ lint: $(VENV)/.dev
 wheel-check: $(VENV)/.dev
 	$(BIN)/python tests/wheel_check.py
 
-# Score a suite's baselines anew and write what the tables are made from: make results SUITE=v1. Results name the commit
+# Score a suite's baselines anew and write what the tables are made from: make results SUITE=v3. Results name the commit
 # that gave them, so that tracked files have to be as committed.
 SUITE ?= mini
 results: committed $(VENV)/.dev
@@ -59,8 +59,7 @@ site: $(VENV)/.dev
 reproduce: $(VENV)/.bench
 	$(BIN)/python -m leaderboard reproduce $(SUITE) --jobs 2
 
-# Run every committed submission to the suite that takes them again and write what was found; needed when its results
-# were made anew. Entries of closed suites stay as they are.
+# Run every committed submission again and write what was found; needed when results were made anew.
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard submit-baselines
 	for folder in leaderboard/submissions/*/; do $(BIN)/python -m leaderboard verify $$folder --jobs 2 || exit 1; done

@@ -9,7 +9,7 @@ import time
 import numpy as np
 from compare_common import Row, cpu_s, spread, table, verdict
 
-from moeload_bench.suites.suite import suite_names
+from moeload_bench.suites.suite import default_suite
 
 CLASSICAL = ("sw_avg", "arima", "lstm")
 
@@ -17,7 +17,7 @@ CLASSICAL = ("sw_avg", "arima", "lstm")
 def command_rows(quick: bool) -> list[Row]:
     """Measure CPU seconds of the process and its children, and wall time."""
     targets = ("sw_avg", "ema") if quick else CLASSICAL
-    suite = "v1" if "v1" in suite_names() and not quick else "mini"
+    suite = "mini" if quick else default_suite()
     help_cpu, help_wall = command_seconds("--help")
     run_cpu, run_wall = command_seconds("run", "sw_avg", "--suite", "mini", "--fresh")
     walls: tuple[list[float], list[float]] = ([], [])
@@ -28,12 +28,11 @@ def command_rows(quick: bool) -> list[Row]:
     if suite != "mini":
         cpu, wall = command_seconds("run", *targets, "--suite", suite, "--fresh", "--jobs", "2")
     ratios = [one / two for one, two in zip(*walls, strict=True)]
-    stands_in = "" if suite == "v1" else " (stands in for suite v1)"
     return [
         Row("`moeload-bench run sw_avg` on the mini suite, cold", "5 s, of which start-up 0.5 s",
             f"{run_cpu:.1f} s of CPU ({run_wall:.1f} s wall); `--help` {help_cpu:.2f} s ({help_wall:.2f} s wall)",
             verdict(run_cpu <= 5 and help_cpu <= 0.5), imports),
-        Row(f"{', '.join(targets)} on suite {suite}{stands_in}, two workers", "5 minutes of wall time",
+        Row(f"{', '.join(targets)} on suite {suite}, two workers", "5 minutes of wall time",
             f"{wall:.0f} s wall, {cpu:.0f} s of CPU", verdict(wall <= 300)),
         Row("two workers against one, the same work on the mini suite, wall time", "1.8 times",
             f"{spread(ratios)} times: {spread(walls[1])} against {spread(walls[0])} s; other work on the machine "

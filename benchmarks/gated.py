@@ -2,7 +2,7 @@
 
     python benchmarks/gated.py [--rounds N] [--write]
 
-CPU seconds of one thread, the two taking turns, so that a busy machine slows both. The time of the fit on suite v1 is
+CPU seconds of one thread, the two taking turns, so that a busy machine slows both. The time of the fit on suite v3 is
 that of the committed result. ``--write`` puts the table into docs/reports/gated.md. Under a minute.
 
 Axis letters: S steps, L layers, E experts.
@@ -25,7 +25,7 @@ from moeload_bench.results.record import load_result
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "reports" / "gated.md"
-RESULT = ROOT / "leaderboard" / "results" / "v1" / "gated.json"
+RESULT = ROOT / "leaderboard" / "results" / "v3" / "gated.json"
 BEGIN = "<!-- made by benchmarks/gated.py -->\n"
 OURS, REFERENCE = "gated", "sw_avg"
 SHAPES = {(4, 64): 10.0, (60, 256): 50.0}
@@ -95,7 +95,7 @@ def bound_rows() -> Lines:
     """Return the fit of the committed result, and what is held after runs of several lengths."""
     fit_s = load_result(RESULT).fit_wall_s
     assert fit_s is not None
-    found: Lines = [("fit on v1's `train` runs, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",
+    found: Lines = [("fit on v3's `train` runs, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",
                      verdict(fit_s <= MOST_FIT_S))]  # fmt: skip
     L, E = SMALL
     held = {name: [held_bytes(name, steps) for steps in LENGTHS] for name in (OURS, REFERENCE)}

@@ -4,7 +4,7 @@
 #   benchmarks/record.sh PLAN OUT [WORKERS]
 #
 # May be stopped and started again at any time: finished traces are skipped, unfinished ones go on from their last
-# checkpoint. Roughly 40 minutes of one core per run of v1. PYTHON names the interpreter.
+# checkpoint. Roughly 40 minutes of one core per small run of v3. PYTHON names the interpreter.
 set -euo pipefail
 
 plan=${1:?usage: record.sh PLAN OUT [WORKERS]}

@@ -191,15 +191,7 @@ def model_type_of(result: Result, record: Submission | None) -> ModelType:
     return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
 
 
-def submission_path(name: str, suite: str, submissions: Path = SUBMISSIONS) -> Path:
-    """Return where a submission to a suite lies: apart once the suite is closed, so that the name's next one
-    has room.
-    """
-    closed = submissions.parent / "closed" / suite / name
-    return closed if closed.is_dir() else submissions / name
-
-
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
     """Return the submission that a result is named after, None where there is none."""
-    folder = submission_path(result.name, result.suite.name, submissions)
+    folder = submissions / result.name
     return read_folder(folder, bound_code(result)) if (folder / RECORD).is_file() else None

@@ -24,7 +24,7 @@ from moeload_bench.results.markdown import markdown_table
 from moeload_bench.states.rule import LABELS
 
 NAME, METRIC = "gated", "window_tv"
-SUITES = ("v1", "v2", "v3")
+SUITES = ("v3",)
 TRACES = "ORG/moeload-traces"
 """Stands for the dataset until a suite names it."""
 PAPER = "arxiv:2404.16914"

@@ -89,7 +89,7 @@ def commit_of(root: Path) -> str | None:
     """
     if not (root / ".git").exists() or shutil.which("git") is None:
         return None
-    written = [f":(exclude)leaderboard/{name}" for name in ("results", "submissions", "closed")]
+    written = [f":(exclude)leaderboard/{name}" for name in ("results", "submissions")]
     commit = _git(root, "describe", "--always", "--abbrev=40").stdout.strip()
     changed = _git(root, "diff", "--quiet", "HEAD", "--", ".", *written).returncode
     return f"{commit}-dirty" if commit and changed else commit or None

@@ -65,7 +65,7 @@ def new_season(
 ) -> Plan:
     """Draw the secret and write the plan; both before anybody's entry is closed.
 
-    ``suite`` is by default the one that takes submissions. ``draws``: a file of what is drawn after closing, in place
+    ``suite`` is by default the newest. ``draws``: a file of what is drawn after closing, in place
     of recipes and public value; such a season is recorded in the open.
     ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
     Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, for

@@ -76,8 +76,7 @@ def new(
     suite: Annotated[
         str | None,
         typer.Option(
-            help="Horizons, state rule and open runs are this suite's; by default those of the suite that takes "
-            "submissions.",
+            help="Horizons, state rule and open runs are this suite's; by default those of the newest suite.",
             show_default=False,
         ),
     ] = None,

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of, submission_path
+from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of
 from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
@@ -189,8 +189,7 @@ def read_board(root: Path, folder: Path) -> Board:
     if UNIFORM not in {result.name for result in results}:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
     submissions = root / "leaderboard" / "submissions"
-    paths = [submission_path(result.name, suite.name, submissions) for result in results]
-    entries = tuple(make_entry(result, path, suite) for result, path in zip(results, paths, strict=True))
+    entries = tuple(make_entry(result, submissions / result.name, suite) for result in results)
     return Board(suite, entries, reference_of(results))
 
 

@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from leaderboard.committed import ROOT, submission_path
+from leaderboard.committed import ROOT, SUBMISSIONS
 from moeload_bench.results import tables
 from moeload_bench.results.html import NONE, number
 from moeload_bench.results.record import Result
@@ -95,7 +95,7 @@ def verify_command(result: Result) -> str:
 
 
 def _folder_of(result: Result) -> str:
-    return submission_path(result.name, result.suite.name).relative_to(ROOT).as_posix()
+    return (SUBMISSIONS / result.name).relative_to(ROOT).as_posix()
 
 
 def _literal(value: Any) -> str:

@@ -23,11 +23,8 @@ SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
 QUANTILES = (0.1, 0.5, 0.9)
 
 
-def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple[Suite, list[str]]:
-    """Return the suite over the plan's runs, and what is wrong with the folder, in words.
-
-    Raises `SuiteError` that lists everything wrong, unless ``partial``: then what is wrong is left out.
-    """
+def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
+    """Return the suite over the plan's runs; raise `SuiteError` that lists everything wrong with the folder."""
     fit: list[FitTrace] = []
     scored: list[SuiteTrace] = []
     starts: dict[str, Array] = {}
@@ -51,15 +48,15 @@ def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple
         if tokens is not None and stratum_of(tokens) is None:
             missing.append(f"{ref.id}: {tokens:,.0f} tokens per expert are of no stratum: {dict(STRATA)}")
         wrong += missing
-        if any(chosen.values()) and (partial or not missing):
+        if any(chosen.values()) and not missing:
             asked = None if horizon == HORIZONS[-1] else horizon
             scored.append(SuiteTrace(**entry.model_dump(), **chosen, horizon=asked, expert_tokens=tokens))
-    if wrong and not partial:
+    if wrong:
         raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
     if not scored:
         raise SuiteError(f"{folder}: no test run of the plan of suite {plan.name} can be scored")
-    suite = Suite(
-        name=f"{plan.name}-partial" if partial else plan.name,
+    return Suite(
+        name=plan.name,
         description=plan.description,
         horizons=HORIZONS,
         quantiles=QUANTILES,
@@ -67,12 +64,10 @@ def frozen_suite(plan: plans.Plan, folder: Path, partial: bool = False) -> tuple
         variants=plan.variants,
         rule=plan.rule,
         hub=plan.hub,
-        submissions=plan.submissions,
         near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
         fit=tuple(fit),
         traces=tuple(scored),
     )
-    return suite, wrong
 
 
 def _origins(
@@ -119,14 +114,8 @@ def _value(value: object) -> str:
     return str(value)
 
 
-def target_file(plan: plans.Plan, suite: Suite, partial: Path | None) -> Path:
-    """Return where the suite is written; raise `SuiteError` for a trial inside the package or a suite frozen
-    otherwise.
-    """
-    if partial is not None:
-        if partial.suffix != ".toml" or partial.resolve().is_relative_to(SUITES):
-            raise SuiteError(f"{partial}: a partial suite is a .toml file outside {SUITES}")
-        return partial
+def target_file(plan: plans.Plan, suite: Suite) -> Path:
+    """Return where the suite is written; raise `SuiteError` for a suite that is frozen otherwise."""
     path = SUITES / f"{plan.name}.toml"
     if path.is_file() and load_suite(path).sha256() != suite.sha256():
         raise SuiteError(
@@ -139,12 +128,6 @@ def target_file(plan: plans.Plan, suite: Suite, partial: Path | None) -> Path:
 def freeze(
     plan: Annotated[str, typer.Argument(help="A name in leaderboard/suites/plans/, or a TOML file.")],
     folder: Annotated[Path, typer.Argument(help="The traces, as RECIPE/SPLIT/seedN.parquet.")],
-    partial: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="OUT.toml", help="Write a suite for trials from what is there, and list what is left out."
-        ),
-    ] = None,
 ) -> None:
     """Freeze a suite: its traces by hash, its origins by the state rule.
 
@@ -153,18 +136,15 @@ def freeze(
     for fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon
     still fits; fewer than 20 in a state are refused unless the plan says so. The same traces give the same file.
 
-    [bold]python -m leaderboard freeze v1 traces --partial /tmp/v1-so-far.toml[/bold]
+    [bold]python -m leaderboard freeze v3 traces[/bold]
     """
     wanted = plans.load_plan(plan)
-    suite, wrong = frozen_suite(wanted, folder, partial is not None)
-    path = target_file(wanted, suite, partial)
+    suite = frozen_suite(wanted, folder)
+    path = target_file(wanted, suite)
     path.write_text(to_toml(suite))
-    for line in wrong:
-        print(f"left out: {line}")
     for entry in suite.traces:
         parts = [f"{s} {len(o)} ({min(o)}-{max(o)})" for s in LABELS if (o := getattr(entry, s))]
         print(f"{entry.id}: origins {', '.join(parts)}")
-    if partial is None:
-        print(f'tests/suites/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')
+    print(f'tests/suites/test_suite.py: FROZEN["{suite.name}"] = "{suite.sha256()}"')
     scored, open_ = len(suite.traces), len(suite.fit)
     print(f"{path}: suite {suite.name}, {scored} scored and {open_} open runs, sha256 {suite.sha256()}")

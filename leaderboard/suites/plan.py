@@ -46,7 +46,7 @@ class Plan(Record):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
     ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
-    dataset repository and tag, written once it is known. ``submissions``: whether the leaderboard takes any.
+    dataset repository and tag, written once it is known.
     ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
@@ -66,7 +66,6 @@ class Plan(Record):
     near_twins: bool = False
     short: int = 0
     strata: bool = False
-    submissions: Literal["open", "closed"] = "open"
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:

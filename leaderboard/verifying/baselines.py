@@ -38,10 +38,9 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
 
 
 def submit_baselines() -> None:
-    """Write the baselines' submissions from their results on the suite that takes submissions.
+    """Write the baselines' submissions from their results on the newest suite.
 
-    A submission is on one suite: when a newer one takes them, those on it replace those on the older. `make verify`
-    does this first.
+    A submission is on one suite: those on a newer one replace those on the older. `make verify` does this first.
     """
     suite = load_suite(default_suite())
     for name in suite.baselines:

@@ -14,13 +14,13 @@ from leaderboard.verifying.verify import Request, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say, say_record
-from moeload_bench.errors import SubmissionError, not_found
+from moeload_bench.errors import SubmissionError
 from moeload_bench.submissions.check import apart_level, check_submission
 from moeload_bench.submissions.folder import REQUIREMENTS, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
-from moeload_bench.suites.suite import Suite, default_suite, load_suite, locate_traces, suite_names
+from moeload_bench.suites.suite import Suite, load_suite, locate_traces, no_suite, suite_names
 
 
 def verify(
@@ -113,7 +113,7 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
     """Return the suite that the maintainer names, else the submission's; a stranger's word names no file here."""
     claimed = read.record.suite.name
     if suite is None and claimed not in suite_names():
-        raise not_found("suite", claimed, [*suite_names(), "FILE.toml by --suite"])
+        raise no_suite(claimed, "FILE.toml by --suite")
     return load_suite(suite or claimed)
 
 
@@ -129,8 +129,6 @@ def _other_code(read: Folder) -> str | None:
 def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
     """Return what is wrong with a folder that comes from outside."""
     reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
-    if tasks.submissions != "open":
-        reasons.append(f"suite {tasks.name} takes no more submissions, expected one on {default_suite()}")
     if any("--hash" not in requirement for requirement in read.requirements):
         reasons.append(
             f"{REQUIREMENTS}: expected --hash=sha256:... of each wheel, so that no other file is installed later: "

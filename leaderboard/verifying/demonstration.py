@@ -19,7 +19,7 @@ NAME = "memoriser"
 
 def demonstration(
     out: Annotated[Path, typer.Argument(help="The folder below which the folder `memoriser` is written.")],
-    suite: Annotated[str, typer.Argument(help="The suite whose test runs it holds.")] = "v1",
+    suite: Annotated[str, typer.Argument(help="The suite whose test runs it holds.")] = "mini",
 ) -> None:
     """Write the memoriser of a public suite as a submission, which a season shows without a rank.
 

@@ -30,7 +30,7 @@ from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite
 from moeload_bench.traces.trace import Trace, shares
 
 DRAWN = Path(__file__).resolve().parent / "drawn.json"
-DRAWS = {"mini": 20, "v1": 5}
+DRAWS = {"mini": 20}
 WINDOWS = (5, 1000)  # steps of the honest forecast that a memory is mixed with
 COARSER = 2.0  # a memory has up to so many times the steps of the one that fits best
 BEYOND = 100

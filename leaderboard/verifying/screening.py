@@ -32,7 +32,7 @@ from moeload_bench.traces.trace import Trace
 
 MEASURED = Path(__file__).resolve().parent / "screened.json"
 WEIGHTS = tuple(range(1, 100))  # in hundredths
-EVERY = {"mini": 16, "v1": 125}  # steps of a memoriser's memory: what fits into the size of a submission
+EVERY = {"mini": 16}  # steps of a memoriser's memory: what fits into the size of a submission
 MEMORISERS: Mapping[str, Mapping[str, Any]] = {
     "memory": {},
     "memory, weight 0.3": {"weight": 0.3},
@@ -158,7 +158,7 @@ def screening(
 
     Kept in leaderboard/verifying/screened.json; `pages docs/guide/leaderboard.md` makes the table.
 
-    [bold]python -m leaderboard studies screening v1 gated memory[/bold]
+    [bold]python -m leaderboard studies screening mini gated memory[/bold]
     """
     tasks = load_suite(suite)
     for name, made in record(tasks, names):

@@ -13,7 +13,7 @@ import typer
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
 from moeload_bench.cli.progress import pair_progress, plain_console, say, say_document
 from moeload_bench.environment import environment
-from moeload_bench.errors import HubError, SubmissionError, SuiteError
+from moeload_bench.errors import HubError, SubmissionError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.results.brief import brief_tables
@@ -84,7 +84,7 @@ def submit(
 
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
-    tasks = _open_suite(suite or default_suite())
+    tasks = _suite_with_traces(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
@@ -108,11 +108,9 @@ def submit(
     _hand_in(prepared, there, root, dry_run)
 
 
-def _open_suite(name: str) -> Suite:
-    """Return a suite that takes submissions, after checking that its traces are here; raise `SuiteError` otherwise."""
+def _suite_with_traces(name: str) -> Suite:
+    """Return a suite after checking that its traces are here; raise `SuiteError` otherwise."""
     suite = load_suite(name)
-    if suite.submissions != "open":
-        raise SuiteError(f"suite {suite.name} takes no more submissions; {default_suite()} does")
     check_traces(suite)
     return suite
 

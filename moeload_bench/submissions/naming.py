@@ -12,8 +12,8 @@ from moeload_bench.schema import load_toml
 from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.record import Submission
 
-_PLACE = re.compile(r"(?:submissions|closed/[^/]+)/([^/]+)/")
-"""Where a submission lies below the root of a leaderboard; those to closed suites are stored separately."""
+_PLACE = re.compile(r"submissions/([^/]+)/")
+"""Where a submission lies below the root of a leaderboard."""
 _LOOKS = str.maketrans("015i._", "olsl--")
 
 
@@ -51,12 +51,12 @@ def check_name(record: Submission, root: Path) -> None:
 
 
 def records_below(root: Path) -> list[Path]:
-    """Return the records of all submissions below a local root of a leaderboard, those to closed suites first."""
-    return sorted([*root.glob(f"submissions/*/{RECORD}"), *root.glob(f"closed/*/*/{RECORD}")])
+    """Return the records of all submissions below a local root of a leaderboard."""
+    return sorted(root.glob(f"submissions/*/{RECORD}"))
 
 
 def names_in(paths: Iterable[str]) -> list[str]:
-    """Return the names of submissions, to closed suites too, in a list of paths below the root of a leaderboard."""
+    """Return the names of submissions in a list of paths below the root of a leaderboard."""
     found = (_PLACE.match(path) for path in paths)
     return sorted({match[1] for match in found if match})
 

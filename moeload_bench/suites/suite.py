@@ -13,11 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.errors import MoeloadError, SuiteError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, later, read_toml
@@ -26,15 +26,19 @@ from moeload_bench.states.rule import State, StateRule, label_states, state_name
 from moeload_bench.traces.meta import Stratum, stratum_of
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import page
 
 STATES: tuple[State, ...] = ("transient", "mixed", "stable")
 CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "submissions")
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
+CLOSED = ("v1", "v2")
+ARCHIVED_AT = "07f6d2b8"
+"""The commit that has the suites that are closed."""
 _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
 _VARIANT = re.compile(r"[a-z0-9_]+([.-][a-z0-9_]+)+")  # never a baseline's own name, a path or a module
 _HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$"
@@ -98,10 +102,17 @@ class Suite(Record):
     seed: int = Field(default=0, ge=0, lt=2**64)
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
-    submissions: Literal["open", "closed"] = "open"
     near_twins: tuple[tuple[str, ...], ...] = ()
     fit: tuple[FitTrace, ...] = ()
     traces: tuple[SuiteTrace, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_submissions(cls, content: object) -> object:
+        """Read suites that say whether they take submissions, as the one of season 2027-01 does: it decides nothing."""
+        if isinstance(content, dict):
+            return {key: value for key, value in content.items() if key != "submissions"}
+        return content
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -186,14 +197,23 @@ def suite_names() -> list[str]:
 
 
 def full_suites(names: Iterable[str]) -> list[str]:
-    """Return those names that belong to full suites (v1, v2, ...), in the order of their numbers."""
+    """Return those names that belong to full suites (v3, v4, ...), in the order of their numbers."""
     return sorted((name for name in names if re.fullmatch(r"v\d+", name)), key=lambda name: int(name[1:]))
 
 
 def default_suite() -> str:
-    """Return the suite for submissions: the newest full one (v1, v2, ...) that takes any, mini if none does."""
-    taking = [name for name in full_suites(suite_names()) if load_suite(name).submissions == "open"]
-    return taking[-1] if taking else "mini"
+    """Return the suite for submissions: the newest full one (v3, v4, ...), mini if there is none."""
+    return next(reversed(full_suites(suite_names())), "mini")
+
+
+def no_suite(name: str, file: str) -> MoeloadError:
+    """Return the error for a name that no suite of the package has; ``file``: how to name a file in its place."""
+    if name in CLOSED:
+        return SuiteError(
+            f"suite {name} is closed: its results are in {page('docs/archive.md')}, all of it is at commit "
+            f"{ARCHIVED_AT}; use {default_suite()}"
+        )
+    return not_found("suite", name, [*suite_names(), file])
 
 
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
@@ -203,7 +223,7 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     if not path.is_file() and text.endswith(".toml"):
         raise SuiteError(f"{text}: no such file; the package's suites are named {', '.join(suite_names())}")
     if not path.is_file():
-        raise not_found("suite", text, [*suite_names(), "FILE.toml"])
+        raise no_suite(text, "FILE.toml")
     size = path.stat().st_size
     if size > MAX_SUITE_BYTES:
         raise SuiteError(f"{path}: {size} bytes, at most {MAX_SUITE_BYTES} are read")

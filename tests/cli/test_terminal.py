@@ -351,7 +351,7 @@ def test_a_long_command_is_broken_where_it_can_be_pasted(width: int) -> None:
 
 def test_a_command_with_an_apostrophe_can_be_pasted() -> None:
     """The words of the broken command are those of the whole one."""
-    command = shlex.join(["moeload-bench", "run", "--trace", "it's my run.parquet", "--suite", "v2", "--out", "a/b"])
+    command = shlex.join(["moeload-bench", "run", "--trace", "it's my run.parquet", "--suite", "v3", "--out", "a/b"])
     pasted = command_lines(command, 40).replace("\\\n", " ")
     assert shlex.split(pasted) == shlex.split(command)
 

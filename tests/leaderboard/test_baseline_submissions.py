@@ -90,11 +90,11 @@ def test_a_result_of_other_code_makes_no_submission(tmp_path: Path) -> None:
         write_submission("sw_avg", suite, tmp_path)
 
 
-def test_every_baseline_of_v1_can_be_submitted(tmp_path: Path) -> None:
+def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
     """Each has a name that a submission may have and that looks like no other, in results, tables and folders alike;
     its target has the arguments, and no variant passes for the reference.
     """
-    plan = load_plan("v1")
+    plan = load_plan("v3")
     world = make_world(tmp_path / "traces")
     suite = world.suite.model_copy(update={"baselines": plan.baselines, "variants": plan.variants})
     assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)

@@ -73,8 +73,8 @@ BAD: dict[str, tuple[Callable[[Result], Result], str]] = {
         "scored on suite mini 000000000000, expected mini",
     ),
     "another name": (
-        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"name": "v1"})}),
-        "scored on suite v1",
+        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"name": "v9"})}),
+        "scored on suite v9",
     ),
     "changed code": (lambda r: with_forecaster(r, source_sha256="0" * 64), "made from other code: 000000000000"),
     "unknown code": (lambda r: with_forecaster(r, target="no_such", name="no_such"), "its code cannot be found"),

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -39,7 +38,6 @@ from leaderboard.site.words import (
     run_command,
     signed_skill,
     three_digits,
-    verify_command,
     web_link,
 )
 from moeload_bench.errors import MoeloadError, ResultError
@@ -294,16 +292,6 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any], 
         assert options[4:6] == ["--level", mini.results[0].isolation if expected == target else "sandbox"]
 
 
-def test_the_commands_of_an_entry_of_a_closed_suite_name_where_it_lies() -> None:
-    """Apart from the open ones, so that the command finds it."""
-    result = load_result(RESULTS / "v1" / "sw_avg.json")
-    assert verify_command(result) == "python -m leaderboard verify leaderboard/closed/v1/sw_avg"
-    made = result.forecaster.model_copy(update={"target": "forecaster.py:Mine"})
-    assert "run leaderboard/closed/v1/sw_avg/forecaster.py:Mine" in run_command(
-        result.model_copy(update={"forecaster": made})
-    )
-
-
 def test_skill_in_what_plans_cost_is_that_of_their_imbalance(mini: Board) -> None:
     """As in the tables: regret may be 0, so the ratio is of the imbalance of the same plans, and the page says so."""
     skills = {}
@@ -425,25 +413,6 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     assert found["lstm"] == ("failed", ("x",))
 
 
-def test_an_entry_of_a_closed_suite_stays_verified(tmp_path: Path) -> None:
-    """Its submission lies apart, so that one of the same name on a newer suite leaves it as it was."""
-    root = copy_checkout(tmp_path)
-    folder = root / "leaderboard" / "results" / "mini"
-    result = load_result(folder / "arima.json").model_copy(update={"scoring_version": SCORING_VERSION})
-    result = result.model_copy(update={"status": "verified"})
-    result.save(folder / "arima.json")
-    _verification(root, result, True, [])
-    closed = root / "leaderboard" / "closed" / "mini"
-    shutil.copytree(root / "leaderboard" / "submissions" / "arima", closed / "arima")
-    (root / "leaderboard" / "submissions" / "arima" / VERIFICATION).unlink()
-    board = next(board for board in read_inputs(root).boards if board.suite.name == "mini")
-    entry = next(entry for entry in board.entries if entry.name == "arima")
-    assert (entry.standing, entry.wrong) == ("verified", ())
-    shutil.rmtree(closed)
-    board = next(board for board in read_inputs(root).boards if board.suite.name == "mini")
-    assert next(entry for entry in board.entries if entry.name == "arima").standing == "claimed"
-
-
 def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> None:
     """A sampled verification is called one on the leaderboard and the page; costs of the re-run stand on the page."""
     root = copy_checkout(tmp_path)
@@ -464,7 +433,7 @@ def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> N
 
 def test_a_page_says_where_the_code_is() -> None:
     """In the submission's folder, or in the package: a baseline, or an adapter of somebody's library."""
-    entries = (SUBMISSIONS / "sw_avg", SUBMISSIONS.parent / "closed" / "v2" / "autotheta")
+    entries = (SUBMISSIONS / "sw_avg", SUBMISSIONS / "autotheta")
     said = [forecaster_page.code_of(read_folder(path).record) for path in entries]
     assert said == ["a baseline of the package", "an adapter of the package"]
     own = read_folder(SUBMISSIONS / "sw_avg").record.model_copy(update={"name": "mine", "target": "forecaster.py:Mine"})

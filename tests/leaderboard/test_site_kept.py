@@ -98,7 +98,7 @@ def test_a_site_says_what_it_was_made_from(tmp_path: Path) -> None:
 def test_any_file_that_is_read_changes_the_hash_of_a_checkout(tmp_path: Path) -> None:
     """Content, name and place; what is beside these folders does not."""
     found = [checkout_sha256(tmp_path)]
-    for name in ("CITATION.cff", "traces/a.parquet", "leaderboard/results/v1/mine.json", "docs/a.md"):
+    for name in ("CITATION.cff", "traces/a.parquet", "leaderboard/results/v3/mine.json", "docs/a.md"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"1")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,8 @@ from tests.conftest import needs_traces, synthetic_trace
 from tests.support.checkout import leaderboard
 
 RECIPE = "qwen3moe-tiny-8e"
+OLDEST_SEED = 4
+"""The twelve oldest recipes share the seeds 0 to 4."""
 RUNS = (f"{RECIPE}/test/seed1", f"{RECIPE}/train/seed0")
 PLAN = Plan(name="trial", description="", steps=2600, baselines=("sw_avg",), runs=RUNS)
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,8 +39,7 @@ def put(folder: Path, *traces: Trace) -> Path:
 
 def test_a_frozen_suite_is_what_its_plan_and_traces_give() -> None:
     """Freezing the bundled traces again writes the committed file, to the byte."""
-    suite, wrong = frozen_suite(load_plan("mini"), bundled_folder())
-    assert wrong == []
+    suite = frozen_suite(load_plan("mini"), bundled_folder())
     assert to_toml(suite) == (SUITES / "mini.toml").read_text()
 
 
@@ -48,7 +48,7 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
     plan = load_plan("mini")
     hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), {"sw_avg.w10": "sw_avg@window=10"}
     named = {"baselines": (*plan.baselines, "sw_avg.w10"), "variants": variants, "hub": hub}
-    suite, _ = frozen_suite(plan.model_copy(update=named), bundled_folder())
+    suite = frozen_suite(plan.model_copy(update=named), bundled_folder())
     (tmp_path / "pinned.toml").write_text(to_toml(suite))
     again = load_suite(tmp_path / "pinned.toml")
     assert again == suite
@@ -58,16 +58,14 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
 
 @needs_traces
 @pytest.mark.slow
-@pytest.mark.skipif(not (SUITES / "v1.toml").is_file(), reason="suite v1 is not frozen yet")
-def test_suite_v1_is_what_its_plan_and_the_published_traces_give() -> None:
+def test_suite_v3_is_what_its_plan_and_the_published_traces_give() -> None:
     """The same for traces/."""
-    assert to_toml(frozen_suite(load_plan("v1"), ROOT / "traces")[0]) == (SUITES / "v1.toml").read_text()
+    assert to_toml(frozen_suite(load_plan("v3"), ROOT / "traces")) == (SUITES / "v3.toml").read_text()
 
 
 def test_every_run_of_the_plan_is_taken_and_nothing_is_wrong(tmp_path: Path) -> None:
     """`test` runs are scored, `train` runs are open."""
-    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0)))
-    assert wrong == []
+    suite = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0)))
     assert [entry.id for entry in suite.traces] == [RUNS[0]]
     assert [entry.id for entry in suite.fit] == [RUNS[1]]
 
@@ -115,8 +113,7 @@ def test_one_training_may_be_open_under_two_names(tmp_path: Path) -> None:
     meta = make("train", 0).meta.model_copy(update={"recipe": OTHER})
     twin = dataclasses.replace(make("train", 0), meta=meta)
     plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
-    suite, wrong = frozen_suite(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
-    assert wrong == []
+    suite = frozen_suite(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
     assert {entry.id for entry in suite.fit} == {RUNS[1], twin.id}
 
 
@@ -136,7 +133,7 @@ def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match=rf"{RUNS[0]}: 0 origins are stable.*lacking\."):
         frozen_suite(plan, tmp_path)
     lacking = {RUNS[0]: Lacking(state="stable", reason="too short")}
-    suite, _ = frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
+    suite = frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
     assert suite.traces[0].stable == ()
     assert len(suite.traces[0].transient) == 20
     lacking = {RUNS[0]: Lacking(state="transient", reason="wrong")}
@@ -144,67 +141,47 @@ def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
         frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
 
 
-def test_a_partial_suite_lists_what_it_leaves_out(tmp_path: Path) -> None:
-    """It has another name, and what is wrong is said instead of refused."""
-    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0, steps=300)), partial=True)
-    assert suite.name == "trial-partial"
-    assert suite.fit == ()
-    assert re.search("300 steps, expected", "\n".join(wrong))
-
-
-def test_a_partial_suite_is_never_written_into_the_package(tmp_path: Path) -> None:
-    """Nor is a frozen suite replaced by another one of its name."""
-    suite = load_suite("mini")
-    plan = load_plan("mini")
-    with pytest.raises(SuiteError, match="outside"):
-        target_file(plan, suite, SUITES / "x.toml")
-    assert target_file(plan, suite, tmp_path / "x.toml") == tmp_path / "x.toml"
-    assert target_file(plan, suite, None) == SUITES / "mini.toml"
+def test_a_frozen_suite_is_never_replaced_by_another_of_its_name() -> None:
+    """The same content is written again; other horizons are refused."""
+    suite, plan = load_suite("mini"), load_plan("mini")
+    assert target_file(plan, suite) == SUITES / "mini.toml"
     with pytest.raises(SuiteError, match="is frozen with"):
-        target_file(plan, suite.model_copy(update={"horizons": (1,)}), None)
+        target_file(plan, suite.model_copy(update={"horizons": (1,)}))
 
 
 def test_the_command_names_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Exit status 2 and no file; with --partial the file and what was left out."""
+    """Exit status 2 and no file."""
     put(tmp_path, make("test", 1))
     plan = tmp_path / "plan.toml"
     runs = ", ".join(f'"{run}"' for run in RUNS)
     plan.write_text(f'name = "trial"\ndescription = ""\nsteps = 2600\nbaselines = ["sw_avg"]\nruns = [{runs}]\n')
     assert leaderboard("freeze", plan, tmp_path) == 2
     assert f"{RUNS[1]}: missing" in capsys.readouterr().err
-    out = tmp_path / "out.toml"
-    assert leaderboard("freeze", plan, tmp_path, "--partial", out) == 0
-    assert f"left out: {RUNS[1]}: missing" in capsys.readouterr().out
-    assert load_suite(out).name == "trial-partial"
+    assert not (SUITES / "trial.toml").exists()
 
 
 def test_runs_of_other_recipes_are_another_plan_s(tmp_path: Path) -> None:
     """One folder holds the runs of several suites: a recipe that the plan has nothing of is not its business."""
     other = make("test", 5, recipe="ladder-2m")
-    suite, wrong = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0), other))
-    assert wrong == []
+    suite = frozen_suite(PLAN, put(tmp_path, make("test", 1), make("train", 0), other))
     assert [entry.id for entry in suite.traces] == [RUNS[0]]
 
 
-def test_every_run_after_v1_has_a_seed_of_its_own() -> None:
-    """No two runs of any recipe, split or plan share a seed, so none is part of another; v1 is in v2 as it is."""
-    v1 = {*load_plan("v1").runs, *load_plan("v1").beside}
-    plans = [load_plan(path.stem) for path in PLANS.glob("*.toml") if path.stem not in ("mini", "v1")]
-    later = sorted({run for plan in plans for run in (*plan.runs, *plan.beside)} - v1)
-    seeds = [run.split("/seed")[1] for run in later]
-    assert len(set(seeds)) == len(seeds) > 30
-    assert not set(seeds) & {run.split("/seed")[1] for run in v1}
-    assert v1 <= {*load_plan("v2").runs, *load_plan("v2").beside}
+def test_every_run_has_a_seed_of_its_own_but_those_of_the_oldest_recipes() -> None:
+    """No two later runs of any recipe, split or plan share a seed, so none is part of another."""
+    plans = [load_plan(path.stem) for path in PLANS.glob("*.toml") if path.stem != "mini"]
+    every = {run: int(run.split("/seed")[1]) for plan in plans for run in (*plan.runs, *plan.beside)}
+    later = [seed for seed in every.values() if seed > OLDEST_SEED]
+    assert len(set(later)) == len(later) > 30
 
 
 def test_near_twins_are_found_in_the_recipes() -> None:
-    """One model, balancing and first text: what parts only later is one group; v1 keeps the statistics it has."""
-    recipes = [run.split("/")[0] for run in load_plan("v2").runs]
+    """One model, balancing and first text: what parts only later is one group."""
     alike = ("aux0", "drift", "restart", "shift", "wsd")
-    assert near_twins(recipes) == (tuple(f"qwen3moe-16e-{name}" for name in alike),)
+    recipes = [run.split("/")[0] for run in load_plan("v3").runs]
+    assert tuple(f"qwen3moe-16e-{name}" for name in alike) in near_twins(recipes)
+    assert near_twins(recipes) == load_suite("v3").near_twins
     assert near_twins(run.split("/")[0] for run in load_plan("ladder").runs) == ()
-    assert (load_plan("v1").near_twins, load_plan("v2").near_twins) == (False, True)
-    assert load_suite("v1").near_twins == ()
 
 
 def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Path) -> None:
@@ -215,8 +192,8 @@ def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Pat
     version = {name: load_recipe(name).version for name in names}
     put(tmp_path, *(make(split, n, recipe=name, recipe_version=version[name]) for name, split, n in runs))
     plan = PLAN.model_copy(update={"runs": ids})
-    grouped, _ = frozen_suite(plan.model_copy(update={"near_twins": True}), tmp_path)
-    alone, _ = frozen_suite(plan, tmp_path)
+    grouped = frozen_suite(plan.model_copy(update={"near_twins": True}), tmp_path)
+    alone = frozen_suite(plan, tmp_path)
     assert grouped.near_twins == (names[:2],)
     assert (alone.near_twins, alone.sha256()) == ((), grouped.sha256())
     (tmp_path / "trial.toml").write_text(to_toml(grouped))
@@ -229,7 +206,7 @@ def test_a_suite_freezes_its_near_twins_and_its_hash_rests_on_none(tmp_path: Pat
             Suite.model_validate({**grouped.model_dump(), "near_twins": wrong})
 
 
-@pytest.mark.parametrize("name", ["v1", "v2", "v3", "ladder"])
+@pytest.mark.parametrize("name", ["v3", "ladder"])
 def test_a_plan_asks_for_no_more_steps_than_its_recipes_have(name: str) -> None:
     """Each recipe reaches the steps of the plan, and one has no more."""
     plan = load_plan(name)
@@ -237,9 +214,8 @@ def test_a_plan_asks_for_no_more_steps_than_its_recipes_have(name: str) -> None:
 
 
 def test_v3_has_both_sizes_and_what_was_kept_out_in_no_train_run() -> None:
-    """All of v2's runs, eight large recipes with a `test` run, thirty drawn `train` runs, no hash routing to fit on."""
+    """Eight large recipes with a `test` run, thirty drawn `train` runs, no hash routing to fit on."""
     plan = load_plan("v3")
-    assert {*load_plan("v2").runs} < {*plan.runs}
     test, train = ({run.split("/")[0] for run in plan.runs if f"/{split}/" in run} for split in ("test", "train"))
     large = [name for name in test if "-large" in name or name.startswith("drawn-l")]
     sizes = {name: expert_tokens(recipe_of_run(name)) for name in large}
@@ -250,10 +226,9 @@ def test_v3_has_both_sizes_and_what_was_kept_out_in_no_train_run() -> None:
     assert "hash" not in {recipe_of_run(name).balancing.method for name in train}
 
 
-@pytest.mark.parametrize("name", ["mini", "v1", "v2"])
-def test_a_plan_lists_recipes_that_exist_and_their_train_runs(name: str) -> None:
+def test_a_plan_lists_recipes_that_exist_and_their_train_runs() -> None:
     """Every recipe is one of the package's and has a run to fit on."""
-    plan = load_plan(name)
+    plan = load_plan("mini")
     recipes = {run.split("/")[0] for run in plan.runs}
     assert recipes <= set(list_recipes())
     assert recipes == {run.split("/")[0] for run in plan.runs if "/train/" in run}
@@ -292,13 +267,13 @@ def test_short_runs_are_asked_for_less_and_every_run_has_its_stratum(tmp_path: P
     """
     plan = PLAN.model_copy(update={"steps": 1500, "short": 6000, "strata": True})
     train = make("train", 0)
-    suite, wrong = frozen_suite(plan, put(tmp_path / "small", make("test", 1), train), partial=True)
+    suite = frozen_suite(plan, put(tmp_path / "small", make("test", 1), train))
     (entry,) = suite.traces
-    assert (entry.horizon, suite.strata(), wrong) == (1000, {"small": [RUNS[0]]}, [])
+    assert (entry.horizon, suite.strata()) == (1000, {"small": [RUNS[0]]})
     assert max(origin for origin, _ in entry.origins()) > 2600 - HORIZONS[-1]
     (tmp_path / "own.toml").write_text(to_toml(suite))
     assert load_suite(tmp_path / "own.toml") == suite
-    large, _ = frozen_suite(plan, put(tmp_path / "large", make("test", 1, tokens=8192), train), partial=True)
+    large = frozen_suite(plan, put(tmp_path / "large", make("test", 1, tokens=8192), train))
     assert large.strata() == {"large": [RUNS[0]]}
     with pytest.raises(SuiteError, match=f"{RUNS[0]}: 1,500 tokens per expert are of no stratum"):
         frozen_suite(plan, put(tmp_path / "between", make("test", 1, tokens=3000), train))

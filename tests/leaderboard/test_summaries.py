@@ -97,7 +97,7 @@ def test_the_terminal_shows_the_numbers_of_the_file() -> None:
             assert any(line[: len(expected)] == expected for line in lines), expected
 
 
-@pytest.mark.parametrize("name", ["v1", pytest.param("v2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["mini"])
 def test_every_suite_has_a_file(name: str) -> None:
     """With each of its forecasters."""
     assert {key[0] for key in numbers_of(name)} == {result.name for result in results_of(name)}

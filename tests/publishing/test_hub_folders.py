@@ -181,22 +181,20 @@ def test_the_weights_are_those_that_the_package_ships(made: dict[str, Path]) -> 
         np.testing.assert_array_equal(getattr(ours, name), getattr(shipped, name))
     names = set(folder_bytes(made["model"]))
     assert names == {
-        "README.md", "LICENSE", "model.safetensors", ".eval_results/moeload-v1.yaml", ".eval_results/moeload-v2.yaml",
-        ".eval_results/moeload-v3.yaml",
+        "README.md", "LICENSE", "model.safetensors", ".eval_results/moeload-v3.yaml",
     }  # fmt: skip
     assert {name: made["model"].joinpath(name).read_bytes() for name in names} == model_files(REPO["model"])
 
 
 def test_evaluation_records_are_read_by_the_hubs_own_classes(made: dict[str, Path]) -> None:
-    """Two states of each suite, a value that rises, and the dataset."""
+    """Two states of the suite, a value that rises, and the dataset."""
     import yaml
     from huggingface_hub import ModelCard, parse_eval_result_entries
 
-    for suite in ("v1", "v2", "v3"):
-        text = (made["model"] / f".eval_results/moeload-{suite}.yaml").read_text()
-        entries = parse_eval_result_entries(yaml.safe_load(text))
-        assert [entry.task_id for entry in entries] == [f"{suite}-transient", f"{suite}-stable"]
-        assert all(0 < entry.value < 100 for entry in entries)
+    text = (made["model"] / ".eval_results/moeload-v3.yaml").read_text()
+    entries = parse_eval_result_entries(yaml.safe_load(text))
+    assert [entry.task_id for entry in entries] == ["v3-transient", "v3-stable"]
+    assert all(0 < entry.value < 100 for entry in entries)
     card = ModelCard.load(made["model"] / "README.md")
     assert (card.data.license, card.data.library_name) == ("apache-2.0", "moeload-bench")
     assert "arxiv:2404.16914" in (card.data.tags or [])

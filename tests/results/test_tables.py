@@ -271,7 +271,7 @@ def test_the_reference_in_the_wheel_is_the_committed_result(path: Path) -> None:
 
 def test_the_reference_in_the_wheel_is_compared_on_the_runs_that_are_there() -> None:
     """Results of one size of batch, or of one recipe, without the reference's: it has the other runs too."""
-    window = load_result(ROOT / "leaderboard" / "results" / "v1" / "sw_avg.w10.json")
+    window = load_result(ROOT / "leaderboard" / "results" / "v3" / "sw_avg.w10.json")
     few = with_runs_of([window], {run.trace for run in window.runs[:2]})
     found = reference_of(few)
     assert found is not None
@@ -281,7 +281,7 @@ def test_the_reference_in_the_wheel_is_compared_on_the_runs_that_are_there() -> 
 
 def test_a_window_of_the_reference_s_is_not_the_reference() -> None:
     """`sw_avg@window=10` has its target and other arguments: of both the one without arguments is it, in any order."""
-    plain, window = (load_result(ROOT / "leaderboard" / "results" / "v1" / f"sw_avg{of}.json") for of in ("", ".w10"))
+    plain, window = (load_result(ROOT / "leaderboard" / "results" / "v3" / f"sw_avg{of}.json") for of in ("", ".w10"))
     assert reference_of([window, plain]) is plain
     alone = reference_of([window])
     assert alone is not None

@@ -10,16 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
-from leaderboard.__main__ import app
 from leaderboard.committed import bound_code
-from leaderboard.suites.freeze import to_toml
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
-from moeload_bench.suites.suite import default_suite, load_suite
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.leaderboard.test_baseline_submissions import BASELINES
@@ -28,12 +25,8 @@ from tests.support.submitted import NAIVE, World, make_world, place
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
-SUBMISSIONS = [
-    pytest.param(path.parent, marks=pytest.mark.slow if "closed" in path.parts else ())
-    for path in records_below(ROOT / "leaderboard")
-    if path.parent.parent.name != "submissions" or path.parent.name not in BASELINES
-]
-"""All but those of baselines on today's suite, which are checked as they are written again."""
+SUBMISSIONS = [path.parent for path in records_below(ROOT / "leaderboard") if path.parent.name not in BASELINES]
+"""All but those of baselines, which are checked as they are written again."""
 REPO = "acme/results"
 
 
@@ -249,26 +242,12 @@ def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
     assert "no token: set HF_TOKEN" in refused.stderr
 
 
-def test_a_suite_that_takes_no_submissions_is_refused_before_anything_runs(world: World, tmp_path: Path) -> None:
-    """By name, with the one that does."""
-    text = Path(world.suite_file).read_text(encoding="utf-8")
-    closed = tmp_path / "closed.toml"
-    closed.write_text(text.replace('submissions = "open"', 'submissions = "closed"'))
+def test_a_submission_to_a_closed_suite_is_refused_by_its_name(world: World, tmp_path: Path) -> None:
+    """One line says where the suite is, and which one to use; nothing runs."""
     (tmp_path / "my.py").write_text(NAIVE)
-    options = ("--name", "mine", "--author", "A", "--licence", "MIT", "--suite", str(closed))
+    options = ("--name", "mine", "--author", "A", "--licence", "MIT", "--suite", "v2")
     done = moeload(world, "submit", f"{tmp_path / 'my.py'}:Mine", *options, cwd=tmp_path)
-    assert done.returncode == 2
-    assert f"suite small takes no more submissions; {default_suite()} does" in done.stderr
-
-
-def test_what_comes_from_outside_is_for_the_suite_that_takes_submissions(tmp_path: Path) -> None:
-    """A claim on a closed one could replace the result of an entry there."""
-    world = make_world(tmp_path / "world")
-    folder = place(tmp_path / "leaderboard", world)
-    closed = world.suite.model_copy(update={"submissions": "closed"})
-    (tmp_path / "closed.toml").write_text(to_toml(closed))
-    asked = ["verify", str(folder), "--suite", str(tmp_path / "closed.toml"), "--check-only"]
-    assert CliRunner().invoke(app, asked).exit_code == 0, "the maintainers may look at old entries"
-    result = CliRunner().invoke(app, [*asked, "--incoming"])
-    assert result.exit_code == 1
-    assert f"suite small takes no more submissions, expected one on {default_suite()}" in result.output
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("moeload-bench: suite v2 is closed: its results are in docs/archive.md")
+    assert done.stderr.endswith("; use v3\n")
+    assert done.stderr.count("\n") == 1

@@ -43,16 +43,6 @@ def test_a_name_is_its_authors(tmp_path: Path) -> None:
     check_name(record("mine", "A"), tmp_path / "no leaderboard yet")
 
 
-def test_a_name_stays_its_authors_when_the_suite_is_closed(tmp_path: Path) -> None:
-    """Whose submission to a closed suite lies apart."""
-    put(tmp_path, record("their-net", "A"), "closed/v1")
-    check_name(record("their-net", "A"), tmp_path)
-    with pytest.raises(SubmissionError, match="taken by other authors"):
-        check_name(record("their-net", "B"), tmp_path)
-    with pytest.raises(SubmissionError, match="'their_net' is too like 'their-net'"):
-        check_name(record("their_net", "A"), tmp_path)
-
-
 @pytest.mark.parametrize("existing", ["authors = ", "a = " + "[" * 5000, "a = " + "9" * 5000, "", "authors = 'A'"])
 def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
     """Whatever is wrong with it, somebody has the name."""
@@ -61,10 +51,9 @@ def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
 
 
 def test_names_come_from_paths() -> None:
-    """Folders below submissions/ and those of closed suites only."""
+    """Folders below submissions/ only."""
     paths = ["submissions/b/x.toml", "submissions/a/forecaster.py", "submissions/README", "x/submissions/c/d"]
     assert names_in(paths) == ["a", "b"]
-    old = f"closed/v1/d/{RECORD}"
-    assert names_in([*paths, old, "closed/v1/README"]) == ["a", "b", "d"]
-    assert records_of([*paths, old, "closed/v1/d/forecaster.py"], "d") == [old]
-    assert records_of([*paths, old], "a") == []
+    record = f"submissions/d/{RECORD}"
+    assert records_of([*paths, record, "submissions/d/forecaster.py"], "d") == [record]
+    assert records_of([*paths, record], "a") == []

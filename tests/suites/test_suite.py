@@ -23,12 +23,11 @@ from moeload_bench.suites.suite import (
 )
 from moeload_bench.traces.store import data_sha256, find_trace, read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import page
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 FROZEN = {
     "mini": "f712e93798e13f54d7ac0df9cf55ba9e7346b17a8d61b7ae3c5af74b53be6f0a",
-    "v1": "2b5156b58d0b0df7c0a3b0923f53e0dd0bb983d28a6ab4508c73a88b01a8de52",
-    "v2": "28e669cd3a154e0a3e3ba9e9f919f7d244d61c7b80dd1d3b8ac236b8060ef0fd",
     "v3": "01c6567c661d87611a40ea839a03fb81b0aa941a8dc04e91cd3fecc9e83ff43f",
 }
 
@@ -132,25 +131,31 @@ def test_blocks_are_disjoint_and_sliding_origins_equally_spaced(trace: Trace) ->
 
 
 @pytest.mark.parametrize(
-    ("names", "expected"), [(["mini"], "mini"), (["mini", "v1"], "v1"), (["mini", "v10", "v2", "v3-trial"], "v10")]
+    ("names", "expected"), [(["mini"], "mini"), (["mini", "v3"], "v3"), (["mini", "v10", "v4", "v5-trial"], "v10")]
 )
 def test_submissions_are_for_the_newest_full_suite(
     names: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Mini until one is frozen."""
     monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: names)
-    monkeypatch.setattr("moeload_bench.suites.suite.load_suite", lambda name: load_suite("mini"))
     assert default_suite() == expected
 
 
-def test_a_suite_says_by_itself_whether_it_takes_submissions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A newer one that takes none is passed over; that it takes some decides no score."""
-    closed = load_suite("mini").model_copy(update={"submissions": "closed"})
-    assert closed.sha256() == load_suite("mini").sha256()
-    kept = {"v1": load_suite("mini"), "v2": closed}
-    monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: list(kept))
-    monkeypatch.setattr("moeload_bench.suites.suite.load_suite", kept.__getitem__)
-    assert default_suite() == "v1"
+@pytest.mark.parametrize("name", ["v1", "v2"])
+def test_a_closed_suite_answers_with_one_line(name: str) -> None:
+    """It says where the suite is, and which one to use."""
+    with pytest.raises(SuiteError) as said:
+        load_suite(name)
+    assert str(said.value) == (
+        f"suite {name} is closed: its results are in {page('docs/archive.md')}, all of it is at commit 07f6d2b8; use v3"
+    )
+    assert name not in suite_names()
+
+
+def test_whether_a_suite_takes_submissions_is_read_and_ignored() -> None:
+    """The suite of season 2027-01 says it, in bytes that stay as they are."""
+    said = Suite.model_validate({**load_suite("mini").model_dump(), "submissions": "open"})
+    assert said == load_suite("mini")
 
 
 def test_windows_reserve_no_more_than_a_run_is_asked_for() -> None:

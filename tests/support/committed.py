@@ -7,18 +7,14 @@ from pathlib import Path
 
 import pytest
 
-CLOSED = {path.name for path in (Path(__file__).resolve().parents[2] / "leaderboard" / "closed").iterdir()}
-
 
 def by_result(paths: Iterable[str | Path]) -> list[object]:
-    """Return a parameter for each file, such as `results/v3/ema`; those of closed suites and of seasons run in
-    `make test-slow`.
-    """
+    """Return a parameter for each file, such as `results/v3/ema`; those of seasons run in `make test-slow`."""
     return [
         pytest.param(
             path,
             id=Path(path).as_posix().rpartition("leaderboard/")[2].removesuffix(".json"),
-            marks=pytest.mark.slow if Path(path).parent.name in CLOSED or "seasons" in Path(path).parts else (),
+            marks=pytest.mark.slow if "seasons" in Path(path).parts else (),
         )
         for path in paths
     ]

@@ -606,10 +606,10 @@ def test_an_entry_with_weights_can_be_closed(tmp_path: Path) -> None:
 
 
 def test_a_season_takes_one_of_a_group_of_near_twins(tmp_path: Path) -> None:
-    """Each of its recipes has a vote, and they are one training at first; v1 has no groups."""
+    """Each of its recipes has a vote, and they are one training at first."""
     twins, folder = ["qwen3moe-16e-aux0", "qwen3moe-16e-shift"], SeasonFolder(tmp_path / "season")
-    with pytest.raises(SeasonError, match="qwen3moe-16e-aux0, qwen3moe-16e-shift are near twins in suite v2"):
-        new_season(folder, "2027-01", twins, PUBLIC, suite="v2")
+    with pytest.raises(SeasonError, match="qwen3moe-16e-aux0, qwen3moe-16e-shift are near twins in suite v3"):
+        new_season(folder, "2027-01", twins, PUBLIC, suite="v3")
     assert not folder.path.exists()
 
 

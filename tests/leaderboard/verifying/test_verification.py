@@ -290,7 +290,7 @@ def shifted(values: Any, less: float) -> Any:
 def test_better_plans_cannot_be_claimed(kind: str, less: float, where: str) -> None:
     """An honest regret is about 0.01: a claim that is lower everywhere, by what single plans may move, is rejected; so
     are quantiles that err less."""
-    result = load_result(RESULTS / ("v2/sw_avg_conformal.json" if kind == "wql" else "mini/sw_avg.json"))
+    result = load_result(RESULTS / ("v3/sw_avg_conformal.json" if kind == "wql" else "mini/sw_avg.json"))
     run, horizons = result.runs[0], result.suite.horizons
     assert list(differences(run, run, horizons)) == []
     assert re.search(where, next(differences(lowered(run, kind, less), run, horizons)))
