@@ -175,7 +175,7 @@ def _anchored(season: Season, lines: Sequence[records.LogLine]) -> Iterator[str]
 def _numbered(season: Season) -> Iterator[str]:
     """Say where seasons that were opened before are not published: one could have been drawn until it suited."""
     number, found = season.commitment.number, season.folder.number()
-    if number not in (None, found):
+    if number != found:
         yield (
             f"commitment.json: this is season number {number}, by those published beside it {found}: a season that was "
             "abandoned is published too"

@@ -106,7 +106,7 @@ class ForkPlan(Record):
     futures: int = Field(default=4, ge=2, le=MAX_MANY)
     steps: int = Field(default=2000, ge=1, le=MAX_NUMBER)
     level: float = Field(default=0.05, gt=0, lt=1)
-    within: tuple[tuple[int, int], ...] = later(())
+    within: tuple[tuple[int, int], ...] = ()
 
     @model_validator(mode="after")
     def _a_range_for_each_origin(self) -> ForkPlan:
@@ -244,17 +244,17 @@ class Plan(Published):
     name: str = Field(pattern=SEASON_PATTERN, max_length=40)
     opened: str
     secret_sha256: Sha256
-    secret: str | None = later(None, pattern=r"^[0-9a-f]{64}$")
+    secret: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     public_value: str = Field(min_length=10, max_length=500)
-    value_form: str | None = later(None, max_length=200)
+    value_form: str | None = Field(default=None, max_length=200)
     suite: str
     suite_sha256: Sha256
     runs: int = Field(default=1, ge=1, le=MAX_MANY)
     checkpoint_every: int = Field(default=250, ge=1, le=MAX_NUMBER)
     recipes: tuple[PlannedRecipe, ...] = Field(max_length=MAX_MANY)
     forks: ForkPlan = ForkPlan()
-    draws: DrawPlan | None = later(None)
-    again: int = later(1, ge=1, le=MAX_MANY)
+    draws: DrawPlan | None = None
+    again: int = Field(default=1, ge=1, le=MAX_MANY)
 
     @model_validator(mode="after")
     def _recipes_or_draws(self) -> Plan:
@@ -298,7 +298,7 @@ class Plan(Published):
 
     @property
     def split(self) -> str:
-        """Return the split of the season's traces, a word: `s2026_12`."""
+        """Return the split of the season's traces, a word: `s2027_01`."""
         return "s" + re.sub(r"\W", "_", self.name)
 
     def recipe(self, name: str) -> PlannedRecipe:
@@ -347,7 +347,7 @@ class Commitment(Published):
     schema_version: Literal[1] = 1
     scheme: Literal[1, 2] = later(1)
     season: str
-    number: int | None = later(None, ge=1)
+    number: int = Field(ge=1)
     plan_sha256: Sha256
     closed: str
     package_version: str
@@ -424,12 +424,12 @@ class Draw(Published):
     """
 
     season: str
-    source: Source | None = later(None)
+    source: Source | None = None
     commitment_sha256: Sha256
     value: str = Field(min_length=8, max_length=500)
     drawn: str
-    log_sha256: Sha256 | None = later(None)
-    reason: str | None = later(None, min_length=20, max_length=500)
+    log_sha256: Sha256 | None = None
+    reason: str | None = Field(default=None, min_length=20, max_length=500)
 
 
 class ForkHash(Record):
@@ -494,7 +494,7 @@ class Reveal(Published):
     season: str
     secret: str = Field(pattern=r"^[0-9a-f]{64}$")
     runs: tuple[Drawn, ...]
-    log_sha256: Sha256 | None = later(None)
+    log_sha256: Sha256 | None = None
 
 
 class LogLine(Record):
