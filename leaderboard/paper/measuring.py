@@ -20,7 +20,7 @@ from moeload_bench.errors import SuiteError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.plots.traces import SLIDING, Statistic
-from moeload_bench.states.rule import label_states
+from moeload_bench.states.rule import trace_labels
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
 from moeload_bench.traces.means import ratio_of
 from moeload_bench.traces.store import TraceRef, data_sha256, stored_hash
@@ -93,7 +93,7 @@ def describe_run(trace: Trace, train: Sequence[TraceRef]) -> dict[str, Any]:
     ``falls``: a sliding statistic before the onset over that after it. ``first``: that of the first layer over the
     largest of the others.
     """
-    labels, meta = label_states(trace.load_SLE), trace.meta
+    labels, meta = trace_labels(trace), trace.meta
     settles = bool((labels.onset_L >= 0).all())
     last = int(labels.onset_L.argmax())
     onset = int(labels.onset_L[last]) if settles else trace.steps
@@ -107,7 +107,7 @@ def describe_run(trace: Trace, train: Sequence[TraceRef]) -> dict[str, Any]:
             for start, stop in ((0, onset), (onset, trace.steps), (0, trace.steps))
         )
         statistics[f"falls {statistic} w={window}"] = before_L.mean() / after_L.mean()
-        statistics[f"first {statistic} w={window}"] = all_L[0] / np.max(all_L[1:])
+        statistics[f"first {statistic} w={window}"] = all_L[0] / all_L[1:].max() if len(all_L) > 1 else np.nan
     return {
         "run": trace.id,
         "data_sha256": data_sha256(trace),
