@@ -13,8 +13,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import aligned_table
-from leaderboard.paper.facts import Setup, paper
-from leaderboard.paper.verdicts import GPT3_TOKENS
+from leaderboard.paper.facts import GPT3_TOKENS, Setup, paper
 from leaderboard.templates import render_text
 from moeload_bench.forecaster import Forecast
 from moeload_bench.scoring.noise import sampling_error

@@ -1,124 +1,160 @@
-"""The paper's claims and the rule that judges them: one figure per run, bounds on it, and a count of recipes.
+"""Where the measured numbers agree with the paper's claims.
 
-Every claim becomes, for each variant of it and each error definition, a figure per run (a ratio, mostly). Bounds stated
-with the claim turn the figure into a vote: yes, no, or none when it lies between them. Runs of one recipe share one
-vote, so that more seeds of a recipe do not outvote the others. The verdict is "agree" when at least MAJORITY of the
-recipes that have a figure vote yes, "disagree" when as many vote no, else "cannot tell". Nothing is tested for
-significance: windows of one run are not independent, and the recipes are few.
+A claim becomes a figure per run, mostly a ratio, for every variant and every reading of the error. Bounds turn the
+figure into a vote: yes, no, or neither when it lies between them. Runs of one recipe share one vote, so that more seeds
+of a recipe do not outvote the others. A claim holds when at least MAJORITY of the votes say yes, it does not when as
+many say no. Nothing is tested for significance: windows of one run are not independent, and the recipes are few.
 """
 
 from __future__ import annotations
 
 import math
-import tomllib
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from fractions import Fraction
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from leaderboard.paper.facts import paper
-from leaderboard.paper.study import Value
+import pandas as pd
 
-Verdict = Literal["agree", "disagree", "cannot tell"]
-VERDICTS: tuple[Verdict, ...] = ("agree", "disagree", "cannot tell")
+from leaderboard.paper.facts import paper
+from leaderboard.paper.measuring import METRICS, OTHER_WINDOWS, PREDICTORS, STATISTICS
+
+Verdict = Literal["holds", "does not hold", "cannot tell"]
 
 MAJORITY = 0.8
-"""Fraction of the recipes with a figure that must vote alike."""
+"""Fraction of the votes that decides."""
 MARGIN = 1.05
 """Factor by which two numbers must differ to count as different."""
 FACTOR = 2.0
 """Factor within which a magnitude counts as that of the paper."""
 NEAR_FLOOR = 1.25
 """An error of at most so many times its floor counts as at the floor."""
-LEAST_ORIGINS = 3
-"""Origins that a mean error must rest on to count."""
 BACK = 0.05
 """Fraction of the steps after its onset that a stable layer may spend transient."""
+LEAST_ORIGINS = 3
+"""Origins that a mean error must rest on to count."""
+
+
+class Study(NamedTuple):
+    """What was measured: a row per run, and a row per run, protocol, horizon, state and forecaster."""
+
+    runs: pd.DataFrame
+    errors: pd.DataFrame
+
+    def write(self, folder: Path) -> None:
+        """Write both tables as CSV, with six significant digits."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.runs.to_csv(folder / "runs.csv", float_format="%.6g")
+        self.errors.to_csv(folder / "errors.csv", float_format="%.6g", index=False)
+
+    @property
+    def horizons(self) -> list[int]:
+        """Return the horizons, the shortest first."""
+        return sorted(int(horizon) for horizon in self.errors["horizon"].unique())
+
+    def error(
+        self, forecaster: str, column: str, horizon: int, protocol: str = "sliding", state: str = "stable"
+    ) -> pd.Series[float]:
+        """Return a mean error, or a floor, of every run; NaN where it rests on fewer than LEAST_ORIGINS origins."""
+        rows = self.errors[
+            (self.errors["forecaster"] == forecaster)
+            & (self.errors["horizon"] == horizon)
+            & (self.errors["protocol"] == protocol)
+            & (self.errors["state"] == state)
+            & (self.errors["origins"] >= LEAST_ORIGINS)
+        ]
+        return rows.set_index("run")[column].reindex(self.runs.index)
+
+
+def read_study(folder: Path) -> Study:
+    """Return the study that `Study.write` wrote."""
+    return Study(pd.read_csv(folder / "runs.csv", index_col="run"), pd.read_csv(folder / "errors.csv"))
 
 
 class Bounds(NamedTuple):
-    """A figure within [low, high] is a yes, one outside [no_low, no_high] a no, one between a vote for neither."""
+    """A figure within [low, high] is a yes, one outside (no_low, no_high) a no, one between them a vote for neither."""
 
     low: float
     high: float
     no_low: float
     no_high: float
 
-    def vote(self, figure: Value) -> bool | None:
-        """Yes, no, or None where there is no figure or it lies between the bounds."""
-        if figure is None:
-            return None
-        if self.low <= figure <= self.high:
-            return True
-        return False if not self.no_low < figure < self.no_high else None
+
+ABOVE = Bounds(MARGIN, math.inf, 1 / MARGIN, math.inf)
+BELOW = Bounds(-math.inf, 1 / MARGIN, -math.inf, MARGIN)
 
 
-ABOVE = Bounds(MARGIN, math.inf, 1.0 / MARGIN, math.inf)
-BELOW = Bounds(-math.inf, 1.0 / MARGIN, -math.inf, MARGIN)
-
-
-def yes_between(low: float, high: float) -> Bounds:
-    """Yes inside, no outside."""
+def within(low: float, high: float) -> Bounds:
+    """Return bounds without a gap: yes inside, no outside."""
     return Bounds(low, high, low, high)
 
 
-class Claim(NamedTuple):
-    """A claim of the paper, or a reading of its numbers; ``figure`` says what the figure of a run is."""
-
-    key: str
-    statement: str
-    source: str
-    figure: str
-    rule: str
-
-
 class Finding(NamedTuple):
-    """A claim in one variant and column (an error definition or a statistic): the runs' figures, and the verdict."""
+    """A claim in one variant and reading: the figures of the runs that have one, how many vote yes, and the verdict."""
 
     claim: str
     variant: str
-    column: str
-    recipes: tuple[str, ...]
-    figures: tuple[Value, ...]
-    votes: tuple[bool | None, ...]
-
-    def voted(self, vote: bool | None) -> Fraction:
-        """Return how many recipes vote so; a recipe whose runs with a figure differ counts in parts."""
-        cast = self._cast()
-        runs = Counter(recipe for recipe, _ in cast)
-        return sum((Fraction(1, runs[recipe]) for recipe, given in cast if given is vote), Fraction(0))
-
-    @property
-    def judged(self) -> int:
-        """Return how many recipes have a figure."""
-        return len({recipe for recipe, _ in self._cast()})
-
-    @property
-    def verdict(self) -> Verdict:
-        """Return what at least MAJORITY of the recipes with a figure say."""
-        if self.judged and self.voted(True) >= MAJORITY * self.judged:
-            return "agree"
-        return "disagree" if self.judged and self.voted(False) >= MAJORITY * self.judged else "cannot tell"
-
-    def _cast(self) -> list[tuple[str, bool | None]]:
-        """Recipe and vote of each run with a figure."""
-        three = zip(self.recipes, self.figures, self.votes, strict=True)
-        return [(recipe, vote) for recipe, figure, vote in three if figure is not None]
+    reading: str
+    figures: pd.Series[float]
+    yes: int
+    verdict: Verdict
 
 
-def judge(
-    claim: str, variant: str, column: str, recipes: Sequence[str], figures: Iterable[Value], bounds: Bounds
-) -> Finding:
-    """Return the finding that the runs' figures make; ``recipes``: that of each run."""
-    values = tuple(figures)
-    return Finding(claim, variant, column, tuple(recipes), values, tuple(bounds.vote(value) for value in values))
+def judge(claim: str, variant: str, reading: str, figures: pd.Series[float], bounds: Bounds) -> Finding:
+    """Return what the runs' figures say; the index of ``figures`` is the runs' ids."""
+    known = figures.dropna()
+    yes = known.between(bounds.low, bounds.high)
+    no = ~yes & ~known.between(bounds.no_low, bounds.no_high, inclusive="neither")
+    vote = 1 / known.groupby([run.split("/")[0] for run in known.index]).transform("size")
+    needed = MAJORITY * vote.sum() - 1e-9
+    verdict: Verdict = "cannot tell"
+    if len(known) and vote[yes].sum() >= needed:
+        verdict = "holds"
+    elif len(known) and vote[no].sum() >= needed:
+        verdict = "does not hold"
+    return Finding(claim, variant, reading, known, int(yes.sum()), verdict)
 
 
-def claims() -> tuple[Claim, ...]:
-    """Return what is judged, in the order of the page: what `claims.toml` says, its numbers filled in."""
-    onset = paper().onset
-    values = {"margin": MARGIN, "less": 1 / MARGIN, "factor": FACTOR, "near_floor": NEAR_FLOOR, "back": BACK,
-              "onset": onset.steps, "setup": onset.setup}  # fmt: skip
-    listed = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))["claims"]
-    return tuple(Claim(**{name: text.format_map(values) for name, text in one.items()}) for one in listed)
+def findings(study: Study) -> Iterator[Finding]:
+    """Yield every claim in every variant and reading, in the order of the page."""
+    yield from _of_loads(study.runs)
+    for metric in METRICS:
+        yield from _of_errors(study, metric)
+
+
+def _of_loads(runs: pd.DataFrame) -> Iterator[Finding]:
+    yield judge("settles", "state labels", "", runs["back"], within(0.0, BACK))
+    for statistic, window in STATISTICS:
+        name = f"{statistic} w={window}"
+        yield judge("calmer", name, "", runs[f"falls {name}"], ABOVE)
+    yield judge("onset", "state labels", "", runs["onset"] / paper().onset.steps, within(1 / FACTOR, FACTOR))
+    for statistic, window in STATISTICS:
+        name = f"{statistic} w={window}"
+        yield judge("first", name, "", runs[f"first {name}"], ABOVE)
+
+
+def _of_errors(study: Study, metric: str) -> Iterator[Finding]:
+    short, long = study.horizons
+    everywhere = [(horizon, protocol) for protocol in ("sliding", "blocks") for horizon in study.horizons]
+    for name in PREDICTORS:
+        harder = study.error(name, metric, short, state="transient") / study.error(name, metric, short)
+        yield judge("transient", f"{name}, sliding, {short:,}", metric, harder, ABOVE)
+    orders = [("sw-arima", "sw_avg", "arima", *where) for where in everywhere]
+    orders += [("sw-arima", name, "arima", short, "sliding") for name in OTHER_WINDOWS]
+    orders += [("arima-lstm", "arima", "lstm", *where) for where in everywhere]
+    for claim, better, worse, horizon, protocol in orders:
+        order = study.error(better, metric, horizon, protocol) / study.error(worse, metric, horizon, protocol)
+        yield judge(claim, f"{better}, {protocol}, {horizon:,}", metric, order, BELOW)
+    for name in PREDICTORS:
+        longer = study.error(name, metric, long) / study.error(name, metric, short)
+        yield judge("longer", f"{name}, sliding", metric, longer, ABOVE)
+    for name in PREDICTORS:
+        for horizon, protocol in everywhere:
+            reported = paper().reported(name, horizon)
+            if reported:
+                about = [one.value for one in reported if one.bound == "about"]
+                bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
+                size = study.error(name, metric, horizon, protocol)
+                yield judge("size", f"{name}, {protocol}, {horizon:,}", metric, size, bounds)
+    for floor in ("floor_sampling", "floor_batch"):
+        over = study.error("sw_avg", metric, short) / study.error("sw_avg", f"{floor}.{metric}", short)
+        yield judge("floor", f"sw_avg over {floor}, sliding, {short:,}", metric, over, within(-math.inf, NEAR_FLOOR))

@@ -1,15 +1,17 @@
-"""What the founding paper says, read from `paper.toml`: every number of it that this package prints stands there."""
+"""What the founding paper says, and the runs it is redone on, read from `paper.toml`."""
 
 from __future__ import annotations
 
-import tomllib
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from moeload_bench.schema import Record
+from moeload_bench.errors import SuiteError
+from moeload_bench.schema import Record, read_toml
 
 DATA = Path(__file__).with_name("paper.toml")
+GPT3_TOKENS = 2048
+"""Tokens per sequence of GPT-3; the paper does not state its own."""
 
 
 class Setup(Record):
@@ -40,24 +42,29 @@ class Onset(Record):
     steps: int
 
 
-class PaperFigure(Record):
-    """Numbers of the paper's figures, what they show, and the name of the file drawn in their place."""
+class Claim(Record):
+    """A claim of the paper. ``holds``: which figure of a run decides, and when; ``ours``: the paper does not say it."""
 
-    paper: str
-    shows: str
-    ours: str
+    key: str
+    statement: str
+    source: str
+    holds: str
+    ours: bool = False
 
 
 class Paper(Record):
-    """Everything quoted from the paper."""
+    """What is quoted from the paper, and ``runs``, the trace ids of the page; the first ``drawn`` have figures."""
 
     citation: str
     url: str
     not_stated: tuple[str, ...]
+    runs: tuple[str, ...]
+    drawn: int
     setups: tuple[Setup, ...]
     errors: tuple[PaperError, ...]
     onset: Onset
-    figures: tuple[PaperFigure, ...]
+    claims: tuple[Claim, ...]
+    figures: dict[str, str]
 
     def reported(self, forecaster: str, horizon: int) -> list[PaperError]:
         """Return the errors of a forecaster at a horizon, one per setup that has one."""
@@ -67,4 +74,4 @@ class Paper(Record):
 @lru_cache(maxsize=1)
 def paper() -> Paper:
     """Return the paper's facts."""
-    return Paper.model_validate(tomllib.loads(DATA.read_text()))
+    return read_toml(Paper, DATA, "the paper", SuiteError)

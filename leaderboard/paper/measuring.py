@@ -1,235 +1,140 @@
 """What is measured on a run: how its loads fluctuate, when they settle, and what the paper's forecasters score.
 
-Forecasters run through `evaluate` and its cache, so that an interrupted study continues. An origin every so many steps,
-each asked for the longest horizon, is the paper's sliding evaluation; the windows of those origins that lie a multiple
-of the horizon apart are disjoint, its evaluation in blocks.
+A run gives a row of the table of runs, and a row of the table of errors per forecaster, state, horizon and protocol. An
+origin every EVERY steps is the paper's sliding evaluation; those of its windows that are disjoint are its evaluation in
+blocks. Forecasters run through `evaluate` and its cache, so that an interrupted study continues.
 
-Axis letters: S rows, L MoE layers, E experts, K horizons.
+Axis letters: S rows, L MoE layers, E experts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from leaderboard.paper import study as records
-from leaderboard.paper.choice import HORIZONS, Choice, Chosen
+from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.evaluate import evaluate, installed
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.results.collection import Results
-from moeload_bench.results.grid import run_means
-from moeload_bench.results.record import Result, RunResult
-from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.states.rule import LABELS, StateLabels, label_states
+from moeload_bench.plots.traces import SLIDING, Statistic
+from moeload_bench.states.rule import trace_labels
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
-from moeload_bench.traces.store import data_sha256, read_trace
-from moeload_bench.traces.trace import Trace, layer_names, shares
-from moeload_bench.words import FineProgress, Progress
+from moeload_bench.traces.means import ratio_of
+from moeload_bench.traces.store import TraceRef, data_sha256, stored_hash
+from moeload_bench.traces.trace import Trace, shares
 
+HORIZONS = (1000, 2000)
+"""The paper's."""
 EVERY = 100
-DIGITS = 6
+"""Steps between sliding origins: a divisor of the horizons, so that blocks are among them."""
+PREDICTORS = ("sw_avg", "arima", "lstm")
+OTHER_WINDOWS = ("sw_avg@window=10", "sw_avg@window=500", "sw_avg@window=1000")
+"""SW_Avg with other windows, because the paper does not state its own."""
+FORECASTERS = (*PREDICTORS, *OTHER_WINDOWS, "uniform")
+ONLINE = "lstm@mode=online"
+"""The LSTM of a recipe without a `train` run."""
+METRICS = ("error_rate", "window_error_rate", "window_tv")
+"""The readings of the paper's error ratio, for which it gives no formula: step by step, and twice on window means."""
+RATES = METRICS[:2]
+"""Those that are a ratio."""
+FLOORS = ("floor_batch", "floor_sampling")
+STATISTICS: tuple[tuple[Statistic, int], ...] = (("variance", 10), ("variance", 100), ("range", 100))
+"""The paper's sliding statistics and their windows in steps."""
+KEYS = ["run", "protocol", "horizon", "state", "forecaster"]
 
 
-@dataclass(frozen=True)
-class Request:
-    """How to measure: origins ``every`` steps, which must divide the horizons."""
+def score_run(
+    trace: Trace, train: Sequence[TraceRef], *, horizons: Sequence[int] = HORIZONS, every: int = EVERY,
+    forecasters: Sequence[str] = FORECASTERS, level: Level = "process", jobs: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Return a row per forecaster, sliding origin and horizon, with its errors and floors.
 
-    every: int = EVERY
-    horizons: tuple[int, ...] = HORIZONS
-    level: Level = "process"
-    jobs: int = 1
-    fresh: bool = False
-
-    def __post_init__(self) -> None:
-        wrong = [h for h in self.horizons if self.every < 1 or h % self.every]
-        if wrong:
-            raise SuiteError(f"origins lie {self.every} steps apart, expected a divisor of the horizon {wrong[0]:,}")
-
-
-def measure_runs(
-    choice: Choice, request: Request, progress: Progress | None = None
-) -> Iterator[tuple[records.RunStudy, Results]]:
-    """Study each run in turn; with it come the results that figures are drawn from.
-
-    ``progress(done, total, what)`` counts forecasters over all runs.
+    The LSTM learns from the ``train`` runs, or online without any. Raise `SuiteError` if a forecast fails.
     """
-    able = [available(run) for run in choice.runs]
-    total, done = sum(len(targets) for targets, _ in able), 0
-    for run, (targets, missing) in zip(choice.runs, able, strict=True):
-
-        def report(at: float, _: int, what: str, before: int = done) -> None:
-            if progress is not None:
-                progress(before + int(at), total, what)
-
-        yield measure_run(run, targets, missing, request, report)
-        done += len(targets)
-
-
-def measure_run(
-    run: Chosen,
-    targets: Mapping[str, str],
-    missing: Sequence[str],
-    request: Request,
-    progress: FineProgress | None = None,
-) -> tuple[records.RunStudy, Results]:
-    """Study one run with these forecasters; ``missing`` says why others are left out."""
-    trace = read_trace(run.path)
-    paths = {ref.id: ref.path for ref in run.train}
-    results = evaluate(
-        list(targets.values()), task_list(run, trace, request), traces=[trace], paths=paths,
-        level=request.level, jobs=request.jobs, fresh=request.fresh, progress=progress,
-    )  # fmt: skip
-    labels = label_states(trace.load_SLE)
-    errors: list[records.ErrorRow] = []
-    floors: list[records.FloorRow] = []
-    for name, result in zip(targets, results, strict=True):
-        errors += error_rows(name, result, trace)
-        floors = floors or floor_rows(result)
-    failures = (f"{one} on {where}, origin {task.origin}: {task.failure}" for one, where, task in results.failures)
-    study = records.RunStudy(
-        id=run.id,
-        data_sha256=data_sha256(trace),
-        family=trace.meta.family,
-        steps=trace.steps,
-        experts=trace.num_experts,
-        top_k=trace.meta.top_k,
-        tokens=trace.meta.global_batch_tokens,
-        lstm=_learnt(run, targets.get("lstm"), missing),
-        targets=dict(targets),
-        states=layer_states(trace, labels),
-        fluctuation=fluctuation(trace, labels),
-        errors=tuple(errors),
-        floors=tuple(floors),
-        counts={name: result.runs[0].counts for name, result in zip(targets, results, strict=True)},
-        failures=tuple(failures),
-    )
-    return study, results
-
-
-def _learnt(run: Chosen, target: str | None, missing: Sequence[str]) -> str:
-    """Return how the LSTM came by what it knows."""
-    if target is None:
-        return "; ".join(missing) or "not run"
-    return "learnt online" if "@" in target else f"learnt from {run.train[0].id}"
-
-
-def available(run: Chosen) -> tuple[dict[str, str], list[str]]:
-    """Forecasters by name, with the target that runs under it, and why others cannot run here."""
-    online = "lstm@mode=online"
-    targets = {name: online if name == "lstm" and not run.train else name for name in records.FORECASTERS}
-    kept, missing = installed(targets.values())
-    return {name: target for name, target in targets.items() if target in kept}, [f"left out: {one}" for one in missing]
-
-
-def task_list(run: Chosen, trace: Trace, request: Request) -> Suite:
-    """Return the sliding origins of one run, as a suite of its own; its `train` run is there to fit on."""
     suite = Suite(
-        name=f"paper:{run.id}".lower(),
-        horizons=request.horizons,
-        fit=tuple(FitTrace(id=ref.id, data_sha256=data_sha256(read_trace(ref.path))) for ref in run.train),
-        traces=(SuiteTrace(id=run.id, data_sha256=data_sha256(trace)),),
+        name=f"paper:{trace.id}".lower(),
+        horizons=tuple(horizons),
+        fit=tuple(FitTrace(id=ref.id, data_sha256=stored_hash(ref.path)) for ref in train),
+        traces=(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace)),),
     )
-    return sliding_suite(suite, {run.id: trace}, request.every, request.horizons)
+    results = evaluate(
+        [ONLINE if name == "lstm" and not train else name for name in forecasters],
+        sliding_suite(suite, {trace.id: trace}, every, horizons),
+        traces=[trace], paths={ref.id: ref.path for ref in train}, level=level, jobs=jobs, shapes=(),
+    )  # fmt: skip
+    for name, where, task in results.failures:
+        raise SuiteError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
+    scores = results.to_pandas(floors=True).rename(columns={"trace": "run"})
+    return scores.replace({"forecaster": {ONLINE: "lstm"}})
 
 
-def error_rows(name: str, result: Result, trace: Trace) -> list[records.ErrorRow]:
-    """Return a forecaster's errors in every state that it has origins in, sliding and in blocks, at every horizon."""
-    (run,) = result.runs
-    rows = []
-    for k, horizon in enumerate(result.suite.horizons):
-        for protocol in records.PROTOCOLS:
-            part = run if protocol == "sliding" else in_blocks(run, int(trace.step_S[0]), horizon)
-            for state in dict.fromkeys(task.state for task in part.tasks):
-                rows.append(_error_row(name, part, state, protocol, horizon, k))
-    return rows
+def in_blocks(scores: pd.DataFrame, first: int) -> pd.DataFrame:
+    """Return the rows whose windows are disjoint: blocks of a horizon, counted from step ``first``."""
+    return scores[(scores["origin"] - first) % scores["horizon"] == 0]
 
 
-def in_blocks(run: RunResult, first: int, horizon: int) -> RunResult:
-    """Return the run with those tasks whose windows of ``horizon`` steps are disjoint: blocks counted from step
-    ``first``.
+def mean_errors(scores: pd.DataFrame, first: int) -> pd.DataFrame:
+    """Return the means over the origins of a state, sliding and in blocks; ``first`` is the first step of the run."""
+    protocols = pd.concat({"sliding": scores, "blocks": in_blocks(scores, first)}, names=["protocol"])
+    groups = protocols.groupby(KEYS)
+    errors = groups[[*METRICS, *(f"{floor}.{metric}" for floor in FLOORS for metric in METRICS)]].mean()
+    errors.insert(0, "origins", groups.size())
+    return errors.reset_index()
+
+
+def describe_run(trace: Trace, train: Sequence[TraceRef]) -> dict[str, Any]:
+    """Return a run's row of the table of runs.
+
+    ``onset``: the first step at which every layer has become stable, with the band that other thresholds give.
+    ``back``: the largest fraction of the steps after its onset that a layer spends transient; 1 without an onset.
+    ``falls``: a sliding statistic before the onset over that after it. ``first``: that of the first layer over the
+    largest of the others.
     """
-    return run.model_copy(update={"tasks": tuple(t for t in run.tasks if (t.origin - first) % horizon == 0)})
-
-
-def _error_row(
-    name: str, run: RunResult, state: str, protocol: records.Protocol, horizon: int, k: int
-) -> records.ErrorRow:
-    layered = run.per_layer.get(state, {}) if protocol == "sliding" and name in records.PAPER_FORECASTERS else {}
-    return records.ErrorRow(
-        protocol=protocol,
-        horizon=horizon,
-        state=state,
-        forecaster=name,
-        origins=sum(task.state == state for task in run.tasks),
-        errors={metric: _short(run_means(run, state, metric)[k]) for metric in records.METRICS},
-        per_layer={
-            metric: tuple(map(_short, layered[metric][k])) for metric in records.LAYER_METRICS if metric in layered
-        },
-    )
-
-
-def floor_rows(result: Result) -> list[records.FloorRow]:
-    """Return the floors of the run; the same for every forecaster."""
-    (run,) = result.runs
-    return [
-        records.FloorRow(
-            horizon=horizon,
-            state=state,
-            floor=floor,
-            mark=run.floor_marks.get(floor, "not given"),
-            errors={metric: _short(values[metric][k]) for metric in records.METRICS},
+    labels, meta = trace_labels(trace), trace.meta
+    settles = bool((labels.onset_L >= 0).all())
+    last = int(labels.onset_L.argmax())
+    onset = int(labels.onset_L[last]) if settles else trace.steps
+    back = [labels.transient_SL[row:, layer].mean() if row >= 0 else 1.0 for layer, row in enumerate(labels.onset_L)]
+    edges = (onset, *labels.onset_band_L2[last].tolist()) if settles else (-1, -1, -1)
+    statistics: dict[str, float] = {}
+    for statistic, window in STATISTICS:
+        value_SL = sliding_means(trace, statistic, window)
+        before_L, after_L, all_L = (
+            _means(value_SL[start + window : stop + 1])
+            for start, stop in ((0, onset), (onset, trace.steps), (0, trace.steps))
         )
-        for k, horizon in enumerate(result.suite.horizons)
-        for state, floors in run.floors.items()
-        if state in LABELS
-        for floor in FLOOR_NAMES
-        if (values := floors.get(floor))
-    ]
+        statistics[f"falls {statistic} w={window}"] = before_L.mean() / after_L.mean()
+        statistics[f"first {statistic} w={window}"] = all_L[0] / all_L[1:].max() if len(all_L) > 1 else np.nan
+    return {
+        "run": trace.id,
+        "data_sha256": data_sha256(trace),
+        "model": meta.family,
+        "steps": trace.steps,
+        "layers": trace.num_layers,
+        "experts": trace.num_experts,
+        "top_k": meta.top_k,
+        "tokens": meta.global_batch_tokens,
+        "lstm": train[0].id if train else "online",
+        **{
+            name: int(trace.step_S[row]) if row >= 0 else None
+            for name, row in zip(("onset", "onset_low", "onset_high"), edges, strict=True)
+        },
+        "back": max(back),
+        **statistics,
+    }
 
 
-def layer_states(trace: Trace, labels: StateLabels) -> tuple[records.LayerStates, ...]:
-    """Onset and band of every layer in steps, and how much of the time after the onset was transient again."""
-    out = []
-    for layer, name in enumerate(layer_names(trace)):
-        onset = int(labels.onset_L[layer])
-        low, high = labels.onset_band_L2[layer].tolist()
-        after_S = labels.transient_SL[onset:, layer]
-        back = _short(float(after_S.mean())) if onset >= 0 else None
-        steps = [None if row < 0 else int(trace.step_S[row]) for row in (onset, low, high)]
-        out.append(records.LayerStates(name=name, onset=steps[0], band=(steps[1], steps[2]), back=back))
-    return tuple(out)
+def sliding_means(trace: Trace, statistic: Statistic, window: int) -> FloatArray:
+    """Return a sliding statistic of the shares [S + 1, L], as a mean over experts; layer by layer to save memory."""
+    compute, _ = SLIDING[statistic]
+    share_S1E = (shares(trace.load_SLE[:, layer : layer + 1]) for layer in range(trace.num_layers))
+    return np.concatenate([compute(share, window).mean(axis=2) for share in share_S1E], axis=1)
 
 
-def fluctuation(trace: Trace, labels: StateLabels) -> tuple[records.Fluctuation, ...]:
-    """Return the sliding statistics per layer over all steps, before the last layer's onset, and after it.
-
-    A window belongs to a part when all its steps do. Without an onset in every layer nothing is "after".
-    """
-    settled = int(labels.onset_L.max()) if (labels.onset_L >= 0).all() else trace.steps
-    spans: dict[records.Part, tuple[int, int]] = {
-        "all": (0, trace.steps), "before": (0, settled), "after": (settled, trace.steps),
-    }  # fmt: skip
-    found: dict[tuple[str, int, records.Part], list[records.Value]] = {}
-    for layer in range(trace.num_layers):
-        share_S1E = shares(trace.load_SLE[:, layer : layer + 1])
-        for statistic, window in records.STATISTICS:
-            compute = sliding_variance if statistic == "variance" else sliding_range
-            mean_S = compute(share_S1E, window)[:, 0].mean(axis=1)  # NaN where the layer has no load in the window
-            for part, (start, stop) in spans.items():
-                known = mean_S[start + window : stop + 1]
-                known = known[np.isfinite(known)]
-                value = _short(float(known.mean())) if known.size else None
-                found.setdefault((statistic, window, part), []).append(value)
-    return tuple(
-        records.Fluctuation(statistic=statistic, window=window, part=part, value_L=tuple(values))
-        for (statistic, window, part), values in found.items()
-    )
-
-
-def _short(value: records.Value) -> records.Value:
-    """Six significant digits: what a page needs, and small enough to commit."""
-    return None if value is None or not np.isfinite(value) else float(f"{value:.{DIGITS}g}")
+def _means(value_SL: FloatArray) -> FloatArray:
+    """Return the mean [L] over rows; NaN without any."""
+    known = np.isfinite(value_SL)
+    return ratio_of(np.where(known, value_SL, 0.0).sum(axis=0), known.sum(axis=0))
