@@ -18,13 +18,27 @@ NEEDS_RECORDINGS = "tests/traces/test_published.py"
 
 
 def served(folder: Path) -> str:
-    """Return the address of a server of this checkout's last commit that honours filters."""
+    """Return the address of a server of this checkout's last commit that honours filters.
+
+    The commit has no parents: of a shallow checkout they are missing, and git would fetch them without end.
+    """
     bare = folder / "moeload-bench.git"
-    made = subprocess.run(["git", "clone", "-q", "--bare", "--shared", str(ROOT), str(bare)], capture_output=True)
-    if made.returncode:
-        pytest.skip(f"this checkout cannot be cloned: {made.stderr.decode()[:200]}")
+    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+
+    def git(where: Path, *words: str) -> str:
+        done = subprocess.run(["git", "-C", str(where), *words], check=True, capture_output=True, text=True)
+        return done.stdout.strip()
+
+    try:
+        objects = git(ROOT, "rev-parse", "--path-format=absolute", "--git-path", "objects")
+        tree = git(ROOT, "rev-parse", "HEAD^{tree}")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this checkout cannot be cloned: {error.stderr[:200]}")
+    git(folder, "init", "-q", "--bare", str(bare))
+    (bare / "objects" / "info" / "alternates").write_text(f"{objects}\n")
+    git(bare, "update-ref", "HEAD", git(bare, *identity, "commit-tree", tree, "-m", "All of it"))
     for name in ("uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"):
-        subprocess.run(["git", "-C", str(bare), "config", name, "true"], check=True)
+        git(bare, "config", name, "true")
     return bare.as_uri()
 
 
