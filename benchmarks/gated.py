@@ -1,9 +1,9 @@
 """What `gated` costs beside the moving average: observing, forecasting, fitting, memory.
 
-    python benchmarks/gated.py [--rounds N] [--write]
+    python benchmarks/gated.py [--rounds N]
 
-CPU seconds of one thread, the two taking turns, so that a busy machine slows both. The time of the fit on suite v3 is
-that of the committed result. ``--write`` puts the table into docs/reports/gated.md. Under a minute.
+CPU seconds of one thread, the two taking turns, so that a busy machine slows both. The time of the fit is that of the
+committed result. Under a minute.
 
 Axis letters: S steps, L layers, E experts.
 """
@@ -17,16 +17,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from compare_common import new_forecaster, observe_and_forecast, spread, table, verdict, write_part
+from compare_common import new_forecaster, observe_and_forecast, spread, table, verdict
 from threadpoolctl import threadpool_limits
 
 from moeload_bench.forecaster import StepBlock
 from moeload_bench.results.record import load_result
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "reports" / "gated.md"
-RESULT = ROOT / "leaderboard" / "results" / "v3" / "gated.json"
-BEGIN = "<!-- made by benchmarks/gated.py -->\n"
+SUITE = "v3"
+RESULT = ROOT / "leaderboard" / "results" / SUITE / "gated.json"
 OURS, REFERENCE = "gated", "sw_avg"
 SHAPES = {(4, 64): 10.0, (60, 256): 50.0}
 """(L, E), and the milliseconds that a forecast may take there."""
@@ -95,7 +94,7 @@ def bound_rows() -> Lines:
     """Return the fit of the committed result, and what is held after runs of several lengths."""
     fit_s = load_result(RESULT).fit_wall_s
     assert fit_s is not None
-    found: Lines = [("fit on v3's `train` runs, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",
+    found: Lines = [(f"fit on the open runs of {SUITE}, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",
                      verdict(fit_s <= MOST_FIT_S))]  # fmt: skip
     L, E = SMALL
     held = {name: [held_bytes(name, steps) for steps in LENGTHS] for name in (OURS, REFERENCE)}
@@ -108,17 +107,13 @@ def bound_rows() -> Lines:
 
 
 def main() -> None:
-    """Print or write the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
     threadpool_limits(1)
     head = ("what", f"`{OURS}`", f"`{REFERENCE}`", "ratio", "goal", "verdict")
-    made = "\n".join(table(list(head), [*cost_rows(given.rounds), *bound_rows()])) + "\n"
-    print(made, end="")
-    if given.write:
-        write_part(PAGE, BEGIN, f"\n{made}\n")
+    print("\n".join(table(list(head), [*cost_rows(given.rounds), *bound_rows()])))
 
 
 if __name__ == "__main__":

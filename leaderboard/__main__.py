@@ -12,7 +12,6 @@ COMMANDS = {
     "reproduce": "Run the committed results of a suite again and compare.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",
-    "results": "Print what docs/reports/results.md would say of a suite, from results in any folder.",
     "site": "Build the leaderboard's static site from the committed results.",
     "runs": "Print the runs of a suite's plan, in the order of recording: RECIPE SEED SPLIT.",
     "freeze": "Freeze a suite: its traces by hash, its origins by the state rule.",
@@ -22,14 +21,16 @@ COMMANDS = {
     "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
     "fit": "Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.",
     "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
-    "studies": "Measure what the reports rest on; the ladder of model sizes is measured by `pages ladder`.",
+    "screening": "Measure what forecasters and memorisers show on the screen of `verify`.",
+    "drawn": "Measure how often the screen of `verify` finds memorisers that are drawn at random.",
 }
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 ROOMS = {
-    "results": "pages.results", "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
+    "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
+    "screening": "verifying.screening", "drawn": "verifying.drawn",
     "season": "season_tools.command", "submit-baselines": "verifying.baselines",
     "demonstration": "verifying.demonstration", "verify": "verifying.command",
-    **{name: f"{name.replace('-', '_')}.command" for name in ("fit", "paper", "pages", "site", "studies")},
+    **{name: f"{name}.command" for name in ("fit", "paper", "pages", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 

@@ -53,14 +53,6 @@ def mean_rates(won_XFF: FloatArray, tasks_XFF: FloatArray) -> FloatArray:
     return row_means(rate_XFF[:, ~np.eye(F, dtype=np.bool_)].reshape(X, F, F - 1))
 
 
-def win_rates(errors: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Each forecaster's mean win rate against every other one; NaN for a single forecaster."""
-    error_FT = np.stack(list(errors.values()))
-    won_FF1, tasks_FF1 = count_wins(error_FT, np.ones((error_FT.shape[1], 1)))
-    rate_1F = mean_rates(won_FF1.transpose(2, 0, 1), tasks_FF1.transpose(2, 0, 1))
-    return dict(zip(errors, rate_1F[0].tolist(), strict=True))
-
-
 def rank_sets(
     errors: Mapping[str, FloatArray], tasks: Tasks, test: Callable[[str, str], float | None] | None = None
 ) -> dict[str, tuple[int, int]] | None:

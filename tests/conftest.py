@@ -36,14 +36,12 @@ hypothesis.settings.load_profile("suite")
 
 TOGETHER = {
     "committed results": (
-        "test_baseline_submissions", "test_decisions", "test_distance", "test_frozen", "test_hub_folders",
-        "test_left_out", "test_narrowing", "test_oracle_window", "test_record", "test_results_page",
-        "test_scored", "test_unseen",
+        "test_baseline_submissions", "test_frozen", "test_hub_folders", "test_record", "test_results_page",
+        "test_scored",
     ),
     "site": ("test_site", "test_site_kept"),
-    "descriptions": ("test_card", "test_large_runs", "test_properties"),
 }  # fmt: skip
-"""Files that share what takes long to read or make: most of the committed results, a site, descriptions of traces."""
+"""Files that share what takes long to read or make: most of the committed results, a site."""
 GROUPS = {stem: group for group, stems in TOGETHER.items() for stem in stems}
 
 

@@ -10,56 +10,33 @@ import typer
 from leaderboard.committed import ROOT
 from leaderboard.pages import (
     adapters,
-    batch_ladder,
-    boards,
-    capacity,
     cards,
-    decisions,
-    distance,
     format,
-    gated,
     headline,
-    ladder,
-    large_runs,
-    narrowing,
     openings,
     parameters,
-    properties,
-    regimes,
-    results,
+    placement,
     sampling_note,
     seasons,
     summaries,
     tables,
-    travel,
-    unseen,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import not_found
 
 PAGES = (
-    page_of_parts("README.md", {**headline.PARTS, **regimes.BRIEF}),
+    page_of_parts("README.md", headline.PARTS),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),
-    page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
+    page_of_parts("docs/methods/placement.md", placement.PARTS, placement.draw_walk),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
-    capacity.CAPACITY,
-    page_of_parts("docs/reports/gated.md", {**gated.PARTS, **distance.PARTS, **unseen.PARTS}, gated.draw),
-    ladder.LADDER,
-    page_of_parts("docs/reports/large-runs.md", large_runs.PARTS, large_runs.draw_sizes),
-    properties.PROPERTIES,
-    page_of_parts("docs/reports/regimes.md", {**regimes.PARTS, **batch_ladder.PARTS}, regimes.draw),
-    page_of_parts("docs/reports/travel.md", travel.PARTS, travel.draw),
-    page_of_parts("docs/reports/regret.md", decisions.REGRET_PARTS, decisions.draw_regret_page),
     page_of_parts(
-        "docs/reports/results.md",
-        {**openings.PARTS, **headline.PARTS, **boards.PARTS, **narrowing.PARTS, **results.PARTS, **summaries.PARTS},
-        openings.draw_results,
+        "docs/reports/results.md", {**openings.PARTS, **headline.PARTS, **summaries.PARTS}, openings.draw_results
     ),
     seasons.SEASONS,
     Page("parameters", parameters.parameter_files),
@@ -69,7 +46,7 @@ PAGES = (
 
 
 def chosen(names: list[str]) -> list[Page]:
-    """Return the pages of these names, all for none; a page's name is its path or the last part of it: `ladder`."""
+    """Return the pages of these names, all for none; a page's name is its path or the last part of it: `results`."""
     known = {name for page in PAGES for name in (page.name, Path(page.name).stem)}
     for name in names:
         if name not in known:
@@ -80,7 +57,7 @@ def chosen(names: list[str]) -> list[Page]:
 def pages(
     page: Annotated[
         list[str] | None,
-        typer.Argument(help="A page by its path, or by the last part of it: `ladder`.", show_default="all pages"),
+        typer.Argument(help="A page by its path, or by the last part of it: `results`.", show_default="all pages"),
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Write nothing, compare only.")] = False,
 ) -> None:

@@ -1,22 +1,18 @@
 """docs/reports/season-NAME.md of a season whose recipes were drawn after closing: what was hoped, what came out.
 
-Sets are never pooled. `python -m leaderboard pages seasons` also keeps the needs of
-capacity and the counts of the alarm on the season's runs, in `leaderboard/results/`.
+Sets are never pooled. What was measured on a season's runs by a study that has ended stands in `season-NAME.md` beside
+this module, as it was.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 
-from leaderboard.fit.capacity import HORIZONS
-from leaderboard.pages.capacity import RATES, TENTH, TWENTIETH, exceeded, pooled_over, rates
+import numpy as np
+
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
-from leaderboard.pages.headline import run_mean
 from leaderboard.pages.openings import Dot
-from leaderboard.pages.parts import aligned_table
 from leaderboard.pages.season_parts import demonstration_parts, distance_parts
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools.drawn import drawn_recipes
@@ -27,20 +23,13 @@ from leaderboard.season_tools.scored import ScoredSeason
 from leaderboard.season_tools.scoring import LEAST_ORIGINS
 from leaderboard.season_tools.sets import by_set, recipes_by_stratum
 from leaderboard.seeds import run_ratios
-from leaderboard.studies import alarms, capacity
-from leaderboard.studies.alarms import AlarmRun
-from leaderboard.studies.capacity import CapacityRun, scores_of
-from leaderboard.studies.clusters import groups_of
-from leaderboard.studies.kept import read_records, records_text, season_file
 from leaderboard.templates import render_text
-from moeload_bench.capacity.alarms import added
-from moeload_bench.capacity.answer import RISKS
 from moeload_bench.results.captions import failure_lines
-from moeload_bench.results.comparison import errors_of, reference_of, skill
+from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
 from moeload_bench.results.grid import NOTHING, metrics_in
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Interval, skill_of
+from moeload_bench.results.statistics import Interval, run_means, skill_of
 from moeload_bench.results.tables import signed_percent, skill_span, three_digits
 from moeload_bench.states.rule import LABELS
 
@@ -54,9 +43,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
     draws, reference = found.draws, reference_of(season.results)
     assert reference is not None
     gains: dict[str, Gains] = {state: gains_of(found, state) for state in LABELS}
-    needs = capacity_runs(season)
-    fitted = set(season.folder.commitment().fit_data.values())
-    train = [run for run in read_records(CapacityRun, capacity.OUT) if run.data_sha256 in fitted and run.merged == 1]
+    measured = Path(__file__).with_name(f"season-{season.name}.md")
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         season=season,
@@ -79,9 +66,7 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         lost=list(lost_lines(season.folder.runs(), {trace.id for trace in season.suite.traces})),
         coverage=[table for one in draws.sets for table in coverage_tables(season, one)],
         right=season.suite.quantiles[-1] - season.suite.quantiles[0] if season.suite.quantiles else 0,
-        exceeded=exceeded_table(needs, train, draws.sets),
-        fitted=len(train),
-        alarm=alarm_table(alarm_runs(season), draws.sets),
+        measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
         distance=distance_parts(season, draws.tuned_average, draws.candidate),
         fork_tests=[f"`{name}` {test.p_value:.2g}" for name, test in season.tests.items()],
         logs=log_table(found, gains),
@@ -202,58 +187,10 @@ def coverage_tables(season: ScoredSeason, drawn: DrawnSet) -> Iterator[str]:
         yield markdown_table((f"set {drawn.name}, {state}", *(f"{stratum} batches" for stratum in strata)), rows)
 
 
-@functools.cache
-def capacity_runs(season: ScoredSeason) -> list[CapacityRun]:
-    """Return the needs of capacity of the season's own runs, measured where they are not kept."""
-    ids = {run.trace for run in season.folder.runs()}
-    return capacity.all_runs(season.folder.traces, season_file(season.suite.name, "capacity"), ids.__contains__)
-
-
-@functools.cache
-def alarm_runs(season: ScoredSeason) -> list[AlarmRun]:
-    """Return the counts of the alarm on the season's own runs, counted where they are not kept."""
-    ids = {run.trace for run in season.folder.runs()}
-    return alarms.all_runs(season.folder.traces, season_file(season.suite.name, "alarms"), ids.__contains__)
-
-
-def exceeded_table(runs: Sequence[CapacityRun], train: Sequence[CapacityRun], sets: Sequence[DrawnSet]) -> str:
-    """Return how often the factor of each entry is exceeded, fitted on the `train` runs; "" without any."""
-    if not train:
-        return ""
-    whole = [run for run in runs if run.merged == 1]
-    scored = list(scores_of(whole, train, groups_of(run.recipe for run in train)))
-    alone = {run.recipe: run.recipe for run in whole}
-    rows = []
-    for one, name in product(sets, capacity.ENTRIES):
-        for stratum, recipes in recipes_by_stratum(one).items():
-            here = [s for s in scored if s.entry == name and s.run.recipe in recipes]
-            by_rows = [[s for s in here if s.horizon == horizon] for horizon in HORIZONS]
-            over = (exceeded(found, at, alone) if found else LACKING for found in by_rows for at in (TENTH, TWENTIETH))
-            pooled = pooled_over(here, alone) if here else (LACKING, NOTHING, NOTHING)
-            rows.append((one.name, stratum, f"`{name}`", *over, *pooled))
-    asked = (f"{horizon:,} rows, risk {100 * RISKS[at]:g} %" for horizon in HORIZONS for at in (TENTH, TWENTIETH))
-    heads = ("set", "batches", "entry", *asked, "all, risk 1 %", "of all windows", "windows")
-    return aligned_table(heads, rows, 3)
-
-
-def alarm_table(runs: Sequence[AlarmRun], sets: Sequence[DrawnSet]) -> str:
-    """Return the rates of the alarm that is shipped by set and size of batch."""
-    rows = []
-    for one in sets:
-        for stratum, recipes in recipes_by_stratum(one).items():
-            counts = [run.counts[alarms.SHIPPED] for run in runs if run.recipe in recipes]
-            rows.append((one.name, stratum, str(len(counts)), *(rates(added(counts)) if counts else [LACKING] * 5)))
-    return aligned_table(("set", "batches", "runs", *RATES), rows, 2)
-
-
-def kept_texts(season: ScoredSeason) -> dict[Path, str]:
-    """Return the files that keep what was measured on a season's runs."""
-    needs = records_text(capacity_runs(season), lambda run: (run.id, run.merged))
-    counts = records_text(alarm_runs(season), lambda run: run.id)
-    return {
-        season_file(season.suite.name, "capacity"): needs,
-        season_file(season.suite.name, "alarms"): counts,
-    }
+def run_mean(errors: Errors, name: str) -> float:
+    """Return the mean over runs of the run's mean over its tasks, of those with a value; NaN where none has one."""
+    mean_R = np.concatenate([*run_means(errors.by_forecaster[name], errors.tasks).values(), []])
+    return float(mean_R.mean()) if mean_R.size else float("nan")
 
 
 def cell_dots(season: ScoredSeason) -> dict[str, list[Dot]]:

@@ -55,7 +55,7 @@ def _runs(ids: Sequence[str]) -> str:
 
 
 def season_answer(season: ScoredSeason) -> str:
-    """Return what a season's candidate gains on recipes that were drawn after closing."""
+    """Return what a season's candidate gains on drawn recipes."""
     return f"Season `{season.name}`. {Drawn(season).answer}"
 
 
@@ -71,10 +71,8 @@ def results_answer() -> str:
 
 
 def draw_results() -> None:
-    """Draw the newest season's standings, or the largest suite's."""
-    seasons = scored_seasons()
-    path = REPORTS / "results.svg"
-    draw_dots(season_dots(seasons[0]) if seasons else suite_dots(largest_suite().name), path)
+    """Draw the newest season's standings."""
+    draw_dots(season_dots(scored_seasons()[0]), REPORTS / "results.svg")
 
 
 def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
@@ -83,15 +81,6 @@ def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
         f"set {name}, {state}" if name else state: dots
         for name, part in by_set(season).items()
         for state, dots in state_dots(part.results).items()
-    }
-
-
-def suite_dots(suite: str) -> dict[str, list[Dot]]:
-    """Return a suite's standings by state, those of each size of batch apart."""
-    return {
-        f"{size}: {state}" if size else state: dots
-        for size, results in results_by_size(suite).items()
-        for state, dots in state_dots(results).items()
     }
 
 

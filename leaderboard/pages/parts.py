@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import ResultError
@@ -33,15 +33,6 @@ def page_of_parts(name: str, makers: Mapping[str, Maker], draw: Callable[[], Non
     """Return a page of this repository, named by its path, whose parts these functions make."""
     path = ROOT / name
     return Page(name, lambda: {path: fill_parts(path.read_text(encoding="utf-8"), makers)}, draw)
-
-
-def parts_from(known: Callable[[], Any], **makers: Maker) -> dict[str, Maker]:
-    """Return makers of parts from functions whose first argument is what ``known`` returns."""
-
-    def part(make: Maker) -> Maker:
-        return lambda *of: make(known(), *of)
-
-    return {name: part(make) for name, make in makers.items()}
 
 
 def fill_parts(text: str, makers: Mapping[str, Maker]) -> str:

@@ -1,21 +1,21 @@
-"""The pages of all scored seasons, and what was measured for them."""
+"""The pages of all scored seasons."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from leaderboard.pages.drawn_season import cell_dots, kept_texts, report
-from leaderboard.pages.headline import public_results
+from leaderboard.pages.drawn_season import cell_dots, report
 from leaderboard.pages.openings import REPORTS, draw_dots
 from leaderboard.pages.parts import Page
+from leaderboard.pages.results import public_results
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.results.record import Result
 
 
 def files_of(found: ScoredSeason, public: Sequence[Result]) -> dict[Path, str]:
-    """Return the page of a season beside the results of its public suite, and what was measured for it."""
-    return {REPORTS / f"season-{found.name}.md": report(found, public), **kept_texts(found)}
+    """Return the page of a season beside the results of its public suite."""
+    return {REPORTS / f"season-{found.name}.md": report(found, public)}
 
 
 def season_files() -> dict[Path, str]:

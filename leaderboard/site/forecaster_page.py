@@ -127,7 +127,7 @@ def wins(entry: Entry, board: Board, views: Sequence[View]) -> list[str]:
 
 
 def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[str, Any]]:
-    """Return the pictures of skill by what the runs are and by recipe, a panel per state; the page draws them."""
+    """Return the pictures of skill by size of batch and by recipe, a panel per state; the page draws them."""
     i, by_look = board.results.index(entry.result), {(view.state, view.recipe): view for view in views}
     states = [state for state in ("transient", "stable") if (state, ALL) in by_look]
     titles = dict(choices(board))
@@ -145,7 +145,7 @@ def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[s
             "rows": [titles[choice] for choice in group],
             "panels": [{"title": state, "cells": [cell(state, choice) for choice in group]} for state in states],
         }
-        for caption, group in zip(("by what the runs are", "by recipe"), groups, strict=True)
+        for caption, group in zip(("by size of batch", "by recipe"), groups, strict=True)
         if len(group) > 1
     ]
 

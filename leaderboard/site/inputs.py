@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of
-from leaderboard.properties import Slice, properties_of, slices_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
@@ -22,10 +21,18 @@ from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import TraceRef, list_traces, stored_hash
+from moeload_bench.traces.store import TraceRef, list_traces
 
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
 Standing = Literal["claimed", "checked"] | VerificationStatus
+
+
+class Slice(NamedTuple):
+    """Runs with batches of one size; ``id`` is none that a recipe can have."""
+
+    id: str
+    title: str
+    traces: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class Board:
 
     ``reference`` is what skill is measured against, None where neither the entries nor the package have its result.
     ``season`` is set where nobody had the suite's runs before they were scored; else they are public. ``known``: beside
-    a season, the results of its public suite. ``slices`` are there where every run's trace is (`with_slices`).
+    a season, the results of its public suite. ``slices``: its sizes of batch, where it has several.
     """
 
     suite: Suite
@@ -77,7 +84,7 @@ class Board:
 
     @property
     def choices(self) -> list[str]:
-        """Return what results can be restricted to: slices of runs by what their traces are, and recipes."""
+        """Return what results can be restricted to: sizes of batch, and recipes."""
         return [*(one.id for one in self.slices), *self.recipes]
 
     def runs_in(self, choice: str) -> frozenset[str]:
@@ -142,21 +149,6 @@ def read_inputs(root: str | Path) -> Inputs:
     shown = [(part, known) for one, known in zip(seasons, beside, strict=True) for part in by_set(one).values()]
     boards = [*(season_board(part, known) for part, known in shown), *(part for one in boards for part in by_size(one))]
     return Inputs(base, tuple(boards), tuple(read_traces(base)), _content_sha256(base, folders))
-
-
-def with_slices(inputs: Inputs) -> Inputs:
-    """Return the inputs with the slices of every board that has none yet: the traces are read, or the cache is."""
-    boards = [b if b.slices else replace(b, slices=read_slices(b.suite, inputs.traces)) for b in inputs.boards]
-    return replace(inputs, boards=tuple(boards))
-
-
-def read_slices(suite: Suite, traces: Sequence[TraceRef]) -> tuple[Slice, ...]:
-    """Return the suite's runs by what their traces are; none unless each trace is there with the suite's content."""
-    paths = {ref.id: ref.path for ref in traces}
-    entries = [entry for entry in suite.traces if entry.id in paths]
-    if len(entries) < len(suite.traces) or any(stored_hash(paths[e.id]) != e.data_sha256 for e in entries):
-        return ()
-    return tuple(slices_of({entry.id: properties_of(paths[entry.id]) for entry in entries}))
 
 
 def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:

@@ -21,7 +21,7 @@ from moeload_bench.isolation.sources import bytes_sha256
 
 Files = list[tuple[str, bytes]]
 LIBRARIES = ("numpy", "matplotlib", "altair", "vl-convert-python", "jinja2", "itables", "markdown-it-py")
-ROOMS = ("season_tools", "site", "studies")
+ROOMS = ("season_tools", "site")
 """The folders of leaderboard/ whose code draws the site."""
 READ = ("leaderboard", "baselines", "docs", "traces", "moeload_bench/data", "moeload_bench/suites", "CITATION.cff")
 """What is read of a checkout."""

@@ -10,13 +10,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from leaderboard.properties import properties_of
 from leaderboard.site import forecaster_page, payload, trace_page
 from leaderboard.site.assets import asset_files, json_text, script_data
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.figures import trace_data, trace_specs
-from leaderboard.site.inputs import Board, Inputs, with_slices
+from leaderboard.site.inputs import Board, Inputs
 from leaderboard.site.kept import boards_sha256, kept_files
 from leaderboard.site.renderer import TEMPLATES, Renderer, markup
 from leaderboard.site.words import named, verify_command, web_link
@@ -52,14 +51,11 @@ RUNS = TypeAdapter(Run)
 
 def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
     """(path, content) of every file of the site; ``report`` as a part begins: how many of its stage are done."""
-    drawn = described_traces(inputs, report)  # first: what it knows of each trace, slices need
-    report(0, 1, "what the runs are")
-    inputs = with_slices(inputs)
     yield from asset_files()
     shown = boards_sha256(inputs)
     yield from kept_files("boards", shown, lambda: board_files(inputs, report))
     yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs, report))
-    yield from trace_files(inputs, drawn)
+    yield from trace_files(inputs, described_traces(inputs, report))
     report(0, 1, "documentation")
     yield from text_files(inputs)
 
@@ -167,11 +163,9 @@ def trace_files(inputs: Inputs, described: Sequence[tuple[Run, Any]]) -> Iterato
 
 
 def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield what is described and drawn of one trace; what it is like is kept for the slices of suites."""
+    """Yield what is described and drawn of one trace."""
     trace = read_trace(path)
     run, view = make_run(trace, path.stat().st_size), view_trace(trace)
-    if view.labels is not None:
-        properties_of(path, (trace, run, view.labels))
     yield RUN, RUNS.dump_json(run)
     yield CHARTS, json_text(trace_data(view)).encode()
 

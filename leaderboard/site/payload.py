@@ -80,11 +80,11 @@ def board_payload(board: Board, places: Mapping[str, int]) -> Json:
 
 def strata(board: Board) -> list[str]:
     """Return the choices of runs by the size of their batches; none where the suite has one size."""
-    return [one.id for one in board.slices if one.id.startswith("expert_tokens:")]
+    return [one.id for one in board.slices]
 
 
 def choices(board: Board) -> list[tuple[str, str]]:
-    """(value, text) of the switch that chooses runs: all, by what they are, by recipe."""
+    """(value, text) of the switch that chooses runs: all, by size of batch, by recipe."""
     slices = [(one.id, one.title) for one in board.slices]
     return [(ALL, "all recipes"), *slices, *((recipe, recipe) for recipe in board.recipes)]
 

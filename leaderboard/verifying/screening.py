@@ -158,7 +158,7 @@ def screening(
 
     Kept in leaderboard/verifying/screened.json; `pages docs/guide/leaderboard.md` makes the table.
 
-    [bold]python -m leaderboard studies screening mini gated memory[/bold]
+    [bold]python -m leaderboard screening mini gated memory[/bold]
     """
     tasks = load_suite(suite)
     for name, made in record(tasks, names):

@@ -137,12 +137,6 @@ def alarms(share_BLE: FloatArray, below: float = DANGER) -> Flags:
     return standing_BLE & (share_BLE >= DEAD)
 
 
-def collapses(share_BLE: FloatArray) -> list[tuple[int, int]]:
-    """Return (layer, block) of each layer in which most experts are dead, with the first such block."""
-    most_BL = (share_BLE < DEAD).mean(axis=2) > 0.5
-    return [(int(layer), int(most_BL[:, layer].argmax())) for layer in np.flatnonzero(most_BL.any(axis=0))]
-
-
 def episodes(alarm_BLE: Flags, share_BLE: FloatArray) -> Iterator[Episode]:
     """Yield the episodes of an alarm: each lasts until its expert dies, or is at 0.2/E or above without an alarm."""
     died_BLE = deaths(share_BLE)

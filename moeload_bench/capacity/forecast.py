@@ -29,8 +29,6 @@ TIMES = (0.7, 0.85, 1.0, 1.05, 1.1, 1.2, 1.35, 1.5, 2.0, 3.0, 5.0)
 LEAST_RISK = 0.01
 """Smaller risks are extrapolated: the windows of `train` do not show them."""
 MOST_RISK = 0.5
-CAPACITY_VERSION = 2
-"""Version of the board of capacity; it rises when its numbers are no longer comparable."""
 PRIOR = PACKAGE / "capacity" / "prior.json"
 
 

@@ -64,11 +64,6 @@ class Errors:
         )
 
 
-def runs_of(errors: Errors, traces: Collection[str]) -> Errors:
-    """Return the tasks of these runs, named by their traces' ids."""
-    return errors.at([i for i, run in enumerate(errors.tasks.run_T) if run in traces])
-
-
 def errors_of(results: Sequence[Result], metric: str) -> Errors:
     """Return the metric of results on one suite; raise `ResultError` when they do not have the same tasks."""
     return SameTasks(results).errors(metric)

@@ -1,4 +1,4 @@
-"""What results allow to conclude: skill, win rate, two intervals, Holm, rank groups (docs/methods/statistics.md).
+"""What results allow to conclude: skill, win rate, two intervals, Holm, ranks (docs/methods/statistics.md).
 
 Windows, layers and experts of one training run are not independent, and recipes are few, so nothing here resamples
 windows. All of it works on the logarithm of the ratio of a forecaster's error to the reference's on the same task.
@@ -321,36 +321,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (count - rank) * p_values[i]))
         corrected[i] = worst
     return corrected
-
-
-def rank_groups(
-    errors: Mapping[str, FloatArray], tasks: Tasks, alpha: float = 0.05, *, base_T: FloatArray | None = None
-) -> list[list[str]] | None:
-    """Return forecasters in groups that cannot be told apart, best first; None with fewer than MIN_RECIPES recipes.
-
-    In the order of skill (against ``base_T``, the reference's errors; without it against the first forecaster given:
-    ratios are clipped, so the order may depend on it) a group goes from its leader down to the first one whose
-    difference from the leader is significant after Holm's correction; that one leads the next group. So no one ranks
-    above a forecaster of more skill. Membership is about the leader: two members may differ from one another.
-    """
-    if not errors:
-        return []
-    names, error_FT = list(errors), np.stack(list(errors.values()))
-
-    def means_to(error_T: FloatArray) -> RunMeans:
-        return RunMeans.of(log_ratio(error_FT, error_T), tasks)
-
-    skill_F = means_to(error_FT[0] if base_T is None else base_T).skill_F
-    order, groups = sorted(range(len(skill_F)), key=(-skill_F).tolist().__getitem__), []
-    while order:
-        p_values = means_to(error_FT[order[0]]).p_F[order[1:]].tolist()
-        if any(map(np.isnan, p_values)):
-            return None
-        apart = (i for i, p in enumerate(holm(p_values), start=1) if p < alpha)
-        end = next(apart, len(order))
-        groups.append([names[i] for i in order[:end]])
-        order = order[end:]
-    return groups
 
 
 def told_apart(names: Sequence[str], skill_P: FloatArray, p_P: FloatArray) -> frozenset[tuple[str, str]] | None:

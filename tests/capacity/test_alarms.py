@@ -9,7 +9,6 @@ from moeload_bench.capacity.alarms import (
     added,
     alarms,
     block_shares,
-    collapses,
     count,
     danger,
     deaths,
@@ -81,13 +80,6 @@ def test_counts_of_runs_add_up() -> None:
     counts = count(share, episodes(danger(share), share))
     assert added([counts, counts]).deaths == 2
     assert added([]).recall is None
-
-
-def test_a_layer_collapses_when_most_of_its_experts_are_dead() -> None:
-    """Of four experts three are dead from the second block on; two are not most."""
-    share = np.array([[[1, 1, 1, 1]], [[4, 0, 0, 0]], [[2, 2, 0, 0]]], dtype=float)
-    assert collapses(share) == [(0, 1)]
-    assert collapses(share[2:]) == []
 
 
 def test_blocks_are_of_a_hundred_steps() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,19 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.pages import drawn_season, seasons
-from leaderboard.pages.boards import Board, quantile_part
+from leaderboard.pages import drawn_season
+from leaderboard.pages import headline as headline_page
 from leaderboard.pages.drawn_claims import Drawn, hopes
-from leaderboard.pages.drawn_season import capacity_runs, cell_dots, exceeded_table, report
-from leaderboard.pages.headline import BRIEF_ROWS, brief_part, season_parts
+from leaderboard.pages.drawn_season import cell_dots, report
+from leaderboard.pages.headline import season_part
 from leaderboard.pages.openings import draw_dots, season_answer, season_dots
 from leaderboard.season_tools.claims import claim_lines, headline
-from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files
-from leaderboard.studies import kept
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of
 from moeload_bench.results.record import Result, TaskResult
@@ -203,47 +200,18 @@ def test_coverage_is_by_set_state_and_size_of_batch(found: ScoredSeason) -> None
     assert "nearest to 0.8 is best" in text
     assert rows_of(text, "set b, transient | small batches") == [["mine", "0.75", "0.75"]]
     assert rows_of(text, "set b, stable | small batches") == [["mine", "0.75", "lacking"]]
-    for title, of_part in by_part(given).items():
-        board = Board(f"season, {title}", of_part.results, given.suite.quantiles)
-        assert "No result of season" in quantile_part(board), "sw_avg_conformal is not among its entries"
 
 
-def test_capacity_is_fitted_on_what_was_published_before_closing(
-    found: ScoredSeason, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_a_study_measured_once_stands_on_its_season_s_page(
+    found: ScoredSeason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`train` runs that the commitment names; of 400 steps there are windows of 100 rows and none of 1,000."""
-    assert "so nothing is fitted" in page
-    needs = capacity_runs(found)
-    assert {run.recipe for run in needs} == {run.recipe for run in found.folder.runs()}
-    peaks = {"peak_B": tuple(1.0 + 0.01 * (block % 7) for block in range(60))}
-    train = [needs[0].model_copy(update={"id": "qwen3moe-16e-aux/train/seed0", "data_sha256": "1" * 64, **peaks})]
-    late = [needs[0].model_copy(update={"id": "olmoe-64e-top8/train/seed0", "data_sha256": "2" * 64, **peaks})]
-    shutil.copytree(found.folder.path, tmp_path / "2027-03")
-    path = tmp_path / "2027-03" / "commitment.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "fit_data": {train[0].id: "1" * 64}}))
-    monkeypatch.setattr(drawn_season, "read_records", lambda kind, path: [*train, *late])
-    assert found.draws is not None
-    text = report(replace(found, folder=SeasonFolder(tmp_path / "2027-03")), found.results)
-    assert "fitted on the 1 `train` runs" in text
-    assert exceeded_table(needs, train, found.draws.sets) in text
-    rows = rows_of(text.replace("|---|", "| --- |"), "set | batches | entry")
-    assert [row[:3] for row in rows[:2]] == [["a", "small", "naive"], ["a", "large", "naive"]]
-    assert all(row[5:7] == ["lacking", "lacking"] for row in rows)
-    assert all(0 <= float(row[3]) <= 100 and int(row[-1]) > 0 for row in rows)
-
-
-def test_measurements_are_kept_and_taken_from_there(found: ScoredSeason, tmp_path: Path) -> None:
-    """Beside the page; a clone without the season's traces has the kept ones."""
-    page, *kept_paths = seasons.files_of(found, found.results)
-    assert page.name == "season-2027-03.md"
-    assert [path.name for path in kept_paths] == ["season-2027-03.capacity.json", "season-2027-03.alarms.json"]
-    texts = {path.name: text for path, text in drawn_season.kept_texts(found).items()}
-    for file, text in texts.items():
-        (tmp_path / file).write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kept, "RESULTS", tmp_path)
-        patch.setattr(SeasonFolder, "traces", tmp_path / "none")
-        assert {path.name: text for path, text in drawn_season.kept_texts(found).items()} == texts
+    """From the file of the season's name beside the module; a season without one has no such part."""
+    assert "## Capacity" not in report(found, found.results)
+    for path in (Path(drawn_season.__file__).parent).glob("drawn_*.md.j2"):
+        shutil.copy(path, tmp_path)
+    (tmp_path / "season-2027-03.md").write_text("## Capacity\n\nMeasured once.\n")
+    monkeypatch.setattr(drawn_season, "__file__", str(tmp_path / "drawn_season.py"))
+    assert "\n\n## Capacity\n\nMeasured once.\n\n## What nobody" in report(found, found.results)
 
 
 def test_nothing_on_the_page_is_typed(page: str) -> None:
@@ -265,17 +233,16 @@ def test_a_season_without_the_plan_s_entries_is_refused(found: ScoredSeason, mon
     assert by_set(found) == by_part(found) == {"": found}
 
 
-def test_a_drawn_season_stands_first_by_set_and_size_of_batch(found: ScoredSeason, tmp_path: Path) -> None:
-    """README.md: its gains alone, no longer than what they replace; results.md: a table for each; the figures."""
-    brief = brief_part(PRIMARY, [found])
+def test_the_newest_season_stands_first_by_set_and_size_of_batch(
+    found: ScoredSeason, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README.md and results.md: its gains, with a link to its page; the figure: a panel for each set and state."""
+    monkeypatch.setattr(headline_page, "scored_seasons", lambda: [found])
+    brief = season_part("docs/")
+    assert "[Season `2027-03`](docs/season-2027-03.md)" in brief
     assert Drawn(found).answer in brief
     assert [row[0] for row in rows_of(brief, "`mine` against `sw_avg`")] == [
         f"set {name}, {size} batches" for name in "ab" for size in ("small", "large")
-    ]
-    assert len(brief.splitlines()) <= BRIEF_ROWS + 4
-    parts = season_parts(found, PRIMARY)
-    assert [part for part in parts if part.startswith("**Set")] == [
-        f"**Set {name}, {size} batches**" for name in "ab" for size in ("small", "large")
     ]
     assert season_answer(found).endswith(Drawn(found).answer)
     assert [*season_dots(found)] == ["set a, transient", "set b, transient", "set b, stable"]

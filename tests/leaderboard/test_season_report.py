@@ -8,7 +8,7 @@ import pytest
 
 from leaderboard.ranking import rank_text
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
-from leaderboard.season_tools.sets import by_part
+from leaderboard.season_tools.sets import by_set
 from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.grid import Standings
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -34,13 +34,12 @@ def ranks_by_site(season: ScoredSeason, state: str) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("state", ["transient", "stable"])
 def test_one_claim_has_one_rank_wherever_it_is_shown(state: str) -> None:
-    """Ranks on a new recipe: as the site computes them, and on the page of results for each part of a season."""
+    """Ranks on a new recipe: as the site computes them, and on the season's page for each of its sets."""
     newest, *_ = scored_seasons()
-    for title, part in by_part(newest).items():
-        on_results = ranks_on("results.md", state, "ranks", after=f"**{title[0].upper()}{title[1:]}**")
-        on_site = ranks_by_site(part, state)  # none of too few recipes
-        assert on_results == {name: on_site.get(name, "-") for name in on_results}
-        assert len(on_results) > 10
+    for name, part in by_set(newest).items():
+        on_page = ranks_on(f"season-{newest.name}.md", f"set {name}, {state}", "ranks")
+        assert on_page == ranks_by_site(part, state)
+        assert len(on_page) > 10
 
 
 def test_a_participant_finds_on_one_page_how_to_enter_and_what_comes_of_it() -> None:

@@ -21,14 +21,13 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import RESULTS, SUBMISSIONS
-from leaderboard.properties import Slice
 from leaderboard.ranking import rank_sets, rank_text
 from leaderboard.season_tools.scored import FLOOR as FLOOR_FORK
 from leaderboard.seeds import run_ratios, skill_interval
 from leaderboard.site import forecaster_page, payload
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
-from leaderboard.site.inputs import Board, Inputs, make_entry, read_board, read_inputs, read_slices
+from leaderboard.site.inputs import Board, Inputs, Slice, make_entry, read_board, read_inputs
 from leaderboard.site.pages import board_files, forecaster_files, forecaster_path, places_of, text_files
 from leaderboard.site.views import fronts_of, metrics_of, views_of
 from leaderboard.site.words import (
@@ -90,14 +89,13 @@ def mini() -> Board:
 
 
 def test_runs_of_a_slice_are_those_of_its_traces(mini: Board) -> None:
-    """A group's row is the mean over its runs, and its words say which; without traces there is no group."""
+    """A group's row is the mean over its runs, and its words say which."""
     runs = frozenset({"qwen3moe-tiny-8e-aux0/test/seed1"})
-    board = replace(mini, slices=(Slice("balancing:none", "balancing: none", runs),))
+    board = replace(mini, slices=(Slice("expert_tokens:small", "small batches", runs),))
     views = {(view.recipe, view.state, view.horizon): view for view in views_of(board, "window_tv")}
-    group, alone = views["balancing:none", "stable", 100], views["qwen3moe-tiny-8e-aux0", "stable", 100]
+    group, alone = views["expert_tokens:small", "stable", 100], views["qwen3moe-tiny-8e-aux0", "stable", 100]
     assert np.array_equal(group.value_F, alone.value_F)
-    assert "1 run of 1 recipe with balancing: none" in payload.averaged_over(group, board)
-    assert read_slices(mini.suite, ()) == ()
+    assert "1 run of 1 recipe with small batches" in payload.averaged_over(group, board)
 
 
 @pytest.mark.slow
@@ -531,8 +529,8 @@ def test_a_folder_with_other_things_is_not_replaced(tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "site").iterdir()) == [MARK, "index.html"]
 
 
-STAGES = ["files of the checkout", "results, submissions and traces", "traces: qwen3moe-tiny-8e/test/seed1",
-          "what the runs are", "leaderboard of mini: window_tv", "forecasters on mini", "documentation"]  # fmt: skip
+STAGES = ["files of the checkout", "results, submissions and traces", "leaderboard of mini: window_tv",
+          "forecasters on mini", "traces: qwen3moe-tiny-8e/test/seed1", "documentation"]  # fmt: skip
 
 
 @pytest.mark.slow

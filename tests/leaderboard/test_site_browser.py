@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from leaderboard.properties import Slice
 from leaderboard.site.assets import asset_files
 from leaderboard.site.command import write_site
-from leaderboard.site.inputs import Inputs, read_inputs
+from leaderboard.site.inputs import Inputs, Slice, read_inputs
 from leaderboard.site.pages import described_traces, site_files, trace_files
 from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid, run_means
@@ -36,7 +35,7 @@ for _package in ("jinja2", "altair", "itables", "vl_convert", "matplotlib", "mar
 
 pytestmark = pytest.mark.slow  # a browser, and sites of several suites
 ROOT = Path(__file__).parents[2]
-GROUP = Slice("drift:low", "drift up to 0.90%", frozenset())
+GROUP = Slice("expert_tokens:small", "small batches", frozenset())
 TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
 PAGES = ("index.html", "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE, "methods/metrics.html",
@@ -55,7 +54,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("out") / "site"
     inputs = read_inputs(checkout)
-    few = frozenset(f"recipe{r}/test/seed{s}" for r in range(3) for s in (1, 2))
+    few = frozenset(f"recipe{r}/test/seed{s}" for r in range(5) for s in (1, 2))
     boards = [replace(b, slices=(GROUP._replace(traces=few),)) if b.suite.name == "many" else b for b in inputs.boards]
     write_site(site_files(replace(inputs, boards=tuple(boards))), out)
     return out
@@ -122,11 +121,11 @@ def test_runs_are_chosen_by_what_their_traces_are(driver: Any, site: Path, check
     shown = column(driver, "window_tv")
     for name in ("uniform", "other0"):
         result = load_result(checkout / "leaderboard" / "results" / "many" / f"{name}.json")
-        own = [run for run in result.runs if run.recipe in ("recipe0", "recipe1", "recipe2")]
+        own = [run for run in result.runs if run.recipe != "recipe5"]
         values = [value for run in own if (value := run_means(run, "stable", "window_tv")[1]) is not None]
-        assert len(values) == 6
-        assert close_to(shown[name], sum(values) / 6), name
-    assert f"mean over 6 runs of 3 recipes with {GROUP.title}" in driver.find_element("id", "over").text
+        assert len(values) == 10
+        assert close_to(shown[name], sum(values) / 10), name
+    assert f"mean over 10 runs of 5 recipes with {GROUP.title}" in driver.find_element("id", "over").text
     assert f"layers; {GROUP.title} of suite many." in driver.find_element("id", "horizons-caption").text
     choose(driver, suite="mini")
     assert driver.find_element("id", "recipe").get_property("value") == "all", "it has no such group"

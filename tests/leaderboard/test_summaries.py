@@ -55,7 +55,7 @@ def test_readme_shows_the_gains_of_the_newest_season() -> None:
     """A row of README is a part of it; a gain is the skill of the candidate against the tuned average there."""
     season = scored_seasons()[0]
     assert season.draws is not None
-    text = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- generated: brief")[1].split("<!-- end")[0]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- generated: season")[1].split("<!-- end")[0]
     rows = re.findall(r"^\| (set \w, \w+ batches) \| (\S+) % [^|]+ \| (\S+) % ", text, re.MULTILINE)
     parts = by_part(season)
     assert [title for title, *_ in rows] == list(parts)

@@ -1,14 +1,11 @@
-"""Regret in results, beside window_tv, and where the two disagree."""
+"""Regret in results, beside window_tv."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from leaderboard.pages.disagreement import disagreements, draw_regret
-from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.style import save_figure
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -43,22 +40,3 @@ def test_uniform_plans_regret_most_on_an_unequal_run(results):
     """A forecaster that sees the hot expert makes better plans than one that does not."""
     mean = {r.name: np.mean([t.metrics["regret@quarter"][1] for t in r.runs[0].tasks]) for r in results}
     assert mean["uniform"] > 2 * max(mean["last_value"], mean["sw_avg"])
-
-
-def test_disagreements_are_what_they_say(results):
-    """In every pair the one has the lower window_tv, the other the lower regret; without margins there are no fewer."""
-    strict, loose = disagreements(list(results)), disagreements(list(results), margin=0.0, least_regret=0.0)
-    assert len(loose) >= len(strict)
-    for d in loose:
-        assert d.by_error != d.by_regret
-        assert d.error_ratio > 1
-        assert d.regret_gap > 0
-    with pytest.raises(ResultError):
-        disagreements([])
-
-
-def test_the_figure_is_written(results, tmp_path):
-    """Regret against window_tv, one panel per state that has results, which says over how many origins."""
-    titles = [ax.get_title() for ax in draw_regret(list(results)).axes]
-    assert titles == ["transient: mean over 1 run, 6 origins", "stable: mean over 1 run, 6 origins"]
-    assert save_figure(draw_regret(list(results)), tmp_path / "regret.svg").stat().st_size > 5_000

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from leaderboard.ranking import rank_sets, win_rates
+from leaderboard.ranking import count_wins, mean_rates, rank_sets
 from moeload_bench.errors import ResultError
 from moeload_bench.results.statistics import (
     CLIP,
@@ -23,7 +23,6 @@ from moeload_bench.results.statistics import (
     interval,
     log_ratio,
     possible_ranks,
-    rank_groups,
     skill,
     told_apart,
 )
@@ -58,9 +57,11 @@ def coverage(claim, G, R, W, sims, fixed_recipes, seed=0):
     return hits / sims
 
 
-def win_rate(first: np.ndarray, second: np.ndarray) -> float:
-    """Of the first against the second alone."""
-    return win_rates({"first": first, "second": second})["first"]
+def win_rates(*errors: np.ndarray) -> list[float]:
+    """Of each against all others."""
+    error_FT = np.stack(errors)
+    won_FF1, tasks_FF1 = count_wins(error_FT, np.ones((error_FT.shape[1], 1)))
+    return mean_rates(won_FF1.transpose(2, 0, 1), tasks_FF1.transpose(2, 0, 1))[0].tolist()
 
 
 def test_only_the_suite_itself_has_groups_of_near_twins():
@@ -147,7 +148,7 @@ def test_new_recipe_interval_is_the_t_interval_on_recipe_means():
 
 
 def test_fewer_than_five_recipes_give_no_interval():
-    """With four recipes there is no interval, no p value and no rank group: tables print n/a. Skill stays."""
+    """With four recipes there is no interval, and no p value: tables print n/a. Skill stays."""
     assert MIN_RECIPES == 5
     ratio = simulate(np.random.default_rng(4), 4, 2, 20)
     tasks = tasks_of(4, 2, 20)
@@ -155,7 +156,6 @@ def test_fewer_than_five_recipes_give_no_interval():
     assert interval(ratio, tasks, "these recipes, new seeds") is None
     errors = {"a": np.exp(ratio), "b": np.ones(ratio.size)}
     assert compare(errors, "b", tasks)[0].p is None
-    assert rank_groups(errors, tasks) is None
     assert np.isfinite(skill(ratio, tasks))
 
 
@@ -191,7 +191,7 @@ def test_rounding_decides_nothing():
     rounding, exact = np.full(4, 3e-16), np.zeros(4)
     for a, b in ((rounding, exact), (exact, rounding), (rounding, 2 * rounding)):
         assert skill(log_ratio(a, b), tasks_of(1, 1, 4)) == 0.0
-        assert win_rate(a, b) == 0.5
+        assert win_rates(a, b) == [0.5, 0.5]
 
 
 def test_runs_with_fewer_tasks_weigh_alike():
@@ -212,12 +212,11 @@ def test_holm_matches_statsmodels(count):
 def test_win_rate_counts_ties_half():
     """Wins over common tasks, ties half, missing scores left out; against all others it is their mean."""
     a, b = np.array([1.0, 2.0, 3.0, np.nan]), np.array([2.0, 2.0, 1.0, 1.0])
-    assert win_rate(a, b) == 0.5
-    assert win_rate(a, b) + win_rate(b, a) == 1.0
-    assert np.isnan(win_rate(a[3:], b[3:]))
-    rates = win_rates({"a": a, "b": b, "c": np.full(4, 9.0)})
-    assert rates["a"] == pytest.approx(0.75)
-    assert rates["c"] == 0.0
+    assert win_rates(a, b) == [0.5, 0.5]
+    assert np.isnan(win_rates(a[3:], b[3:])).all()
+    first, _, third = win_rates(a, b, np.full(4, 9.0))
+    assert first == pytest.approx(0.75)
+    assert third == 0.0
 
 
 def example_errors(G=8, R=2, W=10):
@@ -245,31 +244,13 @@ def test_comparisons_are_against_one_and_corrected_as_one_family():
         compare(errors, "other", tasks)
 
 
-def test_rank_groups_hold_what_cannot_be_told_apart():
-    """Equal forecasters share a rank group; groups come best first and hold everyone once."""
-    errors, tasks = example_errors()
-    groups = rank_groups(errors, tasks)
-    assert [sorted(group) for group in groups] == [["as_good", "good"], ["reference"], ["bad"]]
-    assert rank_groups({"alone": errors["bad"]}, tasks) == [["alone"]]
-    assert rank_groups({}, tasks) == []
-
-
-def test_no_one_ranks_above_a_forecaster_of_more_skill():
-    """One that is worse on average and too scattered for the test is below whoever the test tells from the leader."""
+def test_one_whose_errors_scatter_is_not_told_apart():
+    """It is worse on average than one that is told from the leader, and no test tells it from anybody."""
     tasks = Tasks([f"g{i}" for i in range(6)], [f"r{i}" for i in range(6)])
     leader = np.full(6, 0.1)
     errors = {"leader": leader, "worse": leader * 1.2, "wild": leader * np.array([0.5, 15, 0.6, 12, 0.4, 19])}
     apart = {c.forecaster: c.p_holm < 0.05 for c in compare(errors, "leader", tasks)}
     assert apart == {"worse": True, "wild": False}
-    assert rank_groups(errors, tasks) == [["leader"], ["worse", "wild"]]
-
-
-def test_ranks_follow_the_skill_that_is_shown():
-    """Ratios are clipped, so the order is taken against the reference: beside a hopeless entry the others would tie."""
-    tasks = Tasks([f"g{i}" for i in range(6)], [f"r{i}" for i in range(6)])
-    errors = {"hopeless": np.full(6, 1.0), "reference": np.full(6, 1e-3), "better": np.full(6, 5e-4)}
-    found = rank_groups(errors, tasks, base_T=errors["reference"])
-    assert found == [["better"], ["reference"], ["hopeless"]]
 
 
 def test_possible_ranks_are_what_the_pairs_that_are_told_apart_leave():

@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 from leaderboard import pages
 from leaderboard.pages.cards import leaderboard_table
-from leaderboard.pages.headline import brief_part, headline_part
+from leaderboard.pages.headline import headline_part
 from leaderboard.pages.openings import results_answer
-from leaderboard.pages.results import suite_page
 from leaderboard.pages.summaries import summary_files
 from leaderboard.site.inputs import Board, Entry, by_size
 from leaderboard.suites.freeze import to_toml
@@ -52,27 +51,19 @@ def test_each_size_has_its_own_runs(scored: tuple[Suite, Results]) -> None:
     assert by_stratum(other, suite) == {"": other}
 
 
-def test_the_page_of_results_never_averages_over_sizes(scored: tuple[Suite, Results]) -> None:
-    """Each size has every section, made from its own runs."""
-    suite, results = scored
-    page = suite_page(suite, list(results))
-    small, large = page.index(f"### {WORDS['small']}"), page.index(f"### {WORDS['large']}")
-    assert small < page.index("#### By recipe") < large < page.rindex("#### By recipe")
-    assert TRACES[1].meta.recipe not in page[small:large]
-
-
 def test_no_table_of_a_suite_is_of_both_sizes(scored: tuple[Suite, Results], monkeypatch: pytest.MonkeyPatch) -> None:
-    """README's and the card's tables, the headline, the answer, the files of rows and the site's boards: each of these
+    """The card's table, the headline, the answer, the files of rows and the site's boards: each of these
     is made once for small batches and once for large ones.
     """
     suite, results = scored
-    monkeypatch.setattr(pages.results, "load_suite", lambda name: suite)
+    for page in (pages.results, pages.headline):
+        monkeypatch.setattr(page, "load_suite", lambda name: suite)
     monkeypatch.setattr(pages.results, "results_of", lambda name: tuple(results))
     for page in (pages.results, pages.summaries):
         monkeypatch.setattr(page, "suites_with_results", lambda: ["own"])
-    for page in (pages.headline, pages.openings, pages.cards, pages.summaries):
+    for page in (pages.openings, pages.cards, pages.summaries):
         monkeypatch.setattr(page, "scored_seasons", list)
-    for text in (headline_part("window_tv"), brief_part("window_tv"), results_answer(), leaderboard_table()):
+    for text in (headline_part("own"), results_answer(), leaderboard_table()):
         assert [text.lower().count(words.lower()) for words in WORDS.values()] == [1, 1], text
     tables = {path.stem: text for path, text in summary_files().items()}
     assert tables.keys() == {"own-small", "own-large"}

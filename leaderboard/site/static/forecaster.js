@@ -1,4 +1,4 @@
-// A forecaster's page: its skill by what the runs are and by recipe, from the page's data.
+// A forecaster's page: its skill by size of batch and by recipe, from the page's data.
 "use strict";
 (() => {
   const { place, charts } = JSON.parse(document.getElementById("forecaster-data").textContent);
