@@ -47,7 +47,7 @@ PAGES = (
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),
-    page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS, decisions.draw_walk),
+    page_of_parts("docs/methods/placement.md", decisions.PLACEMENT_PARTS),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     capacity.CAPACITY,
     page_of_parts("docs/reports/forks.md", forks.PARTS, forks.draw_floors),

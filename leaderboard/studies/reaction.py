@@ -30,6 +30,7 @@ import numpy as np
 import typer
 from moeload_bench.baselines.gated import Gated
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
+from moeload_bench.placement.risk import risk_plan
 
 from leaderboard.committed import ROOT, TRACES
 from leaderboard.studies.reacting import at_threshold, spilled
@@ -38,7 +39,6 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, step_block, trac
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
 from moeload_bench.placement.replan import with_fewest_moves
-from moeload_bench.placement.risk import risk_plan
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
