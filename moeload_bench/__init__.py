@@ -10,11 +10,11 @@ if TYPE_CHECKING:
     from moeload_bench.errors import MoeloadError
     from moeload_bench.evaluation.conformance import check_forecaster
     from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.evaluation.replanning import compare_policies
     from moeload_bench.evaluation.stored import rescore
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
     from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
+    from moeload_bench.live.comparison import compare_policies
     from moeload_bench.live.monitor import LoadMonitor
     from moeload_bench.live.page import report
     from moeload_bench.placement.plans import ClusterShape
@@ -63,11 +63,11 @@ _HOME = _by_name({
     "errors": "MoeloadError",
     "evaluation.conformance": "check_forecaster",
     "evaluation.evaluate": "evaluate",
-    "evaluation.replanning": "compare_policies",
     "evaluation.stored": "rescore",
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
+    "live.comparison": "compare_policies",
     "live.monitor": "LoadMonitor",
     "live.page": "report",
     "placement.plans": "ClusterShape",

@@ -20,12 +20,12 @@ from moeload_bench.errors import (
 )
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.replanning import compare_policies
 from moeload_bench.forecaster import trace_info
 from moeload_bench.isolation.hosts import fit_target, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.live.comparison import compare_policies
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import CostModel, Simulation
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite, suite_for_trace
 from tests.conftest import need, synthetic_trace
@@ -71,9 +71,6 @@ def test_no_code_runs_at_a_mistyped_level(tmp_path: Path) -> None:
 
 def test_other_words_are_refused_too() -> None:
     """A policy, a claim of statistics, a sliding statistic, what a recorder does with an error, a backend."""
-    simulation = Simulation(TRACE.share_SLE(), np.zeros((400, 2), dtype=bool), SHAPE, COST, 1)
-    with pytest.raises(NotFoundError, match="unknown policy 'Every'; there is: every, "):
-        simulation.run("Every", 10)  # type: ignore[arg-type]
     with pytest.raises(NotFoundError, match="unknown claim 'new seeds'"):
         interval(np.zeros(2), Tasks.__new__(Tasks), "new seeds")  # type: ignore[arg-type]
     with pytest.raises(Exception, match="unknown backend 'Loky'; there is: loky, dask, ray"):

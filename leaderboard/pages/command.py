@@ -15,7 +15,7 @@ from leaderboard.pages import (
     headline,
     openings,
     parameters,
-    placement,
+    peers,
     sampling_note,
     seasons,
     summaries,
@@ -33,7 +33,7 @@ PAGES = (
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),
-    page_of_parts("docs/methods/placement.md", placement.PARTS, placement.draw_walk),
+    page_of_parts("docs/methods/placement.md", peers.PARTS),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts(
         "docs/reports/results.md", {**openings.PARTS, **headline.PARTS, **summaries.PARTS}, openings.draw_results

@@ -7,13 +7,13 @@ code: on the loads that the public code was run on once, it reaches the same max
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.pages.parts import aligned_table
+from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import load_trace
@@ -142,3 +142,6 @@ def balance_table() -> str:
         for one in balances()
     ]  # fmt: skip
     return aligned_table(heads, rows)
+
+
+PARTS: Mapping[str, Maker] = {"peers": balance_table}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,6 @@ from moeload_bench.cli.options import FirstLayer, Level, ModelLayers, Seed, Trac
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
-from moeload_bench.evaluation.replanning import Comparison, compare_policies
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
@@ -24,11 +23,8 @@ from moeload_bench.live.before_after import before_and_after
 from moeload_bench.live.candidates import WATCHED
 from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import PolicyRun
-from moeload_bench.plots.replanning import draw_policies
 from moeload_bench.results.console import plain_table
 from moeload_bench.results.decision import Candidate, Decision, volume
-from moeload_bench.style import check_suffix, save_figure
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown
 
@@ -68,16 +64,10 @@ def plan(
     trace: TraceArgument,
     *,
     settings: Settings,
-    figure: Annotated[
-        Path | None, typer.Option(callback=no_trace, help="Draw the re-plan curve and device loads (.png, .svg, .pdf).")
-    ] = None,
     level: Level = "process",
     seed: Seed = 0,
     written: Writing | None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
-    wide: Annotated[
-        bool, typer.Option("--wide", help="Also other policies of re-planning, simulated; wider than 80 columns.")
-    ] = False,
 ) -> None:
     """Decide whether and how often to re-plan experts, with which forecaster, and what that saves.
 
@@ -85,27 +75,18 @@ def plan(
 
     Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for
     (docs/guide/live.md in the project's repository). What you do not state of the cluster comes from the run or its
-    model, or is ASSUMED and named.
-
-    [bold]--wide[/bold] and [bold]--figure[/bold] simulate other policies too, with the forecaster that is taken:
-    [bold]every[/bold] k steps; [bold]if_pays[/bold]; [bold]stable_only[/bold]: never in the transient;
-    [bold]reserve_allocate[/bold]: even spread in the transient; [bold]on_change[/bold] of state;
-    [bold]oracle[/bold]: if_pays knowing the loads to come. The cost model: docs/methods/placement.md in the
-    project's repository.
+    model, or is ASSUMED and named. The cost model: docs/methods/placement.md in the project's repository.
 
     [bold]--write placement.json --format eplb[/bold] writes the plan for the coming steps as the file that an engine
     loads, and says what it changes.
 
     Exit status: 0 done, 1 some forecast failed (each is named), 2 the request cannot be served.
     """
-    if figure is not None:
-        check_suffix(figure)
     settings = replace(settings, level=parse_level(level), seed=seed)
     loaded = open_trace(trace)
     shape = settings.cluster.shape_for(loaded.num_experts)
     if shape is None:
         raise PlacementError(f"no cluster fits {loaded.num_experts} experts: expected --devices and --slots")
-    comparison = None
     stopped = "stopped: nothing is kept; the same command begins again"
     with said_if_stopped(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
         try:
@@ -118,24 +99,15 @@ def plan(
             say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
         decision = last.decision
-        if wide or figure is not None:
-            comparison = compare_policies(
-                loaded, decision.take.forecaster, shape, watch.costs(shape).model, every=settings.intervals,
-                level=settings.level, seed=seed, report=report,
-            )  # fmt: skip
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
     failures = [f"{name}: {why}" for name, why in watch.failures.items()]
-    failures += [] if comparison is None else comparison.failures
     if as_json:
-        say_record(_record(loaded, decision, comparison, following, failures))
+        say_record({"trace": loaded.id, "decision": decision.record, "next": following, "failures": failures})
     else:
-        _print(loaded, decision, comparison if wide else None, following, failures)
+        _print(loaded, decision, following, failures)
     if changed is not None:
         say(*changed, err=as_json)
-    if figure is not None and comparison is not None:
-        save_figure(draw_policies(comparison, loaded), figure)
-        say(f"figure: {figure}", err=True)
     if failures:
         raise typer.Exit(1)
 
@@ -157,21 +129,8 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     return [*lines, *textwrap.wrap(text, 80, break_on_hyphens=False)]
 
 
-def _record(
-    trace: Trace, decision: Decision, comparison: Comparison | None, following: str, failures: Sequence[str]
-) -> dict[str, Any]:
-    record: dict[str, Any] = {"trace": trace.id, "decision": decision.record, "next": following, "failures": failures}
-    if comparison is not None:
-        simulation = comparison.simulation
-        record |= {"shape": asdict(simulation.shape), "cost": asdict(simulation.cost), "notes": list(comparison.notes)}
-        record["policies"] = [asdict(run) for run in comparison.runs]
-    return record
-
-
-def _print(
-    trace: Trace, decision: Decision, comparison: Comparison | None, following: str, failures: Sequence[str]
-) -> None:
-    """Print the decision, the candidates, other policies where they are asked for, what failed, the next command."""
+def _print(trace: Trace, decision: Decision, following: str, failures: Sequence[str]) -> None:
+    """Print the decision, the candidates, what failed, the next command."""
     console = plain_console()
     for line in decision.lines():
         console.print(printable(line))
@@ -181,12 +140,6 @@ def _print(
         "is better; ms: CPU time of a forecast, observing included"
     )
     console.print(_table([_candidate_cells(one) for one in decision.candidates], decision.take))
-    if comparison is not None:
-        wide = plain_console(wide=True)
-        wide.print(f"Other policies, simulated with {printable(comparison.forecaster)}; k: steps between re-plans")
-        wide.print(_table([_cells(run, comparison.simulation.cost.step_ms) for run in comparison.runs], None))
-        for note in comparison.notes:
-            console.print(printable(note), style="red")
     for failure in failures[:5]:
         console.print(printable(failure), style="red")
     if len(failures) > 5:
@@ -194,11 +147,11 @@ def _print(
     print_next(following)
 
 
-def _table(rows: Sequence[dict[str, str]], take: Candidate | None) -> Any:
+def _table(rows: Sequence[dict[str, str]], take: Candidate) -> Any:
     """Return a table of rows with the same names; the row of the candidate taken in bold."""
-    table = plain_table(*rows[0], left=("forecaster", "policy"))
+    table = plain_table(*rows[0], left=("forecaster",))
     for row in rows:
-        taken = take is not None and (row["forecaster"], row["every"]) == (take.forecaster, f"{take.every:,}")
+        taken = (row["forecaster"], row["every"]) == (take.forecaster, f"{take.every:,}")
         table.add_row(*(printable(cell) for cell in row.values()), style="bold" if taken else None)
     return table
 
@@ -213,20 +166,4 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "saved %": f"{one.saved_percent:.2f}",
         "misplaced %": shown(one.misplaced_percent, ".2f"),
         "ms": f"{one.cpu_ms:.2g}" if one.cpu_ms < 10 else f"{one.cpu_ms:,.0f}",
-    }
-
-
-def _cells(run: PolicyRun, step_ms: float) -> dict[str, str]:
-    return {
-        "policy": run.policy,
-        "k": "-" if run.policy == "static" else f"{run.every:,}",
-        "re-plans": f"{run.replans:,}",
-        "moved": f"{run.replicas_moved:,}",
-        "moved GB": f"{run.moved_mb / 1000:,.1f}",
-        "imbalance": shown(run.imbalance, ".3f"),
-        "transient": shown(run.imbalance_transient, ".3f"),
-        "stable": shown(run.imbalance_stable, ".3f"),
-        "gain %": shown(run.gain_percent, ".2f"),
-        "cost %": shown(100 * run.migration_ms / step_ms, ".2f"),
-        "saved %": shown(run.saved_percent, ".2f"),
     }

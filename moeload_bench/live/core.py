@@ -92,7 +92,7 @@ class Settings:
 
 @dataclass(frozen=True, eq=False)
 class Placing:
-    """What the plans cost so far, in the units of `placement.replan.PolicyRun`, against the static layout.
+    """What the plans cost so far, against the static layout.
 
     ``imbalance_L``: max / mean device load of the last window under the plan in force; ``static_L`` the same under the
     even spread. ``saved_percent`` of the step time, migration charged, over all steps so far; ``replans`` and

@@ -108,7 +108,7 @@ def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             scope |= mine_alone  # the page's skeleton has no body
     assert scope["mean_KLE"].shape == (2, 6, 8)
     assert (scope["imported"].steps, list_traces(tmp_path / "runs")[-1].id) == (50, "tiny/test/seed0")
-    assert scope["plans"].best in scope["plans"].runs
+    assert scope["decision"].take in scope["decision"].candidates
     assert scope["first"].name == scope["again"][0].name == "last_value"
     named = re.search(r"The columns of `to_pandas` are (.*?), and one per", PAGE, re.DOTALL)
     assert named is not None

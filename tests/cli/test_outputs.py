@@ -17,12 +17,10 @@ from tests.conftest import synthetic_trace
 FORECAST = ("export", "forecast", "{trace}", "--horizon", "10", "--level", "none", "--out")
 SERIES = ("export", "trace", "{trace}", "--format", "nixtla", "--out")
 PLAN = ("plan", "{trace}", "--devices", "2", "--slots", "6", "--level", "none")
-COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "100")
 WRITERS = (
     FORECAST,
     SERIES,
     (*PLAN, "--write"),
-    (*PLAN, *COSTS, "--figure"),
     ("report", "{trace}", "--out"),
     ("plot", "heatmap", "{trace}", "--out"),
     ("watch", "{trace}", "--once", "--svg"),
@@ -105,7 +103,7 @@ def test_errors_of_the_file_beside_name_the_target(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["b.json"]
 
 
-@pytest.mark.parametrize("more", [("--every", "50"), ("--json",), ("--wide",)])
+@pytest.mark.parametrize("more", [("--every", "50"), ("--json",)])
 def test_a_plan_is_written_whatever_else_is_asked(more: tuple[str, ...], own: Path) -> None:
     """Costs that are not stated are assumed, so that nothing has to be refused."""
     target = own.with_name("p.json")

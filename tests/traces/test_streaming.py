@@ -30,7 +30,7 @@ CLUSTER = ["--devices", "2", "--slots", "6", "--expert-mb", "1", "--bandwidth", 
 COMMANDS = {
     "show": ["traces", "show", "{trace}"],
     "run": ["run", "sw_avg", "--level", "none", "--trace", "{trace}"],
-    "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", "--wide", *CLUSTER],
+    "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", *CLUSTER],
     "report": ["report", "{trace}", "--out", "{folder}/report.html"],
     "watch": ["watch", "{trace}", "--once"],
 }
@@ -48,7 +48,6 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tr
     monkeypatch.setattr("moeload_bench.states.drift.CELLS_AT_ONCE", 100 * cells)
     monkeypatch.setattr(streaming, "HELD_BYTES", 3 * 64 * cells * 8)
     monkeypatch.setattr("moeload_bench.evaluation.harness.FEED_CELLS", 100 * cells)
-    monkeypatch.setattr("moeload_bench.placement.replan.CELLS_AT_ONCE", 50 * cells)
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
     return trace, path
 
