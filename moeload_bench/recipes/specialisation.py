@@ -90,7 +90,7 @@ class Specialisation:
         handles = [router.module.register_forward_hook(hook(i)) for i, router in enumerate(self._routers)]
         self._model.eval()
         with torch.no_grad():
-            for part_BN in torch.from_numpy(self._token_BN).split(self._at_once):
+            for part_BN in torch.split(torch.from_numpy(self._token_BN), self._at_once):
                 token_T = part_BN.reshape(-1).to(self._model.device)
                 self._model(input_ids=token_T.view(part_BN.shape))
         self._model.train()
