@@ -196,14 +196,10 @@ def suite_names() -> list[str]:
     return sorted(path.stem for path in (PACKAGE / "suites").glob("*.toml"))
 
 
-def full_suites(names: Iterable[str]) -> list[str]:
-    """Return those names that belong to full suites (v3, v4, ...), in the order of their numbers."""
-    return sorted((name for name in names if re.fullmatch(r"v\d+", name)), key=lambda name: int(name[1:]))
-
-
 def default_suite() -> str:
     """Return the suite for submissions: the newest full one (v3, v4, ...), mini if there is none."""
-    return next(reversed(full_suites(suite_names())), "mini")
+    numbers = [int(name[1:]) for name in suite_names() if re.fullmatch(r"v\d+", name)]
+    return f"v{max(numbers)}" if numbers else "mini"
 
 
 def no_suite(name: str, file: str) -> MoeloadError:
