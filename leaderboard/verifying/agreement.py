@@ -72,7 +72,7 @@ def differences(
 ) -> Iterator[str]:
     """Say what differs between two runs of the same tasks: each value by more than its bound, or where all values
     are close, each mean by state and horizon, or that over all horizons, by more than its metric's tolerance."""
-    yield from list(_values(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
+    yield from list(value_differences(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
 
 
 def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
@@ -97,7 +97,10 @@ def _facts(claimed: RunResult, again: RunResult) -> Iterator[str]:
         yield "the floors are not those of the trace"
 
 
-def _values(claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds) -> Iterator[str]:
+def value_differences(
+    claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
+) -> Iterator[str]:
+    """Say what differs between two runs of the same tasks by more than the bound of a single value."""
     yield from _facts(claimed, again)
     size = sizes(again)
     for one, other in zip(claimed.tasks, again.tasks, strict=True):

@@ -10,7 +10,7 @@ from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
 from moeload_bench.submissions.check import check_submission
-from moeload_bench.submissions.folder import VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.submit import Author, make_draft, result_path
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
@@ -27,7 +27,8 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     folder = read_folder(path, bound_code(result))
     wrong = check_submission(folder, result, suite)
     if wrong and folder.verification is not None:
-        (path / VERIFICATION).unlink()
+        for name in (VERIFICATION, FITTED):
+            (path / name).unlink(missing_ok=True)
         result = result.model_copy(update={"status": "claimed"})
         result.save(root / result_path(suite.name, name))
         folder = read_folder(path, bound_code(result))

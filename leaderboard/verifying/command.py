@@ -16,7 +16,7 @@ from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.errors import SubmissionError
 from moeload_bench.submissions.check import apart_level, check_submission
-from moeload_bench.submissions.folder import REQUIREMENTS, VERIFICATION, Folder, read_folder
+from moeload_bench.submissions.folder import FITTED, REQUIREMENTS, VERIFICATION, Folder, is_regular, read_folder
 from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.record import Verification
 from moeload_bench.submissions.submit import result_path
@@ -44,7 +44,8 @@ def verify(
         bool, typer.Option("--check-only", help="Compare files and hashes only: nothing is executed.")
     ] = False,
     incoming: Annotated[
-        bool, typer.Option("--incoming", help="With --check-only: a pull request, which brings no verification.json.")
+        bool,
+        typer.Option("--incoming", help="With --check-only: a pull request, which brings no maintainers' file."),
     ] = False,
     base: Annotated[
         Path | None,
@@ -128,7 +129,8 @@ def _other_code(read: Folder) -> str | None:
 
 def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:
     """Return what is wrong with a folder that comes from outside."""
-    reasons = [] if read.verification is None else [f"{VERIFICATION} is the maintainers' file: remove it"]
+    ours = (name for name in (VERIFICATION, FITTED) if is_regular(read.path / name))
+    reasons = [f"{name} is the maintainers' file: remove it" for name in ours]
     if any("--hash" not in requirement for requirement in read.requirements):
         reasons.append(
             f"{REQUIREMENTS}: expected --hash=sha256:... of each wheel, so that no other file is installed later: "

@@ -33,7 +33,7 @@ from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.results.record import Result, RunResult
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.submissions.check import check_submission, require_level
-from moeload_bench.submissions.folder import VERIFICATION, Folder
+from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder
 from moeload_bench.submissions.record import Verification, status_of
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.submissions.submit import as_submitted
@@ -68,14 +68,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification found, and the result that is published after it.
+    """What a verification found, the result that is published after it, and the bytes that all of it was scored with.
 
     Where it is verified, the numbers of ``result`` are the re-run's (with a sample, those of the runs in it); else it
-    is the claim.
+    is the claim. ``fitted`` is what `fit` returned; None unless all runs are the re-run's.
     """
 
     record: Verification
     result: Result
+    fitted: bytes | None = None
 
 
 def verify(request: Request) -> Verified:
@@ -88,6 +89,7 @@ def verify(request: Request) -> Verified:
         preflight(request.folder.target())
     findings: dict[str, float] = {}
     costs: dict[str, Any] = {}
+    fitted: bytes | None = None
     published = claim = request.result.model_copy(update={"status": "claimed"})
     reasons = check_submission(replace(request.folder, verification=None), claim, request.suite)
     if not reasons:
@@ -104,7 +106,8 @@ def verify(request: Request) -> Verified:
             except TargetError as error:  # arguments that it does not take
                 reasons = [str(error)]
             costs = rerun.costs()
-            published = claim if reasons else rerun.published()
+            if not reasons:
+                published, fitted = rerun.published(), rerun.fits[rerun.target.text].data
     here = environment()
     record = Verification(
         verified=not reasons,
@@ -121,12 +124,16 @@ def verify(request: Request) -> Verified:
         findings={name: float(f"{value:.4g}") for name, value in findings.items()},
         **costs,
     )
-    return Verified(record, published)
+    return Verified(record, published, fitted if record.status == "verified" else None)
 
 
 def write_verification(made: Verified, folder: Folder, place: Path) -> None:
-    """Write what was found: verification.json into the folder, and what is published to ``place``."""
+    """Write verification.json and the fitted bytes into the folder, and what is published to ``place``."""
     write_whole(folder.path / VERIFICATION, made.record.to_json().encode())
+    if made.fitted is None:
+        (folder.path / FITTED).unlink(missing_ok=True)
+    else:
+        write_whole(folder.path / FITTED, made.fitted)
     made.result.save(place)
 
 

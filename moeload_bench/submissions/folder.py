@@ -5,6 +5,7 @@
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent if it has none
     submissions/NAME/requirements.txt    one `name==version --hash=sha256:...` a line; absent if nothing is needed
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
+    submissions/NAME/fitted.bin          written by it too: what `fit` returned, absent if the code has none
     results/SUITE/NAME.json              the result record
 
 Nothing of a folder is executed when it is read.
@@ -30,6 +31,8 @@ from moeload_bench.submissions.weights import WEIGHTS, check_weights
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
 MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 64 << 10, VERIFICATION: 256 << 10}
+FITTED = "fitted.bin"
+FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
 MAX_REQUIREMENTS = 100
 _REQUIREMENT = re.compile(
     r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)"
@@ -55,6 +58,11 @@ class Folder:
             file = (self.path / CODE).resolve()
             return FileTarget(text=text, file=file, class_name=text.partition(":")[2], kwargs=kwargs)
         return replace(_package_target(self.record), kwargs=kwargs)
+
+    def fitted(self) -> bytes | None:
+        """Return the bytes that its `fit` returned and that its published result was scored with; None without any."""
+        path = self.path / FITTED
+        return path.read_bytes() if is_regular(path) else None
 
 
 def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
@@ -215,8 +223,6 @@ def is_regular(path: Path) -> bool:
 def _refuse_others(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise SubmissionError(f"{folder}: expected a folder with {RECORD}")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in (*MAX_BYTES, *WEIGHTS))
+    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     if others:
-        raise SubmissionError(
-            f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join((*MAX_BYTES, *WEIGHTS))}"
-        )
+        raise SubmissionError(f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join(FILES)}")

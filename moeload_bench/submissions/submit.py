@@ -18,7 +18,7 @@ from moeload_bench.results.record import Result
 from moeload_bench.submissions.check import check_submission, require_level
 from moeload_bench.submissions.folder import (
     CODE,
-    MAX_BYTES,
+    FILES,
     RECORD,
     REQUIREMENTS,
     Folder,
@@ -29,7 +29,7 @@ from moeload_bench.submissions.folder import (
 )
 from moeload_bench.submissions.record import Submission
 from moeload_bench.submissions.requirements import install_packages, installed_packages, pinned, wheel_hashes
-from moeload_bench.submissions.weights import WEIGHTS, check_weights
+from moeload_bench.submissions.weights import check_weights
 from moeload_bench.suites.suite import Suite
 from moeload_bench.words import FineProgress
 
@@ -91,7 +91,7 @@ class Prepared:
     def write(self, root: Path) -> None:
         """Write folder and result below ``root``; remove what an earlier submission of the name left."""
         folder = f"submissions/{self.draft.record.name}"
-        for name in self.stale(f"{folder}/{file}" for file in (*MAX_BYTES, *WEIGHTS)):
+        for name in self.stale(f"{folder}/{file}" for file in FILES):
             (root / name).unlink(missing_ok=True)
         for name, content in self.files().items():
             path = root / name

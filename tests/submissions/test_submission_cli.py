@@ -13,7 +13,7 @@ import pytest
 
 from leaderboard.committed import bound_code
 from moeload_bench.results.record import load_result
-from moeload_bench.submissions.folder import CODE, RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.folder import CODE, FITTED, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
@@ -86,7 +86,7 @@ def test_check_only_says_yes_or_why_not(world: World, tmp_path: Path) -> None:
 
 
 def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(world: World, tmp_path: Path) -> None:
-    """`--incoming` refuses the maintainers' file, and with `--base` a name that others have before the pull request."""
+    """`--incoming` refuses the maintainers' files and, with `--base`, a name that others had before the request."""
     folder = place(tmp_path / "new", world)
     base = tmp_path / "old"
     arguments = ("verify", str(folder), "--check-only", "--incoming", "--base", str(base))
@@ -95,9 +95,11 @@ def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(worl
     theirs.mkdir(parents=True)
     (theirs / RECORD).write_text('authors = ["Somebody Else"]\n')
     (folder / VERIFICATION).write_text(made_up(world, folder).to_json())
+    (folder / FITTED).write_bytes(b"weights")
     done = moeload(world, *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert "verification.json is the maintainers' file: remove it" in done.stderr
+    assert "fitted.bin is the maintainers' file: remove it" in done.stderr
     assert "the name 'mine' is taken by other authors" in done.stderr
 
 

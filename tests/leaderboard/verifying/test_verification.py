@@ -19,7 +19,7 @@ import pytest
 from leaderboard.committed import RESULTS
 from leaderboard.verifying import verify as verification
 from leaderboard.verifying.agreement import differences, refit_differences
-from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, verify
+from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, verify, write_verification
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.results.record import Result, RunResult, load_result
 from moeload_bench.submissions.folder import Folder, read_folder
@@ -259,6 +259,21 @@ def test_a_fit_that_ends_elsewhere_here_is_compared_by_its_means(
     assert "window_tv" in next(differences(claimed, again, suite.horizons))
     less = next(refit_differences(scaled(again, (0.9,)), again, suite.horizons))
     assert less.startswith("stable, mean window_tv at horizon 1: claimed")
+
+
+def test_what_was_fitted_lies_beside_the_submission(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes that every published run was scored with, and none where the claim stays what is published."""
+    monkeypatch.setenv("PROCESSOR", "ours")
+    suite = world.suite.model_copy(update={"fit": world.suite.traces})
+    world = World(suite, world.paths)
+    folder, result = honest(tmp_path, world, code=FITTED)
+    request, place = Request(folder, result, suite, world.paths, level="none", seed=0), tmp_path / "result.json"
+    write_verification(verify(request), folder, place)
+    assert read_folder(folder.path).fitted() == b"ours"
+    write_verification(verify(replace(request, sample=0.5)), folder, place)
+    assert read_folder(folder.path).fitted() is None
 
 
 def lowered(run: RunResult, kind: str, less: float) -> RunResult:
