@@ -16,7 +16,6 @@ COMMANDS = {
     "runs": "Print the runs of a suite's plan, in the order of recording: RECIPE SEED SPLIT.",
     "freeze": "Freeze a suite: its traces by hash, its origins by the state rule.",
     "facts": "Compute what depends only on a suite's traces, once it is frozen.",
-    "freeze-code": "Freeze the code of committed results, those of seasons too, in leaderboard/frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the newest suite.",
     "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
     "fit": "Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.",

@@ -1,18 +1,17 @@
-"""The committed results of a suite, refused by name when they are not the suite's or not the code's.
+"""The committed results of a suite, refused by name when they are not the suite's.
 
 Whatever is made from results (tables, pages, comparisons) is made from what this returns.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
-from leaderboard.frozen_code import code_sha256
 from moeload_bench.errors import MoeloadError, ResultError
-from moeload_bench.isolation.targets import Target, parse_target, source_sha256
+from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.description import Run, read_run
@@ -25,11 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TRACES = ROOT / "traces"
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
-FROZEN = ROOT / "leaderboard" / "frozen"
-OTHER_CODE = "made from other code"
 UNIFORM = "uniform"
-SCORED_AGAIN = ("mini",)
-"""Suites whose results are always of today's code: a commit that changes a baseline scores them again."""
 
 
 def recipe_name(run: str) -> str:
@@ -52,7 +47,7 @@ def suites_with_results(results: Path = RESULTS) -> list[str]:
 def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
     """Return the committed results of a suite: its baselines in their order, then the others by name.
 
-    Raises `ResultError` that names every file of another suite, of other traces or tasks, or of changed code.
+    Raises `ResultError` that names every file of another suite, of other traces or tasks, or without code.
     """
     tasks = load_suite(suite)
     found = load_all(tasks, results)
@@ -108,7 +103,11 @@ def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
 
 
 def result_problems(result: Result, suite: Suite) -> Iterator[str]:
-    """Yield why a result is not one of this suite and of this code, in words."""
+    """Yield why a result is not one of this suite, or cannot be run again, in words.
+
+    The hash of its code is provenance. What binds a result is that its entry forecasts the same when it is run again:
+    tests/leaderboard/test_behaviour.py.
+    """
     if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
         yield (
             f"scored on suite {result.suite.name} {result.suite.sha256[:12]}, expected {suite.name} "
@@ -121,34 +120,10 @@ def result_problems(result: Result, suite: Suite) -> Iterator[str]:
         yield f"seed {result.seed}, expected {suite.seed}"
     yield from _runs(result, suite)
     try:
-        folder, code_of = submission_of(result), bound_code(result)
-        bound = code_of(result.forecaster.target) if folder is None else folder.source_sha256
+        target_of(result)
     except MoeloadError as error:
-        yield f"its code cannot be found: {error}"
-    else:
-        if bound != result.forecaster.source_sha256:
-            made = result.forecaster.source_sha256
-            yield f"{OTHER_CODE}: {made[:12]}, the source here is {bound[:12]}; {made_at(result)}"
-
-
-def bound_code(result: Result) -> Callable[[str], str]:
-    """Return what gives the source hash of a result's target: today's, or the frozen one that the result names."""
-    store = None if result.suite.name in SCORED_AGAIN else FROZEN
-    return partial(code_sha256, made_from=result.forecaster.source_sha256, store=store)
-
-
-def made_at(result: Result) -> str:
-    """Say where the code of a result can be run."""
-    commit = result.environment.commit
-    return f"the result names commit {commit.removesuffix('-dirty')}" if commit else "the result names no commit"
-
-
-def code_now(result: Result) -> str | None:
-    """Return the source hash of what would run today under a result's name; None where its code is gone."""
-    try:
-        return source_sha256(target_of(result))
-    except MoeloadError:
-        return None
+        commit = result.environment.commit or "none"
+        yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
 
 
 def _runs(result: Result, suite: Suite) -> Iterator[str]:
@@ -194,4 +169,4 @@ def model_type_of(result: Result, record: Submission | None) -> ModelType:
 def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
     """Return the submission that a result is named after, None where there is none."""
     folder = submissions / result.name
-    return read_folder(folder, bound_code(result)) if (folder / RECORD).is_file() else None
+    return read_folder(folder) if (folder / RECORD).is_file() else None

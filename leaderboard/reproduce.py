@@ -15,14 +15,11 @@ from typing import Annotated, Any
 import typer
 
 from leaderboard.committed import (
-    OTHER_CODE,
     RESULTS,
     ROOT,
     SUBMISSIONS,
-    code_now,
     in_suite_order,
     load_all,
-    made_at,
     result_problems,
     submission_of,
     target_of,
@@ -190,15 +187,15 @@ def report(committed: Result, again: Result, exact: bool | None) -> tuple[str, l
 
 
 def compare_suite(suite: str, folder: Path, only: Sequence[str] | None, jobs: int, exact: bool | None) -> int:
-    """Run, compare, print; the number of results that differ or are not of this suite and code."""
+    """Run, compare, print; the number of results that differ or are not of this suite."""
     started = time.perf_counter()
     tasks = load_suite(suite)
     results = chosen(tasks, folder, only)
     changed = local_changes()
     if changed:
         say(f"local changes, so the code is not that of any commit: {', '.join(changed)}")
-    wrong = {result.name: [*result_problems(result, tasks), *_other_code(result)] for result in results}
-    runnable = [r for r in results if all(line.startswith(OTHER_CODE) for line in wrong[r.name])]
+    wrong = {result.name: list(result_problems(result, tasks)) for result in results}
+    runnable = [result for result in results if not wrong[result.name]]
     for committed, again in zip(runnable, run_again(runnable, tasks, jobs), strict=True):
         how, found = report(committed, again, exact)
         wrong[committed.name] += found
@@ -215,15 +212,6 @@ def compare_suite(suite: str, folder: Path, only: Sequence[str] | None, jobs: in
         f"{time.perf_counter() - started:.0f} s on {here.hardware}"
     )
     return failed
-
-
-def _other_code(result: Result) -> Iterator[str]:
-    """Print that other code runs than the result's; that none is there to run is what is wrong."""
-    now, then = code_now(result), result.forecaster.source_sha256
-    if now is None:
-        yield f"there is no code to run; {made_at(result)}"
-    elif now != then:
-        say(f"{result.name}: runs today's code {now[:12]}, the result is of {then[:12]}; {made_at(result)}")
 
 
 def reproduce(
@@ -249,9 +237,8 @@ def reproduce(
     leaderboard/tolerances.toml, which says how far and why for each forecaster; a network that was fitted again, by its
     means over each run and over the suite. Commit, hardware and measured costs are
     not compared. Nothing is written, and finished work from the cache is not used. Today's
-    code runs: where it is other than a result's, this is said, and only numbers that differ are an error; a checkout of
-    the commit that the result names runs the old code. The code of a submission runs in the sandbox, with the packages
-    that it requires.
+    code runs, and only numbers that differ are an error; a checkout of the commit that a result names runs the code
+    that made it. The code of a submission runs in the sandbox, with the packages that it requires.
 
     Exit status 0 when everything agrees, 1 when something differs (printed with trace, state, horizon, metric, got and
     committed), 2 when it cannot be asked.

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from leaderboard.frozen_code import code_sha256
 from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import add_packages, entry_changes, planned_recipe, read_entry, season_suite
 from leaderboard.season_tools.drawing import all_drawn, secret_sha256, varied_recipe
@@ -272,7 +271,7 @@ def _entry(
     with_packages: Callable[[records.Entry, records.Entry, str | None], records.Entry],
 ) -> Iterator[str]:
     folder = season.folder
-    now = read_entry(folder.entries / was.name, partial(code_sha256, made_from=was.source_sha256, store=folder.frozen))
+    now = read_entry(folder.entries / was.name)
     if now.requirements:
         made_on = None
         with suppress(MoeloadError):  # a result that is missing or broken is named by itself

@@ -6,7 +6,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from importlib.metadata import version
@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from leaderboard.frozen_code import freeze_target
 from leaderboard.season_tools.drawing import all_drawn, draw_run, recipe_sha256, secret_sha256, varied_recipe
 from leaderboard.season_tools.drawn import drawn_plan, keep_files, plan_draws
 from leaderboard.season_tools.folder import SeasonFolder, file_hashes, later_than, logged_attempt, tree_sha256, utc_now
@@ -210,7 +209,7 @@ def close_season(
     find_links: Path | None = None,
     no_index: bool = False,
 ) -> Commitment:
-    """Freeze the entries: a copy of each folder and of the package's code, and its hashes. Nothing of them is executed.
+    """Freeze the entries: a copy of each folder, and its hashes. Nothing of them is executed.
 
     ``unranked``: folders of demonstrations, which are scored and shown without a rank.
     Raises `SeasonError` when they are closed already or two have one name, `SubmissionError` for a folder that nobody
@@ -256,8 +255,6 @@ def _frozen(folder: SeasonFolder, path: Path, find_links: Path | None, no_index:
     for name in (*MAX_BYTES, *WEIGHTS):
         if name != VERIFICATION and (path / name).is_file():
             shutil.copyfile(path / name, copy / name)
-    if not read.record.has_code:
-        freeze_target(folder.frozen, read.record.target)
     return entry_of(copy, find_links=find_links, no_index=no_index)
 
 
@@ -280,9 +277,9 @@ def add_packages(entry: Entry, was: Entry | None, find_links: Path | None, no_in
     return entry.model_copy(update={"packages_sha256": packages_sha256(folder, every=by_wheel), **hashes})
 
 
-def read_entry(path: Path, code_of: Callable[[str], str] | None = None) -> Entry:
-    """Return the hashes of a frozen entry, its wheels left out; ``code_of`` as in `read_folder`."""
-    read, files = read_folder(path, code_of), file_hashes(path)
+def read_entry(path: Path) -> Entry:
+    """Return the hashes of a frozen entry, its wheels left out."""
+    read, files = read_folder(path), file_hashes(path)
     return Entry(
         name=read.record.name,
         tree_sha256=tree_sha256(files),
@@ -317,7 +314,7 @@ def entry_target(path: Path, was: Entry, *, find_links: Path | None = None, no_i
 
 FIELD_WORDS = {
     "tree_sha256": "the hash of its files",
-    "source_sha256": "the code of its target (of a baseline: neither in this checkout nor frozen)",
+    "source_sha256": "the code of its target (of a baseline: that of this checkout)",
     "requirements": "the list of its requirements",
     "packages_sha256": "what its requirements unpack to",
 }

@@ -83,11 +83,6 @@ class SeasonFolder:
         return self.path / "forks"
 
     @property
-    def frozen(self) -> Path:
-        """Return the store of frozen code, one for all seasons."""
-        return self.path.resolve().parent.parent / "frozen"
-
-    @property
     def log(self) -> Path:
         return self.path / "log.jsonl"
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from leaderboard.committed import UNIFORM, bound_code, in_suite_order, load_all, model_type_of
+from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
@@ -154,8 +154,7 @@ def read_inputs(root: str | Path) -> Inputs:
 def season_board(season: ScoredSeason, known: Sequence[Result] = ()) -> Board:
     """Return the entries of a season beside public results: the maintainers ran all of them, so all are verified."""
     entries = [
-        Entry(result, read_folder(season.folder.entries / result.name, bound_code(result)), "verified", ())
-        for result in season.results
+        Entry(result, read_folder(season.folder.entries / result.name), "verified", ()) for result in season.results
     ]
     sizes = stratum_slices(season)
     return Board(season.suite, tuple(entries), reference_of(season.results), season, tuple(known), sizes)
@@ -202,7 +201,7 @@ def by_size(board: Board) -> list[Board]:
 def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
     """Return the entry with its standing, which never rests on what the result says of itself."""
     try:
-        folder = read_folder(path, bound_code(result))
+        folder = read_folder(path)
     except SubmissionError as error:
         # without the place of the checkout: the site is the same wherever it is built
         return Entry(result, None, "claimed", (str(error).replace(f"{path.parent.parent}/", ""),))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT, bound_code
+from leaderboard.committed import ROOT
 from leaderboard.verifying.claims import load_claim
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
@@ -24,14 +24,14 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     result = load_claim(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)
-    folder = read_folder(path, bound_code(result))
+    folder = read_folder(path)
     wrong = check_submission(folder, result, suite)
     if wrong and folder.verification is not None:
-        for name in (VERIFICATION, FITTED):
-            (path / name).unlink(missing_ok=True)
+        for file in (VERIFICATION, FITTED):
+            (path / file).unlink(missing_ok=True)
         result = result.model_copy(update={"status": "claimed"})
         result.save(root / result_path(suite.name, name))
-        folder = read_folder(path, bound_code(result))
+        folder = read_folder(path)
         wrong = check_submission(folder, result, suite)
     if wrong:
         raise SubmissionError(f"{name}: {wrong[0]}")

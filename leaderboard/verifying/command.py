@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from leaderboard.frozen_code import code_sha256
 from leaderboard.verifying.claims import load_claim
 from leaderboard.verifying.verify import Request, write_verification
 from leaderboard.verifying.verify import verify as rerun
@@ -71,22 +69,14 @@ def verify(
     """
     if (base is not None and not incoming) or (incoming and not check_only):
         raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
-    said, board = read_folder(folder, lambda target: ""), folder.resolve().parent.parent
-    tasks = _suite_of(said, suite)
-    place = board / result_path(tasks.name, said.record.name)
+    read = read_folder(folder)
+    tasks = _suite_of(read, suite)
+    place = folder.resolve().parent.parent / result_path(tasks.name, read.record.name)
     result = load_claim(place)
-    made = result.forecaster.source_sha256
-    read = read_folder(folder, None if incoming else partial(code_sha256, made_from=made, store=board / "frozen"))
     if check_only:
         reasons = [*(_incoming(read, base, tasks) if incoming else []), *check_submission(read, result, tasks)]
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
         return
-    other = _other_code(read)
-    if other is not None:
-        raise SubmissionError(
-            f"{folder}: the result is of frozen code {made[:12]}, {other}: to run it again, check out commit "
-            f"{result.environment.commit}"
-        )
     if read.requirements:
         say(f"installing {len(read.requirements)} requirements", err=True)
     with pair_progress(unit="runs", quiet=as_json) as progress:
@@ -116,15 +106,6 @@ def _suite_of(read: Folder, suite: str | None) -> Suite:
     if suite is None and claimed not in suite_names():
         raise no_suite(claimed, "FILE.toml by --suite")
     return load_suite(suite or claimed)
-
-
-def _other_code(read: Folder) -> str | None:
-    """Say what there is today in place of the code that a folder is bound to; None where it is the same."""
-    try:
-        now = read_folder(read.path).source_sha256
-    except SubmissionError as error:
-        return f"and there is no such code today: {error}"
-    return None if now == read.source_sha256 else f"today's is {now[:12]}"
 
 
 def _incoming(read: Folder, base: Path | None, tasks: Suite) -> list[str]:

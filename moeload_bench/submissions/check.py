@@ -77,7 +77,7 @@ def _identity(folder: Folder, result: Result, suite: Suite) -> Iterator[str]:
             yield f"{what}: the result says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
     if record.model_type == "statistical" and result.fit_wall_s is not None:
         yield "model_type: got 'statistical', but it was fitted on the suite's train runs: expected 'learned'"
-    if made.source_sha256 != folder.source_sha256:
+    if record.has_code and made.source_sha256 != folder.source_sha256:
         yield (
             f"the code has changed since the result was made: the source's hash is {folder.source_sha256[:12]!r}, the "
             f"result was made from {made.source_sha256[:12]!r}: run `moeload-bench submit` again"

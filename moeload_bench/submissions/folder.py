@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,12 +65,8 @@ class Folder:
         return path.read_bytes() if is_regular(path) else None
 
 
-def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -> Folder:
-    """Read a submission without executing any of it; raise `SubmissionError` that says what to change.
-
-    ``code_of`` returns the source hash of a target of the package, by default that of today's code (leaderboard/ also
-    knows frozen code).
-    """
+def read_folder(path: str | Path) -> Folder:
+    """Read a submission without executing any of it; raise `SubmissionError` that says what to change."""
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}
     _refuse_others(folder)
@@ -83,7 +79,7 @@ def read_folder(path: str | Path, code_of: Callable[[str], str] | None = None) -
     _check_weights(folder, record)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
     verification = _validated(Verification, texts.get(VERIFICATION), folder / VERIFICATION)
-    return Folder(folder, record, requirements, _source_sha256(folder, record, code_of), verification)
+    return Folder(folder, record, requirements, _source_sha256(folder, record), verification)
 
 
 def _check_weights(folder: Path, record: Submission) -> None:
@@ -156,11 +152,11 @@ def _package_target(record: Submission) -> StoredTarget:
     return parse_target(record.target)
 
 
-def _source_sha256(folder: Path, record: Submission, code_of: Callable[[str], str] | None) -> str:
+def _source_sha256(folder: Path, record: Submission) -> str:
     if record.has_code:
         return file_sha256(folder / CODE)
     try:
-        return code_of(record.target) if code_of else source_sha256(_package_target(record))
+        return source_sha256(_package_target(record))
     except MoeloadError as error:
         raise SubmissionError(f"{folder / RECORD}: target: {error}") from None
 

@@ -79,14 +79,17 @@ def test_a_verification_of_another_result_goes(tmp_path: Path) -> None:
     assert load_result(place).status == "claimed"
 
 
-def test_a_result_of_other_code_makes_no_submission(tmp_path: Path) -> None:
-    """It is refused by name."""
+def test_a_result_of_other_code_of_the_package_makes_a_submission(tmp_path: Path) -> None:
+    """The hash is provenance: what a changed docstring leaves is the same forecaster. Other arguments are refused."""
     suite = copied("sw_avg", tmp_path)
     place = tmp_path / "results" / suite.name / "sw_avg.json"
     result = load_result(place)
-    made_by = result.forecaster.model_copy(update={"source_sha256": "0" * 64})
-    result.model_copy(update={"forecaster": made_by}).save(place)
-    with pytest.raises(SubmissionError, match="sw_avg: the code has changed since the result was made"):
+    for change in ({"source_sha256": "0" * 64}, {"source_sha256": "0" * 64, "kwargs": {"window": 7}}):
+        made_by = result.forecaster.model_copy(update=change)
+        result.model_copy(update={"forecaster": made_by}).save(place)
+        if "kwargs" not in change:
+            assert write_submission("sw_avg", suite, tmp_path).record.name == "sw_avg"
+    with pytest.raises(SubmissionError, match="sw_avg: forecaster kwargs: the result says"):
         write_submission("sw_avg", suite, tmp_path)
 
 
