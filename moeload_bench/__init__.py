@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
     from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
-    from moeload_bench.live.comparison import compare_policies
     from moeload_bench.live.monitor import LoadMonitor
     from moeload_bench.live.page import report
+    from moeload_bench.live.policies import compare_policies
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
     from moeload_bench.recording.callback import LoadRecorder
@@ -67,7 +67,7 @@ _HOME = _by_name({
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
-    "live.comparison": "compare_policies",
+    "live.policies": "compare_policies",
     "live.monitor": "LoadMonitor",
     "live.page": "report",
     "placement.plans": "ClusterShape",

@@ -11,8 +11,8 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.live.advice import Advice, AdviceRule, Situation, advise, name_layers
 from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.comparison import compare_policies
 from moeload_bench.live.core import Placing, Settings, replay
+from moeload_bench.live.policies import compare_policies
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
