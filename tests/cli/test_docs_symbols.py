@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from leaderboard import ranking, seeds
-from leaderboard.season_tools import forks
 from moeload_bench import forecaster
 from moeload_bench.results import statistics
-from moeload_bench.scoring import catalogue, floors, metrics, noise, scores
+from moeload_bench.scoring import catalogue, floors, forks, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 from tests.conftest import needs_traces
