@@ -13,7 +13,7 @@ import numpy as np
 
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
 from leaderboard.pages.openings import Dot
-from leaderboard.pages.season_parts import demonstration_parts, distance_parts
+from leaderboard.pages.season_parts import demonstration_parts
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools.drawn import drawn_recipes
 from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
@@ -67,8 +67,6 @@ def report(season: ScoredSeason, public: Sequence[Result]) -> str:
         coverage=[table for one in draws.sets for table in coverage_tables(season, one)],
         right=season.suite.quantiles[-1] - season.suite.quantiles[0] if season.suite.quantiles else 0,
         measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
-        distance=distance_parts(season, draws.tuned_average, draws.candidate),
-        fork_tests=[f"`{name}` {test.p_value:.2g}" for name, test in season.tests.items()],
         logs=log_table(found, gains),
         demonstrations=[
             (name, part)

@@ -27,7 +27,7 @@ from leaderboard.season_tools.public_value import (
     value_problems,
     witness_problems,
 )
-from leaderboard.season_tools.recording import fork_path, run_job, same_training
+from leaderboard.season_tools.recording import run_job, same_training
 from leaderboard.season_tools.scoring import frozen_suite
 from moeload_bench.environment import Environment, environment
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
@@ -355,7 +355,8 @@ def _forks(season: Season, run: records.RunHashes) -> Iterator[str]:
         yield f"{run.recipe} run {run.run}: {len(missing)} forks left out: they have no hashes"
     for fork in run.forks:
         what = f"fork {fork.future} of origin {fork.origin_number} of {run.recipe} run {run.run}"
-        path = fork_path(season.folder.traces, season.plan, run.recipe, run.run, fork.origin_number, fork.future)
+        number = (run.run * season.plan.forks.origins + fork.origin_number) * season.plan.forks.futures + fork.future
+        path = season.folder.traces / run.recipe / f"{season.plan.split}_forks" / f"seed{number}.parquet"
         yield from _reading(path, _fork(what, fork.data_sha256, path))
 
 
@@ -382,12 +383,7 @@ def _scores(season: Season) -> Iterator[str]:
             yield from _reading(path, _result(season, entry, path))
         else:
             yield f"entry {entry.name} was left out: it has no result"
-    for name, sha256 in scores.forks.items():
-        path = folder.forks / f"{name}.json"
-        if not path.is_file() or bytes_sha256(path) != sha256:
-            yield f"forks/{name}.json has changed since it was scored"
-    path = folder.path / "fork_floors.json"
-    yield from _reading(path, _floors(path, scores.fork_floors))
+    yield from _scored_forks(folder, scores)
     path = folder.path / "suite.json"
     yield from _reading(path, _suite("suite.json", lambda: read_record(Suite, path), scores))
     with suppress(MoeloadError):  # a trace that is missing or another, a suite that changed: each is named by itself
@@ -409,6 +405,16 @@ def _result(season: Season, entry: records.Entry, path: Path) -> Iterator[str]:
         traces = {entry.id: entry.data_sha256 for entry in suite.traces}
     if {run.trace: run.data_sha256 for run in made.runs} != traces:
         yield f"{what}: its runs are not those of the season: a run was left out or changed"
+
+
+def _scored_forks(folder: SeasonFolder, scores: records.Scores) -> Iterator[str]:
+    """Say which losses on forks, or floors of them, are not those that the season was scored with."""
+    for name, sha256 in scores.forks.items():
+        path = folder.forks / f"{name}.json"
+        if not path.is_file() or bytes_sha256(path) != sha256:
+            yield f"forks/{name}.json has changed since it was scored"
+    path = folder.path / "fork_floors.json"
+    yield from _reading(path, _floors(path, scores.fork_floors))
 
 
 def _floors(path: Path, scored: str | None) -> Iterator[str]:

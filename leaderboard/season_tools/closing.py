@@ -23,7 +23,6 @@ from leaderboard.season_tools.records import (
     Abandoned,
     Commitment,
     Entry,
-    ForkPlan,
     Plan,
     PlannedRecipe,
     Reveal,
@@ -58,7 +57,6 @@ def new_season(
     steps: int | None = None,
     secret_recipes: Sequence[Path] = (),
     varies: dict[str, tuple[Varies, ...]] | None = None,
-    forks: ForkPlan | None = None,
     checkpoint_every: int = 250,
     in_the_open: bool = False,
 ) -> Plan:
@@ -67,8 +65,8 @@ def new_season(
     ``suite`` is by default the newest. ``draws``: a file of what is drawn after closing, in place
     of recipes and public value; such a season is recorded in the open.
     ``in_the_open``: the plan shows the secret; the public value has to be one that nobody can choose.
-    Raises `SeasonError` for a season that is there already, for forks that do not fit the runs, for near twins, for
-    secret recipes in an open season, and as `plan_draws`.
+    Raises `SeasonError` for a season that is there already, for near twins, for secret recipes in an open
+    season, and as `plan_draws`.
     """
     if (folder.path / "plan.json").exists() or folder.private.exists():
         raise SeasonError(f"{folder.path}: season {name} is there already: a secret is drawn once")
@@ -108,7 +106,6 @@ def new_season(
                 )
                 for recipe, hidden in found
             ),
-            forks=forks or ForkPlan(),
             draws=asked,
             again=1 if asked is None else AGAIN,
         )
@@ -169,7 +166,7 @@ def _hide(folder: SeasonFolder, secret: str, recipes: Sequence[Path]) -> None:
 
 
 def _try(plan: Plan, recipes: Sequence[Recipe], secret: str) -> None:
-    """Raise now what would be raised after closing: forks that do not fit, a key that a recipe does not have."""
+    """Raise now what would be raised after closing: a key that a recipe does not have."""
     for recipe in recipes:
         planned, drawn = plan.recipe(recipe.name), draw_run(plan, secret, "a trial", recipe.name, 0)
         varied_recipe(recipe, planned, drawn)

@@ -25,8 +25,8 @@ from leaderboard.season_tools.public_value import (
     witness_season,
 )
 from leaderboard.season_tools.recording import record_season
-from leaderboard.season_tools.records import ASCII_WORDS, MAX_MANY, MAX_NUMBER, SEASON_PATTERN, ForkPlan, Varies
-from leaderboard.season_tools.scoring import fork_tests, score_season
+from leaderboard.season_tools.records import ASCII_WORDS, MAX_MANY, SEASON_PATTERN, Varies
+from leaderboard.season_tools.scoring import score_season
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError, SeasonError
@@ -91,17 +91,7 @@ def new(
             help="RECIPE:KEY=LOW..HIGH, a whole number of the recipe drawn for each run; with `~` for `=`: a rate."
         ),
     ] = None,
-    fork_recipe: Annotated[list[str] | None, typer.Option(help="A recipe whose runs fork.")] = None,
-    fork_origins: Annotated[int, typer.Option(min=1, max=MAX_MANY, help="Origins at which a run forks.")] = 2,
-    futures: Annotated[int, typer.Option(min=2, max=MAX_MANY, help="Forks of an origin.")] = 4,
-    fork_steps: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Steps of a fork.")] = 2000,
-    fork_within: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FIRST..LAST", help="Steps that an origin can have; once for each origin."),
-    ] = None,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps between checkpoints, where forks may begin.")
-    ] = 250,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 250,
     in_the_open: Annotated[
         bool,
         typer.Option(
@@ -125,13 +115,6 @@ def new(
         steps=steps,
         secret_recipes=secret_recipe or (),
         varies=_varies(vary or []),
-        forks=ForkPlan(
-            recipes=tuple(fork_recipe or ()),
-            origins=fork_origins,
-            futures=futures,
-            steps=fork_steps,
-            within=tuple(map(_range, fork_within or ())),
-        ),
         checkpoint_every=checkpoint_every,
         in_the_open=in_the_open,
     )
@@ -237,20 +220,15 @@ def record(
     only: Annotated[
         list[str] | None, typer.Option(help="A recipe to record here; other processes may record others.")
     ] = None,
-    futures: Annotated[
-        int | None, typer.Option(min=2, help="Forks of each origin, fewer than planned: `check` names those left out.")
-    ] = None,
     root: Root = ROOT,
     published: PublishedAt = None,
 ) -> None:
-    """Draw the seeds and record what is not recorded yet, forks included; each run's hashes are written as it is done.
+    """Draw the seeds and record what is not recorded yet; each run's hashes are written as it is done.
 
     Goes on where it stopped. Refused: another public value than before, and a draw before the entries are public.
     """
     try:
-        made = record_season(
-            _folder(root, name), value, only=only or (), futures=futures, published=published, progress=_lines
-        )
+        made = record_season(_folder(root, name), value, only=only or (), published=published, progress=_lines)
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a season") from None
     for run in made:
@@ -287,7 +265,7 @@ def score(
 
 @app.command("reveal")
 def reveal(name: Name, root: Root = ROOT) -> None:
-    """Publish the secret, the derived seeds, the traces and their forks."""
+    """Publish the secret, the derived seeds and the traces."""
     made = reveal_season(_folder(root, name))
     say(f"{root / name}: {len(made.runs)} runs revealed; commit the folder")
 
@@ -333,34 +311,19 @@ def check(
 
 
 def _show_scores(folder: SeasonFolder) -> None:
-    """Print what a season of drawn recipes claims, and what the forks say of each entry: whether it knew the recorded
-    futures.
-    """
+    """Print what a season of drawn recipes claims."""
     draws = folder.plan().draws
     if draws is not None:
         ranked = [entry.name for entry in folder.commitment().entries if entry.ranked]
         results = [load_result(folder.results / f"{entry}.json") for entry in ranked]
         for line in claim_lines(draws, errors_of(results, PRIMARY)):
             say(line)
-    level = folder.plan().forks.level
-    for name, test in fork_tests(folder).items():
-        said = "it knew the recorded futures" if test.p_value <= level else "no sign that it knew a recorded future"
-        least = f"the least of {test.runs} forked runs is {test.least_p:.2g}"
-        say(f"{name}: forks: p = {test.p_value:.3g} ({least}): {said}")
 
 
 def _folder(root: Path, name: str) -> SeasonFolder:
     if not re.fullmatch(SEASON_PATTERN, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
     return SeasonFolder(root / name)
-
-
-def _range(text: str) -> tuple[int, int]:
-    """`FIRST..LAST`, two whole numbers."""
-    match = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", text)
-    if match is None:
-        raise SeasonError(f"got {text!r}, expected FIRST..LAST, such as 50..290")
-    return int(match[1]), int(match[2])
 
 
 def _varies(texts: list[str]) -> dict[str, tuple[Varies, ...]]:

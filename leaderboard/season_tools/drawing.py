@@ -20,7 +20,6 @@ from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.schema import first_problem
 
 BITS = 63
-EARLY = 5  # the first fork begins within this part of a run: where most runs are in their transient
 
 
 def draw_number(secret: str, value: str, recipe: str, run: int, what: str) -> int:
@@ -71,23 +70,13 @@ def value_in_range(varies: Varies, number: int) -> float:
 
 
 def fork_origins(steps: int, forks: ForkPlan, every: int, draws: list[int]) -> tuple[int, ...]:
-    """Return steps at which a run forks: multiples of ``every`` (there the recording has checkpoints), windows apart.
-
-    The first lies in the first fifth, the others anywhere behind, unless the plan has a range for each. Raises
-    `SeasonError` where they do not fit.
+    """Return steps at which a run forks: multiples of ``every`` (there the recording has checkpoints), one of each of
+    the plan's ranges. Raises `SeasonError` where they do not fit.
     """
-    if forks.within:
-        return tuple(
-            _step_within(first, last, steps - forks.steps, every, number)
-            for (first, last), number in zip(forks.within, draws, strict=True)
-        )
-    last, gap, others = (steps - forks.steps) // every, -(-forks.steps // every), len(draws) - 1
-    room = last - others * gap
-    if room < 1:
-        raise SeasonError(f"{len(draws)} forks of {forks.steps} steps, {every} steps apart, do not fit {steps} steps")
-    first = 1 + draws[0] % max(1, min(room, steps // EARLY // every))
-    offsets = [0, *sorted(number % (room - first + 1) for number in draws[1:])]
-    return tuple(every * (first + i * gap + offset) for i, offset in enumerate(offsets))
+    return tuple(
+        _step_within(first, last, steps - forks.steps, every, number)
+        for (first, last), number in zip(forks.within, draws, strict=True)
+    )
 
 
 def _step_within(first: int, last: int, latest: int, every: int, number: int) -> int:

@@ -1,14 +1,10 @@
-"""Recording a season: every run of the plan with its drawn seed, and other futures of the same past at drawn origins.
-
-A fork goes on from the checkpoint of the run itself with the text in another order: same weights, same past, same plan.
-"""
+"""Recording a season: every run of the plan with its drawn seed."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import ValidationError
@@ -17,12 +13,10 @@ from leaderboard.season_tools.closing import planned_recipe
 from leaderboard.season_tools.drawing import draw_run, varied_recipe
 from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, later_than, logged_attempt, published_at, run_record, utc_now
-from leaderboard.season_tools.records import Draw, Drawn, ForkHash, Plan, RunHashes, Source
+from leaderboard.season_tools.records import Draw, Drawn, Plan, RunHashes, Source
 from moeload_bench.errors import DivergedError, SeasonError
-from moeload_bench.files import replacing
-from moeload_bench.recipes.processes import Ranks
-from moeload_bench.recording.parts import Parts, checkpoint_name
-from moeload_bench.recording.writer import StepProgress, TraceWriter, finish_parts
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import StepProgress, finish_parts
 from moeload_bench.schema import first_problem
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -83,19 +77,15 @@ def record_season(
     value: str | None = None,
     *,
     only: Collection[str] = (),
-    futures: int | None = None,
     published: str | None = None,
     progress: ProgressOf = lambda what, steps: None,
 ) -> list[RunHashes]:
     """Record what is not recorded yet, of all recipes or ``only`` of some, and write each run's hashes as it is done.
 
-    Goes on where an earlier call stopped; several processes may each record some recipes. With ``futures`` each origin
-    forks so often instead of as planned, where time ran out: `season check` names what is left out. ``progress(what,
-    steps)`` gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
+    Goes on where an earlier call stopped; several processes may each record some recipes. ``progress(what, steps)``
+    gives what hears of every step. Raises `SeasonError` as `draw_value`, and `RecordingError`.
     """
     plan = drawn_plan(folder)
-    if futures is not None and not 2 <= futures <= plan.forks.futures:
-        raise SeasonError(f"got {futures} futures, expected 2 to the {plan.forks.futures} of the plan")
     if folder.scores() is not None:
         raise SeasonError(f"season {plan.name} is scored: what was not recorded by then is left out")
     unknown = set(only) - {recipe.name for recipe in plan.recipes}
@@ -107,20 +97,20 @@ def record_season(
         folder.make_private()
         done = {(run.recipe, run.run) for run in folder.runs()}
         wanted = [one for one in plan.wanted() if one not in done and (not only or one[0] in only)]
-        count = futures or plan.forks.futures
-        return [_record_run(folder, plan, draw, recipe, run, count, progress) for recipe, run in wanted]
+        return [_record_run(folder, plan, draw, recipe, run, progress) for recipe, run in wanted]
 
 
-def _record_run(
-    folder: SeasonFolder, plan: Plan, draw: Draw, recipe: str, run: int, futures: int, progress: ProgressOf
-) -> RunHashes:
+def _record_run(folder: SeasonFolder, plan: Plan, draw: Draw, recipe: str, run: int, progress: ProgressOf) -> RunHashes:
+    from moeload_bench.recipes.training import record_recipe
+
     values = draw_run(plan, folder.secret(), draw.value, recipe, run)
     job = run_job(folder, plan, values)
     common = {"season": plan.name, "draw_sha256": draw.sha256(), "recipe": recipe, "run": run}
     name = run_record(recipe, run)
     trace_id = f"{recipe}/{plan.split}/seed{run}"
     try:
-        path = _recorded(job, folder.private / "checkpoints" / recipe / str(run), values, progress(trace_id, job.steps))
+        if not job.target.is_file():
+            record_recipe(job, resume=True, progress=progress(trace_id, job.steps))
     except DivergedError as error:
         made = RunHashes(**common, trace=trace_id, data_sha256=None, failure=str(error))
         parts = Parts(job.target)
@@ -131,15 +121,8 @@ def _record_run(
             made = RunHashes(**common, trace=trace_id, **hashes, diverged=str(error))
         folder.write(made, name)
         return made
-    forks = [  # the first of each origin, then the second: one who has to stop has as many of all
-        _fork(folder, plan, job, values, i, j, progress)
-        for j in range(futures)
-        for i in range(len(values.fork_origins))
-    ]
-    trace = read_trace(path)
-    made = RunHashes(
-        **common, trace=trace.id, data_sha256=data_sha256(trace), meta_sha256=trace.meta.sha256(), forks=tuple(forks)
-    )
+    trace = read_trace(job.target)
+    made = RunHashes(**common, trace=trace.id, data_sha256=data_sha256(trace), meta_sha256=trace.meta.sha256())
     folder.write(made, name)
     return made
 
@@ -151,83 +134,6 @@ def run_job(folder: SeasonFolder, plan: Plan, values: Drawn, out: Path | None = 
     planned, place = plan.recipe(values.recipe), out or folder.recordings
     recipe = varied_recipe(planned_recipe(folder, planned), planned, values)
     return Job(recipe, values.seed, plan.split, planned.steps, place, plan.checkpoint_every, run=values.run)
-
-
-def _recorded(job: Job, checkpoints: Path, values: Drawn, progress: StepProgress | None) -> Path:
-    """Return the run's trace; checkpoints of the origins of its forks are kept in a folder."""
-    from moeload_bench.recipes.training import record_recipe
-
-    parts, wanted = Parts(job.target).folder, set(values.fork_origins)
-
-    def keep(step: int) -> None:
-        source, target = parts / checkpoint_name(step), checkpoints / checkpoint_name(step)
-        if step in wanted and source.is_file() and not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(target) as scratch:
-                shutil.copyfile(source, scratch)
-
-    def hear(number: int, row: dict[str, Any]) -> None:
-        keep(number + 1)
-        if progress is not None:
-            progress(number, row)
-
-    for origin in wanted:  # of a recording that was interrupted just there
-        keep(origin)
-    return job.target if job.target.is_file() else record_recipe(job, resume=True, progress=hear)
-
-
-def _fork(folder: SeasonFolder, plan: Plan, job: Job, values: Drawn, i: int, j: int, progress: ProgressOf) -> ForkHash:
-    """Another future of a run, recorded unless it is there."""
-    target = fork_path(folder.recordings, plan, values.recipe, values.run, i, j)
-    if not target.is_file():
-        start = values.fork_origins[i]
-        checkpoint = folder.private / "checkpoints" / values.recipe / str(values.run) / checkpoint_name(start)
-        heard = progress(f"{values.recipe} run {values.run}, fork {j} of origin {i}", plan.forks.steps)
-        record_fork(job, target, checkpoint, range(start, start + plan.forks.steps), values.fork_seeds[i][j], heard)
-    return ForkHash(origin_number=i, future=j, data_sha256=data_sha256(read_trace(target)))
-
-
-def recorded_futures(runs: Sequence[RunHashes], plan: Plan) -> int:
-    """Return how many forks every origin of the recorded runs has."""
-    counts = [
-        sum(fork.origin_number == i for fork in run.forks)
-        for run in runs
-        if run.failure is None and run.diverged is None and plan.forks_of(run.recipe)
-        for i in range(plan.forks.origins)
-    ]
-    return min(counts, default=plan.forks.futures)
-
-
-def fork_path(root: Path, plan: Plan, recipe: str, run: int, i: int, j: int) -> Path:
-    """Return the trace of fork ``j`` of origin ``i`` of a run."""
-    number = (run * plan.forks.origins + i) * plan.forks.futures + j
-    return root / recipe / f"{plan.split}_forks" / f"seed{number}.parquet"
-
-
-def record_fork(
-    job: Job, target: Path, checkpoint: Path, steps: range, order_seed: int, progress: StepProgress | None = None
-) -> Path:
-    """Train on from a run's checkpoint with the text in another order, and record these steps as a trace of their own.
-
-    One that was interrupted begins again: it is short.
-    """
-    from moeload_bench.recipes.training import TrainingRun
-
-    parts = Parts(target)
-    shutil.rmtree(parts.folder, ignore_errors=True)
-    run = TrainingRun(job, Ranks())
-    run.restore(checkpoint)
-    run.order = run.order.reordered(order_seed)
-    own = {"split": target.parent.name, "run": int(target.stem.removeprefix("seed"))}
-    writer = TraceWriter(parts, lambda: run.meta().model_copy(update=own), shard_steps=job.shard_steps)
-    parts.start(False)
-    for number in steps:
-        row = run.step(number)
-        writer.add(row)
-        if progress is not None:
-            progress(number - steps.start, row)
-    note = f"fork of {job.split} run {job.number} from step {steps.start} on: the text in another order"
-    return writer.finish(True, (note,))
 
 
 def same_training(one: Trace, other: Trace) -> str | None:

@@ -94,11 +94,11 @@ class PlannedRecipe(Record):
 
 
 class ForkPlan(Record):
-    """Other futures of the same past: ``futures`` at each of ``origins`` drawn steps of every run of ``recipes``.
+    """Other futures of the same past, which season 2027-01 had: ``futures`` at each of ``origins`` drawn steps of every
+    run of ``recipes``, each of ``steps`` steps.
 
-    ``steps`` of another data order each. ``within`` has the first and last step that each origin can have; without it
-    the first lies in the first fifth of a run, the others anywhere behind. ``level`` of the permutation test for
-    knowledge of the recorded future.
+    ``within`` has the first and last step that each origin can have. ``level`` of the permutation test for knowledge of
+    the recorded future, which was made then.
     """
 
     recipes: tuple[str, ...] = ()
@@ -110,7 +110,7 @@ class ForkPlan(Record):
 
     @model_validator(mode="after")
     def _a_range_for_each_origin(self) -> ForkPlan:
-        if self.within and len(self.within) != self.origins:
+        if self.recipes and len(self.within) != self.origins:
             raise ValueError(f"within: got {len(self.within)} ranges of steps, expected {self.origins}: one per origin")
         return self
 

@@ -1,4 +1,4 @@
-"""Scored seasons as everything is made from them: results on runs that nobody had, and what forks tell."""
+"""Scored seasons as everything is made from them: results on runs that nobody had, and floors where runs forked."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from leaderboard.committed import ROOT, committed_result, in_suite_order
 from leaderboard.season_tools.folder import SeasonFolder, read_record
-from leaderboard.season_tools.forks import ForkTest, mean_floor
 from leaderboard.season_tools.records import DrawPlan, ForkFloors, Scores
-from leaderboard.season_tools.scoring import fork_tests
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.results.grid import NOTHING
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits
+from moeload_bench.scoring.forks import mean_floor
 from moeload_bench.suites.suite import Suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
@@ -26,7 +25,7 @@ FLOOR = "floor_fork"
 
 @dataclass(frozen=True, eq=False)
 class ScoredSeason:
-    """A season that was scored; ``floors`` and ``tests`` (by entry) where its runs forked.
+    """A season that was scored; ``floors`` where its runs forked.
 
     ``unranked``: results of demonstrations, which are shown and have no rank; ``shown``: by entry what a demonstration
     scored on public runs (`public/NAME.json`), where it was run there. Equal only to itself, so that what is measured
@@ -38,7 +37,6 @@ class ScoredSeason:
     results: tuple[Result, ...]
     unranked: tuple[Result, ...]
     scores: Scores
-    tests: dict[str, ForkTest]
     floors: ForkFloors | None
     shown: Mapping[str, Result]
 
@@ -86,7 +84,6 @@ def _read(folder: SeasonFolder) -> ScoredSeason:
         tuple(in_suite_order(results[True], suite)),
         tuple(results[False]),
         scores,
-        fork_tests(folder),
         read_record(ForkFloors, floors) if scores.fork_floors else None,
         {result.name: found for result in results[False] if (found := _on_public_runs(folder, result)) is not None},
     )

@@ -1,31 +1,19 @@
-"""Scoring a season: every entry on every run, at once, after the hashes of all traces were published.
-
-A forecaster is asked at the origins of the forks in the same replay, once; its one answer is scored against the
-recorded future and against the forks.
-"""
+"""Scoring a season: every entry on every run, at once, after the hashes of all traces were published."""
 
 from __future__ import annotations
 
 import functools
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from leaderboard.season_tools import records
 from leaderboard.season_tools.closing import entry_changes, entry_of, entry_target, season_suite
-from leaderboard.season_tools.drawing import all_drawn
 from leaderboard.season_tools.drawn import drawn_plan
-from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at, read_record
-from leaderboard.season_tools.forks import ForkTest, permutation_test, share_distance
-from leaderboard.season_tools.futures import RunForks, fork_floors, futures, run_forks
-from leaderboard.season_tools.recording import fork_path, recorded_futures
+from leaderboard.season_tools.folder import SeasonFolder, logged_attempt, published_at
 from moeload_bench.errors import SeasonError
 from moeload_bench.evaluation.evaluate import make_result
-from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, replay_and_score, run_pair
+from moeload_bench.evaluation.pairs import Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.sources import bytes_sha256
@@ -35,20 +23,11 @@ from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
-from moeload_bench.traces.store import open_source, read_trace
-from moeload_bench.traces.trace import Trace
+from moeload_bench.traces.store import read_trace
 
 LEAST_ORIGINS = 10
 """Of a state, in a season of drawn recipes."""
 Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True)
-class Scored:
-    """What the scoring of one run by one entry gave."""
-
-    result: RunResult
-    forks: tuple[records.ForkLoss, ...]
 
 
 def score_season(
@@ -65,27 +44,17 @@ def score_season(
 ) -> records.Scores:
     """Run all entries on all runs and write their results.
 
-    A scoring that was broken off goes on: fits and runs that the cache has are not made again, those that fork are.
+    A scoring that was broken off goes on: fits and runs that the cache has are not made again.
     ``published`` says where the hashes stand when it is not a commit of this repository; ``paths`` gives files of the
     open runs by id. Raises `SeasonError` for a run without hashes, hashes that are not published, a trace or an entry
     that has changed, and a season that is revealed.
     """
     plan, commitment = drawn_plan(folder), folder.commitment()
     with logged_attempt(folder, "score", f"{len(commitment.entries)} entries at level {level}"):
-        draw, runs, place = _ready(folder, plan, published)
+        runs, place = _ready(folder, plan, published)
         _unchanged(folder, commitment, find_links, no_index)
-        for left in (folder.results, folder.forks):  # by a scoring that was killed, on another machine perhaps
-            shutil.rmtree(left, ignore_errors=True)
-        (folder.path / "fork_floors.json").unlink(missing_ok=True)
-        cut = {(run.recipe, run.run) for run in runs if run.diverged is not None}  # before their forks
-        drawn = all_drawn(plan, folder.secret(), draw.value)
-        values = tuple(one for one in drawn if (one.recipe, one.run) not in cut)
+        shutil.rmtree(folder.results, ignore_errors=True)  # of a scoring that was killed, on another machine perhaps
         suite = frozen_suite(plan, season_suite(plan), runs, folder.recordings)
-        count = recorded_futures(runs, plan)
-        forks = {entry.id: RunForks(0) for entry in suite.traces} | {
-            f"{one.recipe}/{plan.split}/seed{one.run}": run_forks(folder.recordings, plan, one, suite, count)
-            for one in values
-        }
         files = {entry.id: folder.recordings / f"{entry.id}.parquet" for entry in suite.traces}
         files |= {entry.id: (paths or {}).get(entry.id) or suite.file_of(entry.id) for entry in suite.fit}
         targets = [
@@ -93,8 +62,7 @@ def score_season(
             for entry in commitment.entries
         ]
         setting = Setting(suite, level, limits or Limits(), suite.seed, fresh=False)
-        results, losses = _results(folder, plan, setting, targets, files, forks, jobs, progress)
-        floors = fork_floors(folder, plan, suite, values, count)
+        results = _results(folder, setting, targets, files, jobs, progress)
         (folder.path / "suite.json").write_text(suite.model_dump_json(indent=1) + "\n")
         made = records.Scores(
             season=plan.name,
@@ -103,28 +71,22 @@ def score_season(
             suite_sha256=suite.sha256(),
             level=level,
             results=results,
-            forks=losses,
-            fork_floors=None if floors is None else floors.sha256(),
         )
         folder.write(made, "scores.json")
     return made
 
 
-def _ready(
-    folder: SeasonFolder, plan: records.Plan, published: str | None
-) -> tuple[records.Draw, list[records.RunHashes], str]:
-    """Return the draw, the hashes of all runs, and where they were published; raise `SeasonError` when it is too
-    early.
-    """
+def _ready(folder: SeasonFolder, plan: records.Plan, published: str | None) -> tuple[list[records.RunHashes], str]:
+    """Return the hashes of all runs, and where they were published; raise `SeasonError` when it is too early."""
     if folder.reveal() is not None:
         raise SeasonError(
             f"season {plan.name} is revealed: a later score is a public one; `moeload-bench run --suite` makes it"
         )
     if folder.scores() is not None:
         raise SeasonError(f"season {plan.name} is scored already: all entries are scored at once, and once")
-    draw, runs = folder.draw(), folder.runs()
+    runs = folder.runs()
     missing = [one for one in plan.wanted() if one not in {(run.recipe, run.run) for run in runs}]
-    if draw is None:
+    if folder.draw() is None:
         raise SeasonError(f"{folder.path / 'draw.json'} is not there: no score before the hashes of every run")
     if missing:
         what = f"{len(missing)} runs have no hashes yet, the first is {missing[0][0]} run {missing[0][1]}"
@@ -138,10 +100,7 @@ def _ready(
     for run in runs:
         if run.data_sha256 is not None:
             read_trace(folder.recordings / f"{run.trace}.parquet", expected_sha256=run.data_sha256)
-        for fork in run.forks:
-            path = fork_path(folder.recordings, plan, run.recipe, run.run, fork.origin_number, fork.future)
-            read_trace(path, expected_sha256=fork.data_sha256)
-    return draw, runs, place
+    return runs, place
 
 
 def _unchanged(folder: SeasonFolder, commitment: records.Commitment, find_links: Path | None, no_index: bool) -> None:
@@ -197,78 +156,29 @@ def _drawn_entries(
 
 def _results(
     folder: SeasonFolder,
-    plan: records.Plan,
     setting: Setting,
     targets: Sequence[Target],
     files: Mapping[str, Path],
-    forks: Mapping[str, RunForks],
     jobs: int,
     progress: Progress,
-) -> tuple[dict[str, str], dict[str, str]]:
-    """Hashes of the results and of the fork losses of every entry, which are written."""
+) -> dict[str, str]:
+    """Write the result of every entry; return their hashes."""
     results: dict[str, str] = {}
-    losses: dict[str, str] = {}
     total, done = len(targets) * len(setting.suite.traces), 0
-    horizons = next((one.horizons for one in forks.values() if one.origins), ())
     with workers(jobs=jobs) as run:
         fits = list(run([functools.partial(fit_forecaster, setting, files, target) for target in targets]))
         calls = [
-            functools.partial(score_run, Pair(setting, entry, files[entry.id], target, fitted), forks[entry.id])
+            functools.partial(run_pair, Pair(setting, entry, files[entry.id], target, fitted))
             for target, fitted in zip(targets, fits, strict=True)
             for entry in setting.suite.traces
         ]
         outputs = run(calls)
         for target, fitted in zip(targets, fits, strict=True):
-            name, scored = target.label, list[Scored]()
+            name, scored = target.label, list[RunResult]()
             for entry in setting.suite.traces:
                 scored.append(next(outputs))
                 done += 1
                 progress(done, total, f"{name} on {entry.id}")
-            made = make_result(setting, target, fitted, [one.result for one in scored])
+            made = make_result(setting, target, fitted, scored)
             results[name] = bytes_sha256(made.save(folder.results / f"{name}.json"))
-            tasks = tuple(loss for one in scored for loss in one.forks)
-            if tasks:
-                lost = records.EntryForks(season=plan.name, entry=name, horizons=horizons, tasks=tasks)
-                folder.write(lost, f"forks/{name}.json")
-                losses[name] = lost.sha256()
-    return results, losses
-
-
-def fork_tests(folder: SeasonFolder) -> dict[str, ForkTest]:
-    """Return by entry whether the recorded future was nearer to its forecasts than the forks; none where nothing
-    forked.
-    """
-    scores = folder.scores()
-    found = {}
-    for name in sorted(scores.forks if scores else ()):
-        tasks = read_record(records.EntryForks, folder.forks / f"{name}.json").tasks
-        losses = [(task.recipe, task.run, np.array(task.loss_JK)) for task in tasks if task.failure is None]
-        if losses:
-            found[name] = permutation_test(losses)
-    return found
-
-
-def score_run(pair: Pair, forks: RunForks) -> Scored:
-    """Score one entry on one run: its result, and the losses of the answers that it gave where the run forks."""
-    if not forks.origins:
-        return Scored(run_pair(pair), ())
-    answers: dict[int, Answer] = {}
-
-    def hear(answer: Answer) -> None:
-        if answer.origin in forks.origins:
-            answers[answer.origin] = answer
-
-    result = replay_and_score(pair, forks.origins, hear)
-    trace = open_source(pair.source, pair.entry.data_sha256)
-    losses = [_loss(trace, forks, i, answers.get(origin)) for i, origin in enumerate(forks.origins)]
-    return Scored(result, tuple(losses))
-
-
-def _loss(trace: Trace, forks: RunForks, i: int, answer: Answer | None) -> records.ForkLoss:
-    origin = forks.origins[i]
-    common = {"trace": trace.id, "recipe": trace.meta.recipe, "run": forks.run, "origin": origin}
-    if answer is None or answer.forecast is None:
-        reason = answer.failure if answer else None
-        return records.ForkLoss(**common, failure=reason or "it was not asked: its process is gone")
-    loss_JK = share_distance(futures(trace, forks, i), answer.forecast.window_means(forks.horizons))
-    return records.ForkLoss(**common, loss_JK=tuple(tuple(float(f"{x:.9g}") for x in row) for row in loss_JK))
+    return results

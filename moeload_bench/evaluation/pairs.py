@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,13 +124,8 @@ def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) 
     return result
 
 
-def replay_and_score(
-    pair: Pair, also: Sequence[int] = (), heard: Callable[[Answer], None] = lambda answer: None
-) -> RunResult:
-    """Replay one trace to one forecaster and score the answers.
-
-    It is asked at the origins ``also`` as well, which are not scored; ``heard`` gets every answer.
-    """
+def replay_and_score(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) -> RunResult:
+    """Replay one trace to one forecaster and score the answers; ``heard`` gets every answer."""
     setting, suite = pair.setting, pair.setting.suite
     horizons = pair.entry.asked(suite.horizons)
     truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, horizons, setting.shapes)
@@ -152,11 +147,9 @@ def replay_and_score(
             limits=setting.limits,
             numba_cache=setting.numba_cache,
         ) as feed:
-            origins = {origin for origin, _ in pair.entry.origins()} | set(also)
-            for answer in feed.answers(list(origins), horizons, suite.quantiles):
+            for answer in feed.answers(list(scores.states), horizons, suite.quantiles):
                 heard(answer)
-                if answer.origin in scores.states:
-                    scores.add(answer)
+                scores.add(answer)
             if len(truth.known_references) > known and setting.shapes is None:
                 save_references(suite, pair.entry, truth.known_references)
             return scores.finish(feed.host)

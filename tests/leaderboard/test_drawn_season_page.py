@@ -211,7 +211,7 @@ def test_what_a_study_measured_once_stands_on_its_season_s_page(
         shutil.copy(path, tmp_path)
     (tmp_path / "season-2027-03.md").write_text("## Capacity\n\nMeasured once.\n")
     monkeypatch.setattr(drawn_season, "__file__", str(tmp_path / "drawn_season.py"))
-    assert "\n\n## Capacity\n\nMeasured once.\n\n## What nobody" in report(found, found.results)
+    assert "\n\n## Capacity\n\nMeasured once.\n\n## Logs that others" in report(found, found.results)
 
 
 def test_nothing_on_the_page_is_typed(page: str) -> None:

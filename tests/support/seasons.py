@@ -17,19 +17,19 @@ from leaderboard.season_tools.drawing import draw_run, varied_recipe
 from leaderboard.season_tools.drawn import drawn_plan
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.public_value import RELEASE, RELEASE_BEFORE, draw_season
-from leaderboard.season_tools.recording import draw_value, fork_path
-from leaderboard.season_tools.records import Drawn, ForkHash, ForkPlan, Plan, RunHashes, Varies
+from leaderboard.season_tools.recording import draw_value
+from leaderboard.season_tools.records import Drawn, Plan, RunHashes, Varies
 from leaderboard.season_tools.scoring import score_season
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import once_per_token, synthetic_load_SLE
+from tests.conftest import synthetic_load_SLE
 from tests.support.recording.recipes import RECIPE
 from tests.support.submitted import NAIVE, make_world, write_folder
 
-STEPS, FORK_STEPS, EVERY = 400, 60, 20
+STEPS, EVERY = 400, 20
 VALUE = "the value that is known after closing"
 PUBLIC = "round 1000 of a public beacon, at https://beacon.example"
 
@@ -55,10 +55,9 @@ def planned_season(
         "suite": str(root / "small.toml"),
         "secret_recipes": [root / "other.toml"],
         "varies": {"small": (Varies(key="data.stages.1.start", low=5, high=300),)},
-        "forks": ForkPlan(recipes=("small", "other"), origins=2, futures=3, steps=FORK_STEPS),
         "checkpoint_every": EVERY,
     }
-    with pytest.MonkeyPatch.context() as patch:  # an honest entry's p is below the level with one secret in twenty
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr("secrets.token_hex", lambda size: f"{zlib.crc32(name.encode()):0{2 * size}x}")
         new_season(folder, name, [str(recipe)] if recipes is None else recipes, PUBLIC, **{**defaults, **options})
     return folder, entries
@@ -88,23 +87,10 @@ def made_trace(plan: Plan, values: Drawn, recipe: Recipe, load_SLE: Any, first: 
     return Trace(trace.meta, step_S, trace.tokens_SL, trace.load_SLE, trace.columns)
 
 
-def futures(load_SLE: Any, origin: int, seeds: Sequence[int]) -> list[Any]:
-    """One more than there are seeds, [S, L, E] each."""
-    level_LE = load_SLE[max(0, origin - 20) : origin].mean(axis=0) + 1
-    found = []
-    for seed in (seeds[0] + 1, *seeds):
-        random = np.random.default_rng(seed)
-        shifted_LE = level_LE * np.exp(0.3 * random.standard_normal(level_LE.shape))
-        p_LE = shifted_LE / shifted_LE.sum(axis=1, keepdims=True)
-        found.append(once_per_token(random.multinomial(1024, p_LE, size=(FORK_STEPS, len(p_LE))), 512))
-    return found
-
-
 def record_made(folder: SeasonFolder, diverges: Mapping[str, int] | None = None) -> None:
     """Draw unless that is done, and publish the hashes of made traces in place of recorded ones.
 
-    ``diverges``: recipes whose runs end at a step. Where a run forks, its own future and the forks are drawn alike: the
-    level before, each with a shift of its own.
+    ``diverges``: recipes whose runs end at a step.
     """
     draw = folder.draw() or draw_value(folder, VALUE, "the test")
     plan = drawn_plan(folder)
@@ -112,21 +98,9 @@ def record_made(folder: SeasonFolder, diverges: Mapping[str, int] | None = None)
         values = draw_run(plan, folder.secret(), draw.value, recipe, run)
         own = varied_recipe(planned_recipe(folder, plan.recipe(recipe)), plan.recipe(recipe), values)
         load_SLE = synthetic_load_SLE(STEPS, seed=values.seed % 1000)
-        others = {}
-        for i, origin in enumerate(values.fork_origins):
-            recorded, *others[i] = futures(load_SLE, origin, values.fork_seeds[i])
-            load_SLE[origin : origin + FORK_STEPS] = recorded
         end = (diverges or {}).get(recipe)
         trace = made_trace(plan, values, own, load_SLE[:end], 0, plan.split, run)
         write_trace(trace, folder.recordings / f"{trace.id}.parquet")
-        forks = []
-        for i, origin in enumerate(values.fork_origins):
-            for j, part in enumerate(others[i]):
-                path = fork_path(folder.recordings, plan, recipe, run, i, j)
-                number = int(path.stem.removeprefix("seed"))
-                fork = made_trace(plan, values, own, part, origin, path.parent.name, number)
-                write_trace(fork, path)
-                forks.append(ForkHash(origin_number=i, future=j, data_sha256=data_sha256(fork)))
         hashes = RunHashes(
             season=plan.name,
             draw_sha256=draw.sha256(),
@@ -136,13 +110,12 @@ def record_made(folder: SeasonFolder, diverges: Mapping[str, int] | None = None)
             data_sha256=data_sha256(trace),
             meta_sha256=trace.meta.sha256(),
             diverged=None if end is None else f"step {end}: the loss is nan: training diverged",
-            forks=tuple(forks),
         )
         folder.write(hashes, f"runs/{recipe}.{run}.json")
 
 
 def revealed_season(root: Path, *, shown: bool = False) -> SeasonFolder:
-    """A whole season with forks: recorded, scored and revealed."""
+    """A whole season: recorded, scored and revealed."""
     folder = open_season(root, shown=shown)
     with logged_attempt(folder, "record"):
         record_made(folder)
@@ -313,13 +286,12 @@ def write_draws(root: Path, draws: str = DRAWS) -> Path:
 def planned_draws(root: Path, draws: str = DRAWS, **options: Any) -> tuple[SeasonFolder, list[Path]]:
     """A season of drawn recipes that is not closed yet, and its entries."""
     known: dict[str, Any] = {"secret_recipes": (), "varies": None, "checkpoint_every": EVERY}
-    forks = ForkPlan(recipes=("2027-03a-s00",), origins=2, futures=2, steps=FORK_STEPS)
     return planned_season(
         root,
         name="2027-03",
         recipes=(),
         draws=write_draws(root / "draws", draws),
-        **{**known, "forks": forks, **options},
+        **{**known, **options},
     )
 
 

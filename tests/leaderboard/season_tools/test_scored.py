@@ -1,19 +1,20 @@
-"""Scored seasons: which there are, what forks say of them, and their board on the site."""
+"""Scored seasons: which there are, floors where their runs forked, and their board on the site."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from leaderboard.season_tools.folder import SeasonFolder
+from leaderboard.season_tools.folder import SeasonFolder, read_record
+from leaderboard.season_tools.records import ForkFloor, ForkFloors
 from leaderboard.season_tools.scored import FLOOR, SEASONS, ScoredSeason, fork_floors, scored_seasons
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files, forecaster_files
 from moeload_bench.errors import ResultError
 from moeload_bench.results.record import load_result
+from moeload_bench.suites.suite import Suite
 from tests.conftest import need
 from tests.support.seasons import open_season, revealed_season
 from tests.support.site_world import copy_checkout, shown_metric
@@ -23,8 +24,25 @@ HORIZONS = (1, 10, 50)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> SeasonFolder:
-    """A season with forks, scored and revealed."""
-    return revealed_season(tmp_path_factory.mktemp("season"))
+    """A season, scored and revealed, with floors as if its runs had forked."""
+    found = revealed_season(tmp_path_factory.mktemp("season"))
+    scores, (trace, *_) = found.scores(), read_record(Suite, found.path / "suite.json").traces
+    assert scores is not None
+    floors = ForkFloors(
+        season=scores.season,
+        horizons=HORIZONS[:2],
+        futures=4,
+        level=0.05,
+        power={},
+        floors=tuple(
+            ForkFloor(trace=trace.id, origin=origin, state="stable", floor_K=(0.02, 0.01), error_K=(0.003, 0.004))
+            for origin in (100, 200)
+        ),
+    )
+    found.write(floors, "fork_floors.json")
+    forked = scores.model_copy(update={"fork_floors": floors.sha256()})
+    (found.path / "scores.json").write_text(forked.to_json())
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +69,9 @@ def test_no_season_is_no_headline(tmp_path: Path) -> None:
 
 def test_the_floor_of_forks_is_known_by_state(season: ScoredSeason) -> None:
     """With its standard error, at the horizons that a fork covers."""
-    floors = fork_floors(season)
-    assert floors
-    for one in floors.values():
-        assert len(one.cells()) == len(season.suite.horizons)
-        assert all(floor > 0 and np.isfinite(error) for floor, error in filter(None, one.cells()))
+    (one,) = fork_floors(season).values()
+    assert one.origins == 2
+    assert one.cells() == [pytest.approx((0.02, 0.003 / 2**0.5)), pytest.approx((0.01, 0.004 / 2**0.5)), None]
 
 
 def test_the_site_shows_the_season_first_and_public_suites_as_public(folder: SeasonFolder, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import re
@@ -44,8 +43,6 @@ from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.support.seasons import (
-    EVERY,
-    FORK_STEPS,
     PUBLIC,
     STEPS,
     VALUE,
@@ -112,14 +109,11 @@ def test_a_season_that_was_kept_passes(season: SeasonFolder) -> None:
 
 
 def test_every_entry_has_a_score_on_every_run(season: SeasonFolder) -> None:
-    """Results are ordinary records on the season's own suite; the answers at forks are not among the scored tasks."""
+    """Results are ordinary records on the season's own suite."""
     for entry in season.commitment().entries:
         result = load_result(season.results / f"{entry.name}.json")
         assert {run.trace for run in result.runs} == {run.trace for run in season.runs()}
         assert result.failures == []
-        forks = json.loads((season.forks / f"{entry.name}.json").read_text())
-        assert {len(task["loss_JK"]) for task in forks["tasks"]} == {4}
-        assert len(forks["tasks"]) == 2 * len(season.runs())
 
 
 def edit(path: Path, change: Callable[[Any], None]) -> None:
@@ -156,10 +150,6 @@ def _a_run_left_out(season: SeasonFolder) -> None:
     (season.path / "runs" / "other.0.json").unlink()
 
 
-def _a_fork_left_out(season: SeasonFolder) -> None:
-    edit(season.path / "runs" / "small.0.json", lambda tree: tree["forks"].pop())
-
-
 def _an_entry_left_out(season: SeasonFolder) -> None:
     (season.results / "sw_avg.json").unlink()
 
@@ -170,12 +160,6 @@ def _a_changed_trace(season: SeasonFolder) -> None:
     load_SLE = trace.load_SLE.copy()
     load_SLE[-1] = np.roll(load_SLE[-1], 1, axis=-1)
     write_trace(replace(trace, load_SLE=load_SLE), path, overwrite=True)
-
-
-def _a_changed_fork(season: SeasonFolder) -> None:
-    path = next(season.traces.glob("small/*_forks/*.parquet"))
-    trace = read_trace(path)
-    write_trace(replace(trace, load_SLE=np.roll(trace.load_SLE, 1, axis=0)), path, overwrite=True)
 
 
 def _a_score_before_the_hashes(season: SeasonFolder) -> None:
@@ -246,10 +230,6 @@ def _changed_metadata(season: SeasonFolder) -> None:
     write_trace(replace(trace, meta=trace.meta.model_copy(update={"notes": ("better",)})), path, overwrite=True)
 
 
-def _changed_floors(season: SeasonFolder) -> None:
-    edit(season.path / "fork_floors.json", lambda tree: tree["floors"][0].update(floor_K=[0.5, 0.5, 0.5]))
-
-
 def _columns_left_out(season: SeasonFolder) -> None:
     path = season.traces / "small" / "s2026_12" / "seed0.parquet"
     trace = read_trace(path)
@@ -279,10 +259,8 @@ CHEATS: dict[str, Callable[[SeasonFolder], None]] = {
     "entry mine has changed since closing: forecaster.py is": _a_changed_entry,
     "commitment.json has changed since the draw": _a_changed_weight,
     "other run 0: left out: it has no hashes": _a_run_left_out,
-    "1 forks left out": _a_fork_left_out,
     "entry sw_avg was left out: it has no result": _an_entry_left_out,
     "seed0 has changed: its hash is": _a_changed_trace,
-    "of small run 0 has changed: its hash is": _a_changed_fork,
     "a score before the hashes": _a_score_before_the_hashes,
     "results/mine.json has changed since it was scored": _a_changed_result,
     "a line was changed or left out": _a_line_out_of_the_log,
@@ -297,7 +275,6 @@ CHEATS: dict[str, Callable[[SeasonFolder], None]] = {
     "there is no column lr, which its recorder writes": _columns_left_out,
     "large run 0: not in the plan": _a_recipe_of_another_season,
     "its metadata have changed since its hashes were published": _changed_metadata,
-    "fork_floors.json has changed since it was scored": _changed_floors,
     "the task list of suite.json is": _chosen_origins,
     "the task list of the traces is": _chosen_origins_everywhere,
 }
@@ -432,24 +409,18 @@ def test_a_public_value_of_another_form_is_refused(tmp_path: Path) -> None:
     assert draw_value(folder, f"{'ab' * 32} ", "the test").value == "ab" * 32
 
 
-@pytest.mark.parametrize("field", ["runs", "origins", "futures", "steps", "checkpoint_every", "value_form"])
+@pytest.mark.parametrize("field", ["runs", "steps", "checkpoint_every", "value_form"])
 def test_what_a_plan_may_ask_for_is_bounded_before_anything_is_made(field: str, tmp_path: Path) -> None:
     """2^31 runs are refused at once, and no secret is drawn for them."""
-    forks = {"origins": 2, "futures": 3, "steps": 60}
-    options: dict[str, Any] = {field: "(" if field == "value_form" else 2**31}
-    if field in forks:
-        with pytest.raises(ValidationError):
-            ForkPlan(recipes=("small",), **{**forks, **options, "steps": 2**60})
-        return
     with pytest.raises(SeasonError, match=field):
-        planned_season(tmp_path, **{**options, **({"checkpoint_every": 2**60} if field == "checkpoint_every" else {})})
+        planned_season(tmp_path, **{field: "(" if field == "value_form" else 2**60})
     assert not (tmp_path / "seasons").exists()
 
 
 def test_the_product_of_runs_and_futures_is_bounded() -> None:
     """Each within its bound, a billion of them are not."""
     plan = json.loads(Path("leaderboard/seasons/2027-01/plan.json").read_text())
-    plan["forks"] |= {"origins": 1000, "futures": 1000, "within": []}
+    plan["forks"] |= {"origins": 1000, "futures": 1000, "within": [[0, 1]] * 1000}
     with pytest.raises(ValidationError, match=r"got 2000046 runs and forks, expected at most 100000"):
         Plan.model_validate(plan)
 
@@ -499,10 +470,8 @@ def test_a_kill_after_any_record_leaves_a_season_that_goes_on(tmp_path: Path, mo
         close_season(folder, entries)
     with pytest.raises(KeyboardInterrupt), logged_attempt(folder, "record"):
         record_made(folder)
-    for half in (folder.forks, folder.results):
-        half.mkdir()
-        (half / "mine.json").write_text("{}")
-    (folder.path / "fork_floors.json").write_text("{}")
+    folder.results.mkdir()
+    (folder.results / "mine.json").write_text("{}")
     with pytest.raises(KeyboardInterrupt):
         score_season(folder, level="none", published="the test")
     with pytest.raises(KeyboardInterrupt):
@@ -527,7 +496,7 @@ def test_a_file_that_cannot_be_read_hides_nothing_else(season: SeasonFolder) -> 
     """Each is named with its reason, beside what is wrong elsewhere: the check ends in words, whatever lies there."""
     _a_line_out_of_the_log(season)
     trace = season.traces / f"{season.runs()[0].trace}.parquet"
-    broken = [trace, season.results / "mine.json", season.path / "fork_floors.json", season.path / "suite.json"]
+    broken = [trace, season.results / "mine.json", season.path / "suite.json"]
     for path in broken:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     (season.entries / "sw_avg" / "submission.toml").write_text("name = ")
@@ -620,24 +589,6 @@ def test_an_entry_that_changed_after_closing_is_not_scored(tmp_path: Path) -> No
         score_season(folder, level="none", published="the test")
 
 
-def test_forks_that_were_not_recorded_are_named_and_the_others_scored(tmp_path: Path) -> None:
-    """Time ran out after two of three: all origins are scored on as many, and the check says what is missing."""
-    folder = open_season(tmp_path)
-    with logged_attempt(folder, "record"):
-        record_made(folder)
-    for path in sorted((folder.path / "runs").glob("*.json")):
-        keep = 3 if path.name == "other.0.json" else 2
-        edit(path, lambda tree, n=keep: tree.update(forks=[fork for fork in tree["forks"] if fork["future"] < n]))
-    score_season(folder, level="none", published="the test")
-    reveal_season(folder)
-    forks = json.loads((folder.forks / "mine.json").read_text())
-    assert {len(task["loss_JK"]) for task in forks["tasks"]} == {3}
-    assert json.loads((folder.path / "fork_floors.json").read_text())["futures"] == 3
-    assert check_season(folder) == ["small run 0: 2 forks left out: they have no hashes"]
-    with pytest.raises(SeasonError, match="got 4 futures, expected 2 to the 3 of the plan"):
-        record_season(folder, VALUE, futures=4)
-
-
 def test_a_later_score_is_a_public_one(season: SeasonFolder) -> None:
     """A revealed season is scored no more."""
     with pytest.raises(SeasonError, match="a later score is a public one"):
@@ -677,8 +628,7 @@ def test_git_does_not_see_the_secret(tmp_path: Path) -> None:
 
 def test_an_open_season_is_recorded_in_several_places(tmp_path: Path) -> None:
     """Its folder alone, without what git ignores, gives the same draw elsewhere; no trace has to be moved to reveal."""
-    forks = ForkPlan(recipes=("small",), origins=2, futures=3, steps=FORK_STEPS)
-    folder = open_season(tmp_path, in_the_open=True, secret_recipes=(), forks=forks)
+    folder = open_season(tmp_path, in_the_open=True, secret_recipes=())
     with logged_attempt(folder, "record"):
         record_made(folder)
     assert not folder.private.exists()
@@ -708,29 +658,18 @@ def test_drawn_numbers_lie_in_their_range(number: int, low: int, width: int) -> 
     assert 1e-4 <= value_in_range(Varies(key="a.b", low=1e-4, high=1e-2, kind="log"), number) <= 1e-2
 
 
-@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4), st.integers(1, 7))
-def test_forks_fit_and_their_windows_do_not_overlap(draws: list[int], every: int) -> None:
-    """Whatever is drawn: multiples of the checkpoints, apart, and with room for the last."""
-    origins = fork_origins(STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
-    assert all(origin % every == 0 and origin > 0 for origin in origins)
-    assert all(b - a >= FORK_STEPS for a, b in itertools.pairwise(origins))
-    assert origins[-1] + FORK_STEPS <= STEPS
-    with pytest.raises(SeasonError, match="do not fit"):
-        fork_origins(FORK_STEPS, ForkPlan(steps=FORK_STEPS), every, draws)
-
-
 @given(st.tuples(*[st.integers(0, 2**63 - 1)] * 2), st.integers(1, 10))
 def test_a_fork_begins_in_the_range_that_the_plan_names(draws: tuple[int, int], every: int) -> None:
     """One early and one late, at checkpoints; a range without a checkpoint is refused."""
-    forks = ForkPlan(steps=FORK_STEPS, within=((50, 90), (250, STEPS)))
+    forks = ForkPlan(steps=60, within=((50, 90), (250, STEPS)))
     early, late = fork_origins(STEPS, forks, every, list(draws))
     assert 50 <= early <= 90
-    assert 250 <= late <= STEPS - FORK_STEPS
+    assert 250 <= late <= STEPS - 60
     assert early % every == late % every == 0
     with pytest.raises(SeasonError, match="no fork fits steps 50 to 90: checkpoints are 100 steps apart"):
         fork_origins(STEPS, forks, 100, list(draws))
     with pytest.raises(ValidationError, match="got 1 ranges of steps, expected 2"):
-        ForkPlan(within=((50, 90),))
+        ForkPlan(recipes=("small",), within=((50, 90),))
 
 
 def test_every_recipe_run_and_purpose_has_a_number_of_its_own() -> None:
@@ -757,7 +696,6 @@ def test_what_is_drawn_needs_both_the_secret_and_the_value(season: SeasonFolder)
     assert one.seed != other.seed
     assert draw_run(plan, secret, "another value", "small", 0).seed != one.seed
     assert 5 <= one.varied["data.stages.1.start"] <= 300
-    assert all(origin % EVERY == 0 for origin in one.fork_origins)
 
 
 def test_every_byte_of_an_entry_s_wheels_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from leaderboard.__main__ import app
 from leaderboard.season_tools.checking import check_season
 from leaderboard.season_tools.folder import SeasonFolder
-from leaderboard.season_tools.recording import fork_path
 from leaderboard.suites.freeze import to_toml
-from moeload_bench.recording.parts import checkpoint_name
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import read_trace
 from tests.support.recording.recipes import RECIPE, use_small_text
@@ -41,9 +38,9 @@ def season(root: Path, *words: str, code: int = 0) -> str:
 
 @pytest.mark.slow
 def test_a_season_from_new_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two recipes, one of them secret, with a drawn switch of data and forks: recorded, scored, revealed, checked.
+    """Two recipes, one of them secret, with a drawn switch of data: recorded, scored, revealed, checked.
 
-    The re-recording of the drawn run is the same run; forks share the past and no future.
+    The re-recording of the drawn run is the same run.
     """
     use_small_text(monkeypatch)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
@@ -60,8 +57,7 @@ def test_a_season_from_new_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     season(
         root, "new", "2026-12", "--recipe", str(tmp_path / "small.toml"),
         "--secret-recipe", str(tmp_path / "hidden.toml"), "--public-value", "round 7 of a beacon",
-        "--suite", str(tmp_path / "base.toml"), "--fork-recipe", "small",
-        "--fork-origins", "2", "--futures", "2", "--fork-steps", "20", "--checkpoint-every", "10",
+        "--suite", str(tmp_path / "base.toml"), "--checkpoint-every", "10",
         "--vary", "small:data.stages.1.start=5..50", "--vary", "small:optimizer.lr~0.003..0.01",
     )  # fmt: skip
     season(root, "close", "2026-12", "--submissions", str(tmp_path / "submissions"))
@@ -72,18 +68,21 @@ def test_a_season_from_new_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     season(root, "record", "2026-12", "--value", VALUE, "--only", "hidden")
     assert "before they are published" in refused(root, "score", "2026-12", "--level", "process")
     commit(tmp_path)
-    assert "mine: forks: p = " in season(root, "score", "2026-12", "--level", "process")
+    season(root, "score", "2026-12", "--level", "process")
     season(root, "reveal", "2026-12")
     commit(tmp_path)
     clone = tmp_path / "clone"
     git(tmp_path, "clone", "-q", str(tmp_path), str(clone))
     said = season(clone / "seasons", "check", "2026-12", "--record-again", str(tmp_path / "again"))
     assert "was recorded again and is the same" in said
-    assert "uniform: forks: p = " in said
-    assert "(the least of 1 forked runs is 0.33): no sign that it knew a recorded future" in said
     folder = SeasonFolder(clone / "seasons" / "2026-12")
     assert not folder.private.exists()
-    check_forks(folder, SeasonFolder(root / "2026-12"))
+    reveal = folder.reveal()
+    assert reveal is not None
+    values = next(d for d in reveal.runs if d.recipe == "small")
+    genuine = read_trace(folder.traces / "small" / folder.plan().split / "seed0.parquet")
+    assert genuine.meta.seed == values.seed > 2**31
+    assert genuine.columns["stage"].tolist().index(1) == values.varied["data.stages.1.start"]
     first = folder.traces / f"{folder.runs()[0].trace}.parquet"
     first.unlink()
     assert "left out: its file is not there" in season(clone / "seasons", "check", "2026-12", code=1)
@@ -95,23 +94,3 @@ def refused(root: Path, *words: str) -> str:
     done = CliRunner().invoke(app, ["season", *words, "--root", str(root)])
     assert done.exit_code != 0
     return f"{done.output} {done.exception}"
-
-
-def check_forks(folder: SeasonFolder, recorded: SeasonFolder) -> None:
-    """Forks begin at the drawn origins, from the run's own checkpoint, and are futures of their own."""
-    plan, reveal = folder.plan(), folder.reveal()
-    assert reveal is not None
-    values = next(d for d in reveal.runs if d.recipe == "small")
-    genuine = read_trace(folder.traces / "small" / plan.split / "seed0.parquet")
-    assert genuine.meta.seed == values.seed > 2**31
-    assert genuine.columns["stage"].tolist().index(1) == values.varied["data.stages.1.start"]
-    for i, origin in enumerate(values.fork_origins):
-        place = recorded.private / "checkpoints" / "small" / "0" / checkpoint_name(origin)
-        assert place.is_file()
-        one, other = (read_trace(fork_path(folder.traces, plan, "small", 0, i, j)) for j in range(2))
-        assert one.step_S.tolist() == list(range(origin, origin + 20))
-        window_SLE = genuine.load_SLE[origin : origin + 20]
-        assert not np.array_equal(one.load_SLE, other.load_SLE)
-        assert not np.array_equal(one.load_SLE, window_SLE)
-        near = np.abs(one.load_SLE[0] - window_SLE[0]).sum() / window_SLE[0].sum()
-        assert near < 0.6  # the same router on another batch
