@@ -39,6 +39,7 @@ ELSEWHERE = {
     "corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
     "permute": ("needs a checkpoint", "interchange/test_checkpoints.py"),
     "recipes draw": ("needs a file of the checkout", "recipes/test_draws.py"),
+    "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
     "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
 }
 """Commands that cannot be run here, why, and the tests that run them."""
