@@ -17,18 +17,13 @@ COMMANDS = {
     "freeze": "Freeze a suite: its traces by hash, its origins by the state rule.",
     "facts": "Compute what depends only on a suite's traces, once it is frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the newest suite.",
-    "demonstration": "Write the memoriser of a public suite as a submission, which a season shows without a rank.",
     "fit": "Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.",
     "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
-    "screening": "Measure what forecasters and memorisers show on the screen of `verify`.",
-    "drawn": "Measure how often the screen of `verify` finds memorisers that are drawn at random.",
 }
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
-    "screening": "verifying.screening", "drawn": "verifying.drawn",
-    "season": "season_tools.command", "submit-baselines": "verifying.baselines",
-    "demonstration": "verifying.demonstration", "verify": "verifying.command",
+    "season": "season_tools.command", "submit-baselines": "verifying.baselines", "verify": "verifying.command",
     **{name: f"{name}.command" for name in ("fit", "paper", "pages", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""

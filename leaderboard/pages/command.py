@@ -22,13 +22,12 @@ from leaderboard.pages import (
     tables,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
-from leaderboard.verifying import drawn, screening
 from moeload_bench.errors import not_found
 
 PAGES = (
     page_of_parts("README.md", headline.PARTS),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
-    page_of_parts("docs/guide/leaderboard.md", {**screening.PARTS, **drawn.PARTS}),
+    page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),

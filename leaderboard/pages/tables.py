@@ -1,5 +1,5 @@
 """Parts that are one table of one page: metrics in docs/methods/metrics.md, the sandbox's cost in
-docs/methods/isolation.md, and the cost of the suites in docs/guide/cluster.md.
+docs/methods/isolation.md, the cost of the suites in docs/guide/cluster.md, tolerances in docs/guide/leaderboard.md.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from leaderboard.pages.results import results_of
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.tables import three_digits
-from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Metric
+from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Bound, Metric
 
 BETTER = {True: "less", False: "more", None: "-"}
 MEASURED = ROOT / "benchmarks" / "isolation.json"
@@ -74,4 +74,25 @@ def suites_table() -> str:
     return aligned_table(("suite", "runs", "forecasters", "core-minutes", "of which"), rows, 1, 4)
 
 
-PARTS: Mapping[str, Maker] = {"metrics": catalogue_table, "costs": isolation_table, "cost": suites_table}
+def tolerances() -> str:
+    """Return by how much a re-run may differ, metrics with the same tolerances in one row."""
+    alike: dict[tuple[str, ...], list[str]] = {}
+    for metric in METRICS.values():
+        allowed = metric.tolerance
+        cells = (_larger(allowed.value), _larger(allowed.mean), _larger(allowed.overall))
+        alike.setdefault(cells, []).append(f"`{metric.label}`")
+    rows = [(", ".join(metrics), *cells) for cells, metrics in alike.items()]
+    return aligned_table(("metric", "a value", "a mean", "over all horizons"), rows)
+
+
+def _larger(tolerance: Bound | None) -> str:
+    relative, absolute = tolerance or (0.0, 0.0)
+    return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
+
+
+PARTS: Mapping[str, Maker] = {
+    "metrics": catalogue_table,
+    "costs": isolation_table,
+    "cost": suites_table,
+    "tolerances": tolerances,
+}

@@ -1,1 +1,1 @@
-"""Submissions of the baselines, memorisers, and what honest forecasters grow by."""
+"""Verification of submissions: the re-run, the screen for memory of public runs, and the baselines' submissions."""

@@ -53,13 +53,6 @@ class Sums:
         scale = self.truth * self.forecast
         return self.both / float(np.sqrt(scale)) if scale > 0 and self.forecast > EXACT * self.truth else 0.0
 
-    def knowing(self, weight: float) -> Sums:
-        """Those of the same forecasts moved by ``weight`` of the way towards the truth."""
-        kept = 1 - weight
-        both = kept * self.both + weight * self.truth
-        moved = kept**2 * self.forecast + 2 * kept * weight * self.both + weight**2 * self.truth
-        return Sums(both, self.truth, moved)
-
 
 Strata = Mapping[Stratum, Sums]
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.pages.tables import catalogue_table
+from leaderboard.pages.tables import catalogue_table, tolerances
 from leaderboard.site import words as site_words
 from leaderboard.verifying.agreement import differences
-from leaderboard.verifying.screening import tolerances
 from leaderboard.verifying.verify import _stated
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore

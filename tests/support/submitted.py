@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.suites.freeze import to_toml
-from leaderboard.verifying.memorisers import HONEST as NAIVE
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.record import Result
 from moeload_bench.submissions.folder import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
+from tests.support.memoriser import HONEST as NAIVE
 
 HORIZONS = (1, 10, 100)
 

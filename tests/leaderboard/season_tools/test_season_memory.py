@@ -7,11 +7,11 @@ from pathlib import Path
 from leaderboard.season_tools.closing import season_suite
 from leaderboard.season_tools.folder import SeasonFolder, logged_attempt
 from leaderboard.season_tools.scoring import frozen_suite
-from leaderboard.verifying.memorisers import HONEST, TARGET, memoriser
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, run_pair
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import FileTarget
 from moeload_bench.results.record import RunResult
+from tests.support.memoriser import HONEST, TARGET, memoriser
 from tests.support.seasons import open_season, record_made
 from tests.support.submitted import make_world
 

@@ -10,16 +10,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leaderboard.verifying.memorisers import TARGET, memoriser
-from leaderboard.verifying.screen import MIN_VALUES, Screened, screen_strata, strata_of, summed_by_recipe
-from leaderboard.verifying.verify import Request, verify, write_verification
+from leaderboard.committed import ROOT
+from leaderboard.verifying.screen import (
+    MAX_MEAN,
+    MAX_RECIPE,
+    MIN_VALUES,
+    SPARE,
+    Screened,
+    screen_strata,
+    strata_of,
+    summed_by_recipe,
+)
+from leaderboard.verifying.verify import MAX_GROWTH, Request, verify, write_verification
 from moeload_bench.errors import SubmissionError
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.submissions.check import check_submission
-from moeload_bench.submissions.folder import read_folder
+from moeload_bench.submissions.folder import CODE, MAX_BYTES, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
+from tests.support.memoriser import TARGET, memoriser
 from tests.support.submitted import World, honest, make_world
 
 HORIZONS = (1, 10, 100)
@@ -104,19 +114,6 @@ def test_noise_hides_a_memory_only_where_it_costs_as_much_as_it_brings() -> None
     assert list(look(forecast).reasons()) == []
 
 
-def test_closed_form_of_a_mixed_memory_is_what_mixing_gives() -> None:
-    """`Sums.knowing`, against forecasts that are really mixed."""
-    trace = wandering(5, "one")
-    entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), stable=tuple(range(100, 600, 20)))
-    share = trace.share_SLE()
-    origins = [origin for origin, _ in entry.origins()]
-    plain = np.stack([decayed(share, row) for row in origins])
-    moved = 0.8 * plain + 0.2 * np.stack([future(share, row) for row in origins])
-    one, other = (strata_of(trace, entry, mean, HORIZONS) for mean in (plain, moved))
-    for stratum, sums in one.items():
-        assert sums.knowing(0.2).correlation == pytest.approx(other[stratum].correlation, abs=1e-9)
-
-
 def test_too_few_values_are_not_judged() -> None:
     """Chance correlates what is left of a few numbers."""
     trace = wandering(5, "one")
@@ -124,6 +121,14 @@ def test_too_few_values_are_not_judged() -> None:
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), stable=tuple(range(100, 100 + few)))
     mean = np.stack([future(trace.share_SLE(), origin) for origin, _ in entry.origins()])
     assert screen_strata(strata_of(trace, entry, mean, HORIZONS)) is None
+
+
+def test_the_page_names_the_limits_that_are_applied() -> None:
+    """Typed into docs/guide/leaderboard.md, so tied to it here."""
+    text = " ".join((ROOT / "docs" / "guide" / "leaderboard.md").read_text().split())
+    assert f"The limits are {MAX_RECIPE} in one recipe, and {MAX_MEAN} + {SPARE} / n in the mean over n recipes" in text
+    assert f"fewer than {MIN_VALUES} values" in text
+    assert f"the relative loss may grow by {100 * MAX_GROWTH['fresh_runs']:.0f} %" in text
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +144,12 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(Suite(name="small", horizons=HORIZONS, traces=tuple(entries)), paths)
 
 
-@pytest.mark.parametrize("options", [{}, {"weight": 0.3}, {"beyond": 50}])
-def test_a_memoriser_s_file_is_rejected(options: dict[str, Any], wide: World, tmp_path: Path) -> None:
-    """It undoes renumbering and shifting and is honest when asked out of order: its published forecasts tell."""
-    code = memoriser(wide.paths, wide.suite, every=5, **options)
-    assert len(code) <= 256 << 10
+def test_a_memoriser_s_file_is_rejected(wide: World, tmp_path: Path) -> None:
+    """It holds every public run in a file of a submission's size, undoes renumbering and shifting, and is honest when
+    it is asked out of order: its published forecasts show what it knows.
+    """
+    code = memoriser(wide.paths, wide.suite, every=5)
+    assert len(code) <= MAX_BYTES[CODE]
     folder, result = honest(tmp_path, wide, code=code, target=TARGET)
     made = verify(Request(folder, result, wide.suite, wide.paths, level="none"))
     assert made.record.reasons[0].startswith("memory: "), (made.record.reasons, made.record.findings)

@@ -1,4 +1,4 @@
-"""Forecasters that hold the public test runs: what `verify` has to catch. Used by tests and by `screening`."""
+"""A forecaster that holds the public test runs, as a file that could be submitted: what `verify` has to find."""
 
 from __future__ import annotations
 
@@ -19,14 +19,8 @@ HONEST, MEMORY = ((HERE / name).read_text(encoding="utf-8") for name in ("honest
 TARGET = "forecaster.py:Remembers"
 
 
-def memoriser(
-    paths: Mapping[str, Path], suite: Suite, *, every: int = 50, weight: float = 1.0, beyond: int = 0, window: int = 100
-) -> str:
-    """Code of `TARGET` that holds the suite's test runs, means of ``every`` steps in eight bits.
-
-    ``weight``: how far it moves from an honest forecast towards the remembered future; ``beyond``: only after so many
-    steps of the horizon. ``window`` steps make the honest forecast.
-    """
+def memoriser(paths: Mapping[str, Path], suite: Suite, *, every: int) -> str:
+    """Return the code of `TARGET`, which holds the suite's test runs as means of ``every`` steps in eight bits."""
     shapes, parts, origins = [], [], []
     for entry in suite.traces:
         trace = read_trace(paths[entry.id])
@@ -37,8 +31,6 @@ def memoriser(
         origins.append([origin for origin, _ in entry.origins()])
     held = {
         "every": every,
-        "weight": weight,
-        "beyond": beyond,
         "shapes": shapes,
         "origins": json.dumps(origins, separators=(",", ":")),
         "memory": base64.b85encode(zlib.compress(b"".join(parts), 9)).decode(),
@@ -46,4 +38,4 @@ def memoriser(
     code = MEMORY
     for name, value in held.items():
         code = code.replace(f"{{{name}}}", str(value))
-    return HONEST.replace("window=100", f"window={window}") + code
+    return HONEST + code
