@@ -63,7 +63,6 @@ reproduce: $(VENV)/.bench
 verify: $(VENV)/.dev
 	$(BIN)/python -m leaderboard submit-baselines
 	for folder in leaderboard/submissions/*/; do $(BIN)/python -m leaderboard verify $$folder --jobs 2 || exit 1; done
-	$(BIN)/python -m leaderboard pages docs/guide/leaderboard.md
 
 figures: $(VENV)/.dev
 	BIN=$(BIN) sh docs/guide/figures/make.sh

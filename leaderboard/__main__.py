@@ -8,7 +8,7 @@ from moeload_bench.errors import MoeloadError
 
 COMMANDS = {
     "season": "Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.",
-    "verify": "Verify a submission by running it again.",
+    "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",

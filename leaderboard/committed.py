@@ -16,6 +16,7 @@ from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
+from moeload_bench.submissions.check import folder_problems
 from moeload_bench.submissions.folder import RECORD, Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
@@ -25,6 +26,7 @@ TRACES = ROOT / "traces"
 RESULTS = ROOT / "leaderboard" / "results"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 UNIFORM = "uniform"
+VERIFY_AGAIN = "verify it again, `python -m leaderboard verify`"
 
 
 def recipe_name(run: str) -> str:
@@ -126,6 +128,33 @@ def result_problems(result: Result, suite: Suite) -> Iterator[str]:
         yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
 
 
+def entry_problems(result: Result, folder: Folder, suite: Suite) -> Iterator[str]:
+    """Yield why a result is not that of its submission, or not one that the submission's verification is of."""
+    yield from folder_problems(folder, suite)
+    record, made = folder.record, result.forecaster
+    expected = {
+        "suite": (f"{result.suite.name} {result.suite.sha256[:12]}", f"{suite.name} {suite.sha256()[:12]}"),
+        "scoring version": (result.scoring_version, SCORING_VERSION),
+        "forecaster name": (made.name, record.name),
+        "forecaster target": (made.target, record.result_target),
+        "forecaster kwargs": (made.kwargs, record.kwargs),
+        "requirements": (made.requirements, folder.requirements),
+    }
+    for what, (got, wanted) in expected.items():
+        if got != wanted:
+            yield f"{what}: the result says {got!r}, expected {wanted!r}: {VERIFY_AGAIN}"
+    if record.has_code and made.source_sha256 != folder.source_sha256:
+        yield f"the code has changed since the result was made: {VERIFY_AGAIN}"
+    verification = folder.verification
+    if verification is None:
+        if result.status == "verified":
+            yield f"the result says verified, but no verification.json says so: {VERIFY_AGAIN}"
+    elif verification.commit != result.environment.commit:
+        yield f"verification.json is about another result: {VERIFY_AGAIN}"
+    elif (result.status == "verified") != (verification.status == "verified"):
+        yield f"the result says {result.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
+
+
 def _runs(result: Result, suite: Suite) -> Iterator[str]:
     runs = {run.trace: run for run in result.runs}
     expected = {entry.id: entry for entry in suite.traces}
@@ -170,3 +199,8 @@ def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | N
     """Return the submission that a result is named after, None where there is none."""
     folder = submissions / result.name
     return read_folder(folder) if (folder / RECORD).is_file() else None
+
+
+def result_path(suite: str, name: str) -> str:
+    """Return where a result lies below the root of a leaderboard."""
+    return f"results/{suite}/{name}.json"

@@ -102,7 +102,7 @@ def compare(committed: Result, again: Result, bounds: Bounds, mean_bounds: Bound
     lines = [f"{run.trace}: {line}" for run, other in pairs for line in of_run(run, other, horizons, bounds)]
     if mean_bounds is not None:
         lines += refit_mean_differences(pairs, horizons, mean_bounds)
-    yield from (line.replace("claimed", "committed") for line in lines)
+    yield from lines
 
 
 def _of_run(run: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds) -> list[str]:

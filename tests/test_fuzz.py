@@ -24,7 +24,6 @@ from hypothesis import strategies as st
 from leaderboard.season_tools.checking import check_season
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.public_value import release_date
-from leaderboard.verifying.claims import load_claim
 from moeload_bench.errors import MoeloadError
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
@@ -40,7 +39,7 @@ from tests.conftest import synthetic_trace
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
 from tests.support.seasons import RELEASE_AFTER, drawn_season, in_release, write_draws
-from tests.support.submitted import make_world, place, wheel, write_folder
+from tests.support.submitted import make_world, result_of, submitted, wheel, write_folder
 
 SECONDS = float(os.environ.get("MOELOAD_FUZZ_S", "10"))
 NUMBERS = (
@@ -154,9 +153,9 @@ def _text(name: str, text: str) -> Callable[[Path], Path]:
     return write
 
 
-def _claim(root: Path) -> Path:
-    place(root, make_world(root / "world"))
-    return root / "results" / "small" / "mine.json"
+def _result(root: Path) -> Path:
+    world = make_world(root / "world")
+    return result_of(submitted(root, world), world).save(root / "mine.json")
 
 
 def _suite(root: Path) -> Path:
@@ -194,8 +193,7 @@ def _format(name: str) -> Reader:
 
 READERS = {
     "trace": Reader(lambda root: write_trace(synthetic_trace(60), root / "run.parquet"), read_trace),
-    "result": Reader(_claim, load_result),
-    "claim": Reader(_claim, load_claim),
+    "result": Reader(_result, load_result),
     "suite": Reader(_suite, lambda path: load_suite(str(path))),
     "recipe": Reader(_text("small.toml", RECIPE), lambda path: load_recipe(str(path))),
     "submission": Reader(lambda root: write_folder(root, make_world(root), requirements="a==1\n"), read_folder),

@@ -29,11 +29,11 @@ MAX_FAILURES = 50
 """Distinct failures that a page lists; the rest are counted."""
 
 STANDINGS = {
-    "claimed": "Uploaded; the files do not agree or have not been checked, so the numbers are the submitter's.",
-    "checked": "Form, hashes and completeness of the files agree; nobody else has run it yet.",
-    "verified": "Run again by the maintainers; the numbers agree within the stated tolerances.",
-    "verified (sample)": "A part of the runs was run again by the maintainers; its numbers agree within tolerances.",
-    "failed": "Run again by the maintainers; the re-run did not confirm the claim.",
+    "claimed": "The files do not agree: the numbers are not known to be those of this submission.",
+    "checked": "The files agree; it was not run in a verification yet.",
+    "verified": "Run by the maintainers in a sandbox; the numbers are those of that run.",
+    "verified (sample)": "A part of the runs was run again in a sandbox, with the same numbers within tolerances.",
+    "failed": "Run by the maintainers, and refused.",
 }
 
 
@@ -83,7 +83,6 @@ def section(entry: Entry, board: Board, grids: Grids) -> dict[str, Any]:
         "costs": costs(result),
         "verification": verification(entry),
         "findings": findings(entry),
-        "tolerances": tolerances(entry),
         "run_command": words.run_command(result),
         "made": reproduction_facts(result),
     }  # fmt: skip
@@ -185,18 +184,14 @@ def _cpu_s(run: RunResult) -> float | None:
 
 
 def verification(entry: Entry) -> Facts:
-    """Return what the maintainers' re-run was; empty without one that is about this result."""
+    """Return what the maintainers' run was; empty without one that is about this result."""
     found = entry.verification
     if found is None:
         return []
     return [
-        ("Run again on", found.date),
+        ("Run on", found.date),
         ("Commit", fact_text(found.commit)),
         ("Level", found.level),
-        ("Hardware", found.hardware),
-        ("Part of the runs", words.percent(found.sample)),
-        ("ms per forecast in the re-run", three_digits(found.ms_per_forecast)),
-        ("Peak memory in the re-run", megabytes(found.peak_memory_bytes)),
     ]
 
 
@@ -208,15 +203,6 @@ def findings(entry: Entry) -> Table | None:
     rows = tuple((name, f"{100 * growth:+.1f} %") for name, growth in sorted(found.findings.items()))
     caption = "A row is a test for memory of the public traces: by how much the relative loss grows; less is better."
     return Table(caption, ("test", "growth"), rows)
-
-
-def tolerances(entry: Entry) -> Table | None:
-    """Return by how much a re-run value could differ from the claim."""
-    found = entry.verification
-    if found is None:
-        return None
-    caption = "A row is a metric: by how much a re-run value could differ from the claim. No direction is better."
-    return Table(caption, ("metric", "tolerance"), tuple(sorted(found.tolerance.items())), 2)
 
 
 def reproduction_facts(result: Result) -> Facts:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from leaderboard.committed import UNIFORM, in_suite_order, load_all, model_type_of
+from leaderboard.committed import UNIFORM, entry_problems, in_suite_order, load_all, model_type_of
 from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from leaderboard.season_tools.sets import by_part, by_set
 from moeload_bench.errors import ResultError, SubmissionError
@@ -17,7 +17,6 @@ from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.results.comparison import SameTasks, reference_of
 from moeload_bench.results.record import Result
 from moeload_bench.results.strata import by_stratum, name_of_size
-from moeload_bench.submissions.check import check_submission
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import ModelType, Verification, VerificationStatus
 from moeload_bench.suites.suite import Suite, load_suite
@@ -207,13 +206,13 @@ def make_entry(result: Result, path: Path, suite: Suite) -> Entry:
         return Entry(result, None, "claimed", (str(error).replace(f"{path.parent.parent}/", ""),))
     if folder.record.suite.name != suite.name:
         return Entry(result, folder, "claimed", (f"the submission is for suite {folder.record.suite.name}",))
-    wrong = tuple(check_submission(folder, result, suite))
+    wrong = tuple(entry_problems(result, folder, suite))
     if wrong:
         return Entry(result, folder, "claimed", wrong)
     verification = folder.verification
     if verification is None:
         return Entry(result, folder, "checked", ())
-    return Entry(result, folder, verification.status, tuple(verification.reasons))
+    return Entry(result, folder, verification.status, ())
 
 
 def read_traces(root: Path) -> Iterator[TraceRef]:

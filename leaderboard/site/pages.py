@@ -40,7 +40,7 @@ COLUMNS = (
     ("name", "Forecaster", "", False),
     *((key, *grid.COLUMNS[key], True) for key in _NUMBERS),
     ("standing", "Status",
-     "claimed: uploaded; checked: files agree; verified: run again by the maintainers, or a sample of it", False),
+     "claimed: files do not agree; checked: files agree; verified: run by the maintainers in a sandbox", False),
     ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
     ("level", "Level", "Isolation that the result was made under", False),
 )  # fmt: skip

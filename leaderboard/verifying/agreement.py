@@ -1,9 +1,9 @@
-"""Does a re-run agree with the claim? Value by value, and in the mean over the tasks of a run in one state.
+"""Does a re-run agree with the committed result? Value by value, and in the mean over the tasks of a run in one state.
 
 The first tolerance is wide, since honest values move: on another processor the sums of a trained network end elsewhere,
 and equal experts change places in a plan. The second is narrow, since the leaderboard is made of means, and what moves
 single values both ways hardly moves them. The third, of the mean over all horizons, is for plans: an honest regret is
-about 0.01, so that a claim which is lower at every horizon must not hide behind what one of them may move by.
+about 0.01, so that a result which is lower at every horizon must not hide behind what one of them may move by.
 
 Measured for this package's LSTM on suite mini, between a processor with AVX-512 and the same with everything above
 SSE4.2 switched off, November 2026, the largest differences by task, in the mean, and over all horizons: `window_tv`
@@ -34,7 +34,7 @@ FACTS = ("training_step_s", "observed_rows", "forecasts")  # among the costs: wh
 EXACT: Bound = (0.0, 0.0)
 
 Bounds = Callable[[str], Bound]
-"""How far a single value of a metric may be from the claim, by the metric's name."""
+"""How far a single value of a metric may be from the committed one, by the metric's name."""
 
 
 def tolerance_of(metric: str) -> Tolerance:
@@ -44,12 +44,12 @@ def tolerance_of(metric: str) -> Tolerance:
 
 
 def value_bound(metric: str) -> Bound:
-    """Return how far a single value may be from the claim."""
+    """Return how far a single value may be from the committed one."""
     return tolerance_of(metric).value
 
 
 def mean_bound(metric: str) -> Bound:
-    """Return how far the mean over the tasks of a run in one state may be from the claim."""
+    """Return how far the mean over the tasks of a run in one state may be from the committed one."""
     return tolerance_of(metric).mean
 
 
@@ -68,11 +68,11 @@ def _narrowed(allowed: Bound, size: float, of_size: float | None, least: float) 
 
 
 def differences(
-    claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
+    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
 ) -> Iterator[str]:
     """Say what differs between two runs of the same tasks: each value by more than its bound, or where all values
     are close, each mean by state and horizon, or that over all horizons, by more than its metric's tolerance."""
-    yield from list(value_differences(claimed, again, horizons, bounds)) or _means(claimed, again, horizons)
+    yield from list(value_differences(committed, again, horizons, bounds)) or _means(committed, again, horizons)
 
 
 def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
@@ -80,30 +80,31 @@ def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
     return [name for name in RunResult.model_fields if name != "cost" and getattr(one, name) != getattr(other, name)]
 
 
-def _facts(claimed: RunResult, again: RunResult) -> Iterator[str]:
+def _facts(committed: RunResult, again: RunResult) -> Iterator[str]:
     """Say what differs of a run that has nothing to do with how well it was forecast."""
-    if (claimed.layers, claimed.experts) != (again.layers, again.experts):
-        yield f"claimed {claimed.layers} layers of {claimed.experts} experts, got {again.layers} of {again.experts}"
-    for name in FACTS if not (claimed.failures or again.failures) else ():
-        said, got = getattr(claimed.cost, name), getattr(again.cost, name)
+    if (committed.layers, committed.experts) != (again.layers, again.experts):
+        said, got = (f"{run.layers} layers of {run.experts} experts" for run in (committed, again))
+        yield f"committed {said}, got {got}"
+    for name in FACTS if not (committed.failures or again.failures) else ():
+        said, got = getattr(committed.cost, name), getattr(again.cost, name)
         if not _near(_or_nan(said), _or_nan(got), (1e-6, 0.0)):
-            yield f"cost.{name}: claimed {said}, got {got}"
-    for one, other in zip(claimed.tasks, again.tasks, strict=True):
+            yield f"cost.{name}: committed {said}, got {got}"
+    for one, other in zip(committed.tasks, again.tasks, strict=True):
         if one.crossing != other.crossing:
-            yield f"origin {one.origin}: crossing: claimed {list(one.crossing)}, got {list(other.crossing)}"
+            yield f"origin {one.origin}: crossing: committed {list(one.crossing)}, got {list(other.crossing)}"
         if one.failure is None and other.failure is not None:
             yield f"origin {one.origin}: it fails here: {other.failure}"
-    if not np.allclose(*_paired(claimed.floors, again.floors), rtol=1e-6, equal_nan=True):
+    if not np.allclose(*_paired(committed.floors, again.floors), rtol=1e-6, equal_nan=True):
         yield "the floors are not those of the trace"
 
 
 def value_differences(
-    claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
+    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
 ) -> Iterator[str]:
     """Say what differs between two runs of the same tasks by more than the bound of a single value."""
-    yield from _facts(claimed, again)
+    yield from _facts(committed, again)
     size = sizes(again)
-    for one, other in zip(claimed.tasks, again.tasks, strict=True):
+    for one, other in zip(committed.tasks, again.tasks, strict=True):
         if one.failure is None and other.failure is not None:
             continue
         for metric in sorted(set(one.metrics) | set(other.metrics)):
@@ -111,26 +112,27 @@ def value_differences(
             values = zip(horizons, one.metrics.get(metric, missing), other.metrics.get(metric, missing), strict=True)
             for horizon, said, got in values:
                 if not _close(metric, said, got, bounds, size):
-                    yield f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}: claimed {said}, got {got}"
-    yield from _layers(claimed, again, bounds, size)
+                    where = f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}"
+                    yield f"{where}: committed {said}, got {got}"
+    yield from _layers(committed, again, bounds, size)
 
 
-def _layers(claimed: RunResult, again: RunResult, bounds: Bounds, size: Mapping[str, float]) -> Iterator[str]:
+def _layers(committed: RunResult, again: RunResult, bounds: Bounds, size: Mapping[str, float]) -> Iterator[str]:
     """Return the first mean by layer of each state and metric that differs."""
-    for state in sorted(claimed.per_layer.keys() | again.per_layer.keys()):
-        ours, theirs = claimed.per_layer.get(state, {}), again.per_layer.get(state, {})
+    for state in sorted(committed.per_layer.keys() | again.per_layer.keys()):
+        ours, theirs = committed.per_layer.get(state, {}), again.per_layer.get(state, {})
         for metric in sorted(ours.keys() | theirs.keys()):
             said, got = _flat(ours.get(metric, ())), _flat(theirs.get(metric, ()))
             odd = [pair for pair in zip(said, got, strict=False) if not _close(metric, *pair, bounds, size)]
             if len(said) != len(got):
-                yield f"per_layer.{state}.{metric}: claimed {len(said)} numbers, got {len(got)}"
+                yield f"per_layer.{state}.{metric}: committed {len(said)} numbers, got {len(got)}"
             elif odd:
-                yield f"per_layer.{state}.{metric}: claimed {odd[0][0]}, got {odd[0][1]}"
+                yield f"per_layer.{state}.{metric}: committed {odd[0][0]}, got {odd[0][1]}"
 
 
-def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
-    for state in sorted({task.state for task in claimed.tasks}):
-        pairs = [(o.metrics, a.metrics) for o, a in zip(claimed.tasks, again.tasks, strict=True) if o.state == state]
+def _means(committed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
+    for state in sorted({task.state for task in committed.tasks}):
+        pairs = [(o.metrics, a.metrics) for o, a in zip(committed.tasks, again.tasks, strict=True) if o.state == state]
         for metric in sorted({name for ours, theirs in pairs for name in ours.keys() & theirs.keys()}):
             values = [(ours[metric], theirs[metric]) for ours, theirs in pairs if metric in ours]
             allowed = tolerance_of(metric)
@@ -143,7 +145,7 @@ def _means(claimed: RunResult, again: RunResult, horizons: Sequence[int]) -> Ite
 
 
 def refit_differences(
-    claimed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
+    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
 ) -> Iterator[str]:
     """Say what differs between two runs whose network was fitted to the same data on two processors.
 
@@ -151,8 +153,8 @@ def refit_differences(
     a run in a state at a horizon may move by what a single value may, here; the mean over runs by what a run's mean
     may, in `refit_mean_differences`.
     """
-    yield from _facts(claimed, again)
-    for (state, metric, horizon), means in _both_means(claimed, again, horizons):
+    yield from _facts(committed, again)
+    for (state, metric, horizon), means in _both_means(committed, again, horizons):
         if not _near(*means, bounds(metric)):
             yield f"{state}, mean {metric} at horizon {horizon}: {_said(means)}"
 
@@ -160,10 +162,10 @@ def refit_differences(
 def refit_mean_differences(
     pairs: Iterable[tuple[RunResult, RunResult]], horizons: Sequence[int], bounds: Bounds = mean_bound
 ) -> Iterator[str]:
-    """Say which means over such runs, as claimed and again, differ; of metrics that `FEW_RUNS` or more have."""
+    """Say which means over such runs, as committed and again, differ; of metrics that `FEW_RUNS` or more have."""
     over: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
-    for claimed, again in pairs:
-        for key, means in _both_means(claimed, again, horizons):
+    for committed, again in pairs:
+        for key, means in _both_means(committed, again, horizons):
             over.setdefault(key, []).append(means)
     for (state, metric, horizon), found in over.items():
         said, got = np.mean(found, axis=0).tolist()
@@ -172,19 +174,19 @@ def refit_mean_differences(
 
 
 def _both_means(
-    claimed: RunResult, again: RunResult, horizons: Sequence[int]
+    committed: RunResult, again: RunResult, horizons: Sequence[int]
 ) -> Iterator[tuple[tuple[str, str, int], tuple[float, float]]]:
     """Yield state, metric and horizon with both means over a run's tasks; NaN where only one of the two has values."""
-    named = {(task.state, metric) for run in (claimed, again) for task in run.tasks for metric in task.metrics}
+    named = {(task.state, metric) for run in (committed, again) for task in run.tasks for metric in task.metrics}
     for state, metric in sorted(named):
-        said_K, got_K = (run_means(run, state, metric) or [None] * len(horizons) for run in (claimed, again))
+        said_K, got_K = (run_means(run, state, metric) or [None] * len(horizons) for run in (committed, again))
         for horizon, said, got in zip(horizons, said_K, got_K, strict=True):
             if said is not None or got is not None:
                 yield (state, metric, horizon), (_or_nan(said), _or_nan(got))
 
 
 def _said(pair: tuple[float, float]) -> str:
-    return f"claimed {pair[0]:.6g}, got {pair[1]:.6g}"
+    return f"committed {pair[0]:.6g}, got {pair[1]:.6g}"
 
 
 def _given(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT
-from leaderboard.verifying.claims import load_claim
+from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
-from moeload_bench.submissions.check import check_submission
+from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder, read_folder
-from moeload_bench.submissions.submit import Author, make_draft, result_path
+from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 MAINTAINERS = "The moeload-bench maintainers"
@@ -21,18 +20,18 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     """Return the folder of one baseline; a verification of another result goes. Raises `SubmissionError`,
     `ResultError`.
     """
-    result = load_claim(root / result_path(suite.name, name))
+    result = load_result(root / result_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)
     folder = read_folder(path)
-    wrong = check_submission(folder, result, suite)
+    wrong = list(entry_problems(result, folder, suite))
     if wrong and folder.verification is not None:
         for file in (VERIFICATION, FITTED):
             (path / file).unlink(missing_ok=True)
         result = result.model_copy(update={"status": "claimed"})
         result.save(root / result_path(suite.name, name))
         folder = read_folder(path)
-        wrong = check_submission(folder, result, suite)
+        wrong = list(entry_problems(result, folder, suite))
     if wrong:
         raise SubmissionError(f"{name}: {wrong[0]}")
     return folder

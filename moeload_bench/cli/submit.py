@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from moeload_bench.cli.options import FindLinks, Jobs, NoIndex, with_options
-from moeload_bench.cli.progress import pair_progress, plain_console, say, say_document
+from moeload_bench.cli.options import FindLinks, NoIndex, with_options
+from moeload_bench.cli.progress import say, say_document
 from moeload_bench.environment import environment
 from moeload_bench.errors import HubError, SubmissionError
 from moeload_bench.hub.client import check_token, explain, propose, request_errors
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.results.brief import brief_tables
-from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.check import apart_level
-from moeload_bench.submissions.folder import RECORD, REQUIREMENTS
+from moeload_bench.submissions.folder import RECORD
 from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
 from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
-from moeload_bench.suites.suite import Suite, check_traces, default_suite, load_suite
+from moeload_bench.submissions.submit import Author, Draft, make_draft, prepare_submission
+from moeload_bench.suites.suite import default_suite, load_suite
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -41,7 +40,7 @@ def author_of(
     fitted_on: Annotated[
         list[str] | None, typer.Option("--fitted-on", help="Other data that it has learned from; once for each.")
     ] = None,
-    hardware: Annotated[str | None, typer.Option(help="Where it ran; found out by default.")] = None,
+    hardware: Annotated[str | None, typer.Option(help="Where it was made; found out by default.")] = None,
 ) -> Author:
     """Return what a submitter says of the work."""
     kind = "pretrained" if model_type is None and fitted_on else model_type
@@ -70,21 +69,21 @@ def submit(
     ] = None,
     root: Annotated[Path, typer.Option("--root", help="Where to write, without --repo.")] = Path("leaderboard"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Run and show everything; write and send nothing, ask no network.")
+        bool, typer.Option("--dry-run", help="Check and show everything; write and send nothing, ask no network.")
     ] = False,
     level: Annotated[str, typer.Option(help="Isolation: sandbox, or process where there is none.")] = "sandbox",
     find_links: FindLinks = None,
     no_index: NoIndex = False,
-    jobs: Jobs = 1,
 ) -> None:
     """Submit a forecaster to the leaderboard.
 
-    Checks the contract, runs the suite in the sandbox, and makes the submission's folder and result: as one pull
-    request on the Hub with --repo, else below --root with the git steps to go on.
+    Checks the contract and makes the submission's folder (code, weights, requirements, card): as one pull request on
+    the Hub with --repo, else below --root with the git steps to go on. The maintainers run it, and their numbers are
+    the entry's; `moeload-bench run` shows yours.
 
     [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
     """
-    tasks = _suite_with_traces(suite or default_suite())
+    tasks = load_suite(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
     isolation = apart_level(level)
@@ -93,39 +92,30 @@ def submit(
         check_name(draft.record, root)
     else:
         there.refuse_taken(draft.record)
-    prepared = prepare_submission(
+    draft = prepare_submission(
         draft,
-        tasks,
         level=isolation,
         find_links=find_links,
         no_index=no_index,
         offline=dry_run,
-        jobs=jobs,
-        progress=functools.partial(pair_progress, unit="runs"),
         say=functools.partial(say, err=True),
     )
-    _show(prepared)
-    _hand_in(prepared, there, root, dry_run)
+    _show(draft)
+    command = f"moeload-bench run {shlex.quote(target)} sw_avg --suite {shlex.quote(suite or tasks.name)}"
+    say(f"To score it yourself: {command}")
+    _hand_in(draft, there, root, dry_run)
 
 
-def _suite_with_traces(name: str) -> Suite:
-    """Return a suite after checking that its traces are here; raise `SuiteError` otherwise."""
-    suite = load_suite(name)
-    check_traces(suite)
-    return suite
-
-
-def _hand_in(prepared: Prepared, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
+def _hand_in(draft: Draft, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
     """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
         say("dry run: nothing written, nothing sent")
-        same = REQUIREMENTS not in prepared.draft.files  # else packages are installed first, which may be others
-        say("Next: the same without --dry-run" + "; what has run is not run again" * same)
+        say("Next: the same without --dry-run")
     elif there is not None:
-        say(f"opened {there.open_pull_request(prepared)}")
+        say(f"opened {there.open_pull_request(draft)}")
     else:
-        prepared.write(root)
-        say_document(_git_steps(prepared, root))
+        draft.replace(root)
+        say_document(_git_steps(draft, root))
 
 
 @dataclass(frozen=True)
@@ -145,12 +135,12 @@ class Elsewhere:
     def _download(self, path: str) -> str:
         return _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
 
-    def open_pull_request(self, prepared: Prepared) -> str:
-        """Open one pull request that holds the folder and the result; return its address."""
-        record, suite = prepared.draft.record, prepared.result.suite
+    def open_pull_request(self, draft: Draft) -> str:
+        """Open one pull request that holds the folder; return its address."""
+        record, suite = draft.record, draft.record.suite
         text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
         title = f"Submission {record.name} on {suite.name}"
-        return propose(prepared.files(), self.repo, title, text, remove=prepared.stale(self.paths), api=self.api)
+        return propose(draft.files(), self.repo, title, text, remove=draft.stale(self.paths), api=self.api)
 
 
 def look_at(repo: str, api: HfApi | None = None) -> Elsewhere:
@@ -176,23 +166,19 @@ def _text(path: Path) -> str:
         raise SubmissionError(f"{path}: {error}") from None
 
 
-def _show(prepared: Prepared) -> None:
-    """Show the scores with floors and skill alone, the record, and the sizes of the files."""
-    console = plain_console()
-    for part in brief_tables([prepared.result], PRIMARY, console.width):
-        console.print(part)
-    say_document(prepared.draft.files[RECORD].decode())
-    for name, content in prepared.files().items():
+def _show(draft: Draft) -> None:
+    """Show the record, and the sizes of the files."""
+    say_document(draft.contents[RECORD].decode())
+    for name, content in draft.files().items():
         say(f"{len(content):10} bytes  {name}")
 
 
-def _git_steps(prepared: Prepared, root: Path) -> str:
-    name = prepared.draft.record.name
-    places = " ".join(str(root / path) for path in (f"submissions/{name}", f"results/{prepared.result.suite.name}"))
+def _git_steps(draft: Draft, root: Path) -> str:
+    name = draft.record.name
     return (
         f"written below {root}. In your fork of the project:\n"
         f"  git switch -c submit-{name}\n"
-        f"  git add {places}/{name}.json\n"
+        f"  git add {root / draft.place}\n"
         f'  git commit -m "Submission {name}"\n'
         f"  git push -u origin submit-{name}\n"
         "then open a pull request."

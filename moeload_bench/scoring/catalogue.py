@@ -36,7 +36,7 @@ Bound = tuple[float, float]
 
 
 class Tolerance(NamedTuple):
-    """How far a re-run of the same code may be from the claim; see `leaderboard/verifying/agreement.py`.
+    """How far a re-run of the same code may be from the committed result; see `leaderboard/verifying/agreement.py`.
 
     ``value`` bounds a single value, ``mean`` the mean over tasks of a run in one state at one horizon, ``overall`` that
     over all horizons. Where a metric is small, an absolute bound is at most ``of_value`` or ``of_mean`` times its own

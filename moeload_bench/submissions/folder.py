@@ -4,9 +4,10 @@
     submissions/NAME/forecaster.py       the code; absent for a baseline or an adapter of this package
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent if it has none
     submissions/NAME/requirements.txt    one `name==version --hash=sha256:...` a line; absent if nothing is needed
+    submissions/NAME/README.md           its card, for readers; baselines of this package have none
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     submissions/NAME/fitted.bin          written by it too: what `fit` returned, absent if the code has none
-    results/SUITE/NAME.json              the result record
+    results/SUITE/NAME.json              the result, written by it too, from its own run
 
 Nothing of a folder is executed when it is read.
 """
@@ -30,7 +31,14 @@ from moeload_bench.submissions.record import Submission, Verification
 from moeload_bench.submissions.weights import WEIGHTS, check_weights
 
 RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
-MAX_BYTES: Mapping[str, int] = {RECORD: 16 << 10, CODE: 256 << 10, REQUIREMENTS: 64 << 10, VERIFICATION: 256 << 10}
+CARD = "README.md"
+MAX_BYTES: Mapping[str, int] = {
+    RECORD: 16 << 10,
+    CODE: 256 << 10,
+    REQUIREMENTS: 64 << 10,
+    CARD: 64 << 10,
+    VERIFICATION: 256 << 10,
+}
 FITTED = "fitted.bin"
 FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
 MAX_REQUIREMENTS = 100

@@ -11,7 +11,6 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
-from moeload_bench.submissions.numbers import check_numbers
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
 from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import write_trace
@@ -99,19 +98,6 @@ def test_a_record_survives_its_file_and_is_made_again_from_kept_forecasts(
         for task, other in zip(got.tasks, wanted.tasks, strict=True):
             for one, two in zip(task.metrics["window_tv"], other.metrics["window_tv"], strict=True):
                 assert one == (None if two is None else pytest.approx(two))
-
-
-def test_numbers_beyond_what_was_asked_are_refused(scored: tuple[Result, Path]) -> None:
-    """A claimed run holds nulls there, no value, and as many of them as the suite has horizons."""
-    _, run = scored[0].runs
-    assert list(check_numbers(run, 3, None, 2)) == []
-    assert list(check_numbers(run, 3, run, 2)) == []
-    task = run.tasks[0]
-    forged = {**task.metrics, "window_tv": (*task.metrics["window_tv"][:2], 0.1)}
-    for metrics in (forged, {**task.metrics, "window_tv": task.metrics["window_tv"][:2]}):
-        wrong = run.model_copy(update={"tasks": (task.model_copy(update={"metrics": metrics}), *run.tasks[1:])})
-        assert "nulls after the first 2" in next(check_numbers(wrong, 3, None, 2))
-    assert list(check_numbers(run, 3)) != []
 
 
 def test_a_suite_names_horizons_of_its_own_and_keeps_the_hash_of_those_without(traces: list[Trace]) -> None:

@@ -13,6 +13,7 @@ from leaderboard.committed import (
     SUBMISSIONS,
     committed_result,
     in_suite_order,
+    result_path,
     submission_of,
     target_of,
 )
@@ -26,7 +27,7 @@ from moeload_bench.results.comparison import reference_of
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import look_of
-from moeload_bench.submissions.submit import Author, make_draft, result_path
+from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, load_suite
 from tests.support.committed import by_result
 from tests.support.submitted import make_world
@@ -72,7 +73,9 @@ def test_a_verification_of_another_result_goes(tmp_path: Path) -> None:
     """And the status that it gave."""
     suite = copied("sw_avg", tmp_path)
     place = tmp_path / "results" / suite.name / "sw_avg.json"
-    load_result(place).model_copy(update={"notes": ("made anew",), "status": "verified"}).save(place)
+    result = load_result(place)
+    elsewhere = result.environment.model_copy(update={"commit": "0" * 40})
+    result.model_copy(update={"environment": elsewhere, "status": "verified"}).save(place)
     (tmp_path / "submissions" / "sw_avg" / RECORD).unlink()
     folder = write_submission("sw_avg", suite, tmp_path)
     assert not (folder.path / VERIFICATION).exists()
@@ -111,11 +114,10 @@ def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
         if name.startswith("sw_avg"):
             results += evaluate(name, suite, paths=world.paths, level="none")
     for result in results:
-        claim = result.model_copy(update={"isolation": "process"})
-        claim.save(tmp_path / result_path(suite.name, result.name))
+        result.save(tmp_path / result_path(suite.name, result.name))
         assert write_submission(result.name, suite, tmp_path).record.name == result.name
-        assert target_of(claim, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
-        assert target_of(claim, tmp_path / "nowhere").label == result.name
+        assert target_of(result, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
+        assert target_of(result, tmp_path / "nowhere").label == result.name
     names = [result.name for result in in_suite_order(results[::-1], suite)]
     assert names == [name for name in plan.baselines if name.startswith("sw_avg")]
     found = reference_of(results)

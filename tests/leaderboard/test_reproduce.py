@@ -321,7 +321,7 @@ def test_problems_of_a_good_result_are_none() -> None:
 
 
 def submitted(root: Path, target: str = "forecaster.py:Mine", requirements: str | None = None) -> Result:
-    """A committed submission of a stranger below ``root``, and its result, which claims level `process`."""
+    """A committed submission of a stranger below ``root``, and its result, which names level `process`."""
     world = make_world(root / "world")
     folder = read_folder(write_folder(root, world, requirements=requirements))
     made = {"name": folder.record.name, "target": target, "requirements": folder.requirements}
@@ -329,7 +329,7 @@ def submitted(root: Path, target: str = "forecaster.py:Mine", requirements: str 
 
 
 def test_a_strangers_code_runs_in_the_sandbox_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever level the claim names; where there is no sandbox it is refused by name. A baseline keeps its level."""
+    """Whatever level the result names; where there is no sandbox it is refused by name. A baseline keeps its level."""
     result = submitted(tmp_path)
     monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: None)
     target, level = prepared(result, tmp_path / "submissions")

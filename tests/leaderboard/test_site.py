@@ -51,7 +51,7 @@ from moeload_bench.results.tables import imbalance_percent
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.style import PLACES
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
-from moeload_bench.submissions.record import Verification, VerificationStatus, status_of
+from moeload_bench.submissions.record import Verification, VerificationStatus
 from moeload_bench.suites.suite import default_suite, load_suite
 from tests.conftest import need
 from tests.support.site_world import (
@@ -376,14 +376,8 @@ def test_captions_say_over_what_a_number_is_a_mean(mini: Board) -> None:
     assert "the 5 horizons (1 to 2,000 steps)" in texts["all None"]
 
 
-def _verification(
-    root: Path, result: Result, verified: bool, reasons: list[str], sample: float = 1.0, **costs: Any
-) -> None:
-    record = Verification(
-        verified=verified, date="2026-01-01", commit=None, level="sandbox", hardware="a laptop", tolerance={},
-        sample=sample, result_sha256=result.content_sha256, reasons=reasons, status=status_of(verified, sample),
-        **costs,
-    )  # fmt: skip
+def _verification(root: Path, result: Result, status: VerificationStatus) -> None:
+    record = Verification(status=status, level="sandbox", date="2026-01-01", commit=result.environment.commit)
     (root / "leaderboard" / "submissions" / result.name / VERIFICATION).write_text(record.to_json())
 
 
@@ -399,8 +393,8 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     for name, result in made.items():
         result.save(folder / f"{name}.json")
     write_submission(root, made["uniform"], kwargs={"other": "value"})
-    _verification(root, made["arima"], True, [])
-    _verification(root, made["lstm"], False, ["x"])
+    _verification(root, made["arima"], "verified")
+    _verification(root, made["lstm"], "failed")
     found = {entry.name: (entry.standing, entry.wrong) for entry in read_inputs(root).boards[0].entries}
     assert found["uniform"][0] == "claimed"
     assert "other" in " ".join(found["uniform"][1])
@@ -408,23 +402,21 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
     assert "no verification.json says so" in found["last_value"][1][0]
     assert found["sw_avg"] == ("checked", ())
     assert found["arima"] == ("verified", ())
-    assert found["lstm"] == ("failed", ("x",))
+    assert found["lstm"] == ("failed", ())
 
 
-def test_a_verified_page_shows_what_the_re_run_was_and_cost(tmp_path: Path) -> None:
-    """A sampled verification is called one on the leaderboard and the page; costs of the re-run stand on the page."""
+def test_a_verified_page_shows_what_the_run_was(tmp_path: Path) -> None:
+    """A sampled verification is called one on the leaderboard and the page; the page has date and level."""
     root = copy_checkout(tmp_path)
     result = load_result(root / "leaderboard" / "results" / "mini" / "lstm.json")
     result = result.model_copy(update={"status": "checked", "scoring_version": SCORING_VERSION})
     result.save(root / "leaderboard" / "results" / "mini" / "lstm.json")
-    _verification(root, result, True, [], sample=0.5, ms_per_forecast=12.345, peak_memory_bytes=67_000_000)
+    _verification(root, result, "verified (sample)")
     entry = make_entry(result, root / "leaderboard" / "submissions" / "lstm", load_suite("mini"))
     assert (entry.standing, entry.wrong) == ("verified (sample)", ())
     assert payload.forecaster_row(entry)["standing"] == "verified (sample)"
     shown = dict(forecaster_page.verification(entry))
-    assert shown["Part of the runs"] == "50 %"
-    assert shown["ms per forecast in the re-run"] == "12.3"
-    assert shown["Peak memory in the re-run"] == "67 MB"
+    assert (shown["Run on"], shown["Level"]) == ("2026-01-01", "sandbox")
     assert entry.standing in forecaster_page.STANDINGS
     assert set(forecaster_page.STANDINGS) >= set(get_args(VerificationStatus))
 

@@ -23,7 +23,7 @@ from moeload_bench.publishing.publish import publish
 from tests.conftest import need, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, run_python
-from tests.support.submitted import honest, make_world
+from tests.support.submitted import make_world, write_folder
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 need("safetensors", "pip install '.[record]'")
@@ -108,26 +108,24 @@ SUBMIT = """
 import sys
 from pathlib import Path
 from moeload_bench.cli.submit import look_at
-from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import read_folder
-from moeload_bench.submissions.submit import Author, Prepared, make_draft
+from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import load_suite
-folder, result, suite, repo = sys.argv[1:]
+folder, suite, repo = sys.argv[1:]
 draft = make_draft(read_folder(folder).target(), "mine", Author(["A"], "MIT", None, False, "x"), load_suite(suite))
-look_at(repo).open_pull_request(Prepared(draft, load_result(result)))
+look_at(repo).open_pull_request(draft)
 """
-"""What `submit --repo` does once the forecaster has been scored."""
+"""What `submit --repo` does once the contract has been checked."""
 
 
 def test_a_killed_submission_is_a_whole_pull_request_or_none(hub: LocalHub, api: Any, tmp_path: Path) -> None:
     """SIGKILL at each of its first requests: main is as before, and a request holds every file, or there is none."""
     world = make_world(tmp_path / "world")
-    folder, result = honest(tmp_path, world)
-    record = result.save(tmp_path / "mine.json")
+    folder = write_folder(tmp_path, world)
     repo = "acme/results"
     api().create_repo(repo, repo_type="dataset")
     before = api().list_repo_files(repo, repo_type="dataset")
-    words = ("-c", SUBMIT, str(folder.path), str(record), world.suite_file, repo)
+    words = ("-c", SUBMIT, str(folder), world.suite_file, repo)
     whole: set[str] = set()
     for stop_after in (1, 3, None):
         stop_at = None if stop_after is None else len(hub.seen) + stop_after
@@ -144,7 +142,6 @@ def test_a_killed_submission_is_a_whole_pull_request_or_none(hub: LocalHub, api:
             whole = whole or set(there)
             assert set(there) == whole
     assert {f"submissions/mine/{name}" for name in ("forecaster.py", "submission.toml")} <= whole
-    assert "results/small/mine.json" in whole
 
 
 def test_weights_are_loaded_by_name_and_forecast_alike(made: dict[str, Path], hub: LocalHub, api: Any) -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from leaderboard.committed import entry_problems, result_path
 from moeload_bench.results.record import load_result
-from moeload_bench.submissions.folder import CODE, FITTED, RECORD, VERIFICATION, read_folder
+from moeload_bench.submissions.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
@@ -20,7 +21,7 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.leaderboard.test_baseline_submissions import BASELINES
 from tests.support.hub import LocalHub
-from tests.support.submitted import NAIVE, World, make_world, place
+from tests.support.submitted import NAIVE, World, make_world, write_folder
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,10 +37,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 @pytest.fixture(scope="module")
 def checked_in(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A leaderboard with one entry; tests leave it as it is."""
-    root = tmp_path_factory.mktemp("leaderboard")
-    place(root, world)
-    return root
+    """The folder of one submission; tests leave it as it is."""
+    return write_folder(tmp_path_factory.mktemp("leaderboard"), world)
 
 
 def moeload(world: World, *arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -58,42 +57,40 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """Folder, result and, where there is one, verification belong together. When this fails after results were made
     anew: `make verify`, which runs `python -m leaderboard verify leaderboard/submissions/NAME` for each, and commit.
     """
-    from leaderboard.verifying.claims import load_claim
-    from moeload_bench.submissions.check import check_submission
-
-    suite = load_suite(read_folder(path).record.suite.name)
-    result = load_claim(ROOT / "leaderboard" / "results" / suite.name / f"{path.name}.json")
     folder = read_folder(path)
-    assert check_submission(folder, result, suite) == [], "run `make verify` and commit what it writes"
+    suite = load_suite(folder.record.suite.name)
+    result = load_result(ROOT / "leaderboard" / result_path(suite.name, path.name))
+    assert list(entry_problems(result, folder, suite)) == [], "run `make verify` and commit what it writes"
 
 
 def test_check_only_says_yes_or_why_not(world: World, tmp_path: Path) -> None:
     """In words with exit status 0 or 1, or as JSON for scripts; nothing is written."""
-    folder = place(tmp_path, world)
+    folder = write_folder(tmp_path, world)
     before = sorted(path.name for path in folder.iterdir())
     good = moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path)
     assert (good.returncode, good.stdout, good.stderr) == (0, "checked\n", "")
-    (folder / CODE).write_text(NAIVE + "# changed\n")
+    write_folder(tmp_path, world, suite={"name": "small", "sha256": "0" * 64})
     bad = moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path)
     assert (bad.returncode, bad.stdout) == (1, "")
-    assert "not checked: the code has changed since the result was made" in bad.stderr
+    assert "not checked: suite hash: submission.toml says '0000" in bad.stderr
     told = moeload(world, "verify", str(folder), "--check-only", "--json", cwd=tmp_path)
     assert (told.returncode, told.stderr) == (1, "")
     assert json.loads(told.stdout)["checked"] is False
-    assert "code has changed" in json.loads(told.stdout)["reasons"][0]
+    assert "suite hash" in json.loads(told.stdout)["reasons"][0]
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(world: World, tmp_path: Path) -> None:
     """`--incoming` refuses the maintainers' files and, with `--base`, a name that others had before the request."""
-    folder = place(tmp_path / "new", world)
+    folder = write_folder(tmp_path / "new", world)
     base = tmp_path / "old"
     arguments = ("verify", str(folder), "--check-only", "--incoming", "--base", str(base))
     assert moeload(world, *arguments, cwd=tmp_path).returncode == 0
     theirs = base / "submissions" / "mine"
     theirs.mkdir(parents=True)
     (theirs / RECORD).write_text('authors = ["Somebody Else"]\n')
-    (folder / VERIFICATION).write_text(made_up(world, folder).to_json())
+    made_up = Verification(status="verified", level="sandbox", date="2026-11-25", commit=None)
+    (folder / VERIFICATION).write_text(made_up.to_json())
     (folder / FITTED).write_bytes(b"weights")
     done = moeload(world, *arguments, cwd=tmp_path)
     assert done.returncode == 1
@@ -102,21 +99,12 @@ def test_what_comes_from_outside_brings_no_verification_and_no_other_s_name(worl
     assert "the name 'mine' is taken by other authors" in done.stderr
 
 
-def made_up(world: World, folder: Path) -> Verification:
-
-    result = load_result(folder.parent.parent / "results" / "small" / "mine.json")
-    return Verification(
-        verified=True, date="2026-11-25", commit=None, level="sandbox", hardware="x", tolerance={}, sample=1.0,
-        result_sha256=result.content_sha256, status="verified",
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
         (["--level", "none"], 2, "expected process or sandbox"),
         (["--incoming"], 2, "--incoming to --check-only"),
-        (["--check-only", "--suite", "mini"], 1, "suite name: the result says 'small', expected 'mini'"),
+        (["--check-only", "--suite", "mini"], 1, "suite name: submission.toml says 'small', expected 'mini'"),
         (["--check-only", "--suite", "v99"], 2, "unknown suite 'v99'"),
     ],
 )
@@ -124,11 +112,7 @@ def test_a_request_that_makes_no_sense_is_refused(
     arguments: list[str], status: int, message: str, world: World, checked_in: Path
 ) -> None:
     """Before anything runs, in words that say what to give instead."""
-    if "mini" in arguments:
-        source = checked_in / "results" / "small" / "mine.json"
-        (checked_in / "results" / "mini").mkdir(exist_ok=True)
-        (checked_in / "results" / "mini" / "mine.json").write_bytes(source.read_bytes())
-    done = moeload(world, "verify", str(checked_in / "submissions" / "mine"), *arguments, cwd=checked_in)
+    done = moeload(world, "verify", str(checked_in), *arguments, cwd=checked_in)
     assert done.returncode == status
     assert message in " ".join(done.stderr.replace("│", " ").split())
 
@@ -137,7 +121,6 @@ def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path
     """A submission that names its suite `evil.toml` is not checked against a file that the pull request brings."""
     from leaderboard.verifying.command import _suite_of
     from moeload_bench.errors import NotFoundError
-    from tests.support.submitted import write_folder
 
     suite = {"name": "evil.toml", "sha256": "0" * 64}
     folder = read_folder(write_folder(tmp_path, world, suite=suite))
@@ -148,7 +131,7 @@ def test_a_stranger_s_suite_name_opens_no_file_here(world: World, tmp_path: Path
 @pytest.mark.parametrize("command", ["verify", "submit"])
 def test_a_machine_without_a_sandbox_is_no_fault_of_a_submission(command: str, world: World, tmp_path: Path) -> None:
     """It is said at once, with what to do; no verification is written that says failed."""
-    folder = place(tmp_path, world)
+    folder = write_folder(tmp_path, world)
     arguments = {"verify": [str(folder)], "submit": ["sw_avg", "--name", "other", "--author", "A"]}[command]
     done = moeload(world, command, *arguments, cwd=tmp_path, PATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
@@ -162,42 +145,43 @@ SUBMIT = ("submit", "my.py:Mine@window=50", "--name", "mine", "--author", "A. St
 
 @pytest.mark.slow
 def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Path) -> None:
-    """A dry run writes nothing and says what it would; the second call takes finished work from the cache, writes, and
-    names the git steps; the check and a sampled verification, on fresh runs too, accept what was written.
+    """A dry run writes nothing and says what it would; the second call writes the folder and no result, and names the
+    git steps; the check and the verification, on fresh runs too, accept what was written.
     """
     (tmp_path / "my.py").write_text(NAIVE)
     dry = moeload(world, *SUBMIT, "--dry-run", cwd=tmp_path)
     assert dry.returncode == 0, dry.stderr
     assert "checking the contract" in dry.stderr
     assert 'name = "mine"' in dry.stdout
-    assert "Suite small, 2 runs." in dry.stdout
+    assert "To score it yourself: moeload-bench run my.py:Mine@window=50 sw_avg --suite" in dry.stdout
     assert "dry run: nothing written, nothing sent" in dry.stdout
     assert not (tmp_path / "leaderboard").exists()
 
     done = moeload(world, *SUBMIT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder, result = Path("leaderboard/submissions/mine"), Path("leaderboard/results/small/mine.json")
-    assert f"git add {folder} {result}" in done.stdout
+    assert f"git add {folder}\n" in done.stdout
     assert (tmp_path / folder / CODE).read_text() == NAIVE
-    assert load_result(tmp_path / result).status == "claimed"
+    assert "- Authors: A. Stranger\n" in (tmp_path / folder / CARD).read_text()
+    assert not (tmp_path / result).exists()
     checked = moeload(world, "verify", str(folder), "--check-only", "--incoming", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
 
     fresh = synthetic_trace(seed=77, recipe="one", split="test", run=9)
     write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
-    options = ("--level", "process", "--sample", "0.5", "--traces", "fresh")
+    options = ("--level", "process", "--traces", "fresh")
     told = moeload(world, "verify", str(folder), *options, "--json", "--dry-run", cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    made = Verification.model_validate_json(told.stdout)
-    assert (made.verified, made.sample, made.level) == (True, 0.5, "process")
-    assert "fresh_runs" in made.findings
+    made = json.loads(told.stdout)
+    assert (made["status"], made["level"], made["reasons"]) == ("verified", "process", [])
+    assert "fresh_runs" in made["findings"]
     assert not (tmp_path / folder / VERIFICATION).exists()
 
-    kept = moeload(world, "verify", str(folder), "--level", "process", "--sample", "0.5", cwd=tmp_path)
+    kept = moeload(world, "verify", str(folder), "--level", "process", cwd=tmp_path)
     assert kept.returncode == 0, kept.stderr
-    assert kept.stdout.startswith("verified (sample)")
-    assert "1/1 runs" in kept.stderr, "progress is told"
-    assert load_result(tmp_path / result).status == "checked", "a sample is not verified"
+    assert kept.stdout.endswith("verified\n")
+    assert "3/3 runs" in kept.stderr, "progress is told"
+    assert load_result(tmp_path / result).status == "verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
 
 
@@ -227,7 +211,7 @@ def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
     assert checked.returncode == 0, checked.stderr
     api("maintainer").merge_pull_request(REPO, number, repo_type="dataset")
     paths = [path for path in api().list_repo_files(REPO, repo_type="dataset") if "/" in path]
-    assert paths == ["results/small/mine.json", f"submissions/mine/{CODE}", f"submissions/mine/{RECORD}"]
+    assert paths == [f"submissions/mine/{name}" for name in (CARD, CODE, RECORD)]
     assert not (tmp_path / "leaderboard").exists()
 
     for change, message in {

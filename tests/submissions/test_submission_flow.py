@@ -14,14 +14,14 @@ from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import FileTarget, parse_target
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions import requirements, submit
-from moeload_bench.submissions.check import check_submission
+from moeload_bench.submissions.check import folder_problems
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
 from moeload_bench.submissions.naming import check_name
 from moeload_bench.submissions.requirements import install_packages
-from moeload_bench.submissions.submit import Author, Prepared, make_draft, prepare_submission
+from moeload_bench.submissions.submit import Author, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
-from tests.support.submitted import NAIVE, World, honest, make_world, wheel
+from tests.support.submitted import NAIVE, World, make_world, submitted, wheel
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 REPO = "acme/results"
@@ -72,12 +72,12 @@ def test_a_package_is_not_a_submission(world: World) -> None:
 
 def test_a_name_of_other_authors_is_refused(world: World, tmp_path: Path) -> None:
     """The same authors may submit again, and an earlier verification goes."""
-    folder, result = honest(tmp_path, world, authors=["A. Stranger"])
+    folder = submitted(tmp_path, world, authors=["A. Stranger"])
     (folder.path / VERIFICATION).write_text("{}")
     draft = make_draft(folder.target(), "mine", WHO, world.suite)
     check_name(draft.record, tmp_path)
-    Prepared(draft, result).write(tmp_path)
-    assert check_submission(read_folder(folder.path), result, world.suite) == []
+    draft.replace(tmp_path)
+    assert list(folder_problems(read_folder(folder.path), world.suite)) == []
     other = make_draft(folder.target(), "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
     with pytest.raises(SubmissionError, match="taken by other authors"):
         check_name(other.record, tmp_path)
@@ -102,8 +102,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
     there = look_at(REPO, api("outsider"))
     there.refuse_taken(draft.record)
-    prepared = prepare_submission(draft, world.suite, paths=world.paths, find_links=wheels, no_index=True)
-    assert prepared.result.isolation == "sandbox"
+    prepared = prepare_submission(draft, find_links=wheels, no_index=True)
     number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
 
     request = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
@@ -111,11 +110,11 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     api("maintainer").snapshot_download(REPO, **request, local_dir=tmp_path / "request")
     folder = read_folder(tmp_path / "request" / "submissions" / "mine")
     place = tmp_path / "request" / "results" / "small" / "mine.json"
-    result = load_result(place)
-    assert check_submission(folder, result, world.suite) == []
-    found = verify(Request(folder, result, world.suite, world.paths, find_links=wheels, no_index=True))
+    assert not place.exists()
+    assert list(folder_problems(folder, world.suite)) == []
+    found = verify(Request(folder, world.suite, world.paths, find_links=wheels, no_index=True))
     made = found.record
-    assert (made.reasons, made.status, made.level) == ([], "verified", "sandbox")
+    assert (found.reasons, made.status, made.level) == ([], "verified", "sandbox")
     write_verification(found, folder, place)
     maintainer = api("maintainer")
     maintainer.upload_folder(repo_id=REPO, folder_path=tmp_path / "request", allow_patterns=files, **request)
@@ -136,7 +135,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
 
 
 class _EnoughError(Exception):
-    """The runs would begin."""
+    """The check of the contract would begin."""
 
 
 @pytest.mark.parametrize("there", ["nothing", "installed", "wheels"])
@@ -168,7 +167,6 @@ def test_a_dry_run_asks_no_network_for_requirements(
     with pytest.raises(_EnoughError):
         prepare_submission(
             draft,
-            world.suite,
             level="process",
             offline=True,
             find_links=wheels if there == "wheels" else None,
@@ -181,10 +179,10 @@ def test_a_dry_run_asks_no_network_for_requirements(
 
 @pytest.mark.slow
 def test_conformance_comes_first(world: World, tmp_path: Path) -> None:
-    """A forecaster that breaks the contract is told which rule, and its suite run does not start."""
+    """A forecaster that breaks the contract is told which rule, and nothing is written."""
     (tmp_path / "my.py").write_text(
         NAIVE.replace("self.share_SLE.mean(axis=0), req", "self.share_SLE.sum(axis=0), req")
     )
     draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
     with pytest.raises(SubmissionError, match="conformance: "):
-        prepare_submission(draft, world.suite, paths=world.paths, level="process")
+        prepare_submission(draft, level="process")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from leaderboard.verifying.verify import Request, verify
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.submissions import weights as module
@@ -160,9 +161,11 @@ def test_a_forecaster_with_weights_is_submitted(level: Any, world: World, tmp_pa
     for mix in (0.1, 0.9):
         (tmp_path / "my.npz").write_bytes(npz(mix))
         draft = make_draft(parse_target(f"{tmp_path / 'my.py'}:Mine"), "mine", WHO, world.suite)
-        prepared = prepare_submission(draft, world.suite, paths=world.paths, level=level)
+        prepared = prepare_submission(draft, level=level)
         assert prepared.files()["submissions/mine/forecaster.npz"] == npz(mix)
-        prepared.write(tmp_path / "board")
-        assert read_folder(tmp_path / "board" / "submissions" / "mine").record.weights_sha256 is not None
-        hashes.add(prepared.result.runs[0].forecasts_sha256)
+        folder = read_folder(prepared.write(tmp_path / "board"))
+        assert folder.record.weights_sha256 is not None
+        made = verify(Request(folder, world.suite, world.paths, level=level))
+        assert made.result is not None
+        hashes.add(made.result.runs[0].forecasts_sha256)
     assert len(hashes) == 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,26 +71,16 @@ def write_folder(
     return folder
 
 
-def result_of(folder: Folder, world: World, level: Any = "none") -> Result:
-    """The folder's forecaster run on the suite, as `submit` names it."""
-    target = replace(folder.target(), text=folder.record.target)
-    (result,) = evaluate(target, world.suite, paths=world.paths, level=level)
+def submitted(root: Path, world: World, **changes: Any) -> Folder:
+    """A submission's folder as read."""
+    return read_folder(write_folder(root, world, **changes))
+
+
+def result_of(folder: Folder, world: World) -> Result:
+    """The folder's forecaster run on the suite, under its name."""
+    (result,) = evaluate(folder.target(), world.suite, paths=world.paths, level="none")
     made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
-    forecaster = result.forecaster.model_copy(update=made)
-    return result.model_copy(update={"forecaster": forecaster, "isolation": "process"})
-
-
-def honest(root: Path, world: World, **changes: Any) -> tuple[Folder, Result]:
-    """A folder and the result that belongs to it."""
-    folder = read_folder(write_folder(root, world, **changes))
-    return folder, result_of(folder, world)
-
-
-def place(root: Path, world: World, **changes: Any) -> Path:
-    """A folder and its result below the root of a leaderboard, as `submit` writes them; returns the folder."""
-    folder, result = honest(root, world, **changes)
-    result.save(root / "results" / "small" / f"{folder.record.name}.json")
-    return folder.path
+    return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})
 
 
 def wheel(

@@ -267,7 +267,7 @@ def test_all_that_a_sandbox_shows_is_read_before(tmp_path: Path) -> None:
 
 
 def test_files_that_are_too_many_for_memory_are_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They would push one another out: the verification says that the channel is open."""
+    """They would push one another out: `verify` says that the channel is open."""
     monkeypatch.setattr(bubblewrap, "shared_places", lambda _: [tmp_path])
     (tmp_path / "a").write_bytes(bytes(501))
     assert share_no_pages(parse_target("sw_avg"), "sandbox", 1001) is False

@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from leaderboard.committed import RESULTS
+from leaderboard.committed import RESULTS, entry_problems
 from leaderboard.verifying import verify as verification
-from leaderboard.verifying.agreement import differences, refit_differences
-from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, verify, write_verification
+from leaderboard.verifying.agreement import differences, refit_differences, unequal_fields
+from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, Verified, verify, write_verification
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.results.record import Result, RunResult, load_result
+from moeload_bench.results.record import RunResult, load_result
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import once_per_token, synthetic_trace
-from tests.support.submitted import NAIVE, World, honest, make_world, result_of, wheel, write_folder
+from tests.support.submitted import NAIVE, World, make_world, result_of, submitted, wheel
 
 
 @pytest.fixture(scope="module")
@@ -35,39 +35,38 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return make_world(tmp_path_factory.mktemp("world"))
 
 
-def verified(folder: Folder, result: Result, world: World, **options: Any) -> Verification:
-    return verify(Request(folder, result, world.suite, world.paths, level="none", seed=0, **options)).record
+def verified(folder: Folder, world: World, **options: Any) -> Verified:
+    return verify(Request(folder, world.suite, world.paths, level="none", seed=0, **options))
 
 
 @pytest.mark.parametrize("name", ["uniform", "last_value", "sw_avg"])
 def test_honest_baselines_are_verified(name: str, world: World, tmp_path: Path) -> None:
     """Cheap ones."""
-    folder, result = honest(tmp_path, world, code=None, name=name, target=name)
-    made = verified(folder, result, world)
-    assert made.reasons == []
-    assert made.verified
+    made = verified(submitted(tmp_path, world, code=None, name=name, target=name), world)
+    assert (made.reasons, made.record.status) == ([], "verified")
 
 
 def test_a_strangers_honest_file_is_verified_also_on_fresh_runs(world: World, tmp_path: Path) -> None:
     """A run from another seed, in any folder of traces."""
     fresh = synthetic_trace(seed=77, recipe="one", split="test", run=9)
     write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
-    folder, result = honest(tmp_path, world, kwargs={"window": 50})
-    made = verified(folder, result, world, traces=tmp_path / "fresh")
+    made = verified(submitted(tmp_path, world, kwargs={"window": 50}), world, traces=tmp_path / "fresh")
     assert made.reasons == []
-    assert set(made.findings) == {"fresh_runs"}
-    assert Verification.model_validate_json(made.to_json()) == made
+    assert set(made.record.findings) == {"fresh_runs"}
+    assert Verification.model_validate_json(made.record.to_json()) == made.record
 
 
 def test_runs_come_in_an_order_that_nobody_knows(world: World, tmp_path: Path) -> None:
     """Another one in each verification; what is published is in the suite's."""
-    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
+    folder = submitted(tmp_path, world, code=None, name="uniform", target="uniform")
     orders = set()
     for seed in range(8):
         said: list[str] = []
-        request = Request(folder, result, world.suite, world.paths, level="none", seed=seed)
+        request = Request(folder, world.suite, world.paths, level="none", seed=seed)
         made = verify(replace(request, progress=lambda done, total, what, said=said: said.append(what)))
-        orders.add(tuple(what.rpartition(" ")[2] for what in said))
+        assert said[0] == said[1], "the first run comes twice"
+        orders.add(tuple(what.rpartition(" ")[2] for what in said[1:]))
+        assert made.result is not None
         assert [run.trace for run in made.result.runs] == [entry.id for entry in world.suite.traces]
     assert orders == set(itertools.permutations(entry.id for entry in world.suite.traces))
 
@@ -79,84 +78,52 @@ def test_runs_of_other_recipes_are_reported_and_not_judged(world: World, tmp_pat
         once_per_token(load_SLE, 512), 512, 2, global_batch_tokens=512, recipe="three", split="test", run=1
     )
     write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")
-    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
-    made = verified(folder, result, world, traces=tmp_path / "fresh")
-    assert made.findings["other_recipes"] > MAX_GROWTH["fresh_runs"]
-    assert "fresh_runs" not in made.findings
+    folder = submitted(tmp_path, world, code=None, name="uniform", target="uniform")
+    made = verified(folder, world, traces=tmp_path / "fresh")
+    assert made.record.findings["other_recipes"] > MAX_GROWTH["fresh_runs"]
+    assert "fresh_runs" not in made.record.findings
     assert made.reasons == []
 
 
-def halved(result: Result) -> Result:
-    """A claim with the primary metric halved everywhere, its sums still right."""
-    tree = result.model_dump(mode="json")
-    for run in tree["runs"]:
-        for task in run["tasks"]:
-            task["metrics"]["window_tv"] = [value / 2 for value in task["metrics"]["window_tv"]]
-        for metrics in run["per_layer"].values():
-            metrics["window_tv"] = [[value / 2 for value in row] for row in metrics["window_tv"]]
-    return Result.model_validate(tree)
+def test_what_is_published_is_the_run_of_the_folder(world: World, tmp_path: Path) -> None:
+    """The numbers of the same code and suite, under the submission's name; the entry then passes every check."""
+    folder = submitted(tmp_path, world)
+    place = tmp_path / "results" / "small" / "mine.json"
+    write_verification(verified(folder, world), folder, place)
+    published, expected = load_result(place), result_of(folder, world)
+    assert (published.name, published.status) == ("mine", "verified")
+    for one, other in zip(published.runs, expected.runs, strict=True):
+        assert unequal_fields(one, other) == []
+    assert list(entry_problems(published, read_folder(folder.path), world.suite)) == []
 
 
-def test_numbers_edited_with_care_are_rejected(world: World, tmp_path: Path) -> None:
-    """The check of sums cannot see it; the re-run does, and says which number."""
-    folder, result = honest(tmp_path, world)
-    made = verified(folder, halved(result), world)
-    assert not made.verified
-    assert "window_tv at horizon 1: claimed" in made.reasons[0]
-    assert "not what the code gives here" in made.reasons[0]
-    assert "weights" not in made.reasons[0]
-    made = verified(folder, halved(result).model_copy(update={"fit_wall_s": 1.0}), world)
-    assert made.reasons[0].endswith("submit its weights as a file beside the code")
-
-
-@pytest.mark.parametrize("sample", [1.0, 0.5])
-def test_a_claim_that_says_otherwise_whether_it_learned_is_rejected(
-    world: World, tmp_path: Path, sample: float
-) -> None:
-    """Entries are listed by it, and the claim is its author's word: the run tells."""
-    folder, result = honest(tmp_path, world)
-    made = verified(folder, result.model_copy(update={"fit_wall_s": 1.0}), world, sample=sample)
-    assert made.reasons[0].startswith("fit_wall_s: the claim says that it was fitted, here it was not fitted")
+def test_a_submission_that_fails_has_no_result(world: World, tmp_path: Path) -> None:
+    """Its folder says that it failed; a result that was there stays as it is."""
+    folder = submitted(
+        tmp_path, world, code=NAIVE.replace("return Forecast", "raise ValueError\n        return Forecast")
+    )
+    place = tmp_path / "results" / "small" / "mine.json"
+    write_verification(verified(folder, world), folder, place)
+    found = read_folder(folder.path).verification
+    assert found is not None
+    assert found.status == "failed"
+    assert not place.exists()
 
 
 def test_arguments_that_a_baseline_does_not_take_are_a_reason(world: World, tmp_path: Path) -> None:
     """Not an error of the verification, which writes what it found."""
-    _, result = honest(tmp_path, world, code=None, name="sw_avg", target="sw_avg")
-    folder = read_folder(write_folder(tmp_path, world, code=None, name="sw_avg", target="sw_avg", kwargs={"nope": 1}))
-    forged = result.forecaster.model_copy(update={"kwargs": {"nope": 1}, "target": folder.record.result_target})
-    made = verified(folder, result.model_copy(update={"forecaster": forged}), world)
-    assert not made.verified
+    made = verified(submitted(tmp_path, world, code=None, name="sw_avg", target="sw_avg", kwargs={"nope": 1}), world)
+    assert made.record.status == "failed"
     assert "nope" in made.reasons[0]
 
 
-def test_a_sample_can_be_re_run(world: World, tmp_path: Path) -> None:
-    """Half of two runs is one."""
-    folder, result = honest(tmp_path, world)
-    made = verified(folder, halved(result), world, sample=0.5)
-    assert (made.sample, len(made.reasons), made.status) == (0.5, 1, "failed")
-
-
-def test_a_sampled_verification_says_so(world: World, tmp_path: Path) -> None:
-    """In its status, which follows from what it holds: nothing else is read back."""
-    folder, result = honest(tmp_path, world)
-    part, whole = (verified(folder, result, world, sample=sample) for sample in (0.5, 1.0))
-    assert (part.verified, part.status, whole.status) == (True, "verified (sample)", "verified")
-    tree = {**part.model_dump(mode="json"), "status": "verified"}
-    with pytest.raises(ValueError, match=r"status: got 'verified', expected 'verified \(sample\)'"):
-        Verification.model_validate(tree)
-
-
-def test_a_verification_holds_what_the_re_run_cost(world: World, tmp_path: Path) -> None:
-    """The claim's costs are its author's word; facts of the trace among them have to be the trace's."""
-    folder, result = honest(tmp_path, world, code=None, name="uniform", target="uniform")
-    made = verified(folder, result, world)
-    assert made.ms_per_forecast is not None
-    assert made.ms_per_forecast > 0
-    run = result.runs[0]
+def test_layers_and_costs_of_the_trace_are_compared(world: World, tmp_path: Path) -> None:
+    """Facts of the trace among the costs have to be the trace's; measured costs are not compared."""
+    run = result_of(submitted(tmp_path, world, code=None, name="uniform", target="uniform"), world).runs[0]
     dear = run.cost.model_copy(update={"training_step_s": 1e3})
     assert list(differences(run, run, world.suite.horizons)) == []
     wrong = next(differences(run.model_copy(update={"cost": dear}), run, world.suite.horizons))
-    assert wrong.startswith("cost.training_step_s: claimed 1000.0, got ")
+    assert wrong.startswith("cost.training_step_s: committed 1000.0, got ")
 
 
 def test_what_is_found_does_not_depend_on_how_it_is_spread(
@@ -170,42 +137,31 @@ def test_what_is_found_does_not_depend_on_how_it_is_spread(
         asked.append(jobs)
         return run_spread(calls, jobs=1)
 
-    folder, result = honest(tmp_path, world)
-    alone = verified(folder, result, world)
+    folder = submitted(tmp_path, world)
+    alone = verified(folder, world)
     monkeypatch.setattr(verification, "run_spread", watched)
-    beside = verified(folder, result, world, jobs=2)
+    beside = verified(folder, world, jobs=2)
     assert set(asked) == {2}
-    assert (alone.findings, alone.reasons) == (beside.findings, beside.reasons)
+    assert (alone.record.findings, alone.reasons) == (beside.record.findings, beside.reasons)
 
 
 @pytest.mark.slow
 def test_runs_of_several_processes_are_verified(world: World, tmp_path: Path) -> None:
     """With two jobs the same is found as with one."""
-    folder, result = honest(tmp_path, world)
-    alone, beside = (verified(folder, result, world, jobs=jobs) for jobs in (1, 2))
-    assert (alone.findings, alone.reasons) == (beside.findings, beside.reasons)
+    folder = submitted(tmp_path, world)
+    alone, beside = (verified(folder, world, jobs=jobs) for jobs in (1, 2))
+    assert (alone.record.findings, alone.reasons) == (beside.record.findings, beside.reasons)
 
 
 def test_what_the_check_refuses_is_not_run(world: World, tmp_path: Path) -> None:
-    """A missing task, and code that would leave a mark."""
-    folder, result = honest(tmp_path, world)
-    run = result.runs[0]
-    bad = result.model_copy(update={"runs": (run.model_copy(update={"tasks": run.tasks[1:]}), *result.runs[1:])})
+    """A submission to another task list, with code that would leave a mark."""
     mark = tmp_path / "mark"
-    (folder.path / "forecaster.py").write_text(f"open({str(mark)!r}, 'w')\n" + NAIVE)
-    made = verified(read_folder(folder.path), bad, world)
-    assert any("tasks are missing" in reason for reason in made.reasons)
-    assert any("code has changed" in reason for reason in made.reasons)
+    suite = {"name": "small", "sha256": "0" * 64}
+    folder = submitted(tmp_path, world, code=f"open({str(mark)!r}, 'w')\n" + NAIVE, suite=suite)
+    made = verified(folder, world)
+    assert (made.record.status, made.record.findings) == ("failed", {})
+    assert made.reasons[0].startswith("suite hash: submission.toml says '0000")
     assert not mark.exists()
-
-
-def test_another_suite_s_result_is_rejected(world: World, tmp_path: Path) -> None:
-    """By the hash of the task list, before anything runs."""
-    folder, result = honest(tmp_path, world)
-    other = result.model_copy(update={"suite": result.suite.model_copy(update={"sha256": "0" * 64})})
-    made = verified(folder, other, world)
-    assert (made.status, made.findings) == ("failed", {})
-    assert made.reasons[0].startswith("suite hash: the result says '0000")
 
 
 def scaled(run: RunResult, factors: Sequence[float]) -> RunResult:
@@ -218,8 +174,7 @@ def scaled(run: RunResult, factors: Sequence[float]) -> RunResult:
 
 def test_single_values_may_move_and_means_may_not(world: World, tmp_path: Path) -> None:
     """What another processor does: up and down by up to a few percent. What a cheat would want: all down by as much."""
-    _, result = honest(tmp_path, world)
-    run, horizons = result.runs[0], world.suite.horizons
+    run, horizons = result_of(submitted(tmp_path, world), world).runs[0], world.suite.horizons
     assert list(differences(run, scaled(run, (1.0, 1.008)), horizons)) == []
     assert next(differences(scaled(run, (0.98,)), run, horizons)).startswith("stable, mean window_tv at horizon 1")
     assert "origin 50" in next(differences(scaled(run, (0.9,)), run, horizons))
@@ -243,36 +198,29 @@ class Mine:
 """
 
 
-def test_a_fit_that_ends_elsewhere_here_is_compared_by_its_means(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Single errors of a network fitted on another processor differ by too much; what is published is the re-run."""
-    monkeypatch.setenv("PROCESSOR", "AMD")
-    open_run = world.suite.traces[0]
-    suite = world.suite.model_copy(update={"fit": (open_run,), "traces": world.suite.traces[1:]})
-    world = World(suite, world.paths)
-    folder, result = honest(tmp_path, world, code=FITTED)
-    monkeypatch.setenv("PROCESSOR", "ours")
-    made = verify(Request(folder, result, suite, world.paths, level="none", seed=0))
-    (claimed,), (again,) = result.runs, made.result.runs
-    assert made.record.reasons == []
-    assert "window_tv" in next(differences(claimed, again, suite.horizons))
-    less = next(refit_differences(scaled(again, (0.9,)), again, suite.horizons))
-    assert less.startswith("stable, mean window_tv at horizon 1: claimed")
+def test_a_fit_that_ends_elsewhere_is_compared_by_its_means(world: World, tmp_path: Path) -> None:
+    """Single errors of a network fitted on another processor differ by too much; `reproduce` compares means."""
+    run, horizons = result_of(submitted(tmp_path, world), world).runs[0], world.suite.horizons
+    assert list(refit_differences(scaled(run, (1.06, 0.94)), run, horizons)) == []
+    less = next(refit_differences(scaled(run, (0.9,)), run, horizons))
+    assert less.startswith("stable, mean window_tv at horizon 1: committed")
 
 
 def test_what_was_fitted_lies_beside_the_submission(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The bytes that every published run was scored with, and none where the claim stays what is published."""
+    """The bytes that every published run was scored with, and none where the entry is refused: one that was fitted is
+    not statistical.
+    """
     monkeypatch.setenv("PROCESSOR", "ours")
     suite = world.suite.model_copy(update={"fit": world.suite.traces})
     world = World(suite, world.paths)
-    folder, result = honest(tmp_path, world, code=FITTED)
-    request, place = Request(folder, result, suite, world.paths, level="none", seed=0), tmp_path / "result.json"
-    write_verification(verify(request), folder, place)
+    folder, place = submitted(tmp_path, world, code=FITTED), tmp_path / "result.json"
+    write_verification(verified(folder, world), folder, place)
     assert read_folder(folder.path).fitted() == b"ours"
-    write_verification(verify(replace(request, sample=0.5)), folder, place)
+    made = verified(submitted(tmp_path, world, code=FITTED, model_type="statistical"), world)
+    assert "expected 'learned'" in made.reasons[0]
+    write_verification(made, folder, place)
     assert read_folder(folder.path).fitted() is None
 
 
@@ -302,9 +250,9 @@ def shifted(values: Any, less: float) -> Any:
         ("wql", 0.007, "mean wql at horizon"),
     ],
 )
-def test_better_plans_cannot_be_claimed(kind: str, less: float, where: str) -> None:
-    """An honest regret is about 0.01: a claim that is lower everywhere, by what single plans may move, is rejected; so
-    are quantiles that err less."""
+def test_better_plans_are_told_apart(kind: str, less: float, where: str) -> None:
+    """An honest regret is about 0.01: a result that is lower everywhere, by what single plans may move, differs; so do
+    quantiles that err less."""
     result = load_result(RESULTS / ("v3/sw_avg_conformal.json" if kind == "wql" else "mini/sw_avg.json"))
     run, horizons = result.runs[0], result.suite.horizons
     assert list(differences(run, run, horizons)) == []
@@ -321,34 +269,29 @@ def test_a_drop_rate_of_almost_nothing_may_move_as_honest_ones_do() -> None:
 
 def test_code_that_fails_here_is_rejected_with_its_own_words_bounded(world: World, tmp_path: Path) -> None:
     """What it raises may be long, and of many lines."""
-    folder, result = honest(tmp_path, world)
     code = NAIVE.replace(
         "return Forecast", "raise ValueError('x' * 5000 + chr(10) + '::error::')\n        return Forecast"
     )
-    (folder.path / "forecaster.py").write_text(code)
-    folder = read_folder(folder.path)
-    made_by = result.forecaster.model_copy(update={"source_sha256": folder.source_sha256})
-    made = verified(folder, result.model_copy(update={"forecaster": made_by}), world)
-    assert not made.verified
-    assert "it fails here: forecast raised ValueError: xxx" in made.reasons[0]
+    made = verified(submitted(tmp_path, world, code=code), world)
+    assert made.record.status == "failed"
+    assert "4 tasks failed, the first is origin 50: forecast raised ValueError: xxx" in made.reasons[0]
     assert made.reasons[0].isprintable()
     assert len(made.reasons[0]) <= MAX_REASON
 
 
 PLACES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "per_layer.transient.hot_recall": lambda run: run["per_layer"]["transient"]["hot_recall"][0].__setitem__(0, 0.0),
-    "per_layer.stable.tv: claimed 0 numbers": lambda run: run["per_layer"].setdefault("stable", {}).pop("tv", None),
-    "crossing: claimed": lambda run: run["tasks"][0].update(crossing=[not x for x in run["tasks"][0]["crossing"]]),
+    "per_layer.stable.tv: committed 0 numbers": lambda run: run["per_layer"].setdefault("stable", {}).pop("tv", None),
+    "crossing: committed": lambda run: run["tasks"][0].update(crossing=[not x for x in run["tasks"][0]["crossing"]]),
     "the floors are not those": lambda run: run["floors"].clear(),
-    "claimed 2 layers of 9 experts, got 2 of 4": lambda run: run.update(experts=9),
+    "committed 2 layers of 9 experts, got 2 layers of 4 experts": lambda run: run.update(experts=9),
 }
 
 
 @pytest.mark.parametrize("words", PLACES)
 def test_every_part_of_a_run_is_compared(words: str, world: World, tmp_path: Path) -> None:
     """Not only what the headline is made of."""
-    _, result = honest(tmp_path, world)
-    run = result.runs[0]
+    run = result_of(submitted(tmp_path, world), world).runs[0]
     tree = run.model_dump(mode="json")
     PLACES[words](tree)
     found = list(differences(type(run).model_validate(tree), run, world.suite.horizons))
@@ -362,10 +305,9 @@ def test_a_package_that_is_missing_here_rejects_nobody(
     """A baseline that this machine cannot run: the extra is named, no verification is made."""
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "moeload_bench.baselines.lstm", raising=False)
-    folder = read_folder(write_folder(tmp_path, world, code=None, name="lstm", target="lstm"))
-    _, result = honest(tmp_path, world)
+    folder = submitted(tmp_path, world, code=None, name="lstm", target="lstm")
     with pytest.raises(MissingExtraError, match=r"moeload-bench\[torch\]"):
-        verified(folder, result, world)
+        verified(folder, world)
 
 
 def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
@@ -377,9 +319,8 @@ def test_chance_is_rejected_by_its_name(world: World, tmp_path: Path) -> None:
         "return Forecast.constant(self.share_SLE.mean(axis=0), request.horizon)",
         f"{random}        return Forecast.constant(mean / mean.sum(axis=1, keepdims=True), request.horizon)",
     )
-    folder, result = honest(tmp_path, world, code=code)
-    made = verified(folder, result, world)
-    assert "not deterministic: two re-runs with one seed differ" in made.reasons[0]
+    made = verified(submitted(tmp_path, world, code=code), world)
+    assert "not deterministic: two runs from the same fitted bytes differ" in made.reasons[0]
 
 
 NOISY = """
@@ -402,15 +343,11 @@ class Mine:
 
 
 def test_a_fit_that_learns_nothing_hides_no_noise(world: World, tmp_path: Path) -> None:
-    """A fitted entry is compared by means, which small noise hardly moves: so one run is first run twice from the same
-    fitted bytes, and has to give the same forecasts.
-    """
+    """One run is run twice from the same fitted bytes, and has to give the same forecasts, however small the noise."""
     suite = world.suite.model_copy(update={"fit": world.suite.traces[:1], "traces": world.suite.traces[1:]})
     world = World(suite, world.paths)
-    folder, result = honest(tmp_path, world, code=NOISY)
-    assert result.fit_wall_s is not None
-    made = verified(folder, result, world)
-    assert made.status == "failed"
+    made = verified(submitted(tmp_path, world, code=NOISY), world)
+    assert made.record.status == "failed"
     words = r"two/test/seed1: not deterministic: two runs from the same fitted bytes differ in .*, forecasts_sha256"
     assert re.fullmatch(words, made.reasons[0])
 
@@ -419,8 +356,7 @@ def test_a_fit_that_learns_nothing_hides_no_noise(world: World, tmp_path: Path) 
 def test_requirements_that_do_not_install_are_rejected(world: World, tmp_path: Path) -> None:
     """With pip's own words."""
     wheel(tmp_path / "wheels", "present", "1.0", "")
-    folder = read_folder(write_folder(tmp_path, world, requirements="present==1.0\nabsent==1.0\n"))
-    result = result_of(folder, world)
-    made = verified(folder, result, world, find_links=tmp_path / "wheels", no_index=True)
+    folder = submitted(tmp_path, world, requirements="present==1.0\nabsent==1.0\n")
+    made = verified(folder, world, find_links=tmp_path / "wheels", no_index=True)
     assert "do not install" in made.reasons[0]
     assert "absent==1.0" in made.reasons[0]
