@@ -1,4 +1,4 @@
-"""Scored seasons as everything is made from them: results on runs that nobody had, and floors where runs forked."""
+"""Scored seasons as everything is made from them: results on unseen runs, and floors where runs forked."""
 
 from __future__ import annotations
 

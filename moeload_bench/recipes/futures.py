@@ -106,7 +106,7 @@ def _is_finished(fork: Fork, future: int) -> bool:
 def _train_past(fork: Fork, progress: StepProgress, stop: Callable[[], bool], say: Callable[[str], None]) -> None:
     """Record the run up to the fork, and keep the checkpoint there; it remains an unfinished recording.
 
-    A run that is past this step has no checkpoint there any more: its past is trained again, in a folder of its own.
+    A run that is past this step no longer has a checkpoint there: its past is trained again, in a folder of its own.
     """
     if fork.checkpoint.is_file():
         return

@@ -89,7 +89,7 @@ def try_to_open(path: Path) -> None:
 
 
 def _forget() -> None:
-    """Start anew in a forked process: the child's pipes and the lock are the parent's."""
+    """Start with a new child in a forked process: the child's pipes and the lock are the parent's."""
     global _trial
     _trial = Trial()
 

@@ -149,7 +149,7 @@ def constants() -> dict[str, Any]:
     }
 
 
-# What is computed anew
+# What is computed again
 
 
 def scored() -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -1,4 +1,4 @@
-"""What the golden numbers are, in two parts: of what is committed, and of what is computed anew."""
+"""What the golden numbers are, in two parts: of what is committed, and of what is computed again."""
 
 from __future__ import annotations
 
