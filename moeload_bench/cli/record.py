@@ -63,8 +63,8 @@ def record(
         typer.Option(
             min=1,
             metavar="STEP",
-            help="Record several futures from this step on, each with the text in another order, as "
-            "OUT/RECIPE/SPLIT_seedS_forkSTEP/seedJ.parquet; --steps is then the number of steps of each.",
+            help="Record several futures from this step on, each with the text in another order; --steps is then the "
+            "number of steps of each. Their split is SPLIT_seedS_forkSTEP.",
             show_default=False,
         ),
     ] = None,
