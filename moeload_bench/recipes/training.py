@@ -344,7 +344,8 @@ def record_recipe(
     checkpoint = _checkpoint(job, parts, first, ranks)
     if checkpoint is not None:
         run.restore(checkpoint)
-        run.specialisation.found |= parts.state["meta"].get("specialisation", {})
+        before = parts.state.get("meta", {})  # the first of several processes alone has read it
+        run.specialisation.found |= before.get("specialisation", {})
     elif first == 0:
         run.pretrain()
     elif first < job.steps:
