@@ -216,9 +216,9 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     """Return a suite by name or by the path of a TOML file; raise `SuiteError` or `NotFoundError`."""
     text = os.fspath(name_or_path)
     path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
-    if not path.is_file() and text.endswith(".toml"):
-        raise SuiteError(f"{text}: no such file; the package's suites are named {', '.join(suite_names())}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # not `Path.is_file`, which raises for a name that is too long
+        if text.endswith(".toml"):
+            raise SuiteError(f"{text}: no such file; the package's suites are named {', '.join(suite_names())}")
         raise no_suite(text, "FILE.toml")
     size = path.stat().st_size
     if size > MAX_SUITE_BYTES:

@@ -8,7 +8,7 @@ import pytest
 
 from leaderboard.suites.freeze import to_toml
 from leaderboard.suites.plan import load_plan
-from moeload_bench.errors import SuiteError
+from moeload_bench.errors import MoeloadError, SuiteError
 from moeload_bench.suites.suite import (
     ORIGINS_PER_STATE,
     Suite,
@@ -170,3 +170,10 @@ def test_windows_reserve_no_more_than_a_run_is_asked_for() -> None:
     assert [one.id for one in sliding_suite(suite, traces, 200, (200,)).traces] == [long.id]
     with pytest.raises(SuiteError, match=r"windows of 200 steps: the runs of .* are asked for 100 at most"):
         sliding_suite(suite.model_copy(update={"traces": (asked,)}), traces, 200, (200,))
+
+
+@pytest.mark.parametrize("ending", ["", ".toml"])
+def test_a_name_that_no_file_can_have_is_refused(ending: str) -> None:
+    """The system refuses to look for a name of 300 letters; that is no traceback."""
+    with pytest.raises(MoeloadError, match="no such file|unknown suite"):
+        load_suite("x" * 300 + ending)

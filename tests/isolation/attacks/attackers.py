@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import mmap
 import os
+import re
 import resource
 import signal
 import socket
@@ -87,7 +88,8 @@ class FindsTraces(Attacker):
     def attack(self) -> None:
         for folder, names, files in os.walk("/"):
             names[:] = [name for name in names if folder != "/" or name not in ("proc", "sys", "dev")]
-            ours = "moeload" in folder
+            # The checkout's own folder may be named moeload-bench, and what is installed in it is not ours.
+            ours = "moeload" in re.split(r"site-packages|/\.venv", folder)[-1]
             loot = [f for f in files if f.endswith((".parquet", ".arrow")) or (ours and f.endswith(".toml"))]
             # Libraries ship small data files of their own for tests.
             loot = [f for f in loot if ours or "site-packages" not in folder]
