@@ -175,5 +175,5 @@ def test_windows_reserve_no_more_than_a_run_is_asked_for() -> None:
 @pytest.mark.parametrize("ending", ["", ".toml"])
 def test_a_name_that_no_file_can_have_is_refused(ending: str) -> None:
     """The system refuses to look for a name of 300 letters; that is no traceback."""
-    with pytest.raises(MoeloadError, match="no such file|unknown suite"):
+    with pytest.raises(MoeloadError, match=r"no such file|unknown suite"):
         load_suite("x" * 300 + ending)
