@@ -10,7 +10,7 @@ import typer
 
 from moeload_bench.cli.progress import say, say_record
 from moeload_bench.errors import TraceError
-from moeload_bench.traces.store import validate_path
+from moeload_bench.traces.store import stored_hash, validate_path
 
 
 def validate(
@@ -42,9 +42,9 @@ def validate(
 
 def _checked(path: Path, public: bool) -> Iterator[tuple[Path, str | None]]:
     """Yield each trace file with the reason why it is refused, or None; once for each reason."""
-    from moeload_bench.publishing.admission import published_files, publishing_problems
+    from moeload_bench.publishing.admission import published_hashes, publishing_problems
 
-    held = published_files() if public else []
+    held = published_hashes() if public else {}
     for file, error in validate_path(path):
         if error is not None:
             yield file, str(error)
@@ -53,4 +53,5 @@ def _checked(path: Path, public: bool) -> Iterator[tuple[Path, str | None]]:
         yield from ((file, f"{file}: {reason}") for reason in reasons)
         if not reasons:
             yield file, None
-        held.append(file)
+        if public:
+            held[file] = stored_hash(file)

@@ -42,7 +42,7 @@ def validate(*arguments: str | Path) -> tuple[int, list[str]]:
 def test_what_the_metadata_says_decides(tmp_path: Path, meta: dict[str, object], says: str) -> None:
     """No open licence, no meaning of the counts, a name of a machine or a person: each by its field."""
     path = put(tmp_path, synthetic_trace(100, **{**FREE, **meta}))
-    (line,) = publishing_problems(path, [])
+    (line,) = publishing_problems(path, {})
     assert says in line
 
 
