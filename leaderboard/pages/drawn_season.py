@@ -13,7 +13,6 @@ import numpy as np
 
 from leaderboard.pages.drawn_claims import LACKING, Drawn, against_table, cell_words, cells_table, hopes, on_recipes
 from leaderboard.pages.openings import Dot
-from leaderboard.pages.season_parts import demonstration_parts
 from leaderboard.ranking import PossibleRanks, rank_cell, rank_sets
 from leaderboard.season_tools.drawn import drawn_recipes
 from leaderboard.season_tools.levels import level_words, new_kinds, recipe_levels
@@ -26,12 +25,14 @@ from leaderboard.seeds import run_ratios
 from leaderboard.templates import render_text
 from moeload_bench.results.captions import failure_lines
 from moeload_bench.results.comparison import Errors, errors_of, reference_of, skill
-from moeload_bench.results.grid import NOTHING, metrics_in
+from moeload_bench.results.grid import NOTHING, Standings, metrics_in
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.record import Result
 from moeload_bench.results.statistics import Interval, run_means, skill_of
-from moeload_bench.results.tables import signed_percent, skill_span, three_digits
+from moeload_bench.results.tables import signed_percent, signed_skill, skill_span, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import STATES
 
 Gains = Mapping[str, Mapping[str, float]]
 """By entry and recipe, the gain over the tuned average."""
@@ -203,3 +204,26 @@ def cell_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
         for one in found.draws.sets
     }  # fmt: skip
     return {title: cells for title, cells in dots.items() if cells}
+
+
+def demonstration_parts(
+    season: ScoredSeason, public: Sequence[Result], reference: str, states: Sequence[str]
+) -> list[str]:
+    """Return skill of the unranked here and on public runs; [] without any."""
+    if not season.unranked:
+        return []
+    lines = []
+    for result in season.unranked:
+        here, shown = _skills(result, season.results, reference), season.shown.get(result.name)
+        there = {} if shown is None else _skills(shown, public, reference)
+        cells = [side.get(state, NOTHING) for state in states for side in (there, here)]
+        lines.append((f"`{result.name}`", *cells))
+    name = public[0].suite.name if public else "public"
+    heads = [head for state in states for head in (f"{state}, {name}", f"{state}, season")]
+    return [markdown_table(("skill", *heads), lines)]
+
+
+def _skills(result: Result, beside: Sequence[Result], reference: str) -> dict[str, str]:
+    """Return it by state, on the runs of the results beside it; raise `ResultError` for another suite."""
+    scores = Standings([result], PRIMARY, next(one for one in beside if one.name == reference))
+    return {state: signed_skill(scores.rows(state)[0].skill) for state in STATES}
