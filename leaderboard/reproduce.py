@@ -42,7 +42,8 @@ from moeload_bench.errors import ResultError, not_found
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.catalogue import Bound
 from moeload_bench.submissions.check import require_level
 from moeload_bench.submissions.requirements import install_packages

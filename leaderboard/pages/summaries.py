@@ -21,7 +21,8 @@ from leaderboard.season_tools.sets import by_part
 from moeload_bench.results.comparison import with_runs_of
 from moeload_bench.results.grid import ALL, COLUMNS, Row, Standings, result_grid
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result, rounded
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import rounded
 from moeload_bench.results.strata import name_of_size
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS

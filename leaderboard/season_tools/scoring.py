@@ -18,7 +18,7 @@ from moeload_bench.evaluation.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.isolation.targets import Target
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import LABELS, label_states

@@ -18,7 +18,8 @@ from leaderboard.site.words import arguments_text, interval_text, megabytes, nam
 from moeload_bench.errors import counted
 from moeload_bench.results.grid import ALL, ResultGrid, grid_of, has_metric
 from moeload_bench.results.html import NONE
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.tables import Table, table_of
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.record import MODEL_TYPES, Submission

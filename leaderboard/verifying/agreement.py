@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.results.grid import run_means
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
 
 FEW_RUNS = 10

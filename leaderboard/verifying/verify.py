@@ -31,7 +31,8 @@ from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.submissions.check import folder_problems, require_level
 from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder
 from moeload_bench.submissions.record import Verification

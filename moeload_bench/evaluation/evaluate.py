@@ -34,7 +34,8 @@ from moeload_bench.isolation.targets import (
 )
 from moeload_bench.placement.plans import SHAPE_NAMES
 from moeload_bench.results.collection import Results
-from moeload_bench.results.record import ForecasterRecord, Result, RunResult, SuiteRecord
+from moeload_bench.results.record import ForecasterRecord, Result, SuiteRecord
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
 from moeload_bench.traces.store import Source

@@ -26,7 +26,7 @@ from moeload_bench.forecaster import FitRuns, Forecast, trace_info
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
-from moeload_bench.results.record import CostResult, RunResult, TaskResult, rounded_tree
+from moeload_bench.results.run_result import CostResult, RunResult, TaskResult, rounded_tree
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, score_forecast

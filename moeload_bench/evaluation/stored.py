@@ -23,7 +23,8 @@ from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
 from moeload_bench.results.collection import Results
 from moeload_bench.results.json_text import content_sha256
-from moeload_bench.results.record import Result, RunResult, load_result, rounded_tree
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.run_result import RunResult, rounded_tree
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec, ratio_metric
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows

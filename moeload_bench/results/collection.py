@@ -9,7 +9,8 @@ from moeload_bench.errors import counted, not_found, printable
 from moeload_bench.results.grid import NOTHING, known_grid, result_grid
 from moeload_bench.results.html import html_table
 from moeload_bench.results.json_text import readable_json
-from moeload_bench.results.record import Result, RunResult, TaskResult, packed
+from moeload_bench.results.record import Result, packed
+from moeload_bench.results.run_result import RunResult, TaskResult
 from moeload_bench.results.tables import Table, signed_skill
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import CROSSING, STATES

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import not_found
 from moeload_bench.results.comparison import CLAIMS, Errors, SameTasks, reference_of, with_runs_of
-from moeload_bench.results.record import Result, RunResult
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.statistics import Claim, Interval, RunMeans, alike, log_ratio, possible_ranks, told_apart
 from moeload_bench.scoring.catalogue import lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess

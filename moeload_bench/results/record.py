@@ -15,15 +15,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_core import from_json
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import ResultError, counted, printable
 from moeload_bench.files import write_whole
-from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value, suite_facts
+from moeload_bench.results.facts import TraceFacts, suite_facts
 from moeload_bench.results.json_text import content_sha256, readable_json
-from moeload_bench.schema import Record, first_problem, later
+from moeload_bench.results.run_result import RunResult, TaskResult
+from moeload_bench.schema import Record, first_problem
 
 MAX_RESULT_BYTES = 64 << 20
 MAX_NAMES = 10_000  # metrics of a task, counts of a run, origins whose windows cross
@@ -31,95 +32,6 @@ LEAST_MS = 1e-3
 """What a forecaster that took no measurable time is counted with: a microsecond."""
 
 Status = Literal["claimed", "checked", "verified"]
-
-
-class TaskResult(Record):
-    """One origin of one run. ``metrics`` holds, by metric, the mean over layers at each suite horizon [K]."""
-
-    origin: int
-    state: Literal["transient", "mixed", "stable"]
-    crossing: tuple[bool, ...] = Field(description="[K]: the window contains a change of state or a planned switch")
-    failure: str | None = None
-    metrics: dict[str, tuple[Value, ...]]
-
-
-class CostResult(Record):
-    """What a run cost, measured by the harness. Seconds; bytes; None where it could not be measured."""
-
-    observe_wall_s: float = 0.0
-    observe_cpu_s: float | None = None
-    forecast_wall_s: float = 0.0
-    forecast_cpu_s: float | None = None
-    startup_wall_s: float = 0.0
-    observed_rows: int = 0
-    forecasts: int = 0
-    peak_memory_bytes: int | None = None
-    training_step_s: float | None = Field(default=None, description="median recorded training time of a row")
-
-    @property
-    def per_forecast_s(self) -> float:
-        """Return seconds per answered origin, observing included."""
-        return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
-
-    @property
-    def per_forecast_cpu_s(self) -> float | None:
-        """Return CPU seconds per answered origin, observing included; None where it was not measured."""
-        if self.observe_cpu_s is None or self.forecast_cpu_s is None:
-            return None
-        return (self.observe_cpu_s + self.forecast_cpu_s) / max(1, self.forecasts)
-
-    @property
-    def of_training(self) -> float | None:
-        """Return the seconds spent per second of recorded training; None if its step time or the cost is not known."""
-        trained_s = (self.training_step_s or 0.0) * self.observed_rows
-        return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
-
-
-class RunResult(Record):
-    """One forecaster on one run.
-
-    ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
-    task's ``crossing`` are the trace's (`results.facts.TraceFacts`).
-    ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`). ``accounting``: how memory
-    and CPU time of its processes were counted and limited (docs/methods/isolation.md); left out where it is not known.
-    """
-
-    trace: str
-    data_sha256: str
-    layers: int
-    experts: int
-    tasks: tuple[TaskResult, ...]
-    per_layer: dict[str, dict[str, tuple[tuple[Value, ...], ...]]] = {}
-    floors: Floors = {}
-    floor_marks: FloorMarks = {}
-    counts: dict[str, int] = {}
-    cost: CostResult
-    forecasts_sha256: str
-    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = later(None)
-
-    def __repr__(self) -> str:
-        size = f"{counted(self.layers, 'layer')} of {counted(self.experts, 'expert')}"
-        return f"RunResult: {printable(self.trace)}, {size}, {counted(len(self.tasks), 'task')}"
-
-    __str__ = __repr__
-
-    @property
-    def recipe(self) -> str:
-        return self.trace.split("/")[0]
-
-    @property
-    def failures(self) -> list[TaskResult]:
-        return [task for task in self.tasks if task.failure is not None]
-
-    @property
-    def facts(self) -> TraceFacts:
-        """Return what of this record belongs to the trace."""
-        return TraceFacts(
-            data_sha256=self.data_sha256,
-            crossing={task.origin: task.crossing for task in self.tasks},
-            floors=self.floors,
-            floor_marks=self.floor_marks,
-        )
 
 
 class ForecasterRecord(Record):
@@ -332,19 +244,3 @@ def _mean(values: Sequence[float]) -> float:
     import numpy as np
 
     return float(np.mean(values))
-
-
-def rounded(value: float) -> Value:
-    """Round to nine significant digits; what is not finite becomes None."""
-    return float(f"{value:.9g}") if math.isfinite(value) else None
-
-
-def rounded_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Round nested mappings of arrays, as `rounded` does."""
-    return {key: rounded_tree(v) if isinstance(v, Mapping) else _rounded_array(v) for key, v in tree.items()}
-
-
-def _rounded_array(array: Any) -> Any:
-    if hasattr(array, "tolist"):
-        array = array.tolist()
-    return [_rounded_array(item) for item in array] if isinstance(array, list | tuple) else rounded(float(array))

@@ -11,7 +11,7 @@ import pytest
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.forecaster import Forecast, ForecastRequest
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace

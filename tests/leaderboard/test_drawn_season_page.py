@@ -23,7 +23,8 @@ from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import board_files
 from moeload_bench.errors import ResultError
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.record import Result, TaskResult
+from moeload_bench.results.record import Result
+from moeload_bench.results.run_result import TaskResult
 from moeload_bench.results.tables import signed_percent
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS

@@ -22,7 +22,8 @@ from moeload_bench.errors import IsolationError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import open_truth
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.record import Result, TaskResult, load_result
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.run_result import TaskResult
 from moeload_bench.submissions.folder import read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import write_trace

@@ -20,7 +20,8 @@ from moeload_bench.results.choice import verdicts
 from moeload_bench.results.collection import Results
 from moeload_bench.results.comparison import errors_of, reference_of, with_runs_of
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result, TaskResult, load_result
+from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.run_result import TaskResult
 from moeload_bench.results.tables import signed, skill_text
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule

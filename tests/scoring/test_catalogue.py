@@ -14,7 +14,7 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.collection import Results
 from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.traces.store import write_trace

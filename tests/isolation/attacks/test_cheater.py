@@ -8,7 +8,7 @@ import pytest
 
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace

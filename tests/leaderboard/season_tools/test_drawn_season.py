@@ -46,7 +46,8 @@ from moeload_bench.recipes.training import Job
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter
 from moeload_bench.results.comparison import errors_of
-from moeload_bench.results.record import RunResult, load_result
+from moeload_bench.results.record import load_result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import list_traces, read_trace, stored_meta
 from tests.conftest import synthetic_trace

@@ -10,7 +10,7 @@ from leaderboard.season_tools.scoring import frozen_suite
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, run_pair
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.isolation.targets import FileTarget
-from moeload_bench.results.record import RunResult
+from moeload_bench.results.run_result import RunResult
 from tests.support.memoriser import HONEST, TARGET, memoriser
 from tests.support.seasons import open_season, record_made
 from tests.support.submitted import make_world

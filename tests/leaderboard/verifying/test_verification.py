@@ -21,7 +21,8 @@ from leaderboard.verifying import verify as verification
 from leaderboard.verifying.agreement import differences, refit_differences, unequal_fields
 from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, Verified, verify, write_verification
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.results.record import RunResult, load_result
+from moeload_bench.results.record import load_result
+from moeload_bench.results.run_result import RunResult
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.submissions.record import Verification
 from moeload_bench.traces.store import write_trace

@@ -1,0 +1,47 @@
+"""What describes an entry's run over a whole suite: which code, on what, with which versions, how isolated."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from moeload_bench.environment import Environment
+from moeload_bench.errors import printable
+from moeload_bench.schema import Record
+
+Status = Literal["claimed", "checked", "verified"]
+MAX_NAMES = 1000
+
+
+class SuiteRecord(Record):
+    """Which task list was run."""
+
+    name: str = Field(max_length=300)
+    sha256: str = Field(max_length=64)
+    horizons: tuple[int, ...] = Field(max_length=100)
+    reference: str = Field(max_length=300)
+
+
+class Entry(Record):
+    """One forecaster on one suite: all that is needed to obtain its rows again. ``fit_wall_s`` in seconds."""
+
+    name: str = Field(max_length=300)
+    target: str = Field(max_length=2000)
+    source_sha256: str = Field(max_length=64)
+    kwargs: dict[str, Any] = Field(default={}, max_length=MAX_NAMES)
+    requirements: tuple[str, ...] = Field(default=(), max_length=MAX_NAMES)
+    suite: SuiteRecord
+    scoring_version: int
+    isolation: str
+    seed: int
+    fit_wall_s: float | None = None
+    environment: Environment
+    notes: tuple[str, ...] = Field(default=(), max_length=MAX_NAMES)
+    status: Status = "claimed"
+
+    def __repr__(self) -> str:
+        about = f"{printable(self.name)} on suite {printable(self.suite.name)}"
+        return f"Entry: {about}; {self.status}, isolation {self.isolation}, seed {self.seed}"
+
+    __str__ = __repr__

@@ -1,0 +1,288 @@
+"""Results as parquet files: one for each entry of a suite's folder, or one with all that a command made.
+
+A folder holds `NAME.parquet` with the rows of an entry, `layers/NAME.parquet` with its means by layer, and
+`costs.parquet` with the costs of all entries. A single file holds costs and the facts of its traces in its metadata.
+What describes entries is in the metadata, too. Files are a stranger's: sizes are bounded before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, ValidationError
+
+from moeload_bench.errors import ResultError, TraceError
+from moeload_bench.files import PACKAGE, replacing
+from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
+from moeload_bench.results.facts import suite_facts
+from moeload_bench.results.results import Results
+from moeload_bench.results.table import COST_KEYS, FACT_KEYS, LAYER_KEYS, ROW_KEYS, TEXTS, fact_frame, metric_columns
+from moeload_bench.schema import Record, first_problem
+from moeload_bench.traces.trial import try_to_open
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+KEY = b"moeload_bench results"
+MAX_FILE_BYTES = 64 << 20
+MAX_ROWS = 5_000_000
+MAX_COLUMNS = 1000
+MAX_CELLS = 200_000_000
+COSTS, LAYERS = "costs.parquet", "layers"
+BUNDLED = PACKAGE / "data" / "reference"
+JSON_READ_AT = "07f6d2b8"
+"""The commit that reads the JSON results of schema 2."""
+
+
+class Description(Record):
+    """What a file's metadata holds: its entries, and in a single file the costs and facts as columns of values."""
+
+    schema_version: int = Field(ge=3, le=3)
+    entries: tuple[Entry, ...] = Field(max_length=MAX_NAMES)
+    costs: dict[str, list[Any]] | None = None
+    facts: dict[str, list[Any]] | None = None
+
+
+def save(results: Results, path: Path) -> Path:
+    """Write results as one file, or into a folder; files are written completely or not at all."""
+    if path.suffix == ".parquet":
+        _save_file(results, path)
+    else:
+        _save_folder(results, path)
+    return path
+
+
+def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> Results:
+    """Return the results in a file, in several, or in a folder; ``layers`` reads the means by layer of a folder, too.
+
+    Raise `ResultError` for a file that is not one of results, for two entries of one name, and for results of the
+    schema 1 or 2, which are JSON.
+    """
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
+    files = [file for one in paths for file in (_files_of(one) if one.is_dir() else [one])]
+    if not files:
+        raise ResultError(f"{', '.join(map(str, paths))}: no result is there, expected NAME.parquet")
+    parts = [_load_file(file, layers) for file in files]
+    return joined(parts)
+
+
+def joined(parts: Sequence[Results]) -> Results:
+    """Return results as one; raise `ResultError` for two entries of one name."""
+    entries: dict[str, Entry] = {}
+    for part in parts:
+        for name, entry in part.entries.items():
+            if name in entries:
+                raise ResultError(f"two results of {name}, expected one of each forecaster")
+            entries[name] = entry
+    layers = [part.layers for part in parts]
+    facts = _stacked([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True)
+    found = Results(
+        entries,
+        _stacked([part.table for part in parts]),
+        _stacked([part.costs for part in parts]),
+        facts,
+        None if any(frame is None for frame in layers) else _stacked([frame for frame in layers if frame is not None]),
+    )
+    found.suite  # noqa: B018 (raises for entries of two suites)
+    return found
+
+
+def bundled_reference(suite: SuiteRecord, scoring_version: int) -> Results | None:
+    """Return the reference's results that come with the package for a suite of this content, scored alike."""
+    path = BUNDLED / f"{suite.name}.parquet"
+    if Path(suite.name).name != suite.name or not path.is_file():
+        return None
+    found = _bundled(path)
+    entry = next(iter(found.entries.values()))
+    return found if (entry.suite.sha256, entry.scoring_version) == (suite.sha256, scoring_version) else None
+
+
+@lru_cache(maxsize=4)
+def _bundled(path: Path) -> Results:
+    return _load_file(path, layers=False)
+
+
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if path.name != COSTS)
+
+
+def _save_file(results: Results, path: Path) -> None:
+    known = suite_facts(results.suite.name, results.suite.sha256)
+    about = Description(
+        schema_version=3,
+        entries=tuple(results.entries.values()),
+        costs=_columns(results.costs),
+        facts=None if known else _columns(results.facts),
+    )
+    _write(results.table, path, about, metric_columns(results.table))
+
+
+def _save_folder(results: Results, folder: Path) -> None:
+    import pandas as pd
+
+    for name, entry in results.entries.items():
+        about = Description(schema_version=3, entries=(entry,))
+        rows = _of(results.table, name)
+        _write(rows, folder / f"{name}.parquet", about, metric_columns(rows))
+        if results.layers is not None:
+            means = _of(results.layers, name)
+            _write(means, folder / LAYERS / f"{name}.parquet", about, metric_columns(means))
+    costs = results.costs
+    if (folder / COSTS).is_file():
+        others = _frame(_open(folder / COSTS), COST_KEYS, folder / COSTS)
+        others = others[~others["forecaster"].isin(results.names)]
+        costs = pd.concat([others, costs]).sort_values(["forecaster", "trace"], kind="stable", ignore_index=True)
+    _write(costs, folder / COSTS, Description(schema_version=3, entries=()))
+
+
+def _of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return the rows of one entry, with the metrics that it has."""
+    rows = frame[frame["forecaster"] == name]
+    return rows.drop(columns=[metric for metric in metric_columns(rows) if rows[metric].isna().all()])
+
+
+def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequence[str] = ()) -> None:
+    """Write a frame; ``numbers`` are kept as numbers of 24 bits: the scores of two machines agree less closely.
+
+    Imbalances are near 1, and of their logarithms the skill is made: they keep all of their nine digits.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    short = [name for name in numbers if not name.startswith("imbalance@")]
+    types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(short, pa.float32())
+    columns = {name: pa.array(frame[name], types.get(name), from_pandas=True) for name in map(str, frame.columns)}
+    table = pa.table(columns).replace_schema_metadata({KEY: about.model_dump_json(exclude_none=True)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as scratch:
+        pq.write_table(
+            table,
+            scratch,
+            compression="zstd",
+            compression_level=15,
+            use_dictionary=[name for name in columns if name not in numbers],
+            column_encoding=dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
+        )
+
+
+def _load_file(path: Path, layers: bool) -> Results:
+    if path.suffix == ".json":
+        raise ResultError(f"{path}: results are parquet files now; JSON is read at commit {JSON_READ_AT}")
+    file = _open(path)
+    about = _description(file, path)
+    names = {entry.name for entry in about.entries}
+    rows = _frame(file, ROW_KEYS, path)
+    found = set(rows["forecaster"].unique())
+    if found - names or not about.entries:
+        raise ResultError(f"{path}: rows of {sorted(found)[:5]}, expected those of its entries {sorted(names)[:5]}")
+    costs = None if about.costs is None else _framed(about.costs, COST_KEYS, path)
+    if costs is None:
+        costs = _costs(path.parent / COSTS, os.stat(path.parent / COSTS).st_mtime_ns)
+        costs = costs[costs["forecaster"].isin(names)]
+    beside = path.parent / LAYERS / path.name
+    means = _frame(_open(beside), LAYER_KEYS, beside) if layers and beside.is_file() else None
+    return Results({entry.name: entry for entry in about.entries}, rows, costs, _facts(about, path), means)
+
+
+@lru_cache(maxsize=4)
+def _costs(path: Path, changed_ns: int) -> pd.DataFrame:
+    """Return the costs in a folder, which are read once as long as the file stays as it is."""
+    return _frame(_open(path), COST_KEYS, path)
+
+
+def _facts(about: Description, path: Path) -> pd.DataFrame:
+    """Return the facts that the file holds; without any, those that this package has of the suite's traces."""
+    suite = about.entries[0].suite
+    return _known_facts(suite) if about.facts is None else _framed(about.facts, FACT_KEYS, path)
+
+
+@lru_cache(maxsize=8)
+def _known_facts(suite: SuiteRecord) -> pd.DataFrame:
+    return fact_frame(suite_facts(suite.name, suite.sha256), suite.horizons)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    """Return a parquet file whose size and form are as expected."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if not path.is_file():
+            raise ResultError(f"{path}: no such file, expected results as parquet")
+        size = path.stat().st_size
+        if size > MAX_FILE_BYTES:
+            raise ResultError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
+        try_to_open(path)
+        file = pq.ParquetFile(path, thrift_string_size_limit=MAX_FILE_BYTES, thrift_container_size_limit=MAX_ROWS)
+    except OSError as error:
+        raise ResultError(f"{path}: {error.strerror or error}") from None
+    except TraceError as error:
+        raise ResultError(str(error)) from None
+    except pa.ArrowException as error:
+        raise ResultError(f"{path}: not a readable parquet file: {str(error)[:300]}") from None
+    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+    if rows > MAX_ROWS or columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
+        raise ResultError(f"{path}: {rows} rows of {columns} columns, at most {MAX_ROWS} of {MAX_COLUMNS} are read")
+    return file
+
+
+def _description(file: pq.ParquetFile, path: Path) -> Description:
+    metadata = file.schema_arrow.metadata or {}
+    if KEY not in metadata:
+        raise ResultError(f"{path}: not a file of results: its metadata has no {KEY.decode()!r}")
+    try:
+        return Description.model_validate_json(metadata[KEY])
+    except ValidationError as error:
+        raise ResultError(f"{path}: {first_problem(error, 'metadata')}") from None
+
+
+def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFrame:
+    """Return a frame of which every key is a column, and all else numbers."""
+    import pyarrow as pa
+
+    _check_columns(file.schema_arrow, keys, path)
+    try:
+        frame: pd.DataFrame = file.read().to_pandas()
+        numbers = frame.select_dtypes("float32").columns
+        return frame.astype(dict.fromkeys(numbers, "float64"))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise ResultError(f"{path}: not a readable parquet file: {str(error)[:300]}") from None
+
+
+def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
+    import pyarrow as pa
+
+    lacking = [name for name in keys if name not in schema.names]
+    if lacking:
+        raise ResultError(f"{path}: column {lacking[0]!r} is missing, expected {', '.join(keys)}")
+    for one in schema:
+        text = one.name in TEXTS
+        right = pa.types.is_string(one.type) or pa.types.is_large_string(one.type) or pa.types.is_null(one.type)
+        if (text and not right) or (one.name not in keys and not pa.types.is_floating(one.type)):
+            raise ResultError(f"{path}: column {one.name!r} is {one.type}, expected {'text' if text else 'double'}")
+
+
+def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
+    columns: Mapping[str, list[Any]] = json.loads(frame.to_json(orient="split", index=False, double_precision=15))
+    return dict(zip(columns["columns"], map(list, zip(*columns["data"], strict=True)), strict=True))
+
+
+def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    if len({len(values) for values in columns.values()}) > 1 or not set(keys) <= columns.keys():
+        raise ResultError(f"{path}: the metadata's columns do not belong together, expected {', '.join(keys)}")
+    return pd.DataFrame(columns)
+
+
+def _stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,319 @@
+"""`Results`: the table of forecasters on one suite, with what describes them, and what it comes to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moeload_bench.errors import ResultError, counted, not_found, printable
+from moeload_bench.results.entry import Entry, SuiteRecord
+from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.table import cost_frame, fact_frame, layer_frame, metric_columns, row_frame
+from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
+from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GROUPS = ("recipe", "stratum", "trace", "state", "crossing", "origin", "horizon")
+"""What a summary can be grouped by."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Results:
+    """Forecasters on one suite: a table with a row per forecaster, trace, origin and horizon.
+
+    ``entries`` describes each forecaster's run, by name, in the order of tables. ``costs`` has a row per forecaster and
+    trace, ``facts`` the floors of traces, ``layers`` means by layer (None if they were not read): see `results.table`.
+    """
+
+    entries: Mapping[str, Entry]
+    table: pd.DataFrame
+    costs: pd.DataFrame
+    facts: pd.DataFrame
+    layers: pd.DataFrame | None = None
+    _errors: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls, entries: Sequence[Entry], runs: Mapping[str, Sequence[RunResult]], strata: Mapping[str, str]
+    ) -> Results:
+        """Return the table of what forecasters scored; ``strata`` has the stratum of each trace that is in one."""
+        horizons = entries[0].suite.horizons if entries else ()
+        facts = {run.trace: run.facts for found in runs.values() for run in found}
+        return cls(
+            {entry.name: entry for entry in entries},
+            row_frame(runs, horizons, strata),
+            cost_frame(runs),
+            fact_frame(facts, horizons),
+            layer_frame(runs, horizons),
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """Return the forecasters, in the order of tables."""
+        return list(self.entries)
+
+    @property
+    def suite(self) -> SuiteRecord:
+        """Return which task list was run; raise `ResultError` for entries of two, or scored by two versions."""
+        first = next(iter(self.entries.values()), None)
+        if first is None:
+            raise ResultError("no result is given, expected at least one")
+        for entry in self.entries.values():
+            if entry.suite.sha256 != first.suite.sha256:
+                raise ResultError(f"{entry.name} was scored on suite {entry.suite.name} {entry.suite.sha256[:12]}, "
+                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
+            if entry.scoring_version != first.scoring_version:
+                raise ResultError(f"{entry.name} was scored by version {entry.scoring_version} of the scoring, "
+                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
+        return first.suite
+
+    @property
+    def horizons(self) -> tuple[int, ...]:
+        return self.suite.horizons
+
+    @property
+    def metrics(self) -> list[str]:
+        """Return the metrics that the table has."""
+        return metric_columns(self.table)
+
+    @property
+    def traces(self) -> list[str]:
+        return [str(trace) for trace in self.table["trace"].unique()]
+
+    @property
+    def states(self) -> list[str]:
+        """Return the states that have tasks, crossing among them."""
+        there = {*self.table["state"], *([CROSSING] if self.table["crossing"].any() else [])}
+        return [state for state in (*STATES, CROSSING) if state in there]
+
+    @property
+    def twins(self) -> Mapping[str, str]:
+        """Return recipe -> first of its group of near twins, for recipes that are in one."""
+        return near_twins_of(self.suite.name, self.suite.sha256)
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Return the failed tasks: forecaster, trace, state, origin, failure."""
+        rows = self.table[self.table["failure"].notna()]
+        columns = ["forecaster", "trace", "state", "origin", "failure"]
+        return rows[columns].drop_duplicates(["forecaster", "trace", "origin"]).reset_index(drop=True)
+
+    def select(self, forecasters: Iterable[str] | None = None, traces: Collection[str] | None = None) -> Results:
+        """Return the results of some forecasters, on some traces. Raise `NotFoundError` for another forecaster."""
+        names = self.names if forecasters is None else list(forecasters)
+        for name in names:
+            if name not in self.entries:
+                raise not_found("forecaster", name, self.names)
+
+        def part(frame: pd.DataFrame) -> pd.DataFrame:
+            where = frame["forecaster"].isin(names) if "forecaster" in frame else frame["trace"].notna()
+            return frame[where & frame["trace"].isin(traces)] if traces is not None else frame[where]
+
+        layers = None if self.layers is None else part(self.layers)
+        entries = {name: self.entries[name] for name in names}
+        return Results(entries, part(self.table), part(self.costs), part(self.facts), layers)
+
+    @cached_property
+    def reference(self) -> Results | None:
+        """Return the results of the suite's reference on these traces: from these, else as the package has them."""
+        target = self.suite.reference
+        for entry in self.entries.values():
+            if entry.target == target and not entry.kwargs:
+                return self.select([entry.name])
+        from moeload_bench.results.files import bundled_reference
+
+        bundled = bundled_reference(self.suite, next(iter(self.entries.values())).scoring_version)
+        return None if bundled is None else bundled.select(traces=self.traces)
+
+    def errors(self, metric: str) -> pd.DataFrame:
+        """Return a metric task by task: a row per task, a column per forecaster, and one for a reference elsewhere.
+
+        Raise `NotFoundError` for a metric that the table does not have.
+        """
+        from moeload_bench.results.skill import wide
+
+        if metric not in self._errors:
+            if metric not in self.metrics:
+                raise not_found("metric", metric, self.metrics)
+            tables = [self.table]
+            if self.reference is not None and self.reference.names[0] not in self.entries:
+                tables.append(self.reference.table)
+            self._errors[metric] = wide(_stacked(tables), metric)[self._columns()]
+        return self._errors[metric]
+
+    def _columns(self) -> list[str]:
+        outside = [] if self.reference is None else self.reference.names
+        return list(dict.fromkeys([*self.names, *outside]))
+
+    def summarize(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
+        """Return a row per group and forecaster, in each group the best first.
+
+        Columns: those of ``by`` (of recipe, stratum, trace, state, crossing, origin, horizon; state `crossing` holds
+        the windows that contain a change of state), `forecaster`, `value`, `excess` over floor_batch, `skill` against
+        the suite's reference with [`low`, `high`] for a new recipe and [`seeds_low`, `seeds_high`] for new seeds of
+        these, `recipes`, `runs`, `origins`, `ms` and `training` (CPU milliseconds per origin; part of the recorded
+        training time). What does not exist is NaN. Raise `NotFoundError` for another group or metric.
+        """
+        from moeload_bench.results import summary
+
+        levels = self._levels(by)
+        columns = summary.value_columns(self._tasks(metric, levels), levels)
+        columns |= self._skill_columns(metric, levels, next(iter(columns.values())))
+        rows = summary.long({name: frame[self.names] for name, frame in columns.items()}, levels)
+        rows = summary.with_excess(rows, self.floors(levels, metric), levels)
+        costs = summary.mean_costs(self.costs, self._groups_of_traces(), levels)
+        rows = rows.merge(costs, how="left", on=[name for name in costs.columns if name in rows])
+        rows = summary.ordered(rows, levels, lower_is_better(metric))
+        return rows[[*levels, "forecaster", *SUMMARY]]
+
+    def floors(self, by: Sequence[str], metric: str = PRIMARY) -> pd.DataFrame:
+        """Return what noise alone costs by state, horizon and groups of traces: a column per floor, means over runs."""
+        from moeload_bench.results.summary import floor_means
+
+        return floor_means(self.facts, self._groups_of_traces(), by, metric)
+
+    def floor_marks(self) -> dict[str, str]:
+        """Return how far each floor can be trusted in all traces: the weakest of exact, approximate, not given."""
+        from moeload_bench.scoring.floors import FLOOR_NAMES
+
+        order = ("approximate", "exact", "not given")
+        marks = {floor: set(self.facts[floor].dropna()) for floor in FLOOR_NAMES if floor in self.facts}
+        return {floor: min(found, key=order.index) for floor, found in marks.items() if found}
+
+    def ranks(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
+        """Return the ranks that each forecaster can have on a new recipe: ``by``, forecaster, rank_low, rank_high.
+
+        All sets of a group hold the true rank at once with 95 %. Without rows for a group of too few recipes.
+        """
+        from moeload_bench.results.ranks import rank_table
+
+        levels, ratio = self._levels(by), self._ratio(metric)
+        return rank_table(self._tasks(ratio, levels)[self.names], levels, self.twins)
+
+    def tests(self, against: str, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
+        """Return every other forecaster against one: ``by``, forecaster, skill, p of a paired t test over recipes, and
+        p_holm, corrected within each group. NaN with too few recipes.
+        """
+        from moeload_bench.results import skill, summary
+
+        levels = self._levels(by)
+        errors = self._tasks(self._ratio(metric), levels)
+        if against not in errors:
+            raise not_found("forecaster", against, [str(name) for name in errors])
+        others = [name for name in self.names if name != against]
+        groups = skill.votes(skill.run_means(skill.ratios_to(errors, against), levels), levels, self.twins)[others]
+        p = skill.p_values(groups, levels)
+        p_holm = p.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
+        return summary.long({"skill": skill.skill_of(skill.centers(groups, levels)), "p": p, "p_holm": p_holm}, levels)
+
+    def _levels(self, by: Sequence[str]) -> tuple[str, ...]:
+        names = (by,) if isinstance(by, str) else tuple(by)
+        for name in names:
+            if name not in (*GROUPS, SUITE):
+                raise not_found("group", name, GROUPS)
+        return names or (SUITE,)
+
+    def _tasks(self, metric: str, levels: Sequence[str]) -> pd.DataFrame:
+        from moeload_bench.results.summary import grouped_tasks
+
+        tasks = grouped_tasks(self.errors(metric), levels)
+        if SUITE not in levels:
+            return tasks
+        return tasks.set_index(_constant(self.suite.name, SUITE, len(tasks)), append=True)
+
+    def _ratio(self, metric: str) -> str:
+        """Return the metric whose ratio is the skill; raise `ResultError` where there is none."""
+        ratio = ratio_metric(metric)
+        if ratio is None:
+            raise ResultError(f"{metric} is no positive error of which a ratio could be taken, so there is no skill")
+        return ratio
+
+    def _skill_columns(self, metric: str, levels: Sequence[str], like: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Return the columns of skill; NaN for a metric without, or if the reference was not run."""
+        import numpy as np
+
+        from moeload_bench.results.skill import ratios_to
+        from moeload_bench.results.summary import skill_columns
+
+        ratio = ratio_metric(metric)
+        if ratio is None or self.reference is None or ratio not in self.metrics:
+            return {name: like * np.nan for name in SKILL}
+        return skill_columns(ratios_to(self._tasks(ratio, levels), self.reference.names[0]), levels, self.twins)
+
+    def _groups_of_traces(self) -> pd.DataFrame:
+        groups = self.table[["trace", "recipe", "stratum"]].drop_duplicates("trace")
+        return groups.assign(**{SUITE: self.suite.name})
+
+    def counts(self, forecaster: str) -> dict[str, int]:
+        """Return what a forecaster counted itself, over all traces."""
+        import json
+        from collections import Counter
+
+        total: Counter[str] = Counter()
+        for text in self.costs.loc[self.costs["forecaster"] == forecaster, "counts"]:
+            total.update(json.loads(text))
+        return dict(total)
+
+    def renamed_statuses(self, statuses: Mapping[str, Any]) -> Results:
+        """Return the results with another status for some entries."""
+        entries = {
+            name: entry.model_copy(update={"status": statuses[name]}) if name in statuses else entry
+            for name, entry in self.entries.items()
+        }
+        return replace(self, entries=entries)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all as one file (`NAME.parquet`), or one file per forecaster into a folder; return the path."""
+        from moeload_bench.results.files import save
+
+        return save(self, Path(path))
+
+    def plot(self, metric: str = PRIMARY) -> Any:
+        """Draw error against the horizon with the floors, one panel per state: a matplotlib figure (extra plot)."""
+        from moeload_bench.results.figures import draw_horizon
+
+        return draw_horizon(self, metric)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        if not self.entries:
+            return "Results: none"
+        names = ", ".join(map(printable, self.names))
+        failed = len(self.failures)
+        size = f"{counted(len(self), 'forecaster')} on {counted(len(self.traces), 'run')} of suite {self.suite.name}"
+        return f"Results: {size}, {counted(failed, 'task') + ' failed' if failed else 'no task failed'}: {names}"
+
+
+SUITE = "suite"
+"""The group of all tasks."""
+SKILL = ("skill", "low", "high", "seeds_low", "seeds_high", "recipes")
+SUMMARY = ("value", "excess", *SKILL, "runs", "origins", "ms", "training")
+
+
+def check_metric(metric: str, results: Results) -> bool:
+    """Return whether the results have a metric; raise `NotFoundError` if the catalogue does not know it either."""
+    if metric in results.metrics:
+        return True
+    if metric not in metric_names():
+        raise not_found("metric", metric, metric_names())
+    return False
+
+
+def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat(tables, ignore_index=True)
+
+
+def _constant(value: str, name: str, length: int) -> Any:
+    import pandas as pd
+
+    return pd.Index([value] * length, name=name)
