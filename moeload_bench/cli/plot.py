@@ -28,7 +28,8 @@ from moeload_bench.plots import (
     training_errors,
     view_trace,
 )
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.files import joined, load_results
+from moeload_bench.results.results import Results
 from moeload_bench.style import load_matplotlib
 from moeload_bench.traces.store import read_trace
 
@@ -81,7 +82,7 @@ def results_of(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Result files (.json) of one suite, or forecasters, which are then run."
+            metavar="SOURCE...", help="Files of results (.parquet) of one suite, or forecasters, which are then run."
         ),
     ],
     suite: Annotated[
@@ -92,16 +93,17 @@ def results_of(
         typer.Option("--trace", help="Forecasters given: run them on this .parquet trace instead of a suite."),
     ] = None,
     level: Level = "process",
-) -> list[Result]:
+) -> Results:
     """Return results from files, then those of forecasters that are run now."""
-    results = [load_result(source) for source in sources if source.endswith(".json")]
-    targets = [source for source in sources if not source.endswith(".json")]
+    files = [source for source in sources if source.endswith((".parquet", ".json"))]
+    parts = [load_results(files)] if files else []
+    targets = [source for source in sources if source not in files]
     if targets:
         load_matplotlib()  # what is missing is said before hours of scoring
         tasks = suite if trace is None else read_trace(trace)
         with pair_progress() as report:
-            results += evaluate(targets, tasks, level=parse_level(level), progress=report)
-    return results
+            parts.append(evaluate(targets, tasks, level=parse_level(level), progress=report))
+    return joined(parts)
 
 
 @app.command("heatmap")
@@ -170,7 +172,7 @@ def training(
 
 @app.command("horizon")
 @with_options(results=results_of)
-def horizon(results: list[Result], out: Out, metric: Metric = "window_tv") -> None:
+def horizon(results: Results, out: Out, metric: Metric = "window_tv") -> None:
     """Draw error against the horizon with the floors drawn in, one panel per state."""
     _save(draw_horizon(results, metric), out)
 
@@ -178,7 +180,7 @@ def horizon(results: list[Result], out: Out, metric: Metric = "window_tv") -> No
 @app.command("cost")
 @with_options(results=results_of)
 def cost(
-    results: list[Result],
+    results: Results,
     out: Out,
     metric: Metric = "window_tv",
     horizon: Annotated[

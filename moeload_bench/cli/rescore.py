@@ -9,12 +9,12 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import plain_console, say_document
-from moeload_bench.errors import ResultError, SuiteError, printable
+from moeload_bench.errors import SuiteError, printable
 from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import failure_lines, why_no_table
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.suites.suite import Suite, load_suite
 
 
@@ -25,7 +25,7 @@ def rescore(
         str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="the results' own")
     ] = None,
     trace: Annotated[Path | None, typer.Option(help="The .parquet trace that was scored instead of a suite.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of a table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON instead of a table.")] = False,
 ) -> None:
     """Score kept forecasts by another metric: nothing is run again.
 
@@ -43,7 +43,7 @@ def rescore(
     tasks = open_trace(str(trace)) if trace is not None else _task_list(folder, suite)
     results = score_again(folder, tasks, name, load_function(metric) if own else None)
     if as_json:
-        say_document(results.to_json())
+        say_document(results.to_json(name))
         return
     console = plain_console()
     for part in list(brief_tables(results, name, console.width)) or [why_no_table(results, name)]:
@@ -54,10 +54,7 @@ def rescore(
 
 def _task_list(folder: Path, suite: str | None) -> Suite:
     """Return the suite that the results are of."""
-    first = next(iter(sorted(folder.glob("*.json"))), None)
-    if suite is None and first is None:
-        raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
-    scored_on = suite or load_result(str(first)).suite.name
+    scored_on = suite or load_results(folder).suite.name
     if scored_on.startswith("trace:"):
         raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
     return load_suite(scored_on)

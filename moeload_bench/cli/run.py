@@ -29,19 +29,17 @@ from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceEr
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
-from moeload_bench.files import file_name
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.live.cluster import Cluster
 from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.results.board import board_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import Verdict, verdicts
-from moeload_bench.results.collection import Results
 from moeload_bench.results.console import drawn
 from moeload_bench.results.decision import Decision
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, nearest_words
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
@@ -88,8 +86,8 @@ def run(
         Path | None,
         typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet, besides $MOELOAD_TRACES."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write one result record per forecaster into this folder.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result records instead of tables.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write every number into this .parquet file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="All columns, floors and captions, in tables wider than 80 columns.")
     ] = False,
@@ -149,12 +147,13 @@ def run(
     task_list = _slid(task_list, here, sliding, blocks)
     _check_metric(metric, task_list)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
-    kept_in = {folder: option for folder, option in ((out, "--out"), (keep, "--keep-forecasts")) if folder}
-    for folder, option in kept_in.items():
-        _make_folder(folder, option)
+    if out is not None:
+        _check_file(out)
+    if keep is not None:
+        _make_folder(keep, "--keep-forecasts")
     if note is not None:
         say(note, err=True)
-    shown_only = own is not None and not (as_json or wide or kept_in) and "@" not in metric
+    shown_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
     stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
     stopped += ", without --fresh" if fresh else ""
     with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
@@ -185,7 +184,7 @@ def run(
     following = f"moeload-bench plan {shlex.quote(own)}{settings.options}" if own is not None and placed else None
     try:
         if as_json and own is None:
-            say_document(results.to_json())
+            say_document(results.to_json(metric))
         elif as_json:
             say_record(_own_record(results, metric, decision, note, following))
         else:
@@ -198,19 +197,19 @@ def run(
                 plain_console().print("By error alone, which is another question than step time saved:")
             _print(results, metric, following, task_list, steps, wide)
     finally:  # after the table, which is shown if the disk is full; and if nobody reads the table to its end
-        for folder in kept_in:
-            for result in results:
-                result.save(folder / f"{file_name(result.name)}.json")
-    if results.failures:
+        for place in (out, keep):
+            if place is not None:
+                results.save(place)
+    if len(results.failures):
         raise typer.Exit(1)
 
 
 def _say_slower(results: Results) -> None:
     """Say which forecasters would be faster with a package that is not installed."""
-    for result in results:
-        if any(run.counts.get("numba_missing") for run in result.runs):
+    for name in results.names:
+        if results.counts(name).get("numba_missing"):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
-            say(f"{result.name}: {text}", err=True)
+            say(f"{name}: {text}", err=True)
 
 
 def _with_uniform(targets: Sequence[str]) -> list[str]:
@@ -224,6 +223,15 @@ def _check_metric(metric: str, suite: Suite) -> None:
         raise not_found("metric", metric, metric_names())
     if not suite.quantiles and needs_quantiles(metric):
         raise SuiteError(f"--metric {metric} needs quantiles, and suite {suite.name} asks for none")
+
+
+def _check_file(out: Path) -> None:
+    """Raise, before hours of scoring, for a file of results that could not be written."""
+    if out.suffix != ".parquet":
+        raise ResultError(f"--out: got {out}, expected a .parquet file; a summary as JSON: --json")
+    if out.is_dir():
+        raise ResultError(f"--out: got {out}, which is a folder, expected a .parquet file")
+    _make_folder(out.absolute().parent, "--out")
 
 
 def _make_folder(folder: Path, what: str) -> None:
@@ -291,7 +299,7 @@ def _own_record(
 ) -> dict[str, Any]:
     """Return the records of your own run, the decision, what errs least, what was left out and the next command."""
     return {
-        "results": json.loads(results.to_json()),
+        **json.loads(results.to_json(metric)),
         "decision": None if decision is None else decision.record,
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
@@ -304,7 +312,7 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
     console = plain_console()
     out = plain_console(wide=True) if wide else console
     choices: list[Verdict] = []
-    for size, part in by_stratum(results, suite).items():
+    for size, part in by_stratum(results).items():
         if size:
             console.print(f"\n{size}\n")
         found = list(verdicts(part, metric))
@@ -322,24 +330,30 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
             print_next(command, head)
 
 
-def _wide_tables(results: Sequence[Result], metric: str) -> list[Any]:
-    grids = (result_grid(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
-    suite = results[0].suite.name
-    return [drawn(metric_table(grid), f"{grid.metric}, suite {suite}") for grid in grids if grid is not None]
+def _wide_tables(results: Results, metric: str) -> list[Any]:
+    boards = (board_of(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
+    return [
+        drawn(metric_table(board), f"{board.metric}, suite {results.suite.name}")
+        for board in boards
+        if board is not None
+    ]
 
 
 def _after_suite(results: Results, choices: Sequence[Verdict]) -> dict[str, str | None]:
     """Return the next commands after a suite: for authors of a forecaster, and how often to re-plan with the best."""
     plan = {"Next, how often to re-plan with it:": _plan_on_suite(results, choices)}
-    written = next((result for result in results if ":" in result.forecaster.target.partition("@")[0]), None)
+    targets = {name: entry.target for name, entry in results.entries.items()}
+    written = next((name for name, target in targets.items() if ":" in target.partition("@")[0]), None)
     if written is None:
         return {**plan, "Next, for a forecaster that you write:": "moeload-bench check my.py:Mine"}
-    target = shlex.quote(written.forecaster.target)
-    if written.failures:
-        if any(task.origin <= LONG_STEPS for _, task in written.failures):
+    target = shlex.quote(targets[written])
+    failures = results.failures
+    failed = failures.loc[failures["forecaster"] == written, "origin"]
+    if len(failed):
+        if failed.min() <= LONG_STEPS:
             return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
         return {f"Next, once it is mended (`check` looks at {LONG_STEPS:,} steps only):": f"moeload-bench run {target}"}
-    name = shlex.quote(written.forecaster.target.partition("@")[0].rpartition(":")[2].lower())
+    name = shlex.quote(targets[written].partition("@")[0].rpartition(":")[2].lower())
     hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT --dry-run"
     return {"Next, to hand it in:": hand_in, **plan}
 
@@ -348,5 +362,5 @@ def _plan_on_suite(results: Results, choices: Sequence[Verdict]) -> str | None:
     """Return the command for the suite's last run."""
     if not choices:
         return None
-    target = next(result.forecaster.target for result in results if result.name == choices[-1].best)
-    return f"moeload-bench plan {shlex.quote(results[0].runs[-1].trace)} --forecaster {shlex.quote(target)}"
+    target = results.entries[choices[-1].best].target
+    return f"moeload-bench plan {shlex.quote(results.traces[-1])} --forecaster {shlex.quote(target)}"

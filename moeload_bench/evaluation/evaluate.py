@@ -33,8 +33,8 @@ from moeload_bench.isolation.targets import (
     source_sha256,
 )
 from moeload_bench.placement.plans import SHAPE_NAMES
-from moeload_bench.results.collection import Results
-from moeload_bench.results.record import ForecasterRecord, Result, SuiteRecord
+from moeload_bench.results.entry import Entry, SuiteRecord
+from moeload_bench.results.results import Results
 from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
@@ -104,7 +104,7 @@ def evaluate(
             None if shapes is None else tuple(shapes),
         )
         said = _Said(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")
-        return Results(_run_all(run, setting, sources, targets, said))
+        return _run_all(run, setting, sources, targets, said)
 
 
 class _Said:
@@ -145,7 +145,7 @@ class _Said:
 
 def _run_all(
     run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], said: _Said
-) -> list[Result]:
+) -> Results:
     """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
     fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
@@ -159,7 +159,9 @@ def _run_all(
     for i, pair, result in itertools.chain(untaught, taught):
         done[i].append(result)
         said.finished(pair)
-    return [make_result(setting, target, fits.get(i, Fitted()), done[i]) for i, target in enumerate(targets)]
+    entries = [entry_of(setting, target, fits.get(i, Fitted())) for i, target in enumerate(targets)]
+    strata = {trace: stratum for stratum, traces in setting.suite.strata().items() for trace in traces}
+    return Results.of(entries, {entry.name: done[i] for i, entry in enumerate(entries)}, strata)
 
 
 def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], said: _Said) -> Iterator[tuple[int, Pair, RunResult]]:
@@ -250,18 +252,18 @@ def _check_request(suite: Suite, targets: Sequence[Target]) -> None:
         raise MoeloadError(f"two forecasters are called {twice!r}, expected names of their own: results go by name")
 
 
-def make_result(setting: Setting, target: Target, fitted: Fitted, runs: Sequence[RunResult]) -> Result:
-    """Return the record of a forecaster's runs, in the order of the suite."""
+def entry_of(setting: Setting, target: Target, fitted: Fitted) -> Entry:
+    """Return what describes a forecaster's run over the suite."""
     suite = setting.suite
-    return Result(
+    return Entry(
+        name=target.label,
+        target=target.text,
+        source_sha256=source_sha256(target),
+        kwargs=dict(target.kwargs),
         suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),
-        forecaster=ForecasterRecord(
-            name=target.label, target=target.text, source_sha256=source_sha256(target), kwargs=dict(target.kwargs)
-        ),
         scoring_version=SCORING_VERSION,
         isolation=setting.level,
         seed=setting.seed,
         fit_wall_s=fitted.wall_s,
         environment=environment(),
-        runs=tuple(runs),
     )

@@ -10,9 +10,11 @@ Axis letters: O origins, K suite horizons, Q quantiles, L MoE layers, E experts.
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,10 +23,10 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
-from moeload_bench.results.collection import Results
-from moeload_bench.results.json_text import content_sha256
-from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.run_result import RunResult, rounded_tree
+from moeload_bench.results.entry import Entry
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
+from moeload_bench.results.table import ROW_KEYS, metric_columns
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec, ratio_metric
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows
@@ -34,6 +36,9 @@ from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.store import Source
 from moeload_bench.traces.trace import Trace
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 WindowMetric = Callable[[FloatArray, FloatArray], FloatArray]
 """From the forecast's and the true window-mean shares, each [L, E], to one value per layer [L]."""
@@ -82,13 +87,25 @@ def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int])
 
 def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: Sequence[int]) -> Path:
     """Return where the means over these horizons are kept, of the forecasts with a hash on the trace with a hash."""
-    windows = content_sha256(list(horizons))[:8]
+    windows = hashlib.sha256(",".join(map(str, horizons)).encode()).hexdigest()[:8]
     return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}-{windows}.npz"
 
 
-def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int, KeptForecast]:
-    """Return the forecasts of a result by origin; raise `ResultError` where they are not there or are another run's."""
-    if not run.tasks:
+class ScoredRun(NamedTuple):
+    """What a table of results says of a forecaster on one trace: its origins, and which of them failed."""
+
+    trace: str
+    data_sha256: str
+    forecasts_sha256: str
+    layers: int
+    experts: int
+    failed_by_origin: Mapping[int, bool]
+
+
+def load_kept(folder: Path, run: ScoredRun, horizons: Sequence[int]) -> dict[int, KeptForecast]:
+    """Return the forecasts of a run by origin; raise `ResultError` where they are not there or are another run's."""
+    origins = sorted(run.failed_by_origin)
+    if not origins:
         return {}
     path = kept_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
     if not path.is_file():
@@ -97,7 +114,6 @@ def load_kept(folder: Path, run: RunResult, horizons: Sequence[int]) -> dict[int
         arrays = read_arrays(path, _NAMES, MAX_BYTES)
     except TraceError as error:
         raise ResultError(str(error)) from None
-    origins = sorted(task.origin for task in run.tasks)
     shapes = {name: array.shape for name, array in arrays.items()}
     levels = shapes.get("quantile_OQKLE", (0, 0))[1:2]
     windows = (len(horizons), run.layers, run.experts)
@@ -161,44 +177,69 @@ def rescore(
     ratio = None if function else ratio_metric(metric)
     if ratio is not None and ratio not in scorers:
         scorers[ratio] = _known(ratio)
-    results = [load_result(path) for path in sorted(folder.glob("*.json"))]
-    if not results:
-        raise ResultError(f"{folder}: no result is there; expected NAME.json, as run --keep-forecasts writes them")
-    for result in results:
-        _check_belongs(result, tasks, own=function is not None)
+    results = load_results(folder)
+    for entry in results.entries.values():
+        _check_belongs(entry, tasks, own=function is not None)
     sources = sources_of(tasks, traces, paths, fit=False)
-    return Results([_rescored(folder, result, tasks, sources, scorers) for result in results])
+    runs: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in results.costs.to_dict("records")]
+    rows = [_rescored(folder, results, run, tasks, sources, scorers) for run in runs]
+    return dataclasses.replace(results, table=_frame(rows, results), layers=None)
 
 
-def _check_belongs(result: Result, suite: Suite, own: bool) -> None:
-    got, expected = result.suite.sha256, suite.sha256()
+def _check_belongs(entry: Entry, suite: Suite, own: bool) -> None:
+    got, expected = entry.suite.sha256, suite.sha256()
     if got != expected:
         raise ResultError(
-            f"{result.name}: scored on suite {result.suite.name} {got[:12]}, expected {suite.name} {expected[:12]}"
+            f"{entry.name}: scored on suite {entry.suite.name} {got[:12]}, expected {suite.name} {expected[:12]}"
         )
-    if not own and result.scoring_version != SCORING_VERSION:
-        raise ResultError(f"{result.name}: scored by version {result.scoring_version}, this is {SCORING_VERSION}")
+    if not own and entry.scoring_version != SCORING_VERSION:
+        raise ResultError(f"{entry.name}: scored by version {entry.scoring_version}, this is {SCORING_VERSION}")
 
 
 def _rescored(
-    folder: Path, result: Result, suite: Suite, sources: Mapping[str, Source], scorers: Mapping[str, _Scorer]
-) -> Result:
-    runs, entries = [], {entry.id: entry for entry in suite.traces}
-    for run in result.runs:
-        horizons = entries[run.trace].asked(suite.horizons)
-        truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
-        kept = load_kept(folder, run, horizons)
-        tasks = []
-        for task in run.tasks:
-            window = _window(kept[task.origin], truth, suite.quantiles)
-            values = {name: scorer(window, task.failure is not None) for name, scorer in scorers.items()}
-            means = rounded_tree({
-                name: filled(mean_over(value_KL, axis=1), len(suite.horizons))
-                for name, value_KL in values.items() if value_KL is not None
-            })  # fmt: skip
-            tasks.append(task.model_copy(update={"metrics": {name: tuple(found) for name, found in means.items()}}))
-        runs.append(run.model_copy(update={"tasks": tuple(tasks), "per_layer": {}}))
-    return result.model_copy(update={"runs": tuple(runs)})
+    folder: Path,
+    results: Results,
+    at: Mapping[str, Any],
+    suite: Suite,
+    sources: Mapping[str, Source],
+    scorers: Mapping[str, _Scorer],
+) -> pd.DataFrame:
+    """Return the rows of a forecaster on a trace, with these metrics in place of the others."""
+    rows = results.table
+    rows = rows[(rows["forecaster"] == at["forecaster"]) & (rows["trace"] == at["trace"])]
+    failed = {int(origin): reason is not None for origin, reason in _reasons(rows)}
+    run = ScoredRun(
+        at["trace"], at["data_sha256"], at["forecasts_sha256"], int(at["layers"]), int(at["experts"]), failed
+    )
+    entry = next(entry for entry in suite.traces if entry.id == run.trace)
+    horizons = entry.asked(suite.horizons)
+    truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
+    kept = load_kept(folder, run, horizons)
+    value_OK: dict[str, list[FloatArray]] = {name: [] for name in scorers}
+    for origin, has_failed in failed.items():
+        window = _window(kept[origin], truth, suite.quantiles)
+        for name, scorer in scorers.items():
+            value_KL = scorer(window, has_failed)
+            mean_K = np.full(len(horizons), np.nan) if value_KL is None else mean_over(value_KL, axis=1)
+            value_OK[name].append(filled(mean_K, len(suite.horizons)))
+    keys = rows[list(ROW_KEYS)]
+    return keys.assign(**{name: np.concatenate(values) for name, values in value_OK.items() if values})
+
+
+def _reasons(rows: pd.DataFrame) -> list[tuple[int, str | None]]:
+    """Return each origin with the reason why it failed, None if it did not, in the order of the table."""
+    first = rows.drop_duplicates("origin")
+    texts = first["failure"].astype(object).where(first["failure"].notna(), None)
+    return list(zip(first["origin"].tolist(), texts.tolist(), strict=True))
+
+
+def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
+    """Return all rows, forecaster by forecaster, without metrics that no forecast has."""
+    import pandas as pd
+
+    frame: pd.DataFrame = pd.concat([results.table.iloc[:0][list(ROW_KEYS)], *rows], ignore_index=True)
+    scored = [name for name in metric_columns(frame) if frame[name].notna().any()]
+    return frame.reindex(columns=[*ROW_KEYS, *scored])
 
 
 def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:

@@ -19,8 +19,8 @@ from moeload_bench.live.advice import Advice, name_layers
 from moeload_bench.live.core import Settings, Snapshot, Watch, replay_with_watch
 from moeload_bench.live.starving import alarm_errors, death_sentences
 from moeload_bench.live.summary import forecast_words, lr_words
-from moeload_bench.results.collection import Results
 from moeload_bench.results.decision import Decision, too_short
+from moeload_bench.results.results import Results
 from moeload_bench.scoring.description import LayerDescription, describe_layers
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace

@@ -5,6 +5,7 @@ Axis letters: N bins along time, L MoE layers, E experts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -22,8 +23,8 @@ from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
 from moeload_bench.live.findings import FORECASTERS, Findings, advice_sentences, make_findings, next_commands
 from moeload_bench.live.summary import LAYER_COLUMNS, MOST_LINES, extreme_sentences, layer_rows
+from moeload_bench.results.board import board_of
 from moeload_bench.results.decision import volume
-from moeload_bench.results.grid import result_grid
 from moeload_bench.states.rule import spans_of
 from moeload_bench.suites.suite import STATES
 from moeload_bench.traces.store import data_sha256, load_trace
@@ -217,30 +218,30 @@ def _starving_chart(found: Findings) -> str:
 
 def _error_charts(found: Findings) -> list[dict[str, Any]]:
     """Per state: a chart of the error against the horizon, and the same numbers."""
-    grid = None if found.results is None else result_grid(found.results, "window_tv")
-    if grid is None:
+    board = None if found.results is None else board_of(found.results)
+    if board is None:
         return []
     charts = []
-    for state in (name for name in grid.states if name in STATES):
-        values = {row.forecaster: row.value_K for row in grid.of_state(state)}
-        if (state, "floor_batch") in grid.floors:
-            values[NOISE] = grid.floors[state, "floor_batch"]
-        lines = [Line(name, _points(grid.horizons, value_K), name == NOISE) for name, value_K in values.items()]
+    for state in (name for name in board.states if name in STATES):
+        values = {row.forecaster: row.value_K for row in board.rows(state)}
+        if floor_K := board.floor(state, "floor_batch"):
+            values[NOISE] = floor_K
+        lines = [Line(name, _points(board.horizons, value_K), name == NOISE) for name, value_K in values.items()]
         cells = [(name, [_cell(v) for v in value_K]) for name, value_K in values.items()]
         x, y = Axis("horizon, steps", log=True), Axis("tokens misplaced", log=True)
         charts.append(
             {"state": state, "chart": _chart(lines, x, y, f"Error against horizon, {state}"), "rows": cells,
-             "horizons": [f"{h:,}" for h in grid.horizons]}
+             "horizons": [f"{h:,}" for h in board.horizons]}
         )  # fmt: skip
     return charts
 
 
-def _points(horizons: Sequence[int], value_K: Sequence[float | None]) -> list[tuple[float, float]]:
-    return [(float(h), float(v)) for h, v in zip(horizons, value_K, strict=True) if v is not None]
+def _points(horizons: Sequence[int], value_K: Sequence[float]) -> list[tuple[float, float]]:
+    return [(float(h), v) for h, v in zip(horizons, value_K, strict=True) if not math.isnan(v)]
 
 
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.1f} %"
 
 
 def _candidates_chart(found: Findings) -> str:

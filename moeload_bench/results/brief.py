@@ -1,21 +1,20 @@
 """Result tables for a terminal of 80 columns: one per state, few columns, in the order of skill.
 
-The rest is in the wide table (`moeload_bench.results.tables.metric_table`), in JSON and in `Results.to_pandas`.
-
-Axis letters: K suite horizons.
+The rest is in the wide table (`moeload_bench.results.tables.metric_table`) and in `Results.table`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.captions import better_words, span_words
+from moeload_bench.results.board import Board, Row, board_of
+from moeload_bench.results.captions import NOTHING, better_words, span_words
 from moeload_bench.results.console import drawn
-from moeload_bench.results.grid import NOTHING, ResultGrid, Row, result_grid
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
@@ -28,108 +27,106 @@ MIDDLE = 100
 """The horizon nearest to this one is the first to be shown, and that of the plans' column."""
 
 
-def brief_tables(results: Sequence[Result], metric: str, width: int) -> Iterator[Any]:
+def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
     """Yield a heading and a table for each state, then what the columns mean; nothing without the metric."""
-    grid = result_grid(results, metric)
-    if grid is None:
+    board = board_of(results, metric)
+    if board is None:
         return
-    plans = result_grid(results, f"regret@{HEADLINE}") if has_skill(metric) else None
+    plans = board_of(results, f"regret@{HEADLINE}") if has_skill(metric) else None
     yield ""
-    yield f"Suite {results[0].suite.name}, {counted(len(results[0].runs), 'run')}."
-    for state in (state for state in grid.states if state in STATES):
-        rows = grid.of_state(state)
+    yield f"Suite {results.suite.name}, {counted(len(results.traces), 'run')}."
+    for state in (state for state in board.states if state in STATES):
+        rows = board.rows(state)
         yield ""
         yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-        yield drawn(_table(grid, plans, rows, width), most_name=MOST_NAME)
+        yield drawn(_table(board, plans, rows, width), most_name=MOST_NAME)
     yield ""
-    yield from _legend(grid, plans)
+    yield from _legend(board, plans)
 
 
-def _table(grid: ResultGrid, plans: ResultGrid | None, rows: Sequence[Row], width: int) -> Table:
+def _table(board: Board, plans: Board | None, rows: Sequence[Row], width: int) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
-    if any(row.skill is not None for row in rows):
+    if any(not math.isnan(row.skill) for row in rows):
         columns["skill"] = [signed_skill(row.skill) for row in rows]
-    if any(row.new_recipe for row in rows):
-        columns["95 %"] = [span(row.new_recipe) if row.new_recipe else "n/a" for row in rows]
+    if any(not math.isnan(row.low) for row in rows):
+        columns["95 %"] = ["n/a" if math.isnan(row.low) else span(row.low, row.high) for row in rows]
     if plans is not None:
-        excess = {row.forecaster: row.value_K[_middle(grid)] for row in plans.of_state(state)}
-        columns["plan %"] = [_percent(excess.get(row.forecaster)) for row in rows]
-    elif grid.scores.ratio != grid.metric and "skill" in columns:
+        excess = {row.forecaster: row.value_K[_middle(board)] for row in plans.rows(state)}
+        columns["plan %"] = [_percent(excess.get(row.forecaster, math.nan)) for row in rows]
+    elif board.ratio != board.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
-    columns["ms"] = [_milliseconds(row.result.cpu_ms) for row in rows]
+    columns["ms"] = [_milliseconds(row.ms) for row in rows]
     names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
     )
-    shown = _horizons(grid, rows, width - taken)
-    heads = ("forecaster", *(f"h={grid.horizons[k]:,}" for k in shown), *columns)
+    shown = _horizons(board, rows, width - taken)
+    heads = ("forecaster", *(f"h={board.horizons[k]:,}" for k in shown), *columns)
     cells = zip(*columns.values(), strict=True)
     lines = [(name, *(_short(row.value_K[k]) for k in shown), *more)
              for name, row, more in zip(names, rows, cells, strict=True)]  # fmt: skip
-    floor_K = grid.floors.get((state, "floor_batch"))
-    if floor_K:
+    if floor_K := board.floor(state, "floor_batch"):
         lines.append((FLOOR, *(_short(floor_K[k]) for k in shown)))
     return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
-def _horizons(grid: ResultGrid, rows: Sequence[Row], room: int) -> list[int]:
+def _horizons(board: Board, rows: Sequence[Row], room: int) -> list[int]:
     """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
-    K = len(grid.horizons)
-    order = list(dict.fromkeys([_middle(grid), K - 1, 0, *range(K)]))
+    K = len(board.horizons)
+    order = list(dict.fromkeys([_middle(board), K - 1, 0, *range(K)]))
     shown: list[int] = []
     for k in order:
         cells = [_short(row.value_K[k]) for row in rows]
-        room -= GAP + max(map(len, [f"h={grid.horizons[k]:,}", *cells]))
+        room -= GAP + max(map(len, [f"h={board.horizons[k]:,}", *cells]))
         if room < 0 and shown:
             break
         shown.append(k)
     return sorted(shown)
 
 
-def _middle(grid: ResultGrid) -> int:
-    return min(range(len(grid.horizons)), key=lambda k: abs(grid.horizons[k] - MIDDLE))
+def _middle(board: Board) -> int:
+    return min(range(len(board.horizons)), key=lambda k: abs(board.horizons[k] - MIDDLE))
 
 
-def _short(value: float | None) -> str:
+def _short(value: float) -> str:
     """Format with three decimals, more where they would show 0."""
-    if value is None:
+    if math.isnan(value):
         return NOTHING
     return (
         f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
     )
 
 
-def _milliseconds(ms: float | None) -> str:
+def _milliseconds(ms: float) -> str:
     """Format with three digits and no power of ten: 1,830."""
-    if ms is None:
-        return NOTHING
-    return f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+    return NOTHING if math.isnan(ms) else f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
+def _percent(value: float) -> str:
+    return NOTHING if math.isnan(value) else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
-def _legend(grid: ResultGrid, plans: ResultGrid | None) -> Iterator[str]:
+def _legend(board: Board, plans: Board | None) -> Iterator[str]:
     """Yield one line for each column that is not plain."""
-    reference, ratio = grid.scores.reference, grid.scores.ratio
-    lines = ["h: training steps ahead" + (better_words(grid.metric) if ratio is None else "")]
+    reference, ratio = board.reference, board.ratio
+    rows = [row for state in board.states for row in board.rows(state)]
+    lines = ["h: training steps ahead" + (better_words(board.metric) if ratio is None else "")]
     if ratio is not None and reference is not None:
-        against = "error" if ratio == grid.metric else "imbalance of its plans"
+        against = "error" if ratio == board.metric else "imbalance of its plans"
         lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is as good")
-        if any(row.new_recipe for row in grid.rows):
+        if any(not math.isnan(row.low) for row in rows):
             lines.append("95 %: interval of the skill on a new recipe")
-        if ratio != grid.metric and plans is None:
+        if ratio != board.metric and plans is None:
             lines.append(f"imbal. %: imbalance against that of {reference}'s plans, less is better")
     if plans is not None:
-        h = grid.horizons[_middle(grid)]
+        h = board.horizons[_middle(board)]
         lines.append(f"plan %: {plain_name(plans.metric)}, in percent, at h={h:,} ({plans.metric}); less is better")
     lines.append("ms: CPU time of a forecast, observing included")
     yield "; ".join(lines) + "."
-    for name, share in {row.forecaster: row.fallback for row in grid.rows if row.falls_back}.items():
+    for name, share in {row.forecaster: row.fallback for row in rows if row.falls_back}.items():
         yield (
             f"* {name} fell back to a plain average in {100 * (share or 0):.0f} % of its forecasts: it had seen too "
             "few rows to fit, or could not fit them. The row is mostly that average's."
         )
-    yield "All columns: --wide; records: --json; in Python: Results.to_pandas(floors=True, cost=True)."
+    yield "All columns: --wide; a summary: --json; every number: --out FILE.parquet, in Python Results.table."

@@ -5,35 +5,36 @@ The caption says what the metric is, over what cells are means, and what skill a
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 from moeload_bench.errors import counted
+from moeload_bench.results.board import Board, Row
 from moeload_bench.results.choice import Verdict
-from moeload_bench.results.comparison import best_window
-from moeload_bench.results.grid import NOTHING, ResultGrid, Row, metrics_in
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import describe_metric, has_skill, lower_is_better, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
 from moeload_bench.states.rule import StateRule
-from moeload_bench.suites.suite import STATES, near_twins_of
+from moeload_bench.suites.suite import STATES
+
+NOTHING = "-"
+WINDOWED = "sw_avg"
+"""The baseline whose every entry is a fixed window."""
 
 
-def table_caption(grid: ResultGrid) -> str:
+def table_caption(board: Board) -> str:
     """Return the lines below a table."""
-    about = [*_about(grid), *_floor_words(grid)]
-    return "\n".join([*about, *_skill_words(grid), *_cost_words(grid.rows)])
+    return "\n".join([*_about(board), *_floor_words(board), *_skill_words(board), *_cost_words(board.results)])
 
 
-def _about(grid: ResultGrid) -> Iterator[str]:
+def _about(board: Board) -> Iterator[str]:
     """Yield what the metric is, what rows and columns are, and over what a cell is a mean."""
-    metric = grid.metric
+    metric = board.metric
     yield f"{metric}: {describe_metric(metric)}."
     yield f"A row is a forecaster, a column a horizon h in training steps{better_words(metric)}."
-    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(grid)}."
+    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(board)}."
 
 
 def better_words(metric: str) -> str:
@@ -42,9 +43,9 @@ def better_words(metric: str) -> str:
     return "" if lower is None else f"; {'less' if lower else 'more'} is better"
 
 
-def spans_of(grid: ResultGrid, states: Sequence[str] | None = None) -> str:
+def spans_of(board: Board, states: Sequence[str] | None = None) -> str:
     """Say over how many origins and runs the rows of each state are means."""
-    return "; ".join(span_words(grid.of_state(state)) for state in grid.states if states is None or state in states)
+    return "; ".join(span_words(board.rows(state)) for state in board.states if states is None or state in states)
 
 
 def span_words(rows: Sequence[Row]) -> str:
@@ -54,37 +55,37 @@ def span_words(rows: Sequence[Row]) -> str:
 
 def origins_of(rows: Sequence[Row]) -> str:
     """Return `40 origins`, or `0/2/11/40/40 origins (by horizon)`: the most that any of the rows rests on."""
-    most_K = np.array([row.origins_K for row in rows]).max(axis=0).tolist()
+    most_K = [max(at_horizon) for at_horizon in zip(*(row.origins_K for row in rows), strict=True)]
     if len(set(most_K)) == 1:
         return counted(most_K[0], "origin")
     return f"{'/'.join(map(str, most_K))} origins (by horizon)"
 
 
-def _floor_words(grid: ResultGrid) -> Iterator[str]:
+def _floor_words(board: Board) -> Iterator[str]:
     """Yield what stands in parentheses; where an error has no floor, why."""
-    rows, metric, floors, marks = grid.rows, grid.metric, grid.floors, grid.marks
-    if any(row.excess_K for row in rows):
+    metric = board.metric
+    if any(row.excess_K for state in board.states for row in board.rows(state)):
         yield "In parentheses the excess over floor_batch, sqrt(max(0, error^2 - floor^2))."
     if not has_skill(metric):
         return
-    lacking = [state for state in grid.states if (state, "floor_batch") not in floors]
+    lacking = [state for state in board.states if not board.floor(state, "floor_batch")]
     if metric not in FLOOR_METRICS:
         yield f"No floor is known for {metric}, so there is no excess."
-    elif marks.get("floor_batch") == "not given":
+    elif board.results.floor_marks().get("floor_batch") == "not given":
         yield "floor_batch is not given (no half batches were recorded), so there is no excess."
     elif lacking:
         yield f"No floor is given for: {', '.join(lacking)}."
 
 
-def _skill_words(grid: ResultGrid) -> Iterator[str]:
+def _skill_words(board: Board) -> Iterator[str]:
     """Yield what skill is a ratio of and to whom; where there is none, why."""
-    results, rows, metric, ratio = grid.results, grid.rows, grid.metric, grid.scores.ratio
+    results, metric, ratio = board.results, board.metric, board.ratio
     if ratio is None:
         yield f"No skill: {metric} is no positive error of which a ratio could be taken."
         return
-    reference = grid.scores.reference
+    reference = board.reference
     if reference is None:
-        target = results[0].suite.reference
+        target = results.suite.reference
         yield f"No skill: the reference {target} was not run, and the package has no result of it on this suite."
         return
     of = "the ratio" if ratio == metric else f"the ratio of {ratio}"
@@ -93,67 +94,65 @@ def _skill_words(grid: ResultGrid) -> Iterator[str]:
         "claim; n/a with fewer than 5 recipes."
     )
     twins: dict[str, list[str]] = {}
-    for recipe, group in near_twins_of(results[0].suite.name, results[0].suite.sha256).items():
+    for recipe, group in results.twins.items():
         twins.setdefault(group, []).append(recipe)
     for together in twins.values():
         yield f"Near twins count as one recipe: {', '.join(together)}."
-    if reference not in (result.name for result in results):
+    if reference not in results.entries:
         yield f"The result of {reference} comes with the package; it was not run here."
-    if any(row.skill is None for row in rows):
+    if any(math.isnan(row.skill) for state in board.states for row in board.rows(state)):
         yield f"Skill is {NOTHING} where {reference} or the forecaster has no value of {ratio}."
-    best = best_window(results, ratio)
-    if best is not None and best[1] > 1:
+    windows = [name for name, entry in results.entries.items() if entry.target.partition("@")[0] == WINDOWED]
+    if len(windows) > 1:
+        best = results.select(windows).summarize((), ratio)["forecaster"][0]
         yield (
-            f"Best fixed window in hindsight ({ratio}): {best[0]}, of {best[1]} windows; chosen on these very scores, "
-            "so a yardstick and no fair entry."
+            f"Best fixed window in hindsight ({ratio}): {best}, of {len(windows)} windows; chosen on these very "
+            "scores, so a yardstick and no fair entry."
         )
 
 
-def _cost_words(rows: Sequence[Row]) -> Iterator[str]:
+def _cost_words(results: Results) -> Iterator[str]:
     yield "ms: CPU time per answered origin, observing included; % train: wall time, of the recorded training time."
-    events = {row.forecaster: counts for row in rows if (counts := row.result.counts)}
+    events = {name: counts for name in results.names if (counts := results.counts(name))}
     if events:
         listed = (f"{name}: " + ", ".join(f"{key} {n}" for key, n in counts.items()) for name, counts in events.items())
         yield f"Counted by the forecaster: {'; '.join(listed)}."
 
 
-def why_no_table(results: Sequence[Result], metric: str) -> str:
+def why_no_table(results: Results, metric: str) -> str:
     """Return why there is no table of a metric that exists: nobody gave quantiles, or the traces have no such shape."""
     if needs_quantiles(metric):
         return f"no table of {metric}: it needs quantiles, and no forecaster gave any"
-    return f"no table of {metric}: these results hold {', '.join(sorted(metrics_in(results)))}"
+    return f"no table of {metric}: these results hold {', '.join(sorted(results.metrics))}"
 
 
-def failure_lines(results: Sequence[Result]) -> Iterator[str]:
+def failure_lines(results: Results) -> Iterator[str]:
     """Yield one line per distinct failure: forecaster, trace, how many origins, the first one, its reason. Reasons that
     differ in their numbers alone are one failure.
     """
-    grouped: dict[tuple[str, str, str], list[tuple[int, str]]] = {}
-    for result in results:
-        for trace, task in result.failures:
-            reason = task.failure or ""
-            grouped.setdefault((result.name, trace, re.sub(r"\d+", "0", reason)), []).append((task.origin, reason))
-    for (name, trace, _), found in grouped.items():
-        origin, reason = min(found)
-        yield f"failed: {name} on {trace}, {counted(len(found), 'origin')} from {origin} on: {reason}"
+    failures = results.failures
+    kinds = failures["failure"].map(lambda reason: re.sub(r"\d+", "0", reason))
+    for (name, trace, _), found in failures.groupby(["forecaster", "trace", kinds], sort=False):
+        first = found.sort_values("origin").iloc[0]
+        size = counted(len(found), "origin")
+        yield f"failed: {name} on {trace}, {size} from {first['origin']} on: {first['failure']}"
 
 
 def answer_lines(
-    results: Sequence[Result], choices: Sequence[Verdict], rule: StateRule, steps: int | None = None
+    results: Results, choices: Sequence[Verdict], rule: StateRule, steps: int | None = None
 ) -> Iterator[str]:
     """Yield what a table comes to, state by state: what errs least, or why nothing can be said.
 
     ``steps``: how many the one run has that the results are about.
     """
     chosen = {choice.state: choice for choice in choices}
-    there = {task.state for result in results for run in result.runs for task in run.tasks}
     for state in STATES:
         if state in chosen:
             yield chosen[state].text
-        elif state in there:
+        elif state in results.states:
             yield f"{state}: nothing can be said: no forecaster was scored at all of its origins"
         elif state != "mixed":
-            yield f"{state}: {why_no_origin(state, results[0].suite.horizons[-1], rule, steps)}"
+            yield f"{state}: {why_no_origin(state, results.horizons[-1], rule, steps)}"
 
 
 def why_no_origin(state: str, horizon: int, rule: StateRule, steps: int | None) -> str:

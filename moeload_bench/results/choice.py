@@ -1,6 +1,6 @@
 """Which forecaster errs least in a state, and what a test tells from it: the words above a table, in its order.
 
-On a suite the test is over recipes, as in `results.statistics`: near twins count once, at least five recipes, corrected
+On a suite the test is over recipes, as in `results.skill`: near twins count once, at least five recipes, corrected
 by Holm. On one run neighbouring windows are alike, so it is cut into consecutive parts, which are compared in pairs.
 """
 
@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
+from moeload_bench.results.board import Board, Row
 from moeload_bench.results.decision import LEAST_PARTS, interval_of
-from moeload_bench.results.grid import ResultGrid, Row, result_grid
-from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import MIN_RECIPES, compare, log_ratio
-from moeload_bench.scoring.catalogue import forecast_metrics, has_skill
+from moeload_bench.results.results import Results
+from moeload_bench.results.skill import MIN_RECIPES, ratios_to
+from moeload_bench.scoring.catalogue import PRIMARY, has_skill
 from moeload_bench.suites.suite import STATES
 from moeload_bench.words import listed
 
@@ -37,7 +37,7 @@ class Verdict:
     metric: str
     best: str
     more: Mapping[str, float] = field(default_factory=dict)
-    apart: tuple[str, ...] = ()
+    separated: tuple[str, ...] = ()
     over: str = ""
     untested: str = ""
     by_horizon: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -51,12 +51,12 @@ class Verdict:
         text = (
             f"{self.state}: {self.best} has the least error ({self.metric}). The next one, {following}, {_more(more)}."
         )
-        alike = [name for name in self.more if name not in self.apart]
+        alike = [name for name in self.more if name not in self.separated]
         if self.untested:
             text += f" Not tested: {self.untested}."
         else:
-            told = f" tells it from {listed(self.apart)}" if self.apart else ""
-            both = ", " if self.apart and alike else ""
+            told = f" tells it from {listed(self.separated)}" if self.separated else ""
+            both = ", " if self.separated and alike else ""
             same = f"{both}does not tell it from {listed(alike)}" if alike else ""
             text += f" A 95 % test over {self.over}{told}{same if both else f' {same}' if same else ''}."
         if len(self.by_horizon) > 1:
@@ -72,55 +72,51 @@ def _more(more: float) -> str:
     return f"has {100 * more:.{0 if more >= 0.1 else 1}f} % more error" if more >= 0.0005 else "is as good"
 
 
-def verdicts(results: Sequence[Result], metric: str) -> Iterator[Verdict]:
+def verdicts(results: Results, metric: str) -> Iterator[Verdict]:
     """Yield the verdict of each state that has origins, by the metric if it is an error, else by the primary one."""
-    metric = metric if has_skill(metric) else forecast_metrics()[0].name
-    grid = result_grid(results, metric)
-    if grid is None:
+    metric = metric if has_skill(metric) else PRIMARY
+    if metric not in results.metrics:
         return
-    for state in STATES:
-        rows = [row for row in grid.of_state(state) if row.value is not None and not _failed(row)]
+    board, failures = Board(results, metric), results.failures
+    for state in (state for state in STATES if state in board.states):
+        failed = set(failures.loc[failures["state"] == state, "forecaster"])
+        rows = [row for row in board.rows(state) if row.forecaster not in failed and not np.isnan(row.value_K).all()]
         if rows:
-            yield _verdict(grid, rows)
+            yield _verdict(board, rows)
 
 
-def _failed(row: Row) -> bool:
-    """Return whether a task of the row's state failed."""
-    return any(task.state == row.state and task.failure is not None for run in row.result.runs for task in run.tasks)
-
-
-def _verdict(grid: ResultGrid, rows: Sequence[Row]) -> Verdict:
-    state = rows[0].state
-    errors = grid.scores.errors.select(state=state)
-    error_T = {row.forecaster: errors.by_forecaster[row.forecaster] for row in rows}
-    if rows[0].skill is None:  # without the reference the rows of the table stand as they came
-        base_T = next(iter(error_T.values()))
-        error_T = dict(sorted(error_T.items(), key=lambda item: float(np.nanmean(log_ratio(item[1], base_T)))))
-    best = next(iter(error_T))
-    worse_T = {name: log_ratio(each_T, error_T[best]) for name, each_T in error_T.items() if name != best}
-    apart: tuple[str, ...] = ()
-    untested = over = ""
-    if len(grid.results[0].runs) == 1:
+def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
+    state, results = rows[0].state, board.results
+    errors = results.errors(board.metric)
+    errors = errors[errors.index.get_level_values("state") == state][[row.forecaster for row in rows]]
+    if np.isnan(rows[0].skill):  # without the reference the rows of the table stand as they came
+        errors = errors[ratios_to(errors, str(errors.columns[0])).mean().sort_values(kind="stable").index]
+    best, *others = map(str, errors.columns)
+    ratios = ratios_to(errors, best)[others]
+    separated: tuple[str, ...] = ()
+    untested = ""
+    if len(results.traces) == 1:
         over = "parts of this run"
-        parts = {name: _parts(ratio_T, len(grid.horizons)) for name, ratio_T in worse_T.items()}
-        apart = tuple(name for name, part_N in parts.items() if interval_of(part_N)[0] > 0)
+        parts = {name: _parts(ratios[name].to_numpy(), len(board.horizons)) for name in others}
+        separated = tuple(name for name, part_N in parts.items() if interval_of(part_N)[0] > 0)
         if any(np.isfinite(part_N).sum() < LEAST_PARTS for part_N in parts.values()):
             untested = f"fewer than {LEAST_PARTS} parts with an origin"
     else:
-        tests = compare(error_T, best, errors.tasks)
-        recipes = len({errors.tasks.twins.get(name, name) for name in errors.tasks.recipe_T})
+        tests = results.select([best, *others]).tests(best, ["state"], board.metric)
+        tests = tests[tests["state"] == state]
+        recipes = len({results.twins.get(name, name) for name in errors.index.get_level_values("recipe")})
         over = f"{recipes} recipes"
-        apart = tuple(one.forecaster for one in tests if one.p_holm is not None and one.p_holm < ALPHA)
-        if any(one.p_holm is None for one in tests):
+        separated = tuple(tests.loc[tests["p_holm"] < ALPHA, "forecaster"])
+        if tests["p_holm"].isna().any():
             untested = f"{recipes} recipes (near twins count once), {MIN_RECIPES} are needed"
     by_horizon: dict[str, tuple[int, ...]] = {}
-    for k, horizon in enumerate(grid.horizons):
-        known = [row for row in rows if row.value_K[k] is not None]
+    for k, horizon in enumerate(board.horizons):
+        known = [row for row in rows if not np.isnan(row.value_K[k])]
         if known:
-            least = min(known, key=lambda row: row.value_K[k] or 0.0).forecaster
+            least = min(known, key=lambda row: row.value_K[k]).forecaster
             by_horizon[least] = (*by_horizon.get(least, ()), horizon)
-    more = {name: max(0.0, float(np.exp(np.nanmean(ratio_T)) - 1)) for name, ratio_T in worse_T.items()}
-    return Verdict(state, grid.metric, best, more, apart, over, untested, by_horizon)
+    more = {name: max(0.0, float(np.exp(ratios[name].mean()) - 1)) for name in others}
+    return Verdict(state, board.metric, best, more, separated, over, untested, by_horizon)
 
 
 def _parts(ratio_T: FloatArray, horizons: int) -> FloatArray:

@@ -1,19 +1,19 @@
 """Figures of results: error against horizon with the floors, accuracy against cost.
 
-What is drawn is `moeload_bench.results.grid.result_grid`, number for number. Axis letters: K suite horizons.
+What is drawn is a `moeload_bench.results.board.Board`, number for number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.results.grid import ResultGrid, Row, Values, front_of, known_grid
-from moeload_bench.results.record import Result
+from moeload_bench.results.board import Board, Row, front_of, known_board
+from moeload_bench.results.results import Results
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
 from moeload_bench.style import GREY, forecaster_looks, legend_above, legend_line, log_axis, log_if_wide, panels, style
@@ -27,40 +27,37 @@ FLOOR_LINES: dict[str, Any] = {"floor_batch": (0, (5, 1.5)), "floor_level": (0, 
 DEFAULT_HORIZON = 100
 
 
-def draw_horizon(results: Sequence[Result], metric: str = "window_tv") -> Figure:
+def draw_horizon(results: Results, metric: str = "window_tv") -> Figure:
     """Draw a metric against the horizon, one panel per state, with the floors under it.
 
     Raise `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
     """
-    grid = _grid(results, metric)
+    board = _board(results, metric)
     with style():
-        figure, axes, states = _state_panels(grid)
-        look = _look(results)
+        figure, axes, states = _state_panels(board)
+        look = forecaster_looks(results.names)
         for ax, state in zip(axes, states, strict=True):
-            for row in grid.of_state(state):
-                ax.plot(grid.horizons, _numbers(row.value_K), label=row.forecaster, **look[row.forecaster])
+            for row in board.rows(state):
+                ax.plot(board.horizons, row.value_K, label=row.forecaster, **look[row.forecaster])
             for floor, dashes in FLOOR_LINES.items():
-                if (state, floor) in grid.floors:
-                    ax.plot(
-                        grid.horizons, _numbers(grid.floors[state, floor]), color=GREY, linestyle=dashes, label=floor
-                    )
+                if value_K := board.floor(state, floor):
+                    ax.plot(board.horizons, value_K, color=GREY, linestyle=dashes, label=floor)
             ax.set_xscale("log")
-            ax.set_xticks(grid.horizons, [f"{horizon:,}" for horizon in grid.horizons], rotation=45, ha="right")
+            ax.set_xticks(board.horizons, [f"{horizon:,}" for horizon in board.horizons], rotation=45, ha="right")
             ax.minorticks_off()
             ax.grid(axis="y")
         log_if_wide(axes)
         figure.supxlabel("horizon [training steps]")
+        marks, named = results.floor_marks(), board.floor_names
         floors = [
-            legend_line(marked_floor(name, grid.marks), GREY, dashes)
-            for name, dashes in FLOOR_LINES.items()
-            if any(name == key[1] for key in grid.floors)
+            legend_line(marked_floor(name, marks), GREY, FLOOR_LINES[name]) for name in FLOOR_LINES if name in named
         ]
         _label(figure, metric)
         legend_above(figure, _title(results), [*_handles(results), *floors])
         return figure
 
 
-def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int | None = None) -> Figure:
+def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None = None) -> Figure:
     """Draw a metric at one horizon against the CPU time of a forecast, observing included; one panel per state.
 
     CPU time, because most of the wall time at isolation level `process` goes into messages between processes. The
@@ -68,74 +65,72 @@ def draw_cost(results: Sequence[Result], metric: str = "window_tv", horizon: int
     named in the legend and not drawn. The horizon is by default DEFAULT_HORIZON steps, or the suite's nearest. Raise as
     `draw_horizon`, and `NotFoundError` for a horizon that the suite does not have.
     """
-    grid = _grid(results, metric)
-    k = _horizon_index(grid, horizon)
+    board = _board(results, metric)
+    k = _horizon_index(board, horizon)
     with style():
-        figure, axes, states = _state_panels(grid)
-        look = _look(results)
-        spent = {result.name: ms for result in results if (ms := result.cpu_ms) is not None}
+        figure, axes, states = _state_panels(board)
+        look = forecaster_looks(results.names)
+        spent: dict[str, float] = {}
         for ax, state in zip(axes, states, strict=True):
-            known = [row for row in grid.of_state(state) if row.forecaster in spent]
-            rows = [row for row in known if row.value_K and row.value_K[k] is not None]
-            points = [(spent[row.forecaster], float(row.value_K[k] or 0.0)) for row in rows]
+            rows = [row for row in board.rows(state) if not isnan(row.ms)]
+            spent |= {row.forecaster: row.ms for row in rows}
+            rows = [row for row in rows if not isnan(row.value_K[k])]
+            points = [(row.ms, row.value_K[k]) for row in rows]
             for row, (x, y) in zip(rows, points, strict=True):
                 ax.plot(
                     [x], [y], label=row.forecaster, **{**look[row.forecaster], "linestyle": "none", "markersize": 6}
                 )
             _front(ax, points, lower_is_better(metric) is not False)
-            if (state, "floor_batch") in grid.floors:
-                ax.axhline(_numbers(grid.floors[state, "floor_batch"])[k], color=GREY, linestyle=(0, (5, 1.5)))
+            if floor_K := board.floor(state, "floor_batch"):
+                ax.axhline(floor_K[k], color=GREY, linestyle=(0, (5, 1.5)))
             ax.grid()
         if spent:
             log_axis(axes[0].xaxis, min(spent.values()), max(spent.values()))
         log_if_wide(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = legend_line("not beaten in both", GREY, "-", linewidth=0.8)
-        floors = [legend_line(marked_floor("floor_batch", grid.marks), GREY, (0, (5, 1.5)))] if grid.floors else []
+        marked = marked_floor("floor_batch", results.floor_marks())
+        floors = [legend_line(marked, GREY, (0, (5, 1.5)))] if board.floor_names else []
         unmeasured = sorted(set(look) - set(spent))
         note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
-        _label(figure, metric, f" at a horizon of {grid.horizons[k]:,} steps")
+        _label(figure, metric, f" at a horizon of {board.horizons[k]:,} steps")
         legend_above(figure, _title(results) + note, [*_handles(results, dots=True), front, *floors])
         return figure
 
 
-def _grid(results: Sequence[Result], metric: str) -> ResultGrid:
-    if not results:
+def _board(results: Results, metric: str) -> Board:
+    if not len(results):
         raise ResultError("no result to draw")
-    return known_grid(results, metric)
+    return known_board(results, metric)
 
 
-def _horizon_index(grid: ResultGrid, horizon: int | None) -> int:
+def _horizon_index(board: Board, horizon: int | None) -> int:
     if horizon is None:
-        return int(np.abs(np.log(np.array(grid.horizons) / DEFAULT_HORIZON)).argmin())
-    if horizon not in grid.horizons:
-        raise not_found("horizon", str(horizon), map(str, grid.horizons))
-    return grid.horizons.index(horizon)
+        return int(np.abs(np.log(np.array(board.horizons) / DEFAULT_HORIZON)).argmin())
+    if horizon not in board.horizons:
+        raise not_found("horizon", str(horizon), map(str, board.horizons))
+    return board.horizons.index(horizon)
 
 
-def _state_panels(grid: ResultGrid) -> tuple[Figure, list[Axes], list[str]]:
+def _state_panels(board: Board) -> tuple[Figure, list[Axes], list[str]]:
     """Return one panel for each state that has rows, and how many runs and origins its means are over."""
-    states: list[str] = [state for state in grid.states if state in STATES]
+    states: list[str] = [state for state in board.states if state in STATES]
     figure, axes = panels(len(states), height=2.7, columns=len(states))
     for ax, state in zip(axes, states, strict=True):
-        ax.set_title(averaged_over(grid.of_state(state)[0]))
+        ax.set_title(averaged_over(board.rows(state)[0]))
     return figure, axes, states
 
 
 def averaged_over(row: Row) -> str:
     """Return the state of a row, and over how many runs and origins its values are means."""
-    return f"{row.state}: mean over {counted(row.runs, 'run')}, {counted(row.origins, 'origin')}"
+    return f"{row.state}: mean over {counted(row.runs, 'run')}, {counted(max(row.origins_K), 'origin')}"
 
 
-def _look(results: Sequence[Result]) -> dict[str, dict[str, Any]]:
-    return forecaster_looks([result.name for result in results])
-
-
-def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
+def _handles(results: Results, dots: bool = False) -> list[Any]:
     """Return legend entries; they count a forecaster's failed tasks, each of which scores as the worst possible."""
-    handles = []
-    for name, marks in _look(results).items():
-        failed = sum(len(result.failures) for result in results if result.name == name)
+    handles, failures = [], results.failures["forecaster"].value_counts()
+    for name, marks in forecaster_looks(results.names).items():
+        failed = int(failures.get(name, 0))
         label = f"{name} ({counted(failed, 'task')} failed)" if failed else name
         handles.append(legend_line(label, linestyle="none" if dots else "-", **marks))
     return handles
@@ -143,9 +138,9 @@ def _handles(results: Sequence[Result], dots: bool = False) -> list[Any]:
 
 def _front(ax: Axes, points: Sequence[tuple[float, float]], lower_is_better: bool) -> None:
     """Draw the steps that join the (cost, value) points which no other point beats in both."""
-    on_it = front_of({str(i): point for i, point in enumerate(points)}, lower_is_better)
+    on_it = front_of(points, lower_is_better)
     if len(on_it) > 1:
-        x, y = zip(*sorted(points[int(i)] for i in on_it), strict=True)
+        x, y = zip(*sorted(points[i] for i in on_it), strict=True)
         ax.step(x, y, where="post", color=GREY, linewidth=0.8, zorder=1, gid="front")
 
 
@@ -154,12 +149,7 @@ def _label(figure: Figure, metric: str, more: str = "") -> None:
     figure.supylabel(f"{metric}{more}" + (f"\n[{spec.unit}]" if spec else ""))
 
 
-def _title(results: Sequence[Result]) -> str:
+def _title(results: Results) -> str:
     """Return the suite, or the trace if the suite is an ad-hoc one over one trace."""
-    traces = {run.trace for result in results for run in result.runs}
-    name = results[0].suite.name
-    return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else next(iter(traces))
-
-
-def _numbers(values: Values) -> NDArray[np.float64]:
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    name, traces = results.suite.name, results.traces
+    return f"suite {name}" if len(traces) > 1 or not name.startswith("trace:") else traces[0]

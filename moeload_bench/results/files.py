@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, ValidationError
 
 from moeload_bench.errors import ResultError, TraceError
-from moeload_bench.files import PACKAGE, replacing
+from moeload_bench.files import PACKAGE, file_name, replacing
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.facts import suite_facts
 from moeload_bench.results.results import Results
@@ -114,26 +114,32 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _save_file(results: Results, path: Path) -> None:
-    known = suite_facts(results.suite.name, results.suite.sha256)
     about = Description(
         schema_version=3,
         entries=tuple(results.entries.values()),
         costs=_columns(results.costs),
-        facts=None if known else _columns(results.facts),
+        facts=_own_facts(results),
     )
     _write(results.table, path, about, metric_columns(results.table))
+
+
+def _own_facts(results: Results) -> dict[str, list[Any]] | None:
+    """Return the facts of traces that no suite of this package has."""
+    known = suite_facts(results.suite.name, results.suite.sha256)
+    return None if known else _columns(results.facts)
 
 
 def _save_folder(results: Results, folder: Path) -> None:
     import pandas as pd
 
+    facts = _own_facts(results)
     for name, entry in results.entries.items():
-        about = Description(schema_version=3, entries=(entry,))
+        about = Description(schema_version=3, entries=(entry,), facts=facts)
         rows = _of(results.table, name)
-        _write(rows, folder / f"{name}.parquet", about, metric_columns(rows))
+        _write(rows, folder / f"{file_name(name)}.parquet", about, metric_columns(rows))
         if results.layers is not None:
             means = _of(results.layers, name)
-            _write(means, folder / LAYERS / f"{name}.parquet", about, metric_columns(means))
+            _write(means, folder / LAYERS / f"{file_name(name)}.parquet", about, metric_columns(means))
     costs = results.costs
     if (folder / COSTS).is_file():
         others = _frame(_open(folder / COSTS), COST_KEYS, folder / COSTS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from moeload_bench.results.grid import NOTHING
+from moeload_bench.results.captions import NOTHING
 from moeload_bench.results.tables import Table
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"

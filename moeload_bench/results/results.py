@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.errors import ResultError, counted, not_found, printable
+from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.table import cost_frame, fact_frame, layer_frame, metric_columns, row_frame
@@ -280,16 +280,49 @@ class Results:
 
         return draw_horizon(self, metric)
 
+    def to_json(self, metric: str = PRIMARY) -> str:
+        """Return what is printed for scripts: entries, a metric's summary by state and by horizon, failed tasks."""
+        import json
+
+        def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+            return list(json.loads(frame.to_json(orient="records", double_precision=9)))
+
+        groups = ["stratum", "state"] if self.table["stratum"].notna().any() else ["state"]
+        groups = groups if metric in self.metrics else []
+        record = {
+            "entries": [entry.model_dump(mode="json") for entry in self.entries.values()],
+            "metric": metric,
+            "by_state": records(self.summarize(groups, metric)) if groups else [],
+            "by_horizon": records(self.summarize([*groups, "horizon"], metric)) if groups else [],
+            "failures": records(self.failures),
+        }
+        return json.dumps(record, indent=1) + "\n"
+
     def __len__(self) -> int:
         return len(self.entries)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         if not self.entries:
             return "Results: none"
-        names = ", ".join(map(printable, self.names))
         failed = len(self.failures)
         size = f"{counted(len(self), 'forecaster')} on {counted(len(self.traces), 'run')} of suite {self.suite.name}"
-        return f"Results: {size}, {counted(failed, 'task') + ' failed' if failed else 'no task failed'}: {names}"
+        return f"Results: {size}, {f'{failed} failed tasks' if failed else 'no task failed'}"
+
+    def __repr__(self) -> str:
+        from moeload_bench.results.tables import skill_table
+
+        table = skill_table(self)
+        width = max((len(row[0]) for row in table.rows), default=0)
+        lines = ["", *table.heads[1:]], *table.rows
+        text = ("  ".join([f"{name:{width}}", *(f"{cell:>9}" for cell in cells)]) for name, *cells in lines)
+        return "\n".join([table.caption, *(text if table.rows else ())])
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from moeload_bench.results.html import html_table
+        from moeload_bench.results.tables import skill_table
+
+        return html_table(skill_table(self))
 
 
 SUITE = "suite"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from moeload_bench.results.comparison import with_runs_of
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
@@ -17,11 +16,12 @@ WORDS: Mapping[Stratum, str] = {
 }
 
 
-def by_stratum(results: Sequence[Result], suite: Suite) -> dict[str, Sequence[Result]]:
-    """Return the results on each size of batch by its name in words; all under "" where the suite has one size."""
-    strata = suite.strata() if suite.sha256() == results[0].suite.sha256 else {}
-    found = {WORDS[name]: with_runs_of(results, runs) for name, runs in sorted(strata.items(), reverse=True)}
-    return {words: part for words, part in found.items() if part[0].runs} or {"": results}
+def by_stratum(results: Results) -> dict[str, Results]:
+    """Return the results on each size of batch by its name in words; all under "" where the runs are in no stratum."""
+    groups = results.table[["trace", "stratum"]].drop_duplicates()
+    found = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}
+    parts = {words: results.select(traces=set(traces)) for words, traces in found.items() if len(traces)}
+    return parts or {"": results}
 
 
 def with_size(title: str, size: str) -> str:

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moeload_bench.results.captions import table_caption
-from moeload_bench.results.grid import NOTHING, ResultGrid, Row
-from moeload_bench.results.statistics import Interval
-from moeload_bench.scoring.catalogue import ratio_metric
+from moeload_bench.errors import printable
+from moeload_bench.results.board import Board, Row, board_of
+from moeload_bench.results.captions import NOTHING, table_caption
+from moeload_bench.results.results import Results
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.suites.suite import CROSSING
 
 T = TypeVar("T")
 
@@ -47,29 +49,44 @@ def table_of(
     return Table(caption, tuple(columns), rows, numbers_to=numbers_to)
 
 
-def metric_table(grid: ResultGrid, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
-    """Return the rows of a grid: error (and excess) at each horizon, and skill; with what forecasts cost, or in percent
-    what plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
+def metric_table(board: Board, costs: bool = True, name: str = "{}", floor: str = "{}") -> Table:
+    """Return the rows of a board: error (and excess) at each horizon, and skill; with what forecasts cost, or in
+    percent what plans do. ``name`` and ``floor`` are how the names of forecasters and of floors are written.
     """
-    of_plans = "@" in grid.metric and ratio_metric(grid.metric) is not None
+    of_plans = "@" in board.metric and board.ratio is not None
     last: dict[str, Callable[[Row], str]] = {"skill": skill_text}
     last |= {"ms": ms, "% train": training} if costs else {"imbalance, %": imbalance_percent} if of_plans else {}
+    marks = board.results.floor_marks()
     rows: list[tuple[str, ...]] = []
     quiet = set()
-    for state in grid.states:
-        for row in grid.of_state(state):
+    for state in board.states:
+        for row in board.rows(state):
             rows.append((state, name.format(row.forecaster), *error_cells(row), *(cell(row) for cell in last.values())))
         for key in FLOOR_NAMES:
-            if (state, key) in grid.floors:
+            if value_K := board.floor(state, key):
                 quiet.add(len(rows))
-                found = map(three_digits, grid.floors[state, key])
-                rows.append((state, floor.format(marked_floor(key, grid.marks)), *found, *[""] * len(last)))
-    lines = table_caption(grid).split("\n")
+                found = map(three_digits, value_K)
+                rows.append((state, floor.format(marked_floor(key, marks)), *found, *[""] * len(last)))
+    lines = table_caption(board).split("\n")
     if not costs:
         lines = [line for line in lines if not line.startswith("ms:")]
         lines += ["imbalance, %: of the plans, against that of the reference's plans; less is better."] * of_plans
-    heads = ("state", "forecaster", *(f"h = {horizon}" for horizon in grid.horizons), *last)
+    heads = ("state", "forecaster", *(f"h = {horizon}" for horizon in board.horizons), *last)
     return Table("\n".join(lines), heads, tuple(rows), 2, quiet=frozenset(quiet))
+
+
+def skill_table(results: Results) -> Table:
+    """Return what was run in the caption, and a row of skills by state for each forecaster."""
+    board = board_of(results) if len(results) else None
+    if board is None or board.reference is None:
+        return Table(str(results), ("forecaster",), tuple((printable(name),) for name in results.names))
+    states = [state for state in board.states if state != CROSSING]
+    skills = {(row.forecaster, state): signed_skill(row.skill) for state in states for row in board.rows(state)}
+    rows = tuple(
+        (printable(row.forecaster), *(skills.get((row.forecaster, state), NOTHING) for state in states))
+        for row in board.rows(states[-1])
+    )
+    return Table(f"{results}. Skill in {PRIMARY} against {board.reference}:", ("forecaster", *states), rows)
 
 
 def horizon_heads(horizons: Sequence[int]) -> tuple[str, ...]:
@@ -88,20 +105,19 @@ def error_cells(row: Row, zeros: bool = False) -> list[str]:
     if not row.excess_K:
         return [three_digits(value, zeros) for value in row.value_K]
     return [
-        three_digits(value, zeros) + ("" if zeros and over is None else f" ({three_digits(over, zeros)})")
+        three_digits(value, zeros) + ("" if zeros and math.isnan(over) else f" ({three_digits(over, zeros)})")
         for value, over in zip(row.value_K, row.excess_K, strict=True)
     ]
 
 
 def ms(row: Row) -> str:
     """Return milliseconds per answered origin, observing included."""
-    return three_digits(row.result.cpu_ms)
+    return three_digits(row.ms)
 
 
 def training(row: Row) -> str:
     """Return per cent of the recorded training time."""
-    part = row.result.of_training
-    return three_digits(None if part is None else 100 * part)
+    return three_digits(100 * row.training)
 
 
 def imbalance_percent(row: Row) -> str:
@@ -109,7 +125,7 @@ def imbalance_percent(row: Row) -> str:
 
     Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
     """
-    return NOTHING if row.skill is None else signed_percent(-row.skill)
+    return NOTHING if math.isnan(row.skill) else signed_percent(-row.skill)
 
 
 def signed_percent(part: float) -> str:
@@ -119,21 +135,21 @@ def signed_percent(part: float) -> str:
 
 def skill_text(row: Row) -> str:
     """Return skill with its intervals by claim; n/a where there are too few recipes for any."""
-    if row.skill is None:
+    if math.isnan(row.skill):
         return NOTHING
-    spans = "; ".join(f"{one.claim} {span(one, 3)}" for one in row.intervals)
+    claims = {"a new recipe": (row.low, row.high), "these recipes, new seeds": row.seeds}
+    spans = "; ".join(f"{claim} {span(*ends, 3)}" for claim, ends in claims.items() if not math.isnan(ends[0]))
     return f"{row.skill:+.3f} {spans or '(n/a)'}"
 
 
-def skill_span(value: float, intervals: Sequence[Interval]) -> str:
+def skill_span(skill: float, low: float, high: float) -> str:
     """Return skill, with the interval for a new recipe where there is one."""
-    found = next((one for one in intervals if one.claim == "a new recipe"), None)
-    return f"{value:+.3f}" if found is None else f"{value:+.3f} {span(found)}"
+    return f"{skill:+.3f}" if math.isnan(low) else f"{skill:+.3f} {span(low, high)}"
 
 
-def span(found: Interval, digits: int = 2) -> str:
+def span(low: float, high: float, digits: int = 2) -> str:
     """Return the ends of an interval."""
-    return f"[{signed(found.low, digits)}, {signed(found.high, digits)}]"
+    return f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def signed(value: float, digits: int = 3) -> str:
