@@ -21,7 +21,7 @@ from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import with_fewest_moves
 from moeload_bench.results.decision import LEAST_PARTS
-from moeload_bench.results.statistics import t_quantile
+from moeload_bench.results.skill import t_quantile
 from moeload_bench.traces.means import mean_known
 from moeload_bench.traces.trace import RowShares, Trace
 
@@ -87,7 +87,7 @@ def _outlook(trace: Trace, forecaster: str, shape: ClusterShape, settings: Setti
                 ratios.append(came / expected)
     if len(ratios) < LEAST_PARTS:
         return after, f"no interval: {counted(len(origins), 'such window')} so far, {LEAST_PARTS} are needed"
-    half = t_quantile(len(ratios) - 1, COVERAGE) * np.std(ratios, ddof=1) * np.sqrt(1 + 1 / len(ratios))
+    half = float(t_quantile(len(ratios) - 1, COVERAGE)) * np.std(ratios, ddof=1) * np.sqrt(1 + 1 / len(ratios))
     low, middle, high = (after * (float(np.mean(ratios)) + sign * half) for sign in (-1, 0, 1))
     words = f"{100 * COVERAGE:.0f} % interval {max(1.0, low):.2f} to {high:.2f}"
     return max(1.0, middle), f"{words}, from the last {len(ratios)} windows"

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moeload_bench.errors import counted
-from moeload_bench.results.statistics import t_quantile
+from moeload_bench.results.skill import t_quantile
 from moeload_bench.words import listed, page
 
 SAME_PERCENT = 0.1
@@ -248,5 +248,5 @@ def interval_of(value_N: Any) -> tuple[float, float]:
     known_N = known_N[np.isfinite(known_N)]
     if len(known_N) < LEAST_PARTS:
         return float("nan"), float("nan")
-    half = t_quantile(len(known_N) - 1, 0.95) * known_N.std(ddof=1) / np.sqrt(len(known_N))
+    half = float(t_quantile(len(known_N) - 1, 0.95)) * known_N.std(ddof=1) / np.sqrt(len(known_N))
     return float(known_N.mean() - half), float(known_N.mean() + half)

@@ -144,10 +144,14 @@ def new_seeds_errors(
 
 def half_widths(error: pd.DataFrame, freedom: pd.DataFrame, confidence: float = CONFIDENCE) -> pd.DataFrame:
     """Return half the width of a two-sided t interval: standard errors times the quantile."""
+    return error * t_quantile(freedom.where(freedom >= 1).to_numpy(np.float64), confidence)
+
+
+def t_quantile(freedom: FloatArray | float, confidence: float = CONFIDENCE) -> FloatArray:
+    """Return the half width of a two-sided t interval in standard errors."""
     from scipy.special import stdtrit
 
-    quantiles = stdtrit(freedom.where(freedom >= 1).to_numpy(np.float64), 0.5 + 0.5 * confidence)
-    return error * quantiles
+    return np.asarray(stdtrit(freedom, 0.5 + 0.5 * confidence))
 
 
 def p_values(votes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
