@@ -239,8 +239,7 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
 
     frame: pd.DataFrame = pd.concat([results.table.iloc[:0][list(ROW_KEYS)], *rows], ignore_index=True)
     scored = [name for name in metric_columns(frame) if frame[name].notna().any()]
-    table: pd.DataFrame = frame[[*ROW_KEYS, *scored]]
-    return table
+    return pd.DataFrame(frame[[*ROW_KEYS, *scored]])
 
 
 def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
