@@ -222,7 +222,7 @@ def _rescored(
             value_KL = scorer(window, has_failed)
             mean_K = np.full(len(horizons), np.nan) if value_KL is None else mean_over(value_KL, axis=1)
             value_OK[name].append(filled(mean_K, len(suite.horizons)))
-    keys = rows[list(ROW_KEYS)]
+    keys: pd.DataFrame = rows[list(ROW_KEYS)]
     return keys.assign(**{name: np.concatenate(values) for name, values in value_OK.items() if values})
 
 
