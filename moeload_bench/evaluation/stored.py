@@ -24,9 +24,9 @@ from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import load_results
+from moeload_bench.results.files import load_results, scored_columns
 from moeload_bench.results.results import Results
-from moeload_bench.results.table import ROW_KEYS, metric_columns
+from moeload_bench.results.table import ROW_KEYS
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec, ratio_metric
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows
@@ -238,8 +238,7 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
     import pandas as pd
 
     frame: pd.DataFrame = pd.concat([results.table.iloc[:0][list(ROW_KEYS)], *rows], ignore_index=True)
-    scored = [name for name in metric_columns(frame) if frame[name].notna().any()]
-    return pd.DataFrame(frame[[*ROW_KEYS, *scored]])
+    return scored_columns(frame)
 
 
 def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:

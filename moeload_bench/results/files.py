@@ -120,7 +120,8 @@ def _save_file(results: Results, path: Path) -> None:
         costs=_columns(results.costs),
         facts=_own_facts(results),
     )
-    _write(results.table, path, about, metric_columns(results.table))
+    rows = scored_columns(results.table)
+    _write(rows, path, about, metric_columns(rows))
 
 
 def _own_facts(results: Results) -> dict[str, list[Any]] | None:
@@ -149,9 +150,12 @@ def _save_folder(results: Results, folder: Path) -> None:
 
 
 def _of(frame: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Return the rows of one entry, with the metrics that it has."""
-    rows = frame[frame["forecaster"] == name]
-    return rows.drop(columns=[metric for metric in metric_columns(rows) if rows[metric].isna().all()])
+    return scored_columns(frame[frame["forecaster"] == name])
+
+
+def scored_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the frame without the metrics that none of its rows has."""
+    return frame.drop(columns=[metric for metric in metric_columns(frame) if frame[metric].isna().all()])
 
 
 def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequence[str] = ()) -> None:
@@ -228,11 +232,11 @@ def _open(path: Path) -> pq.ParquetFile:
         try_to_open(path)
         file = pq.ParquetFile(path, thrift_string_size_limit=MAX_FILE_BYTES, thrift_container_size_limit=MAX_ROWS)
     except OSError as error:
-        raise ResultError(f"{path}: {error.strerror or error}") from None
+        raise ResultError(f"{path}: {error.strerror or _line(error)}") from None
     except TraceError as error:
         raise ResultError(str(error)) from None
     except pa.ArrowException as error:
-        raise ResultError(f"{path}: not a readable parquet file: {str(error)[:300]}") from None
+        raise ResultError(f"{path}: not a readable parquet file: {_line(error)}") from None
     rows, columns = file.metadata.num_rows, file.metadata.num_columns
     if rows > MAX_ROWS or columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
         raise ResultError(f"{path}: {rows} rows of {columns} columns, at most {MAX_ROWS} of {MAX_COLUMNS} are read")
@@ -259,7 +263,11 @@ def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFram
         numbers = frame.select_dtypes("float32").columns
         return frame.astype(dict.fromkeys(numbers, "float64"))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultError(f"{path}: not a readable parquet file: {str(error)[:300]}") from None
+        raise ResultError(f"{path}: not a readable parquet file: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:

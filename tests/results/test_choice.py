@@ -3,51 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.results.board import Board
 from moeload_bench.results.choice import verdicts
-from moeload_bench.results.collection import Results
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result
-from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
+from tests.support.tables import made_results
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return write_trace(synthetic_trace(700), tmp_path / "own/test/seed0.parquet")
-
-
-def scored(name: str, errors: Sequence[float], results: Results) -> Result:
-    """A stored result with these errors at its stable origins, in turn."""
-    base = results[0]
-    run = base.runs[0]
-    stable = [task for task in run.tasks if task.state == "stable"][: len(errors)]
-    tasks = tuple(
-        task.model_copy(update={"metrics": {"window_tv": (error,) * len(task.metrics["window_tv"])}})
-        for task, error in zip(stable, errors, strict=True)
-    )
-    return base.model_copy(
-        update={
-            "forecaster": base.forecaster.model_copy(update={"name": name}),
-            "runs": (run.model_copy(update={"tasks": tasks}),),
-        }
-    )
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    trace = synthetic_trace(700)
-    suite = suite_for_trace(trace, horizons=(1, 10), per_state=20)
-    path = write_trace(trace, tmp_path_factory.mktemp("stored") / "own/test/seed0.parquet")
-    return evaluate(["uniform"], suite, paths={suite.traces[0].id: path}, level="none")
 
 
 WAVERING = [0.06, 0.06, 0.24, 0.24] * 5
@@ -73,40 +44,19 @@ WAVERING = [0.06, 0.06, 0.24, 0.24] * 5
         ),
     ],
 )
-def test_only_a_test_tells_others_from_the_best(others: dict[str, list[float]], words: str, stored: Results) -> None:
+def test_only_a_test_tells_others_from_the_best(others: dict[str, list[float]], words: str) -> None:
     """A large gap is no test, nor is one origin: each is named for what it is."""
     count = len(next(iter(others.values())))
-    results = Results([scored("best", [0.1] * count, stored), *(scored(n, e, stored) for n, e in others.items())])
-    (verdict,) = verdicts(results, "window_tv")
+    errors = {name: [[error, error] for error in found] for name, found in {"best": [0.1] * count, **others}.items()}
+    (verdict,) = verdicts(made_results(errors), "window_tv")
     assert verdict.text == f"stable: best has the least error (window_tv). {words}"
 
 
-def test_horizons_with_another_best_are_named(stored: Results) -> None:
+def test_horizons_with_another_best_are_named() -> None:
     """One forecaster for the next step, another for the next ten."""
-    near, far = (scored(name, [0.1] * 20, stored) for name in ("near", "far"))
-    tasks = tuple(task.model_copy(update={"metrics": {"window_tv": (0.05, 0.3)}}) for task in near.runs[0].tasks)
-    near = near.model_copy(update={"runs": (near.runs[0].model_copy(update={"tasks": tasks}),)})
-    (verdict,) = verdicts(Results([near, far]), "window_tv")
+    (verdict,) = verdicts(made_results({"near": [[0.05, 0.3]] * 20, "far": [[0.1, 0.1]] * 20}), "window_tv")
     assert verdict.by_horizon == {"near": (1,), "far": (10,)}
     assert verdict.text.endswith("Least by horizon: near at h=1; far at h=10.")
-
-
-def of_recipes(result: Result, errors: Sequence[float]) -> Result:
-    """The result on a run of each of so many recipes, with these errors."""
-    run = result.runs[0]
-    runs = [
-        run.model_copy(
-            update={
-                "trace": f"recipe{i}/test/seed0",
-                "tasks": tuple(
-                    task.model_copy(update={"metrics": {"window_tv": (error,) * len(task.metrics["window_tv"])}})
-                    for task in run.tasks
-                ),
-            }
-        )
-        for i, error in enumerate(errors)
-    ]
-    return result.model_copy(update={"runs": tuple(runs)})
 
 
 @pytest.mark.parametrize(
@@ -117,15 +67,14 @@ def of_recipes(result: Result, errors: Sequence[float]) -> Result:
         ([0.2] * 4, "Not tested: 4 recipes (near twins count once), 5 are needed."),
     ],
 )
-def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str, stored: Results) -> None:
+def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str) -> None:
     """Runs of a suite are not cut into parts: the best is the first row of the table, the test that of the suite."""
-    best = of_recipes(scored("best", [0.1] * 20, stored), [0.1] * len(errors))
-    results = Results([best, of_recipes(scored("a", [0.1] * 20, stored), errors)])
+    traces = [f"recipe{i}/test/seed0" for i in range(len(errors))]
+    rows = {"sw_avg": [[0.1, 0.1]] * len(errors), "a": [[error, error] for error in errors]}
+    results = made_results(rows, traces)
     (verdict,) = verdicts(results, "window_tv")
     assert verdict.text.endswith(words)
-    grid = result_grid(results, "window_tv")
-    assert grid is not None
-    assert verdict.best == grid.of_state("stable")[0].forecaster == "best"
+    assert verdict.best == Board(results, "window_tv").rows("stable")[0].forecaster == "sw_avg"
 
 
 def next_command(shown: str) -> str:
@@ -145,7 +94,7 @@ def test_run_on_a_trace_ends_with_what_to_take_and_the_next_command(path: Path) 
     assert {one["state"] for one in record["least_error"]} <= {"transient", "mixed", "stable"}
     assert record["decision"]["take"]["forecaster"] in ("ema", "sw_avg", "adaptive", "gated", "last_value")
     assert record["next"] == last
-    assert len(record["results"]) == 2
+    assert [entry["name"] for entry in record["entries"]] == ["uniform", "last_value"]
 
 
 def test_plan_ends_with_what_to_take_and_the_next_command(path: Path) -> None:

@@ -28,15 +28,14 @@ def results(tmp_path_factory):
 
 def test_results_hold_regret_beside_window_tv(results):
     """Every task has window_tv and, per shape, imbalance, regret and drop rate at every horizon."""
-    for result in results:
-        for task in result.runs[0].tasks:
-            assert len(task.metrics["window_tv"]) == 3
-            for shape in ("quarter", "half", "plain"):
-                for metric in ("imbalance", "regret", "drop_rate"):
-                    assert len(task.metrics[f"{metric}@{shape}"]) == 3
+    names = {
+        f"{metric}@{shape}" for metric in ("imbalance", "regret", "drop_rate") for shape in ("quarter", "half", "plain")
+    }
+    assert names <= set(results.metrics)
+    assert results.table[["window_tv", *names]].notna().all(axis=None)
 
 
 def test_uniform_plans_regret_most_on_an_unequal_run(results):
     """A forecaster that sees the hot expert makes better plans than one that does not."""
-    mean = {r.name: np.mean([t.metrics["regret@quarter"][1] for t in r.runs[0].tasks]) for r in results}
-    assert mean["uniform"] > 2 * max(mean["last_value"], mean["sw_avg"])
+    cells = results.summarize(["horizon"], "regret@quarter").set_index(["horizon", "forecaster"])["value"]
+    assert cells[10, "uniform"] > 2 * max(cells[10, "last_value"], cells[10, "sw_avg"])

@@ -1,4 +1,4 @@
-"""Small and large batches of one suite stand apart: in the terminal and on the page of results."""
+"""Small and large batches of one suite stand apart."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from leaderboard import pages
-from leaderboard.pages.cards import leaderboard_table
-from leaderboard.pages.headline import headline_part
-from leaderboard.pages.openings import results_answer
-from leaderboard.pages.summaries import summary_files
-from leaderboard.site.inputs import Board, Entry, by_size
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.results.collection import Results
+from moeload_bench.results.results import Results
 from moeload_bench.results.strata import WORDS, by_stratum, nearest_words, size_words
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
@@ -39,38 +33,16 @@ def scored() -> tuple[Suite, Results]:
 
 
 def test_each_size_has_its_own_runs(scored: tuple[Suite, Results]) -> None:
-    """The part of a size holds every forecaster on the runs of that size; another suite has one part."""
-    suite, results = scored
-    parts = by_stratum(results, suite)
-    assert {size: [run.trace for run in part[0].runs] for size, part in parts.items()} == {
+    """The part of a size holds every forecaster on the runs of that size; runs of no size are one part."""
+    _, results = scored
+    parts = by_stratum(results)
+    assert {size: part.traces for size, part in parts.items()} == {
         WORDS["small"]: [TRACES[0].id],
         WORDS["large"]: [TRACES[1].id],
     }
-    assert all(len(part) == len(results) for part in parts.values())
-    other = [one.model_copy(update={"suite": one.suite.model_copy(update={"sha256": "0" * 64})}) for one in results]
-    assert by_stratum(other, suite) == {"": other}
-
-
-def test_no_table_of_a_suite_is_of_both_sizes(scored: tuple[Suite, Results], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card's table, the headline, the answer, the files of rows and the site's boards: each of these
-    is made once for small batches and once for large ones.
-    """
-    suite, results = scored
-    for page in (pages.results, pages.headline):
-        monkeypatch.setattr(page, "load_suite", lambda name: suite)
-    monkeypatch.setattr(pages.results, "results_of", lambda name: tuple(results))
-    for page in (pages.results, pages.summaries):
-        monkeypatch.setattr(page, "suites_with_results", lambda: ["own"])
-    for page in (pages.openings, pages.cards, pages.summaries):
-        monkeypatch.setattr(page, "scored_seasons", list)
-    for text in (headline_part("own"), results_answer(), leaderboard_table()):
-        assert [text.lower().count(words.lower()) for words in WORDS.values()] == [1, 1], text
-    tables = {path.stem: text for path, text in summary_files().items()}
-    assert tables.keys() == {"own-small", "own-large"}
-    assert TRACES[1].meta.recipe not in tables["own-small"]
-    boards = by_size(Board(suite, tuple(Entry(one, None, "claimed", ()) for one in results), None))
-    runs = [[run.trace for entry in board.entries for run in entry.result.runs] for board in boards]
-    assert runs == [[trace.id] * len(results) for trace in TRACES]
+    assert all(part.names == results.names for part in parts.values())
+    unsized = replace(results, table=results.table.assign(stratum=None))
+    assert by_stratum(unsized) == {"": unsized}
 
 
 def test_run_prints_a_table_for_each_size(scored: tuple[Suite, Results], tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Files of results: what is written is read again, and what a stranger wrote is read or refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from moeload_bench.errors import ResultError, printable
+from moeload_bench.results.facts import suite_facts
+from moeload_bench.results.files import KEY, load_results
+from moeload_bench.results.results import Results
+from moeload_bench.suites.suite import load_suite
+from tests.support.tables import made_results
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "leaderboard" / "results"
+MINI = RESULTS / "mini"
+SUITES = sorted(path.name for path in RESULTS.iterdir() if path.is_dir())
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    """Raise if two frames differ in more than the order of rows and the kind of text."""
+    pd.testing.assert_frame_equal(one.reset_index(drop=True), other.reset_index(drop=True), check_dtype=False)
+
+
+@pytest.mark.parametrize("name", ["file.parquet", "folder"])
+def test_results_read_as_they_were_written(tmp_path: Path, name: str) -> None:
+    """As one file and as a folder: rows, costs and what describes entries; numbers to 24 bits."""
+    results = load_results(MINI).select(["lstm", "sw_avg"])
+    found = load_results(results.save(tmp_path / name))
+    assert found.entries == results.entries
+    same(found.table, results.table)
+    same(found.facts, results.facts)
+    by = ["forecaster", "trace"]
+    same(found.costs.sort_values(by), results.costs.sort_values(by))
+
+
+def test_means_by_layer_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
+    """From a folder; a mean over layers of means over origins is that of the rows."""
+    assert load_results(MINI).layers is None
+    results = load_results(MINI, layers=True)
+    assert results.layers is not None
+    keys = ["forecaster", "trace", "state", "horizon"]
+    layers = results.layers.groupby(keys)["window_tv"].mean()
+    rows = results.table.groupby(keys)["window_tv"].mean()
+    pd.testing.assert_series_equal(layers, rows.reindex(layers.index), rtol=1e-5)
+
+
+def test_a_folder_takes_one_entry_more(tmp_path: Path) -> None:
+    """Costs of the others stay; an entry that is written again takes the place of the former one."""
+    results = load_results(MINI)
+    results.select(["lstm"]).save(tmp_path)
+    results.select(["sw_avg"]).save(tmp_path)
+    results.select(["sw_avg"]).save(tmp_path)
+    found = load_results(tmp_path)
+    assert found.names == ["lstm", "sw_avg"]
+    assert len(found.costs) == 2 * len(found.traces)
+
+
+def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
+    """No suite of the package has them."""
+    own = made_results({"sw_avg": [[0.1, 0.1]], "mine": [[0.05, 0.1]]})
+    facts = pd.DataFrame({"trace": ["own/test/seed0"] * 2, "state": ["stable"] * 2, "horizon": [1, 10],
+                          "floor_batch": ["exact"] * 2, "floor_batch.window_tv": [0.01, 0.02]})  # fmt: skip
+    results = Results(own.entries, own.table, own.costs, facts)
+    for place in ("own.parquet", "own"):
+        found = load_results(results.save(tmp_path / place))
+        same(found.facts, facts)
+        assert found.summarize(["state", "horizon"])["excess"].notna().all()
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_the_reference_in_the_wheel_is_the_committed_one(suite: str) -> None:
+    """Skill of a single forecaster on a suite is against these numbers."""
+    bundled = load_results(ROOT / "moeload_bench" / "data" / "reference" / f"{suite}.parquet")
+    committed = load_results(RESULTS / suite / "sw_avg.parquet")
+    same(bundled.table, committed.table)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_suite_with_results_comes_with_the_facts_of_its_traces(suite: str) -> None:
+    """All scored runs, with the suite's origins and horizons."""
+    tasks = load_suite(suite)
+    facts = suite_facts(tasks.name, tasks.sha256())
+    assert facts.keys() == {entry.id for entry in tasks.traces}
+    for entry in tasks.traces:
+        assert facts[entry.id].data_sha256 == entry.data_sha256
+        assert list(facts[entry.id].crossing) == [origin for origin, _ in entry.origins()]
+
+
+def rewritten(path: Path, **change: object) -> Path:
+    """Return a copy of a committed file with its rows, its metadata or its columns changed."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    about = json.loads(table.schema.metadata[KEY])
+    about |= change.get("about", {})  # type: ignore[operator]
+    if drop := change.get("drop"):
+        table = table.drop_columns([drop])
+    if column := change.get("column"):
+        name, values = column  # type: ignore[misc]
+        table = table.set_column(table.schema.get_field_index(name), name, pa.array([values] * len(table)))
+    metadata = {} if change.get("bare") else {KEY: json.dumps(about)}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bare": True}, "not a file of results: its metadata has no 'moeload_bench results'"),
+        ({"about": {"schema_version": 9}}, "schema_version: Input should be less than or equal to 3"),
+        ({"about": {"entries": []}}, "rows of .*'uniform'.*, expected those of its entries"),
+        ({"about": {"entries": [{"name": "\u001b[2J"}]}}, r"entries\.0\.target: Field required"),
+        ({"drop": "origin"}, "column 'origin' is missing, expected forecaster, trace"),
+        ({"column": ("window_tv", "much")}, "column 'window_tv' is string, expected double"),
+        ({"column": ("state", 1)}, "column 'state' is int64, expected text"),
+        ({"column": ("forecaster", "another")}, "rows of .*'another'.*, expected those of its entries"),
+    ],
+)
+def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    """With its name and the first thing that is wrong; what a stranger wrote moves no cursor when it is printed."""
+    path = rewritten(tmp_path / "mine.parquet", **change)
+    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    with pytest.raises(ResultError, match=rf"mine\.parquet: {message}") as caught:
+        load_results(path)
+    assert printable(str(caught.value)).isprintable()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"\xff" * 1000])
+def test_what_is_no_parquet_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
+    """Whatever the bytes are, the message names the file."""
+    path = tmp_path / "odd.parquet"
+    path.write_bytes(content)
+    with pytest.raises(ResultError, match=r"odd\.parquet: ") as caught:
+        load_results(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_of_former_schemas_names_the_commit_that_reads_it(tmp_path: Path) -> None:
+    """Results of schema 1 and 2 were JSON."""
+    (tmp_path / "old.json").write_text('{"schema_version": 1}')
+    with pytest.raises(ResultError, match=r"old\.json: results are parquet files now; JSON is read at commit 07f6d2b8"):
+        load_results(tmp_path / "old.json")
+    with pytest.raises(ResultError, match=r"no result is there, expected NAME\.parquet"):
+        load_results(tmp_path)
+    with pytest.raises(ResultError, match="no such file"):
+        load_results(tmp_path / "none.parquet")
