@@ -139,7 +139,7 @@ def test_the_best_of_nothing_is_nobody() -> None:
 
 
 def test_every_metric_of_results_can_be_asked_for(scored: Results) -> None:
-    """What `--metric` accepts covers what results hold; what nobody has has no table, what does not exist is refused."""
+    """What `--metric` accepts covers what results hold; a metric of nobody has no table, an unknown one is refused."""
     assert set(scored.metrics) <= set(metric_names())
     assert ratio_metric("regret@half") == "imbalance@half"
     assert ratio_metric("drop_rate@experts") is None
