@@ -13,7 +13,10 @@ from pathlib import Path
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.entry import Entry
+from moeload_bench.results.files import COSTS, joined, load_results
+from moeload_bench.results.record import ForecasterRecord, Result, load_result
+from moeload_bench.results.results import Results
 from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.check import folder_problems
@@ -42,21 +45,169 @@ def recipe_of_run(run: str) -> Recipe:
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
-    """Names of the suites that have a committed result."""
-    return sorted({path.parent.name for path in results.glob("*/*.json")})
+    """Return the names of the suites that have a committed result."""
+    return sorted({path.parent.name for path in results.glob("*/*.parquet")})
 
 
-def committed_results(suite: str, results: Path = RESULTS) -> list[Result]:
+def committed_results(suite: str, results: Path = RESULTS, layers: bool = False) -> Results:
     """Return the committed results of a suite: its baselines in their order, then the others by name.
 
-    Raises `ResultError` that names every file of another suite, of other traces or tasks, or without code.
+    ``layers`` reads the means by layer, too. Raise `ResultError` that names every file of another suite, of other
+    traces or tasks, or without code.
     """
     tasks = load_suite(suite)
-    found = load_all(tasks, results)
-    wrong = [f"{path.name}: {line}" for path, result in found.items() for line in result_problems(result, tasks)]
-    if wrong:
-        raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in wrong))
-    return in_suite_order(list(found.values()), tasks)
+    paths = [path for path in sorted((results / suite).glob("*.parquet")) if path.name != COSTS]
+    parts = {path: load_results(path, layers) for path in paths}
+    wrong = [f"{path.name}: {line}" for path, part in parts.items() for line in file_problems(path, part, tasks)]
+    if wrong or not parts:
+        lines = wrong or [f"none is in {results / suite}"]
+        raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in lines))
+    found = joined(list(parts.values()))
+    first = [name for name in tasks.baselines if name in found.entries]
+    return found.select([*first, *sorted(set(found.names) - set(first))])
+
+
+def file_problems(path: Path, found: Results, suite: Suite) -> Iterator[str]:
+    """Yield why a file NAME.parquet does not hold the result of NAME on this suite, or cannot be made again.
+
+    The hash of its code is provenance. What binds a result is that its entry forecasts the same when it is run again:
+    tests/leaderboard/test_behaviour.py.
+    """
+    if found.names != [path.stem]:
+        yield f"holds the result of {', '.join(found.names)}, expected that of {path.stem}"
+        return
+    yield from suite_problems(found, suite)
+
+
+def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
+    """Yield why the results of one entry are not those of this suite, or cannot be made again."""
+    (entry,) = found.entries.values()
+    if (entry.suite.name, entry.suite.sha256) != (suite.name, suite.sha256()):
+        got, expected = (f"{name} {sha256[:12]}" for name, sha256 in (
+            (entry.suite.name, entry.suite.sha256), (suite.name, suite.sha256())))  # fmt: skip
+        yield f"scored on suite {got}, expected {expected}"
+        return
+    if entry.scoring_version != SCORING_VERSION:
+        yield f"scoring version {entry.scoring_version}, expected {SCORING_VERSION}"
+    if entry.seed != suite.seed:
+        yield f"seed {entry.seed}, expected {suite.seed}"
+    yield from _trace_problems(found, suite)
+    try:
+        target_of(entry)
+    except MoeloadError as error:
+        commit = entry.environment.commit or "none"
+        yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
+
+
+def _trace_problems(found: Results, suite: Suite) -> Iterator[str]:
+    expected = {entry.id: entry for entry in suite.traces}
+    strata = {trace: stratum for stratum, traces in suite.strata().items() for trace in traces}
+    data = dict(zip(found.costs["trace"], found.costs["data_sha256"], strict=True))
+    rows = {str(trace): of_trace for trace, of_trace in found.table.groupby("trace")}
+    for trace in sorted(expected.keys() - (rows.keys() & data.keys())):
+        yield f"{trace}: missing; a result holds every run of the suite"
+    for trace in sorted((rows.keys() | data.keys()) - expected.keys()):
+        yield f"{trace}: not in suite {suite.name}"
+    if len(data) != len(found.costs):
+        yield "a run is listed twice"
+    for trace in sorted(expected.keys() & rows.keys() & data.keys()):
+        entry, of_trace = expected[trace], rows[trace]
+        if data[trace] != entry.data_sha256:
+            yield f"{trace}: scored on data {data[trace][:12]}, expected {entry.data_sha256[:12]}"
+        wanted = [(*origin, horizon) for origin in entry.origins() for horizon in suite.horizons]
+        tasks = list(zip(of_trace["origin"], of_trace["state"], of_trace["horizon"], strict=True))
+        if sorted(tasks) != sorted(wanted):
+            missing = sorted(set(wanted) - set(tasks))
+            at = ", origin {} ({}) at horizon {} is missing".format(*missing[0]) if missing else ""
+            yield f"{trace}: {len(tasks)} tasks at a horizon, expected the suite's {len(wanted)}{at}"
+        groups = set(zip(of_trace["recipe"], of_trace["stratum"].fillna(""), strict=True))
+        if groups != {(trace.split("/")[0], strata.get(trace, ""))}:
+            yield f"{trace}: recipe and stratum are {sorted(groups)}, expected those of suite {suite.name}"
+
+
+def committed_run(path: Path) -> Run:
+    """Return what pages say of a trace, which is read and described once as long as its file stays as it is."""
+    return _run(path, *_state_of(path))
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@cache
+def _run(path: Path, *_: int) -> Run:
+    return read_run(path)
+
+
+def entry_problems(result: Entry | Result, folder: Folder, suite: Suite) -> Iterator[str]:
+    """Yield why a result is not that of its submission, or not one that the submission's verification is of."""
+    yield from folder_problems(folder, suite)
+    record, made = folder.record, _made(result)
+    expected = {
+        "suite": (f"{result.suite.name} {result.suite.sha256[:12]}", f"{suite.name} {suite.sha256()[:12]}"),
+        "scoring version": (result.scoring_version, SCORING_VERSION),
+        "forecaster name": (made.name, record.name),
+        "forecaster target": (made.target, record.result_target),
+        "forecaster kwargs": (made.kwargs, record.kwargs),
+        "requirements": (made.requirements, folder.requirements),
+    }
+    for what, (got, wanted) in expected.items():
+        if got != wanted:
+            yield f"{what}: the result says {got!r}, expected {wanted!r}: {VERIFY_AGAIN}"
+    if record.has_code and made.source_sha256 != folder.source_sha256:
+        yield f"the code has changed since the result was made: {VERIFY_AGAIN}"
+    verification = folder.verification
+    if verification is None:
+        if result.status == "verified":
+            yield f"the result says verified, but no verification.json says so: {VERIFY_AGAIN}"
+    elif verification.commit != result.environment.commit:
+        yield f"verification.json is about another result: {VERIFY_AGAIN}"
+    elif (result.status == "verified") != (verification.status == "verified"):
+        yield f"the result says {result.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
+
+
+def target_of(result: Entry | Result, submissions: Path = SUBMISSIONS) -> Target:
+    """Return what to run to obtain a result again: a submission's code, or a baseline.
+
+    Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
+    """
+    folder = submission_of(result, submissions)
+    target = parse_target(_made(result).target) if folder is None else folder.target()
+    return replace(target, name=result.name)
+
+
+def model_type_of(result: Entry | Result, record: Submission | None) -> ModelType:
+    """Return what a forecaster is: what its submission says, else what follows from how it was made."""
+    if record is not None and record.model_type is not None:
+        return record.model_type
+    if _made(result).target == UNIFORM:
+        return "yardstick"
+    fitted = result.fit_wall_s is not None
+    return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
+
+
+def submission_of(result: Entry | Result, submissions: Path = SUBMISSIONS) -> Folder | None:
+    """Return the submission that a result is named after, None where there is none."""
+    folder = submissions / result.name
+    return read_folder(folder) if (folder / RECORD).is_file() else None
+
+
+def _made(result: Entry | Result) -> Entry | ForecasterRecord:
+    return result.forecaster if isinstance(result, Result) else result
+
+
+def result_path(suite: str, name: str) -> str:
+    """Return where a result lies below the root of a leaderboard."""
+    return f"results/{suite}/{name}.parquet"
+
+
+# JSON records, which site, seasons, verification and re-runs still read
+
+
+def record_path(suite: str, name: str) -> str:
+    """Return where a JSON record lies below the root of a leaderboard."""
+    return f"results/{suite}/{name}.json"
 
 
 def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
@@ -77,24 +228,9 @@ def committed_result(path: Path) -> Result:
     return _result(path, *_state_of(path))
 
 
-def committed_run(path: Path) -> Run:
-    """Return what pages say of a trace, which is read and described once as long as its file stays as it is."""
-    return _run(path, *_state_of(path))
-
-
-def _state_of(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
-
-
 @cache
 def _result(path: Path, *_: int) -> Result:
     return load_result(path)
-
-
-@cache
-def _run(path: Path, *_: int) -> Run:
-    return read_run(path)
 
 
 def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
@@ -128,33 +264,6 @@ def result_problems(result: Result, suite: Suite) -> Iterator[str]:
         yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
 
 
-def entry_problems(result: Result, folder: Folder, suite: Suite) -> Iterator[str]:
-    """Yield why a result is not that of its submission, or not one that the submission's verification is of."""
-    yield from folder_problems(folder, suite)
-    record, made = folder.record, result.forecaster
-    expected = {
-        "suite": (f"{result.suite.name} {result.suite.sha256[:12]}", f"{suite.name} {suite.sha256()[:12]}"),
-        "scoring version": (result.scoring_version, SCORING_VERSION),
-        "forecaster name": (made.name, record.name),
-        "forecaster target": (made.target, record.result_target),
-        "forecaster kwargs": (made.kwargs, record.kwargs),
-        "requirements": (made.requirements, folder.requirements),
-    }
-    for what, (got, wanted) in expected.items():
-        if got != wanted:
-            yield f"{what}: the result says {got!r}, expected {wanted!r}: {VERIFY_AGAIN}"
-    if record.has_code and made.source_sha256 != folder.source_sha256:
-        yield f"the code has changed since the result was made: {VERIFY_AGAIN}"
-    verification = folder.verification
-    if verification is None:
-        if result.status == "verified":
-            yield f"the result says verified, but no verification.json says so: {VERIFY_AGAIN}"
-    elif verification.commit != result.environment.commit:
-        yield f"verification.json is about another result: {VERIFY_AGAIN}"
-    elif (result.status == "verified") != (verification.status == "verified"):
-        yield f"the result says {result.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
-
-
 def _runs(result: Result, suite: Suite) -> Iterator[str]:
     runs = {run.trace: run for run in result.runs}
     expected = {entry.id: entry for entry in suite.traces}
@@ -173,34 +282,3 @@ def _runs(result: Result, suite: Suite) -> Iterator[str]:
         if missing or len(tasks) != len(run.tasks) or len(tasks) != len(entry.origins()):
             at = f", origin {missing[0][0]} ({missing[0][1]}) is missing" if missing else ""
             yield f"{trace}: {len(run.tasks)} tasks, expected the suite's {len(entry.origins())}{at}"
-
-
-def target_of(result: Result, submissions: Path = SUBMISSIONS) -> Target:
-    """Return what to run to obtain a result again: a submission's code, or a baseline.
-
-    Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
-    """
-    folder = submission_of(result, submissions)
-    target = parse_target(result.forecaster.target) if folder is None else folder.target()
-    return replace(target, name=result.name)
-
-
-def model_type_of(result: Result, record: Submission | None) -> ModelType:
-    """Return what a forecaster is: what its submission says, else what follows from how it was made."""
-    if record is not None and record.model_type is not None:
-        return record.model_type
-    if result.forecaster.target == UNIFORM:
-        return "yardstick"
-    fitted = result.fit_wall_s is not None
-    return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
-
-
-def submission_of(result: Result, submissions: Path = SUBMISSIONS) -> Folder | None:
-    """Return the submission that a result is named after, None where there is none."""
-    folder = submissions / result.name
-    return read_folder(folder) if (folder / RECORD).is_file() else None
-
-
-def result_path(suite: str, name: str) -> str:
-    """Return where a result lies below the root of a leaderboard."""
-    return f"results/{suite}/{name}.json"

@@ -19,7 +19,6 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.files import write_whole
 from moeload_bench.hub.fetch import release_order, suite_pins
 from moeload_bench.hub.pretrained import PINNED, WEIGHTS, archive_of
-from moeload_bench.results.grid import Row, known_grid
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.states.rule import LABELS
 
@@ -49,13 +48,14 @@ def _weights() -> bytes:
     return save(arrays, metadata={"format": "np"})
 
 
-def _rows(suite: str) -> list[Row]:
+def _rows(suite: str) -> list[Any]:
     """Return the forecaster's row of each state that all suites have."""
-    grid = known_grid(committed_results(suite), METRIC)
-    return [row for row in grid.of(NAME) if row.state in LABELS and row.skill is not None]
+    rows = committed_results(suite).summarize(["state"], METRIC)
+    rows = rows[(rows["forecaster"] == NAME) & rows["state"].isin(LABELS) & rows["skill"].notna()]
+    return list(rows.itertuples())
 
 
-def _card(place: str, rows: dict[str, list[Row]]) -> str:
+def _card(place: str, rows: dict[str, list[Any]]) -> str:
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(
@@ -77,7 +77,7 @@ def _card(place: str, rows: dict[str, list[Row]]) -> str:
     )  # fmt: skip
 
 
-def _records(suite: str, rows: list[Row]) -> bytes:
+def _records(suite: str, rows: list[Any]) -> bytes:
     """Return the evaluation records of a suite: what rises is better, so skill in percent."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
@@ -86,7 +86,7 @@ def _records(suite: str, rows: list[Row]) -> bytes:
         EvalResultEntry(
             dataset_id=repo,
             task_id=f"{suite}-{row.state}",
-            value=round(100 * (row.skill or 0.0), 2),
+            value=round(100 * (row.skill), 2),
             dataset_revision=revision,
             notes=f"skill of {METRIC} against sw_avg, percent, all horizons",
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from leaderboard.committed import committed_results, suites_with_results
+from leaderboard.committed import in_suite_order, load_all, suites_with_results
 from leaderboard.season_tools.scored import ScoredSeason
 from moeload_bench.results.grid import metrics_in
 from moeload_bench.results.record import Result
@@ -17,7 +17,8 @@ from moeload_bench.suites.suite import Suite, load_suite
 @functools.cache
 def results_of(suite: str) -> tuple[Result, ...]:
     """Return the committed results of a suite, read once."""
-    return tuple(committed_results(suite))
+    tasks = load_suite(suite)
+    return tuple(in_suite_order(list(load_all(tasks).values()), tasks))
 
 
 def results_by_size(suite: str) -> Mapping[str, Sequence[Result]]:

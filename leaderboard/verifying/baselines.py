@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT, entry_problems, result_path
+from leaderboard.committed import ROOT, entry_problems, record_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
@@ -20,7 +20,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     """Return the folder of one baseline; a verification of another result goes. Raises `SubmissionError`,
     `ResultError`.
     """
-    result = load_result(root / result_path(suite.name, name))
+    result = load_result(root / record_path(suite.name, name))
     who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)
     folder = read_folder(path)
@@ -29,7 +29,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
         for file in (VERIFICATION, FITTED):
             (path / file).unlink(missing_ok=True)
         result = result.model_copy(update={"status": "claimed"})
-        result.save(root / result_path(suite.name, name))
+        result.save(root / record_path(suite.name, name))
         folder = read_folder(path)
         wrong = list(entry_problems(result, folder, suite))
     if wrong:
@@ -44,7 +44,7 @@ def submit_baselines() -> None:
     """
     suite = load_suite(default_suite())
     for name in suite.baselines:
-        if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
+        if (ROOT / "leaderboard" / record_path(suite.name, name)).is_file():
             say(str(write_submission(name, suite).path))
         else:
             say(f"{name}: left out, it has no result on {suite.name}", err=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from leaderboard.committed import result_path
+from leaderboard.committed import record_path
 from leaderboard.verifying.verify import Request, Verified, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
@@ -88,7 +88,7 @@ def verify(
         )
     if not dry_run:
         root = folder.resolve().parent.parent
-        write_verification(verified, read, root / result_path(tasks.name, read.record.name))
+        write_verification(verified, read, root / record_path(tasks.name, read.record.name))
     _show_verified(verified, as_json)
 
 

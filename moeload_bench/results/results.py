@@ -36,7 +36,7 @@ class Results:
     costs: pd.DataFrame
     facts: pd.DataFrame
     layers: pd.DataFrame | None = None
-    _errors: dict[str, pd.DataFrame] = field(default_factory=dict)
+    _errors: dict[str, pd.DataFrame] = field(default_factory=dict, init=False)
 
     @classmethod
     def of(
@@ -211,6 +211,23 @@ class Results:
         p = skill.p_values(groups, levels)
         p_holm = p.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
         return summary.long({"skill": skill.skill_of(skill.centers(groups, levels)), "p": p, "p_holm": p_holm}, levels)
+
+    def compare(self, a: str, b: str, by: Sequence[str] = (), metric: str = PRIMARY) -> pd.DataFrame:
+        """Return what forecaster ``a`` saves of the error of ``b``, paired by recipe: a row per group.
+
+        Columns: ``by``, `saving` (0.1: 10 % less error) with [`low`, `high`] for a new recipe and [`seeds_low`,
+        `seeds_high`] for new seeds, `p` of no difference, `recipes`, `runs`, `median`, `clipped_mean`, `without_two`
+        (without the two most influential runs), `saving@0` and `saving@0.005` (with other offsets than 0.001):
+        `results.savings`. Raise `NotFoundError` for another forecaster, group or metric.
+        """
+        from moeload_bench.results.savings import savings
+
+        levels = self._levels(by)
+        errors = self._tasks(self._ratio(metric), levels)
+        for name in (a, b):
+            if name not in errors:
+                raise not_found("forecaster", name, [str(each) for each in errors])
+        return savings(errors[[a, b]], levels, self.twins)
 
     def _levels(self, by: Sequence[str]) -> tuple[str, ...]:
         names = (by,) if isinstance(by, str) else tuple(by)

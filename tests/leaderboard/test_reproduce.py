@@ -6,14 +6,12 @@ import dataclasses
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from leaderboard import reproduce
-from leaderboard.committed import RESULTS, committed_results, load_all, result_problems, suites_with_results
-from leaderboard.pages.results import results_of
+from leaderboard.committed import RESULTS, load_all, result_problems, suites_with_results
 from leaderboard.reproduce import TOLERANCES, bounds_of, compare, prepared, report, same_machine
 from leaderboard.suites.freeze import to_toml
 from leaderboard.verifying.agreement import value_bound
@@ -59,59 +57,6 @@ def with_value(result: Result, value: float) -> Result:
     value_K = (task.metrics["window_tv"][0], value, *task.metrics["window_tv"][2:])
     changed = task.model_copy(update={"metrics": {**task.metrics, "window_tv": value_K}})
     return with_run(result, tasks=(changed, *result.runs[0].tasks[1:]))
-
-
-@pytest.mark.slow
-def test_committed_results_are_the_suite_s_and_the_code_s() -> None:
-    """Nothing to complain about in any committed result of any suite."""
-    for name in suites_with_results():
-        assert committed_results(name)
-
-
-BAD: dict[str, tuple[Callable[[Result], Result], str]] = {
-    "another suite": (
-        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"sha256": "0" * 64})}),
-        "scored on suite mini 000000000000, expected mini",
-    ),
-    "another name": (
-        lambda r: r.model_copy(update={"suite": r.suite.model_copy(update={"name": "v9"})}),
-        "scored on suite v9",
-    ),
-    "unknown code": (lambda r: with_forecaster(r, target="no_such", name="no_such"), "its code cannot be found"),
-    "another version of scoring": (lambda r: r.model_copy(update={"scoring_version": 0}), "scoring version 0"),
-    "another seed": (lambda r: r.model_copy(update={"seed": 7}), "seed 7, expected 0"),
-    "a missing run": (lambda r: r.model_copy(update={"runs": r.runs[1:]}), "seed1: missing; a result holds"),
-    "an extra run": (lambda r: with_run(r, trace="a/test/seed9"), "a/test/seed9: not in suite mini"),
-    "a run twice": (lambda r: r.model_copy(update={"runs": (*r.runs, r.runs[0])}), "listed twice"),
-    "other data": (lambda r: with_run(r, data_sha256="0" * 64), "scored on data 000000000000, expected"),
-    "a missing task": (lambda r: with_run(r, tasks=r.runs[0].tasks[1:]), r"39 tasks, expected .* origin 20 \(trans"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_a_result_that_does_not_belong_is_refused_by_name(name: str, tmp_path: Path) -> None:
-    """Another suite, unknown code, other runs, other data: the message names the file and what is wrong."""
-    change, message = BAD[name]
-    change(sw_avg()).save(tmp_path / "mini" / "mine.json")
-    with pytest.raises(ResultError, match=rf"(?s)mine\.json: .*{message}"):
-        committed_results("mini", tmp_path)
-
-
-def test_two_results_of_one_forecaster_are_refused(tmp_path: Path) -> None:
-    """Which of them counts could not be told."""
-    for name in ("a", "b"):
-        sw_avg().save(tmp_path / "mini" / f"{name}.json")
-    with pytest.raises(ResultError, match=r"b\.json: a second result of sw_avg; the first is a\.json"):
-        load_all(load_suite("mini"), tmp_path)
-
-
-def test_tables_are_made_from_checked_results_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`make tables` goes through the same door."""
-    results_of.cache_clear()
-    monkeypatch.setattr("leaderboard.committed.SCORING_VERSION", 99)
-    with pytest.raises(ResultError, match="expected 99"):
-        results_of("mini")
-    results_of.cache_clear()
 
 
 def test_results_on_other_data_are_not_compared() -> None:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from leaderboard import pages
-from leaderboard.committed import RESULTS, suites_with_results
 from leaderboard.pages.headline import headline
 from leaderboard.pages.parts import fill_parts
 from moeload_bench.errors import ResultError
@@ -17,7 +16,6 @@ from moeload_bench.files import file_name
 from moeload_bench.results.grid import result_grid
 from moeload_bench.results.record import Result, load_result
 from moeload_bench.results.tables import skill_text, three_digits
-from moeload_bench.suites.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,12 +51,6 @@ def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Res
                 copies.append(run.model_copy(update={"tasks": tuple(tasks)}))
         out.append(result.model_copy(update={"runs": tuple(copies)}))
     return out
-
-
-@pytest.mark.parametrize("suite", suites_with_results())
-def test_every_baseline_of_a_suite_with_results_has_one(suite: str) -> None:
-    """Results of some baselines only would be a table with rows left out."""
-    assert set(load_suite(suite).baselines) <= {path.stem for path in (RESULTS / suite).glob("*.json")}
 
 
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from leaderboard.committed import entry_problems, result_path
+from leaderboard.committed import entry_problems, record_path
 from moeload_bench.results.record import load_result
 from moeload_bench.submissions.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
@@ -59,7 +59,7 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """
     folder = read_folder(path)
     suite = load_suite(folder.record.suite.name)
-    result = load_result(ROOT / "leaderboard" / result_path(suite.name, path.name))
+    result = load_result(ROOT / "leaderboard" / record_path(suite.name, path.name))
     assert list(entry_problems(result, folder, suite)) == [], "run `make verify` and commit what it writes"
 
 
