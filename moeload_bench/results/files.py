@@ -23,6 +23,7 @@ from moeload_bench.results.facts import suite_facts
 from moeload_bench.results.results import Results
 from moeload_bench.results.table import COST_KEYS, FACT_KEYS, LAYER_KEYS, ROW_KEYS, TEXTS, fact_frame, metric_columns
 from moeload_bench.schema import Record, first_problem
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.traces.trial import try_to_open
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ MAX_COLUMNS = 1000
 MAX_CELLS = 200_000_000
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
+WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
+"""Metrics whose ratios are near 1, or whose means are near 0: 24 bits would show in skill and in means."""
 JSON_READ_AT = "07f6d2b8"
 """The commit that reads the JSON results of schema 2."""
 
@@ -161,12 +164,12 @@ def scored_columns(frame: pd.DataFrame) -> pd.DataFrame:
 def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequence[str] = ()) -> None:
     """Write a frame; ``numbers`` are kept as numbers of 24 bits: the scores of two machines agree less closely.
 
-    Imbalances are near 1, and of their logarithms the skill is made: they keep all of their nine digits.
+    Those of WHOLE keep all of their nine digits.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    short = [name for name in numbers if not name.startswith("imbalance@")]
+    short = [name for name in numbers if name.partition("@")[0] not in WHOLE]
     types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(short, pa.float32())
     columns = {name: pa.array(frame[name], types.get(name), from_pandas=True) for name in map(str, frame.columns)}
     table = pa.table(columns).replace_schema_metadata({KEY: about.model_dump_json(exclude_none=True)})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import moeload_bench
 from moeload_bench import Forecaster, list_traces, write_trace
 from moeload_bench.forecaster import SUM_TOLERANCE, FittedForecaster
 from moeload_bench.isolation.targets import load_class, parse_target
+from moeload_bench.results.results import Results
 from tests.conftest import need, synthetic_trace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,15 +28,16 @@ def signatures() -> list[tuple[str, str]]:
     found = []
     for block in BLOCKS:
         lines = [CALL.fullmatch(line) for line in block.splitlines()]
-        named = [line for line in lines if line and line[1].split(".")[0] in moeload_bench.__all__]
+        named = [line for line in lines if line and line[1].split(".")[0] in (*moeload_bench.__all__, "Results")]
         if len(named) == len(lines):
             found += [(line[1], line[2] or "") for line in named]
     return found
 
 
 def owner_of(name: str) -> Any:
-    found: Any = moeload_bench
-    for part in name.split("."):
+    first, *parts = name.split(".")
+    found: Any = Results if first == "Results" else getattr(moeload_bench, first)
+    for part in parts:
         found = inspect.getattr_static(found, part, None) or getattr(found, part)
     return found
 
@@ -91,7 +92,7 @@ def test_constants_on_the_page_are_the_code_s() -> None:
 
 @pytest.mark.slow
 def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand, with the class of the README; `to_pandas` has the columns that the page names."""
+    """As they stand, in a checkout, with the class of the README; a table has the columns that the page names."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     mine = re.search(r"```python\n(# my\.py\n.*?)```", readme, re.DOTALL)
     assert mine is not None
@@ -99,22 +100,22 @@ def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     Path("my.py").write_text(mine[1], encoding="utf-8")
     trace = synthetic_trace(1200, recipe="my-run")
     write_trace(trace, f"runs/{trace.id}.parquet")
+    Path("leaderboard").symlink_to(ROOT / "leaderboard")
     need("transformers", "pip install '.[record]'")
     mine_alone: dict[str, Any] = {"Mine": load_class(parse_target("my.py:Mine"))}
     scope = dict(mine_alone)
     for block in BLOCKS:
-        if "import" in block.split() or block.startswith("class"):
+        if "import" in block.split() or block.startswith(("class", "results =")):
             exec(block, scope)
             scope |= mine_alone  # the page's skeleton has no body
     assert scope["mean_KLE"].shape == (2, 6, 8)
     assert (scope["imported"].steps, list_traces(tmp_path / "runs")[-1].id) == (50, "tiny/test/seed0")
     assert scope["decision"].take in scope["decision"].candidates
-    assert scope["first"].name == scope["again"][0].name == "last_value"
-    named = re.search(r"The columns of `to_pandas` are (.*?), and one per", PAGE, re.DOTALL)
-    assert named is not None
-    columns: Sequence[str] = re.findall(r"`(\w+)`", named[1])
-    assert list(scope["frame"].columns[: len(columns)]) == columns
-    assert not scope["results"].failures
+    assert scope["first"].names == scope["again"].names == ["last_value"]
+    columns = fields("`Results` is one table")
+    assert columns == [field.name for field in dataclasses.fields(Results) if not field.name.startswith("_")]
+    assert scope["best"] != scope["second"]
+    assert scope["results"].suite.name == "v3"
 
 
 def test_the_skeleton_of_the_page_keeps_the_protocols() -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from typer.testing import CliRunner
 
 from leaderboard.season_tools.claims import Test, against_others, cell_gains
@@ -27,12 +28,13 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.live.cluster import ASSUMED
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.results.comparison import errors_of, reference_of, with_runs_of
-from moeload_bench.results.grid import Standings
-from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.statistics import compare
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
+from moeload_bench.results.run_result import CostResult
+from moeload_bench.results.table import metric_columns
+from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
-from moeload_bench.suites.suite import CROSSING, Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import data_sha256, find_trace, read_trace, write_trace
 from tests.support.foreign import formats, logs
 from tests.support.synthetic import settling_trace
@@ -71,34 +73,27 @@ TRACES = (
 
 def published(name: str) -> dict[str, list[dict[str, Any]]]:
     """Return the runs of each committed entry of a round; see `_runs`."""
-    return {result.name: _runs(result) for result in _results(name)}
+    return _entries(_results(name))
 
 
 def tasks(name: str) -> dict[str, dict[str, Any]]:
     """Return origins, states, crossings and floors of each run of a round."""
-    return {
-        run.trace: {
-            "origins": [task.origin for task in run.tasks],
-            "states": "".join(task.state[0] for task in run.tasks),
-            "crossing": ["".join("-x"[crosses] for crosses in task.crossing) for task in run.tasks],
-            "floors": run.floors,
-            "marks": run.floor_marks,
-        }
-        for run in _results(name)[0].runs
-    }
+    results = _results(name)
+    first = results.table[results.table["forecaster"] == results.names[0]]
+    return {str(trace): _tasks(rows, results.facts) for trace, rows in first.groupby("trace", sort=False)}
 
 
 def statistics(name: str) -> dict[str, Any]:
     """Return skill, intervals, ranks and Holm's p of a round: by part, state, and horizon or all of them."""
     results = _ranked(name)
-    return {part: _standings(with_runs_of(results, runs)) for part, runs in _parts(name, results).items()}
+    return {part: _standings(results.select(traces=runs)) for part, runs in _parts(name, results).items()}
 
 
 def claims() -> dict[str, Any]:
     """Return the tests that the plan of the season names: its candidate against others, and in each cell."""
     draws = _season().plan().draws
     assert draws is not None
-    errors, found = errors_of(_ranked(SEASON), "window_tv"), {}
+    errors, found = errors_of(_ranked(SEASON), "window_tv"), {}  # noqa: F821
     for one in draws.sets:
         cells = cell_gains(errors, draws.candidate, draws.tuned_average, one.stratum_of)
         others = {
@@ -157,10 +152,7 @@ def scored() -> dict[str, dict[str, list[dict[str, Any]]]]:
     v3 = _suite("v3")
     some = v3.model_copy(update={"traces": tuple(entry for entry in v3.traces if entry.id in RUNS)})
     suites = {"mini": _suite("mini"), "v3": some}
-    return {
-        name: {result.name: _runs(result) for result in evaluate(FORECASTERS, suite, level="none", fresh=True)}
-        for name, suite in suites.items()
-    }
+    return {name: _entries(evaluate(FORECASTERS, suite, level="none", fresh=True)) for name, suite in suites.items()}
 
 
 def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -253,40 +245,97 @@ def _suite(name: str) -> Suite:
 
 
 @cache
-def _results(name: str) -> list[Result]:
+def _results(name: str) -> Results:
     """Return the committed results of a round, by name."""
     folder = _season().results if name == SEASON else ROOT / "leaderboard" / "results" / name
-    return [load_result(path) for path in sorted(folder.glob("*.json"))]
+    return load_results(folder, layers=True)
 
 
-def _ranked(name: str) -> list[Result]:
+def _ranked(name: str) -> Results:
     """Return the committed results that have a rank: all, but for demonstrations of the season."""
     if name != SEASON:
         return _results(name)
     ranked = {entry.name for entry in _season().commitment().entries if entry.ranked}
-    return [result for result in _results(name) if result.name in ranked]
+    return _results(name).select([entry for entry in _results(name).names if entry in ranked])
 
 
-def _runs(result: Result) -> list[dict[str, Any]]:
-    """Return the runs of an entry: tasks, means by layer, events counted, costs, and the hash of its forecasts."""
+def _tasks(rows: pd.DataFrame, facts: pd.DataFrame) -> dict[str, Any]:
+    """Return origins, states, crossings and floors of a run, from its rows of one forecaster."""
+    first, K = rows.drop_duplicates("origin"), rows["horizon"].nunique()
+    crossing_OK = rows["crossing"].to_numpy(bool).reshape(-1, K)
+    known = facts[facts["trace"] == rows["trace"].iloc[0]]
+    floors: dict[str, Any] = {}
+    for column in (column for column in known.columns if "." in column):
+        floor, metric = column.split(".")
+        for state, own in known.groupby("state", sort=False):
+            # a floor that the trace has not is absent; one without a value at a horizon is null there
+            if own[floor].notna().all() and own[column].notna().any():
+                floors.setdefault(state, {}).setdefault(floor, {})[metric] = own[column].tolist()
+    return {
+        "origins": first["origin"].tolist(),
+        "states": "".join(state[0] for state in first["state"]),
+        "crossing": ["".join("-x"[crosses] for crosses in crossing_K) for crossing_K in crossing_OK.astype(int)],
+        "floors": floors,
+        "marks": {
+            floor: known[floor].iloc[0] for floor in FLOOR_NAMES if floor in known and known[floor].notna().any()
+        },
+    }
+
+
+def _entries(results: Results) -> dict[str, list[dict[str, Any]]]:
+    """Return of each entry its runs: tasks, means by layer, events counted, costs, and the hash of its forecasts."""
+    rows = {key: found for key, found in results.table.groupby(["forecaster", "trace"], sort=False)}
+    layers = {key: found for key, found in results.layers.groupby(["forecaster", "trace"], sort=False)}
+    costs = results.costs.set_index(["forecaster", "trace"])
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in results.names}
+    for (name, trace), own in rows.items():
+        cost = costs.loc[(name, trace)]
+        found[name].append(
+            {
+                "run": trace,
+                "horizons": results.horizons,
+                "tasks": _scores(own),
+                "layers": _means(layers[name, trace]),
+                "counts": json.loads(cost["counts"]),
+                "costs": {field: _plain(cost[field]) for field in CostResult.model_fields},
+                "data_sha256": cost["data_sha256"],
+                "forecasts_sha256": cost["forecasts_sha256"],
+            }
+        )
+    return found
+
+
+def _scores(rows: pd.DataFrame) -> list[tuple[Any, ...]]:
+    """Return origin, state, failure and metrics of each task."""
+    K = rows["horizon"].nunique()
+    first = rows.iloc[::K]
+    value_OK = {name: rows[name].to_numpy().reshape(-1, K) for name in metric_columns(rows) if rows[name].notna().any()}
+    heads = zip(first["origin"].tolist(), first["state"].tolist(), first["failure"].tolist(), strict=True)
     return [
-        {
-            "run": run.trace,
-            "horizons": result.suite.horizons,
-            "tasks": [(task.origin, task.state, task.failure, task.metrics) for task in run.tasks],
-            "layers": run.per_layer,
-            "counts": run.counts,
-            "costs": run.cost.model_dump(),
-            "data_sha256": run.data_sha256,
-            "forecasts_sha256": run.forecasts_sha256,
-        }
-        for run in result.runs
+        (origin, state, failure if isinstance(failure, str) else None, {k: v[o].tolist() for k, v in value_OK.items()})
+        for o, (origin, state, failure) in enumerate(heads)
     ]
 
 
-def _parts(name: str, results: Sequence[Result]) -> Mapping[str, Sequence[str]]:
+def _means(layers: pd.DataFrame) -> dict[str, Any]:
+    """Return by state and metric the means by layer, [K, L]."""
+    found: dict[str, Any] = {}
+    for state, own in layers.groupby("state", sort=False):
+        L = own["layer"].nunique()
+        for name in metric_columns(own):
+            if own[name].notna().any():
+                found.setdefault(state, {})[name] = own[name].to_numpy().reshape(-1, L).tolist()
+    return found
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if value is None or value != value else value
+
+
+def _parts(name: str, results: Results) -> Mapping[str, Sequence[str]]:
     """Return the runs of each part of a round that has a table: sizes of batches, sets of the season and both."""
-    runs = [run.trace for run in results[0].runs]
+    runs = results.traces
     if name != SEASON:
         return {"all": runs, **_suite(name).strata()}
     draws, found = _season().plan().draws, {}
@@ -300,29 +349,46 @@ def _parts(name: str, results: Sequence[Result]) -> Mapping[str, Sequence[str]]:
     return found
 
 
-def _standings(results: Sequence[Result]) -> dict[str, Any]:
+def _standings(results: Results) -> dict[str, Any]:
     """Return by metric, state and horizon each forecaster's row, its ranks and its p against the reference."""
-    reference = reference_of(results)
-    assert reference is not None
     found: dict[str, Any] = {}
     for metric in ("window_tv", "regret@quarter"):
-        scores = Standings(results, metric, reference)
-        for state in (*LABELS, CROSSING):
-            if not scores.has(state):
-                continue
-            for horizon in (None, *scores.horizons) if metric == "window_tv" else (None,):
-                ranks = scores.ranks(state, horizon)
-                rows: dict[str, Any] = {}
-                for row in scores.rows(state, horizon):
-                    ends = {one.claim: [one.low, one.high] for one in row.intervals}
-                    rank = list(ranks[row.forecaster]) if ranks else None
-                    rows[row.forecaster] = {"skill": row.skill, "ends": ends, "ranks": rank, "runs": row.runs}
-                    rows[row.forecaster] |= {} if horizon else {"value": row.value_K, "excess": row.excess_K}
-                if metric == "window_tv":
-                    errors = scores.errors.at(scores.places(state, horizon).tolist())
-                    for test in compare(errors.by_forecaster, reference.name, errors.tasks):
-                        rows[test.forecaster] |= {"p": test.p, "p_holm": test.p_holm}
-                found.setdefault(metric, {}).setdefault(state, {})[str(horizon or "all")] = rows
+        wide = results.summarize(["state", "horizon"], metric).pivot(
+            index=["state", "forecaster"], columns="horizon", values=["value", "excess"]
+        )
+        for by in (["state"], ["state", "horizon"]) if metric == "window_tv" else (["state"],):
+            keys = [*by, "forecaster"]
+            rows = results.summarize(by, metric)
+            rows = rows.merge(results.ranks(by, metric), how="left", on=keys)
+            if metric == "window_tv":
+                tests = results.tests(results.reference.names[0], by, metric).drop(columns="skill")
+                rows = rows.merge(tests, how="left", on=keys)
+            for row in rows.to_dict("records"):
+                ends = {"a new recipe": ["low", "high"], "these recipes, new seeds": ["seeds_low", "seeds_high"]}
+                one = {
+                    "skill": _plain(row["skill"]),
+                    "ends": {
+                        claim: [row[end] for end in both]
+                        for claim, both in ends.items()
+                        if row[both[0]] == row[both[0]]
+                    },
+                    "ranks": None
+                    if row["rank_low"] != row["rank_low"]
+                    else [int(row["rank_low"]), int(row["rank_high"])],
+                    "runs": row["runs"],
+                }
+                state, forecaster = row["state"], row["forecaster"]
+                if "horizon" not in by:
+                    value_K, excess_K = (
+                        wide.loc[(state, forecaster), name].reindex(results.horizons) for name in ("value", "excess")
+                    )
+                    one |= {"value": value_K.tolist(), "excess": excess_K.tolist() if excess_K.notna().any() else []}
+                if metric == "window_tv" and forecaster != results.reference.names[0]:
+                    one |= {"p": _plain(row["p"]), "p_holm": _plain(row["p_holm"])}
+                place = (
+                    found.setdefault(metric, {}).setdefault(state, {}).setdefault(str(row.get("horizon", "all")), {})
+                )
+                place[forecaster] = one
     return found
 
 
