@@ -14,12 +14,13 @@ from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
-from moeload_bench.results.collection import Results
+from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
 from tests.support import forecasters
+from tests.support.scores import failures, metric_OK, same_scores
 
 HERE = Path(__file__).parents[1] / "support" / "forecasters.py"
 HORIZONS = (1, 10, 100)
@@ -45,13 +46,12 @@ def ramp_trace(steps: int = 400) -> Trace:
 
 def test_exact_on_a_ramp_scores_zero_and_last_value_what_arithmetic_says(tmp_path: Path) -> None:
     """Observed up to o - 1, the forecast at o covers o .. o + h - 1: last_value is off by slope * (h + 1) / 2."""
-    exact, last = run(ramp_trace(), tmp_path, forecasters.ExactOnRamp, "last_value")
-    for task in exact.runs[0].tasks:
-        assert max(task.metrics["window_tv"]) < 1e-9
-        assert max(task.metrics["tv"]) < 1e-9
-    for task in last.runs[0].tasks:
-        expected = [forecasters.SLOPE * (h + 1) / 2 for h in HORIZONS]
-        np.testing.assert_allclose(task.metrics["window_tv"], expected, rtol=1e-6)
+    found = run(ramp_trace(), tmp_path, forecasters.ExactOnRamp, "last_value")
+    exact, last = found.names
+    for metric in ("window_tv", "tv"):
+        assert metric_OK(found, exact, metric).max() < 1e-9
+    expected_K = [forecasters.SLOPE * (h + 1) / 2 for h in HORIZONS]
+    np.testing.assert_allclose(metric_OK(found, last), [expected_K] * 4, rtol=1e-6)
 
 
 class Spy:
@@ -126,20 +126,18 @@ def test_permuting_experts_leaves_every_score_unchanged(tmp_path: Path) -> None:
     order = [2, 0, 3, 1]
     columns = {**trace.columns, "load_half": trace.columns["load_half"][:, :, order]}
     permuted = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE[:, :, order].copy(), columns)
-    (a,), (b,) = run(trace, tmp_path, "sw_avg"), run(permuted, tmp_path, "sw_avg")
-    for one, other in zip(a.runs[0].tasks, b.runs[0].tasks, strict=True):
-        for metric, values in one.metrics.items():
-            same = np.array(other.metrics[metric], dtype=float)
-            np.testing.assert_allclose(np.array(values, dtype=float), same, rtol=1e-8, err_msg=metric)
+    one, other = run(trace, tmp_path, "sw_avg"), run(permuted, tmp_path, "sw_avg")
+    for metric in one.metrics:
+        pair = (metric_OK(results, "sw_avg", metric) for results in (one, other))
+        np.testing.assert_allclose(*pair, rtol=1e-8, err_msg=metric)
 
 
 def test_a_dead_expert_costs_what_was_planned_for_it(tmp_path: Path) -> None:
     """All tokens on one expert: the uniform plan gives the three dead ones 3/4 of them, and window_tv is 3/4."""
     load = np.zeros((400, 2, 4), dtype=np.int64)
     load[:, :, 1] = 1000
-    (result,) = run(Trace.from_arrays(load, 1000, 1), tmp_path, "uniform")
-    for task in result.runs[0].tasks:
-        np.testing.assert_allclose(task.metrics["window_tv"], 0.75)
+    results = run(Trace.from_arrays(load, 1000, 1), tmp_path, "uniform")
+    np.testing.assert_allclose(metric_OK(results, "uniform"), 0.75)
 
 
 FAILURES = {
@@ -157,14 +155,15 @@ def test_a_broken_forecaster_fails_its_tasks_by_name_and_the_others_are_scored(
     level: str, trace: Trace, tmp_path: Path
 ) -> None:
     """Failed tasks carry the reason and the stated scores; the forecaster beside them is scored as always."""
-    *all_broken, honest = run(trace, tmp_path, *(f"{HERE}:{name}" for name in FAILURES), "sw_avg", level=level)
-    assert not honest.failures
+    results = run(trace, tmp_path, *(f"{HERE}:{name}" for name in FAILURES), "sw_avg", level=level)
+    *all_broken, honest = results.names
+    assert failures(results, honest) == {}
     for name, broken in zip(FAILURES, all_broken, strict=True):
-        failed = {task.origin for _, task in broken.failures}
-        assert failed == ({200} if name == "RaisesOnce" else {50, 100, 200, 250}), name
-        for _, task in broken.failures:
-            assert FAILURES[name] in (task.failure or "")
-            assert set(task.metrics["window_tv"]) == {1.0}
+        failed = failures(results, broken)
+        assert failed.keys() == ({200} if name == "RaisesOnce" else {50, 100, 200, 250}), name
+        assert all(FAILURES[name] in reason for reason in failed.values())
+    failed_rows = results.table[results.table["failure"].notna()]
+    assert set(failed_rows["window_tv"]) == {1.0}
 
 
 @pytest.mark.parametrize("level", ["none", "process"])
@@ -187,16 +186,13 @@ def test_a_trace_is_scored_as_its_file_is(jobs: int, tmp_path: Path) -> None:
     path = write_trace(trace, tmp_path / "t.parquet")
     named = evaluate(["sw_avg", "last_value"], suite_for_trace(trace), paths={trace.id: path}, level="none")
     given = evaluate(["sw_avg", "last_value"], trace, level="none", jobs=jobs, fresh=True)
-    for one, other in zip(named, given, strict=True):
-        assert one.suite == other.suite
-        assert one.runs[0].tasks == other.runs[0].tasks
+    assert named.suite == given.suite
+    assert same_scores(named, given)
 
 
 def test_the_same_request_gives_the_same_result(trace: Trace, tmp_path: Path) -> None:
     """Forecasts and metrics are equal from run to run; only timings differ."""
-    (a,), (b,) = run(trace, tmp_path, "sw_avg"), run(trace, tmp_path, "sw_avg", fresh=True)
-    assert a.runs[0].forecasts_sha256 == b.runs[0].forecasts_sha256
-    assert a.runs[0].tasks == b.runs[0].tasks
+    assert same_scores(run(trace, tmp_path, "sw_avg"), run(trace, tmp_path, "sw_avg", fresh=True))
 
 
 def test_a_trace_that_is_not_the_suite_s_is_refused(trace: Trace, tmp_path: Path) -> None:
@@ -209,7 +205,7 @@ def test_a_trace_that_is_not_the_suite_s_is_refused(trace: Trace, tmp_path: Path
 
 def test_targets_with_arguments_reach_the_forecaster(trace: Trace, tmp_path: Path) -> None:
     """`sw_avg@window=1` is last_value."""
-    window, last = run(trace, tmp_path, "sw_avg@window=1", "last_value")
+    results = run(trace, tmp_path, "sw_avg@window=1", "last_value")
     assert parse_target("sw_avg@window=1").kwargs == {"window": 1}
-    for a, b in zip(window.runs[0].tasks, last.runs[0].tasks, strict=True):
-        np.testing.assert_allclose(a.metrics["window_tv"], b.metrics["window_tv"], rtol=1e-9)
+    window, last = (metric_OK(results, name) for name in results.names)
+    np.testing.assert_allclose(window, last, rtol=1e-9)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import pytest
 
 from moeload_bench.evaluation import kept, pairs
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.results.facts import suite_facts
-from moeload_bench.results.record import same_numbers
+from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.table import fact_frame, metric_columns
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import load_trace, write_trace
 from tests.conftest import synthetic_trace
+from tests.support.scores import same_scores
 
 
 @pytest.fixture
@@ -28,9 +32,14 @@ def test_what_comes_with_the_package_is_what_the_traces_give() -> None:
     """The floors and crossings of suite mini, computed here."""
     suite = load_suite("mini")
     shipped = suite_facts(suite.name, suite.sha256())
-    for entry in suite.traces:
-        found = Truth(load_trace(entry.id), suite.rule, suite.horizons).facts(entry.origins(), len(suite.horizons))
-        assert same_numbers(found.model_dump(), shipped[entry.id].model_dump())
+    found = {
+        entry.id: Truth(load_trace(entry.id), suite.rule, suite.horizons).facts(entry.origins(), len(suite.horizons))
+        for entry in suite.traces
+    }
+    assert {name: one.crossing for name, one in found.items()} == {name: one.crossing for name, one in shipped.items()}
+    pd.testing.assert_frame_equal(
+        fact_frame(found, suite.horizons), fact_frame(shipped, suite.horizons), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_a_second_forecaster_is_scored_with_what_the_first_left(
@@ -38,12 +47,13 @@ def test_a_second_forecaster_is_scored_with_what_the_first_left(
 ) -> None:
     """Also by another process, also with fresh work asked for: the same record, and nothing computed again."""
     suite, paths = mine
-    first = evaluate("last_value", suite, paths=paths, level="none", fresh=True)[0]
+    first = evaluate("last_value", suite, paths=paths, level="none", fresh=True)
     open_truth.cache_clear()
     monkeypatch.setattr(Truth, "facts", None)
     monkeypatch.setattr("moeload_bench.evaluation.truth.reference_plans", None)
-    again = evaluate("last_value", suite, paths=paths, level="none", fresh=True)[0]
-    assert again.runs[0].model_dump(exclude={"cost"}) == first.runs[0].model_dump(exclude={"cost"})
+    again = evaluate("last_value", suite, paths=paths, level="none", fresh=True)
+    assert same_scores(again, first)
+    assert again.facts.equals(first.facts)
 
 
 def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite, dict[str, Path]]) -> None:
@@ -61,13 +71,13 @@ def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[
     """The scores that are there are those of the full record, and nothing of the smaller one is taken for it."""
     suite, paths = mine
     few, none, whole = (
-        evaluate("last_value", suite, paths=paths, level="none", shapes=shapes)[0].runs[0].tasks[0].metrics
+        evaluate("last_value", suite, paths=paths, level="none", shapes=shapes).table
         for shapes in (("half",), (), None)
     )
     assert not any("@" in name for name in none)
-    assert {name.partition("@")[2] for name in few} == {"", "half"}
+    assert {name.partition("@")[2] for name in metric_columns(few)} == {"", "half"}
     assert "drop_rate@experts" in whole
-    assert all(whole[name] == value for some in (few, none) for name, value in some.items())
+    assert all(whole[some.columns].equals(some) for some in (few, none))
 
 
 def test_fresh_work_can_be_asked_of_some_forecasters(
@@ -77,10 +87,14 @@ def test_fresh_work_can_be_asked_of_some_forecasters(
     suite, paths = mine
     evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
     replayed = []
-    monkeypatch.setattr(
-        pairs, "replay_and_score", lambda pair, **_: replayed.append(pair.target.label) or first[1].runs[0]
-    )
-    first = evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
+    score = pairs.replay_and_score
+
+    def spied(pair: pairs.Pair, **options: Any) -> RunResult:
+        replayed.append(pair.target.label)
+        return score(pair, **options)
+
+    monkeypatch.setattr(pairs, "replay_and_score", spied)
+    evaluate(["uniform", "last_value"], suite, paths=paths, level="none")
     assert replayed == []
     evaluate(["uniform", "last_value"], suite, paths=paths, level="none", fresh=frozenset(["last_value"]))
     assert replayed == ["last_value"]

@@ -5,17 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
 from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.scores import metric_OK
 
 HORIZONS = (1, 10, 100)
 SHORT = 10
@@ -33,71 +35,71 @@ def suite_of(traces: list[Trace], horizon: int | None) -> Suite:
 
 
 @pytest.fixture(scope="module")
-def scored(traces: list[Trace], tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+def scored(traces: list[Trace], tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     folder = tmp_path_factory.mktemp("kept")
     suite = suite_of(traces, SHORT)
     sources = {trace.id: trace for trace in traces}
-    return evaluate(["sw_avg"], suite, traces=list(sources.values()), level="none", keep=folder)[0], folder
+    return evaluate(["sw_avg"], suite, traces=list(sources.values()), level="none", keep=folder), folder
 
 
 def test_what_is_asked_is_scored_as_in_a_suite_of_fewer_horizons(
-    traces: list[Trace], scored: tuple[Result, Path]
+    traces: list[Trace], scored: tuple[Results, Path]
 ) -> None:
-    """Metrics, floors, crossings and means by layer are those of a suite that ends there; nulls stand beyond."""
-    _, run = scored[0].runs
+    """Metrics, floors, crossings and means by layer are those of a suite that ends there; beyond there is no value."""
     alone = suite_of(traces, None).model_copy(update={"horizons": HORIZONS[:2], "name": "fewer"})
-    expected = evaluate(["sw_avg"], alone, traces=traces, level="none")[0].runs[1]
-    for got, wanted in zip(run.tasks, expected.tasks, strict=True):
-        assert got.crossing == (*wanted.crossing, False)
-        assert got.metrics == {name: (*value_K, None) for name, value_K in wanted.metrics.items()}
-    for state, metrics in expected.per_layer.items():
-        for name, rows_KL in metrics.items():
-            assert run.per_layer[state][name] == (*rows_KL, (None,) * run.layers)
-    for state, floors in expected.floors.items():
-        for floor, metrics in floors.items():
-            assert run.floors[state][floor] == {name: (*value_K, None) for name, value_K in metrics.items()}
+    expected = evaluate(["sw_avg"], alone, traces=traces, level="none")
+    for frame in ("table", "layers", "facts"):
+        got, wanted = (_of_run(getattr(results, frame), traces[1].id) for results in (scored[0], expected))
+        within = got[got["horizon"] <= SHORT].reset_index(drop=True)
+        pd.testing.assert_frame_equal(within, wanted)
+        beyond = got[got["horizon"] > SHORT]
+        assert beyond.select_dtypes("float64").isna().all(axis=None)
+        assert "crossing" not in beyond or not beyond["crossing"].any()
+
+
+def _of_run(frame: pd.DataFrame, trace: str) -> pd.DataFrame:
+    return frame[frame["trace"] == trace].reset_index(drop=True)
 
 
 def test_what_is_kept_of_a_run_is_not_taken_for_a_suite_of_fewer_horizons(traces: list[Trace]) -> None:
     """The same trace, origins and horizons asked for in two suites, of which one has a horizon more."""
     longer, fewer = suite_of(traces, SHORT), suite_of(traces, None).model_copy(update={"horizons": HORIZONS[:2]})
     for suite in (longer, fewer):
-        run = evaluate(["last_value"], suite, traces=traces, level="none", shapes=())[0].runs[1]
-        assert {len(task.crossing) for task in run.tasks} == {len(suite.horizons)}
-        floors = [value_K for floors in run.floors.values() for floor in floors.values() for value_K in floor.values()]
-        assert {len(value_K) for value_K in floors} == {len(suite.horizons)}
+        results = evaluate(["last_value"], suite, traces=traces, level="none", shapes=())
+        for frame in (results.table, results.facts):
+            assert set(_of_run(frame, traces[1].id)["horizon"]) == set(suite.horizons)
 
 
-def test_a_short_run_is_out_of_the_later_columns_alone(scored: tuple[Result, Path]) -> None:
+def test_a_short_run_is_out_of_the_later_columns_alone(scored: tuple[Results, Path]) -> None:
     """The mean at the last horizon is the long run's own, those before are over both runs."""
-    grid = result_grid([scored[0]], "window_tv")
-    assert grid is not None
-    for row in grid.rows:
-        by_run = [
-            np.array([t.metrics["window_tv"] for t in run.tasks if t.state == row.state], dtype=np.float64)
-            for run in scored[0].runs
-        ]
-        if all(map(len, by_run)):
-            means_RK = np.stack([values_OK.mean(axis=0) for values_OK in by_run])
-            assert row.value_K == pytest.approx(np.nanmean(means_RK, axis=0))
+    results = scored[0]
+    groups = ["state", "horizon"]
+    of_runs = results.table.groupby([*groups, "trace"])["window_tv"].mean()
+    expected = of_runs.groupby(groups).mean()
+    rows = results.summarize(groups).set_index(groups)
+    for group in expected.index:
+        assert rows.loc[group, "value"] == pytest.approx(expected[group])
+    long = of_runs.xs(HORIZONS[-1], level="horizon").xs(results.traces[0], level="trace")
+    assert rows["value"].xs(HORIZONS[-1], level="horizon")[long.index].tolist() == pytest.approx(long.tolist())
 
 
 def test_a_record_survives_its_file_and_is_made_again_from_kept_forecasts(
-    traces: list[Trace], scored: tuple[Result, Path], tmp_path: Path
+    traces: list[Trace], scored: tuple[Results, Path], tmp_path: Path
 ) -> None:
-    """Written, read, and rescored: the same nulls, the same numbers."""
-    result, folder = scored
-    assert load_result(result.save(tmp_path / "sw_avg.json")) == result
-    result.save(folder / "sw_avg.json")
+    """Written, read, and rescored: the same numbers, and none where there was none."""
+    results, folder = scored
+    read = load_results(results.save(tmp_path / "sw_avg.parquet"))
+    texts = ["stratum", "failure"]
+    pd.testing.assert_frame_equal(
+        read.table.drop(columns=texts), results.table.drop(columns=texts), check_dtype=False, rtol=1e-6
+    )
+    results.save(folder)
     paths = {}
     for trace in traces:
         paths[trace.id] = tmp_path / f"{trace.meta.recipe}.parquet"
         write_trace(trace, paths[trace.id])
-    again = rescore(folder, suite_of(traces, SHORT), "window_tv", paths=paths)[0]
-    for got, wanted in zip(again.runs, result.runs, strict=True):
-        for task, other in zip(got.tasks, wanted.tasks, strict=True):
-            for one, two in zip(task.metrics["window_tv"], other.metrics["window_tv"], strict=True):
-                assert one == (None if two is None else pytest.approx(two))
+    again = rescore(folder, suite_of(traces, SHORT), "window_tv", paths=paths)
+    np.testing.assert_allclose(metric_OK(again, "sw_avg"), metric_OK(results, "sw_avg"))
 
 
 def test_a_suite_names_horizons_of_its_own_and_keeps_the_hash_of_those_without(traces: list[Trace]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -17,8 +19,9 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.isolation.targets import load_function
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
+from moeload_bench.results.table import metric_columns
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace
@@ -27,6 +30,7 @@ from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
 from tests.support import counted
 from tests.support.forecasters import LastSeen
+from tests.support.scores import metric_OK, same_scores
 
 STEPWISE = {"tv", "error_rate", "error_rate_covered", "error_rate_uniform"}
 
@@ -50,10 +54,9 @@ class Kept(NamedTuple):
     suite: Suite
     paths: dict[str, Path]
 
-    def again(self, metric: str) -> list[tuple[Result, Result]]:
-        """Each result scored by the metric again, beside what was recorded."""
-        found = rescore(self.folder, self.suite, metric, paths=self.paths)
-        return [(result, load_result(self.folder / f"{result.name}.json")) for result in found]
+    def again(self, metric: str) -> Results:
+        """Return the results scored by a metric again."""
+        return rescore(self.folder, self.suite, metric, paths=self.paths)
 
 
 @pytest.fixture
@@ -61,24 +64,20 @@ def kept(tmp_path: Path) -> Kept:
     trace = synthetic_trace(400)
     paths = {trace.id: write_trace(trace, tmp_path / "t.parquet")}
     suite, folder = small_suite(trace, quantiles=(0.1, 0.9)), tmp_path / "kept"
-    for result in evaluate(["last_value", PathWithQuantiles], suite, paths=paths, level="none", keep=folder):
-        result.save(folder / f"{result.name}.json")
+    evaluate(["last_value", PathWithQuantiles], suite, paths=paths, level="none", keep=folder).save(folder)
     return Kept(folder, suite, paths)
 
 
 def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
     """Errors, quantiles and plans, paths and failed forecasts included: what `run` recorded."""
-    recorded = {name for path in kept.folder.glob("*.json") for run in load_result(path).runs for task in run.tasks
-                for name in task.metrics}  # fmt: skip
-    assert recorded > STEPWISE | {"window_tv", "wql", "revival_recall", "drop_rate@experts"}
+    before = load_results(kept.folder)
+    recorded = set(before.metrics)
+    assert recorded > STEPWISE | {"window_tv", "wql", "drop_rate@experts"}
     for metric in sorted(recorded - STEPWISE):
-        for new, old in kept.again(metric):
-            for task, before in zip(new.runs[0].tasks, old.runs[0].tasks, strict=True):
-                assert task.metrics.keys() == before.metrics.keys() & {metric, ratio_metric(metric)}
-                assert (task.origin, task.state, task.failure) == (before.origin, before.state, before.failure)
-                pair = (np.array(x.metrics.get(metric, ()), dtype=float) for x in (task, before))
-                np.testing.assert_allclose(*pair, rtol=1e-7, atol=1e-12, err_msg=metric)
-    assert [len(load_result(path).failures) for path in sorted(kept.folder.glob("*.json"))] == [0, 1]
+        table = kept.again(metric).table
+        assert set(metric_columns(table)) == recorded & {metric, ratio_metric(metric)}
+        pd.testing.assert_frame_equal(table, before.table[table.columns], rtol=2e-7, atol=1e-12, obj=metric)
+    assert before.failures["forecaster"].tolist() == [before.names[0]]
 
 
 @pytest.mark.parametrize(
@@ -114,11 +113,10 @@ def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:
     target = f"{Path(counted.__file__)}:Counted@log={str(log)!r}"
     runs = []
     for keep in (None, None, tmp_path / "kept", tmp_path / "kept", tmp_path / "other"):
-        runs.append(evaluate(target, small_suite(trace), paths=paths, keep=keep)[0].runs[0])
+        runs.append(evaluate(target, small_suite(trace), paths=paths, keep=keep))
         runs.append(len(log.read_text().splitlines()))
     assert runs[1::2] == [1, 1, 2, 2, 3]
-    assert len({run.forecasts_sha256 for run in runs[::2]}) == 1
-    assert all(run.tasks == runs[0].tasks for run in runs[::2])
+    assert all(same_scores(run, runs[0]) for run in runs[::2])
 
 
 def test_means_over_other_horizons_are_not_taken_for_these(tmp_path: Path) -> None:
@@ -129,10 +127,10 @@ def test_means_over_other_horizons_are_not_taken_for_these(tmp_path: Path) -> No
     other = one.model_copy(update={"horizons": (one.horizons[0], one.horizons[1] + 1, *one.horizons[2:])})
     folder, found = tmp_path / "kept", []
     for suite in (one, other, one):
-        (result,) = evaluate("sw_avg", suite, paths=paths, level="none", keep=folder)
-        result.save(folder / "sw_avg.json")
-        found.append(rescore(folder, suite, "window_tv", paths=paths)[0].runs[0].tasks[0].metrics["window_tv"])
-        assert found[-1] == pytest.approx(result.runs[0].tasks[0].metrics["window_tv"])
+        results = evaluate("sw_avg", suite, paths=paths, level="none", keep=folder)
+        results.save(folder)
+        found.append(metric_OK(rescore(folder, suite, "window_tv", paths=paths), "sw_avg").tolist())
+        np.testing.assert_allclose(found[-1], metric_OK(results, "sw_avg"))
     assert found[0] == found[2] != found[1]
     assert len(list((folder / "forecasts").rglob("*.npz"))) == 2
 
@@ -190,10 +188,12 @@ def test_results_of_another_suite_or_scoring_are_refused(kept: Kept, tmp_path: P
     shorter = kept.suite.model_copy(update={"horizons": (1, 10)})
     with pytest.raises(ResultError, match=r"scored on suite small .*, expected small"):
         rescore(kept.folder, shorter, "window_tv", paths=kept.paths)
-    result = load_result(kept.folder / "last_value.json")
-    result.model_copy(update={"scoring_version": 1}).save(kept.folder / "last_value.json")
-    with pytest.raises(ResultError, match="last_value: scored by version 1, this is"):
+    results = load_results(kept.folder)
+    older = {name: entry.model_copy(update={"scoring_version": 1}) for name, entry in results.entries.items()}
+    dataclasses.replace(results, entries=older).save(kept.folder)
+    with pytest.raises(ResultError, match="scored by version 1, this is"):
         rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ResultError, match="no result is there"):
         rescore(tmp_path / "empty", kept.suite, "window_tv", paths=kept.paths)
 
@@ -222,7 +222,9 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
     path = write_trace(synthetic_trace(3000), tmp_path / "t.parquet")
     code, text = invoke("run", "last_value", "--trace", str(path), "--level", "none", "--keep-forecasts", "kept")
     assert code == 0, text
-    assert sorted(p.name for p in Path("kept").iterdir()) == ["forecasts", "last_value.json", "uniform.json"]
+    assert sorted(p.name for p in Path("kept").iterdir()) == [
+        *("costs.parquet", "forecasts", "last_value.parquet", "layers", "uniform.parquet")
+    ]
     for metric in ("own.py:hellinger", "rank_correlation"):
         code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
         assert code == 0, text
@@ -254,9 +256,7 @@ def test_a_folder_s_name_is_a_folder_and_regret_keeps_its_skill(trace: Trace, tm
     """Text names a folder, as everywhere; the skill of regret is taken of imbalance, which is made again with it."""
     paths = {trace.id: write_trace(trace, tmp_path / "trace.parquet")}
     suite = small_suite(trace)
-    for result in evaluate(["last_value", "sw_avg"], suite, paths=paths, level="none", keep=str(tmp_path / "kept")):
-        result.save(tmp_path / "kept" / f"{result.name}.json")
-    found = rescore(str(tmp_path / "kept"), suite, "regret@half", paths=paths)
-    grid = result_grid(found, "regret@half")
-    assert grid is not None
-    assert all(row.skill is not None for row in grid.rows if row.forecaster == "last_value" and row.state != "crossing")
+    folder = str(tmp_path / "kept")
+    evaluate(["last_value", "sw_avg"], suite, paths=paths, level="none", keep=folder).save(folder)
+    found = rescore(folder, suite, "regret@half", paths=paths).summarize(["state"], "regret@half")
+    assert found.loc[found["state"] != "crossing", "skill"].notna().all()

@@ -11,7 +11,7 @@ import pytest
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.forecaster import Forecast, ForecastRequest
-from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.results import Results
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -23,12 +23,11 @@ LEVELS = (0.1, 0.9)
 
 
 def run_of(trace: Trace, folder: Path, forecaster: object, *, origins: dict[str, tuple[int, ...]],
-           horizons: tuple[int, ...] = (1, 10), quantiles: tuple[float, ...] = ()) -> RunResult:  # fmt: skip
+           horizons: tuple[int, ...] = (1, 10), quantiles: tuple[float, ...] = ()) -> Results:  # fmt: skip
     path = write_trace(trace, folder / "t.parquet", overwrite=True)
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins)
     suite = Suite(name="small", horizons=horizons, quantiles=quantiles, traces=(entry,))
-    (result,) = evaluate([forecaster], suite, paths={trace.id: path}, level="none")
-    return result.runs[0]
+    return evaluate([forecaster], suite, paths={trace.id: path}, level="none")
 
 
 def restarting(steps: int = 600, at: int = 500, stage: bool = False) -> Trace:
@@ -55,10 +54,11 @@ def test_a_window_with_a_planned_switch_crosses(stage: bool) -> None:
 
 def test_every_row_of_a_table_has_floors(tmp_path: Path) -> None:
     """Mixed and crossing rows too, from their own windows; a state without origins has none."""
-    run = run_of(restarting(at=500), tmp_path, "uniform", origins={"mixed": (200,), "stable": (450, 495)})
-    assert [task.crossing for task in run.tasks] == [(False, False), (False, False), (False, True)]
-    assert set(run.floors) == {"mixed", "stable", "crossing"}
-    assert [value is None for value in run.floors["crossing"]["floor_level"]["window_tv"]] == [True, False]
+    found = run_of(restarting(at=500), tmp_path, "uniform", origins={"mixed": (200,), "stable": (450, 495)})
+    assert found.table["crossing"].tolist() == [False, False, False, False, False, True]
+    assert set(found.facts["state"]) == {"mixed", "stable", "crossing"}
+    crossing = found.facts[found.facts["state"] == "crossing"]
+    assert crossing["floor_level.window_tv"].isna().tolist() == [True, False]
 
 
 def test_floors_of_mixed_rows_are_means_over_their_windows() -> None:
@@ -75,11 +75,11 @@ def test_a_stride_without_labels_is_scored_on_given_origins(tmp_path: Path) -> N
     """Rows 1,000 steps apart: states are the suite's, nothing crosses, floors are those of the origins."""
     trace = Trace.from_arrays(synthetic_load_SLE(60), 512, 2, step_S=range(0, 60_000, 1000))
     origins = {"transient": (20_000, 25_000), "stable": (40_000,)}
-    run = run_of(trace, tmp_path, "last_value", origins=origins, horizons=(1000, 10_000))
-    assert [task.state for task in run.tasks] == ["transient", "transient", "stable"]
-    assert not any(any(task.crossing) for task in run.tasks)
-    assert not run.failures
-    assert set(run.floors) == {"transient", "stable"}
+    found = run_of(trace, tmp_path, "last_value", origins=origins, horizons=(1000, 10_000))
+    assert found.table["state"].tolist() == ["transient"] * 4 + ["stable"] * 2
+    assert not found.table["crossing"].any()
+    assert found.failures.empty
+    assert set(found.facts["state"]) == {"transient", "stable"}
 
 
 class Quantiled(LastSeen):
@@ -113,11 +113,12 @@ def test_failed_tasks_score_quantiles_only_where_the_forecaster_gives_them(
     forecaster: type, has: bool, tmp_path: Path
 ) -> None:
     """A point forecaster that fails once has no `wql` of its failures alone; all tasks have the same metrics."""
-    run = run_of(synthetic_trace(400), tmp_path, forecaster, origins={"transient": (50, 100)}, quantiles=LEVELS)
-    assert len(run.failures) == (2 if forecaster is Broken else 1)
-    for task in run.tasks:
-        assert ("wql" in task.metrics, "coverage" in task.metrics) == (has, has)
-    assert ("wql" in run.per_layer["transient"]) == has
+    found = run_of(synthetic_trace(400), tmp_path, forecaster, origins={"transient": (50, 100)}, quantiles=LEVELS)
+    assert len(found.failures) == (2 if forecaster is Broken else 1)
+    for frame in (found.table, found.layers):
+        assert frame is not None
+        assert ("wql" in frame, "coverage" in frame) == (has, has)
+        assert not has or frame["wql"].notna().all()
 
 
 def test_a_long_trace_takes_the_memory_of_a_window() -> None:
