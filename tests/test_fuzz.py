@@ -25,11 +25,12 @@ from leaderboard.season_tools.checking import check_season
 from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.public_value import release_date
 from moeload_bench.errors import MoeloadError
+from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts, unfinished_trace
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.submissions.folder import parse_requirements, read_folder
 from moeload_bench.submissions.requirements import _check_wheels, _unpack
 from moeload_bench.submissions.weights import check_weights
@@ -39,7 +40,7 @@ from tests.conftest import synthetic_trace
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
 from tests.support.seasons import RELEASE_AFTER, drawn_season, in_release, write_draws
-from tests.support.submitted import make_world, result_of, submitted, wheel, write_folder
+from tests.support.submitted import make_world, wheel, write_folder
 
 SECONDS = float(os.environ.get("MOELOAD_FUZZ_S", "10"))
 NUMBERS = (
@@ -153,9 +154,18 @@ def _text(name: str, text: str) -> Callable[[Path], Path]:
     return write
 
 
-def _result(root: Path) -> Path:
-    world = make_world(root / "world")
-    return result_of(submitted(root, world), world).save(root / "mine.json")
+def _results(root: Path) -> Path:
+    trace = synthetic_trace(400)
+    return evaluate(["uniform", "sw_avg"], trace, level="none", shapes=()).save(root / "mine.parquet")
+
+
+def _folder(root: Path) -> Path:
+    return load_results(_results(root)).save(root / "mine")
+
+
+def _summaries(path: Path) -> object:
+    results = load_results(path, layers=True)
+    return results.summarize(["state", "horizon"]), results.failures, results.to_json()
 
 
 def _suite(root: Path) -> Path:
@@ -193,7 +203,8 @@ def _format(name: str) -> Reader:
 
 READERS = {
     "trace": Reader(lambda root: write_trace(synthetic_trace(60), root / "run.parquet"), read_trace),
-    "result": Reader(_result, load_result),
+    "results": Reader(_results, _summaries),
+    "folder of results": Reader(_folder, _summaries),
     "suite": Reader(_suite, lambda path: load_suite(str(path))),
     "recipe": Reader(_text("small.toml", RECIPE), lambda path: load_recipe(str(path))),
     "submission": Reader(lambda root: write_folder(root, make_world(root), requirements="a==1\n"), read_folder),

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from moeload_bench.errors import (
@@ -26,7 +25,6 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.live.policies import compare_policies
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
-from moeload_bench.results.statistics import Tasks, interval
 from moeload_bench.suites.suite import load_suite, suite_for_trace
 from tests.conftest import need, synthetic_trace
 
@@ -70,9 +68,14 @@ def test_no_code_runs_at_a_mistyped_level(tmp_path: Path) -> None:
 
 
 def test_other_words_are_refused_too() -> None:
-    """A policy, a claim of statistics, a sliding statistic, what a recorder does with an error, a backend."""
-    with pytest.raises(NotFoundError, match="unknown claim 'new seeds'"):
-        interval(np.zeros(2), Tasks.__new__(Tasks), "new seeds")  # type: ignore[arg-type]
+    """A backend, a group of a summary, a metric, a forecaster of results."""
+    results = evaluate("sw_avg", SUITE, traces=[TRACE], level="none", shapes=())
+    with pytest.raises(NotFoundError, match="unknown group 'layer'; there is: .*state.*horizon"):
+        results.summarize(["layer"])
+    with pytest.raises(NotFoundError, match="unknown metric 'windowtv'; there is: .*window_tv"):
+        results.summarize(metric="windowtv")
+    with pytest.raises(NotFoundError, match="unknown forecaster 'uniform'; there is: sw_avg"):
+        results.select(["uniform"])
     with pytest.raises(Exception, match="unknown backend 'Loky'; there is: loky, dask, ray"):
         evaluate("sw_avg", SUITE, paths={TRACE.id: "x.parquet"}, backend="Loky")
 

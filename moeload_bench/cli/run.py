@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import Level, with_options
+from moeload_bench.cli.options import Level, no_trace, with_options
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -86,7 +86,9 @@ def run(
         Path | None,
         typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet, besides $MOELOAD_TRACES."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write every number into this .parquet file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=no_trace, help="Write every number into this .parquet file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")] = False,
     wide: Annotated[
         bool, typer.Option("--wide", help="All columns, floors and captions, in tables wider than 80 columns.")

@@ -25,7 +25,8 @@ from moeload_bench.__main__ import main
 from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
 from moeload_bench.cli.lazy import load_command
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -93,11 +94,18 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     """`--out` and the cache are made and tried first: no forecaster has run when they are refused."""
     file = own_trace.parent / "good.parquet"
     file.write_bytes(b"")
+    folder = own_trace.parent / "folder.parquet"
+    folder.mkdir()
     words = ("run", "sw_avg", "--trace", str(own_trace))
-    for out in (file, file / "below"):
+    for out, says in (
+        (folder, f"--out: got {folder}, which is a folder, expected a .parquet file"),
+        (folder / "out.json", f"--out: got {folder / 'out.json'}, expected a .parquet file; a summary as JSON: --json"),
+        (file / "below.parquet", f"--out: got {file}, expected a folder that can be written to: "),
+    ):
         done = moeload(*words, "--out", str(out))
-        refused(done, f"--out: got {out}, expected a folder that can be written to: ")
+        refused(done, says)
         assert done.stdout == ""
+    refused(moeload(*words, "--keep-forecasts", str(file)), f"--keep-forecasts: got {file}, expected a folder")
     monkeypatch.setenv("MOELOAD_CACHE", str(file))
     refused(moeload(*words), f"the cache ($MOELOAD_CACHE): got {file}, expected a folder")
 
@@ -107,18 +115,18 @@ def test_a_disk_that_is_full_at_the_end_costs_no_table(
 ) -> None:
     """What was computed is shown before it is written; what could not be written is one line and status 2."""
 
-    def full(result: Result, path: Path) -> Path:
+    def full(results: Results, path: Path) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(Result, "save", full)
-    words = ["moeload-bench", "run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(Results, "save", full)
+    words = ["run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path / "out.parquet")]
+    monkeypatch.setattr(sys, "argv", ["moeload-bench", *words])
     with pytest.raises(SystemExit) as stopped:
         main()
     shown = capsys.readouterr()
     assert stopped.value.code == 2
     assert shown.out.startswith("Decision at step 1,200: ")
-    assert shown.err.endswith("uniform.json: No space left on device\n")
+    assert shown.err.endswith("out.parquet: No space left on device\n")
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
@@ -182,21 +190,33 @@ def test_steps_between_origins_are_counted_from_one(option: str) -> None:
 
 def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None:
     """`--trace` chooses origins, prints the table and says which forecaster served best in each state."""
-    done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out"))
+    done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out.parquet"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
     assert "stable: sw_avg has the least error (window_tv). The next one, " in done.stdout
     assert done.stdout.startswith("Decision at step 1,200: ")
-    saved = load_result(tmp_path / "out" / "sw_avg.json")
-    assert saved.isolation == "process"
-    assert not saved.failures
+    saved = load_results(tmp_path / "out.parquet")
+    assert [(entry.name, entry.isolation) for entry in saved.entries.values()] == [
+        ("uniform", "process"),
+        ("sw_avg", "process"),
+    ]
+    assert saved.failures.empty
 
 
 def test_run_prints_json_for_scripts(own_trace: Path) -> None:
-    """`--json` prints result records and nothing else on standard output."""
-    done = moeload("run", "uniform", "--trace", str(own_trace), "--json", *HERE)
-    (record,) = json.loads(done.stdout)["results"]
-    assert record["forecaster"]["name"] == "uniform"
+    """`--json` prints the entries and summaries of one metric, and nothing else, on standard output.
+
+    `uniform` is run beside what was asked for, once: it is a row of every table.
+    """
+    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json", *HERE)
+    shown = json.loads(done.stdout)
+    parts = {"entries", "metric", "by_state", "by_horizon", "failures", "decision", "least_error", "left_out", "next"}
+    assert shown.keys() == parts
+    assert [entry["name"] for entry in shown["entries"]] == ["uniform", "sw_avg"]
+    assert (shown["metric"], shown["failures"]) == ("window_tv", [])
+    best = {row["state"]: row["forecaster"] for row in reversed(shown["by_state"])}
+    assert {one["state"]: one["best"] for one in shown["least_error"]}.items() <= best.items()
+    assert {row["horizon"] for row in shown["by_horizon"]} == set(shown["entries"][0]["suite"]["horizons"])
 
 
 def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path) -> None:
@@ -204,12 +224,6 @@ def test_a_metric_of_quantiles_needs_a_suite_that_asks_for_them(own_trace: Path)
     done = moeload("run", "uniform", "--trace", str(own_trace), "--metric", "wql")
     assert done.returncode == 2
     assert "--metric wql needs quantiles, and suite trace:own/test/seed0 asks for none" in done.stderr
-
-
-def test_uniform_is_a_row_of_every_table(own_trace: Path) -> None:
-    """It is run beside whatever was asked for, once."""
-    done = moeload("run", "sw_avg", "--trace", str(own_trace), "--json", *HERE)
-    assert [record["forecaster"]["name"] for record in json.loads(done.stdout)["results"]] == ["uniform", "sw_avg"]
 
 
 def test_a_shape_that_the_experts_do_not_fill_is_said(own_trace: Path) -> None:
@@ -301,15 +315,16 @@ def test_a_paragraph_of_help_is_broken_by_the_terminal_alone() -> None:
     assert all(len(line) > 60 for line in shown[start : shown.index("\n", start + 170)].splitlines())
 
 
-def test_a_reader_that_leaves_early_costs_no_record(
+def test_a_reader_that_leaves_early_costs_no_results(
     own_trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`run --out DIR | head -1`: DIR holds the records, even if the table was not printed to its end."""
+    """`run --out FILE | head -1`: FILE holds all, even if the table was not printed to its end."""
 
     def leaves(*_: Any) -> None:
         raise BrokenPipeError
 
     monkeypatch.setattr(run_command, "_print", leaves)
-    words = ["run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(tmp_path / "out")]
+    out = tmp_path / "out.parquet"
+    words = ["run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(out)]
     assert CliRunner().invoke(app, words).exit_code != 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"sw_avg.json", "uniform.json"}
+    assert load_results(out).names == ["uniform", "sw_avg"]

@@ -17,8 +17,7 @@ from rich.console import Console
 from moeload_bench.arrays import IntArray
 from moeload_bench.cli import run
 from moeload_bench.cli.app import COMMANDS
-from moeload_bench.results.collection import Results
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
@@ -177,7 +176,7 @@ def test_the_table_of_the_largest_suite_fits_80_columns(
     """As committed results have it, with the longest name of a forecaster."""
     monkeypatch.setattr(run, "plain_console", lambda: Console(width=80, markup=False, emoji=False, highlight=False))
     names = ("uniform", "sw_avg", "sw_avg_conformal")
-    results = Results([load_result(ROOT / "leaderboard" / "results" / LARGE / f"{name}.json") for name in names])
+    results = load_results([ROOT / "leaderboard" / "results" / LARGE / f"{name}.parquet" for name in names])
     run._print(results, PRIMARY, None, load_suite(LARGE), None, wide=False)
     shown = Shown(capsys.readouterr().out, "", 0)
     assert "sw_avg_conformal" in shown.out

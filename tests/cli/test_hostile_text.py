@@ -61,7 +61,7 @@ COMMANDS = {
     "a trace that is none": ("traces", "show", "{folder}/none"),
     "a column": ("traces", "show", "{column}"),
     "a folder": ("traces", "list", "--traces", "{folder}"),
-    "run": ("run", "--trace", "{trace}", "{mine}", "sw_avg", "--level", "none", "--out", "{folder}/out"),
+    "run": ("run", "--trace", "{trace}", "{mine}", "sw_avg", "--level", "none", "--out", "{folder}/out.parquet"),
     "run, json": ("run", "--trace", "{trace}", "{mine}", "sw_avg", "--level", "none", "--json"),
     "check": ("check", "{mine}"),
     "plan": PLAN,

@@ -21,6 +21,7 @@ WRITERS = (
     FORECAST,
     SERIES,
     (*PLAN, "--write"),
+    ("run", "uniform", "--trace", "{trace}", "--level", "none", "--out"),
     ("report", "{trace}", "--out"),
     ("plot", "heatmap", "{trace}", "--out"),
     ("watch", "{trace}", "--once", "--svg"),

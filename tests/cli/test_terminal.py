@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import itertools
 import json
@@ -25,8 +26,6 @@ from moeload_bench.cli.progress import command_lines
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.results.brief import _milliseconds, brief_tables
-from moeload_bench.results.collection import Results
-from moeload_bench.results.grid import result_grid
 from moeload_bench.suites.suite import default_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
@@ -275,13 +274,10 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_rows_are_in_the_order_of_skill() -> None:
-    """In every state, those without any last; the columns of the table are those of the grid."""
+    """In every state, those without any last."""
     results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
-    grid = result_grid(results, "window_tv")
-    assert grid is not None
-    for state in {row.state for row in grid.rows}:
-        skills = [row.skill for row in grid.of_state(state) if row.skill is not None]
-        assert skills == sorted(skills, reverse=True)
+    for _, rows in results.summarize(["state"]).groupby("state"):
+        assert rows["skill"].is_monotonic_decreasing
 
 
 @pytest.mark.parametrize(("ms", "text"), [(1834.0, "1,834"), (151.8, "152"), (1.23, "1.23")])
@@ -295,20 +291,9 @@ def test_a_slow_forecast_has_no_power_of_ten(ms: float, text: str) -> None:
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""
     results = evaluate(["last_value", "sw_avg"], "mini", level="none")
-    counted = Results(
-        [
-            result.model_copy(
-                update={
-                    "runs": tuple(
-                        run.model_copy(update={"counts": {"forecasts": 100, "fallback": 64}}) for run in result.runs
-                    )
-                }
-            )
-            if result.name == "last_value"
-            else result
-            for result in results
-        ]
-    )
+    of_last_value = results.costs["forecaster"] == "last_value"
+    counts = results.costs["counts"].mask(of_last_value, '{"forecasts": 100, "fallback": 64}')
+    counted = dataclasses.replace(results, costs=results.costs.assign(counts=counts))
     tables = list(brief_tables(counted, "window_tv", 80))
     (why,) = [part for part in tables if isinstance(part, str) and part.startswith("* ")]
     assert why.startswith(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -14,8 +16,7 @@ from moeload_bench import plots
 from moeload_bench.cli import plot
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.results.collection import Results
-from moeload_bench.results.grid import Standings, run_means
+from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.style import FEW, forecaster_looks, legend_columns
@@ -267,6 +268,12 @@ def test_errors_of_unlike_kind_are_refused() -> None:
         plots.training_errors(trace, "uniform", every=100, horizon=10, metric="mase", level="none")
 
 
+def means(table: pd.DataFrame, forecaster: str, state: str) -> pd.Series:
+    """Means of window_tv over the origins of a state, by horizon."""
+    rows = table[(table["forecaster"] == forecaster) & (table["state"] == state)]
+    return rows.groupby("horizon")["window_tv"].mean()
+
+
 def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results) -> None:
     """Lines are the means of the result table, and the floors are drawn in under their own names."""
     figure = plots.draw_horizon(own_results)
@@ -274,9 +281,9 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
         assert ax.get_title() == f"{state}: mean over 1 run, 3 origins"
         x, y = drawn(ax, "sw_avg")
         assert x.tolist() == [1, 10, 100]
-        np.testing.assert_allclose(y, run_means(own_results[1].runs[0], state, "window_tv"))
-        floor = drawn(ax, "floor_batch")[1]
-        np.testing.assert_allclose(floor, Standings(own_results, "window_tv", None).floor(state, "floor_batch"))
+        np.testing.assert_allclose(y, means(own_results.table, "sw_avg", state))
+        floor, facts = drawn(ax, "floor_batch")[1], own_results.facts
+        np.testing.assert_allclose(floor, facts.loc[facts["state"] == state, "floor_batch.window_tv"])
     assert figure.get_supxlabel() == "horizon [training steps]"
     assert figure.get_supylabel() == "window_tv\n[fraction of tokens]"
 
@@ -284,13 +291,10 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
 def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) -> None:
     """CPU time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
     figure = plots.draw_cost(own_results, horizon=10)
-    for name, result in zip(("uniform", "sw_avg"), own_results, strict=True):
-        x, y = drawn(figure.axes[1], name)
-        cost = result.runs[0].cost
-        assert cost.forecast_cpu_s is not None
-        assert cost.observe_cpu_s is not None
+    for cost in own_results.costs.itertuples():
+        x, y = drawn(figure.axes[1], cost.forecaster)
         np.testing.assert_allclose(x, 1e3 * (cost.forecast_cpu_s + cost.observe_cpu_s) / cost.forecasts)
-        np.testing.assert_allclose(y, run_means(result.runs[0], "stable", "window_tv")[1])
+        np.testing.assert_allclose(y, means(own_results.table, cost.forecaster, "stable")[10])
     assert "[ms of CPU time]" in figure.get_supxlabel()
     assert "at a horizon of 10 steps" in figure.get_supylabel()
     with pytest.raises(NotFoundError, match="unknown horizon '7'; there is: 1, 10, 100"):
@@ -298,15 +302,14 @@ def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) 
     with pytest.raises(NotFoundError, match="unknown metric 'mase'"):
         plots.draw_horizon(own_results, "mase")
     with pytest.raises(ResultError, match="no result"):
-        plots.draw_horizon([])
+        plots.draw_horizon(own_results.select([]))
 
 
 def test_a_forecaster_without_a_measured_cost_is_named_and_not_drawn(own_results: Results) -> None:
     """No point is made up for it; the others are drawn."""
-    first, second = own_results
-    (run,) = first.runs
-    unknown = run.model_copy(update={"cost": run.cost.model_copy(update={"observe_cpu_s": None})})
-    figure = plots.draw_cost([first.model_copy(update={"runs": (unknown,)}), second], horizon=10)
+    known = own_results.costs["forecaster"] != "uniform"
+    costs = own_results.costs.assign(observe_cpu_s=own_results.costs["observe_cpu_s"].where(known))
+    figure = plots.draw_cost(dataclasses.replace(own_results, costs=costs), horizon=10)
     labels = [line.get_label() for line in figure.axes[0].get_lines()]
     assert "uniform" not in labels
     assert "sw_avg" in labels
@@ -368,7 +371,7 @@ def test_the_command_writes_the_figure_it_names(own_results: Results, tmp_path: 
     done = run.invoke(plot.app, ["shares", path, "--layer", "1", "--out", str(tmp_path / "deep" / "shares.svg")])
     assert done.exit_code == 0, done.output
     assert Path(done.stdout.strip()).read_text().startswith("<?xml")
-    saved = [str(result.save(tmp_path / f"{result.name}.json")) for result in own_results]
+    saved = [str(own_results.select([name]).save(tmp_path / f"{name}.parquet")) for name in own_results.names]
     assert run.invoke(plot.app, ["horizon", *saved, "--out", str(tmp_path / "horizon.png")]).exit_code == 0
     unknown = run.invoke(plot.app, ["pie", path, "--out", "pie.svg"])
     assert str(unknown.exception).startswith("unknown plot 'pie'; there is: ")

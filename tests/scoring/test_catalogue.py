@@ -12,15 +12,14 @@ from leaderboard.site import words as site_words
 from leaderboard.verifying.agreement import differences
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
-from moeload_bench.results.collection import Results
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.board import known_board
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.evaluation.test_harness import small_suite
 from tests.evaluation.test_stored import PathWithQuantiles
+from tests.support.scores import metric_OK
 
 HELLINGER = Metric(
     name="hellinger",
@@ -48,8 +47,7 @@ class Scored:
         self.paths = {trace.id: write_trace(trace, folder / "t.parquet")}
         targets = ["last_value", PathWithQuantiles]
         self.results = evaluate(targets, self.suite, paths=self.paths, level="none", keep=self.folder, fresh=True)
-        for result in self.results:
-            result.save(self.folder / f"{result.name}.json")
+        self.results.save(self.folder)
 
 
 @pytest.fixture
@@ -69,15 +67,14 @@ def with_value(run: RunResult, name: str, value: float) -> RunResult:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_new_metric_is_scored_and_rescored(scored: Scored, name: str) -> None:
     """Each task and layer has it; kept forecasts give the same values; a failed task has what the record says."""
-    again = rescore(scored.folder, scored.suite, name, paths=scored.paths)
-    by_name = {result.name: result for result in again}
-    for result in scored.results:
-        (run,) = result.runs
-        assert all(name in metrics for metrics in run.per_layer.values())
-        for task, kept in zip(run.tasks, by_name[result.name].runs[0].tasks, strict=True):
-            np.testing.assert_allclose(task.metrics[name], kept.metrics[name], rtol=1e-7)
-    ((_, failed),) = scored.results[1].failures
-    assert name != "hellinger" or set(failed.metrics[name]) == {0.875}
+    again, results = rescore(scored.folder, scored.suite, name, paths=scored.paths), scored.results
+    assert results.layers is not None
+    assert results.layers[name].notna().all()
+    for forecaster in results.names:
+        pair = (metric_OK(found, forecaster, name) for found in (results, again))
+        np.testing.assert_allclose(*pair, rtol=1e-7)
+    failed = results.table[results.table["failure"].notna()]
+    assert name != "hellinger" or set(failed[name]) == {0.875}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,9 +94,7 @@ def test_a_new_metric_is_shown(scored: Scored, metric: Metric) -> None:
     """In tables, captions and error messages of the command line, in the docs, on the site."""
     name = next(name for name in NAMES if name.startswith(metric.name))
     assert name in metric_names()
-    grid = result_grid(Results(list(scored.results)), name)
-    assert grid is not None
-    assert f"{metric.description}" in metric_table(grid).caption
+    assert f"{metric.description}" in metric_table(known_board(scored.results, name)).caption
     described = f"{metric.plain} | {metric.description} | {metric.unit}"
     assert f"| `{metric.label}` | {described} | less | 0 to " in catalogue_table()
     assert f"| `{metric.label}` | {metric.tolerance.value[1]:g} | 0.001 |  |" in tolerances()

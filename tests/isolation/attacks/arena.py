@@ -23,6 +23,7 @@ from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
+from tests.support.scores import failures, metric_OK
 
 HERE = Path(__file__).parent
 HONEST = f"{HERE.parents[1] / 'support' / 'forecasters.py'}:LastSeen"
@@ -92,10 +93,13 @@ def attack_beside_honest(tmp_path: Path, *targets: str, limits: Limits = LIMITS)
     path = write_trace(trace, tmp_path / "run.parquet", overwrite=True)
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=ORIGINS[:1], stable=ORIGINS[1:])
     suite = Suite(name="arena", horizons=HORIZONS, traces=(entry,))
-    *results, honest = evaluate([*targets, HONEST], suite, paths={trace.id: path}, level="sandbox", limits=limits)
-    assert not honest.failures
-    assert len(honest.runs[0].tasks) == len(ORIGINS)
-    return [_fight([task.failure for task in one.runs[0].tasks], one.runs[0].counts) for one in results]
+    results = evaluate([*targets, HONEST], suite, paths={trace.id: path}, level="sandbox", limits=limits)
+    *attackers, honest = results.names
+    assert not failures(results, honest)
+    assert metric_OK(results, honest).shape == (len(ORIGINS), len(HORIZONS))
+    return [
+        _fight([failures(results, name).get(origin) for origin in ORIGINS], results.counts(name)) for name in attackers
+    ]
 
 
 def _fight(answers: list[str | None], counts: Mapping[str, int]) -> Fight:
