@@ -154,13 +154,11 @@ def _text(name: str, text: str) -> Callable[[Path], Path]:
     return write
 
 
-def _results(root: Path) -> Path:
-    trace = synthetic_trace(400)
-    return evaluate(["uniform", "sw_avg"], trace, level="none", shapes=()).save(root / "mine.parquet")
+def _results(name: str) -> Callable[[Path], Path]:
+    def save(root: Path) -> Path:
+        return evaluate(["uniform", "sw_avg"], synthetic_trace(400), level="none", shapes=()).save(root / name)
 
-
-def _folder(root: Path) -> Path:
-    return load_results(_results(root)).save(root / "mine")
+    return save
 
 
 def _summaries(path: Path) -> object:
@@ -203,8 +201,8 @@ def _format(name: str) -> Reader:
 
 READERS = {
     "trace": Reader(lambda root: write_trace(synthetic_trace(60), root / "run.parquet"), read_trace),
-    "results": Reader(_results, _summaries),
-    "folder of results": Reader(_folder, _summaries),
+    "results": Reader(_results("mine.parquet"), _summaries),
+    "folder of results": Reader(_results("mine"), _summaries),
     "suite": Reader(_suite, lambda path: load_suite(str(path))),
     "recipe": Reader(_text("small.toml", RECIPE), lambda path: load_recipe(str(path))),
     "submission": Reader(lambda root: write_folder(root, make_world(root), requirements="a==1\n"), read_folder),
