@@ -70,7 +70,7 @@ def test_no_code_runs_at_a_mistyped_level(tmp_path: Path) -> None:
 def test_other_words_are_refused_too() -> None:
     """A backend, a group of a summary, a metric, a forecaster of results."""
     results = evaluate("sw_avg", SUITE, traces=[TRACE], level="none", shapes=())
-    with pytest.raises(NotFoundError, match=r"unknown group 'layer'; there is: .*state.*horizon"):
+    with pytest.raises(NotFoundError, match=r"unknown group 'layer'; there is: .*horizon, .*state"):
         results.summarize(["layer"])
     with pytest.raises(NotFoundError, match=r"unknown metric 'windowtv'; there is: .*window_tv"):
         results.summarize(metric="windowtv")

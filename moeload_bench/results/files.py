@@ -9,22 +9,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, ValidationError
 
-from moeload_bench.errors import ResultError, TraceError
+from moeload_bench.errors import ResultError, TraceError, printable
 from moeload_bench.files import PACKAGE, file_name, replacing
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.facts import suite_facts
 from moeload_bench.results.results import Results
-from moeload_bench.results.table import COST_KEYS, FACT_KEYS, LAYER_KEYS, ROW_KEYS, TEXTS, fact_frame, metric_columns
+from moeload_bench.results.table import (
+    COST_KEYS,
+    COST_TEXTS,
+    FACT_KEYS,
+    LAYER_KEYS,
+    ROW_KEYS,
+    TEXTS,
+    fact_frame,
+    metric_columns,
+)
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.traces.trial import try_to_open
+from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.traces.pages import chunks, largest_page_bytes
+from moeload_bench.traces.parquet import Mapped, open_mapped
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,6 +48,7 @@ MAX_FILE_BYTES = 64 << 20
 MAX_ROWS = 5_000_000
 MAX_COLUMNS = 1000
 MAX_CELLS = 200_000_000
+MAX_PAGE_BYTES = 64 << 20
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
 WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
@@ -146,7 +159,7 @@ def _save_folder(results: Results, folder: Path) -> None:
             _write(means, folder / LAYERS / f"{file_name(name)}.parquet", about, metric_columns(means))
     costs = results.costs
     if (folder / COSTS).is_file():
-        others = _frame(_open(folder / COSTS), COST_KEYS, folder / COSTS)
+        others = _frame_in(folder / COSTS, COST_KEYS)
         others = others[~others["forecaster"].isin(results.names)]
         costs = pd.concat([others, costs]).sort_values(["forecaster", "trace"], kind="stable", ignore_index=True)
     _write(costs, folder / COSTS, Description(schema_version=3, entries=()))
@@ -188,26 +201,28 @@ def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequenc
 def _load_file(path: Path, layers: bool) -> Results:
     if path.suffix == ".json":
         raise ResultError(f"{path}: results are parquet files now; JSON is read at commit {JSON_READ_AT}")
-    file = _open(path)
-    about = _description(file, path)
+    with _opened(path) as file:
+        about = _description(file, path)
+        rows = _frame(file, ROW_KEYS, path)
     names = {entry.name for entry in about.entries}
-    rows = _frame(file, ROW_KEYS, path)
     found = set(rows["forecaster"].unique())
     if found - names or not about.entries:
-        raise ResultError(f"{path}: rows of {sorted(found)[:5]}, expected those of its entries {sorted(names)[:5]}")
+        others = sorted(map(str, found - names))[:5]
+        raise ResultError(f"{path}: rows of {others}, expected those of its entries {sorted(names)[:5]}")
     costs = None if about.costs is None else _framed(about.costs, COST_KEYS, path)
     if costs is None:
-        costs = _costs(path.parent / COSTS, os.stat(path.parent / COSTS).st_mtime_ns)
+        of_all = path.parent / COSTS
+        costs = _costs(of_all, of_all.stat().st_mtime_ns if of_all.is_file() else 0)
         costs = costs[costs["forecaster"].isin(names)]
     beside = path.parent / LAYERS / path.name
-    means = _frame(_open(beside), LAYER_KEYS, beside) if layers and beside.is_file() else None
+    means = _frame_in(beside, LAYER_KEYS) if layers and beside.is_file() else None
     return Results({entry.name: entry for entry in about.entries}, rows, costs, _facts(about, path), means)
 
 
 @lru_cache(maxsize=4)
 def _costs(path: Path, changed_ns: int) -> pd.DataFrame:
     """Return the costs in a folder, which are read once as long as the file stays as it is."""
-    return _frame(_open(path), COST_KEYS, path)
+    return _frame_in(path, COST_KEYS)
 
 
 def _facts(about: Description, path: Path) -> pd.DataFrame:
@@ -221,29 +236,28 @@ def _known_facts(suite: SuiteRecord) -> pd.DataFrame:
     return fact_frame(suite_facts(suite.name, suite.sha256), suite.horizons)
 
 
-def _open(path: Path) -> pq.ParquetFile:
-    """Return a parquet file whose size and form are as expected."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    """Yield a parquet file of bounded size; any error of pyarrow within the block becomes a `ResultError`."""
     try:
-        if not path.is_file():
-            raise ResultError(f"{path}: no such file, expected results as parquet")
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
+        if path.is_file() and (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise ResultError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
-        try_to_open(path)
-        file = pq.ParquetFile(path, thrift_string_size_limit=MAX_FILE_BYTES, thrift_container_size_limit=MAX_ROWS)
-    except OSError as error:
-        raise ResultError(f"{path}: {error.strerror or _line(error)}") from None
+        with open_mapped(path) as opened:
+            _check_size(opened, path)
+            yield opened.reader
     except TraceError as error:
         raise ResultError(str(error)) from None
-    except pa.ArrowException as error:
-        raise ResultError(f"{path}: not a readable parquet file: {_line(error)}") from None
-    rows, columns = file.metadata.num_rows, file.metadata.num_columns
+
+
+def _check_size(opened: Mapped, path: Path) -> None:
+    """Raise for more rows, columns or bytes, unpacked, than a file of results can have."""
+    about = opened.reader.metadata
+    rows, columns = about.num_rows, about.num_columns
     if rows > MAX_ROWS or columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
         raise ResultError(f"{path}: {rows} rows of {columns} columns, at most {MAX_ROWS} of {MAX_COLUMNS} are read")
-    return file
+    page = largest_page_bytes(opened.content, chunks(about), str(path))
+    if page > MAX_PAGE_BYTES:
+        raise ResultError(f"{path}: a page of {page} bytes, unpacked; at most {MAX_PAGE_BYTES} are read")
 
 
 def _description(file: pq.ParquetFile, path: Path) -> Description:
@@ -256,34 +270,35 @@ def _description(file: pq.ParquetFile, path: Path) -> Description:
         raise ResultError(f"{path}: {first_problem(error, 'metadata')}") from None
 
 
+def _frame_in(path: Path, keys: Sequence[str]) -> pd.DataFrame:
+    with _opened(path) as file:
+        return _frame(file, keys, path)
+
+
 def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFrame:
     """Return a frame of which every key is a column, and all else numbers."""
-    import pyarrow as pa
-
     _check_columns(file.schema_arrow, keys, path)
-    try:
-        frame: pd.DataFrame = file.read().to_pandas()
-        numbers = frame.select_dtypes("float32").columns
-        return frame.astype(dict.fromkeys(numbers, "float64"))
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise ResultError(f"{path}: not a readable parquet file: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    frame: pd.DataFrame = file.read().to_pandas()
+    numbers = frame.select_dtypes("float32").columns
+    return frame.astype(dict.fromkeys(numbers, "float64"))
 
 
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
-    import pyarrow as pa
+    from pyarrow import types
 
     lacking = [name for name in keys if name not in schema.names]
     if lacking:
         raise ResultError(f"{path}: column {lacking[0]!r} is missing, expected {', '.join(keys)}")
     for one in schema:
-        text = one.name in TEXTS
-        right = pa.types.is_string(one.type) or pa.types.is_large_string(one.type) or pa.types.is_null(one.type)
-        if (text and not right) or (one.name not in keys and not pa.types.is_floating(one.type)):
-            raise ResultError(f"{path}: column {one.name!r} is {one.type}, expected {'text' if text else 'double'}")
+        if one.name in (*TEXTS, *COST_TEXTS, *FLOOR_NAMES):
+            right, expected = types.is_string(one.type) or types.is_large_string(one.type), "text"
+        elif one.name in keys:
+            right, expected = types.is_integer(one.type) or types.is_floating(one.type), "a number"
+            right |= types.is_boolean(one.type) and one.name == "crossing"
+        else:
+            right, expected = types.is_floating(one.type), "double"
+        if not right and not types.is_null(one.type):
+            raise ResultError(f"{path}: column {one.name[:100]!r} is {str(one.type)[:100]}, expected {expected}")
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
@@ -292,11 +307,16 @@ def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
 
 
 def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -> pd.DataFrame:
-    import pandas as pd
+    """Return a frame of the metadata's columns."""
+    import pyarrow as pa
 
-    if len({len(values) for values in columns.values()}) > 1 or not set(keys) <= columns.keys():
-        raise ResultError(f"{path}: the metadata's columns do not belong together, expected {', '.join(keys)}")
-    return pd.DataFrame(columns)
+    try:
+        table = pa.table(dict(columns))
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise ResultError(f"{path}: metadata: {printable(str(error))[:300]}") from None
+    _check_columns(table.schema, keys, path)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame
 
 
 def _stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

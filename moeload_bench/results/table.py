@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 TEXTS = ("forecaster", "trace", "recipe", "stratum", "state", "failure")
+COST_TEXTS = ("data_sha256", "counts", "forecasts_sha256", "accounting")
 ROW_KEYS = ("forecaster", "trace", "recipe", "stratum", "state", "crossing", "origin", "horizon", "failure")
 LAYER_KEYS = ("forecaster", "trace", "state", "layer", "horizon")
 COST_KEYS = (

@@ -74,5 +74,8 @@ def made_results(
 
 
 def _costs(name: str, trace: str) -> dict[str, object]:
-    spent = dict.fromkeys(COST_KEYS, 1.0)
-    return {**spent, "forecaster": name, "trace": trace, "counts": "{}", "forecasts_sha256": "", "accounting": None}
+    spent, texts = (
+        dict.fromkeys(COST_KEYS, 1.0),
+        {"data_sha256": "", "counts": "{}", "forecasts_sha256": "", "accounting": None},
+    )
+    return {**spent, "forecaster": name, "trace": trace, **texts}
