@@ -82,7 +82,8 @@ def results_of(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SOURCE...", help="Files of results (.parquet) of one suite, or forecasters, which are then run."
+            metavar="SOURCE...",
+            help="Results of one suite (.parquet files, or a folder), or forecasters, which are then run.",
         ),
     ],
     suite: Annotated[
@@ -95,7 +96,7 @@ def results_of(
     level: Level = "process",
 ) -> Results:
     """Return results from files, then those of forecasters that are run now."""
-    files = [source for source in sources if source.endswith((".parquet", ".json"))]
+    files = [source for source in sources if source.endswith((".parquet", ".json")) or Path(source).is_dir()]
     parts = [load_results(files)] if files else []
     targets = [source for source in sources if source not in files]
     if targets:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard import ranking, seeds
 from moeload_bench import forecaster
-from moeload_bench.results import statistics
+from moeload_bench.results import ranks, results, skill
 from moeload_bench.scoring import catalogue, floors, forks, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
@@ -27,9 +26,9 @@ MODULES = (
     rule,
     floors,
     noise,
-    statistics,
-    seeds,
-    ranking,
+    skill,
+    ranks,
+    results,
     shifts,
     forks,
 )

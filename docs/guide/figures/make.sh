@@ -18,8 +18,8 @@ $plot variance "$bundled" --window 10 --layer 1 --layer 4 --out $out/variance-10
 $plot variance "$bundled" --window 100 --layer 1 --layer 4 --out $out/variance-100.svg
 $plot range "$bundled" --window 100 --layer 1 --layer 4 --out $out/range.svg
 $plot training "$bundled" sw_avg last_value uniform --horizon 100 --out $out/training.svg
-$plot horizon leaderboard/results/mini/*.json --out $out/horizon.svg
-$plot cost leaderboard/results/mini/*.json --horizon 100 --out $out/cost.svg
+$plot horizon leaderboard/results/mini --out $out/horizon.svg
+$plot cost leaderboard/results/mini --horizon 100 --out $out/cost.svg
 
 # The live view and the report (extras live; chromium for the picture of the page).
 COLUMNS=90 "${BIN:-.venv/bin}/moeload-bench" watch "$switch" --once --svg $out/watch.svg
