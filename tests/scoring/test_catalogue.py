@@ -14,6 +14,7 @@ from leaderboard.verifying.agreement import Tolerances, differences
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.results.board import known_board
+from moeload_bench.results.results import Results
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.traces.store import write_trace
