@@ -15,13 +15,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from moeload_bench.errors import ResultError, TraceError, printable
 from moeload_bench.files import PACKAGE, file_name, replacing
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.facts import suite_facts
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import MARKS, Results
 from moeload_bench.results.table import (
     COST_KEYS,
     COST_TEXTS,
@@ -49,6 +49,9 @@ MAX_ROWS = 5_000_000
 MAX_COLUMNS = 1000
 MAX_CELLS = 200_000_000
 MAX_PAGE_BYTES = 64 << 20
+NAMES = ("forecaster", "trace", "recipe", "state", "horizon", "origin", "crossing", "counts")
+"""Columns that have no empty cell."""
+COUNTS = TypeAdapter(dict[str, int])
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
 WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
@@ -279,8 +282,24 @@ def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFram
     """Return a frame of which every key is a column, and all else numbers."""
     _check_columns(file.schema_arrow, keys, path)
     frame: pd.DataFrame = file.read().to_pandas()
+    _check_values(frame, path)
     numbers = frame.select_dtypes("float32").columns
     return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _check_values(frame: pd.DataFrame, path: Path) -> None:
+    """Raise for an empty cell where a name has to be, an unknown mark of a floor, and counts of another form."""
+    for name in (name for name in NAMES if name in frame):
+        if frame[name].isna().any():
+            raise ResultError(f"{path}: column {name!r} has empty cells")
+    marks = {name: set(frame[name].dropna()) for name in FLOOR_NAMES if name in frame}
+    if any(found - {*MARKS} for found in marks.values()):
+        raise ResultError(f"{path}: marks of floors are others than {', '.join(MARKS)}")
+    try:
+        for text in frame["counts"].unique() if "counts" in frame else ():
+            COUNTS.validate_json(text)
+    except ValidationError as error:
+        raise ResultError(f"{path}: column 'counts': {first_problem(error, 'JSON')}") from None
 
 
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
@@ -316,6 +335,7 @@ def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -
         raise ResultError(f"{path}: metadata: {printable(str(error))[:300]}") from None
     _check_columns(table.schema, keys, path)
     frame: pd.DataFrame = table.to_pandas()
+    _check_values(frame, path)
     return frame
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 GROUPS = ("recipe", "stratum", "trace", "state", "crossing", "origin", "horizon")
 """What a summary can be grouped by."""
+MARKS = ("approximate", "exact", "not given")
+"""How far a floor can be trusted, the weakest first."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -182,9 +184,8 @@ class Results:
         """Return how far each floor can be trusted in all traces: the weakest of exact, approximate, not given."""
         from moeload_bench.scoring.floors import FLOOR_NAMES
 
-        order = ("approximate", "exact", "not given")
         marks = {floor: set(self.facts[floor].dropna()) for floor in FLOOR_NAMES if floor in self.facts}
-        return {floor: min(found, key=order.index) for floor, found in marks.items() if found}
+        return {floor: min(found, key=MARKS.index) for floor, found in marks.items() if found}
 
     def ranks(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
         """Return the ranks that each forecaster can have on a new recipe: ``by``, forecaster, rank_low, rank_high.

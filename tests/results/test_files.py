@@ -118,6 +118,8 @@ def rewritten(path: Path, **change: object) -> Path:
         ({"drop": "origin"}, "column 'origin' is missing, expected forecaster, trace"),
         ({"column": ("window_tv", "much")}, "column 'window_tv' is string, expected double"),
         ({"column": ("state", 1)}, "column 'state' is int64, expected text"),
+        ({"column": ("origin", "x")}, "column 'origin' is string, expected a number"),
+        ({"column": ("recipe", None)}, "column 'recipe' has empty cells"),
         ({"column": ("forecaster", "another")}, "rows of .*'another'.*, expected those of its entries"),
     ],
 )
