@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("suite")
 
 TOGETHER = {
     "committed results": (
-        "test_baseline_submissions", "test_frozen", "test_files", "test_hub_folders", "test_results_page",
+        "test_baseline_submissions", "test_frozen", "test_hub_folders", "test_results_page",
         "test_scored",
     ),
     "site": ("test_site", "test_site_kept"),
