@@ -38,8 +38,7 @@ wheel-check: $(VENV)/.dev
 SUITE ?= mini
 results: committed $(VENV)/.dev
 	$(BIN)/moeload-bench run --suite $(SUITE) --jobs 2 --fresh --out leaderboard/results/$(SUITE)
-	mkdir -p moeload_bench/data/reference
-	cp leaderboard/results/$(SUITE)/sw_avg.json moeload_bench/data/reference/$(SUITE).json
+	$(BIN)/python -m leaderboard facts $(SUITE) --reference
 	$(MAKE) tables
 
 committed:

@@ -1,4 +1,4 @@
-"""Does a re-run agree with the committed result? Value by value, and in the mean over the tasks of a run in one state.
+"""Does a fresh run agree with the committed result? Value by value, and in the mean over a run's tasks in one state.
 
 The first tolerance is wide, since honest values move: on another processor the sums of a trained network end elsewhere,
 and equal experts change places in a plan. The second is narrow, since the leaderboard is made of means, and what moves
@@ -11,30 +11,56 @@ SSE4.2 switched off, November 2026, the largest differences by task, in the mean
 `error_rate_uniform` 0.0003, 0.00003 and 0.00001. ARIMA: 0.03 % and 0.007 by task, 0.003 % and 0.0004 in the mean;
 averages nothing.
 
-A network that is fitted again on another processor ends where another seed's might: see `refit_differences`.
+A network that is fitted again on another processor ends where another seed's might, so its single values are not
+compared: every tolerance holds one level up (`Tolerances.over_runs`).
 
-Axis letters: K suite horizons, L MoE layers.
+Both sides are rounded as files of results are (`results.files.as_stored`). A frame of pairs has the columns
+`committed`, `fresh` and `size`, the mean magnitude that relative limits refer to; `metric` is the last level of its
+index.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from moeload_bench.results.grid import run_means
-from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.files import as_stored
+from moeload_bench.results.results import Results
+from moeload_bench.results.table import FACT_KEYS, metric_columns
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
+
+
+class Limit(NamedTuple):
+    """How far two numbers may be apart: by ``relative`` of the larger one, or by ``absolute`` if that is more.
+
+    ``absolute`` is at most ``of_size`` of the metric's size (NaN: no limit), but never less than ``least``.
+    """
+
+    relative: float
+    absolute: float
+    of_size: float | None = None
+    least: float = LEAST
+
 
 FEW_RUNS = 10
 """With fewer runs their mean says no more than one of them."""
-FACTS = ("training_step_s", "observed_rows", "forecasts")  # among the costs: what is of the trace, not measured
 EXACT: Bound = (0.0, 0.0)
+ANY: Bound = (0.0, math.inf)
+SAME_FACT = Limit(1e-6, 1e-9)
+"""How far two numbers of a trace may be apart, which no forecaster changes."""
+TASK = ["trace", "state", "origin", "horizon"]
+LAYER = ["trace", "state", "layer", "horizon"]
+RUN_FACTS = ["layers", "experts", "training_step_s", "observed_rows", "forecasts"]
+"""Among the costs, what is the trace's and not measured, as long as no forecast fails."""
+FORECASTS = ["counts", "forecasts_sha256"]
 
 Bounds = Callable[[str], Bound]
-"""How far a single value of a metric may be from the committed one, by the metric's name."""
+"""How far a value of a metric may be from the committed one, by the metric's name."""
 
 
 def tolerance_of(metric: str) -> Tolerance:
@@ -53,177 +79,160 @@ def mean_bound(metric: str) -> Bound:
     return tolerance_of(metric).mean
 
 
-def sizes(run: RunResult) -> dict[str, float]:
-    """Return the mean size of each metric over the tasks and horizons of a run."""
-    found: dict[str, list[float]] = {}
-    for task in run.tasks:
-        for metric, values in task.metrics.items():
-            found.setdefault(metric, []).extend(abs(value) for value in values if value is not None)
-    return {metric: float(np.mean(values)) for metric, values in found.items() if values}
+@dataclass(frozen=True)
+class Tolerances:
+    """How far a fresh run may be from the committed one.
 
-
-def _narrowed(allowed: Bound, size: float, of_size: float | None, least: float) -> Bound:
-    relative, absolute = allowed
-    return relative, absolute if of_size is None else min(absolute, max(of_size * size, least))
-
-
-def differences(
-    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
-) -> Iterator[str]:
-    """Say what differs between two runs of the same tasks: each value by more than its bound, or where all values
-    are close, each mean by state and horizon, or that over all horizons, by more than its metric's tolerance."""
-    yield from list(value_differences(committed, again, horizons, bounds)) or _means(committed, again, horizons)
-
-
-def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
-    """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
-    return [name for name in RunResult.model_fields if name != "cost" and getattr(one, name) != getattr(other, name)]
-
-
-def _facts(committed: RunResult, again: RunResult) -> Iterator[str]:
-    """Say what differs of a run that has nothing to do with how well it was forecast."""
-    if (committed.layers, committed.experts) != (again.layers, again.experts):
-        said, got = (f"{run.layers} layers of {run.experts} experts" for run in (committed, again))
-        yield f"committed {said}, got {got}"
-    for name in FACTS if not (committed.failures or again.failures) else ():
-        said, got = getattr(committed.cost, name), getattr(again.cost, name)
-        if not _near(_or_nan(said), _or_nan(got), (1e-6, 0.0)):
-            yield f"cost.{name}: committed {said}, got {got}"
-    for one, other in zip(committed.tasks, again.tasks, strict=True):
-        if one.crossing != other.crossing:
-            yield f"origin {one.origin}: crossing: committed {list(one.crossing)}, got {list(other.crossing)}"
-        if one.failure is None and other.failure is not None:
-            yield f"origin {one.origin}: it fails here: {other.failure}"
-    if not np.allclose(*_paired(committed.floors, again.floors), rtol=1e-6, equal_nan=True):
-        yield "the floors are not those of the trace"
-
-
-def value_differences(
-    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
-) -> Iterator[str]:
-    """Say what differs between two runs of the same tasks by more than the bound of a single value."""
-    yield from _facts(committed, again)
-    size = sizes(again)
-    for one, other in zip(committed.tasks, again.tasks, strict=True):
-        if one.failure is None and other.failure is not None:
-            continue
-        for metric in sorted(set(one.metrics) | set(other.metrics)):
-            missing = (None,) * len(horizons)
-            values = zip(horizons, one.metrics.get(metric, missing), other.metrics.get(metric, missing), strict=True)
-            for horizon, said, got in values:
-                if not _close(metric, said, got, bounds, size):
-                    where = f"origin {one.origin} ({one.state}), {metric} at horizon {horizon}"
-                    yield f"{where}: committed {said}, got {got}"
-    yield from _layers(committed, again, bounds, size)
-
-
-def _layers(committed: RunResult, again: RunResult, bounds: Bounds, size: Mapping[str, float]) -> Iterator[str]:
-    """Return the first mean by layer of each state and metric that differs."""
-    for state in sorted(committed.per_layer.keys() | again.per_layer.keys()):
-        ours, theirs = committed.per_layer.get(state, {}), again.per_layer.get(state, {})
-        for metric in sorted(ours.keys() | theirs.keys()):
-            said, got = _flat(ours.get(metric, ())), _flat(theirs.get(metric, ()))
-            odd = [pair for pair in zip(said, got, strict=False) if not _close(metric, *pair, bounds, size)]
-            if len(said) != len(got):
-                yield f"per_layer.{state}.{metric}: committed {len(said)} numbers, got {len(got)}"
-            elif odd:
-                yield f"per_layer.{state}.{metric}: committed {odd[0][0]}, got {odd[0][1]}"
-
-
-def _means(committed: RunResult, again: RunResult, horizons: Sequence[int]) -> Iterator[str]:
-    for state in sorted({task.state for task in committed.tasks}):
-        pairs = [(o.metrics, a.metrics) for o, a in zip(committed.tasks, again.tasks, strict=True) if o.state == state]
-        for metric in sorted({name for ours, theirs in pairs for name in ours.keys() & theirs.keys()}):
-            values = [(ours[metric], theirs[metric]) for ours, theirs in pairs if metric in ours]
-            allowed = tolerance_of(metric)
-            both_K = [_given((ours[k], theirs[k]) for ours, theirs in values) for k in range(len(horizons))]
-            for horizon, both in zip(horizons, both_K, strict=True):
-                yield from _mean(f"{state}, mean {metric} at horizon {horizon}", both, allowed.mean, allowed)
-            if allowed.overall is not None:
-                every = [pair for both in both_K for pair in both]
-                yield from _mean(f"{state}, mean {metric} over all horizons", every, allowed.overall, allowed)
-
-
-def refit_differences(
-    committed: RunResult, again: RunResult, horizons: Sequence[int], bounds: Bounds = value_bound
-) -> Iterator[str]:
-    """Say what differs between two runs whose network was fitted to the same data on two processors.
-
-    Rounding sends the descent elsewhere, as another seed does, so that every tolerance holds one level up: the mean of
-    a run in a state at a horizon may move by what a single value may, here; the mean over runs by what a run's mean
-    may, in `refit_mean_differences`.
+    ``value`` bounds single values; where all of them agree, ``means`` over tasks must hold the catalogue's tolerances.
+    With ``over_runs``, for what was fitted again, ``value`` bounds the mean of a run in a state at a horizon, and
+    ``over_runs`` the mean over runs. ``exact``: the hashes of forecasts and what forecasters counted are compared, too.
     """
-    yield from _facts(committed, again)
-    for (state, metric, horizon), means in _both_means(committed, again, horizons):
-        if not _near(*means, bounds(metric)):
-            yield f"{state}, mean {metric} at horizon {horizon}: {_said(means)}"
+
+    value: Bounds = value_bound
+    means: bool = True
+    over_runs: Bounds | None = None
+    exact: bool = False
 
 
-def refit_mean_differences(
-    pairs: Iterable[tuple[RunResult, RunResult]], horizons: Sequence[int], bounds: Bounds = mean_bound
-) -> Iterator[str]:
-    """Say which means over such runs, as committed and again, differ; of metrics that `FEW_RUNS` or more have."""
-    over: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
-    for committed, again in pairs:
-        for key, means in _both_means(committed, again, horizons):
-            over.setdefault(key, []).append(means)
-    for (state, metric, horizon), found in over.items():
-        said, got = np.mean(found, axis=0).tolist()
-        if len(found) >= FEW_RUNS and not _near(said, got, bounds(metric)):
-            yield f"{state}, mean {metric} over runs at horizon {horizon}: {_said((said, got))}"
+EXACTLY = Tolerances(value=lambda metric: EXACT, means=False, exact=True)
+"""For the machine that made the result: nothing differs beyond the rounding of files."""
 
 
-def _both_means(
-    committed: RunResult, again: RunResult, horizons: Sequence[int]
-) -> Iterator[tuple[tuple[str, str, int], tuple[float, float]]]:
-    """Yield state, metric and horizon with both means over a run's tasks; NaN where only one of the two has values."""
-    named = {(task.state, metric) for run in (committed, again) for task in run.tasks for metric in task.metrics}
-    for state, metric in sorted(named):
-        said_K, got_K = (run_means(run, state, metric) or [None] * len(horizons) for run in (committed, again))
-        for horizon, said, got in zip(horizons, said_K, got_K, strict=True):
-            if said is not None or got is not None:
-                yield (state, metric, horizon), (_or_nan(said), _or_nan(got))
+def differences(fresh: Results, committed: Results, tolerances: Tolerances) -> list[str]:
+    """Return what differs between the committed result of an entry and a fresh run of the same tasks, in words.
+
+    Each line names trace, metric, state, origin, horizon and both values; [] if they agree. Measured costs are not
+    compared, and means by layer only if both have them.
+    """
+
+    def value_limit(metric: str) -> Limit:
+        return Limit(*tolerances.value(metric), tolerance_of(metric).of_value)
+
+    rows = _pairs(_with_crossings(committed.table), _with_crossings(fresh.table))
+    lines = [*_new_failures(fresh, committed), *_unequal_facts(fresh, committed)]
+    if tolerances.exact:
+        lines += _unequal_forecasts(fresh, committed)
+    if tolerances.over_runs is not None:
+        return lines + _refit_differences(rows, tolerances.value, tolerances.over_runs)
+    lines += _apart(rows, value_limit)
+    if committed.layers is not None and fresh.layers is not None:
+        layers = _pairs(committed.layers.set_index(LAYER), fresh.layers.set_index(LAYER), sized=rows)
+        lines += _apart(layers, value_limit)
+    return lines or (_mean_differences(rows) if tolerances.means else [])
 
 
-def _said(pair: tuple[float, float]) -> str:
-    return f"committed {pair[0]:.6g}, got {pair[1]:.6g}"
+def _with_crossings(table: pd.DataFrame) -> pd.DataFrame:
+    """Return rows by task, with whether the window crosses as a number: unknown to the catalogue, it must be equal."""
+    return table.assign(crosses=table["crossing"].astype("float64")).set_index(TASK)
 
 
-def _given(pairs: Iterable[tuple[float | None, float | None]]) -> list[tuple[float, float]]:
-    return [(one, other) for one, other in pairs if one is not None and other is not None]
+def _pairs(committed: pd.DataFrame, fresh: pd.DataFrame, sized: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Return numbers side by side, where either has a value; sizes are means over a trace, those of ``sized``."""
+    columns = [as_stored(frame)[metric_columns(frame)].stack(future_stack=True) for frame in (committed, fresh)]
+    pairs = pd.concat(columns, axis=1, keys=["committed", "fresh"]).rename_axis([*committed.index.names, "metric"])
+    pairs = pairs.dropna(how="all")
+    groups = ["trace", "metric"]
+    sizes = (pairs if sized is None else sized)["fresh"].abs().groupby(level=groups).mean()
+    places = pd.MultiIndex.from_arrays([pairs.index.get_level_values(name) for name in groups])
+    return pairs.assign(size=sizes.reindex(places).to_numpy())
 
 
-def _mean(what: str, pairs: Sequence[tuple[float, float]], bound: Bound, allowed: Tolerance) -> Iterator[str]:
-    said, got = np.mean(pairs, axis=0) if pairs else (math.nan, math.nan)
-    size = float(np.mean(np.abs(pairs))) if pairs else 0.0
-    if not _near(float(said), float(got), _narrowed(bound, size, allowed.of_mean, allowed.least_mean)):
-        yield f"{what}: {_said((float(said), float(got)))}"
+def _means(pairs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """Return the means of both columns over groups; sizes are means over the same group."""
+    sized = pairs.assign(size=pairs[["committed", "fresh"]].abs().mean(axis=1))
+    return sized.groupby(level=[*by, "metric"], sort=False).mean()
 
 
-def _close(metric: str, said: float | None, got: float | None, bounds: Bounds, size: Mapping[str, float]) -> bool:
-    allowed = tolerance_of(metric)
-    return _near(_or_nan(said), _or_nan(got), _narrowed(bounds(metric), size.get(metric, 0.0), allowed.of_value, LEAST))
+def _mean_differences(rows: pd.DataFrame) -> list[str]:
+    """Return which means over a run's tasks in one state differ, at each horizon and over all horizons."""
+
+    def at_horizon(metric: str) -> Limit:
+        allowed = tolerance_of(metric)
+        return Limit(*allowed.mean, allowed.of_mean, allowed.least_mean)
+
+    def overall(metric: str) -> Limit:
+        bound = tolerance_of(metric).overall
+        return Limit(*ANY) if bound is None else at_horizon(metric)._replace(relative=bound[0], absolute=bound[1])
+
+    return [
+        *_apart(_means(rows, ["trace", "state", "horizon"]), at_horizon, "mean "),
+        *_apart(_means(rows, ["trace", "state"]), overall, "mean over all horizons of "),
+    ]
 
 
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+def _refit_differences(rows: pd.DataFrame, bounds: Bounds, over_runs: Bounds) -> list[str]:
+    """Return which means of runs differ, and which means over runs, of metrics that `FEW_RUNS` or more have.
+
+    Rounding sends the descent of a network elsewhere, as another seed does.
+    """
+    runs = _means(rows, ["trace", "state", "horizon"])
+    enough = runs.groupby(["state", "horizon", "metric"])["size"].transform("count") >= FEW_RUNS
+    suite = _means(runs[enough], ["state", "horizon"])
+    return [
+        *_apart(runs, lambda metric: Limit(*bounds(metric)), "mean "),
+        *_apart(suite, lambda metric: Limit(*over_runs(metric)), "mean over runs of "),
+    ]
 
 
-def _near(one: float, other: float, allowed: Bound) -> bool:
-    relative, absolute = allowed
-    return math.isclose(one, other, rel_tol=relative, abs_tol=absolute) or (math.isnan(one) and math.isnan(other))
+def _apart(pairs: pd.DataFrame, limit: Callable[[str], Limit], what: str = "") -> list[str]:
+    """Return a line for each pair that is further apart than its limit; a NaN is apart from every number."""
+    metrics = pairs.index.get_level_values("metric")
+    limits = {metric: limit(metric) for metric in metrics.unique()}
+    table = pd.DataFrame.from_dict(limits, orient="index", columns=Limit._fields, dtype=np.float64)
+    relative, absolute, of_size, least = table.loc[metrics].to_numpy().T
+    committed, fresh, size = pairs[["committed", "fresh", "size"]].to_numpy().T
+    narrowed = np.minimum(absolute, np.maximum(of_size * size, least))
+    absolute = np.where(np.isnan(of_size), absolute, narrowed)
+    allowed = np.maximum(relative * np.maximum(np.abs(committed), np.abs(fresh)), absolute)
+    apart = pairs[~(np.abs(committed - fresh) <= allowed)]
+    return [
+        _line(dict(zip(apart.index.names, place, strict=True)), said, got, what)
+        for place, said, got in apart[["committed", "fresh"]].itertuples()
+    ]
 
 
-def _flat(tree: Any) -> list[float]:
-    """Return the numbers of nested records and lists, records in the order of their names; NaN where there is none."""
-    if isinstance(tree, Mapping):
-        return [number for name in sorted(tree) for number in _flat(tree[name])]
-    if isinstance(tree, Sequence):
-        return [number for item in tree for number in _flat(item)]
-    return [_or_nan(tree)]
+def _line(place: dict[Hashable, Any], committed: float, fresh: float, what: str) -> str:
+    trace, metric = place.pop("trace", "all runs"), place.pop("metric")
+    where = "".join(f", {name} {value}" for name, value in place.items())
+    return f"{trace}: {what}{metric}{where}: committed {committed:.9g}, got {fresh:.9g}"
 
 
-def _paired(one: Any, other: Any) -> tuple[list[float], list[float]]:
-    """Two trees as equally long lists; of unequal trees, lists that differ."""
-    flat = _flat(one), _flat(other)
-    return flat if len(flat[0]) == len(flat[1]) else ([0.0], [1.0])
+def _new_failures(fresh: Results, committed: Results) -> list[str]:
+    """Return the tasks that fail in the fresh run only, with the reason."""
+    known = set(committed.failures[["trace", "origin"]].itertuples(index=False, name=None))
+    found = fresh.failures[["trace", "origin", "failure"]].itertuples(index=False, name=None)
+    return [
+        f"{trace}: origin {origin}: it fails here: {why}"
+        for trace, origin, why in found
+        if (trace, origin) not in known
+    ]
+
+
+def _unequal_facts(fresh: Results, committed: Results) -> list[str]:
+    """Return what differs of the traces of both: sizes, steps and floors."""
+    failed = [*committed.failures["trace"], *fresh.failures["trace"]]
+    runs = [found.costs.set_index("trace").drop(failed, errors="ignore")[RUN_FACTS] for found in (committed, fresh)]
+    sizes = _apart(_pairs(*_shared(*runs)), lambda metric: SAME_FACT)
+    return sizes + floor_differences(fresh.facts, committed.facts)
+
+
+def floor_differences(fresh: pd.DataFrame, committed: pd.DataFrame) -> list[str]:
+    """Return which floors differ between two frames of facts, of the traces that both have."""
+    floors = [facts.set_index(list(FACT_KEYS)).select_dtypes("number") for facts in (committed, fresh)]
+    return _apart(_pairs(*_shared(*floors)), lambda metric: SAME_FACT)
+
+
+def _shared(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the rows that both frames have."""
+    return one[one.index.isin(other.index)], other[other.index.isin(one.index)]
+
+
+def _unequal_forecasts(fresh: Results, committed: Results) -> list[str]:
+    """Return the runs whose forecasts have another hash, or whose forecaster counted other events."""
+    costs = [found.costs.set_index("trace")[FORECASTS] for found in (committed, fresh)]
+    one, other = _shared(*costs)
+    return [
+        f"{trace}: {name}: committed {one.at[trace, name]!s}, got {other.at[trace, name]!s}"
+        for name in FORECASTS
+        for trace in one.index[one[name] != other.loc[one.index, name]]
+    ]

@@ -178,14 +178,11 @@ def scored_columns(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequence[str] = ()) -> None:
-    """Write a frame; ``numbers`` are kept as numbers of 24 bits: the scores of two machines agree less closely.
-
-    Those of WHOLE keep all of their nine digits.
-    """
+    """Write a frame; ``numbers`` are its metrics."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    short = [name for name in numbers if name.partition("@")[0] not in WHOLE]
+    short = _short(numbers)
     types = dict.fromkeys(TEXTS, pa.string()) | dict.fromkeys(short, pa.float32())
     columns = {name: pa.array(frame[name], types.get(name), from_pandas=True) for name in map(str, frame.columns)}
     table = pa.table(columns).replace_schema_metadata({KEY: about.model_dump_json(exclude_none=True)})
@@ -199,6 +196,20 @@ def _write(frame: pd.DataFrame, path: Path, about: Description, numbers: Sequenc
             use_dictionary=[name for name in columns if name not in numbers],
             column_encoding=dict.fromkeys(numbers, "BYTE_STREAM_SPLIT"),
         )
+
+
+def _short(metrics: Sequence[str]) -> list[str]:
+    """Return the metrics that are kept as numbers of 24 bits: the scores of two machines agree less closely.
+
+    Those of WHOLE keep all of their nine digits.
+    """
+    return [name for name in metrics if name.partition("@")[0] not in WHOLE]
+
+
+def as_stored(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows or means by layer with their metrics rounded as in a file."""
+    short = _short(metric_columns(frame))
+    return frame.astype(dict.fromkeys(short, "float32")).astype(dict.fromkeys(short, "float64"))
 
 
 def _load_file(path: Path, layers: bool) -> Results:
