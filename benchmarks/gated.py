@@ -21,11 +21,11 @@ from compare_common import new_forecaster, observe_and_forecast, spread, table, 
 from threadpoolctl import threadpool_limits
 
 from moeload_bench.forecaster import StepBlock
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = "v3"
-RESULT = ROOT / "leaderboard" / "results" / SUITE / "gated.json"
+RESULT = ROOT / "leaderboard" / "results" / SUITE / "gated.parquet"
 OURS, REFERENCE = "gated", "sw_avg"
 SHAPES = {(4, 64): 10.0, (60, 256): 50.0}
 """(L, E), and the milliseconds that a forecast may take there."""
@@ -92,7 +92,7 @@ def _beside(times: Sequence[Sequence[float]], unit: float) -> list[str]:
 
 def bound_rows() -> Lines:
     """Return the fit of the committed result, and what is held after runs of several lengths."""
-    fit_s = load_result(RESULT).fit_wall_s
+    fit_s = load_results(RESULT).entries[OURS].fit_wall_s
     assert fit_s is not None
     found: Lines = [(f"fit on the open runs of {SUITE}, s", f"{fit_s:.0f}", "-", "-", f"at most {MOST_FIT_S:g} s",
                      verdict(fit_s <= MOST_FIT_S))]  # fmt: skip

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from leaderboard.committed import ROOT, entry_problems, record_path
+from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
@@ -17,21 +17,24 @@ MAINTAINERS = "The moeload-bench maintainers"
 
 
 def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard") -> Folder:
-    """Return the folder of one baseline; a verification of another result goes. Raises `SubmissionError`,
-    `ResultError`.
+    """Return the folder of one baseline; a verification of another result goes.
+
+    Raise `SubmissionError` or `ResultError` where the two do not belong together.
     """
-    result = load_result(root / record_path(suite.name, name))
-    who = Author([MAINTAINERS], "Apache-2.0", None, False, result.environment.hardware)
+    place = root / result_path(suite.name, name)
+    results = load_results(place, layers=True)
+    entry = results.entries[name]
+    who = Author([MAINTAINERS], "Apache-2.0", None, False, entry.environment.hardware)
     path = make_draft(as_target(name, suite), name, who, suite).write(root)
     folder = read_folder(path)
-    wrong = list(entry_problems(result, folder, suite))
+    wrong = list(entry_problems(entry, folder, suite))
     if wrong and folder.verification is not None:
         for file in (VERIFICATION, FITTED):
             (path / file).unlink(missing_ok=True)
-        result = result.model_copy(update={"status": "claimed"})
-        result.save(root / record_path(suite.name, name))
+        results = results.renamed_statuses({name: "claimed"})
+        results.save(place.parent)
         folder = read_folder(path)
-        wrong = list(entry_problems(result, folder, suite))
+        wrong = list(entry_problems(results.entries[name], folder, suite))
     if wrong:
         raise SubmissionError(f"{name}: {wrong[0]}")
     return folder
@@ -44,7 +47,7 @@ def submit_baselines() -> None:
     """
     suite = load_suite(default_suite())
     for name in suite.baselines:
-        if (ROOT / "leaderboard" / record_path(suite.name, name)).is_file():
+        if (ROOT / "leaderboard" / result_path(suite.name, name)).is_file():
             say(str(write_submission(name, suite).path))
         else:
             say(f"{name}: left out, it has no result on {suite.name}", err=True)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from leaderboard.committed import record_path
 from leaderboard.verifying.verify import Request, Verified, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
@@ -57,7 +56,7 @@ def verify(
 
     Checks the folder; installs the pinned requirements; runs the suite in the sandbox, one run twice, which must be
     equal; looks for memory of the traces. Writes verification.json into the folder and, for a verified entry, its
-    result: results/SUITE/NAME.json beside submissions/.
+    result below results/SUITE/ beside submissions/.
 
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder
     cannot be read, or the request cannot be served.
@@ -87,8 +86,7 @@ def verify(
             )
         )
     if not dry_run:
-        root = folder.resolve().parent.parent
-        write_verification(verified, read, root / record_path(tasks.name, read.record.name))
+        write_verification(verified, read, folder.resolve().parents[1] / "results" / tasks.name)
     _show_verified(verified, as_json)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from moeload_bench.errors import SuiteError
 from moeload_bench.results.run_result import TaskResult
-from moeload_bench.results.statistics import log_ratio
+from moeload_bench.results.skill import log_ratio
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import list_traces, read_trace
@@ -58,13 +58,9 @@ def _recipe(entry: SuiteTrace) -> str:
 
 def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult]) -> float:
     """Geometric mean over tasks and horizons of the loss over the reference's, each ratio clipped as in the skill."""
-    pairs = [
-        (one, other)
-        for mine, theirs in zip(tasks, reference, strict=True)
-        for one, other in zip(mine.metrics[PRIMARY], theirs.metrics[PRIMARY], strict=True)
-        if one is not None and other is not None
-    ]
-    if not pairs:
-        return 1.0
-    error_T, reference_T = np.array(pairs).T
-    return float(np.exp(np.mean(log_ratio(error_T, reference_T))))
+    error_TK, reference_TK = (
+        np.array([task.metrics[PRIMARY] for task in each], dtype=np.float64) for each in (tasks, reference)
+    )
+    ratio_TK = log_ratio(error_TK, reference_TK)
+    known = ratio_TK[np.isfinite(ratio_TK)]
+    return float(np.exp(known.mean())) if len(known) else 1.0

@@ -19,19 +19,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.verifying.agreement import unequal_fields
 from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
 from moeload_bench.errors import SubmissionError, TargetError, printable
-from moeload_bench.evaluation.evaluate import make_result
+from moeload_bench.evaluation.evaluate import entry_of
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.results.run_result import RunResult
 from moeload_bench.submissions.check import folder_problems, require_level
 from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder
@@ -63,7 +62,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification found, and where it found nothing wrong, the entry's result.
+    """What a verification found, and where it found nothing wrong, the entry's results.
 
     ``reasons`` say why it failed, [] for a verified entry. ``fitted`` is what `fit` returned and the result was scored
     with. ``pages_in_memory`` False: a run could tell which pages of shared files an earlier one had read.
@@ -71,7 +70,7 @@ class Verified:
 
     record: Verification
     reasons: list[str]
-    result: Result | None = None
+    results: Results | None = None
     fitted: bytes | None = None
     pages_in_memory: bool | None = None
 
@@ -105,18 +104,23 @@ def verify(request: Request) -> Verified:
     )
     if reasons or rerun is None:
         return Verified(record, [printable(reason)[:MAX_REASON] for reason in reasons[:MAX_REASONS]])
-    return Verified(record, [], rerun.result(), rerun.fits[rerun.target.text].data, rerun.pages_in_memory)
+    return Verified(record, [], rerun.results(), rerun.fits[rerun.target.text].data, rerun.pages_in_memory)
 
 
-def write_verification(made: Verified, folder: Folder, place: Path) -> None:
-    """Write verification.json and the fitted bytes into the folder, and the result of a verified entry to ``place``."""
+def write_verification(made: Verified, folder: Folder, results: Path) -> None:
+    """Write verification.json and the fitted bytes into the folder, and a verified entry's results into ``results``."""
     write_whole(folder.path / VERIFICATION, made.record.to_json().encode())
     if made.fitted is None:
         (folder.path / FITTED).unlink(missing_ok=True)
     else:
         write_whole(folder.path / FITTED, made.fitted)
-    if made.result is not None:
-        made.result.save(place)
+    if made.results is not None:
+        made.results.save(results)
+
+
+def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
+    """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
+    return [name for name in RunResult.model_fields if name != "cost" and getattr(one, name) != getattr(other, name)]
 
 
 class _Rerun:
@@ -155,13 +159,19 @@ class _Rerun:
             if growth > MAX_GROWTH.get(name, math.inf)
         ]
 
-    def result(self) -> Result:
+    def results(self) -> Results:
         """Return what the runs gave, under the submission's name, with its requirements and no path of this machine."""
-        folder, runs = self.request.folder, [self.runs[entry.id] for entry in self.request.suite.traces]
-        made = make_result(self.setting, self.target, self.fits[self.target.text], runs)
-        names = {"name": folder.record.name, "target": folder.record.result_target, "requirements": folder.requirements}
-        forecaster = made.forecaster.model_copy(update=names)
-        return made.model_copy(update={"forecaster": forecaster, "status": "verified"})
+        folder, suite = self.request.folder, self.request.suite
+        entry = entry_of(self.setting, self.target, self.fits[self.target.text]).model_copy(
+            update={
+                "name": folder.record.name,
+                "target": folder.record.result_target,
+                "requirements": folder.requirements,
+                "status": "verified",
+            }
+        )
+        runs = [self.runs[one.id] for one in suite.traces]
+        return Results.of([entry], {entry.name: runs}, suite.stratum_by_trace())
 
     def _expected(self) -> int:
         """Return how many runs and fits there will be when all goes well: what progress counts to."""

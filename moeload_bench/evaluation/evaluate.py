@@ -160,8 +160,8 @@ def _run_all(
         done[i].append(result)
         said.finished(pair)
     entries = [entry_of(setting, target, fits.get(i, Fitted())) for i, target in enumerate(targets)]
-    strata = {trace: stratum for stratum, traces in setting.suite.strata().items() for trace in traces}
-    return Results.of(entries, {entry.name: done[i] for i, entry in enumerate(entries)}, strata)
+    runs = {entry.name: done[i] for i, entry in enumerate(entries)}
+    return Results.of(entries, runs, setting.suite.stratum_by_trace())
 
 
 def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], said: _Said) -> Iterator[tuple[int, Pair, RunResult]]:

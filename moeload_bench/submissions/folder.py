@@ -7,7 +7,7 @@
     submissions/NAME/README.md           its card, for readers; baselines of this package have none
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     submissions/NAME/fitted.bin          written by it too: what `fit` returned, absent if the code has none
-    results/SUITE/NAME.json              the result, written by it too, from its own run
+    results/SUITE/NAME.parquet           the result, written by it too, from its own run
 
 Nothing of a folder is executed when it is read.
 """

@@ -153,10 +153,14 @@ class Suite(Record):
     def strata(self) -> dict[Stratum, list[str]]:
         """Return the scored runs of each stratum; empty for a suite without strata."""
         found: dict[Stratum, list[str]] = {}
-        for trace in self.traces:
-            if trace.expert_tokens is not None and (stratum := stratum_of(trace.expert_tokens)):
-                found.setdefault(stratum, []).append(trace.id)
+        for trace, stratum in self.stratum_by_trace().items():
+            found.setdefault(stratum, []).append(trace)
         return found
+
+    def stratum_by_trace(self) -> dict[str, Stratum]:
+        """Return the stratum of each scored run that is in one."""
+        tokens = {trace.id: trace.expert_tokens for trace in self.traces if trace.expert_tokens is not None}
+        return {trace: stratum for trace, count in tokens.items() if (stratum := stratum_of(count))}
 
     def group_of(self, trace_id: str) -> int:
         """Return the opaque number that runs of one recipe share."""

@@ -7,24 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.committed import (
-    ROOT,
-    SUBMISSIONS,
-    in_suite_order,
-    record_path,
-    target_of,
-)
+from leaderboard.committed import RESULTS, SUBMISSIONS, result_path, target_of
 from leaderboard.suites.plan import load_plan
+from leaderboard.verifying.agreement import EXACTLY, differences
 from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
-from moeload_bench.results.comparison import reference_of
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import look_of
 from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, load_suite
+from tests.support.altered import entry_of, with_entry
 from tests.support.submitted import make_world
 
 RECORDS = [read_folder(path).record for path in SUBMISSIONS.iterdir()]
@@ -35,8 +30,7 @@ def copied(name: str, root: Path) -> Suite:
     """Copy a baseline's submission and result to their places in another leaderboard; return their suite."""
     suite = load_suite(read_folder(SUBMISSIONS / name).record.suite.name)
     shutil.copytree(SUBMISSIONS / name, root / "submissions" / name)
-    (root / record_path(suite.name, name)).parent.mkdir(parents=True)
-    shutil.copy(ROOT / "leaderboard" / record_path(suite.name, name), root / record_path(suite.name, name))
+    load_results(RESULTS / suite.name / f"{name}.parquet", layers=True).save(root / "results" / suite.name)
     return suite
 
 
@@ -54,24 +48,25 @@ def test_committed_baselines_are_what_their_results_say(name: str, tmp_path: Pat
 def test_a_verification_of_another_result_goes(tmp_path: Path) -> None:
     """And the status that it gave."""
     suite = copied("sw_avg", tmp_path)
-    place = tmp_path / "results" / suite.name / "sw_avg.json"
-    result = load_result(place)
-    elsewhere = result.environment.model_copy(update={"commit": "0" * 40})
-    result.model_copy(update={"environment": elsewhere, "status": "verified"}).save(place)
+    place = tmp_path / result_path(suite.name, "sw_avg")
+    results = load_results(place, layers=True)
+    elsewhere = entry_of(results).environment.model_copy(update={"commit": "0" * 40})
+    with_entry(results, environment=elsewhere, status="verified").save(place.parent)
     (tmp_path / "submissions" / "sw_avg" / RECORD).unlink()
     folder = write_submission("sw_avg", suite, tmp_path)
     assert not (folder.path / VERIFICATION).exists()
-    assert load_result(place).status == "claimed"
+    again = load_results(place, layers=True)
+    assert entry_of(again).status == "claimed"
+    assert differences(again, results, EXACTLY) == []
 
 
 def test_a_result_of_other_code_of_the_package_makes_a_submission(tmp_path: Path) -> None:
     """The hash is provenance: what a changed docstring leaves is the same forecaster. Other arguments are refused."""
     suite = copied("sw_avg", tmp_path)
-    place = tmp_path / "results" / suite.name / "sw_avg.json"
-    result = load_result(place)
+    place = tmp_path / result_path(suite.name, "sw_avg")
+    results = load_results(place)
     for change in ({"source_sha256": "0" * 64}, {"source_sha256": "0" * 64, "kwargs": {"window": 7}}):
-        made_by = result.forecaster.model_copy(update=change)
-        result.model_copy(update={"forecaster": made_by}).save(place)
+        with_entry(results, **change).save(place.parent)
         if "kwargs" not in change:
             assert write_submission("sw_avg", suite, tmp_path).record.name == "sw_avg"
     with pytest.raises(SubmissionError, match="sw_avg: forecaster kwargs: the result says"):
@@ -87,21 +82,19 @@ def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
     suite = world.suite.model_copy(update={"baselines": plan.baselines, "variants": plan.variants})
     assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)
     assert _installed(plan.baselines, suite) == list(plan.baselines)  # what `run --suite` takes without a target
-    results = []
+    windows = []
     for name in plan.baselines:
         target = as_target(name, suite)
         assert target.label == name
         draft = make_draft(target, name, Author([MAINTAINERS], "Apache-2.0", None, False, "-"), suite)
         assert draft.record.result_target == target.text
         if name.startswith("sw_avg"):
-            results += evaluate(name, suite, paths=world.paths, level="none")
-    for result in results:
-        result.save(tmp_path / record_path(suite.name, result.name))
-        assert write_submission(result.name, suite, tmp_path).record.name == result.name
-        assert target_of(result, tmp_path / "submissions").kwargs == as_target(result.name, suite).kwargs
-        assert target_of(result, tmp_path / "nowhere").label == result.name
-    names = [result.name for result in in_suite_order(results[::-1], suite)]
-    assert names == [name for name in plan.baselines if name.startswith("sw_avg")]
-    found = reference_of(results)
-    assert found is not None
-    assert found.name == "sw_avg"
+            windows.append(name)
+    results = evaluate(windows, suite, paths=world.paths, level="none")
+    results.save(tmp_path / "results" / suite.name)
+    for name, entry in results.entries.items():
+        assert write_submission(name, suite, tmp_path).record.name == name
+        assert target_of(entry, tmp_path / "submissions").kwargs == as_target(name, suite).kwargs
+        assert target_of(entry, tmp_path / "nowhere").label == name
+    assert results.reference is not None
+    assert results.reference.names == ["sw_avg"]

@@ -6,20 +6,23 @@ draws, with the entry's name, which runs are compared, so that other code is com
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 
 import pytest
 
-from leaderboard.committed import RESULTS, SUBMISSIONS, committed_result
-from leaderboard.reproduce import bounds_of, exactly, prepared, same_machine
-from leaderboard.verifying.agreement import value_differences
+from leaderboard.committed import RESULTS, SUBMISSIONS
+from leaderboard.reproduce import prepared, same_machine, tolerances_of
+from leaderboard.verifying.agreement import EXACTLY, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, replay_and_score
 from moeload_bench.isolation.hosts import Level, Limits, level_available
 from moeload_bench.isolation.targets import Target, load_class
-from moeload_bench.results.record import Result
+from moeload_bench.results.entry import Entry
+from moeload_bench.results.files import COSTS, load_results
+from moeload_bench.results.results import Results
 from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.suites.suite import SuiteTrace, default_suite, load_suite, locate_traces
 from tests.support.committed import by_result
@@ -27,23 +30,29 @@ from tests.support.committed import by_result
 RUNS, ORIGINS = 2, 3
 DEAR_S = 20.0
 """Seconds of a committed run above which only `ORIGINS` are compared: all entries take ten minutes of CPU together."""
-ENTRIES = sorted((RESULTS / default_suite()).glob("*.json"))
+ENTRIES = sorted(path for path in (RESULTS / default_suite()).glob("*.parquet") if path.name != COSTS)
 
 
 def some_origins(entry: SuiteTrace, draw: random.Random) -> SuiteTrace:
     """Return the run with three of its origins."""
-    kept = {origin for origin, _ in draw.sample(entry.origins(), ORIGINS)}
-    states = {state: tuple(one for one in getattr(entry, state) if one in kept) for state in ("transient", "stable")}
+    chosen = {origin for origin, _ in draw.sample(entry.origins(), ORIGINS)}
+    states = {state: tuple(one for one in getattr(entry, state) if one in chosen) for state in ("transient", "stable")}
     return entry.model_copy(update=states)
 
 
-def runnable(result: Result, folder: Folder) -> tuple[Target, Level]:
+def tasks_of(results: Results, entry: SuiteTrace) -> Results:
+    """Return the rows of a run's origins alone: what describes the run as a whole is of all of its origins."""
+    table = results.table[results.table["origin"].isin([origin for origin, _ in entry.origins()])]
+    return dataclasses.replace(results, table=table, costs=results.costs[:0], facts=results.facts[:0], layers=None)
+
+
+def runnable(entry: Entry, folder: Folder) -> tuple[Target, Level]:
     """Return what runs and where: the package's code in the sandbox if there is one, anybody else's only there.
 
     Raises `MissingExtraError` where what the package's code needs is not installed.
     """
     if folder.record.has_code:
-        return prepared(result)
+        return prepared(entry)
     load_class(folder.target())
     return folder.target(), "sandbox" if level_available("sandbox") is None else "process"
 
@@ -54,30 +63,29 @@ def test_an_entry_run_from_its_committed_bytes_gives_its_committed_numbers(path:
     """Two runs of each entry. On the machine that made the result, forecasts and scores are equal; elsewhere each task
     is within leaderboard/tolerances.toml, never within what a network may move by that is fitted again.
     """
-    result, suite = committed_result(path), load_suite(default_suite())
-    folder, entries = read_folder(SUBMISSIONS / result.name), {entry.id: entry for entry in suite.traces}
+    committed, suite = load_results(path, layers=True), load_suite(default_suite())
+    entry, folder = committed.entries[path.stem], read_folder(SUBMISSIONS / path.stem)
     try:
-        target, level = runnable(result, folder)
+        target, level = runnable(entry, folder)
     except MissingExtraError as error:
         pytest.skip(str(error))
     setting, fitted = Setting(suite, level, Limits(), suite.seed, fresh=True), Fitted(folder.fitted())
-    same = same_machine(result.environment, environment()) is None
-    sources, draw = locate_traces(suite), random.Random(f"{result.name} {folder.source_sha256}")
-    for run in draw.sample(result.runs, RUNS):
-        dear = run.cost.observe_wall_s + run.cost.forecast_wall_s > DEAR_S
-        entry = some_origins(entries[run.trace], draw) if dear else entries[run.trace]
-        found = replay_and_score(Pair(setting, entry, sources[run.trace], target, fitted))
+    same = same_machine(entry.environment, environment()) is None
+    tolerances = EXACTLY if same else dataclasses.replace(tolerances_of(entry, refit=False), means=False)
+    sources, draw = locate_traces(suite), random.Random(f"{entry.name} {folder.source_sha256}")
+    costs = committed.costs.set_index("trace")[["observe_wall_s", "forecast_wall_s"]].sum(axis=1)
+    for run in draw.sample(suite.traces, RUNS):
+        dear = costs[run.id] > DEAR_S
+        asked = some_origins(run, draw) if dear else run
+        found = replay_and_score(Pair(setting, asked, sources[run.id], target, fitted))
+        fresh, expected = Results.of([entry], {entry.name: [found]}, {}), committed.select(traces=[run.id])
         if dear:
-            origins = {origin for origin, _ in entry.origins()}
-            run = run.model_copy(update={"tasks": tuple(task for task in run.tasks if task.origin in origins)})
-            found = run.model_copy(update={"tasks": found.tasks})
-        bounds = exactly if same else bounds_of(result)
-        assert list(value_differences(run, found, suite.horizons, bounds)) == [], run.trace
-        assert not same or found.forecasts_sha256 == run.forecasts_sha256, run.trace
+            fresh, expected = tasks_of(fresh, asked), tasks_of(expected, asked)
+        assert differences(fresh, expected, tolerances) == [], run.id
 
 
 def test_the_bytes_of_every_fitted_entry_are_committed() -> None:
     """Beside its submission, and of no other entry."""
-    fitted = {path.stem for path in ENTRIES if committed_result(path).fit_wall_s is not None}
+    fitted = {path.stem for path in ENTRIES if load_results(path).entries[path.stem].fit_wall_s is not None}
     assert fitted == {path.parent.name for path in SUBMISSIONS.glob("*/fitted.bin")}
     assert {"lstm", "gated", "guarded"} <= fitted

@@ -71,7 +71,7 @@ def forge(repo: Path, name: str) -> None:
 
 def result(repo: Path, name: str) -> Path:
     """The place of an entry's result."""
-    path = repo / "leaderboard" / "results" / "small" / f"{name}.json"
+    path = repo / "leaderboard" / "results" / "small" / f"{name}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
@@ -103,7 +103,7 @@ def test_another_s_entry_is_neither_verified_nor_removed_nor_given_other_numbers
     done = checked(repo)
     assert done.returncode == 1
     assert "submissions/theirs/verification.json: the maintainers' file" in done.stderr
-    assert "results/small/theirs.json: the maintainers' run writes results" in done.stderr
+    assert "results/small/theirs.parquet: the maintainers' run writes results" in done.stderr
     git(repo, "reset", "-q", "--hard", "main")
     shutil.rmtree(repo / "leaderboard")
     commit(repo, "nobody else")
@@ -119,7 +119,7 @@ def test_a_submission_brings_no_result(repo: Path, world: World) -> None:
     commit(repo, "and its numbers")
     done = checked(repo)
     assert done.returncode == 1
-    assert "results/small/mine.json: the maintainers' run writes results: leave it as it is" in done.stderr
+    assert "results/small/mine.parquet: the maintainers' run writes results: leave it as it is" in done.stderr
     assert "accepted: mine" in done.stdout
 
 

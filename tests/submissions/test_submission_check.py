@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from leaderboard.committed import entry_problems
-from moeload_bench.results.record import Result
+from moeload_bench.results.entry import Entry
 from moeload_bench.submissions.check import folder_problems
 from moeload_bench.submissions.folder import CODE, Folder, read_folder
 from moeload_bench.submissions.record import Verification
-from tests.support.submitted import World, make_world, result_of, submitted
+from tests.support.altered import entry_of
+from tests.support.submitted import World, make_world, results_of, submitted
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture(scope="module")
-def entry(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Result]:
+def entry(world: World, tmp_path_factory: pytest.TempPathFactory) -> tuple[Folder, Entry]:
     folder = submitted(tmp_path_factory.mktemp("entry"), world)
-    return folder, result_of(folder, world)
+    return folder, entry_of(results_of(folder, world))
 
 
 def test_an_honest_submission_passes(world: World, tmp_path: Path) -> None:
@@ -52,10 +53,10 @@ def test_a_strangers_code_cannot_take_a_baselines_name(world: World, tmp_path: P
 FALSIFIED: dict[str, tuple[str, Any, str]] = {
     "another suite's hash": ("suite/sha256", "0" * 64, "suite: the result says 'small 0000"),
     "another suite's name": ("suite/name", "other", "suite: the result says 'other"),
-    "changed code": ("forecaster/source_sha256", "0" * 64, "code has changed"),
-    "other arguments": ("forecaster/kwargs", {"window": 3}, "kwargs"),
-    "unnamed requirements": ("forecaster/requirements", ["a==1"], "requirements"),
-    "another name": ("forecaster/name", "yours", "forecaster name"),
+    "changed code": ("source_sha256", "0" * 64, "code has changed"),
+    "other arguments": ("kwargs", {"window": 3}, "kwargs"),
+    "unnamed requirements": ("requirements", ["a==1"], "requirements"),
+    "another name": ("name", "yours", "forecaster name"),
     "another scoring": ("scoring_version", 0, "scoring version"),
     "a status of its own": ("status", "verified", "no verification.json says so"),
 }
@@ -63,7 +64,7 @@ FALSIFIED: dict[str, tuple[str, Any, str]] = {
 
 @pytest.mark.parametrize("name", FALSIFIED)
 def test_a_result_of_another_submission_is_refused_with_the_reason(
-    name: str, entry: tuple[Folder, Result], world: World
+    name: str, entry: tuple[Folder, Entry], world: World
 ) -> None:
     """Each place of the record that names the submission, its suite or its verification."""
     folder, result = entry
@@ -75,26 +76,26 @@ def test_a_result_of_another_submission_is_refused_with_the_reason(
     for part in parents:
         place = place[part]
     place[last] = value
-    found = list(entry_problems(Result.model_validate(tree), folder, world.suite))
+    found = list(entry_problems(Entry.model_validate(tree), folder, world.suite))
     assert any(message in line for line in found), found
 
 
 def test_code_changed_after_the_run_is_refused(world: World, tmp_path: Path) -> None:
     """One more comment is another source."""
     folder = submitted(tmp_path, world)
-    result = result_of(folder, world)
+    result = entry_of(results_of(folder, world))
     with (folder.path / CODE).open("a") as file:
         file.write("# more\n")
     (found,) = entry_problems(result, read_folder(folder.path), world.suite)
     assert "code has changed" in found
 
 
-def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Result], world: World) -> None:
+def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Entry], world: World) -> None:
     """That of the commit at which both were made."""
     folder, result = entry
     made = Verification(status="verified", level="sandbox", date="2026-11-25", commit=result.environment.commit)
     folder = replace(folder, verification=made)
-    changed: Callable[..., Result] = result.model_copy
+    changed: Callable[..., Entry] = result.model_copy
     assert list(entry_problems(changed(update={"status": "verified"}), folder, world.suite)) == []
     (line,) = entry_problems(result, folder, world.suite)
     assert line.startswith("the result says claimed, verification.json says verified")

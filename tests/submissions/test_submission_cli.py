@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from leaderboard.committed import entry_problems, record_path
-from moeload_bench.results.record import load_result
+from leaderboard.committed import entry_problems, result_path
+from moeload_bench.results.files import load_results
 from moeload_bench.submissions.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification
@@ -59,8 +59,10 @@ def test_every_committed_submission_passes_the_check(path: Path) -> None:
     """
     folder = read_folder(path)
     suite = load_suite(folder.record.suite.name)
-    result = load_result(ROOT / "leaderboard" / record_path(suite.name, path.name))
-    assert list(entry_problems(result, folder, suite)) == [], "run `make verify` and commit what it writes"
+    results = load_results(ROOT / "leaderboard" / result_path(suite.name, path.name))
+    assert list(entry_problems(results.entries[path.name], folder, suite)) == [], (
+        "run `make verify` and commit what it writes"
+    )
 
 
 def test_check_only_says_yes_or_why_not(world: World, tmp_path: Path) -> None:
@@ -159,7 +161,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
 
     done = moeload(world, *SUBMIT, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    folder, result = Path("leaderboard/submissions/mine"), Path("leaderboard/results/small/mine.json")
+    folder, result = Path("leaderboard/submissions/mine"), Path("leaderboard/results/small/mine.parquet")
     assert f"git add {folder}\n" in done.stdout
     assert (tmp_path / folder / CODE).read_text() == NAIVE
     assert "- Authors: A. Stranger\n" in (tmp_path / folder / CARD).read_text()
@@ -181,7 +183,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert kept.returncode == 0, kept.stderr
     assert kept.stdout.endswith("verified\n")
     assert "3/3 runs" in kept.stderr, "progress is told"
-    assert load_result(tmp_path / result).status == "verified"
+    assert load_results(tmp_path / result).entries["mine"].status == "verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
 
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from leaderboard.site.inputs import make_entry
+from leaderboard.committed import entry_problems
 from leaderboard.verifying.verify import Request, verify, write_verification
 from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import FileTarget, parse_target
-from moeload_bench.results.record import load_result
+from moeload_bench.results.files import load_results
 from moeload_bench.submissions import requirements, submit
 from moeload_bench.submissions.check import folder_problems
 from moeload_bench.submissions.folder import VERIFICATION, read_folder
@@ -88,7 +88,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     hub: LocalHub, api: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An outsider's token opens the pull request; the maintainer verifies, adds what was found, and merges; what
-    the Hub then holds is a verified entry of the site.
+    the Hub then holds is a verified entry.
 
     The forecaster needs a package of its own, which is not installed here: the sandbox has it, this process has not.
     """
@@ -106,10 +106,10 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
 
     request = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
-    files = ["submissions/mine/*", "results/small/mine.json"]
+    files = ["submissions/mine/*", "results/small/**"]
     api("maintainer").snapshot_download(REPO, **request, local_dir=tmp_path / "request")
     folder = read_folder(tmp_path / "request" / "submissions" / "mine")
-    place = tmp_path / "request" / "results" / "small" / "mine.json"
+    place = tmp_path / "request" / "results" / "small"
     assert not place.exists()
     assert list(folder_problems(folder, world.suite)) == []
     found = verify(Request(folder, world.suite, world.paths, find_links=wheels, no_index=True))
@@ -121,11 +121,10 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     maintainer.merge_pull_request(REPO, number, repo_type="dataset")
 
     maintainer.snapshot_download(REPO, repo_type="dataset", local_dir=tmp_path / "merged")
-    merged = load_result(tmp_path / "merged" / "results" / "small" / "mine.json")
-    entry = make_entry(merged, tmp_path / "merged" / "submissions" / "mine", world.suite)
-    assert (entry.standing, entry.wrong, merged.status) == ("verified", (), "verified")
-    assert entry.folder is not None
-    assert entry.folder.verification == made
+    entry = load_results(tmp_path / "merged" / "results" / "small").entries["mine"]
+    folder = read_folder(tmp_path / "merged" / "submissions" / "mine")
+    assert list(entry_problems(entry, folder, world.suite)) == []
+    assert (entry.status, folder.verification) == ("verified", made)
     with pytest.raises(ModuleNotFoundError):
         __import__("moeload_test_helper")
 

@@ -166,6 +166,6 @@ def test_a_forecaster_with_weights_is_submitted(level: Any, world: World, tmp_pa
         folder = read_folder(prepared.write(tmp_path / "board"))
         assert folder.record.weights_sha256 is not None
         made = verify(Request(folder, world.suite, world.paths, level=level))
-        assert made.result is not None
-        hashes.add(made.result.runs[0].forecasts_sha256)
+        assert made.results is not None
+        hashes.add(made.results.costs["forecasts_sha256"].iloc[0])
     assert len(hashes) == 2

@@ -13,7 +13,7 @@ def by_result(paths: Iterable[str | Path]) -> list[object]:
     return [
         pytest.param(
             path,
-            id=Path(path).as_posix().rpartition("leaderboard/")[2].removesuffix(".json"),
+            id=Path(path).as_posix().rpartition("leaderboard/")[2].removesuffix(".json").removesuffix(".parquet"),
             marks=pytest.mark.slow if "seasons" in Path(path).parts else (),
         )
         for path in paths

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.submissions.folder import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -76,11 +76,13 @@ def submitted(root: Path, world: World, **changes: Any) -> Folder:
     return read_folder(write_folder(root, world, **changes))
 
 
-def result_of(folder: Folder, world: World) -> Result:
+def results_of(folder: Folder, world: World) -> Results:
     """The folder's forecaster run on the suite, under its name."""
-    (result,) = evaluate(folder.target(), world.suite, paths=world.paths, level="none")
-    made = {"name": folder.record.name, "target": folder.record.target, "requirements": folder.requirements}
-    return result.model_copy(update={"forecaster": result.forecaster.model_copy(update=made)})
+    target = replace(folder.target(), name=folder.record.name)
+    results = evaluate(target, world.suite, paths=world.paths, level="none")
+    entry = results.entries[target.label]
+    made = entry.model_copy(update={"target": folder.record.target, "requirements": folder.requirements})
+    return replace(results, entries={entry.name: made})
 
 
 def wheel(

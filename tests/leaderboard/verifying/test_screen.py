@@ -150,7 +150,7 @@ def test_a_memoriser_s_file_is_rejected(wide: World, tmp_path: Path) -> None:
     folder = submitted(tmp_path, wide, code=code, target=TARGET)
     made = verify(Request(folder, wide.suite, wide.paths, level="none"))
     assert made.reasons[0].startswith("memory: "), (made.reasons, made.record.findings)
-    assert (made.record.status, made.result) == ("failed", None)
+    assert (made.record.status, made.results) == ("failed", None)
 
 
 def test_an_honest_file_passes_the_screen(wide: World, tmp_path: Path) -> None:
