@@ -17,6 +17,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.rows import Report
+from moeload_bench.traces.tensors import named_once
 from moeload_bench.traces.trace import MAX_COUNT
 from moeload_bench.words import silent
 
@@ -183,29 +184,6 @@ class _Bounded(io.RawIOBase):
     def close(self) -> None:
         self._file.close()
         super().close()
-
-
-def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raise `ValueError` if a name occurs twice in it, since a value would be lost."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} occurs twice in one object")
-        found[name] = value
-    return found
-
-
-def safetensors_header(path: Path, most: int) -> tuple[dict[str, Any], int]:
-    """Return the JSON header of a safetensors file, and where its data begin.
-
-    Raise `ValueError` (or `RecursionError`, from JSON) for a header that is damaged or has more than ``most`` bytes.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(most, size - 8):
-            raise ValueError(f"a header of {length} bytes in {size}")
-        return json.loads(file.read(length), object_pairs_hook=named_once), 8 + length
 
 
 class JsonLines:

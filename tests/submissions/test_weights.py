@@ -92,10 +92,10 @@ def _with_member(name: str, text: bytes) -> bytes:
         ("w.safetensors", b"", "not a safetensors file: a header of 0 bytes in a file of 0"),
         ("w.safetensors", b"\xff" * 8, "not a safetensors file: a header of"),
         ("w.safetensors", safetensors(data=bytes(9)), "9 bytes of data, its header describes 8"),
-        ("w.safetensors", safetensors({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}), "12 bytes exp"),
-        ("w.safetensors", safetensors({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}), "ValueError"),
-        ("w.safetensors", safetensors({"a": {"dtype": "OBJ", "shape": [2], "data_offsets": [0, 8]}}), "KeyError"),
-        ("w.safetensors", safetensors({"a": 3}), "TypeError in its header"),
+        ("w.safetensors", safetensors({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}), "expected 12 by"),
+        ("w.safetensors", safetensors({"a": {"dtype": "F32", "shape": [-2], "data_offsets": [0, 8]}}), "a.shape.0: "),
+        ("w.safetensors", safetensors({"a": {"dtype": "OBJ", "shape": [2], "data_offsets": [0, 8]}}), "dtype 'OBJ'"),
+        ("w.safetensors", safetensors({"a": 3}), "a: Input should be"),
     ],
 )
 def test_anything_else_is_refused(name: str, content: bytes, message: str, tmp_path: Path) -> None:
