@@ -3,7 +3,7 @@
 Expert ``j`` of the new checkpoint is the one that the plan has in slot ``j``: its weights and its row of the router
 move together, so that the model computes the same function. Tensors that are stored expert by expert are renamed,
 stacked ones are copied row by row; bytes are never decoded, so any dtype and quantisation passes, and memory does not
-grow with the model. The file format is safetensors' (eight bytes of length, a JSON header, then the data).
+grow with the model.
 
 Axis letters: E experts.
 """
@@ -11,59 +11,98 @@ Axis letters: E experts.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Annotated, BinaryIO, Literal, NamedTuple, TypeVar
 
-from moeload_bench.errors import PlacementError, counted, not_found, printable
-from moeload_bench.interchange.logfiles import Progress, safetensors_header
+from pydantic import BaseModel, Field, ValidationError
+
+from moeload_bench.errors import PlacementError, not_found, printable
+from moeload_bench.files import read_at_most
+from moeload_bench.interchange.logfiles import Progress
 from moeload_bench.interchange.rows import Report
+from moeload_bench.schema import first_problem
+from moeload_bench.traces.tensors import Header, Tensor, read_header
 
-MAX_HEADER_BYTES = 100_000_000
-"""As the safetensors library."""
-MAX_JSON_BYTES = 64 << 20
+MAX_PLAN_BYTES = 16 << 20
+MAX_INDEX_BYTES = 64 << 20
 CHUNK_BYTES = 16 << 20
-NUMBERS = ("n_routed_experts", "num_experts", "num_local_experts")
-"""Keys of configs that hold the number of experts."""
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json")
 INDEX = "model.safetensors.index.json"
+NUMBER = "(0|[1-9][0-9]{0,5})"
+SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
+"""Tensors of a block that every token uses: they stay."""
+R = TypeVar("R", bound=BaseModel)
+Number = Annotated[int, Field(strict=True, ge=0, lt=10**6)]
 
 
 class Family(NamedTuple):
-    """Where a family keeps its experts: the block of a layer, and in it the tensors with a row per expert.
+    """Where a family keeps its experts: a layer's block, and in it the router and the stacked tensors, row by expert.
 
-    Those of single experts are called ``experts.N.``.
+    Without stacked tensors, those of expert N are called ``experts.N.``.
     """
 
     block: str
-    stacked: str
+    router: str
+    stacked: str | None = None
 
 
 FAMILIES: Mapping[str, Family] = {
     "mixtral": Family("block_sparse_moe", r"gate\.weight"),
     **dict.fromkeys(("qwen2_moe", "qwen3_moe", "olmoe"), Family("mlp", r"gate\.weight")),
     "deepseek_v3": Family("mlp", r"gate\.(weight|e_score_correction_bias)"),
-    "granitemoe": Family("block_sparse_moe", r"(router\.layer|input_linear|output_linear)\.weight"),
-    "gpt_oss": Family("mlp", r"router\.(weight|bias)|experts\.(gate_up|down)_proj(_\w+)?"),
+    "granitemoe": Family("block_sparse_moe", r"router\.layer\.weight", r"(input|output)_linear\.weight"),
+    "gpt_oss": Family("mlp", r"router\.(weight|bias)", r"experts\.(gate_up|down)_proj(_(blocks|scales|bias))?"),
 }
 
 
-class Tensor(NamedTuple):
-    """One tensor of a file: where it lies behind the header, and whose it is.
+class _Config(BaseModel):
+    model_type: str
+    n_routed_experts: Number | None = None
+    num_experts: Number | None = None
+    num_local_experts: Number | None = None
+    n_group: Annotated[Number, Field(ge=1)] | None = None
 
-    ``layer`` is -1 outside experts and routers, ``expert`` -1 for one with a row for each expert.
-    """
+    @property
+    def experts(self) -> int:
+        return self.n_routed_experts or self.num_experts or self.num_local_experts or 0
+
+
+class _Index(BaseModel, extra="allow"):
+    weight_map: dict[str, str]
+
+
+class _PlanLayer(BaseModel):
+    layer: Number
+    devices: list[list[Number]]
+
+
+class _Plan(BaseModel):
+    placement_version: Literal[1]
+    layers: list[_PlanLayer] = Field(min_length=1)
+
+
+class Part(NamedTuple):
+    """A tensor in the block of a layer: its name is ``head``, `experts.N.` for that of one expert, then ``tail``."""
 
     name: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-    layer: int
-    expert: int
+    head: str
+    expert: int | None
+    tail: str
+    tensor: Tensor
+
+
+class Moves(NamedTuple):
+    """The new names of single experts' tensors, and the order of the rows of stacked ones, by name."""
+
+    names: dict[str, str]
+    rows: dict[str, Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -82,22 +121,12 @@ def read_orders(path: Path) -> dict[int, tuple[int, ...]]:
 
     Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
     """
-    record = _json(path)
-    if not isinstance(record, dict) or record.get("placement_version") != 1:
-        raise PlacementError(
-            f"{path}: not a plan of this project; expected what `plan --write FILE --format json` writes"
-        )
     orders: dict[int, tuple[int, ...]] = {}
-    for entry in _list(record.get("layers"), f"{path}: layers"):
-        layer: Any = entry.get("layer") if isinstance(entry, dict) else None
-        if not _is_index(layer) or layer in orders:
-            raise PlacementError(f"{path}: got layer {layer!r}, expected each layer's number once")
-        slots = [e for part in _list(entry.get("devices"), f"{path}: layer {layer}") for e in _list(part, f"{path}")]
-        if not all(map(_is_index, slots)):
-            raise PlacementError(f"{path}: layer {layer}: expected the numbers of experts")
-        orders[layer] = _once_each(tuple(slots), f"{path}: layer {layer}")
-    if not orders:
-        raise PlacementError(f"{path}: the plan has no layers")
+    for entry in _read(_Plan, path, MAX_PLAN_BYTES, "a plan, as `plan --write FILE --format json` writes it").layers:
+        if entry.layer in orders:
+            raise PlacementError(f"{path}: layer {entry.layer} is there twice, expected each layer's number once")
+        slots = [expert for device in entry.devices for expert in device]
+        orders[entry.layer] = _once_each(slots, f"{path}: layer {entry.layer}")
     return orders
 
 
@@ -107,133 +136,196 @@ def permute_checkpoint(
     """Write a checkpoint whose experts stand in the given order, by layer, into the new folder ``out``.
 
     Layers that are not in ``orders`` stay. The folder appears when it is complete. Raise `PlacementError` for a family
-    that is not one of FAMILIES, files that do not hold what its config says, an order that does not fit, and a folder
-    that exists; `NotFoundError` for a checkpoint that does not.
+    that is not one of FAMILIES, files that do not hold what its config says, tensors of an MoE block that nothing is
+    known of, links that leave the checkpoint, an order that does not fit, and a folder that exists; `OSError` where the
+    disk cannot take it.
     """
-    if out.exists():
+    if os.path.lexists(out):
         raise PlacementError(f"{out}: exists already; expected a new folder, nothing is overwritten")
-    config = _json(checkpoint / "config.json")
+    files, left_out = _files(checkpoint)
+    config = _read(_Config, checkpoint / "config.json", MAX_INDEX_BYTES, "a model's configuration")
     family, experts = _family(config, checkpoint)
-    files = sorted(checkpoint.glob("*.safetensors"))
-    if not files:
+    headers = {file: _header(file) for file in files if file.suffix == ".safetensors"}
+    if not headers:
         raise PlacementError(f"{checkpoint}: no .safetensors files; other kinds of weights are not read")
-    headers = {file: _header(file, family) for file in files}
-    found = [tensor for _, tensors in headers.values() for tensor in tensors]
-    moe_layers = _check_layers(found, experts, str(checkpoint))
+    file_of = _file_of(headers)
+    index = next((_index(file, file_of) for file in files if file.name == INDEX), None)
+    layers = _moe_layers(headers.values(), family)
+    for layer, parts in layers.items():
+        _check_layer(f"{checkpoint}: layer {layer}", parts, family, experts)
     for layer, order in orders.items():
-        _check_order(layer, order, experts, moe_layers, _groups(config))
+        _check_order(layer, order, experts, layers, config.n_group or 1)
+    moves = _moves(layers, orders)
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        progress = Progress(files, report)
+        progress = Progress(list(headers), report)
         for file in files:
-            _write(file, scratch / file.name, *headers[file], family, orders, progress)
-        left_out = _copy_rest(checkpoint, scratch, family, orders)
+            if file in headers:
+                _write(file, scratch / file.name, headers[file], moves, progress)
+            elif file.name != INDEX:
+                shutil.copyfile(file, scratch / file.name)
+        if index is not None:
+            renamed = {moves.names.get(name, name): file for name, file in file_of.items()}
+            (scratch / INDEX).write_text(json.dumps({**index.model_dump(), "weight_map": renamed}, indent=2))
         scratch.chmod(0o755)
         scratch.rename(out)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    moved = [tensor for tensor in found if tensor.layer in orders]
-    one_by_one = sum(tensor.expert >= 0 for tensor in moved)
-    return Permuted(tuple(sorted(orders)), moe_layers, one_by_one, len(moved) - one_by_one, left_out)
+    return Permuted(tuple(sorted(orders)), tuple(layers), len(moves.names), len(moves.rows), left_out)
 
 
-def _once_each(slots: tuple[int, ...], where: str) -> tuple[int, ...]:
-    """Return the order if it holds 0 .. E-1 once each; else raise and name the order without replicas."""
-    once = tuple(dict.fromkeys(slots))
-    if sorted(once) != list(range(len(once))):
-        raise PlacementError(f"{where}: got experts {sorted(once)[:8]}..., expected each of 0 to E - 1")
-    if len(once) != len(slots):
-        most = max(once, key=slots.count)
-        raise PlacementError(
-            f"{where}: {len(slots)} slots for {len(once)} experts, expert {most} is there {slots.count(most)} times; a "
-            f"checkpoint holds each once: plan with --slots {len(once)}. The order of the first replicas is "
-            f"{','.join(map(str, once))}"
-        )
-    return once
-
-
-def _family(config: Any, checkpoint: Path) -> tuple[Family, int]:
-    kind = str(config.get("model_type") if isinstance(config, dict) else None)
-    if kind not in FAMILIES:
-        raise not_found("model family", kind, FAMILIES)
-    experts: Any = next((config[name] for name in NUMBERS if name in config), None)
-    if not _is_index(experts) or experts < 2:
-        said = " or ".join(NUMBERS)
-        raise PlacementError(
-            f"{checkpoint}/config.json: the number of experts ({said}) is {experts!r}, expected 2 or more"
-        )
-    return FAMILIES[kind], experts
-
-
-def _groups(config: Mapping[str, Any]) -> int:
-    groups = config.get("n_group") or 1
-    return groups if _is_index(groups) else 1
-
-
-def _header(file: Path, family: Family) -> tuple[dict[str, Any], list[Tensor]]:
-    """Return a file's header and its tensors in the order of their data; raise `PlacementError` for any damage."""
+def _read(kind: type[R], path: Path, most: int, expected: str) -> R:
+    """Return a JSON file's record; raise `PlacementError` that names the file and the first field that is wrong."""
     try:
-        header, first = safetensors_header(file, MAX_HEADER_BYTES)
-        tensors = [
-            Tensor(name, tuple(map(int, entry["shape"])), int(begin), int(end), *_place(name, family))
-            for name, entry in header.items()
-            if name != "__metadata__"
-            for begin, end in [entry["data_offsets"]]
-        ]
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise PlacementError(f"{file}: not safetensors: {printable(str(error))[:200]}") from None
-    tensors.sort(key=lambda tensor: (tensor.begin, tensor.end))
-    at = 0
-    for tensor in tensors:
-        if tensor.begin != at or tensor.end < at:
+        return kind.model_validate_json(read_at_most(path, most))
+    except ValidationError as error:
+        raise PlacementError(f"{path}: {first_problem(error, 'the file')}; expected {expected}") from None
+    except OSError as error:
+        raise PlacementError(f"{path}: {error.strerror}; expected {expected}") from None
+
+
+def _once_each(slots: Sequence[int], where: str) -> tuple[int, ...]:
+    """Return the order if it holds 0 .. E-1 once each; else raise and name the order without replicas."""
+    replicas = Counter(slots)  # in the order of first replicas
+    if not slots or max(replicas) >= len(replicas):
+        raise PlacementError(f"{where}: got experts {sorted(replicas)[:8]}..., expected each of 0 to E - 1")
+    expert, most = replicas.most_common(1)[0]
+    if most > 1:
+        raise PlacementError(
+            f"{where}: {len(slots)} slots for {len(replicas)} experts, expert {expert} is there {most} times; a "
+            f"checkpoint holds each once: plan with --slots {len(replicas)}. The order of the first replicas is "
+            f"{','.join(map(str, replicas))[:2000]}"
+        )
+    return tuple(slots)
+
+
+def _family(config: _Config, checkpoint: Path) -> tuple[Family, int]:
+    if config.model_type not in FAMILIES:
+        raise not_found("model family", config.model_type[:80], FAMILIES)
+    experts, groups = config.experts, config.n_group or 1
+    if experts < 2:
+        raise PlacementError(
+            f"{checkpoint}/config.json: the number of experts (n_routed_experts, num_experts or num_local_experts) is "
+            f"{experts or None}, expected 2 or more"
+        )
+    if experts % groups:
+        raise PlacementError(f"{checkpoint}/config.json: n_group is {groups}, expected a divisor of {experts} experts")
+    return FAMILIES[config.model_type], experts
+
+
+def _files(checkpoint: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """Return a checkpoint's files, and the names of what is not taken along: folders, weights of other kinds.
+
+    Raise `PlacementError` for a pipe or device, and for a link that leaves the checkpoint. The Hub's cache has links
+    from `snapshots/REVISION` to `blobs`.
+    """
+    files, left_out = [], []
+    root = Path(os.path.realpath(checkpoint))
+    homes = [root, root.parents[1] / "blobs"] if root.parent.name == "snapshots" else [root]
+    for path in sorted(checkpoint.iterdir()):
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(home) for home in homes):
+            raise PlacementError(f"{path}: a link out of the checkpoint, to {target}; expected the file itself")
+        if target.is_dir() or (path.name.endswith(WEIGHTS) and path.suffix != ".safetensors" and path.name != INDEX):
+            left_out.append(path.name)
+        elif not target.is_file():
+            raise PlacementError(f"{path}: a pipe, device or broken link, expected a file")
+        else:
+            files.append(path)
+    return files, tuple(left_out)
+
+
+def _header(file: Path) -> Header:
+    try:
+        return read_header(file)
+    except ValueError as error:
+        raise PlacementError(f"{file}: not safetensors: {printable(str(error))[:300]}") from None
+
+
+def _file_of(headers: Mapping[Path, Header]) -> dict[str, str]:
+    """Return the file of each tensor; raise `PlacementError` for one that two files hold."""
+    found: dict[str, str] = {}
+    for file, header in headers.items():
+        for name in header.tensors:
+            if name in found:
+                raise PlacementError(f"{file}: tensor {name} is in {found[name]} too")
+            found[name] = file.name
+    return found
+
+
+def _index(path: Path, file_of: Mapping[str, str]) -> _Index:
+    """Return the index of a checkpoint's files; raise `PlacementError` unless it has each tensor where it is."""
+    index = _read(_Index, path, MAX_INDEX_BYTES, "an index with a weight_map")
+    odd = next(
+        (name for name in (*file_of, *index.weight_map) if file_of.get(name) != index.weight_map.get(name)), None
+    )
+    if odd is not None:
+        raise PlacementError(
+            f"{path}: tensor {odd} is in {index.weight_map.get(odd)} there, and in {file_of.get(odd)} by the files"
+        )
+    return index
+
+
+def _moe_layers(headers: Iterable[Header], family: Family) -> dict[int, list[Part]]:
+    """Return the tensors of each MoE layer's block, by the layer's number: one that holds a router or experts."""
+    single = "()" if family.stacked else rf"(?:experts\.{NUMBER}\.)?"
+    block = re.compile(rf"(?s)((?:.*\.)?layers\.{NUMBER}\.{family.block}\.){single}(.+)")
+    blocks: dict[int, list[Part]] = defaultdict(list)
+    for header in headers:
+        for name, tensor in header.tensors.items():
+            if found := block.fullmatch(name):
+                expert = int(found[3]) if found[3] else None
+                blocks[int(found[2])].append(Part(name, found[1], expert, found[4], tensor))
+    return {n: blocks[n] for n in sorted(blocks) if any(p.expert is not None or _by_rows(p, family) for p in blocks[n])}
+
+
+def _by_rows(part: Part, family: Family) -> bool:
+    return bool(re.fullmatch(f"{family.router}|{family.stacked or family.router}", part.tail))
+
+
+def _check_layer(where: str, parts: Sequence[Part], family: Family, experts: int) -> None:
+    """Raise `PlacementError` unless a layer has a router and all experts with the same tensors, and nothing unknown."""
+    heads = sorted({part.head for part in parts})
+    if len(heads) > 1:
+        raise PlacementError(f"{where} is there twice: {heads[0]} and {heads[1]}")
+    tails: dict[int, set[str]] = defaultdict(set)
+    for part in parts:
+        if part.expert is not None:
+            tails[part.expert].add(part.tail)
+        elif not _by_rows(part, family):
+            if not re.fullmatch(SHARED, part.tail):
+                raise PlacementError(f"{where}: {part.name} is unknown: it may belong to the router or to experts")
+        elif part.tensor.shape[:1] != (experts,) or part.tensor.size % experts:
             raise PlacementError(
-                f"{file}: {tensor.name} lies at {tensor.begin}..{tensor.end}, expected it from {at} on"
+                f"{where}: {part.name} has shape {part.tensor.shape}, expected {experts} rows of whole bytes"
             )
-        at = tensor.end
-    size = file.stat().st_size
-    if first + at != size:
-        raise PlacementError(f"{file}: {size} bytes, its header announces {first + at}: it breaks off or has a tail")
-    return header, tensors
+    if not any(re.fullmatch(family.router, part.tail) for part in parts):
+        raise PlacementError(f"{where} has experts and no router")
+    if family.stacked is None:
+        _check_experts(where, tails, experts)
+    elif not any(re.fullmatch(family.stacked, part.tail) for part in parts):
+        raise PlacementError(f"{where} has a router and no experts")
 
 
-def _place(name: str, family: Family) -> tuple[int, int]:
-    """Return a tensor's layer and expert, as `Tensor` has them."""
-    match = re.search(rf"(?:^|\.)layers\.(\d+)\.{family.block}\.(?:experts\.(\d+)\.|(?:{family.stacked})$)", name)
-    if match is None:
-        return -1, -1
-    return int(match[1]), int(match[2] or -1)
+def _check_experts(where: str, tails: Mapping[int, Collection[str]], experts: int) -> None:
+    """Raise `PlacementError` unless the experts 0 .. E-1 are there, with the same tensors each."""
+    if not tails:
+        raise PlacementError(f"{where} has a router and no experts")
+    first = tails[min(tails)]
+    odd = next((expert for expert, has in sorted(tails.items()) if has != first), None)
+    if odd is not None:
+        raise PlacementError(f"{where}: expert {odd} has other tensors than expert {min(tails)}")
+    if len(tails) != experts or max(tails) >= experts:
+        raise PlacementError(f"{where}: {len(tails)} experts up to {max(tails)}, expected {experts} from 0 on")
 
 
-def _check_layers(tensors: Sequence[Tensor], experts: int, where: str) -> tuple[int, ...]:
-    """Return the MoE layers; raise `PlacementError` unless each has a router and every expert with the same tensors."""
-    layers = sorted({tensor.layer for tensor in tensors if tensor.layer >= 0})
-    if not layers:
-        raise PlacementError(f"{where}: no tensors of experts under the names that this family has")
-    for layer in layers:
-        here = [tensor for tensor in tensors if tensor.layer == layer]
-        for tensor in here:
-            if tensor.expert < 0 and (not tensor.shape or tensor.shape[0] != experts):
-                raise PlacementError(f"{where}: {tensor.name} has shape {tensor.shape}, expected {experts} rows")
-        parts = [_tails(here, expert) for expert in range(experts)]
-        most = max(tensor.expert for tensor in here)
-        if any(part != parts[0] for part in parts) or most >= experts:
-            odd = next((e for e, part in enumerate(parts) if part != parts[0]), most)
-            raise PlacementError(f"{where}: layer {layer}: expert {odd} has other tensors than expert 0 of {experts}")
-        if all(tensor.expert >= 0 for tensor in here):
-            raise PlacementError(f"{where}: layer {layer} has experts and no router")
-    return tuple(layers)
-
-
-def _tails(tensors: Sequence[Tensor], expert: int) -> list[str]:
-    return sorted(t.name.partition(f".experts.{expert}.")[2] for t in tensors if t.expert == expert)
-
-
-def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Sequence[int], groups: int) -> None:
+def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Collection[int], groups: int) -> None:
     if layer not in moe_layers:
-        raise PlacementError(f"layer {layer} of the plan is no MoE layer; there is: {', '.join(map(str, moe_layers))}")
-    if sorted(order) != list(range(experts)):
+        listed = ", ".join(map(str, moe_layers))[:400] or "none under the names that this family has"
+        raise PlacementError(f"layer {layer} of the plan is no MoE layer; there is: {listed}")
+    if len(order) != experts or set(order) != set(range(experts)):
         raise PlacementError(f"layer {layer} of the plan has {len(order)} experts, the checkpoint {experts}")
     size = experts // groups
     for start in range(0, experts, size) if groups > 1 else ():
@@ -241,34 +333,39 @@ def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Seq
         if len(came_from) > 1:
             raise PlacementError(
                 f"layer {layer}: the router chooses among {groups} groups of {size} experts, and the plan puts experts "
-                f"of groups {', '.join(map(str, came_from))} into one; expected a plan that keeps groups together "
-                f"(plan --nodes {groups})"
+                f"of groups {', '.join(map(str, came_from))[:400]} into one; expected a plan that keeps groups "
+                f"together (plan --nodes {groups})"
             )
 
 
-def _write(
-    file: Path,
-    target: Path,
-    header: Mapping[str, Any],
-    tensors: Sequence[Tensor],
-    family: Family,
-    orders: Mapping[int, Sequence[int]],
-    progress: Progress,
-) -> None:
+def _moves(layers: Mapping[int, Sequence[Part]], orders: Mapping[int, Sequence[int]]) -> Moves:
+    """Return what moves in the layers of ``orders``, all of whose tensors are known."""
+    moves = Moves({}, {})
+    for layer, order in orders.items():
+        place = {expert: j for j, expert in enumerate(order)}
+        for part in layers[layer]:
+            if part.expert is not None:
+                moves.names[part.name] = f"{part.head}experts.{place[part.expert]}.{part.tail}"
+            elif not re.fullmatch(SHARED, part.tail):
+                moves.rows[part.name] = order
+    return moves
+
+
+def _write(file: Path, target: Path, header: Header, moves: Moves, progress: Progress) -> None:
     """Write one file, and report the bytes of each tensor."""
-    renamed = {_moved(name, family, orders): entry for name, entry in header.items()}
-    text = json.dumps(renamed, separators=(",", ":")).encode()
+    entries = {moves.names.get(name, name): tensor.model_dump() for name, tensor in header.tensors.items()}
+    about = {"__metadata__": header.metadata} if header.metadata else {}
+    text = json.dumps({**about, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with file.open("rb") as source, target.open("wb") as sink:
-        first = 8 + int.from_bytes(source.read(8), "little")
         sink.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
-            rows = orders[tensor.layer] if tensor.layer in orders and tensor.expert < 0 else (0,)
-            size = (tensor.end - tensor.begin) // len(rows)
+        for name, tensor in header.tensors.items():
+            rows = moves.rows.get(name, (0,))
+            size = tensor.size // len(rows)
             for row in rows:
-                source.seek(first + tensor.begin + row * size)
+                source.seek(header.start + tensor.data_offsets[0] + row * size)
                 _copy(source, sink, size)
-            progress.add(tensor.end - tensor.begin, file.name)
+            progress.add(tensor.size, file.name)
 
 
 def _copy(source: BinaryIO, sink: BinaryIO, size: int) -> None:
@@ -278,47 +375,3 @@ def _copy(source: BinaryIO, sink: BinaryIO, size: int) -> None:
             raise PlacementError(f"{source.name}: it ended while it was read")
         sink.write(chunk)
         size -= len(chunk)
-
-
-def _copy_rest(checkpoint: Path, scratch: Path, family: Family, orders: Mapping[int, Sequence[int]]) -> tuple[str, ...]:
-    """Copy config, tokenizer and the like, the index with new names; return what was not taken along."""
-    left_out = []
-    for path in sorted(checkpoint.iterdir()):
-        if path.name == INDEX:
-            index = _json(path)
-            index["weight_map"] = {_moved(name, family, orders): file for name, file in index["weight_map"].items()}
-            (scratch / INDEX).write_text(json.dumps(index, indent=2))
-        elif not path.is_file() or path.suffix in WEIGHTS:
-            left_out += [path.name] if path.suffix != ".safetensors" else []
-        else:
-            shutil.copyfile(path, scratch / path.name)
-    return tuple(left_out)
-
-
-def _moved(name: str, family: Family, orders: Mapping[int, Sequence[int]]) -> str:
-    """Return the name of a tensor in the new order; only that of a single expert changes."""
-    layer, expert = _place(name, family)
-    if expert < 0 or layer not in orders:
-        return name
-    return name.replace(f".experts.{expert}.", f".experts.{orders[layer].index(expert)}.", 1)
-
-
-def _json(path: Path) -> Any:
-    if not path.is_file():
-        raise PlacementError(f"{path}: no such file")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise PlacementError(f"{path}: {counted(path.stat().st_size, 'byte')}, at most {MAX_JSON_BYTES} are read")
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
-        raise PlacementError(f"{path}: not JSON") from None
-
-
-def _list(value: Any, where: str) -> list[Any]:
-    if not isinstance(value, list):
-        raise PlacementError(f"{where}: got {str(value)[:40]}, expected a list")
-    return value
-
-
-def _is_index(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0

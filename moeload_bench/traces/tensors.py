@@ -49,7 +49,7 @@ class Header(NamedTuple):
     start: int
 
 
-_TENSORS = TypeAdapter(dict[str, Tensor])
+_TENSORS = TypeAdapter(dict[Annotated[str, Field(max_length=400)], Tensor])
 _METADATA = TypeAdapter(dict[str, str])
 
 
@@ -66,13 +66,13 @@ def read_header(path: Path) -> Header:
         text = file.read(length)
     try:
         record = json.loads(text, object_pairs_hook=named_once)
-        metadata = _METADATA.validate_python(record.pop("__metadata__", {}))
-        found = _TENSORS.validate_python(record)
+        tensors = _TENSORS.validate_python({name: entry for name, entry in record.items() if name != "__metadata__"})
+        metadata = _METADATA.validate_python(record.get("__metadata__", {}))
     except ValidationError as error:
         raise ValueError(first_problem(error, "header")) from None
     except (AttributeError, RecursionError):
         raise ValueError("its header is not an object of tensors") from None
-    tensors = dict(sorted(found.items(), key=lambda item: item[1].data_offsets))
+    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].data_offsets))
     _check_bytes(tensors, size - 8 - length)
     return Header(tensors, metadata, 8 + length)
 
