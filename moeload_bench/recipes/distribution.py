@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, model_validator
 
 from moeload_bench.errors import NotFoundError
 from moeload_bench.recipes.corpora import find_corpus
-from moeload_bench.recipes.recipe import ALIGNED, Method, OptimizerKind, ProbeTable
+from moeload_bench.recipes.recipe import ALIGNED, Amount, Method, Number, OptimizerKind, ProbeTable, Rate
 from moeload_bench.schema import Record
 from moeload_bench.traces.meta import Stratum
 
@@ -19,9 +19,7 @@ MANY = 32
 MOST_SHAPES = 200_000
 """The most combinations of a stratum's sizes: all are made, to keep those within its limits."""
 Choices = Field(min_length=1, max_length=MANY)
-Number = Annotated[int, Field(ge=1, le=2**24)]
-Amount = Annotated[float, Field(ge=0, le=1e6)]
-Rates = Annotated[tuple[Annotated[float, Field(gt=0, le=1e6)], ...], Choices]
+Rates = Annotated[tuple[Rate, ...], Choices]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Counts = Annotated[tuple[Number, ...], Choices]
 Amounts = Annotated[tuple[Amount, ...], Choices]

@@ -21,7 +21,8 @@ _SIGMOID = ("deepseek_v3", "glm4_moe", "llama4_text")
 def build_model(recipe: Recipe, seed: int) -> nn.Module:
     """Return the recipe's model in training mode, initialised from ``seed``.
 
-    Raise `RecipeError` if transformers does not know the family or refuses the configuration.
+    Raise `RecipeError` if transformers does not know the family or refuses the configuration, and if the model computes
+    nothing.
     """
     try:
         import torch
@@ -39,6 +40,8 @@ def build_model(recipe: Recipe, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         maker = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         model: Any = maker.from_config(config)
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # sizes that do not fit each other show in a pass
+            model(**model_inputs(model, torch.zeros(1, 16, dtype=torch.int64)))
     except Exception as error:  # each class checks its configuration in its own way
         last = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
         raise RecipeError(f"recipe {recipe.name}: model {recipe.model.family}: {last}") from error

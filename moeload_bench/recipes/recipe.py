@@ -6,6 +6,7 @@ A recipe is one TOML file; unknown keys are refused. Axis letters: B sequences o
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,19 @@ Method = Literal[
     "none", "aux_loss", "pooled_aux_loss", "sequence_aux_loss", "loss_free_bias", "quantile_balancing", "hash"
 ]
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
+LARGEST = 2**24
+MOST_TOKENS = 2**26
+"""Tokens of a step at most."""
+NAMES = (
+    *("eager", "sdpa", "grouped_mm", "batched_mm", "greedy", "group_limited_greedy", "noaux_tc"),
+    *("default", "linear", "dynamic", "yarn", "llama3", "longrope", "full_attention", "sliding_attention"),
+    *("relu", "gelu", "silu", "softmax", "sigmoid", "float32", "bfloat16"),
+)
+"""The texts that a model's configuration may hold: transformers would take others for code on the Hub."""
+Number = Annotated[int, Field(ge=1, le=LARGEST)]
+Amount = Annotated[float, Field(ge=0, le=1e6)]
+Rate = Annotated[float, Field(gt=0, le=1e6)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ModelTable(Record):
@@ -41,11 +55,34 @@ class ModelTable(Record):
     def _sizes_fit_the_products(self) -> ModelTable:
         for key in SIZES:
             size = self.config.get(key)
-            if isinstance(size, int) and size % ALIGNED:
+            if isinstance(size, int) and (size < ALIGNED or size % ALIGNED):
                 raise ValueError(
                     f"config.{key} is {size}, expected a multiple of {ALIGNED}, as grouped matrix products need"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _names_and_numbers_are_plain(self) -> ModelTable:
+        for key, value in _leaves(self.config):
+            if key.startswith("_"):
+                raise ValueError(f"config.{key[:80]!r}: expected a public key of the configuration")
+            if isinstance(value, str) and value not in NAMES:
+                raise ValueError(f"config.{key} is {value[:80]!r}, expected one of {', '.join(NAMES)}")
+            if isinstance(value, int | float) and not abs(value) <= LARGEST:
+                raise ValueError(f"config.{key} is beyond {LARGEST}")
+        return self
+
+
+def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the numbers and texts of a configuration, each with the key that it stands under."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield from _leaves(part, str(name) if not key else f"{key}.{name}")
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part, key)
+    else:
+        yield key, value
 
 
 class BalancingTable(Record):
@@ -57,9 +94,9 @@ class BalancingTable(Record):
     """
 
     method: Method
-    coefficient: float = Field(default=0.0, ge=0)
-    sequence_coefficient: float | None = Field(default=None, gt=0)
-    z_loss: float | None = Field(default=None, gt=0)
+    coefficient: Amount = 0.0
+    sequence_coefficient: Rate | None = None
+    z_loss: Rate | None = None
     until: int | None = later(None, ge=1)
 
     @model_validator(mode="after")
@@ -117,8 +154,8 @@ class StageTable(Record):
 class RampTable(Record):
     """From step `start` on a step has `sequences` sequences."""
 
-    start: int = Field(ge=1)
-    sequences: int = Field(ge=2)
+    start: Number
+    sequences: int = Field(ge=2, le=LARGEST)
 
 
 class ProbeTable(Record):
@@ -128,8 +165,8 @@ class ProbeTable(Record):
     of their own, `NAME.probe`, with stride `every`.
     """
 
-    every: int = Field(ge=1)
-    tokens: int = Field(ge=1)
+    every: Number
+    tokens: Number
 
 
 class PretrainingTable(Record):
@@ -140,7 +177,7 @@ class PretrainingTable(Record):
     afterwards comes in the same order.
     """
 
-    steps: int = Field(ge=1)
+    steps: Number
     sources: tuple[str, ...] = Field(min_length=1)
 
 
@@ -151,10 +188,10 @@ class DataTable(Record):
     kept out of training: the specialisation of routers is measured on them.
     """
 
-    sequence_length: int = Field(ge=8)
-    sequences: int = Field(ge=2)
-    micro_batches: int = Field(default=1, ge=1, description="forward passes per rank and step")
-    vocabulary: int = Field(ge=257)
+    sequence_length: int = Field(ge=8, le=2**20)
+    sequences: int = Field(ge=2, le=LARGEST)
+    micro_batches: Number = Field(default=1, description="forward passes per rank and step")
+    vocabulary: int = Field(ge=257, le=2**20)
     tokenizer_sources: tuple[str, ...] = Field(min_length=1, description="corpora the BPE is trained on")
     stages: tuple[StageTable, ...] = Field(min_length=1)
     ramp: tuple[RampTable, ...] | None = Field(default=None, min_length=1)
@@ -195,6 +232,11 @@ class DataTable(Record):
                     f"{sequences} sequences per step from step {start} on cannot be shared equally by "
                     f"{self.micro_batches} micro-batches"
                 )
+            if sequences * self.sequence_length > MOST_TOKENS:
+                raise ValueError(
+                    f"{sequences} sequences of {self.sequence_length} tokens per step, expected at most {MOST_TOKENS} "
+                    "tokens"
+                )
         return self
 
     @property
@@ -221,12 +263,12 @@ class OptimizerTable(Record):
     """
 
     kind: OptimizerKind = later("AdamW")
-    lr: float = Field(gt=0)
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    lr: Rate
+    beta1: Decay = 0.9
+    beta2: Decay = 0.95
+    eps: Amount = 1e-8
+    weight_decay: Amount = 0.1
+    clip: Rate = 1.0
 
     @model_validator(mode="after")
     def _settings_only_where_used(self) -> OptimizerTable:
@@ -252,7 +294,7 @@ class ScheduleTable(Record):
     warmup: int = Field(ge=0)
     period: int | None = Field(default=None, ge=1)
     floor: float = Field(default=0.1, ge=0, le=1)
-    restart_factor: float = Field(default=1.0, gt=0)
+    restart_factor: Rate = 1.0
     restart_from_weights: bool = False
     decay_start: int | None = Field(default=None, ge=1)
     decay: int | None = Field(default=None, ge=1)
@@ -335,7 +377,7 @@ class Recipe(Record):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     version: int = Field(ge=1)
     about: str
-    steps: int = Field(ge=1)
+    steps: Number
     precision: Literal["fp32", "bf16"] = "fp32"
     model: ModelTable
     balancing: BalancingTable

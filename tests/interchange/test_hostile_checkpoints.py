@@ -234,7 +234,9 @@ def test_a_link_out_of_the_checkpoint_is_refused(kind: str, tmp_path: Path) -> N
     for secret in (tmp_path / "secret", tmp_path / "blobs" / "secret"):
         secret.parent.mkdir(exist_ok=True)
         secret.write_text("mine")
-    target = {"absolute": str(tmp_path / "secret"), "relative": "../secret", "chain": "a", "blobs": "../blobs/secret"}[kind]
+    target = {"absolute": str(tmp_path / "secret"), "relative": "../secret", "chain": "a", "blobs": "../blobs/secret"}[
+        kind
+    ]
     (folder / "a").symlink_to("../secret")
     (folder / "tokenizer.json").symlink_to(target)
     if kind != "chain":
