@@ -20,7 +20,6 @@ import sys
 import sysconfig
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
@@ -119,13 +118,15 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
         try:
             with zipfile.ZipFile(wheel) as archive:
                 members = archive.infolist()
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except Exception as error:  # a hostile archive can raise almost anything
             raise _no_install(f"{wheel.name}: not a wheel: {error}") from None
         for member in members:
             path, named = PurePosixPath(member.filename.replace("\\", "/")), f"{wheel.name}: {member.filename[:80]!r}"
             is_link = stat.S_ISLNK(member.external_attr >> 16)
-            if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename:
+            if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename or not path.parts:
                 raise _no_install(f"{named} is a link or lies outside the wheel")
+            if not member.filename.isprintable():  # a line break would end a name in lists of files and hashes
+                raise _no_install(f"{named} has a control character in its name")
             if "__pycache__" in path.parts or path.suffix.lower() in (".pyc", ".pyo"):
                 raise _no_install(
                     f"{named} is compiled Python, which may differ from the source beside it; expected source only"
@@ -160,9 +161,11 @@ def _unpack(wheel: Path, folder: Path) -> None:
                     raise _no_install(f"{named} is there already and says something else")
                 with content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
+            except SubmissionError:
+                raise
             except EOFError:
                 raise _no_install(f"{named}: the file ends too early") from None
-            except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+            except Exception as error:  # encryption, compression, names: an archive can raise almost anything
                 raise _no_install(f"{named}: {error}") from None
             target.chmod(0o755 if member.external_attr >> 16 & 0o111 else 0o644)
 

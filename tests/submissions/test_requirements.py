@@ -85,6 +85,33 @@ def test_a_wheel_whose_file_goes_on_beyond_its_end_is_refused(tmp_path: Path) ->
         requirements._unpack(path, tmp_path / "unpacked")
 
 
+def checked_and_unpacked(path: Path) -> None:
+    """What an installation does with a wheel."""
+    requirements._check_wheels([path])
+    requirements._unpack(path, path.parent / "unpacked")
+
+
+@pytest.mark.parametrize("damage", ["version", "method", "name"])
+def test_a_wheel_that_no_reader_knows_is_refused(damage: str, tmp_path: Path) -> None:
+    """A later version of the format, an unknown compression, a file without a name: each was a traceback."""
+    path = wheel(tmp_path, "a", "1.0", "X = 1\n", {".": ""} if damage == "name" else None)
+    raw = bytearray(path.read_bytes())
+    entry = raw.index(b"PK\x01\x02")
+    if damage != "name":
+        raw[entry + (6 if damage == "version" else 10)] = 99
+    path.write_bytes(raw)
+    with pytest.raises(SubmissionError, match=r"a-1\.0-py3-none-any\.whl: "):
+        checked_and_unpacked(path)
+
+
+@pytest.mark.parametrize("name", ["a.py 00\nb.py", "a\x1b[2J.py", "a\u202e.py"])
+def test_a_wheel_with_a_control_character_in_a_name_is_refused(name: str, tmp_path: Path) -> None:
+    """In a list of names and hashes, a line break makes two files out of one: two wheels had one hash."""
+    path = wheel(tmp_path, "a", "1.0", "", {name: "X = 1"})
+    with pytest.raises(SubmissionError, match="control character"):
+        requirements._check_wheels([path])
+
+
 def test_a_wheel_that_would_fill_the_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted from what the archive says it unpacks to: more than that is never written."""
     monkeypatch.setattr(requirements, "MAX_UNPACKED_BYTES", 1 << 20)
