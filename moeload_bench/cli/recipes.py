@@ -9,8 +9,10 @@ import typer
 
 from moeload_bench.cli.progress import plain_console, print_entries, say_document, say_record
 from moeload_bench.errors import RecipeError, printable
+from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
 from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
+from moeload_bench.schema import MAX_TOML
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
@@ -82,12 +84,11 @@ def draw(
     drawn = draw_recipes(distribution, number, own_seed(file) if seed is None else seed)
     recipes = [recipe_of(distribution, one) for one in drawn]
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         for recipe in recipes:
-            path, text = out / f"{recipe.name}.toml", recipe_toml(recipe)
-            if path.exists() and path.read_text(encoding="utf-8") != text:
+            path, content = out / f"{recipe.name}.toml", recipe_toml(recipe).encode()
+            if path.exists() and read_at_most(path, MAX_TOML) != content:
                 raise RecipeError(f"{path} is another recipe already; draw into another folder")
-            path.write_text(text, encoding="utf-8", newline="\n")
+            write_whole(path, content)
     if as_json:
         rows = [
             {"minutes": round(d.minutes, 1), **r.model_dump(mode="json")} for d, r in zip(drawn, recipes, strict=True)

@@ -87,7 +87,7 @@ OF_MAINTAINERS = {
 def test_no_command_prints_a_control_character_of_a_stranger_s(
     what: str, evil: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether it reads the hostile folder, trace, column, licence and forecaster, or refuses them."""
+    """Whether it reads the hostile folder, trace, column, licence and forecaster, or refuses them; nor does a page."""
     places = {
         "folder": evil,
         "trace": evil / "own" / "test" / "seed0.parquet",
@@ -104,6 +104,8 @@ def test_no_command_prints_a_control_character_of_a_stranger_s(
     said = shown.out + shown.err
     assert ended.value.code in (0, 1, 2)
     assert said.strip()
+    if what == "report":
+        said += (evil / "report.html").read_text(encoding="utf-8")
     assert not {char for char in said if not char.isprintable()} - {"\n"}
     if "json" in what:
         json.loads(shown.out)

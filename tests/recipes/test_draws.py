@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import resource
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from moeload_bench.recipes.draws import (
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.traces.store import list_traces, stored_meta
 from tests.conftest import need
+from tests.support.no_files import put_no_file
 
 DRAWS = Path(__file__).resolve().parents[2] / "leaderboard" / "draws"
 FILE = DRAWS / "2027-train.toml"
@@ -71,6 +73,44 @@ def test_committed_recipes_are_what_the_command_draws(tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, command)
     assert isinstance(refused.exception, RecipeError)
     assert "drawn-s00.toml is another recipe already" in str(refused.exception)
+
+
+@pytest.mark.parametrize("there", ["latin-1", "large", "pipe", "device", "folder"])
+def test_what_is_no_such_recipe_is_refused_and_stays(there: str, tmp_path: Path) -> None:
+    """A file in another encoding was a traceback, and a pipe was waited for."""
+    path = tmp_path / "drawn-s00.toml"
+    if there in ("latin-1", "large"):
+        path.write_bytes("é".encode("latin-1") * (1 if there == "latin-1" else 9 << 20))
+    else:
+        put_no_file(there, path)
+    before = path.lstat()[:3]
+    done = CliRunner().invoke(app, ["draw", str(FILE), "--out", str(tmp_path)])
+    assert isinstance(done.exception, (RecipeError, OSError))
+    assert "drawn-s00.toml" in str(done.exception)
+    assert path.lstat()[:3] == before  # kind, number, device
+
+
+def test_a_dangling_link_is_replaced_by_the_recipe(tmp_path: Path) -> None:
+    """What it leads to is not made: it may be anywhere."""
+    (tmp_path / "out").mkdir()
+    path = tmp_path / "out" / "drawn-s00.toml"
+    path.symlink_to(tmp_path / "elsewhere")
+    assert CliRunner().invoke(app, ["draw", str(FILE), "--out", str(path.parent)]).exit_code == 0
+    assert not path.is_symlink()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_disk_that_fills_leaves_no_cut_recipe(tmp_path: Path) -> None:
+    """The same command would refuse it as another recipe."""
+    command = ["draw", str(FILE), "--out", str(tmp_path)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        assert isinstance(CliRunner().invoke(app, command).exception, OSError)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    assert CliRunner().invoke(app, command).exit_code == 0
 
 
 def test_a_drawn_file_reads_as_the_recipe(recipes: list[Recipe], tmp_path: Path) -> None:
