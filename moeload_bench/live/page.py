@@ -17,7 +17,7 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray
 from moeload_bench.capacity.answer import capacity_of, capacity_sentences
-from moeload_bench.errors import MissingExtraError, PlotError
+from moeload_bench.errors import MissingExtraError, PlotError, printable
 from moeload_bench.files import write_whole
 from moeload_bench.live.core import Settings
 from moeload_bench.live.drawing import Axis, Line, colour, data_uri, heat_png, legend, line_chart, share_lines
@@ -86,9 +86,9 @@ def report(
 
 
 def render(found: Findings) -> str:
-    """Return the page."""
+    """Return the page, with every character that is not printable as an escape."""
     trace = found.trace
-    return _template().render(
+    page = _template().render(
         found=found,
         sentences=advice_sentences(found),
         commands=next_commands(found),
@@ -109,6 +109,7 @@ def render(found: Findings) -> str:
         data_sha256=data_sha256(trace),
         version=version("moeload-bench"),
     )
+    return "\n".join(map(printable, page.split("\n")))
 
 
 @cache
