@@ -11,14 +11,17 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
 
-from moeload_bench.files import write_whole
+from moeload_bench.files import read_at_most, write_whole
 
 CACHE_VERSION = 1
+MAX_ENTRY_BYTES = 512 << 20
+T = TypeVar("T")
 
 
 def cache_dir() -> Path:
@@ -33,29 +36,35 @@ def task_key(**parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load(key: str) -> dict[str, Any] | None:
-    """Return the entry; None if there is none, or if it is damaged: a warning says so, and it is written again."""
+def load(key: str, parse: Callable[[Any], T]) -> T | None:
+    """Return what ``parse`` makes of an entry; None if there is none.
+
+    Also None for an entry that is damaged, and for one that ``parse`` raises for because it has another form or belongs
+    to another trace. A warning says so, and the entry is written again.
+    """
     path = _path(key)
     try:
-        entry = json.loads(path.read_bytes())
+        entry = json.loads(read_at_most(path, MAX_ENTRY_BYTES))
         if entry["sha256"] != _digest(entry["value"]):
             raise ValueError("its content does not match its hash")
+        return parse(entry["value"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        warnings.warn(f"ignoring the damaged cache entry {path}: {error}", stacklevel=2)
+    except Exception as error:  # what another form makes a parser raise is not known
+        why = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        warnings.warn(f"ignoring the damaged cache entry {path}: {why}", stacklevel=2)
         return None
-    value: dict[str, Any] = entry["value"]
-    return value
 
 
 def save(key: str, value: dict[str, Any]) -> None:
     """Write an entry; a reader sees the whole of it or nothing.
 
-    A folder in its place stays: `load` has warned of it.
+    A folder, pipe or device in its place stays: `load` has warned of it.
     """
-    with contextlib.suppress(IsADirectoryError, NotADirectoryError, FileExistsError):
-        write_whole(_path(key), json.dumps({"sha256": _digest(value), "value": value}).encode())
+    path = _path(key)
+    with contextlib.suppress(NotADirectoryError, FileExistsError):
+        if path.is_file() or not path.exists():
+            write_whole(path, json.dumps({"sha256": _digest(value), "value": value}).encode())
 
 
 def _path(key: str) -> Path:

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from moeload_bench.traces.store import Source, open_source
 from moeload_bench.traces.trace import Trace
 
 Scores = Mapping[str, FloatArray]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ class Setting:
     keep: Path | None = None  # no part of any key either: where forecasts are kept
     shapes: tuple[str, ...] | None = None  # those whose plans are scored, by name; None for all
 
-    def finished(self, target: Target, key: str) -> Any:
+    def finished(self, target: Target, key: str, parse: Callable[[Any], T]) -> T | None:
         """Return what the cache has of this forecaster's work; None where it has nothing, or what it has is not wanted.
 
         A class of this process has no key: what it closes over and inherits is not in its source.
         """
         fresh = self.fresh if isinstance(self.fresh, bool) else target.label in self.fresh
-        return None if fresh or isinstance(target, ClassTarget) else cache.load(key)
+        return None if fresh or isinstance(target, ClassTarget) else cache.load(key, parse)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,12 @@ class Fitted:
     data: bytes | None = None
     wall_s: float | None = None
     failure: str | None = None
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Fitted:
+        """Return the record from what `fit_forecaster` saves."""
+        data, wall_s = tree["data"], tree["wall_s"]
+        return cls(None if data is None else bytes.fromhex(data), None if wall_s is None else float(wall_s))
 
 
 @dataclass(frozen=True)
@@ -80,16 +87,27 @@ class Pair:
     target: Target
     fitted: Fitted
 
+    def result_from(self, tree: Any) -> RunResult:
+        """Return the pair's result from a cache entry; raise `ValueError` for one of another trace, or other tasks."""
+        result, entry, K = RunResult.model_validate(tree), self.entry, len(self.setting.suite.horizons)
+        origins = sorted((task.origin, task.state) for task in result.tasks)
+        if (result.trace, result.data_sha256, origins) != (entry.id, entry.data_sha256, sorted(entry.origins())):
+            raise ValueError("it is the result of another trace, or of other tasks")
+        layered = [value_KL for metrics in result.per_layer.values() for value_KL in metrics.values()]
+        values = [value_K for task in result.tasks for value_K in (task.crossing, *task.metrics.values())]
+        if {*map(len, values), *map(len, layered)} - {K} or {len(v) for one in layered for v in one} - {result.layers}:
+            raise ValueError("its values are not those of the suite's horizons")
+        return result
+
 
 def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Target) -> Fitted:
     """Let a forecaster learn from the suite's `train` runs; from the cache where it was done before."""
     if not setting.suite.fit:
         return Fitted()
     key = cache.task_key(kind="fit", **key_parts(setting, target))
-    stored = setting.finished(target, key)
+    stored = setting.finished(target, key, Fitted.from_tree)
     if stored is not None:
-        data = stored["data"]
-        return Fitted(None if data is None else bytes.fromhex(data), stored["wall_s"])
+        return stored
     runs: FitRuns = [
         (trace_info(trace, setting.suite.group_of(trace.id)), trace.rows(0, trace.steps))
         for trace in (open_source(sources[entry.id], entry.data_sha256) for entry in setting.suite.fit)
@@ -112,9 +130,8 @@ def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) 
     A run with failures is not kept: what made it fail may be gone the next time.
     """
     key, keep = _pair_key(pair), pair.setting.keep
-    stored = pair.setting.finished(pair.target, key)
-    if stored is not None:
-        known = RunResult.model_validate(stored)
+    known = pair.setting.finished(pair.target, key, pair.result_from)
+    if known is not None:
         asked = known.data_sha256, known.forecasts_sha256, pair.entry.asked(pair.setting.suite.horizons)
         if keep is None or not known.tasks or kept_path(keep, *asked).is_file():
             return known
@@ -131,7 +148,7 @@ def replay_and_score(pair: Pair, heard: Callable[[Answer], None] = lambda answer
     truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, horizons, setting.shapes)
     check_origins(truth.trace, pair.entry, horizons[-1])
     if not truth.known_references and setting.shapes is None:
-        truth.known_references.update(load_references(suite, pair.entry))
+        truth.known_references.update(load_references(suite, pair.entry, truth))
     known = len(truth.known_references)
     scores = _RunScores(pair, truth)
     try:

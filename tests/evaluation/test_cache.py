@@ -34,9 +34,9 @@ def only_file() -> Path:
 def test_what_is_saved_is_loaded_and_nothing_else_is_there() -> None:
     """The folder comes from the environment; no temporary file stays behind."""
     key = cache.task_key(**PARTS)
-    assert cache.load(key) is None
+    assert cache.load(key, dict) is None
     cache.save(key, {"value": [1, 2.5, None, "text"]})
-    assert cache.load(key) == {"value": [1, 2.5, None, "text"]}
+    assert cache.load(key, dict) == {"value": [1, 2.5, None, "text"]}
     assert [path for path in cache.cache_dir().rglob("*") if path.is_file()] == [only_file()]
 
 
@@ -60,7 +60,7 @@ def test_a_damaged_entry_is_ignored_with_a_notice(position: int, byte: int) -> N
     path.write_bytes(data)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        assert cache.load("ab" * 32) in (None, value)
+        assert cache.load("ab" * 32, dict) in (None, value)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b'{"value": {}}', b"[" * 100_000, b"\xff"])
@@ -69,9 +69,9 @@ def test_an_entry_that_is_no_entry_is_ignored_with_a_notice_and_written_anew(con
     cache.save("cd" * 32, {"x": 1})
     only_file().write_bytes(content)
     with pytest.warns(UserWarning, match="ignoring the damaged cache entry"):
-        assert cache.load("cd" * 32) is None
+        assert cache.load("cd" * 32, dict) is None
     cache.save("cd" * 32, {"x": 2})
-    assert cache.load("cd" * 32) == {"x": 2}
+    assert cache.load("cd" * 32, dict) == {"x": 2}
 
 
 @pytest.mark.parametrize("place", ["the entry", "its folder's name is a file's"])
@@ -84,7 +84,7 @@ def test_a_folder_in_place_of_an_entry_is_ignored(place: str) -> None:
         path.parent.parent.mkdir(parents=True)
         path.parent.write_text("")
     with pytest.warns(UserWarning, match="ignoring the damaged cache entry"):
-        assert cache.load("ab" * 32) is None
+        assert cache.load("ab" * 32, dict) is None
     cache.save("ab" * 32, {"x": 1})
 
 
@@ -95,7 +95,7 @@ def test_many_writers_of_one_entry_leave_one_of_their_values() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    found = cache.load("ef" * 32)
+    found = cache.load("ef" * 32, dict)
     assert found is not None
     assert len(set(found["n"])) == 1
     assert only_file().exists()
@@ -107,7 +107,7 @@ def test_a_failed_write_leaves_the_old_entry(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cache.os, "replace", lambda source, target: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         cache.save("12" * 32, {"x": 2})
-    assert cache.load("12" * 32) == {"x": 1}
+    assert cache.load("12" * 32, dict) == {"x": 1}
     assert [path for path in cache.cache_dir().rglob("*") if path.is_file()] == [only_file()]
 
 

@@ -60,10 +60,11 @@ def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite,
     suite, paths = mine
     evaluate("last_value", suite, paths=paths, level="none")
     (entry,) = suite.traces
-    assert kept.load_references(suite, entry)
-    assert not kept.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}))
-    assert not kept.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}))
-    assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry)
+    truth = Truth(load_trace(paths[entry.id]), suite.rule, suite.horizons)
+    assert kept.load_references(suite, entry, truth)
+    assert not kept.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}), truth)
+    assert not kept.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}), truth)
+    assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry, truth)
 
 
 def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[Suite, dict[str, Path]]) -> None:
