@@ -26,6 +26,7 @@ from leaderboard.season_tools.folder import SeasonFolder
 from leaderboard.season_tools.public_value import release_date
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
 from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.recipes.recipe import load_recipe
@@ -37,6 +38,7 @@ from moeload_bench.submissions.weights import check_weights
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.conftest import synthetic_trace
+from tests.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
 from tests.support.seasons import RELEASE_AFTER, drawn_season, in_release, write_draws
@@ -177,6 +179,23 @@ def _wheel(path: Path) -> None:
     _unpack(path, path.parent / "unpacked")
 
 
+def _checkpoint(root: Path) -> Path:
+    path = checkpoint(root / "model")
+    (path / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": dict.fromkeys(TENSORS, "model.safetensors")}))
+    return path
+
+
+def _permuted(path: Path) -> None:
+    out = path.parent / "after"
+    shutil.rmtree(out, ignore_errors=True)
+    permute_checkpoint(path, {0: ORDER}, out)
+
+
+def _plan(root: Path) -> Path:
+    layers = [{"layer": m, "devices": [[0, 1], [3, 2]]} for m in (0, 3)]
+    return _text("plan.json", json.dumps({"placement_version": 1, "layers": layers, "about": {}}))(root)
+
+
 def _manifest(root: Path) -> Path:
     (root / "run.parquet.parts").mkdir()
     text = json.dumps({"shards": ["a.parquet"], "next_step": 10, "owner": "x", "state": {}, "checkpoint": None})
@@ -213,6 +232,8 @@ READERS = {
     "npz weights": Reader(_weights, check_weights),
     "safetensors weights": Reader(_safetensors, check_weights),
     "wheel": Reader(lambda root: wheel(root / "w", "a", "1.0", "X = 1\n", {"b/c.py": "1"}), _wheel),
+    "checkpoint": Reader(_checkpoint, _permuted),
+    "plan": Reader(_plan, read_orders),
     "season": Reader(_copied("plan.json", "commitment.json", "draw.json", "reveal.json", "log.jsonl"), _season),
     "distribution": Reader(_distribution, _drawn),
     "drawn season": Reader(_drawn_season, lambda path: check_season(SeasonFolder(path), keyring=path / "none")),
