@@ -54,6 +54,16 @@ def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> 
         raise error(f"{path}: not TOML: {str(wrong)[:300]}") from None
 
 
+def read_json(kind: type[R], path: Path, most: int, whole: str, error: type[Exception]) -> R:
+    """Return the record in a JSON file of at most ``most`` bytes; raise as `read_toml`. ``whole`` is what it holds."""
+    try:
+        return kind.model_validate_json(read_at_most(path, most))
+    except ValidationError as wrong:
+        raise error(f"{path}: {first_problem(wrong, whole)}") from None
+    except OSError as wrong:
+        raise error(f"{path}: {wrong.strerror}; expected {whole}") from None
+
+
 def first_problem(error: ValidationError, whole: str) -> str:
     """Return the first field that is wrong, why, and what was got; ``whole`` names the record if no field is wrong."""
     first = error.errors()[0]

@@ -19,15 +19,14 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple, TypeVar
+from typing import Annotated, BinaryIO, Literal, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from moeload_bench.errors import PlacementError, not_found, printable
-from moeload_bench.files import read_at_most
+from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.interchange.logfiles import Progress
 from moeload_bench.interchange.rows import Report
-from moeload_bench.schema import first_problem
+from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
 
 MAX_PLAN_BYTES = 16 << 20
@@ -38,7 +37,6 @@ INDEX = "model.safetensors.index.json"
 NUMBER = "(0|[1-9][0-9]{0,5})"
 SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
 """Tensors of a block that every token uses: they stay."""
-R = TypeVar("R", bound=BaseModel)
 Number = Annotated[int, Field(strict=True, ge=0, lt=10**6)]
 
 
@@ -122,7 +120,8 @@ def read_orders(path: Path) -> dict[int, tuple[int, ...]]:
     Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
     """
     orders: dict[int, tuple[int, ...]] = {}
-    for entry in _read(_Plan, path, MAX_PLAN_BYTES, "a plan, as `plan --write FILE --format json` writes it").layers:
+    whole = "a plan, as `plan --write FILE --format json` writes it"
+    for entry in read_json(_Plan, path, MAX_PLAN_BYTES, whole, PlacementError).layers:
         if entry.layer in orders:
             raise PlacementError(f"{path}: layer {entry.layer} is there twice, expected each layer's number once")
         slots = [expert for device in entry.devices for expert in device]
@@ -143,9 +142,9 @@ def permute_checkpoint(
     if os.path.lexists(out):
         raise PlacementError(f"{out}: exists already; expected a new folder, nothing is overwritten")
     files, left_out = _files(checkpoint)
-    config = _read(_Config, checkpoint / "config.json", MAX_INDEX_BYTES, "a model's configuration")
+    config = read_json(_Config, checkpoint / "config.json", MAX_INDEX_BYTES, "a configuration", PlacementError)
     family, experts = _family(config, checkpoint)
-    headers = {file: _header(file) for file in files if file.suffix == ".safetensors"}
+    headers = _headers(files)
     if not headers:
         raise PlacementError(f"{checkpoint}: no .safetensors files; other kinds of weights are not read")
     file_of = _file_of(headers)
@@ -174,16 +173,6 @@ def permute_checkpoint(
         shutil.rmtree(scratch, ignore_errors=True)
         raise
     return Permuted(tuple(sorted(orders)), tuple(layers), len(moves.names), len(moves.rows), left_out)
-
-
-def _read(kind: type[R], path: Path, most: int, expected: str) -> R:
-    """Return a JSON file's record; raise `PlacementError` that names the file and the first field that is wrong."""
-    try:
-        return kind.model_validate_json(read_at_most(path, most))
-    except ValidationError as error:
-        raise PlacementError(f"{path}: {first_problem(error, 'the file')}; expected {expected}") from None
-    except OSError as error:
-        raise PlacementError(f"{path}: {error.strerror}; expected {expected}") from None
 
 
 def _once_each(slots: Sequence[int], where: str) -> tuple[int, ...]:
@@ -237,11 +226,14 @@ def _files(checkpoint: Path) -> tuple[list[Path], tuple[str, ...]]:
     return files, tuple(left_out)
 
 
-def _header(file: Path) -> Header:
-    try:
-        return read_header(file)
-    except ValueError as error:
-        raise PlacementError(f"{file}: not safetensors: {printable(str(error))[:300]}") from None
+def _headers(files: Iterable[Path]) -> dict[Path, Header]:
+    headers = {}
+    for file in (file for file in files if file.suffix == ".safetensors"):
+        try:
+            headers[file] = read_header(file)
+        except ValueError as error:
+            raise PlacementError(f"{file}: {error}") from None
+    return headers
 
 
 def _file_of(headers: Mapping[Path, Header]) -> dict[str, str]:
@@ -257,7 +249,7 @@ def _file_of(headers: Mapping[Path, Header]) -> dict[str, str]:
 
 def _index(path: Path, file_of: Mapping[str, str]) -> _Index:
     """Return the index of a checkpoint's files; raise `PlacementError` unless it has each tensor where it is."""
-    index = _read(_Index, path, MAX_INDEX_BYTES, "an index with a weight_map")
+    index = read_json(_Index, path, MAX_INDEX_BYTES, "an index", PlacementError)
     odd = next(
         (name for name in (*file_of, *index.weight_map) if file_of.get(name) != index.weight_map.get(name)), None
     )

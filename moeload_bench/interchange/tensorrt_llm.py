@@ -12,29 +12,35 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BaseModel, Field
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import (
     Progress,
-    field_of,
     files_by_number,
     find_files,
     same_on_all,
     whole_counts,
-    whole_number,
 )
 from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Tensor, read_header
+from moeload_bench.traces.trace import MAX_COUNT
 
 _DTYPES = {"I32": "<i4", "I64": "<i8"}
+Number = Annotated[int, Field(strict=True, ge=1, le=MAX_COUNT)]
+
+
+class _MetaInfo(BaseModel):
+    num_experts: Number
+    num_experts_per_token: Number
 
 
 def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, report: Report | None = None) -> Log:
@@ -43,7 +49,9 @@ def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, 
     if not files:
         raise TraceError(f"{paths[0]}: no rank*.safetensors, expected one per rank")
     ranks = [_Safetensors(file) for _, file in sorted(files_by_number(files, r"rank(\d+)\.", "rank").items())]
-    experts, top_k = _meta_info(files[0].parent / "meta_info.json")
+    whole = "JSON with num_experts and num_experts_per_token"
+    about = read_json(_MetaInfo, files[0].parent / "meta_info.json", 1_000_000, whole, TraceError)
+    experts, top_k = about.num_experts, about.num_experts_per_token
     keys = _keys(ranks)
     steps, layers = sorted({step for step, _ in keys}), tuple(sorted({layer for _, layer in keys}))
     missing = next(((s, m) for s in steps for m in layers if (s, m) not in keys), None)
@@ -55,20 +63,6 @@ def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, 
     rows = _rows(ranks, steps, layers, experts, replicated, progress)
     where = f"{files[0].parent} ({len(ranks)} ranks)"
     return Log(where, layers, experts, rows, top_k=top_k, notes=["iterations of an inference engine"])
-
-
-def _meta_info(path: Path) -> tuple[int, int]:
-    try:
-        record = json.loads(path.read_bytes()[:1_000_000])
-    except (OSError, ValueError, RecursionError) as error:
-        raise TraceError(f"{path}: expected JSON with num_experts and num_experts_per_token: {error}") from None
-    if not isinstance(record, dict):
-        raise TraceError(f"{path}: got a JSON {type(record).__name__}, expected an object")
-    names = ("num_experts", "num_experts_per_token")
-    experts, top_k = (
-        whole_number(field_of(record, name, str(path), names), name, str(path), least=1) for name in names
-    )
-    return experts, top_k
 
 
 def _keys(ranks: list[_Safetensors]) -> set[tuple[int, int]]:
@@ -112,7 +106,7 @@ class _Safetensors:
         try:
             header = read_header(path)
         except ValueError as error:
-            raise TraceError(f"{path}: not a safetensors file: {printable(str(error))[:200]}") from None
+            raise TraceError(f"{path}: {error}") from None
         self._data = header.start
         self.tensors = {self._key(name, tensor): tensor for name, tensor in header.tensors.items()}
         if not self.tensors:

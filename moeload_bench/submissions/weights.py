@@ -28,14 +28,12 @@ def check_weights(path: Path) -> str:
         )
     try:
         _check_npz(path) if path.suffix == ".npz" else read_header(path)
-    except _WrongError as error:
-        raise SubmissionError(f"{path}: {error}") from None
     except ValueError as error:
-        raise SubmissionError(f"{path}: not a safetensors file: {error}") from None
+        raise SubmissionError(f"{path}: {error}") from None
     return bytes_sha256(path)
 
 
-class _WrongError(Exception):
+class _WrongError(ValueError):
     """What is wrong with a file."""
 
 

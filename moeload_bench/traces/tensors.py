@@ -12,6 +12,7 @@ from typing import Annotated, Any, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from moeload_bench.errors import printable
 from moeload_bench.schema import Record, first_problem
 
 MAX_HEADER_BYTES = 16 << 20
@@ -59,22 +60,19 @@ def read_header(path: Path) -> Header:
     Raise `ValueError` for any other file, and for a header of more than MAX_HEADER_BYTES.
     """
     size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ValueError(f"a header of {length} bytes in a file of {size}")
-        text = file.read(length)
     try:
-        record = json.loads(text, object_pairs_hook=named_once)
-        tensors = _TENSORS.validate_python({name: entry for name, entry in record.items() if name != "__metadata__"})
-        metadata = _METADATA.validate_python(record.get("__metadata__", {}))
-    except ValidationError as error:
-        raise ValueError(first_problem(error, "header")) from None
-    except (AttributeError, RecursionError):
-        raise ValueError("its header is not an object of tensors") from None
-    tensors = dict(sorted(tensors.items(), key=lambda item: item[1].data_offsets))
-    _check_bytes(tensors, size - 8 - length)
-    return Header(tensors, metadata, 8 + length)
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            record = json.loads(file.read(length), object_pairs_hook=named_once)
+        found = _TENSORS.validate_python({name: entry for name, entry in record.items() if name != "__metadata__"})
+        tensors = dict(sorted(found.items(), key=lambda item: item[1].data_offsets))
+        _check_bytes(tensors, size - 8 - length)
+        return Header(tensors, _METADATA.validate_python(record.get("__metadata__", {})), 8 + length)
+    except (ValueError, AttributeError, RecursionError) as error:
+        why = first_problem(error, "header") if isinstance(error, ValidationError) else str(error)
+    raise ValueError(f"not a safetensors file: {printable(why)[:300]}")
 
 
 def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

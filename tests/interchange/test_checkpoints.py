@@ -156,7 +156,7 @@ def test_groups_of_experts_stay_groups(saved: Callable[..., Path], tmp_path: Pat
         (lambda f: (f / "config.json").write_text('{"model_type": "mixtral"}'), r"number of experts .* is None"),
         (lambda f: (f / "config.json").write_text('{"model_type": "olmoe", "num_experts": 8}'), "is no MoE layer"),
         (lambda f: (f / "config.json").write_text('{"model_type": "mixtral", "num_experts": 4}'), "expected 4 rows"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 40), "not safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 40), "not a safetensors"),
         (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-5]), "breaks off"),
         (lambda f: (f / "model.safetensors").unlink(), "no .safetensors files"),
         (lambda f: _without(f, "experts.5.w1"), "expert 5 has other tensors"),

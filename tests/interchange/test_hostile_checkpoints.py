@@ -136,11 +136,11 @@ def test_a_plan_of_very_many_slots_takes_time_in_proportion(tmp_path: Path) -> N
         ({"shape": "null"}, "shape"),
         ({"shape": "[[4], 2]"}, "shape.0"),
         ({"shape": "[4, 2" + ", 1" * 20 + "]"}, "shape"),
-        ({"shape": "[" + "9" * 5000 + "]"}, "not safetensors"),
+        ({"shape": "[" + "9" * 5000 + "]"}, "not a safetensors"),
         ({"data_offsets": "[24, 1e400]"}, "data_offsets"),
         ({"data_offsets": "[24]"}, "data_offsets"),
         ({"data_offsets": "[0, 16]"}, "expected 24 bytes from 16 on"),
-        ({"more": "[" * 5000 + "]" * 5000}, "not safetensors"),
+        ({"more": "[" * 5000 + "]" * 5000}, "not a safetensors"),
         ({"more": "1"}, "more"),
     ],
 )
@@ -186,13 +186,13 @@ def test_rows_that_are_no_whole_bytes_are_refused(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("{}", "weight_map"),
-        ("[]", "the file: "),
-        ("null", "the file: "),
-        ("3", "the file: "),
+        ("[]", "an index: "),
+        ("null", "an index: "),
+        ("3", "an index: "),
         ('{"weight_map": 3}', "weight_map: "),
         ('{"weight_map": {"a": 3}}', "weight_map.a: "),
         ('{"weight_map": {"model.layers.0.mlp.experts.77.up_proj.weight": "model.safetensors"}}', "is in None there"),
-        ("[" * 5000, "the file: "),
+        ("[" * 5000, "an index: "),
     ],
 )
 def test_an_index_that_is_none_is_refused(text: str, says: str, tmp_path: Path) -> None:
@@ -291,4 +291,4 @@ def test_files_that_are_no_checkpoint_are_refused(damage: Callable[[Path], Any],
     """A tensor in two files too: which of them holds?"""
     folder = checkpoint(tmp_path / "model")
     damage(folder)
-    refused(folder, "not safetensors|is in model.safetensors too", tmp_path)
+    refused(folder, "not a safetensors|is in model.safetensors too", tmp_path)
