@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 
 from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.pages.results import results_of
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Bound, Metric
 
@@ -48,29 +48,27 @@ def isolation_table() -> str:
     return f"{markdown_table(heads, lines)}\n\n{words}"
 
 
-def core_minutes(result: Result) -> float:
-    """Return the minutes of one core that a forecaster took: CPU time of its process, wall time where that is unknown,
-    and its fit.
+def core_minutes(results: Results) -> dict[str, float]:
+    """Return the minutes of one core that each forecaster took, the most first: CPU time of its process, wall time
+    where that is unknown, and its fit.
     """
-    costs = [run.cost for run in result.runs]
-    spent = sum(
-        (cost.observe_wall_s if cost.observe_cpu_s is None else cost.observe_cpu_s)
-        + (cost.forecast_wall_s if cost.forecast_cpu_s is None else cost.forecast_cpu_s)
-        + cost.startup_wall_s
-        for cost in costs
+    costs = results.costs
+    spent_s = costs["startup_wall_s"] + sum(
+        costs[f"{part}_cpu_s"].fillna(costs[f"{part}_wall_s"]) for part in ("observe", "forecast")
     )
-    return (spent + (result.fit_wall_s or 0.0)) / 60
+    by_name = spent_s.groupby(costs["forecaster"]).sum()
+    minutes = {name: (by_name[name] + (entry.fit_wall_s or 0.0)) / 60 for name, entry in results.entries.items()}
+    return dict(sorted(minutes.items(), key=lambda item: -item[1]))
 
 
 def suites_table() -> str:
     """One row per suite: what all its forecasters take together, and which take most."""
     rows = []
     for suite in suites_with_results():
-        results = results_of(suite)
-        minutes = {result.name: core_minutes(result) for result in results}
-        dearest = sorted(minutes, key=lambda name: -minutes[name])[:3]
-        most = ", ".join(f"{name} {three_digits(minutes[name])}" for name in dearest)
-        rows.append((suite, str(len(results[0].runs)), str(len(results)), three_digits(sum(minutes.values())), most))
+        results = suite_results(suite)
+        minutes = core_minutes(results)
+        most = ", ".join(f"{name} {three_digits(minutes[name])}" for name in list(minutes)[:3])
+        rows.append((suite, str(len(results.traces)), str(len(results)), three_digits(sum(minutes.values())), most))
     return aligned_table(("suite", "runs", "forecasters", "core-minutes", "of which"), rows, 1, 4)
 
 
