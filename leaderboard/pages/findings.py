@@ -50,12 +50,17 @@ class Saving:
 
 def saving(results: Results, a: str, b: str, metric: str = PRIMARY, **group: Any) -> Saving | None:
     """Return what ``a`` saves of the error of ``b`` in a group, such as state="stable"; None without such tasks."""
-    rows = results.compare(a, b, [*group], metric)
+    rows = _comparison(results, a, b, tuple(group), metric)
     for name, value in group.items():
         rows = rows[rows[name] == value]
     if rows.empty or math.isnan(rows["saving"].iloc[0]):
         return None
     return saving_of(rows.iloc[0])
+
+
+@functools.cache
+def _comparison(results: Results, a: str, b: str, by: tuple[str, ...], metric: str) -> Any:
+    return results.compare(a, b, by, metric)
 
 
 def saving_of(row: Any) -> Saving:

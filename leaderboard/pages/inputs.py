@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from leaderboard.committed import (
+    SUBMISSIONS,
     committed_results,
     model_type_of,
     recipe_of_run,
-    submission_of,
     suites_with_results,
 )
 from leaderboard.pages.season_results import season_recipe, season_results
@@ -19,6 +19,8 @@ from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, with_size
+from moeload_bench.submissions.folder import RECORD, read_folder
+from moeload_bench.submissions.record import Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 LOSS_FREE = "loss_free_bias"
@@ -117,9 +119,13 @@ TRACKS = {
 """Entries that are compared with each other, by the type of their model."""
 
 
+@functools.cache
+def _submission(name: str) -> Submission | None:
+    path = SUBMISSIONS / name
+    return read_folder(path).record if (path / RECORD).is_file() else None
+
+
 def track_of(results: Results, name: str) -> str:
     """Return the track of an entry."""
-    entry = results.entries[name]
-    folder = submission_of(entry)
-    kind = model_type_of(entry, folder.record if folder else None)
+    kind = model_type_of(results.entries[name], _submission(name))
     return next(track for track, kinds in TRACKS.items() if kind in kinds)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from leaderboard.committed import TRACES
 from leaderboard.pages.findings import (
     PLANS,
     Saving,
@@ -22,6 +23,7 @@ from leaderboard.pages.inputs import TRACKS, RunSet, largest_suite, newest_seaso
 from leaderboard.pages.parts import Maker
 from leaderboard.templates import render_words
 from moeload_bench.errors import ResultError, counted
+from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results.board import Board, Row, known_board
 from moeload_bench.results.captions import better_words, spans_of
 from moeload_bench.results.markdown import markdown_table
@@ -35,18 +37,23 @@ from moeload_bench.results.tables import (
     three_digits,
 )
 from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.description import undescribed_run
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import list_traces, read_trace
 
 NOTHING = "-"
 FLOOR = "floor_batch"
+LITTLE = 0.02
+"""Less work of the busiest device than this part is not worth a model that has to be fitted."""
 
 
-def finding() -> str:
+def finding(length: str = "") -> str:
     """Return what the season's candidate saved of the best simple rule's error, set by set, those unlike training
-    first, and what that is worth in step time.
+    first, and what that is worth in step time. ``length``: `brief` for the first set alone.
     """
-    season, sets = newest_season(), season_sets()[::-1]
+    brief = length == "brief"
+    season, sets = newest_season(), season_sets()[::-1][: 1 if brief else None]
     if season is None or season.draws is None:
         return "No season has been scored yet."
     candidate = season.draws.candidate
@@ -55,7 +62,7 @@ def finding() -> str:
     worth = {state: saving(sets[0].results, candidate, simple[state], PLANS, state=state) for state in LABELS}
     return render_words(
         Path(__file__).with_name("finding.md.j2"), season=season.name, candidate=candidate, parts=parts, first=parts[0],
-        worth=worth,
+        worth=worth, brief=brief, little=LITTLE,
     )  # fmt: skip
 
 
@@ -178,7 +185,7 @@ def equal() -> str:
     """Return which entries gave the same forecasts, bit for bit, on how many runs."""
     lines = [
         f"- {runs.title}: `{one.second}` forecasts the same as `{one.first}`, bit for bit, on {one.runs} of "
-        f"{counted(one.of, 'run')}{' (the same forecasts under two names)' if one.runs == one.of else ''}."
+        f"{counted(one.of, 'run')}{': one forecaster under two names' if one.runs == one.of else ''}."
         for runs in run_sets()
         for one in equal_forecasts(runs.results)
     ]
@@ -189,15 +196,21 @@ def public_answer() -> str:
     """Return how many recipes of the public suite have a run that learned entries were fitted on, and who leads."""
     runs = suite_set(largest_suite().name)
     words = [
-        f"Of its {len(runs.recipes)} recipes {len(runs.fitted)} have a run that fitted entries learned from, so its "
-        "intervals are none for a new recipe."
+        f"Of the {len(runs.recipes)} recipes of the public {runs.title}, {len(runs.fitted)} have a run that fitted "
+        "forecasters learned from: its intervals say nothing about a recipe that is new to these."
     ]
     for title, part in runs.sizes.items():
         board = known_board(part)
-        best = {state: board.rows(state)[0] for state in LABELS}
-        each = " and ".join(f"`{row.forecaster}` {100 * row.skill:.1f} % ({state})" for state, row in best.items())
-        words.append(f"{title[0].upper()}{title[1:]}: least error, in percent less than `{board.reference}`: {each}.")
+        best = [board.rows(state)[0] for state in LABELS]
+        each = " and ".join(f"`{row.forecaster}` with {100 * row.skill:.1f} % ({row.state})" for row in best)
+        words.append(f"{title[0].upper()}{title[1:]}: least error has {each}, in percent less than `{board.reference}`.")
     return " ".join(words)
+
+
+def runs() -> str:
+    """Return how many runs there are in traces/, and how large they are."""
+    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
+    return size_summary(list(bare))
 
 
 def headline(results: Results) -> str:
@@ -267,4 +280,5 @@ PARTS: Mapping[str, Maker] = {
     "equal": equal,
     "public": public_answer,
     "headline": headline_part,
+    "runs": runs,
 }

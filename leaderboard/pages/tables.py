@@ -1,5 +1,6 @@
 """Parts that are one table of one page: metrics in docs/methods/metrics.md, the sandbox's cost in
-docs/methods/isolation.md, the cost of the suites in docs/guide/cluster.md, tolerances in docs/guide/leaderboard.md.
+docs/methods/isolation.md, our planner beside EPLB's in docs/methods/placement.md, the cost of the suites in
+docs/guide/cluster.md, tolerances in docs/guide/leaderboard.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Bound, Metric
 
 BETTER = {True: "less", False: "more", None: "-"}
+BALANCES = ROOT / "benchmarks" / "peers.json"
 MEASURED = ROOT / "benchmarks" / "isolation.json"
 
 
@@ -46,6 +48,19 @@ def isolation_table() -> str:
     heads = ("`sw_avg` in the sandbox, layers x experts", "ms", f"ms at {found['there']}", "ratio")
     words = f"CPU time of harness, watch and sandbox; least of {found['repetitions']} harnesses of each."
     return f"{markdown_table(heads, lines)}\n\n{words}"
+
+
+def balance_table() -> str:
+    """Return how well our planner and EPLB's algorithm balance, a row per shape and kind of loads."""
+    heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
+             "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
+    rows = [
+        (one["shape"], one["loads"], f"{one['plans']:,}", f"{one['mean']:.4f}", f"{one['largest']:.2f}",
+         f"{100 * one['loop_doubles']:.0f} %, {100 * one['ours_doubles']:.0f} %",
+         "-" if one["mean_undoubled"] is None else f"{one['mean_undoubled']:.4f}")
+        for one in json.loads(BALANCES.read_text(encoding="utf-8"))
+    ]  # fmt: skip
+    return aligned_table(heads, rows)
 
 
 def core_minutes(results: Results) -> dict[str, float]:
@@ -90,6 +105,7 @@ def _larger(tolerance: Bound | None) -> str:
 
 PARTS: Mapping[str, Maker] = {
     "metrics": catalogue_table,
+    "peers": balance_table,
     "costs": isolation_table,
     "cost": suites_table,
     "tolerances": tolerances,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from leaderboard.pages.headline import headline
 
 from leaderboard import pages
-from leaderboard.pages.headline import headline
 from leaderboard.pages.parts import fill_parts
 from moeload_bench.errors import ResultError
 from moeload_bench.files import file_name
