@@ -7,7 +7,7 @@ from pathlib import Path
 from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
-from leaderboard.pages.results_page import finding, public_answer, skill_table
+from leaderboard.pages.results_page import finding, render, skill_table
 from moeload_bench.publishing.card import render_card
 from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import read_runs
@@ -18,7 +18,7 @@ def leaderboard_table() -> str:
     """Return what the newest season found, and the skill of every forecaster on the suite of these runs, sizes of batch
     apart.
     """
-    parts = [finding(), public_answer()]
+    parts = [finding(), render("public").strip()]
     for title, results in suite_set(largest_suite().name).sizes.items():
         parts += [f"{title}:", skill_table(results)]
     return "\n\n".join(parts)

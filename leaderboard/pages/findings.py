@@ -35,7 +35,7 @@ class Saving:
     median: float
     clipped_mean: float
     without_two: float
-    recipes: float
+    recipes: int
 
     @property
     def consistent(self) -> bool:
@@ -65,7 +65,8 @@ def _comparison(results: Results, a: str, b: str, by: tuple[str, ...], metric: s
 
 def saving_of(row: Any) -> Saving:
     """Return a row of `Results.compare` as a record."""
-    return Saving(**{name: float(row[name]) for name in Saving.__dataclass_fields__})
+    numbers = {name: float(row[name]) for name in Saving.__dataclass_fields__ if name != "recipes"}
+    return Saving(recipes=int(row["recipes"]), **numbers)
 
 
 @functools.cache

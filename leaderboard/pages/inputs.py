@@ -75,6 +75,24 @@ def newest_season() -> ScoredSeason | None:
     return next(iter(scored_seasons()), None)
 
 
+def season_name() -> str:
+    """Return the name of the newest season."""
+    season = newest_season()
+    return season.name if season else ""
+
+
+def candidate() -> str:
+    """Return the entry that the newest season named before its runs were drawn."""
+    season = newest_season()
+    return season.draws.candidate if season and season.draws else ""
+
+
+def tuned_average() -> str:
+    """Return the average that the newest season compares its candidate with."""
+    season = newest_season()
+    return season.draws.tuned_average if season and season.draws else ""
+
+
 @functools.cache
 def season_sets() -> list[RunSet]:
     """Return the sets of the newest season, those unlike training last."""
