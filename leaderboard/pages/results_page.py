@@ -75,7 +75,10 @@ def percent(part: float) -> str:
 
 def ranks_of(results: Results) -> dict[tuple[str, str], str]:
     """Return `1 to 3` by state and forecaster, where there are enough recipes."""
-    return {(row.state, row.forecaster): f"{row.rank_low} to {row.rank_high}" for row in results.ranks().itertuples()}
+    return {
+        (str(row.state), str(row.forecaster)): f"{row.rank_low} to {row.rank_high}"
+        for row in results.ranks().itertuples()
+    }
 
 
 def least(rows: Sequence[Row], k: int) -> float:
