@@ -153,7 +153,7 @@ def equal_forecasts(results: Results) -> list[Equal]:
     pairs = costs.merge(costs, on=["trace", "forecasts_sha256"])
     place = {name: i for i, name in enumerate(results.names)}
     pairs = pairs[pairs["forecaster_x"].map(place) < pairs["forecaster_y"].map(place)]
-    runs = pairs.groupby(["forecaster_x", "forecaster_y"], sort=False)["trace"].nunique()
+    counts = pairs.groupby(["forecaster_x", "forecaster_y"], sort=False)["trace"].nunique().reset_index()
     of = len(results.traces)
-    found = [Equal(first, second, int(count), of) for (first, second), count in runs.items()]
+    found = [Equal(str(first), str(second), int(runs), of) for first, second, runs in counts.to_numpy()]
     return sorted(found, key=lambda one: -one.runs)
