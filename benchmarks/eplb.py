@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from peers import doubled, imbalance
 from placement import seconds
 
-from leaderboard.pages.peers import doubled, imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 
 FILE = Path(sys.prefix) / "loaders" / "eplb.py"

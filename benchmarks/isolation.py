@@ -155,12 +155,14 @@ def print_suite(targets: list[str], levels: list[Level]) -> None:
         wall, cpu = {}, {}
         for level in levels:
             started, used = time.perf_counter(), cpu_s()
-            (result,) = evaluate(target, suite, level=level, fresh=True)
+            results = evaluate(target, suite, level=level, fresh=True)
             wall[level], cpu[level] = time.perf_counter() - started, cpu_s() - used
             if level == "sandbox":
-                cpu[level] += sum((run.cost.observe_cpu_s or 0) + (run.cost.forecast_cpu_s or 0) for run in result.runs)
-            if result.failures:
-                print(f"  {target} at {level}: {len(result.failures)} failed tasks, {result.failures[0]}")
+                cpu[level] += float(results.costs[["observe_cpu_s", "forecast_cpu_s"]].sum().sum())
+            if len(results.failures):
+                print(
+                    f"  {target} at {level}: {len(results.failures)} failed tasks, {results.failures.iloc[0].failure}"
+                )
         cells = [f"{level} {wall[level]:7.2f} ({wall[level] / wall['none']:.3f})" for level in levels]
         cells += [f"CPU {level} {cpu[level]:7.2f} ({cpu[level] / cpu['none']:.3f})" for level in levels]
         print(f"  {target:20}", "  ".join(cells), flush=True)

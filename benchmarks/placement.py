@@ -8,7 +8,7 @@ machine disturbs little. The loop follows the published description word by word
 layer and origin at a time; ``plain_lists`` is the same loop tuned for the interpreter (Python lists, no numpy
 scalars), to show how much of the difference is numpy's cost per element.
 
-How well both balance is in docs/methods/placement.md (`leaderboard.pages.peers`).
+How well both balance is in docs/methods/placement.md (`benchmarks/peers.py`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from peers import imbalance, loop_plan
 
-from leaderboard.pages.peers import imbalance, loop_plan
 from moeload_bench.placement.plans import ClusterShape, plan
 
 LAYERS, EXPERTS = 58, 256

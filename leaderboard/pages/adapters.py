@@ -1,24 +1,25 @@
 """Other people's forecasters beside two baselines: a part of docs/guide/forecasters.md.
 
 Those that are entries of a suite are read from its results; others from leaderboard/adapters, where they are kept apart
-from the leaderboard (`moeload-bench run TARGET --suite mini --out leaderboard/adapters/mini`).
+from the leaderboard (`moeload-bench run TARGET --suite mini --out leaderboard/adapters/mini/NAME.parquet`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from leaderboard.committed import ROOT, submission_of, suites_with_results
+from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import results_of
-from moeload_bench.results.grid import Standings
+from moeload_bench.results.board import known_board
+from moeload_bench.results.entry import Entry
+from moeload_bench.results.files import joined, load_results
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result, load_result
+from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, with_size
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
-from moeload_bench.suites.suite import load_suite
 
 FOLDER = ROOT / "leaderboard" / "adapters"
 BESIDE = ("sw_avg", "arima")
@@ -26,41 +27,38 @@ BESIDE = ("sw_avg", "arima")
 
 def adapters_tables() -> str:
     """Return one table for each suite on which an adapter was scored, and for each size of batch."""
-    found = [(load_suite(suite), _adapters(suite)) for suite in reversed(suites_with_results())]
+    found = {suite: _with_adapters(suite) for suite in reversed(suites_with_results())}
     return "\n\n".join(
-        _table(with_size(f"Suite `{suite.name}`", size), results)
-        for suite, adapters in found
-        if adapters
-        for size, results in by_stratum([*_beside(suite.name), *adapters], suite).items()
+        _table(with_size(f"Suite `{suite}`", size), part)
+        for suite, results in found.items()
+        if len(results) > len(BESIDE)
+        for size, part in by_stratum(results).items()
     )
 
 
-def _beside(suite: str) -> list[Result]:
-    known = {result.name: result for result in results_of(suite)}
-    return [known[name] for name in BESIDE]
+def _with_adapters(suite: str) -> Results:
+    """Return the two baselines on a suite, and every adapter."""
+    committed = suite_results(suite)
+    entries = [name for name, entry in committed.entries.items() if _is_adapter(entry)]
+    others = [load_results(path) for path in sorted((FOLDER / suite).glob("*.parquet"))]
+    return joined([committed.select([*BESIDE, *entries]), *others])
 
 
-def _adapters(suite: str) -> list[Result]:
-    entries = [result for result in results_of(suite) if _is_adapter(result)]
-    return [*entries, *(load_result(path) for path in sorted((FOLDER / suite).glob("*.json")))]
+def _is_adapter(entry: Entry) -> bool:
+    folder = submission_of(entry)
+    return folder is not None and folder.record.suite.name == entry.suite.name and folder.record.has_adapter
 
 
-def _is_adapter(result: Result) -> bool:
-    folder = submission_of(result)
-    return folder is not None and folder.record.suite.name == result.suite.name and folder.record.has_adapter
-
-
-def _table(title: str, results: Sequence[Result]) -> str:
-    """Skill against the first of the results by state, error at every horizon, and CPU time."""
-    scores = Standings(results, PRIMARY, results[0])
+def _table(title: str, results: Results) -> str:
+    """Return skill against the reference by state, error at every horizon, and CPU time."""
+    board = known_board(results)
     rows = [
-        (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K),
-         three_digits(row.result.cpu_ms))
+        (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K), three_digits(row.ms))
         for state in LABELS
-        for row in scores.rows(state)
-    ]  # fmt: skip
-    heads = ("state", "forecaster", "skill", *horizon_heads(scores.horizons), "CPU ms per origin")
-    return f"{title}, `{PRIMARY}`, skill against `{BESIDE[0]}`:\n\n{markdown_table(heads, rows)}"
+        for row in board.rows(state)
+    ]
+    heads = ("state", "forecaster", "skill", *horizon_heads(results.horizons), "CPU ms per origin")
+    return f"{title}, `{PRIMARY}`, skill against `{board.reference}`:\n\n{markdown_table(heads, rows)}"
 
 
 PARTS: Mapping[str, Maker] = {"adapters": adapters_tables}

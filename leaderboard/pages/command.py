@@ -12,35 +12,30 @@ from leaderboard.pages import (
     adapters,
     cards,
     format,
-    headline,
     openings,
     parameters,
-    peers,
+    results_page,
     sampling_note,
     seasons,
-    summaries,
     tables,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
 from moeload_bench.errors import not_found
 
 PAGES = (
-    page_of_parts("README.md", headline.PARTS),
+    page_of_parts("README.md", results_page.PARTS),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),
-    page_of_parts("docs/methods/placement.md", peers.PARTS),
+    page_of_parts("docs/methods/placement.md", tables.PARTS),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
-    page_of_parts(
-        "docs/reports/results.md", {**openings.PARTS, **headline.PARTS, **summaries.PARTS}, openings.draw_results
-    ),
+    page_of_parts("docs/reports/results.md", results_page.PARTS, openings.draw_results),
     seasons.SEASONS,
     Page("parameters", parameters.parameter_files),
     Page("cards", cards.card_files),
-    Page("summaries", summaries.summary_files),
 )
 
 

@@ -1,23 +1,15 @@
-"""How reports open: their answer in a few sentences, and one figure of dots and intervals, from the same results."""
+"""The figure of dots and intervals with which reports open."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.drawn_claims import Drawn
-from leaderboard.pages.parts import Maker
-from leaderboard.pages.results import largest_suite, results_by_size
-from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
-from leaderboard.season_tools.sets import by_set
-from moeload_bench.errors import counted
-from moeload_bench.results.grid import ResultGrid, Row, known_grid
-from moeload_bench.results.record import Result
-from moeload_bench.results.statistics import Interval
-from moeload_bench.results.strata import with_size
-from moeload_bench.scoring.catalogue import PRIMARY
+from leaderboard.pages.inputs import season_sets
+from moeload_bench.results.board import known_board
+from moeload_bench.results.results import Results
 from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
 
@@ -26,72 +18,57 @@ LEAST = -1.0
 """Skill below this is drawn at the edge: one bad forecaster must not squeeze all others."""
 
 
+class Ends(Protocol):
+    """The ends of an interval."""
+
+    @property
+    def low(self) -> float: ...
+
+    @property
+    def high(self) -> float: ...
+
+
+class Span(NamedTuple):
+    """An interval by its ends."""
+
+    low: float
+    high: float
+
+
 class Dot(NamedTuple):
-    """A line of the figure: whose skill, how it is called there, and its intervals, where there are some."""
+    """A line of the figure: whose skill, its label, and its intervals, where there are some."""
 
     label: str
     forecaster: str
     skill: float
-    new_recipe: Interval | None = None
-    new_seeds: Interval | None = None
-
-
-def leaders(grid: ResultGrid) -> list[Row]:
-    """Return the row of the best in each state."""
-    return [grid.of_state(state)[0] for state in LABELS if state in grid.states]
-
-
-def best_words(grid: ResultGrid) -> str:
-    """Say who is best in each state, and by how much of the reference's error."""
-    return " and ".join(
-        f"`{first.forecaster}` errs {100 * (first.skill or 0.0):.0f} % less than `{grid.scores.reference}` in the "
-        f"{first.state} state"
-        for first in leaders(grid)
-    )
-
-
-def _runs(ids: Sequence[str]) -> str:
-    return f"{counted(len(ids), 'run')} of {counted(len({name.split('/')[0] for name in ids}), 'recipe')}"
-
-
-def season_answer(season: ScoredSeason) -> str:
-    """Return what a season's candidate gains on drawn recipes."""
-    return f"Season `{season.name}`. {Drawn(season).answer}"
-
-
-def results_answer() -> str:
-    """Return who is best on the newest season and on the largest public suite."""
-    suite, seasons = largest_suite(), scored_seasons()
-    public = [
-        f"{with_size(f'On the public suite `{suite.name}`', size)} "
-        f"({_runs([run.trace for run in results[0].runs])}), {best_words(known_grid(results, PRIMARY))}."
-        for size, results in results_by_size(suite.name).items()
-    ]
-    return " ".join([*map(season_answer, seasons[:1]), *public])
+    new_recipe: Ends | None = None
+    new_seeds: Ends | None = None
 
 
 def draw_results() -> None:
-    """Draw the newest season's standings."""
-    draw_dots(season_dots(scored_seasons()[0]), REPORTS / "results.svg")
-
-
-def season_dots(season: ScoredSeason) -> dict[str, list[Dot]]:
-    """Return a season's standings by state, those of each set of drawn recipes apart."""
-    return {
-        f"set {name}, {state}" if name else state: dots
-        for name, part in by_set(season).items()
-        for state, dots in state_dots(part.results).items()
+    """Draw the newest season's standings, those of each set and state apart."""
+    panels = {
+        f"{runs.title}, {state}": dots for runs in season_sets() for state, dots in state_dots(runs.results).items()
     }
+    draw_dots(panels, REPORTS / "results.svg")
 
 
-def state_dots(results: Sequence[Result]) -> dict[str, list[Dot]]:
+def state_dots(results: Results) -> dict[str, list[Dot]]:
     """Return by state every forecaster's skill with both intervals, the best first."""
-    grid = known_grid(results, PRIMARY)
+    board = known_board(results)
+
+    def span(low: float, high: float) -> Span | None:
+        return Span(low, high) if low == low else None
+
     return {
-        state: [Dot(row.forecaster, row.forecaster, row.skill, row.new_recipe, row.new_seeds)
-                for row in grid.of_state(state) if row.skill is not None]
-        for state in LABELS if state in grid.states
-    }  # fmt: skip
+        state: [
+            Dot(row.forecaster, row.forecaster, row.skill, span(row.low, row.high), span(*row.seeds))
+            for row in board.rows(state)
+            if row.skill == row.skill
+        ]
+        for state in board.states
+        if state in LABELS
+    }
 
 
 def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
@@ -137,6 +114,3 @@ def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
         if handles:
             figure.legend(handles=handles, loc="outside upper center", ncols=2)
         save_figure(figure, path)
-
-
-PARTS: Mapping[str, Maker] = {"answer": results_answer}

@@ -1,5 +1,6 @@
 """Parts that are one table of one page: metrics in docs/methods/metrics.md, the sandbox's cost in
-docs/methods/isolation.md, the cost of the suites in docs/guide/cluster.md, tolerances in docs/guide/leaderboard.md.
+docs/methods/isolation.md, our planner beside EPLB's in docs/methods/placement.md, the cost of the suites in
+docs/guide/cluster.md, tolerances in docs/guide/leaderboard.md.
 """
 
 from __future__ import annotations
@@ -8,14 +9,15 @@ import json
 from collections.abc import Mapping
 
 from leaderboard.committed import ROOT, suites_with_results
+from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker, aligned_table
-from leaderboard.pages.results import results_of
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.record import Result
+from moeload_bench.results.results import Results
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Bound, Metric
 
 BETTER = {True: "less", False: "more", None: "-"}
+BALANCES = ROOT / "benchmarks" / "peers.json"
 MEASURED = ROOT / "benchmarks" / "isolation.json"
 
 
@@ -48,29 +50,40 @@ def isolation_table() -> str:
     return f"{markdown_table(heads, lines)}\n\n{words}"
 
 
-def core_minutes(result: Result) -> float:
-    """Return the minutes of one core that a forecaster took: CPU time of its process, wall time where that is unknown,
-    and its fit.
+def balance_table() -> str:
+    """Return how well our planner and EPLB's algorithm balance, a row per shape and kind of loads."""
+    heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
+             "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
+    rows = [
+        (one["shape"], one["loads"], f"{one['plans']:,}", f"{one['mean']:.4f}", f"{one['largest']:.2f}",
+         f"{100 * one['loop_doubles']:.0f} %, {100 * one['ours_doubles']:.0f} %",
+         "-" if one["mean_undoubled"] is None else f"{one['mean_undoubled']:.4f}")
+        for one in json.loads(BALANCES.read_text(encoding="utf-8"))
+    ]  # fmt: skip
+    return aligned_table(heads, rows)
+
+
+def core_minutes(results: Results) -> dict[str, float]:
+    """Return the minutes of one core that each forecaster took, the most first: CPU time of its process, wall time
+    where that is unknown, and its fit.
     """
-    costs = [run.cost for run in result.runs]
-    spent = sum(
-        (cost.observe_wall_s if cost.observe_cpu_s is None else cost.observe_cpu_s)
-        + (cost.forecast_wall_s if cost.forecast_cpu_s is None else cost.forecast_cpu_s)
-        + cost.startup_wall_s
-        for cost in costs
+    costs = results.costs
+    spent_s = costs["startup_wall_s"] + sum(
+        costs[f"{part}_cpu_s"].fillna(costs[f"{part}_wall_s"]) for part in ("observe", "forecast")
     )
-    return (spent + (result.fit_wall_s or 0.0)) / 60
+    by_name = spent_s.groupby(costs["forecaster"]).sum()
+    minutes = {name: (by_name[name] + (entry.fit_wall_s or 0.0)) / 60 for name, entry in results.entries.items()}
+    return dict(sorted(minutes.items(), key=lambda item: -item[1]))
 
 
 def suites_table() -> str:
     """One row per suite: what all its forecasters take together, and which take most."""
     rows = []
     for suite in suites_with_results():
-        results = results_of(suite)
-        minutes = {result.name: core_minutes(result) for result in results}
-        dearest = sorted(minutes, key=lambda name: -minutes[name])[:3]
-        most = ", ".join(f"{name} {three_digits(minutes[name])}" for name in dearest)
-        rows.append((suite, str(len(results[0].runs)), str(len(results)), three_digits(sum(minutes.values())), most))
+        results = suite_results(suite)
+        minutes = core_minutes(results)
+        most = ", ".join(f"{name} {three_digits(minutes[name])}" for name in list(minutes)[:3])
+        rows.append((suite, str(len(results.traces)), str(len(results)), three_digits(sum(minutes.values())), most))
     return aligned_table(("suite", "runs", "forecasters", "core-minutes", "of which"), rows, 1, 4)
 
 
@@ -92,6 +105,7 @@ def _larger(tolerance: Bound | None) -> str:
 
 PARTS: Mapping[str, Maker] = {
     "metrics": catalogue_table,
+    "peers": balance_table,
     "costs": isolation_table,
     "cost": suites_table,
     "tolerances": tolerances,

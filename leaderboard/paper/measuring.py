@@ -65,9 +65,10 @@ def score_run(
         sliding_suite(suite, {trace.id: trace}, every, horizons),
         traces=[trace], paths={ref.id: ref.path for ref in train}, level=level, jobs=jobs, shapes=(),
     )  # fmt: skip
-    for name, where, task in results.failures:
-        raise SuiteError(f"{where}: {name} failed at origin {task.origin}: {task.failure}")
-    scores = results.to_pandas(floors=True).rename(columns={"trace": "run"})
+    for one in results.failures.itertuples():
+        raise SuiteError(f"{one.trace}: {one.forecaster} failed at origin {one.origin}: {one.failure}")
+    scores = results.table.merge(results.facts, how="left", on=["trace", "state", "horizon"])
+    scores = scores.rename(columns={"trace": "run"})
     return scores.replace({"forecaster": {ONLINE: "lstm"}})
 
 

@@ -1,138 +1,205 @@
-"""The page of results says what the results say; names of files and forecasters are legible."""
+"""The page of results says what the results say, and no more than they may."""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from leaderboard import pages
-from leaderboard.pages.headline import headline
+from leaderboard.committed import RESULTS, ROOT, committed_results
+from leaderboard.pages import findings, inputs, results_page
+from leaderboard.pages.findings import Saving, equal_forecasts, oscillating, saving, standing
+from leaderboard.pages.inputs import RunSet
 from leaderboard.pages.parts import fill_parts
+from leaderboard.pages.results_page import finding, headline, saved
+from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import ResultError
-from moeload_bench.files import file_name
-from moeload_bench.results.grid import result_grid
-from moeload_bench.results.record import Result, load_result
-from moeload_bench.results.tables import skill_text, three_digits
+from moeload_bench.results.board import known_board
+from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
+from moeload_bench.results.strata import by_stratum
+from moeload_bench.results.tables import three_digits
 
-ROOT = Path(__file__).resolve().parents[2]
+NAMES = ("uniform", "last_value", "sw_avg", "arima", "lstm")
 
 
 @pytest.fixture(scope="module")
-def mini() -> list[Result]:
-    folder = ROOT / "leaderboard" / "results" / "mini"
-    return [load_result(folder / f"{name}.json") for name in ("uniform", "last_value", "sw_avg")]
+def mini() -> Results:
+    return committed_results("mini")
 
 
-def many_recipes(results: list[Result], recipes: int, runs: int = 1) -> list[Result]:
-    """The runs again under other names, their errors multiplied by a factor of the recipe, run and forecaster."""
-    rng = np.random.default_rng(0)
-    out = []
-    for result in results:
-        better = {"uniform": 4.0, "last_value": 1.5, "sw_avg": 1.0}[result.name]
-        copies = []
-        for recipe in range(recipes):
-            for seed in range(1, runs + 1):
-                factor = better * float(np.exp(0.1 * rng.standard_normal()))
-                run = result.runs[0].model_copy(update={"trace": f"r{recipe}/test/seed{seed}"})
-                tasks = [
-                    task.model_copy(
-                        update={
-                            "metrics": {
-                                **task.metrics,
-                                "window_tv": tuple(min(1.0, factor * (h + 1) * (recipe + 1) * 0.001) for h in range(5)),
-                            }
-                        }
-                    )
-                    for task in run.tasks
-                ]
-                copies.append(run.model_copy(update={"tasks": tuple(tasks)}))
-        out.append(result.model_copy(update={"runs": tuple(copies)}))
-    return out
+def many_recipes(results: Results, factors: dict[str, float], recipes: int = 8) -> Results:
+    """Return the first trace under other names, each forecaster's error that of `sw_avg` times a factor and a spread
+    by recipe.
+    """
+    trace, spread = results.traces[0], np.random.default_rng(0)
+    rows, costs, facts = (frame[frame["trace"] == trace] for frame in (results.table, results.costs, results.facts))
+    rows = rows.sort_values(["forecaster", "origin", "horizon"])
+    error = rows.loc[rows["forecaster"] == "sw_avg", "window_tv"].to_numpy()
+    copies = []
+    for r in range(recipes):
+        for name in factors:
+            factor = factors[name] * float(np.exp(0.05 * spread.standard_normal()))
+            copy = rows[rows["forecaster"] == name].assign(trace=f"r{r}/test/seed1", recipe=f"r{r}")
+            copies.append(copy.assign(window_tv=np.minimum(1.0, factor * error)))
+    names = [f"r{r}/test/seed1" for r in range(recipes)]
+    return Results(
+        {name: results.entries[name] for name in factors},
+        pd.concat(copies, ignore_index=True),
+        pd.concat([costs[costs["forecaster"].isin(factors)].assign(trace=name) for name in names], ignore_index=True),
+        pd.concat([facts.assign(trace=name) for name in names], ignore_index=True),
+    )
+
+
+@pytest.fixture(scope="module")
+def made(mini: Results) -> Results:
+    return many_recipes(mini, {"uniform": 4.0, "last_value": 1.5, "sw_avg": 1.0, "arima": 0.8, "lstm": 0.7})
 
 
 def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
     """A misspelt name would else leave old numbers standing."""
-    with pytest.raises(ResultError, match="no generated part is named 'headlin' here; there is: headline"):
-        fill_parts("<!-- generated: headlin v3 -->\n<!-- end -->\n", pages.headline.PARTS)
+    with pytest.raises(ResultError, match="no generated part is named 'headlin' here; there is: finding"):
+        fill_parts("<!-- generated: headlin v3 -->\n<!-- end -->\n", results_page.PARTS)
 
 
-def test_the_headline_is_made_of_the_grid_and_the_statistics(mini: list[Result]) -> None:
-    """Rows by skill, each with its values; the least of a column bold; n/a without recipes enough; floors below."""
+def test_the_headline_has_the_values_of_the_board(mini: Results) -> None:
+    """Rows by skill, each with its values; the least of a column bold; no rank without recipes enough; floors below."""
     lines = [line.strip("| ").split(" | ") for line in headline(mini).splitlines() if line[:1] == "|"]
-    grid = result_grid(mini, "window_tv")
-    assert grid is not None
+    board = known_board(mini)
     for state in ("transient", "stable"):
         start = next(i for i, line in enumerate(lines) if line[0] == state)
-        by_name = {line[0].strip("`*"): line for line in lines[start + 2 : start + 2 + len(mini) + 1]}
-        rows = {row.forecaster: row for row in grid.rows if row.state == state}
-        assert [*by_name] == [*sorted(rows, key=lambda name: -float(rows[name].skill)), "floor_batch"]
-        for k in range(len(grid.horizons)):
-            shown = {name: by_name[name][k + 1] for name in rows}
-            assert {n: text.strip("*") for n, text in shown.items()} == {
-                n: three_digits(r.value_K[k]) for n, r in rows.items()
-            }
-            best = min(rows, key=lambda name: rows[name].value_K[k])
-            assert [name for name, text in shown.items() if "**" in text] == [best]
-            assert by_name["floor_batch"][k + 1] == three_digits(grid.floors[state, "floor_batch"][k])
-        assert all(line[-2] == "-" for name, line in by_name.items() if name in rows)
+        rows = board.rows(state)
+        shown = lines[start + 2 : start + 3 + len(rows)]
+        assert [line[0].strip("`*") for line in shown] == [*(row.forecaster for row in rows), "floor_batch"]
+        for line, row in zip(shown, rows, strict=False):
+            assert [cell.strip("*") for cell in line[1:6]] == [three_digits(value) for value in row.value_K]
+            assert line[6:] == [f"{row.skill:+.3f}", "-", three_digits(row.ms)]
+        for k in range(len(board.horizons)):
+            bold = [line[0].strip("`") for line in shown if line[1 + k].startswith("**")]
+            assert bold == [min(rows, key=lambda row, k=k: row.value_K[k]).forecaster]
 
 
-def test_with_recipes_enough_the_headline_has_intervals_and_ranks(mini: list[Result]) -> None:
-    """The interval is the one for a new recipe; the three, all told apart, have ranks of their own."""
-    text = headline(many_recipes(mini, recipes=6))
-    rows = [line.strip("| ").split(" | ") for line in text.split("\n\n")[0].splitlines()[2:-1]]
-    assert [(row[0], row[-2]) for row in rows] == [
-        ("`sw_avg`", "1 to 1"),
-        ("`last_value`", "2 to 2"),
-        ("`uniform`", "3 to 3"),
-    ]
-    grid = result_grid(many_recipes(mini, recipes=6), "window_tv")
-    assert grid is not None
-    for row in rows:
-        full = next(skill_text(r) for r in grid.rows if r.state == "transient" and r.forecaster == row[0].strip("`"))
-        low, high = re.findall(r"[-+][\d.]+", full.split("a new recipe")[1])[:2]
-        value, shown = row[-3].split(" ", 1)
-        assert value == full.split()[0]
-        for got, expected in zip(re.findall(r"[-+][\d.]+", shown), (low, high), strict=True):
-            assert abs(float(got) - float(expected)) <= 0.006
+def test_an_entry_with_the_reference_s_errors_has_no_row_of_its_own(mini: Results) -> None:
+    """It is named below; a table without the reference is refused."""
+    twin = mini.select(["sw_avg", "arima"])
+    errors = twin.table.loc[twin.table["forecaster"] == "sw_avg", "window_tv"].to_numpy()
+    table = twin.table.copy()
+    table.loc[table["forecaster"] == "arima", "window_tv"] = errors
+    text = headline(replace(twin, table=table))
+    assert "| `arima`" not in text
+    assert "Left out, because their errors are those of `sw_avg`: arima." in text
+    with pytest.raises(ResultError, match="mini: a headline needs the reference"):
+        headline(mini.select(["arima"]))
 
 
-def test_a_headline_needs_the_reference(mini: list[Result]) -> None:
-    """Skill is against it; without it there is no table."""
-    with pytest.raises(ResultError, match="mini: a headline needs the reference among its results"):
-        headline([result for result in mini if result.name != "sw_avg"])
+def test_rivals_are_the_best_of_these_very_runs(made: Results) -> None:
+    """The next of all, the best that learns nothing, and the best average, `uniform` among them."""
+    found = standing(made, state="transient")
+    assert found is not None
+    assert (found.leader, found.following, found.simple, found.average) == ("lstm", "arima", "arima", "sw_avg")
+    assert found.by_track == {"fitted on our open runs": "lstm", "learns nothing": "arima"}
+    assert standing(made, state="mixed") is None
+    one = saving(made, "lstm", "arima", state="transient")
+    assert one is not None
+    assert one.saving == pytest.approx(1 - 0.7 / 0.8, abs=0.05)
+    assert not one.by_chance
+    assert saved(one) == f"{100 * one.saving:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
 
 
-def test_the_page_of_results_is_short() -> None:
-    """At most 200 lines: the headline of each suite that stands there; everything else is in files of rows."""
-    text = (ROOT / "docs" / "reports" / "results.md").read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 200
-    for suite in ("v3", "mini"):
-        assert f"<!-- generated: headline {suite} -->" in text
+@pytest.fixture
+def season(made: Results, monkeypatch: pytest.MonkeyPatch) -> RunSet:
+    """A season of one set, unlike training, whose candidate is `lstm`."""
+    found = RunSet("set b", made, unlike=True)
+    monkeypatch.setattr(results_page, "season_sets", lambda: [found])
+    monkeypatch.setattr(results_page, "candidate", lambda: "lstm")
+    monkeypatch.setattr(inputs, "newest_season", lambda: None)
+    return found
 
 
+@pytest.mark.usefixtures("season")
+def test_the_sentence_has_the_numbers_of_the_comparison(made: Results) -> None:
+    """What was saved of whose error, the interval, and without the two most influential runs."""
+    one = made.compare("lstm", "arima", ["state"]).set_index("state").loc["transient"]
+    text = finding("brief")
+    low, high, two = (f"{100 * one[name]:.1f}" for name in ("low", "high", "without_two"))
+    assert "On 8 drawn recipes unlike its training" in text
+    assert (
+        f"`lstm` saved {100 * one['saving']:.1f} % of the error of `arima`, the best rule that learns nothing (95 % "
+        f"interval for a new recipe {low} to {high} %; without the two most influential runs {two} %)"
+    ) in text
+
+
+@pytest.mark.usefixtures("season")
 @pytest.mark.parametrize(
-    ("target", "name"),
+    ("change", "words"),
     [
-        ("sw_avg", "sw_avg"),
-        ("sw_avg@window=500", "sw_avg_window=500-[0-9a-f]{8}"),
-        ("arima@order=[1,1,1]", "arima_order=1-1-1-[0-9a-f]{8}"),
-        ("lstm@mode=online", "lstm_mode=online-[0-9a-f]{8}"),
-        ('x@a="b c",d=[1, 2]', "x_a=bc-d=1-2-[0-9a-f]{8}"),
-        ("my/file.py:Mine", "my_file.py_mine-[0-9a-f]{8}"),
+        ({"low": -0.1}, "0.1 %, which may be chance;"),
+        ({"median": -0.01}, "cannot be said to err less or more than `arima`"),
+        ({"clipped_mean": -0.01}, "the mean, the median and the clipped mean have different signs"),
+        ({"saving": -0.05, "median": -0.05, "clipped_mean": -0.05}, "made 5.0 % more error than `arima`"),
+        ({"low": float("nan"), "high": float("nan")}, "too few recipes for an interval"),
     ],
 )
-def test_a_forecaster_s_file_is_named_legibly(target: str, name: str) -> None:
-    """Arguments stay readable; no character needs quoting; a hash keeps two targets of one readable name apart."""
-    assert re.fullmatch(name, file_name(target))
+def test_the_sentence_says_no_more_than_it_may(
+    change: dict[str, float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interval that holds 0 may be chance; no saving is named where mean, median and clipped mean disagree."""
+    given = {"saving": 0.05, "low": 0.01, "high": 0.001, "median": 0.05, "clipped_mean": 0.05, "without_two": 0.04}
+    one = Saving(**(given | change), recipes=8)
+    monkeypatch.setattr(results_page, "saving", lambda *_args, **_group: one)
+    assert words in finding("brief")
 
 
-def test_the_baselines_of_a_plan_have_files_of_their_own() -> None:
-    """No two of them share a file."""
-    from leaderboard.suites.plan import load_plan
+def test_loads_that_swing_around_a_steady_mean_oscillate(made: Results) -> None:
+    """Their next step is far from the mean of the last 100, less the noise, and the next 100 are near it."""
+    assert oscillating(made) == set()
+    swings = (made.table["recipe"] == "r3") & (made.table["forecaster"] == "sw_avg")
+    table = made.table.copy()
+    table.loc[swings & (table["horizon"] == 1), "window_tv"] = 0.5
+    table.loc[swings & (table["horizon"] == 100), "window_tv"] = 0.05
+    changed = replace(made, table=table)
+    assert oscillating(changed) == {"r3"}
+    kinds = findings.kinds_of_runs(RunSet("a", changed, loss_free=frozenset({"r1"})))
+    assert {kind: len(recipes) for kind, recipes in kinds.items()} == {
+        "all": 8,
+        "balanced without a loss": 1,
+        "balanced in another way, or not": 7,
+        "oscillating": 1,
+        "not oscillating": 7,
+    }
 
-    baselines = load_plan("v3").baselines
-    assert len({file_name(name) for name in baselines}) == len(baselines)
+
+def test_equal_forecasts_are_found_run_by_run(made: Results) -> None:
+    """By the hash of a run's forecasts: on all runs they are one forecaster under two names."""
+    costs = made.costs.copy()
+    costs["forecasts_sha256"] = costs["forecaster"] + costs["trace"]
+    assert equal_forecasts(replace(made, costs=costs)) == []
+    copied = (costs["forecaster"] == "arima") & costs["trace"].isin(made.traces[:3])
+    costs.loc[copied, "forecasts_sha256"] = "lstm" + costs.loc[copied, "trace"]
+    (one,) = equal_forecasts(replace(made, costs=costs))
+    assert (one.first, one.second, one.runs, one.of) == ("arima", "lstm", 3, 8)
+
+
+def test_one_number_is_equal_in_readme_card_page_and_terminal() -> None:
+    """The skill of the leader of suite v3 in small batches, while loads move."""
+    results = load_results([RESULTS / "v3" / f"{name}.parquet" for name in ("sw_avg", "guarded")])
+    (row,) = (
+        results.summarize(["stratum", "state"])
+        .query("stratum == 'small' and state == 'transient' and forecaster == 'guarded'")
+        .itertuples()
+    )
+    skill = f"{row.skill:+.3f}"
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "datasets_card.md")}
+    assert f"`guarded` errs {100 * row.skill:.1f} % less than `sw_avg` in the transient state" in texts["README.md"]
+    assert re.search(rf"\| `guarded` \| {re.escape(skill)} \|", texts["datasets_card.md"])
+    page = (ROOT / "docs" / "reports" / "results.md").read_text(encoding="utf-8")
+    assert re.search(rf"\| `guarded` \|.*\| {re.escape(skill)} \[", page)
+    console = plain_console()
+    with console.capture() as captured:
+        for part in brief_tables(next(iter(by_stratum(results).values())), "window_tv", 200):
+            console.print(part, width=200)
+    assert re.search(rf"guarded .*{re.escape(skill)}", captured.get())

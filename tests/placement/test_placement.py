@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from leaderboard.pages.peers import PEER_SHAPES, balance, imbalance, loop_plan, random_loads, recorded_loads
+from benchmarks.peers import PEER_SHAPES, balance, imbalance, loop_plan, random_loads, recorded_loads
 from moeload_bench.errors import PlacementError
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, expert_capacity, headline_shapes, plan, replicate

@@ -1,5 +1,8 @@
 """Our planner beside EPLB's algorithm as a straightforward loop: how well both balance, on random and recorded loads.
 
+    python benchmarks/peers.py [--out benchmarks/peers.json]
+
+Writes what docs/methods/placement.md shows (`python -m leaderboard pages placement` makes the table from it).
 The loop follows the published description word by word over the elements of numpy arrays. It stands for the public
 code: on the loads that the public code was run on once, it reaches the same maximum to the digits kept
 (tests/placement/test_placement.py). `benchmarks/placement.py` times both.
@@ -7,13 +10,15 @@ code: on the loads that the public code was run on once, it reaches the same max
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import load_trace
@@ -90,7 +95,7 @@ class Balance(NamedTuple):
     largest: float
     loop_doubles: float
     ours_doubles: float
-    mean_undoubled: float
+    mean_undoubled: float | None
 
 
 def random_loads(experts: int, alpha: float) -> NDArray[np.float64]:
@@ -118,7 +123,7 @@ def balance(shape: ClusterShape, load_NE: NDArray[np.float64], loads: str) -> Ba
     apart = ~doubled(loop_NR, shape)
     return Balance(
         shape.name, loads, len(load_NE), float(ratio.mean()), float(ratio.max()), float(1 - apart.mean()),
-        float(doubled(ours_NR, shape).mean()), float(ratio[apart].mean()) if apart.any() else float("nan"),
+        float(doubled(ours_NR, shape).mean()), float(ratio[apart].mean()) if apart.any() else None,
     )  # fmt: skip
 
 
@@ -131,17 +136,14 @@ def balances() -> Iterator[Balance]:
             yield balance(shape, recorded_loads(), f"recorded, {MEAN_STEPS}-step means")
 
 
-def balance_table() -> str:
-    """Return the table of docs/methods/placement.md."""
-    heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
-             "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
-    rows = [
-        (one.shape, one.loads, f"{one.plans:,}", f"{one.mean:.4f}", f"{one.largest:.2f}",
-         f"{100 * one.loop_doubles:.0f} %, {100 * one.ours_doubles:.0f} %",
-         "-" if np.isnan(one.mean_undoubled) else f"{one.mean_undoubled:.4f}")
-        for one in balances()
-    ]  # fmt: skip
-    return aligned_table(heads, rows)
+def main() -> None:
+    """Measure and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    out = parser.parse_args().out
+    rows = [one._asdict() for one in balances()]
+    out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
-PARTS: Mapping[str, Maker] = {"peers": balance_table}
+if __name__ == "__main__":
+    main()

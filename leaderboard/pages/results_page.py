@@ -1,0 +1,147 @@
+"""What was found, as texts and tables: parts of docs/reports/results.md, README.md and the dataset's card.
+
+Each part is a template of `templates/` over the numbers of `leaderboard.pages.findings`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from leaderboard.committed import TRACES
+from leaderboard.pages import findings, inputs
+from leaderboard.pages.findings import Saving, saving, standing
+from leaderboard.pages.inputs import RunSet, candidate, run_sets, season_sets, tuned_average
+from leaderboard.pages.parts import Maker
+from leaderboard.templates import render_text, render_words
+from moeload_bench.errors import ResultError
+from moeload_bench.publishing.card_tables import size_summary
+from moeload_bench.results.board import Row, known_board
+from moeload_bench.results.captions import better_words, spans_of
+from moeload_bench.results.results import Results
+from moeload_bench.results.tables import signed, skill_span, span, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.description import undescribed_run
+from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import list_traces, read_trace
+
+TEMPLATES = Path(__file__).parent / "templates"
+LITTLE = 0.02
+"""Less work of the busiest device than this part is not worth a model that has to be fitted."""
+
+
+def render(template: str, **values: Any) -> str:
+    """Return a part of a page: its template over the functions that give numbers and write them."""
+    numbers = {
+        name: getattr(module, name)
+        for module, names in (
+            (findings, ("standing", "saving", "skills", "kinds_of_runs", "equal_forecasts")),
+            (inputs, ("run_sets", "suite_set", "largest_suite")),
+        )
+        for name in names
+    }
+    words = {
+        "states": LABELS, "tracks": list(inputs.TRACKS), "cells": cells, "saved": saved, "percent": percent,
+        "known_board": known_board, "ranks_of": ranks_of, "least": least, "three_digits": three_digits,
+        "skill_span": skill_span, "better_words": better_words, "spans_of": spans_of, "load_suite": load_suite,
+        "headline": headline, "candidate": candidate(), "average": tuned_average(),
+    }  # fmt: skip
+    return render_text(TEMPLATES / f"{template}.md.j2", **numbers, **words, **values)
+
+
+def cells() -> Iterator[tuple[str, Results, str]]:
+    """Yield each size of batch of each set in each state that has runs, with a short title."""
+    for runs in run_sets():
+        for title, part in runs.sizes.items():
+            short = title.partition(" batches")
+            yield from (("".join(short[:2]), part, state) for state in LABELS if standing(part, state=state))
+
+
+def saved(one: Saving | None) -> str:
+    """Return a saving in percent with its interval for a new recipe, where there is one."""
+    if one is None:
+        return "-"
+    return percent(one.saving) + ("" if math.isnan(one.low) else f" {span(100 * one.low, 100 * one.high, 1)}")
+
+
+def percent(part: float) -> str:
+    """Format a fraction as a percentage with its sign; `-` for none."""
+    return "-" if math.isnan(part) else signed(100 * part, 1)
+
+
+def ranks_of(results: Results) -> dict[tuple[str, str], str]:
+    """Return `1 to 3` by state and forecaster, where there are enough recipes."""
+    return {
+        (str(row.state), str(row.forecaster)): f"{row.rank_low} to {row.rank_high}"
+        for row in results.ranks().itertuples()
+    }
+
+
+def least(rows: Sequence[Row], k: int) -> float:
+    """Return the least value at a horizon, by its place; NaN where nobody has one."""
+    return min((row.value_K[k] for row in rows if not math.isnan(row.value_K[k])), default=math.nan)
+
+
+def finding(length: str = "") -> str:
+    """Return what the season's candidate saved of the best simple rule's error, set by set, those unlike training
+    first, and what that is worth in step time. ``length``: `brief` for the first set alone.
+    """
+    sets = season_sets()[::-1][: 1 if length == "brief" else None]
+    if not sets:
+        return "No season has been scored yet."
+    parts = [_finding(runs) for runs in sets]
+    simple = parts[0]["simple"]
+    worth = {state: saving(sets[0].results, candidate(), simple[state], findings.PLANS, state=state)
+             for state in LABELS}  # fmt: skip
+    return render_words(
+        TEMPLATES / "finding.md.j2", season=inputs.season_name(), candidate=candidate(), parts=parts, first=parts[0],
+        worth=worth, brief=length == "brief", little=LITTLE,
+    )  # fmt: skip
+
+
+def _finding(runs: RunSet) -> dict[str, Any]:
+    simple = {state: found.simple for state in LABELS if (found := standing(runs.results, state=state))}
+    swinging = findings.oscillating(runs.results)
+    steady = runs.on(runs.recipes - swinging)
+    return {
+        "title": runs.title, "unlike": runs.unlike, "recipes": len(runs.recipes), "simple": simple,
+        "saving": {state: saving(runs.results, candidate(), name, state=state) for state, name in simple.items()},
+        "oscillating": len(swinging),
+        "steady": saving(steady, candidate(), simple["transient"], state="transient"),
+    }  # fmt: skip
+
+
+def runs() -> str:
+    """Return how many runs there are in traces/, and how large they are."""
+    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
+    return size_summary(list(bare))
+
+
+def headline(results: Results) -> str:
+    """Return a table per state, best forecasters first, and what its numbers are.
+
+    Raise `ResultError` when the suite's reference is not among the results.
+    """
+    reference = known_board(results).reference
+    if reference not in results.entries:
+        raise ResultError(f"{results.suite.name}: a headline needs the reference among its results")
+    errors = results.errors(PRIMARY)
+    same = [name for name in results.names if name != reference and errors[name].equals(errors[reference])]
+    return render("headline", results=results, same=same).strip()
+
+
+def skill_table(results: Results) -> str:
+    """Return the skill of every forecaster by state, the best in the transient state first."""
+    return render("skills", results=results).strip()
+
+
+PARTS: Mapping[str, Maker] = {
+    "finding": finding,
+    **{name: partial(render, name) for name in ("leaders", "gains", "horizons", "kinds", "equal", "public")},
+    "headline": lambda suite: render("suite", of=suite),
+    "runs": runs,
+}
