@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from moeload_bench.recipes.distribution import Distribution
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.traces.meta import BalancingMeta, TraceMeta
 
@@ -57,31 +56,3 @@ def new_kinds(levels: Levels, train: Levels) -> dict[str, list[str]]:
 def level_words(new: Mapping[str, Iterable[str]]) -> str:
     """Return new levels in words: `family phimoe, optimizer SGD`."""
     return ", ".join(f"{kind} {' and '.join(names)}" for kind, names in new.items()) or "none"
-
-
-def poorest_draw(distribution: Distribution, train: Levels) -> dict[str, list[str]]:
-    """Return the new levels of the draw that has them of the fewest kinds.
-
-    Keys are taken as independent: where the limits of a stratum exclude a combination, draws may have more.
-    """
-
-    def poorest(options: Iterable[dict[str, set[str]]]) -> dict[str, list[str]]:
-        return min((new_kinds(levels, train) for levels in options), key=len)
-
-    plans = [
-        {
-            "text": {text for mix in plan.mixes for text in distribution.mixes[mix]},
-            "switches of text": {str(len(plan.mixes) - 1)},
-        }
-        for plan in distribution.plans
-    ]
-    draws = [
-        poorest([{"family": {family}} for family in distribution.methods[method].families])
-        | poorest([{"balancing": {method}}])
-        | poorest([{"optimizer": {kind}} for kind in distribution.training.rates])
-        | poorest(plans)
-        | poorest([{"sequence length": {str(length)}} for length in distribution.strata[stratum].sequence_length])
-        for stratum, methods in distribution.quotas.items()
-        for method in methods
-    ]
-    return min(draws, key=len)
