@@ -7,7 +7,7 @@ from moeload_bench.cli.lazy import CommandTable, lazy_app
 from moeload_bench.errors import MoeloadError
 
 COMMANDS = {
-    "season": "Evaluation rounds on unseen runs: commit, close, record, score, reveal, check.",
+    "season": "Evaluation rounds on unseen runs: open, draw, record, score, check.",
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
@@ -23,7 +23,7 @@ COMMANDS = {
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
-    "season": "season_tools.command", "submit-baselines": "verifying.baselines", "verify": "verifying.command",
+    "season": "season.command", "submit-baselines": "verifying.baselines", "verify": "verifying.command",
     **{name: f"{name}.command" for name in ("fit", "paper", "pages", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""

@@ -11,10 +11,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from leaderboard.season_tools.folder import SeasonFolder, read_record
-from leaderboard.season_tools.records import EntryForks, ForkFloors, RunHashes
+from leaderboard.season.folder import SeasonFolder
+from leaderboard.season.records import canonical_json, read_record
 from moeload_bench.recipes.recipe import list_recipes, load_recipe
-from moeload_bench.results.record import load_result
 from moeload_bench.schema import Record, later
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.store import list_traces, stored_meta
@@ -36,22 +35,14 @@ def hashes() -> dict[str, str]:
 
 def _season() -> Iterator[tuple[str, str]]:
     folder = SeasonFolder(SEASON)
-    draw, scores, reveal = folder.draw(), folder.scores(), folder.reveal()
-    assert draw is not None
-    assert scores is not None
-    assert reveal is not None
-    for record in (folder.plan(), folder.commitment(), draw, scores, reveal, *folder.runs()):
-        name = f"{record.recipe} {record.run}" if isinstance(record, RunHashes) else type(record).__name__.lower()
-        yield name, record.sha256()
-    yield "log", folder.lines()[-1].sha256()
+    assert folder.scores is not None
+    records = {"draw.json": folder.draw, "scores.json": folder.scores}
+    records |= {f"recordings/{name}": recording for name, recording in folder.recordings.items()}
+    for name, record in records.items():
+        yield name, hashlib.sha256(canonical_json(record).encode()).hexdigest()
     yield "suite.json", read_record(Suite, SEASON / "suite.json").sha256()
-    yield "fork_floors.json", read_record(ForkFloors, SEASON / "fork_floors.json").sha256()
-    for path in sorted(folder.forks.glob("*.json")):
-        yield f"forks/{path.stem}", read_record(EntryForks, path).sha256()
-    for path in sorted(folder.results.glob("*.json")):
-        yield f"results/{path.stem}", _dumped(load_result(path))
-    for path in sorted(folder.traces.rglob("*.parquet")):
-        yield f"trace {path.relative_to(folder.traces)}", stored_meta(path).sha256()
+    for path in sorted((SEASON / "traces").rglob("*.parquet")):
+        yield f"trace {path.relative_to(SEASON / 'traces')}", stored_meta(path).sha256()
 
 
 def _dumped(record: Record) -> str:

@@ -21,9 +21,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from leaderboard.season_tools.checking import check_season
-from leaderboard.season_tools.folder import SeasonFolder
-from leaderboard.season_tools.public_value import release_date
+from leaderboard.season.folder import SeasonFolder
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
@@ -41,7 +39,6 @@ from tests.conftest import synthetic_trace
 from tests.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
-from tests.support.seasons import RELEASE_AFTER, drawn_season, in_release, write_draws
 from tests.support.submitted import make_world, wheel, write_folder
 
 SECONDS = float(os.environ.get("MOELOAD_FUZZ_S", "10"))
@@ -104,36 +101,26 @@ def damaged(content: bytes, edits: list[Edit]) -> bytes:
     return content
 
 
-def _copied(*names: str) -> Callable[[Path], Path]:
-    def copy(root: Path) -> Path:
-        for name in names:
-            shutil.copy(SEASON / name, root / name)
-        return root
-
-    return copy
+def _season_records(root: Path) -> Path:
+    for name in ("season.toml", "draw.json", "scores.json", "recordings/2027-01a-l00.json"):
+        place = root / SEASON.name / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(SEASON / name, place)
+    return root / SEASON.name
 
 
 def _season(path: Path) -> object:
     folder = SeasonFolder(path)
-    return folder.plan(), folder.commitment(), folder.draw(), folder.scores(), folder.reveal(), folder.lines()
+    return folder.season, folder.draw, folder.scores, folder.recordings
 
 
 def _distribution(root: Path) -> Path:
-    write_draws(root)
-    return root / "apart.toml"
+    return Path(shutil.copy(SEASON / "2027-apart.toml", root / "apart.toml"))
 
 
 def _drawn(path: Path) -> object:
     known = load_distribution(path)
     return [recipe_of(known, one) for one in draw_recipes(known, 8, 1)]
-
-
-def _drawn_season(root: Path) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        made = drawn_season(root, patch).path
-    for part in ("traces", "entries", "forks", "results", "runs", "private"):  # other readers', and many
-        shutil.rmtree(made / part, ignore_errors=True)
-    return made
 
 
 def _weights(root: Path) -> Path:
@@ -234,10 +221,8 @@ READERS = {
     "wheel": Reader(lambda root: wheel(root / "w", "a", "1.0", "X = 1\n", {"b/c.py": "1"}), _wheel),
     "checkpoint": Reader(_checkpoint, _permuted),
     "plan": Reader(_plan, read_orders),
-    "season": Reader(_copied("plan.json", "commitment.json", "draw.json", "reveal.json", "log.jsonl"), _season),
+    "season": Reader(_season_records, _season),
     "distribution": Reader(_distribution, _drawn),
-    "drawn season": Reader(_drawn_season, lambda path: check_season(SeasonFolder(path), keyring=path / "none")),
-    "release": Reader(lambda root: in_release(root / "InRelease", RELEASE_AFTER), release_date),
     "manifest": Reader(_manifest, lambda path: list(Follower(Place.of(str(path.parent))).poll())),
     "parts": Reader(_parts, unfinished_trace),
     **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},  # those load in a child of their own

@@ -31,7 +31,7 @@ def check(scratch: Path) -> int:
     (wheel,) = (scratch / "dist").glob("*.whl")
     print(f"wheel: {wheel.name}, {wheel.stat().st_size / 1e6:.1f} MB")
     held = {name.split("/")[1] for name in zipfile.ZipFile(wheel).namelist() if name.startswith("moeload_bench/")}
-    moved = held & {"paper", "seasons", "season_tools", "verifying", "leaderboard"}
+    moved = held & {"paper", "season", "seasons", "verifying", "leaderboard"}
     if moved or any(not name.startswith("moeload_bench") for name in zipfile.ZipFile(wheel).namelist()):
         return fail(f"the wheel holds what needs a checkout: {', '.join(sorted(moved)) or 'another package'}")
     if (ROOT / ".git").exists() and "commit.txt" not in held:

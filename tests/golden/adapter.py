@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 from typer.testing import CliRunner
 
-from leaderboard.season_tools.claims import Test, against_others, cell_gains
-from leaderboard.season_tools.folder import SeasonFolder, read_record
+from leaderboard.season.claims import Test, against_others, cell_gains
+from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
 from moeload_bench.capacity import alarms
 from moeload_bench.capacity.forecast import PRIOR, PRIOR_WINDOWS
 from moeload_bench.cli.app import app
@@ -91,16 +91,10 @@ def statistics(name: str) -> dict[str, Any]:
 
 def claims() -> dict[str, Any]:
     """Return the tests that the plan of the season names: its candidate against others, and in each cell."""
-    draws = _season().plan().draws
-    assert draws is not None
-    errors, found = errors_of(_ranked(SEASON), "window_tv"), {}  # noqa: F821
-    for one in draws.sets:
-        cells = cell_gains(errors, draws.candidate, draws.tuned_average, one.stratum_of)
-        others = {
-            state: against_others(errors.select(state=state), draws.candidate, one.stratum_of, one.weights)
-            for state in LABELS
-        }
-        found[one.name] = {"cells": _tests(cells), **{state: _tests(tests) for state, tests in others.items()}}
+    season, found = _season(), dict[str, Any]()
+    for one in season.season.sets:
+        others = {state: _tests(against_others(season, one, state)) for state in LABELS}
+        found[one.name] = {"cells": _tests(cell_gains(season, one)), **others}
     return found
 
 
@@ -118,9 +112,11 @@ def suite_hashes() -> dict[str, str]:
 
 
 def evidence() -> dict[str, str]:
-    """Return the hash of every record of the season, by its place in the season's folder."""
-    folder = _season().path
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(folder.rglob("*.json*"))}
+    """Return the hash of every former record of the season, by the place in the season's folder that it had."""
+    folder = _season().folder.path
+    paths = {path.relative_to(folder / "evidence"): path for path in (folder / "evidence").rglob("*.json*")}
+    paths[Path("suite.json")] = folder / "suite.json"
+    return {name.as_posix(): _sha256(path) for name, path in sorted(paths.items())}
 
 
 def constants() -> dict[str, Any]:
@@ -236,27 +232,27 @@ def imports(folder: Path) -> dict[str, str]:
 # How these are read
 
 
-def _season() -> SeasonFolder:
-    return SeasonFolder(ROOT / "leaderboard" / "seasons" / SEASON)
+@cache
+def _season() -> ScoredSeason:
+    (found,) = (one for one in scored_seasons() if one.name == SEASON)
+    return found
 
 
 def _suite(name: str) -> Suite:
-    return read_record(Suite, _season().path / "suite.json") if name == SEASON else load_suite(name)
+    return _season().suite if name == SEASON else load_suite(name)
 
 
 @cache
 def _results(name: str) -> Results:
     """Return the committed results of a round, by name."""
-    folder = _season().results if name == SEASON else ROOT / "leaderboard" / "results" / name
-    return load_results(folder, layers=True)
+    if name == SEASON:
+        return load_table(_season().folder, layers=True)
+    return load_results(ROOT / "leaderboard" / "results" / name, layers=True)
 
 
 def _ranked(name: str) -> Results:
     """Return the committed results that have a rank: all, but for demonstrations of the season."""
-    if name != SEASON:
-        return _results(name)
-    ranked = {entry.name for entry in _season().commitment().entries if entry.ranked}
-    return _results(name).select([entry for entry in _results(name).names if entry in ranked])
+    return _season().results if name == SEASON else _results(name)
 
 
 def _tasks(rows: pd.DataFrame, facts: pd.DataFrame) -> dict[str, Any]:
@@ -335,17 +331,13 @@ def _plain(value: Any) -> Any:
 
 def _parts(name: str, results: Results) -> Mapping[str, Sequence[str]]:
     """Return the runs of each part of a round that has a table: sizes of batches, sets of the season and both."""
-    runs = results.traces
     if name != SEASON:
-        return {"all": runs, **_suite(name).strata()}
-    draws, found = _season().plan().draws, {}
-    assert draws is not None
-    for one in draws.sets:
-        for run in runs:
-            stratum = one.stratum_of.get(run.split("/")[0])
-            if stratum is not None:
-                found.setdefault(one.name, []).append(run)
-                found.setdefault(f"{one.name} {stratum}", []).append(run)
+        return {"all": results.traces, **_suite(name).strata()}
+    found: dict[str, list[str]] = {}
+    for part in _season().parts:
+        runs = [run for run in results.traces if run.split("/")[0] in part.recipes]
+        found[f"{part.of.name} {part.stratum}"] = runs
+        found.setdefault(part.of.name, []).extend(runs)
     return found
 
 

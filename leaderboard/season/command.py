@@ -1,0 +1,113 @@
+"""`python -m leaderboard season open|draw|record|score|check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from leaderboard.committed import SUBMISSIONS
+from leaderboard.season.checking import check_season, runs_to_record_again
+from leaderboard.season.claims import claim_lines
+from leaderboard.season.drawing import draw_season
+from leaderboard.season.folder import SEASONS, season_folder
+from leaderboard.season.opening import open_season
+from leaderboard.season.recording import record_season
+from leaderboard.season.scored import ScoredSeason, load_table
+from leaderboard.season.scoring import score_season
+from moeload_bench.cli.options import Jobs
+from moeload_bench.cli.progress import pair_progress, say
+from moeload_bench.errors import MissingExtraError
+from moeload_bench.submissions.check import apart_level
+
+app = typer.Typer(help="Evaluation rounds on unseen runs: open, draw, record, score, check.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
+Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.", show_default="leaderboard/seasons")]
+
+
+@app.command("open")
+def open_(
+    name: Name,
+    terms: Annotated[Path, typer.Argument(metavar="TERMS.toml", help="What is drawn, tested and compared.")],
+    submissions: Annotated[
+        Path, typer.Option(help="The folder of submissions: all of them enter.", show_default="leaderboard/submissions")
+    ] = SUBMISSIONS,
+    more: Annotated[
+        list[Path] | None, typer.Option(help="One more submission's folder, such as that of a demonstration.")
+    ] = None,
+    root: Root = SEASONS,
+) -> None:
+    """Open a season: copy every entry's code, weights and fitted bytes, and write the hash of each file.
+
+    Refused in a tree that is not as its commit, which is named.
+    """
+    folders = [path for path in submissions.iterdir() if path.is_dir()]
+    made = open_season(season_folder(root, name), terms, [*folders, *(more or [])])
+    say(f"{root / name}: {len(made.entries)} entries of commit {made.commit[:12]}; commit the folder")
+
+
+@app.command("draw")
+def draw(
+    name: Name,
+    value: Annotated[str | None, typer.Option(help="The public value that season.toml names.")] = None,
+    where: Annotated[str | None, typer.Option(help="Where anybody can look it up later.")] = None,
+    root: Root = SEASONS,
+) -> None:
+    """Draw recipes and seeds from the public value. Without one the newest commit draws, and the page says so."""
+    made = draw_season(season_folder(root, name), value, where)
+    say(f"{root / name}: {len(made.runs)} runs drawn with {made.value}; commit the folder, then record")
+
+
+@app.command("record")
+def record(
+    name: Name,
+    only: Annotated[
+        list[str] | None, typer.Option(help="A recipe to record; other processes may record others.")
+    ] = None,
+    root: Root = SEASONS,
+) -> None:
+    """Record what is not recorded yet; each run is committed with its hash as it is done. Goes on where it stopped."""
+    try:
+        record_season(season_folder(root, name), only=only or (), note=say)
+    except ModuleNotFoundError as error:
+        raise MissingExtraError(error.name or "torch", "record", "recording a season") from None
+
+
+@app.command("score")
+def score(
+    name: Name,
+    level: Annotated[str, typer.Option(help="Isolation: sandbox, or process for entries you trust.")] = "sandbox",
+    jobs: Jobs = 1,
+    root: Root = SEASONS,
+) -> None:
+    """Score all entries on all runs, once. If it is broken off, run it again: finished runs are in the cache."""
+    folder = season_folder(root, name)
+    with pair_progress(unit="runs") as progress:
+        score_season(folder, level=apart_level(level), jobs=jobs, progress=progress)
+    for line in claim_lines(ScoredSeason(folder, load_table(folder))):
+        say(line)
+
+
+@app.command("check")
+def check(
+    name: Name,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Score every entry again on every run; this takes hours.")
+    ] = False,
+    root: Root = SEASONS,
+) -> None:
+    """Check a season: derive seeds and recipes, compare hashes, and score entries again from their copies.
+
+    The candidate and one more entry run again on three runs each, drawn from the hashes. Exit status 1: something is
+    not as it says, which is named. What this machine cannot compare is said, and is no error.
+    """
+    folder = season_folder(root, name)
+    wrong = check_season(folder, everything, note=lambda line: say(line, err=True))
+    for line in wrong:
+        say(f"wrong: {line}", err=True)
+    if wrong:
+        raise typer.Exit(1)
+    for line in claim_lines(ScoredSeason(folder, load_table(folder))):
+        say(line)
+    say(f"season {name}: as it says; to record again: {', '.join(runs_to_record_again(folder))}")

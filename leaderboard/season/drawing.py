@@ -1,0 +1,120 @@
+"""What is left to chance in a season, as a function of its public value: recipes and seeds.
+
+    SHA-256(JSON of ["moeload-bench season", 1, salt, public value, name, 0, what]), its first 63 bits
+
+The seed of a run has its recipe as the name and `seed` as ``what``; that of a set of recipes, the set and `recipes`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from leaderboard.season.folder import SeasonFolder, git, require_committed, season_sha256, utc_now
+from leaderboard.season.levels import level_words, new_kinds, recipe_levels
+from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
+from moeload_bench.errors import SeasonError
+from moeload_bench.files import write_whole
+from moeload_bench.recipes.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, recipe_toml
+from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.traces.meta import Stratum, stratum_of
+
+BITS = 63
+Recipes = dict[str, dict[str, Recipe]]
+"""By set and name."""
+
+
+def draw_number(salt: str, value: str, name: str, what: str) -> int:
+    """Return a number of 63 bits."""
+    text = json.dumps(["moeload-bench season", 1, salt, value, name, 0, what], separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - BITS)
+
+
+def set_recipes(folder: Path, season: Season, one: RecipeSet, value: str) -> list[Recipe]:
+    """Return the recipes of a set: known ones, or those that the value draws from its distribution."""
+    if one.recipes:
+        return [load_recipe(str(folder / "recipes" / f"{name}.toml")) for name in one.recipes]
+    prefix = f"{season.name.replace('_', '-')}{one.name}-"
+    distribution = load_distribution(folder / one.distribution).model_copy(update={"prefix": prefix})
+    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
+    seed = draw_number(season.salt, value, one.name, "recipes")
+    return [recipe_of(distribution, drawn) for drawn in draw_recipes(distribution, number, seed)]
+
+
+def season_recipes(folder: SeasonFolder, value: str) -> Recipes:
+    """Return the recipes of a season by set and name."""
+    season = folder.season
+    return {one.name: {made.name: made for made in set_recipes(folder.path, season, one, value)} for one in season.sets}
+
+
+def recipe_stratum(recipe: Recipe) -> Stratum | None:
+    """Return the stratum of a recipe by its tokens per expert and step; None between two."""
+    return stratum_of(expert_tokens(recipe))
+
+
+def recipe_sha256(recipe: Recipe) -> str:
+    """Return the hash of a recipe's content, whatever its file looks like."""
+    text = json.dumps(recipe.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def drawn_runs(season: Season, recipes: Recipes, value: str) -> dict[str, DrawnRun]:
+    """Return what is drawn for the run of every recipe."""
+    return {
+        name: DrawnRun(recipe_sha256=recipe_sha256(recipe), seed=draw_number(season.salt, value, name, "seed"))
+        for of_set in recipes.values()
+        for name, recipe in of_set.items()
+    }
+
+
+def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
+    """Say which recipes have too few levels that no `train` run has, or a size of batch without a weight."""
+    for one in season.sets:
+        for name, recipe in recipes[one.name].items():
+            new = new_kinds(recipe_levels(recipe), season.train_levels)
+            if len(new) < one.new_levels:
+                yield f"recipe {name}: no train run has {level_words(new)}, expected {one.new_levels} kinds of levels"
+            if recipe_stratum(recipe) not in one.weights:
+                yield f"recipe {name}: its batches are {recipe_stratum(recipe)}, expected {', '.join(one.weights)}"
+
+
+def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> Draw:
+    """Write the public value, what it draws, and the recipes.
+
+    Without a value the hash of the newest commit draws, which the maintainers could have chosen. Raises `SeasonError`
+    for a season that is not committed, a value of another form or too early, and a second draw.
+    """
+    season = folder.season
+    if (folder.path / "draw.json").is_file():
+        raise SeasonError(f"season {season.name} is drawn already, with {folder.draw.value!r}: nothing is drawn twice")
+    require_committed(folder)
+    if utc_now() < season.value_after:
+        raise SeasonError(f"the public value is known after {season.value_after:%Y-%m-%d %H:%M} UTC, it is before that")
+    if (value is None) != (where is None):
+        raise SeasonError("expected --value and --where, or neither")
+    commit = git(folder.path, "rev-parse", "HEAD")
+    used = commit if value is None else check_value(season, value)
+    recipes = season_recipes(folder, used)
+    made = Draw(
+        season_sha256=season_sha256(folder),
+        value=used,
+        where=f"the hash of this repository's commit {commit}" if where is None else where,
+        public=value is not None,
+        drawn=utc_now(),
+        runs=drawn_runs(season, recipes, used),
+    )
+    for of_set in recipes.values():
+        for recipe in of_set.values():
+            write_whole(folder.path / "recipes" / f"{recipe.name}.toml", recipe_toml(recipe).encode())
+    write_record(made, folder.path / "draw.json")
+    return made
+
+
+def check_value(season: Season, value: str) -> str:
+    """Return a public value; raise `SeasonError` where it is not of the season's form, so that it has one spelling."""
+    if not re.fullmatch(season.value_form, value):
+        raise SeasonError(f"the public value: got {value[:80]!r}, expected the form {season.value_form}")
+    return value

@@ -1,0 +1,146 @@
+"""The folder of a season, the records in it, and what git knows of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+from leaderboard.committed import ROOT
+from leaderboard.season.records import (
+    SEASON_NAME,
+    Draw,
+    Recording,
+    Scores,
+    Season,
+    canonical_json,
+    file_sha256,
+    read_record,
+)
+from moeload_bench.errors import SeasonError
+from moeload_bench.schema import read_toml
+from moeload_bench.suites.suite import Suite, load_suite
+
+SEASONS = ROOT / "leaderboard" / "seasons"
+FACTS = "facts.parquet"
+EVIDENCE = "evidence"
+"""A folder in that of a season for records of other forms, which nothing here reads."""
+
+
+@dataclass(frozen=True)
+class SeasonFolder:
+    """Where the parts of a season lie. Records are read once: make another one after they have changed."""
+
+    path: Path
+
+    @cached_property
+    def season(self) -> Season:
+        """Return season.toml; raise `SeasonError` before the season is open, and for another folder's name."""
+        season = read_toml(Season, self.path / "season.toml", "season", SeasonError)
+        if season.name != self.path.resolve().name:
+            raise SeasonError(f"{self.path / 'season.toml'} is of season {season.name!r}")
+        return season
+
+    @cached_property
+    def draw(self) -> Draw:
+        """Return draw.json; raise `SeasonError` before the draw."""
+        if not (self.path / "draw.json").is_file():
+            raise SeasonError(f"season {self.season.name}: nothing is drawn yet: `season draw` comes first")
+        return read_record(Draw, self.path / "draw.json")
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """Return scores.json; None before the season is scored."""
+        path = self.path / "scores.json"
+        return read_record(Scores, path) if path.is_file() else None
+
+    @property
+    def recordings(self) -> dict[str, Recording]:
+        """Return the recordings so far, by recipe."""
+        paths = sorted((self.path / "recordings").glob("*.json"))
+        return {path.stem: read_record(Recording, path) for path in paths}
+
+    @property
+    def entries(self) -> Path:
+        return self.path / "entries"
+
+    @property
+    def results(self) -> Path:
+        """Return the folder of the table, as `moeload_bench.results` writes it."""
+        return self.path / "results"
+
+    def recording(self, recipe: str) -> Path:
+        """Return the file of a recipe's recording."""
+        return self.path / "recordings" / f"{recipe}.json"
+
+    def trace_id(self, recipe: str) -> str:
+        """Return the id of a recipe's trace: RECIPE/SPLIT/seed0."""
+        return f"{recipe}/{self.season.split}/seed0"
+
+    def trace(self, recipe: str) -> Path:
+        """Return the file of a recipe's trace."""
+        return self.path / "traces" / f"{self.trace_id(recipe)}.parquet"
+
+    @cached_property
+    def base(self) -> Suite:
+        """Return the suite that gives horizons, quantiles and the rule of states; raise `SeasonError` if it changed."""
+        suite = load_suite(self.season.suite)
+        if suite.sha256() != self.season.suite_sha256:
+            raise SeasonError(f"suite {suite.name} is {suite.sha256()[:12]}, expected {self.season.suite_sha256[:12]}")
+        return suite
+
+
+def season_folder(root: Path, name: str) -> SeasonFolder:
+    """Return the folder of a season; raise `SeasonError` for what is no name."""
+    if not re.fullmatch(SEASON_NAME, name):
+        raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
+    return SeasonFolder(root / name)
+
+
+def recordings_sha256(recordings: dict[str, Recording]) -> str:
+    """Return one hash of all recordings."""
+    text = "".join(f"{recipe} {canonical_json(one)}" for recipe, one in sorted(recordings.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_hashes(folder: Path, *parts: str) -> dict[str, str]:
+    """Return the hash of every file below these parts of a folder, by its path in the folder."""
+    found = (path for part in parts for path in (folder / part, *sorted((folder / part).rglob("*"))))
+    paths = [path for path in found if path.is_symlink() or not path.is_dir()]
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if "__pycache__" not in path.parts}
+
+
+def season_sha256(folder: SeasonFolder) -> str:
+    """Return the hash of season.toml, which holds those of all files that are fixed with it."""
+    return file_sha256(folder.path / "season.toml")
+
+
+def utc_now() -> datetime:
+    """Return the time, in UTC, to the second."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def git(where: Path, *words: str) -> str:
+    """Return what git says in a folder; raise `SeasonError` with its words where it fails."""
+    done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SeasonError(f"git {words[0]}: {done.stderr.strip()[-300:]}")
+    return done.stdout.rstrip()
+
+
+def uncommitted(where: Path, paths: Iterable[Path] = ()) -> list[str]:
+    """Return the files of a repository, or those at some paths, that are not as its commit has them."""
+    lines = git(where, "status", "--porcelain", "--untracked-files=all", "--", *map(str, paths)).splitlines()
+    return [line[3:] for line in lines]
+
+
+def require_committed(folder: SeasonFolder, *names: str) -> None:
+    """Raise `SeasonError` unless the season's folder, or these parts of it, are committed as they are."""
+    found = uncommitted(folder.path, [(folder.path / name).resolve() for name in names or (".",)])
+    if found:
+        raise SeasonError(f"{found[0]} is not committed as it is: commit it before the next step")

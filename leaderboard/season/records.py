@@ -1,0 +1,194 @@
+"""The records of a season's folder, in the order in which they are written.
+
+    season.toml       by `open`:    what is drawn, tested and compared, and the hash of every file that is fixed by then
+    draw.json         by `draw`:    the public value, and the seed and the recipe's hash of every run
+    recordings/NAME.json  by `record`:  the hashes of a recorded trace
+    scores.json       by `score`:   the hashes of the task list and of the table
+
+Each names the hash of the record before it. When they were written is what git shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import AwareDatetime, Field, ValidationError, model_validator
+
+from moeload_bench.errors import SeasonError
+from moeload_bench.files import read_at_most, write_whole
+from moeload_bench.isolation.hosts import Level
+from moeload_bench.schema import Record, first_problem
+from moeload_bench.traces.meta import Stratum
+
+MAX_BYTES = 64 << 20
+MOST_RECIPES = 1000
+NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
+SEASON_NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+PLACES = ("candidate", "gains", "reference", "set")
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
+R = TypeVar("R", bound=Record)
+
+
+class RecipeSet(Record):
+    """A set of recipes: drawn from a ``distribution``, a file beside the terms, or ``recipes`` that are known by name.
+
+    ``weights`` of the sizes of batches sum to 1. Each recipe has levels of at least ``new_levels`` kinds, such as
+    family or optimizer, that no `train` run has.
+    """
+
+    name: str = Field(pattern="^[a-z]$")
+    distribution: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$")
+    recipes: tuple[Name, ...] = Field(default=(), max_length=MOST_RECIPES)
+    weights: dict[Stratum, Annotated[float, Field(gt=0, le=1)]]
+    new_levels: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RecipeSet:
+        if bool(self.distribution) == bool(self.recipes):
+            raise ValueError(f"set {self.name}: expected a distribution or recipes, one of the two")
+        if abs(sum(self.weights.values()) - 1) > 1e-9:
+            raise ValueError(f"set {self.name}: weights sum to {sum(self.weights.values()):g}, expected 1")
+        return self
+
+
+class Terms(Record):
+    """What a maintainer writes before a season opens.
+
+    ``suite`` gives horizons, quantiles and the rule of states; ``horizon`` is the largest that a run is asked for, in
+    steps. The candidate is compared with every entry and, in each cell of state and size of batch, with the reference.
+    ``headline`` is the sentence that will be printed. ``shown``: entries that are scored and have no rank.
+    ``value_rule`` names the public value that is known only after ``value_after``, and where a stranger finds it;
+    ``value_form``: its letters and their number, such as `[0-9a-f]{64}`.
+    """
+
+    suite: str
+    horizon: int = Field(ge=1)
+    candidate: Name
+    reference: Name
+    tests: str = Field(min_length=20)
+    headline: str = Field(min_length=20)
+    shown: tuple[Name, ...] = ()
+    value_rule: str = Field(min_length=10, max_length=1000)
+    value_form: str = Field(pattern=r"^\[[0-9A-Za-z-]+\]\{[0-9]{1,3}\}$")
+    value_after: Moment
+    sets: tuple[RecipeSet, ...] = Field(min_length=1, max_length=26)
+
+    @model_validator(mode="after")
+    def _headline_has_its_places(self) -> Terms:
+        lacking = [place for place in PLACES if f"{{{place}}}" not in self.headline]
+        if lacking:
+            raise ValueError(f"headline: expected {{{lacking[0]}}} in it, as each of {', '.join(PLACES)}")
+        return self
+
+
+class Season(Terms):
+    """The terms of an open season, and what is fixed with them.
+
+    ``commit`` has the code that the entries were copied from. ``salt`` is part of every seed's derivation. ``files``:
+    the SHA-256 of every file of entries, distributions and known recipes. ``refitted``: entries whose fitted bytes are
+    those of another fit than the one that was scored. ``train_levels``: what the `train` runs have (`levels`).
+    """
+
+    name: str = Field(pattern=SEASON_NAME, max_length=40)
+    opened: Moment
+    commit: str = Field(pattern=r"^[0-9a-f]{7,40}$")
+    salt: str = ""
+    suite_sha256: Sha256
+    refitted: tuple[Name, ...] = ()
+    train_levels: dict[str, tuple[str, ...]]
+    files: dict[str, Sha256]
+
+    @property
+    def split(self) -> str:
+        """Return the split of the season's traces, a word: `s2027_01`."""
+        return "s" + re.sub(r"\W", "_", self.name)
+
+    @property
+    def entries(self) -> list[str]:
+        """Return the names of the entries."""
+        parts = [path.split("/") for path in self.files]
+        return sorted(part[1] for part in parts if part[0] == "entries" and part[2:] == ["submission.toml"])
+
+
+class DrawnRun(Record):
+    """What was drawn for one run."""
+
+    recipe_sha256: Sha256
+    seed: int = Field(ge=0, lt=2**63)
+
+
+class Draw(Record):
+    """The value that everything was drawn with, and ``where`` anybody can look it up.
+
+    ``public`` False: no public value was to be had, and the maintainers could have tried many.
+    """
+
+    season_sha256: Sha256
+    value: str = Field(min_length=8, max_length=500)
+    where: str = Field(min_length=10, max_length=1000)
+    public: bool
+    drawn: Moment
+    runs: dict[Name, DrawnRun]
+
+
+class Recording(Record):
+    """A recorded run: the hashes of its trace's data and of its metadata, None where it has no trace.
+
+    ``ended``: why it ends early or has no trace, such as a training that diverged.
+    """
+
+    draw_sha256: Sha256
+    data_sha256: Sha256 | None
+    meta_sha256: Sha256 | None
+    ended: str | None = None
+
+
+class Scores(Record):
+    """What was scored, at which level of isolation: the hashes of all recordings, of the task list and of each file."""
+
+    recordings_sha256: Sha256
+    suite_sha256: Sha256
+    level: Level
+    scored: Moment
+    files: dict[str, Sha256]
+
+
+def canonical_json(record: Record) -> str:
+    """Return the one text of a record: sorted keys, one space of indent, a final newline."""
+    return json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def write_record(record: Record, path: Path) -> None:
+    """Write a record once; raise `SeasonError` where another one stands."""
+    if path.is_file() and read_bytes(path).decode("utf-8", "replace") != canonical_json(record):
+        raise SeasonError(f"{path} is there and says something else: what is published is not written again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, canonical_json(record).encode())
+
+
+def read_record(kind: type[R], path: Path) -> R:
+    """Return a record; raise `SeasonError` naming file and field."""
+    try:
+        return kind.model_validate_json(read_bytes(path))
+    except ValidationError as error:
+        raise SeasonError(f"{path}: {first_problem(error, 'record')}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return a file's bytes; raise `SeasonError` where it cannot be read, or has more than `MAX_BYTES`."""
+    try:
+        return read_at_most(path, MAX_BYTES)
+    except OSError as error:
+        raise SeasonError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def file_sha256(path: Path) -> str:
+    """Return the hash of what a file holds; raise `SeasonError` as `read_bytes`."""
+    return hashlib.sha256(read_bytes(path)).hexdigest()

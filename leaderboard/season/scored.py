@@ -1,0 +1,131 @@
+"""A scored season as pages are made from it: its table, its sets of recipes, and who took part."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from leaderboard.season.drawing import Recipes, recipe_stratum, season_recipes
+from leaderboard.season.entries import read_entry
+from leaderboard.season.folder import FACTS, SEASONS, SeasonFolder
+from leaderboard.season.records import RecipeSet, Season, read_record
+from moeload_bench.errors import ResultError
+from moeload_bench.results.files import load_results
+from moeload_bench.results.results import Results
+from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.meta import Stratum
+
+MAINTAINERS = "The moeload-bench maintainers"
+
+
+class Part(NamedTuple):
+    """A size of batch of a set: its recipes, whether they could be scored or not."""
+
+    of: RecipeSet
+    stratum: Stratum
+    recipes: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        return f"set {self.of.name}, {self.stratum} batches"
+
+
+class Facts(NamedTuple):
+    """Who took part in a season: ``foreign`` are entries with other authors than the maintainers."""
+
+    name: str
+    entries: int
+    foreign: tuple[str, ...]
+    drawn_by: str
+    scored_by: str
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredSeason:
+    """A season that was scored: ``table`` has all entries, those without a rank among them."""
+
+    folder: SeasonFolder
+    table: Results
+
+    @property
+    def season(self) -> Season:
+        return self.folder.season
+
+    @property
+    def name(self) -> str:
+        return self.season.name
+
+    @cached_property
+    def suite(self) -> Suite:
+        """Return the task list."""
+        return read_record(Suite, self.folder.path / "suite.json")
+
+    @cached_property
+    def results(self) -> Results:
+        """Return the table of the entries that have a rank."""
+        return self.table.select([name for name in self.table.names if name not in self.season.shown])
+
+    @cached_property
+    def recipes(self) -> Recipes:
+        """Return the recipes by set and name."""
+        return season_recipes(self.folder, self.folder.draw.value)
+
+    def strata(self, one: RecipeSet) -> dict[str, Stratum]:
+        """Return the stratum of every recipe of a set."""
+        known = {name: recipe_stratum(recipe) for name, recipe in self.recipes[one.name].items()}
+        return {name: stratum for name, stratum in known.items() if stratum is not None}
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Return the sizes of batches of each set, small ones first. Neither sets nor sizes are ever pooled."""
+        found = []
+        for one in self.season.sets:
+            strata = self.strata(one)
+            for stratum in sorted(one.weights, reverse=True):
+                found.append(Part(one, stratum, tuple(name for name in strata if strata[name] == stratum)))
+        return found
+
+    def on(self, recipes: Collection[str]) -> Results:
+        """Return the results of the entries that have a rank on the runs of these recipes."""
+        return self.results.select(traces=[one for one in self.results.traces if one.split("/")[0] in recipes])
+
+
+def load_table(folder: SeasonFolder, layers: bool = False) -> Results:
+    """Return the table of a scored season, the suite's baselines first; raise `ResultError` for an unreadable file."""
+    import pandas as pd
+
+    names = [name for name in folder.base.baselines if name in folder.season.entries]
+    names += [name for name in folder.season.entries if name not in names]
+    try:
+        facts = pd.read_parquet(folder.path / FACTS)
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{folder.path / FACTS}: {str(error)[:300]}") from None
+    return replace(load_results([folder.results / f"{name}.parquet" for name in names], layers), facts=facts)
+
+
+def scored_seasons(root: Path = SEASONS) -> list[ScoredSeason]:
+    """Return the scored seasons, the newest first."""
+    folders = [SeasonFolder(path.parent) for path in sorted(root.glob("*/scores.json"))]
+    folders.sort(key=lambda folder: (folder.season.opened, folder.season.name), reverse=True)
+    return [ScoredSeason(folder, load_table(folder)) for folder in folders]
+
+
+def season_facts(folder: SeasonFolder) -> Facts:
+    """Return who entered, drew and scored a season: what the page and README say beside its numbers."""
+    season = folder.season
+    authors = {name: read_entry(folder.entries / name).record.authors for name in season.entries}
+    foreign = tuple(name for name, found in authors.items() if {*found} != {MAINTAINERS})
+    drawn_by = f"drawn with {folder.draw.where}" if folder.draw.public else "drawn by the maintainers"
+    return Facts(season.name, len(authors), foreign, drawn_by, "scored by the maintainers")
+
+
+def facts_sentence(facts: Facts) -> str:
+    """Return who entered, drew and scored a season, in a sentence."""
+    ours = "are the maintainers' own or their adapters"
+    who = f"all {facts.entries} entries {ours}"
+    if facts.foreign:
+        who = f"{len(facts.foreign)} of {facts.entries} entries are by others, the rest {ours}"
+    return f"In season {facts.name} {who}; its runs were {facts.drawn_by} and {facts.scored_by}."

@@ -1,0 +1,171 @@
+"""Scoring a season: every entry, from its copy and its fitted bytes, on every run that was recorded."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from leaderboard.season.entries import copies_on_path, read_entry
+from leaderboard.season.folder import (
+    FACTS,
+    SeasonFolder,
+    file_hashes,
+    recordings_sha256,
+    require_committed,
+    utc_now,
+)
+from leaderboard.season.records import Recording, Scores, file_sha256, write_record
+from moeload_bench.errors import SeasonError
+from moeload_bench.evaluation.evaluate import entry_of
+from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, run_pair
+from moeload_bench.evaluation.workers import workers
+from moeload_bench.files import replacing, write_whole
+from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.results.results import Results
+from moeload_bench.results.run_result import RunResult
+from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.states.origins import choose_origins
+from moeload_bench.states.rule import label_states
+from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
+from moeload_bench.traces.store import read_trace
+
+LEAST_ORIGINS = 10
+"""A run without a state of so many origins is not scored."""
+FIRST_GROUP = 100_000
+"""Groups of a season's recipes come after those of any suite: no run is of a recipe that an entry was fitted on."""
+Progress = Callable[[int, int, str], None]
+
+
+class SeasonSuite(Suite):
+    """A suite whose scored recipes are of no group that was open for fitting."""
+
+    def group_of(self, trace_id: str) -> int:
+        """Return the opaque number of a recipe, which no recipe of another suite has."""
+        return FIRST_GROUP + super().group_of(trace_id)
+
+
+def season_suite(folder: SeasonFolder, recordings: dict[str, Recording]) -> Suite:
+    """Return the task list: on every run the origins that the base suite's rule gives, by state."""
+    season, base = folder.season, folder.base
+    traces = tuple(entry for name in sorted(recordings) for entry in suite_trace(folder, name, recordings[name]))
+    if not traces:
+        raise SeasonError(f"season {season.name}: no run can be scored")
+    update = {"name": f"season-{season.name}", "description": f"Season {season.name}", "traces": traces, "hub": None}
+    return base.model_copy(update=update)
+
+
+def suite_trace(folder: SeasonFolder, recipe: str, recording: Recording) -> Iterator[SuiteTrace]:
+    """Yield the tasks of a run that can be scored.
+
+    It is asked for the season's horizon; one that is cut short for the largest at which a state has enough origins.
+    """
+    if recording.data_sha256 is None:
+        return
+    base, trace = folder.base, read_trace(folder.trace(recipe))
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
+    for horizon in sorted((h for h in base.horizons if h <= folder.season.horizon), reverse=True):
+        chosen = choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE)
+        enough = {state: tuple(found) for state, found in chosen.items() if len(found) >= LEAST_ORIGINS}
+        if enough:
+            yield SuiteTrace.model_validate({
+                "id": folder.trace_id(recipe),
+                "data_sha256": recording.data_sha256,
+                "horizon": None if horizon == base.horizon else horizon,
+                "expert_tokens": round(run_facts(trace).expert_tokens, 1),
+                **enough,
+            })  # fmt: skip
+            return
+
+
+def score_season(
+    folder: SeasonFolder,
+    *,
+    level: Level = "sandbox",
+    jobs: int = 1,
+    progress: Progress = lambda done, total, what: None,
+) -> Scores:
+    """Run all entries on all runs and write the table and its hashes.
+
+    One that was broken off goes on: finished runs are in the cache. Raises `SeasonError` for runs that are not recorded
+    or not committed, a changed trace or entry, and a season that is scored.
+    """
+    season, recordings = folder.season, folder.recordings
+    if folder.scores is not None:
+        raise SeasonError(f"season {season.name} is scored already: all entries are scored at once, and once")
+    missing = sorted(folder.draw.runs.keys() - recordings.keys())
+    if missing:
+        raise SeasonError(f"{len(missing)} runs are not recorded yet, the first is {missing[0]}")
+    shutil.rmtree(folder.results, ignore_errors=True)  # of a scoring that was broken off
+    for name in (FACTS, "suite.json"):
+        (folder.path / name).unlink(missing_ok=True)
+    require_committed(folder)
+    check_fixed(folder, recordings)
+    suite = season_suite(folder, recordings)
+    entries = [read_entry(folder.entries / name) for name in season.entries]
+    targets = [entry.target() for entry in entries]
+    setting = season_setting(suite, level)
+    work = [
+        Pair(setting, task, trace_file(folder, task), target, Fitted(entry.fitted))
+        for entry, target in zip(entries, targets, strict=True)
+        for task in suite.traces
+    ]
+    runs: dict[str, list[RunResult]] = {name: [] for name in season.entries}
+    with workers(jobs=jobs) as run:
+        outputs = run([functools.partial(run_entry, folder, pair) for pair in work])
+        for number, (pair, found) in enumerate(zip(work, outputs, strict=True), start=1):
+            runs[pair.target.label].append(found)
+            progress(number, len(work), f"{pair.target.label} on {found.trace}")
+    with copies_on_path(folder.entries):
+        described = [
+            entry_of(setting, target, Fitted()).model_copy(update={"requirements": entry.requirements})
+            for entry, target in zip(entries, targets, strict=True)
+        ]
+    strata = {trace: stratum for stratum, traces in suite.strata().items() for trace in traces}
+    save_table(folder, Results.of(described, runs, strata))
+    write_whole(folder.path / "suite.json", (suite.model_dump_json(indent=1) + "\n").encode())
+    made = Scores(
+        recordings_sha256=recordings_sha256(recordings),
+        suite_sha256=suite.sha256(),
+        level=level,
+        scored=utc_now(),
+        files=file_hashes(folder.path, "results", FACTS),
+    )
+    write_record(made, folder.path / "scores.json")
+    return made
+
+
+def check_fixed(folder: SeasonFolder, recordings: dict[str, Recording]) -> None:
+    """Raise `SeasonError` or `TraceError` where an entry or a trace is another than was fixed or recorded."""
+    for path, sha256 in folder.season.files.items():
+        if file_sha256(folder.path / path) != sha256:
+            raise SeasonError(f"{path} has changed since the season was opened")
+    for name, recording in recordings.items():
+        if recording.data_sha256 is not None:
+            read_trace(folder.trace(name), expected_sha256=recording.data_sha256)
+
+
+def season_setting(suite: Suite, level: Level) -> Setting:
+    """Return how a season's entries run."""
+    groups = SeasonSuite.model_validate(suite.model_dump())
+    return Setting(groups, level, Limits(), suite.seed, fresh=False)
+
+
+def trace_file(folder: SeasonFolder, task: SuiteTrace) -> Path:
+    """Return the file of a scored run."""
+    return folder.path / "traces" / f"{task.id}.parquet"
+
+
+def run_entry(folder: SeasonFolder, pair: Pair) -> RunResult:
+    """Run a copied entry on one run; from the cache where that was done before."""
+    with copies_on_path(folder.entries):
+        return run_pair(pair)
+
+
+def save_table(folder: SeasonFolder, results: Results) -> None:
+    """Write the table into `results/`, and the facts of its traces into one file in place of one for each entry."""
+    replace(results, facts=results.facts.iloc[:1]).save(folder.results)  # a file of results holds some
+    with replacing(folder.path / FACTS) as scratch:
+        results.facts.to_parquet(scratch, compression="zstd", index=False)

@@ -1,0 +1,153 @@
+"""What a season claims, against a second implementation, and what its page and README say of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from leaderboard.season.claims import (
+    Estimate,
+    against_others,
+    cell_gains,
+    claim_lines,
+    headline,
+    recipe_means,
+    stratified,
+)
+from leaderboard.season.folder import SEASONS, SeasonFolder
+from leaderboard.season.page import brief_cells, season_page
+from leaderboard.season.scored import ScoredSeason, facts_sentence, load_table, scored_seasons, season_facts
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.states.rule import LABELS
+from tests.support.seasons import NAME, Repository
+
+
+@pytest.fixture(scope="module")
+def closed() -> ScoredSeason:
+    return next(one for one in scored_seasons() if one.name == "2027-01")
+
+
+@pytest.fixture
+def made(scored: Repository) -> ScoredSeason:
+    return ScoredSeason(scored.folder, load_table(scored.folder))
+
+
+def ratios_by_hand(scored: ScoredSeason, other: str, state: str) -> dict[str, float]:
+    """Mean log ratio by recipe, from rows alone."""
+    rows = scored.results.table.query("state == @state")
+    keys = ["recipe", "trace", "origin", "horizon"]
+    both: list[Any] = [
+        rows[rows["forecaster"] == name].set_index(keys)[PRIMARY] for name in (scored.season.candidate, other)
+    ]
+    found: dict[str, list[float]] = {}
+    for key, mine in both[0].items():
+        theirs = both[1][key]
+        if mine == mine and theirs == theirs:
+            found.setdefault(key[0], []).append(math.log(min(max(mine / theirs, 1 / 20), 20)))
+    return {recipe: float(np.mean(values)) for recipe, values in found.items()}
+
+
+@pytest.mark.parametrize(("other", "state"), [("average_tuned", "transient"), ("ema", "stable")])
+def test_a_recipe_counts_once_with_the_mean_log_ratio_of_its_tasks(
+    closed: ScoredSeason, other: str, state: str
+) -> None:
+    means = recipe_means(closed.results.errors(PRIMARY), closed.season.candidate, state)[other].dropna()
+    assert means.to_dict() == pytest.approx(ratios_by_hand(closed, other, state), rel=1e-9)
+
+
+def test_a_cell_is_a_t_test_of_its_recipes(closed: ScoredSeason) -> None:
+    """Of one stratum: the classical one-sample test, one-sided; its interval is the two-sided one."""
+    one = closed.season.sets[0]
+    part = next(part for part in closed.parts if part.of == one)
+    found = ratios_by_hand(closed, closed.season.reference, "transient")
+    values = np.array([found[recipe] for recipe in part.recipes if recipe in found])
+    test = next(test for test in cell_gains(closed, one) if test.what == f"{part.stratum} batches, transient")
+    assert test.estimate is not None
+    assert test.estimate.p == pytest.approx(stats.ttest_1samp(values, 0, alternative="less").pvalue, rel=1e-6)
+    ends = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert test.estimate.interval == pytest.approx((1 - math.exp(ends.high), 1 - math.exp(ends.low)), rel=1e-6)
+
+
+def test_strata_have_their_weights_and_one_variance() -> None:
+    """The variance is pooled within strata; a stratum without a recipe is no estimate."""
+    values = {"small": np.array([-0.2, -0.1, -0.3]), "large": np.array([0.1, 0.2])}
+    found = stratified(values, {"small": 0.25, "large": 0.75})  # type: ignore[arg-type]
+    assert found is not None
+    variance = (0.02 + 0.005) / 3
+    assert found.mean == pytest.approx(0.25 * -0.2 + 0.75 * 0.15)
+    assert found.error == pytest.approx(math.sqrt(variance * (0.25**2 / 3 + 0.75**2 / 2)))
+    assert (found.freedom, found.recipes, found.recipes_needed) == (3, 5, None)
+    assert stratified({"small": np.array([0.1, 0.2])}, {"small": 0.5, "large": 0.5}) is None
+    assert stratified({"small": np.array([0.1])}, {"small": 1.0}) is None
+
+
+def test_the_recipes_needed_follow_the_spread() -> None:
+    """Four times as many for twice the spread; one that is as good has none to show."""
+    one, other = Estimate(-0.1, 0.1, 9, 10), Estimate(-0.1, 0.2, 9, 10)
+    assert one.recipes_needed is not None
+    assert other.recipes_needed == pytest.approx(4 * one.recipes_needed, abs=3)
+    assert Estimate(0.0, 0.1, 9, 10).recipes_needed is None
+    assert (Estimate(-0.1, 0.0, 9, 10).p, Estimate(0.1, 0.0, 9, 10).p) == (0.0, 1.0)
+
+
+def test_the_headline_is_of_the_worse_set(closed: ScoredSeason) -> None:
+    """Sets are never pooled."""
+    lows = {
+        one.name: min(test.estimate.low for test in cell_gains(closed, one) if test.estimate)
+        for one in closed.season.sets
+    }
+    assert f"(set {min(lows, key=lows.__getitem__)})" in headline(closed)
+    assert list(claim_lines(closed))[-1] == headline(closed)
+    assert len(list(claim_lines(closed))) == 2 * len(closed.season.sets) + 1
+
+
+def test_every_number_of_the_page_is_that_of_the_claims(closed: ScoredSeason) -> None:
+    page = season_page(closed)
+    first = page.splitlines()[2]
+    assert first.startswith("**The maintainers could have chosen what was drawn**")
+    assert headline(closed) in page
+    for one, state in product(closed.season.sets, LABELS):
+        for test in against_others(closed, one, state):
+            assert test.estimate is not None
+            assert f"| `{test.what}` | {100 * test.estimate.gain:+.1f} | {100 * test.estimate.low:+.1f} |" in page
+    assert facts_sentence(season_facts(closed.folder)) in page
+
+
+def test_readme_and_page_say_who_took_part() -> None:
+    facts = season_facts(SeasonFolder(SEASONS / "2027-01"))
+    assert (facts.entries, facts.foreign) == (22, ())
+    assert facts_sentence(facts) == (
+        "In season 2027-01 all 22 entries are the maintainers' own or their adapters; its runs were drawn by the "
+        "maintainers and scored by the maintainers."
+    )
+
+
+def test_a_made_season_has_a_page(made: ScoredSeason) -> None:
+    """With a public value, a run that was lost, and a set that is too small to test."""
+    page = season_page(made)
+    assert "could have chosen" not in page
+    assert "- `small`: step 3: the loss is nan: training diverged; unscored, fewer than" in page
+    assert f"| `{NAME}a-s01` | small | " in page
+    assert "optimizer" in page
+    assert "shown" not in made.results.names
+    assert "lacking" in brief_cells(made, "season.md")
+    assert "[Season `2027-03`](season.md)" in brief_cells(made, "season.md")
+    assert "drawn with round 7 of a beacon" in brief_cells(made)
+
+
+def test_a_lacking_cell_is_worse_than_any(closed: ScoredSeason) -> None:
+    """A set without runs in a state makes the headline, and says so."""
+    rows = closed.table.table
+    there = ~(rows["recipe"].str.startswith("2027-01a-l") & (rows["state"] == "stable"))
+    cut = replace(closed.table, table=rows[there].reset_index(drop=True))
+    found = headline(ScoredSeason(closed.folder, cut))
+    assert "(set a)" in found
+    assert "large batches, stable: lacking" in found
+    assert isinstance(cut.table, pd.DataFrame)

@@ -1,0 +1,136 @@
+"""What a season fixes when it opens and draws: copies that run alone, terms that fit, a value of one spelling."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from leaderboard.season.drawing import draw_number, draw_season
+from leaderboard.season.entries import PACKAGE, SHARED, copied_code, copies_on_path, project_imports, read_entry
+from leaderboard.season.folder import SEASONS, SeasonFolder, utc_now
+from leaderboard.season.opening import open_season
+from leaderboard.season.scored import facts_sentence, season_facts
+from moeload_bench.errors import MoeloadError, SeasonError
+from moeload_bench.isolation.sources import bytes_sha256, hashes_sha256, module_files
+from moeload_bench.isolation.targets import ModuleTarget
+from tests.support.seasons import VALUE, WHERE, make_repository
+
+CLOSED = SeasonFolder(SEASONS / "2027-01")
+
+
+def original_sha256(path: Path) -> str:
+    """The hash that a copied file had in the package."""
+    content = path.read_bytes()
+    return hashlib.sha256(content.replace(f"from {PACKAGE}.".encode(), b"from moeload_bench.")).hexdigest()
+
+
+@pytest.mark.parametrize("name", CLOSED.season.entries)
+def test_the_copies_of_2027_01_are_what_its_commitment_names(name: str) -> None:
+    """Files, and the hash of the code with all that it imports."""
+    closed = json.loads((CLOSED.path / "evidence" / "commitment.json").read_text())
+    (committed,) = (entry for entry in closed["entries"] if entry["name"] == name)
+    entry = read_entry(CLOSED.entries / name)
+    files = {file: bytes_sha256(entry.path / file) for file in committed["files"]}
+    assert files == committed["files"]
+    target = entry.target() if not entry.requirements else None
+    if entry.record.has_code:
+        assert bytes_sha256(entry.path / "forecaster.py") == committed["source_sha256"]
+        return
+    place, _, class_name = entry.record.target.partition(":")
+    module = place.replace("moeload_bench", PACKAGE) if class_name else f"{PACKAGE}.baselines.{place}"
+    assert target is None or (isinstance(target, ModuleTarget) and target.module == module)
+    with copies_on_path(CLOSED.entries):
+        copies = {one: path for one, path in module_files(module).items() if one != PACKAGE}
+    hashes = {one.replace(PACKAGE, "moeload_bench", 1): original_sha256(path) for one, path in copies.items()}
+    assert hashes_sha256(hashes) == committed["source_sha256"]
+
+
+def test_copied_code_imports_the_contract_and_copies_alone() -> None:
+    files = sorted(CLOSED.entries.rglob("*.py"))
+    assert len(files) > 25
+    assert {path: project_imports(path) for path in files if project_imports(path)} == {}
+    for path in files:
+        assert copied_code(path) == path.read_bytes()
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+                assert (CLOSED.entries / SHARED / Path(*str(node.module).split("."))).with_suffix(".py").is_file()
+
+
+def test_an_entry_that_needs_more_of_the_project_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing of the season is left."""
+    repository = make_repository(tmp_path, monkeypatch)
+    path = tmp_path / "submissions" / "mine" / "forecaster.py"
+    path.write_text(path.read_text() + "\nfrom moeload_bench.scoring import metrics\n")
+    repository.commit()
+    with pytest.raises(SeasonError, match=r"imports moeload_bench.scoring, expected moeload_bench.forecaster and"):
+        repository.opened()
+    assert not repository.folder.path.exists()
+
+
+def test_the_code_of_entries_is_found_by_what_it_imports() -> None:
+    """So that a copy holds each module that a hash of the source names."""
+    assert {"moeload_bench.baselines._series", "moeload_bench.baselines.ema"} <= {
+        *module_files("moeload_bench.baselines.ema")
+    }
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('candidate = "mine"', 'candidate = "nobody"', "the terms name nobody"),
+        ("horizon = 10", "horizon = 40", "horizon: got 40"),
+        ("{ small = 1.0 }", "{ large = 1.0 }", "its batches are small, expected large"),
+        ("{ small = 1.0 }", "{ small = 0.6 }", "weights sum to 0.6"),
+        ("new_levels = 1", "new_levels = 7", "expected 7 kinds of levels"),
+        (" on set {set}", "", "headline: expected {set}"),
+        ('distribution = "drawn.toml"', 'distribution = "../drawn.toml"', "distribution"),
+        ('distribution = "drawn.toml"', 'distribution = "lost.toml"', "lost.toml"),
+        ('recipes = ["small"]', 'recipes = ["small"]\ndistribution = "drawn.toml"', "one of the two"),
+        ('value_form = "[0-9a-f]{64}"', 'value_form = "(a+)+$"', "value_form"),
+    ],
+)
+def test_terms_that_do_not_fit_are_refused(
+    old: str, new: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = make_repository(tmp_path, monkeypatch)
+    repository.terms.write_text(repository.terms.read_text().replace(old, new))
+    repository.commit()
+    with pytest.raises((MoeloadError, OSError), match=says.replace("{", r"\{")):
+        open_season(repository.folder, repository.terms, repository.submissions)
+    assert not repository.folder.path.exists()
+
+
+def test_without_a_public_value_the_commit_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the maintainers could have chosen, as the record says."""
+    repository = make_repository(tmp_path, monkeypatch)
+    folder = repository.opened()
+    made = draw_season(folder, None, None)
+    assert made.value == repository.git("rev-parse", "HEAD").strip()
+    assert not made.public
+    facts = season_facts(repository.folder)
+    assert facts.foreign == ("adaptive", "mine", "shown", "sw_avg")
+    assert "4 of 4 entries are by others" in facts_sentence(facts)
+    assert "drawn by the maintainers" in facts_sentence(facts)
+
+
+def test_no_value_draws_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = make_repository(tmp_path, monkeypatch)
+    text = repository.terms.read_text()
+    repository.terms.write_text(text.replace("2026-01-01", f"{utc_now().year + 1}-01-01"))
+    repository.commit()
+    with pytest.raises(SeasonError, match="the public value is known after"):
+        draw_season(repository.opened(), VALUE, WHERE)
+
+
+def test_seeds_follow_from_the_value_alone() -> None:
+    """By the derivation that the manual states; another name or value gives another number."""
+    text = b'["moeload-bench season",1,"","value","recipe",0,"seed"]'
+    assert draw_number("", "value", "recipe", "seed") == int(hashlib.sha256(text).hexdigest()[:16], 16) >> 1
+    others = [("", "other", "recipe", "seed"), ("", "value", "other", "seed"), ("a", "value", "recipe", "seed")]
+    assert len({draw_number(*words) for words in [("", "value", "recipe", "seed"), *others]}) == 4
+    drawn = json.loads((CLOSED.path / "evidence" / "reveal.json").read_text())["runs"]
+    assert {run["recipe"]: run["seed"] for run in drawn} == {n: run.seed for n, run in CLOSED.draw.runs.items()}
