@@ -1,0 +1,158 @@
+"""What the page of a board shows: who forecasts best, by how much, on what, how sure; then the tables behind it."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from leaderboard.site.forests import forest
+from leaderboard.site.inputs import REGRET, Board, Cell
+from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, percent, signed_skill
+from moeload_bench.errors import counted
+from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.suites.suite import STATES
+from moeload_bench.words import listed
+
+WHEN = {"transient": "while loads still move", "mixed": "while some layers have settled", "stable": "once they are stable"}
+STANDINGS = ("forecaster", "skill", "95 %, a new recipe", "95 %, new seeds", "ranks", PRIMARY, REGRET, "ms", "type",
+             "status")  # fmt: skip
+SHADES = 4
+"""How many shades a map of skill has on either side; the darkest begins below 1 / 2."""
+
+
+class HeatRow(NamedTuple):
+    """A row of a map: text and class of each cell."""
+
+    name: str
+    cells: list[tuple[str, str]]
+
+
+def board_page(board: Board) -> dict[str, Any]:
+    """Return what the template shows of a board."""
+    return {
+        "title": board.title,
+        "about": board.about,
+        "sentences": sentences(board),
+        "size": size(board),
+        "reference": board.results.suite.reference,
+        "panels": forest({cell.title: cell.of(board.summary) for cell in board.state_cells}, "forecaster"),
+        "standings": [(cell.title, standings(board, cell)) for cell in board.cells],
+        "horizons": [(cell.title, horizons(board, cell)) for cell in board.cells],
+        "recipes": recipe_maps(board),
+        "metrics": [(named(metric), by_metric(board, metric)) for metric in board.metrics],
+    }
+
+
+def sentences(board: Board) -> list[str]:
+    """Return for each size of batches who saves how much of whose error in each state, and how sure that is."""
+    found = []
+    for stratum in dict.fromkeys(cell.stratum for cell in board.state_cells):
+        cells = [cell for cell in board.state_cells if cell.stratum == stratum]
+        best = cells[0].of(board.summary).iloc[0]
+        recipes = counted(int(best["recipes"]), "recipe") + (f" with {stratum} batches" if stratum else "")
+        savings = listed([_saving(board, cell, best["forecaster"]) for cell in cells])
+        found.append(f"On {recipes}, {best['forecaster']} saved {savings}.")
+    return found
+
+
+def _saving(board: Board, cell: Cell, forecaster: str) -> str:
+    row = cell.of(board.summary).set_index("forecaster").loc[forecaster]
+    sure = f"95 %: {percent(row['low'])} to {percent(row['high'])}" if math.isfinite(row["low"]) else "too few for a test"
+    of = f" of the error of {board.results.suite.reference}" if cell == board.cells[0] else ""
+    return f"{percent(row['skill'])}{of} {WHEN[cell.state]} ({sure})"
+
+
+def size(board: Board) -> str:
+    """Return how much a board holds; horizons without any value are not counted."""
+    results = board.results
+    asked = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
+    origins = len(results.table[["trace", "origin"]].drop_duplicates())
+    return (
+        f"{counted(len(board.entries), 'forecaster')}, {counted(len(board.traces), 'run')} of "
+        f"{counted(len(board.recipes), 'recipe')}, {counted(origins, 'origin')}, forecasts of "
+        f"{listed([f'{horizon:,}' for horizon in asked])} steps"
+    )
+
+
+@lru_cache(maxsize=256)
+def standings(board: Board, cell: Cell) -> Table:
+    """Return a row for each forecaster in a cell, the best first."""
+    ranks = {row.forecaster: rank_text(row.rank_low, row.rank_high) for row in cell.of(board.ranks).itertuples()}
+    regrets = board.values.get(REGRET, {}).get(cell, {})
+    failed = board.failures["forecaster"].value_counts()
+    rows = []
+    for row in cell.of(board.summary).itertuples():
+        entry = board.entry(row.forecaster)
+        failures = f", {counted(int(failed[entry.name]), 'failed task')}" if entry.name in failed else ""
+        other_data = f", learned from {entry.fitted_on}" if entry.fitted_on else ""
+        rows.append(
+            (entry.name, signed_skill(row.skill), interval_text(row.low, row.high),
+             interval_text(row.seeds_low, row.seeds_high), ranks.get(entry.name, NOT_GIVEN), digits(row.value),
+             digits(regrets.get(entry.name)), digits(row.ms), entry.model_type + other_data, entry.standing + failures)
+        )  # fmt: skip
+    first = cell.of(board.summary).iloc[0]
+    caption = (
+        f"{cell.title}: a row is a forecaster. Means over {counted(int(first['runs']), 'run')} of "
+        f"{counted(int(first['recipes']), 'recipe')} and {counted(int(first['origins']), 'origin')}, over layers and "
+        "horizons. More skill is better, less of all else."
+    )
+    return Table(caption, STANDINGS, tuple(rows), 1, 8)
+
+
+def horizons(board: Board, cell: Cell) -> Table:
+    """Return the errors of a cell at the horizons that have values, floors below."""
+    asked, order = board.horizons(cell), list(cell.of(board.summary)["forecaster"])
+    rows = cell.of(board.by_horizon)
+    values = rows.pivot(index="forecaster", columns="horizon", values="value").loc[order, asked]
+    lines = [(name, *map(digits, found)) for name, found in zip(order, values.to_numpy().tolist(), strict=True)]
+    floors, marks = cell.of(board.floors).set_index("horizon"), board.results.floor_marks()
+    names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
+    lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(asked))) for name in names]
+    caption = (
+        f"{cell.title}: a row is a forecaster or a floor, a column a horizon h in training steps; {direction(PRIMARY)}. "
+        f"{named(PRIMARY)}: mean over runs of means over origins and layers."
+    )
+    quiet = frozenset(range(len(order), len(lines)))
+    return Table(caption, ("forecaster", *horizon_heads(asked)), tuple(lines), quiet=quiet)
+
+
+def recipe_maps(board: Board) -> list[tuple[str, list[str], list[HeatRow]]]:
+    """Return a map of skill by recipe for each state: its name, recipes, and a row for each forecaster."""
+    maps = []
+    for state in board.states if len(board.recipes) > 1 else ():
+        rows = board.by_recipe[board.by_recipe["state"] == state]
+        skills = rows.pivot(index="forecaster", columns="recipe", values="skill")
+        order = skills.median(axis=1).sort_values(ascending=False, kind="stable").index
+        heat = [HeatRow(name, [(signed_skill(skill), shade(skill)) for skill in skills.loc[name]]) for name in order]
+        maps.append((state, [str(recipe) for recipe in skills.columns], heat))
+    return maps
+
+
+def shade(skill: float) -> str:
+    """Return the class of a cell: `win` or `loss` with its shade, empty for 0 and for nothing."""
+    if not math.isfinite(skill) or not skill:
+        return ""
+    return f"{'win' if skill > 0 else 'loss'}{min(SHADES, math.ceil(2 * SHADES * abs(skill)))}"
+
+
+def by_metric(board: Board, metric: str) -> Table:
+    """Return a metric of every forecaster in every cell."""
+    cells = [cell for cell in board.cells if cell in board.values[metric]]
+    columns = [board.values[metric][cell] for cell in cells]
+    rows = tuple((one.name, *(digits(values.get(one.name)) for values in columns)) for one in board.entries)
+    better = direction(metric) or "no direction is better"
+    caption = f"{named(metric)}: a row is a forecaster, a column the runs and their state, all horizons; {better}."
+    return Table(caption, ("forecaster", *(cell.title for cell in cells)), rows)
+
+
+def rank_text(low: int, high: int) -> str:
+    """Return the ranks that a forecaster can have: `1`, `1 to 3`."""
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def digits(value: float | None) -> str:
+    """Format a number of a table, which gets its minus sign from `html_table`."""
+    return three_digits(value, zeros=True)
