@@ -47,22 +47,25 @@ def board_page(board: Board) -> dict[str, Any]:
 
 
 def sentences(board: Board) -> list[str]:
-    """Return for each size of batches who saves how much of whose error in each state, and how sure that is."""
-    found = []
-    for stratum in dict.fromkeys(cell.stratum for cell in board.state_cells):
-        cells = [cell for cell in board.state_cells if cell.stratum == stratum]
-        best = cells[0].of(board.summary).iloc[0]
-        recipes = counted(int(best["recipes"]), "recipe") + (f" with {stratum} batches" if stratum else "")
-        savings = listed([_saving(board, cell, best["forecaster"]) for cell in cells])
-        found.append(f"On {recipes}, {best['forecaster']} saved {savings}.")
-    return found
+    """Return for each state who saves how much of the best simple rule's error, and how sure that is."""
+    return [_sentence(board, state) for state in board.states]
 
 
-def _saving(board: Board, cell: Cell, forecaster: str) -> str:
-    row = cell.of(board.summary).set_index("forecaster").loc[forecaster]
-    sure = f"95 %: {percent(row['low'])} to {percent(row['high'])}" if math.isfinite(row["low"]) else "too few for a test"
-    of = f" of the error of {board.results.suite.reference}" if cell == board.cells[0] else ""
-    return f"{percent(row['skill'])}{of} {WHEN[cell.state]} ({sure})"
+def _sentence(board: Board, state: str) -> str:
+    order = board.by_state.loc[board.by_state["state"] == state, "forecaster"].tolist()
+    simple = [name for name in order if board.entry(name).model_type == "statistical"]
+    leader, rule = order[0], (simple or order)[0]
+    found = board.results.compare(leader, rule, ("state",)).set_index("state").loc[state]
+    where = f"On {counted(int(found['recipes']), 'recipe')} {board.runs}, {WHEN[state]}"
+    if leader == rule:
+        return f"{where}, {leader} has the least error; it learns nothing from other runs."
+    if len({value > 0 for value in found[["saving", "median", "clipped_mean"]]}) > 1:
+        return f"{where}, {leader} has the least error, but mean and median against {rule} have different signs."
+    saved = f"{leader} saved {percent(found['saving'])} of the error of {rule}, the best simple rule"
+    if math.isnan(found["low"]):
+        return f"{where}, {saved} (too few recipes for an interval)."
+    sure = f"95 %: {percent(found['low'])} to {percent(found['high'])}" + ("" if found["low"] > 0 else ", may be chance")
+    return f"{where}, {saved} ({sure}; without the two most influential runs {percent(found['without_two'])})."
 
 
 def size(board: Board) -> str:
@@ -87,11 +90,10 @@ def standings(board: Board, cell: Cell) -> Table:
     for row in cell.of(board.summary).itertuples():
         entry = board.entry(row.forecaster)
         failures = f", {counted(int(failed[entry.name]), 'failed task')}" if entry.name in failed else ""
-        other_data = f", learned from {entry.fitted_on}" if entry.fitted_on else ""
         rows.append(
             (entry.name, signed_skill(row.skill), interval_text(row.low, row.high),
              interval_text(row.seeds_low, row.seeds_high), ranks.get(entry.name, NOT_GIVEN), digits(row.value),
-             digits(regrets.get(entry.name)), digits(row.ms), entry.model_type + other_data, entry.standing + failures)
+             digits(regrets.get(entry.name)), digits(row.ms), entry.model_type, entry.standing + failures)
         )  # fmt: skip
     first = cell.of(board.summary).iloc[0]
     caption = (

@@ -126,6 +126,11 @@ class Board:
         return _without_gaps(self.results.summarize(CELL))
 
     @cached_property
+    def by_state(self) -> pd.DataFrame:
+        """Return the summary by state, over all sizes of batches."""
+        return self.results.summarize(("state",))
+
+    @cached_property
     def by_horizon(self) -> pd.DataFrame:
         """Return the summary by cell and horizon."""
         return _without_gaps(self.results.summarize((*CELL, "horizon")))
@@ -216,7 +221,7 @@ def season_boards(season: ScoredSeason) -> list[Board]:
         Board(
             name=f"{season.name}-{one.name}",
             title=f"Season {season.name}, set {one.name}: {_likeness(one)}",
-            runs=f"drawn at random after all entries were frozen, {_likeness(one)}",
+            runs=f"drawn at random, {_likeness(one)}",
             about=f"The recipes of season {season.name} were drawn after all entries were frozen; those of set {one.name} "
             + (f"have at least {one.new_levels} kinds of settings that no run of the open data has."
                if one.new_levels else "come from the distribution of the open runs."),
@@ -246,7 +251,7 @@ def suite_board(root: Path, folder: Path) -> Board:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
     submissions = root / "leaderboard" / "submissions"
     entries = tuple(board_entry(entry, submissions / entry.name, suite) for entry in results.entries.values())
-    title, runs = f"Suite {suite.name}: public runs", "whose traces are public"
+    title, runs = f"Suite {suite.name}: public runs", "with public traces"
     return Board(suite.name, title, runs, suite.description, suite, results, entries)
 
 
