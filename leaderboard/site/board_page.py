@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,10 +14,13 @@ from moeload_bench.errors import counted
 from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.suites.suite import STATES
 from moeload_bench.words import listed
 
-WHEN = {"transient": "while loads still move", "mixed": "while some layers have settled", "stable": "once they are stable"}
+WHEN = {
+    "transient": "while loads still move",
+    "mixed": "while some layers have settled",
+    "stable": "once they are stable",
+}
 STANDINGS = ("forecaster", "skill", "95 %, a new recipe", "95 %, new seeds", "ranks", PRIMARY, REGRET, "ms", "type",
              "status")  # fmt: skip
 SHADES = 4
@@ -55,16 +59,19 @@ def _sentence(board: Board, state: str) -> str:
     order = board.by_state.loc[board.by_state["state"] == state, "forecaster"].tolist()
     simple = [name for name in order if board.entry(name).model_type == "statistical"]
     leader, rule = order[0], (simple or order)[0]
-    found = board.results.compare(leader, rule, ("state",)).set_index("state").loc[state]
+    rows = board.results.compare(leader, rule, ("state",)).to_dict("records")
+    found = next(row for row in rows if row["state"] == state)
     where = f"On {counted(int(found['recipes']), 'recipe')} {board.runs}, {WHEN[state]}"
     if leader == rule:
         return f"{where}, {leader} has the least error; it learns nothing from other runs."
-    if len({value > 0 for value in found[["saving", "median", "clipped_mean"]]}) > 1:
+    if len({found[name] > 0 for name in ("saving", "median", "clipped_mean")}) > 1:
         return f"{where}, {leader} has the least error, but mean and median against {rule} have different signs."
     saved = f"{leader} saved {percent(found['saving'])} of the error of {rule}, the best simple rule"
     if math.isnan(found["low"]):
         return f"{where}, {saved} (too few recipes for an interval)."
-    sure = f"95 %: {percent(found['low'])} to {percent(found['high'])}" + ("" if found["low"] > 0 else ", may be chance")
+    sure = f"95 %: {percent(found['low'])} to {percent(found['high'])}" + (
+        "" if found["low"] > 0 else ", may be chance"
+    )
     return f"{where}, {saved} ({sure}; without the two most influential runs {percent(found['without_two'])})."
 
 
@@ -83,18 +90,18 @@ def size(board: Board) -> str:
 @lru_cache(maxsize=256)
 def standings(board: Board, cell: Cell) -> Table:
     """Return a row for each forecaster in a cell, the best first."""
-    ranks = {row.forecaster: rank_text(row.rank_low, row.rank_high) for row in cell.of(board.ranks).itertuples()}
+    ranks = {row["forecaster"]: row for row in cell.of(board.ranks).to_dict("records")}
     regrets = board.values.get(REGRET, {}).get(cell, {})
     failed = board.failures["forecaster"].value_counts()
     rows = []
-    for row in cell.of(board.summary).itertuples():
-        entry = board.entry(row.forecaster)
+    for row in cell.of(board.summary).to_dict("records"):
+        entry = board.entry(row["forecaster"])
         failures = f", {counted(int(failed[entry.name]), 'failed task')}" if entry.name in failed else ""
-        rows.append(
-            (entry.name, signed_skill(row.skill), interval_text(row.low, row.high),
-             interval_text(row.seeds_low, row.seeds_high), ranks.get(entry.name, NOT_GIVEN), digits(row.value),
-             digits(regrets.get(entry.name)), digits(row.ms), entry.model_type, entry.standing + failures)
-        )  # fmt: skip
+        skill = signed_skill(row["skill"]), interval_text(row["low"], row["high"])
+        seeds = interval_text(row["seeds_low"], row["seeds_high"])
+        numbers = map(digits, (row["value"], regrets.get(entry.name), row["ms"]))
+        rows.append((entry.name, *skill, seeds, rank_text(ranks.get(entry.name)), *numbers, entry.model_type,
+                     entry.standing + failures))  # fmt: skip
     first = cell.of(board.summary).iloc[0]
     caption = (
         f"{cell.title}: a row is a forecaster. Means over {counted(int(first['runs']), 'run')} of "
@@ -114,8 +121,8 @@ def horizons(board: Board, cell: Cell) -> Table:
     names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
     lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(asked))) for name in names]
     caption = (
-        f"{cell.title}: a row is a forecaster or a floor, a column a horizon h in training steps; {direction(PRIMARY)}. "
-        f"{named(PRIMARY)}: mean over runs of means over origins and layers."
+        f"{cell.title}: a row is a forecaster or a floor, a column a horizon h in training steps; "
+        f"{direction(PRIMARY)}. {named(PRIMARY)}: mean over runs of means over origins and layers."
     )
     quiet = frozenset(range(len(order), len(lines)))
     return Table(caption, ("forecaster", *horizon_heads(asked)), tuple(lines), quiet=quiet)
@@ -150,8 +157,11 @@ def by_metric(board: Board, metric: str) -> Table:
     return Table(caption, ("forecaster", *(cell.title for cell in cells)), rows)
 
 
-def rank_text(low: int, high: int) -> str:
-    """Return the ranks that a forecaster can have: `1`, `1 to 3`."""
+def rank_text(ranks: Mapping[Hashable, int] | None) -> str:
+    """Return the ranks that a forecaster can have: `1`, `1 to 3`; `n/a` without a test."""
+    if ranks is None:
+        return NOT_GIVEN
+    low, high = ranks["rank_low"], ranks["rank_high"]
     return f"{low}" if low == high else f"{low} to {high}"
 
 

@@ -22,6 +22,15 @@ from moeload_bench.submissions.record import MODEL_TYPES, Submission
 
 MAX_FAILURES = 50
 """Distinct failures that a page lists; the rest are counted."""
+COSTS = {
+    "ms per forecast (CPU)": ("ms", 1.0),
+    "% of training": ("training", 100.0),
+    "observe (s)": ("observe_wall_s", 1.0),
+    "forecast (s)": ("forecast_wall_s", 1.0),
+    "start (s)": ("startup_wall_s", 1.0),
+    "peak memory (MB)": ("peak_memory_bytes", 1e-6),
+}
+"""Columns of the table of costs: which one of the results each shows, and times what."""
 STANDINGS = {
     "claimed": "The files do not agree: the numbers are not known to be those of this submission.",
     "checked": "The files agree; it was not run in a verification yet.",
@@ -108,9 +117,12 @@ def every_metric(board: Board, name: str) -> Table:
 
 def failures(board: Board, name: str) -> list[str]:
     """Return each distinct reason with its trace and how often it occurred, the most frequent first."""
-    groups = board.failures[board.failures["forecaster"] == name].groupby(["trace", "failure"])["origin"].agg(["size", "min"])
-    rows = groups.sort_values("size", ascending=False, kind="stable").itertuples()
-    lines = [f"{row.Index[0]}: {counted(row.size, 'task')} from origin {row.min:,}: {row.Index[1]}" for row in rows]
+    own = board.failures[board.failures["forecaster"] == name]
+    groups = own.groupby(["trace", "failure"])["origin"].agg(["size", "min"]).reset_index()
+    rows = groups.sort_values("size", ascending=False, kind="stable").to_dict("records")
+    lines = [
+        f"{row['trace']}: {counted(row['size'], 'task')} from origin {row['min']:,}: {row['failure']}" for row in rows
+    ]
     more = len(lines) - MAX_FAILURES
     return [*lines[:MAX_FAILURES], *([f"and {more} more in the result file"] if more > 0 else [])]
 
@@ -118,18 +130,15 @@ def failures(board: Board, name: str) -> list[str]:
 def costs(board: Board, name: str) -> Table:
     """Return cost and counted events of each run."""
     own = board.results.costs[board.results.costs["forecaster"] == name]
-    by_run = own.merge(cost_columns(own), on=["forecaster", "trace"])
     rows = tuple(
-        (row.trace, *map(three_digits, (row.ms, 100 * row.training, row.observe_wall_s, row.forecast_wall_s,
-                                        row.startup_wall_s, row.peak_memory_bytes / 1e6)), events_text(row.counts))
-        for row in by_run.itertuples()
-    )  # fmt: skip
-    heads = ("run", "ms per forecast (CPU)", "% of training", "observe (s)", "forecast (s)", "start (s)", "peak memory (MB)",
-             "events that it counted")  # fmt: skip
-    return Table("A row is a run, a column what it cost, measured by the harness; less is better.", heads, rows, 1, 7)
+        (row["trace"], *(three_digits(scale * row[column]) for column, scale in COSTS.values()), events(row["counts"]))
+        for row in own.merge(cost_columns(own), on=["forecaster", "trace"]).to_dict("records")
+    )
+    caption = "A row is a run, a column what it cost, measured by the harness; less is better."
+    return Table(caption, ("run", *COSTS, "events that it counted"), rows, 1, 7)
 
 
-def events_text(counts: str) -> str:
+def events(counts: str) -> str:
     """Return counted events, which are JSON, as text."""
     return ", ".join(f"{event} {number:,}" for event, number in sorted(json.loads(counts).items())) or NONE
 

@@ -213,31 +213,28 @@ def read_inputs(root: str | Path) -> Inputs:
 
 
 def season_boards(season: ScoredSeason) -> list[Board]:
-    """Return a board for each set of a season's recipes, those least like the training first.
-
-    The maintainers ran all entries, so all are verified.
-    """
-    return [
-        Board(
-            name=f"{season.name}-{one.name}",
-            title=f"Season {season.name}, set {one.name}: {_likeness(one)}",
-            runs=f"drawn at random, {_likeness(one)}",
-            about=f"The recipes of season {season.name} were drawn after all entries were frozen; those of set {one.name} "
-            + (f"have at least {one.new_levels} kinds of settings that no run of the open data has."
-               if one.new_levels else "come from the distribution of the open runs."),
-            suite=season.suite,
-            results=(results := season.on(season.recipes[one.name])),
-            entries=tuple(
-                BoardEntry(entry, read_entry(season.folder.entries / entry.name).record, "verified")
-                for entry in results.entries.values()
-            ),
-        )
-        for one in sorted(season.season.sets, key=lambda one: -one.new_levels)
-    ]  # fmt: skip
+    """Return a board for each set of a season's recipes, those least like the training first."""
+    sets = sorted(season.season.sets, key=lambda one: -one.new_levels)
+    return [season_board(season, one, season.on(season.recipes[one.name])) for one in sets]
 
 
-def _likeness(one: RecipeSet) -> str:
-    return "unlike the training runs" if one.new_levels else "like the training runs"
+def season_board(season: ScoredSeason, one: RecipeSet, results: Results) -> Board:
+    """Return the entries of a season on one set of recipes; the maintainers ran all of them, so all are verified."""
+    likeness = "unlike the training runs" if one.new_levels else "like the training runs"
+    source = f"have at least {one.new_levels} kinds of settings that no open run has"
+    return Board(
+        name=f"{season.name}-{one.name}",
+        title=f"Season {season.name}, set {one.name}: {likeness}",
+        runs=f"drawn at random, {likeness}",
+        about=f"The recipes of season {season.name} were drawn after all entries were frozen; those of set {one.name} "
+        f"{source if one.new_levels else 'come from the distribution of the open runs'}.",
+        suite=season.suite,
+        results=results,
+        entries=tuple(
+            BoardEntry(entry, read_entry(season.folder.entries / entry.name).record, "verified")
+            for entry in results.entries.values()
+        ),
+    )
 
 
 def suite_board(root: Path, folder: Path) -> Board:

@@ -118,7 +118,7 @@ def load_picture(relative_NE: FloatArray) -> str:
         power_NE = np.log2(relative_NE)
     power_NE = np.where(relative_NE == 0, -2 * MOST, np.clip(power_NE, -MOST, MOST))
     out = io.BytesIO()
-    imsave(out, power_NE.T, cmap=colours, vmin=-MOST, vmax=MOST, format="png", metadata={"Software": None})
+    imsave(out, power_NE.T, cmap=colours, vmin=-MOST, vmax=MOST, format="png")
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -169,7 +169,9 @@ def scores(board: Board, trace_id: str) -> list[Table]:
             f"{named(PRIMARY)}, {state}: mean over {found['origins'].max()} origins and over layers. A row is a "
             f"forecaster, a column a horizon h in training steps; {direction(PRIMARY)}."
         )
-        tables.append(Table(caption, ("forecaster", *horizon_heads(list(values.columns))), lines))
+        tables.append(
+            Table(caption, ("forecaster", *horizon_heads([int(horizon) for horizon in values.columns])), lines)
+        )
     return tables
 
 
@@ -186,6 +188,16 @@ def list_row(trace: Trace, boards: Sequence[Board]) -> tuple[str, ...]:
 
 def traces_table(rows: Sequence[tuple[str, ...]]) -> Table:
     """Return the list of all traces."""
-    heads = ("run", "use", "steps", "layers x experts, top\N{NON-BREAKING HYPHEN}k", "tokens per step", "balancing", "states")
-    caption = "A row is a run; its columns say what it is, and no direction is better. States are given in training steps."
+    heads = (
+        "run",
+        "use",
+        "steps",
+        "layers x experts, top\N{NON-BREAKING HYPHEN}k",
+        "tokens per step",
+        "balancing",
+        "states",
+    )
+    caption = (
+        "A row is a run; its columns say what it is, and no direction is better. States are given in training steps."
+    )
     return Table(caption, heads, tuple(rows), 2, 5)
