@@ -7,8 +7,8 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from leaderboard.site.board import REGRET, Board, Cell
 from leaderboard.site.forests import forest
-from leaderboard.site.inputs import REGRET, Board, Cell
 from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, percent, signed_skill
 from moeload_bench.errors import counted
 from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
@@ -78,12 +78,12 @@ def _sentence(board: Board, state: str) -> str:
 def size(board: Board) -> str:
     """Return how much a board holds; horizons without any value are not counted."""
     results = board.results
-    asked = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
+    steps = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
     origins = len(results.table[["trace", "origin"]].drop_duplicates())
     return (
         f"{counted(len(board.entries), 'forecaster')}, {counted(len(board.traces), 'run')} of "
         f"{counted(len(board.recipes), 'recipe')}, {counted(origins, 'origin')}, forecasts of "
-        f"{listed([f'{horizon:,}' for horizon in asked])} steps"
+        f"{listed([f'{horizon:,}' for horizon in steps])} steps"
     )
 
 
@@ -113,19 +113,19 @@ def standings(board: Board, cell: Cell) -> Table:
 
 def horizons(board: Board, cell: Cell) -> Table:
     """Return the errors of a cell at the horizons that have values, floors below."""
-    asked, order = board.horizons(cell), list(cell.of(board.summary)["forecaster"])
+    steps, order = board.horizons(cell), list(cell.of(board.summary)["forecaster"])
     rows = cell.of(board.by_horizon)
-    values = rows.pivot(index="forecaster", columns="horizon", values="value").loc[order, asked]
+    values = rows.pivot(index="forecaster", columns="horizon", values="value").loc[order, steps]
     lines = [(name, *map(digits, found)) for name, found in zip(order, values.to_numpy().tolist(), strict=True)]
     floors, marks = cell.of(board.floors).set_index("horizon"), board.results.floor_marks()
     names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
-    lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(asked))) for name in names]
+    lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(steps))) for name in names]
     caption = (
         f"{cell.title}: a row is a forecaster or a floor, a column a horizon h in training steps; "
         f"{direction(PRIMARY)}. {named(PRIMARY)}: mean over runs of means over origins and layers."
     )
     quiet = frozenset(range(len(order), len(lines)))
-    return Table(caption, ("forecaster", *horizon_heads(asked)), tuple(lines), quiet=quiet)
+    return Table(caption, ("forecaster", *horizon_heads(steps)), tuple(lines), quiet=quiet)
 
 
 def recipe_maps(board: Board) -> list[tuple[str, list[str], list[HeatRow]]]:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from leaderboard.site import words
+from leaderboard.site.board import Board, BoardEntry
 from leaderboard.site.board_page import digits, standings
 from leaderboard.site.forests import forest
-from leaderboard.site.inputs import Board, BoardEntry
 from leaderboard.site.words import Facts, arguments_text, direction, fact_text, named, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
@@ -73,13 +73,12 @@ def section(board: Board, entry: BoardEntry) -> dict[str, Any]:
         "cells": in_cells(board, name),
         "recipes": forest({state: recipes[recipes["state"] == state] for state in states}, "recipe") if states else [],
         "horizons": by_horizon(board, name),
-        "metrics": every_metric(board, name),
         "failures": failures(board, name),
         "costs": costs(board, name),
         "verification": verification(entry),
         "findings": findings(entry),
         "run_command": words.run_command(entry.entry),
-        "made": made(entry.entry),
+        "origin": origin(entry.entry),
     }
 
 
@@ -94,31 +93,20 @@ def in_cells(board: Board, name: str) -> Table:
 
 def by_horizon(board: Board, name: str) -> Table:
     """Return its errors by cell and horizon."""
-    asked = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
+    steps = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
     rows = board.by_horizon[board.by_horizon["forecaster"] == name]
     lines = []
     for cell in board.cells:
-        values = cell.of(rows).set_index("horizon")["value"].reindex(asked)
+        values = cell.of(rows).set_index("horizon")["value"].reindex(steps)
         lines.append((cell.title, *map(digits, values)))
     caption = f"{named(PRIMARY)}: a column is a horizon h in training steps; {direction(PRIMARY)}."
-    return Table(caption, ("runs", *horizon_heads(asked)), tuple(lines))
-
-
-def every_metric(board: Board, name: str) -> Table:
-    """Return the value of each metric in each cell."""
-    rows = []
-    for metric in board.metrics:
-        values = [board.values[metric].get(cell, {}).get(name) for cell in board.cells]
-        if any(value is not None for value in values):
-            rows.append((named(metric), direction(metric) or NONE, *map(digits, values)))
-    heads = ("metric", "better", *(cell.title for cell in board.cells))
-    return Table("A row is a metric, a column the runs and their state, over all horizons.", heads, tuple(rows), 2)
+    return Table(caption, ("runs", *horizon_heads(steps)), tuple(lines))
 
 
 def failures(board: Board, name: str) -> list[str]:
     """Return each distinct reason with its trace and how often it occurred, the most frequent first."""
-    own = board.failures[board.failures["forecaster"] == name]
-    groups = own.groupby(["trace", "failure"])["origin"].agg(["size", "min"]).reset_index()
+    failed = board.failures[board.failures["forecaster"] == name]
+    groups = failed.groupby(["trace", "failure"])["origin"].agg(["size", "min"]).reset_index()
     rows = groups.sort_values("size", ascending=False, kind="stable").to_dict("records")
     lines = [
         f"{row['trace']}: {counted(row['size'], 'task')} from origin {row['min']:,}: {row['failure']}" for row in rows
@@ -129,10 +117,10 @@ def failures(board: Board, name: str) -> list[str]:
 
 def costs(board: Board, name: str) -> Table:
     """Return cost and counted events of each run."""
-    own = board.results.costs[board.results.costs["forecaster"] == name]
+    cost = board.results.costs[board.results.costs["forecaster"] == name]
     rows = tuple(
         (row["trace"], *(three_digits(scale * row[column]) for column, scale in COSTS.values()), events(row["counts"]))
-        for row in own.merge(cost_columns(own), on=["forecaster", "trace"]).to_dict("records")
+        for row in cost.merge(cost_columns(cost), on=["forecaster", "trace"]).to_dict("records")
     )
     caption = "A row is a run, a column what it cost, measured by the harness; less is better."
     return Table(caption, ("run", *COSTS, "events that it counted"), rows, 1, 7)
@@ -158,7 +146,7 @@ def findings(entry: BoardEntry) -> Table | None:
     return Table(caption, ("test", "growth"), rows)
 
 
-def made(entry: Entry) -> Facts:
+def origin(entry: Entry) -> Facts:
     """Return all that is needed to obtain the result again."""
     where = entry.environment
     return [

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.site import board_page, forecaster_page, trace_page
+from leaderboard.site.board import Board
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
-from leaderboard.site.inputs import Board, Inputs
+from leaderboard.site.inputs import Inputs
 from leaderboard.templates import template_environment
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
@@ -76,7 +77,7 @@ def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
         report(number, len(inputs.boards), board.title)
         path = board_path(board, inputs)
         page, links = board_page.board_page(board), forecaster_links(inputs, "../" * path.count("/"))
-        yield render.page(path, "board.html", "index.html", page=page, links=links, tabs=tabs, shown=path)
+        yield render.page(path, "board.html", "index.html", page=page, links=links, tabs=tabs, current=path)
 
 
 def forecaster_links(inputs: Inputs, up: str) -> dict[str, str]:

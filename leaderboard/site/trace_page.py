@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from leaderboard.site.board import Board
 from leaderboard.site.board_page import digits
-from leaderboard.site.inputs import Board
 from leaderboard.site.words import Facts, direction, fact_text, named
 from moeload_bench.arrays import FloatArray
 from moeload_bench.files import file_name
@@ -65,7 +65,6 @@ def trace_page(trace: Trace, boards: Sequence[Board], file: str) -> dict[str, An
         "spans": first_spans(run_spans(trace)),
         "steps": (f"{first:,}", f"{end:,}"),
         "maps": [layer_map(view, layer) for layer in view.layers],
-        "layers": layers(view),
         "sources": sources(trace),
         "scores": [(board.title, table) for board in boards for table in scores(board, trace.id)],
     }
@@ -105,7 +104,9 @@ def layer_map(view: View, layer: int) -> LayerMap:
         Strip(state, round(100 * (stop - start) / (end - first), 2), f"{start:,.0f} to {stop:,.0f}")
         for start, stop, state in view.spans(layer)
     ]
-    return LayerMap(view.name(layer), strips, load_picture(share_NE * view.trace.num_experts))
+    return LayerMap(
+        f"{view.name(layer)}: {onset(view, layer)}", strips, load_picture(share_NE * view.trace.num_experts)
+    )
 
 
 def load_picture(relative_NE: FloatArray) -> str:
@@ -122,20 +123,13 @@ def load_picture(relative_NE: FloatArray) -> str:
     return base64.b64encode(out.getvalue()).decode()
 
 
-def layers(view: View) -> Table:
-    """Return the states of each layer, its onset of stability with the band that other thresholds give."""
-    trace, labels = view.trace, view.labels
-    rows = []
-    for layer in view.layers:
-        onset = "-" if labels is None else step_of(trace, labels.onset_L[layer])
-        low, high = ("-", "-") if labels is None else (step_of(trace, row) for row in labels.onset_band_L2[layer])
-        spans = "; ".join(f"{state} {start:,.0f} to {stop:,.0f}" for start, stop, state in view.spans(layer))
-        rows.append((view.name(layer).removeprefix("layer "), onset, f"{low} to {high}", spans or NONE))
-    caption = (
-        "A row is a layer; no direction is better. Onset: its first stable step, and the least and largest that "
-        "thresholds a quarter higher and lower give. States: in training steps."
-    )
-    return Table(caption, ("layer", "onset", "band", "states"), tuple(rows), 1, 3)
+def onset(view: View, layer: int) -> str:
+    """Return the first stable step of a layer, with the least and largest that other thresholds give."""
+    labels = view.labels
+    if labels is None:
+        return "no states"
+    step, low, high = (step_of(view.trace, row) for row in (labels.onset_L[layer], *labels.onset_band_L2[layer]))
+    return f"stable from {step} ({low} to {high})"
 
 
 def step_of(trace: Trace, row: int) -> str:

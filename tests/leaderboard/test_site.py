@@ -24,10 +24,11 @@ import pytest
 from leaderboard.committed import RESULTS
 from leaderboard.season.scored import scored_seasons
 from leaderboard.site import board_page, forecaster_page
+from leaderboard.site.board import Board, Cell
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.docs_pages import doc_html
 from leaderboard.site.forests import forest
-from leaderboard.site.inputs import Board, Cell, board_entry, read_inputs, season_boards
+from leaderboard.site.inputs import board_entry, read_inputs, season_boards
 from leaderboard.site.pages import board_files, forecaster_files, text_files
 from leaderboard.site.trace_page import load_picture
 from leaderboard.site.words import NOT_GIVEN, interval_text, percent, run_command, three_digits, web_link

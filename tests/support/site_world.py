@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from leaderboard.committed import RESULTS
-from leaderboard.site.inputs import Board, BoardEntry, Inputs, suite_board
+from leaderboard.site.board import Board, BoardEntry
+from leaderboard.site.inputs import Inputs, suite_board
 from moeload_bench.results.files import joined
 from moeload_bench.results.results import Results
 from moeload_bench.traces.store import TraceRef
