@@ -99,7 +99,10 @@ def by_horizon(board: Board, name: str) -> Table:
     for cell in board.cells:
         values = cell.of(rows).set_index("horizon")["value"].reindex(steps)
         lines.append((cell.title, *map(digits, values)))
-    caption = f"{named(PRIMARY)}: a column is a horizon h in training steps; {direction(PRIMARY)}."
+    caption = (
+        f"{named(PRIMARY)}: a row is a size of batches and a state, a column a horizon h in training steps; "
+        f"{direction(PRIMARY)}."
+    )
     return Table(caption, ("runs", *horizon_heads(steps)), tuple(lines))
 
 

@@ -62,6 +62,10 @@ def test_the_first_screen_answers_and_says_how_to_submit(driver: Any, site: Path
     """The question, the answer and the button lie in a window of 1,280 x 900; the first answer on a phone, too."""
     open_page(driver, site / "index.html")
     assert driver.execute_script(FIRST_SCREEN) == [True, True, True]
+    wider = (
+        "const box = document.querySelector('#standings ~ .choice .scroll'); return box.scrollWidth - box.clientWidth"
+    )
+    assert driver.execute_script(wider) <= 1, "every column of the standings is in view"
     open_page(driver, site / "index.html", size=PHONE)
     assert driver.execute_script(FIRST_SCREEN)[:2] == [True, True]
     driver.find_element("css selector", ".button").click()
