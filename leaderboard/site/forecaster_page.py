@@ -1,34 +1,36 @@
-"""What a forecaster's page says: who made it, how it is run again, and every number by recipe and state."""
+"""What a forecaster's page says: where it wins and loses, what it costs, who made it, and how it is run again."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from leaderboard.grouped import grouped
 from leaderboard.site import words
-from leaderboard.site.grids import by_recipe, every_metric, fact_text
-from leaderboard.site.inputs import Board, Entry
-from leaderboard.site.payload import choices, cost_row, skill_note, view_rows
-from leaderboard.site.views import REGRET, View, metrics_of, primary_views, scores_of
-from leaderboard.site.words import arguments_text, interval_text, megabytes, named, signed_skill, three_digits
+from leaderboard.site.board import Board, BoardEntry
+from leaderboard.site.board_page import digits, standings
+from leaderboard.site.forests import forest
+from leaderboard.site.words import Facts, arguments_text, direction, fact_text, named, three_digits
 from moeload_bench.errors import counted
-from moeload_bench.results.grid import ALL, ResultGrid, grid_of, has_metric
+from moeload_bench.files import file_name
+from moeload_bench.results.entry import Entry
 from moeload_bench.results.html import NONE
-from moeload_bench.results.record import Result
-from moeload_bench.results.run_result import RunResult
-from moeload_bench.results.tables import Table, table_of
+from moeload_bench.results.summary import cost_columns
+from moeload_bench.results.tables import Table, horizon_heads
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.submissions.record import MODEL_TYPES, Submission
-from moeload_bench.suites.suite import STATES
 
-Facts = list[tuple[str, str]]
 MAX_FAILURES = 50
 """Distinct failures that a page lists; the rest are counted."""
-
+COSTS = {
+    "ms per forecast (CPU)": ("ms", 1.0),
+    "% of training": ("training", 100.0),
+    "observe (s)": ("observe_wall_s", 1.0),
+    "forecast (s)": ("forecast_wall_s", 1.0),
+    "start (s)": ("startup_wall_s", 1.0),
+    "peak memory (MB)": ("peak_memory_bytes", 1e-6),
+}
+"""Columns of the table of costs: which one of the results each shows, and times what."""
 STANDINGS = {
     "claimed": "The files do not agree: the numbers are not known to be those of this submission.",
     "checked": "The files agree; it was not run in a verification yet.",
@@ -38,187 +40,128 @@ STANDINGS = {
 }
 
 
-@dataclass(frozen=True)
-class Grids:
-    """The tables of a suite that all its forecasters' pages take their rows from, computed once."""
-
-    metrics: Mapping[str, ResultGrid | None]
-    recipes: Mapping[tuple[str, str], ResultGrid | None]
+def page_path(name: str) -> str:
+    """Return where the page of a forecaster lies."""
+    return f"forecasters/{file_name(name)}.html"
 
 
-def grids_of(board: Board) -> Grids:
-    """Return the grid of every metric, and by recipe of the two that a page shows so."""
-    metrics = {metric: grid_of(scores_of(board, metric)) for metric in metrics_of(board)}
-    recipes: dict[tuple[str, str], ResultGrid | None] = {}
-    for metric in (metric for metric in (PRIMARY, REGRET) if metrics.get(metric)):
-        for recipe in board.recipes:
-            scores = scores_of(board, metric).on(board.runs_in(recipe))
-            recipes[recipe, metric] = grid_of(scores) if has_metric(scores.results, metric) else None
-    return Grids(metrics, recipes)
-
-
-def section(entry: Entry, board: Board, grids: Grids) -> dict[str, Any]:
-    """Return what the page says about one suite."""
-    views = [view for view in primary_views(board) if view.horizon is None]
-    result, horizons = entry.result, board.suite.horizons
-    shown = [metric for metric in (PRIMARY, REGRET) if grids.metrics.get(metric)]
-    of_recipes = board.recipes if len(board.recipes) > 1 else []
+def forecaster_page(name: str, boards: Sequence[Board]) -> dict[str, Any]:
+    """Return what the template shows of a forecaster, over all boards that it is on."""
+    found = [(board, entry) for board in boards for entry in board.entries if entry.name == name]
+    record = next((entry.record for _, entry in found if entry.record is not None), None)
     return {
-        "suite": board.label,
+        "name": name,
+        "sections": [section(board, entry) for board, entry in found],
+        "submission": submission_facts(found[0][1], record) if record else [],
+        "link": words.web_link(record.link if record else None),
+        "verify_command": words.verify_command(found[0][1].entry),
+    }
+
+
+def section(board: Board, entry: BoardEntry) -> dict[str, Any]:
+    """Return what the page says about one board."""
+    name = entry.name
+    recipes = board.by_recipe[board.by_recipe["forecaster"] == name]
+    states = board.states if len(board.recipes) > 1 else []
+    return {
+        "title": board.title,
         "standing": entry.standing,
         "standing_text": STANDINGS[entry.standing],
         "reasons": entry.wrong,
-        "wins": wins(entry, board, views),
-        "charts": win_charts(entry, board, views),
-        "headline": headline(entry, board, views[0]),
-        "notes": (skill_note(board, PRIMARY), *result.notes),
-        "tables": [
-            by_recipe(
-                [(ALL, grids.metrics[metric]), *((recipe, grids.recipes[recipe, metric]) for recipe in of_recipes)],
-                entry.name, horizons, metric,
-            )
-            for metric in shown
-        ],
-        "every": every_metric(list(grids.metrics.items()), entry.name, horizons),
-        "failures": failures(result),
-        "costs": costs(result),
+        "notes": entry.entry.notes,
+        "reference": board.results.suite.reference,
+        "cells": in_cells(board, name),
+        "recipes": forest({state: recipes[recipes["state"] == state] for state in states}, "recipe") if states else [],
+        "horizons": by_horizon(board, name),
+        "failures": failures(board, name),
+        "costs": costs(board, name),
         "verification": verification(entry),
         "findings": findings(entry),
-        "run_command": words.run_command(result),
-        "made": reproduction_facts(result),
-    }  # fmt: skip
+        "run_command": words.run_command(entry.entry),
+        "origin": origin(entry.entry),
+    }
 
 
-def headline(entry: Entry, board: Board, view: View) -> Facts:
-    """Return the row of the leaderboard in words; each interval with its claim."""
-    names = [one.name for one in board.entries]
-    row = view_rows(view, names, PRIMARY, single=False)[names.index(entry.name)]
-    value, _, skill, new_recipe, new_seeds, win_rate, ranks, regret, _ = row
-    ms, training, _ = cost_row(entry.result)
-    return [
-        ("Skill", skill),
-        ("95 % interval, a new recipe", new_recipe),
-        ("95 % interval, these recipes, new seeds", new_seeds),
-        ("Ranks that it can have on a new recipe", ranks),
-        ("Win rate", win_rate),
-        (named(PRIMARY), value),
-        (named(REGRET), regret),
-        ("ms per forecast", ms),
-        ("% of training time", training),
-        ("Failed tasks", f"{len(entry.result.failures)} of {sum(len(run.tasks) for run in entry.result.runs)}"),
-    ]
+def in_cells(board: Board, name: str) -> Table:
+    """Return the forecaster's row of the standings of each cell."""
+    tables = {cell.title: standings(board, cell) for cell in board.cells}
+    rows = tuple((title, *row[1:8]) for title, table in tables.items() for row in table.rows if row[0] == name)
+    heads = ("runs", *next(iter(tables.values())).heads[1:8])
+    caption = f"A row is a size of batches and a state. More skill is better, less of all else. {named(PRIMARY)}."
+    return Table(caption, heads, rows)
 
 
-def wins(entry: Entry, board: Board, views: Sequence[View]) -> list[str]:
-    """Return in words on how many recipes it errs less than the reference, in each state, and where most and least."""
-    i, found = board.results.index(entry.result), []
-    for state in STATES:
-        skills = {view.recipe: skill for view in views if view.state == state and view.recipe in board.recipes
-                  and np.isfinite(skill := float(view.skills.skill_F[i]))}  # fmt: skip
-        if board.reference is None or len(skills) < 2 or not any(skills.values()):
-            continue
-        most, least = max(skills, key=skills.__getitem__), min(skills, key=skills.__getitem__)
-        found.append(
-            f"{state}: less error than {board.reference.name} on {sum(skill > 0 for skill in skills.values())} of "
-            f"{counted(len(skills), 'recipe')}; most skill on {most} ({signed_skill(skills[most])}), least on {least} "
-            f"({signed_skill(skills[least])})."
-        )
-    return found
+def by_horizon(board: Board, name: str) -> Table:
+    """Return its errors by cell and horizon."""
+    steps = sorted({horizon for cell in board.cells for horizon in board.horizons(cell)})
+    rows = board.by_horizon[board.by_horizon["forecaster"] == name]
+    lines = []
+    for cell in board.cells:
+        values = cell.of(rows).set_index("horizon")["value"].reindex(steps)
+        lines.append((cell.title, *map(digits, values)))
+    caption = (
+        f"{named(PRIMARY)}: a row is a size of batches and a state, a column a horizon h in training steps; "
+        f"{direction(PRIMARY)}."
+    )
+    return Table(caption, ("runs", *horizon_heads(steps)), tuple(lines))
 
 
-def win_charts(entry: Entry, board: Board, views: Sequence[View]) -> list[dict[str, Any]]:
-    """Return the pictures of skill by size of batch and by recipe, a panel per state; the page draws them."""
-    i, by_look = board.results.index(entry.result), {(view.state, view.recipe): view for view in views}
-    states = [state for state in ("transient", "stable") if (state, ALL) in by_look]
-    titles = dict(choices(board))
-    groups = [[ALL, *(one.id for one in board.slices)], board.recipes if len(board.recipes) > 1 else []]
-
-    def cell(state: str, choice: str) -> dict[str, str]:
-        view = by_look[state, choice]
-        recipe, seeds = (NONE if choice in board.recipes else interval_text(*ends[i].tolist())
-                         for ends in (view.skills.new_recipe_F2, view.skills.new_seeds_F2))  # fmt: skip
-        return {"skill": signed_skill(float(view.skills.skill_F[i])), "recipe": recipe, "seeds": seeds}
-
-    return [
-        {
-            "caption": caption,
-            "rows": [titles[choice] for choice in group],
-            "panels": [{"title": state, "cells": [cell(state, choice) for choice in group]} for state in states],
-        }
-        for caption, group in zip(("by size of batch", "by recipe"), groups, strict=True)
-        if len(group) > 1
-    ]
-
-
-def failures(result: Result) -> tuple[str, ...]:
-    """Return each distinct reason with where and how often, most frequent first."""
-    alike = grouped(result.failures, lambda pair: (pair[0], pair[1].failure or ""))
-    ordered = sorted(alike.items(), key=lambda item: (-len(item[1]), item[0]))
+def failures(board: Board, name: str) -> list[str]:
+    """Return each distinct reason with its trace and how often it occurred, the most frequent first."""
+    failed = board.failures[board.failures["forecaster"] == name]
+    groups = failed.groupby(["trace", "failure"])["origin"].agg(["size", "min"]).reset_index()
+    rows = groups.sort_values("size", ascending=False, kind="stable").to_dict("records")
     lines = [
-        f"{trace}: {counted(len(pairs), 'task')} from origin {min(task.origin for _, task in pairs):,}: {reason}"
-        for (trace, reason), pairs in ordered
+        f"{row['trace']}: {counted(row['size'], 'task')} from origin {row['min']:,}: {row['failure']}" for row in rows
     ]
     more = len(lines) - MAX_FAILURES
-    return (*lines[:MAX_FAILURES], *([f"and {more} more in the result file"] if more > 0 else []))
+    return [*lines[:MAX_FAILURES], *([f"and {more} more in the result file"] if more > 0 else [])]
 
 
-def costs(result: Result) -> Table:
-    """Cost and counted events of each run."""
-    columns: dict[str, Callable[[RunResult], str]] = {
-        "run": lambda run: run.trace,
-        "ms per forecast": lambda run: three_digits(1e3 * run.cost.per_forecast_s),
-        "% of training": lambda run: three_digits(None if (part := run.cost.of_training) is None else 100 * part),
-        "observe (s)": lambda run: three_digits(run.cost.observe_wall_s),
-        "forecast (s)": lambda run: three_digits(run.cost.forecast_wall_s),
-        "CPU (s)": lambda run: three_digits(_cpu_s(run)),
-        "start (s)": lambda run: three_digits(run.cost.startup_wall_s),
-        "peak memory": lambda run: megabytes(run.cost.peak_memory_bytes),
-        "events that it counted": lambda run: ", ".join(f"{k} {n:,}" for k, n in sorted(run.counts.items())) or NONE,
-    }
+def costs(board: Board, name: str) -> Table:
+    """Return cost and counted events of each run."""
+    cost = board.results.costs[board.results.costs["forecaster"] == name]
+    rows = tuple(
+        (row["trace"], *(three_digits(scale * row[column]) for column, scale in COSTS.values()), events(row["counts"]))
+        for row in cost.merge(cost_columns(cost), on=["forecaster", "trace"]).to_dict("records")
+    )
     caption = "A row is a run, a column what it cost, measured by the harness; less is better."
-    return table_of(caption, result.runs, columns, 8)
+    return Table(caption, ("run", *COSTS, "events that it counted"), rows, 1, 7)
 
 
-def _cpu_s(run: RunResult) -> float | None:
-    cost = run.cost
-    return None if cost.forecast_cpu_s is None else (cost.observe_cpu_s or 0.0) + cost.forecast_cpu_s
+def events(counts: str) -> str:
+    """Return counted events, which are JSON, as text."""
+    return ", ".join(f"{event} {number:,}" for event, number in sorted(json.loads(counts).items())) or NONE
 
 
-def verification(entry: Entry) -> Facts:
+def verification(entry: BoardEntry) -> Facts:
     """Return what the maintainers' run was; empty without one that is about this result."""
     found = entry.verification
-    if found is None:
-        return []
-    return [
-        ("Run on", found.date),
-        ("Commit", fact_text(found.commit)),
-        ("Level", found.level),
-    ]
+    return [("Run on", found.date), ("Commit", fact_text(found.commit)), ("Level", found.level)] if found else []
 
 
-def findings(entry: Entry) -> Table | None:
-    """Growth of the relative loss on altered traces, as the verification wrote it."""
-    found = entry.verification
-    if found is None or not found.findings:
+def findings(entry: BoardEntry) -> Table | None:
+    """Return the growth of the relative loss on altered traces, as the verification wrote it."""
+    if entry.verification is None or not entry.verification.findings:
         return None
-    rows = tuple((name, f"{100 * growth:+.1f} %") for name, growth in sorted(found.findings.items()))
+    rows = tuple((name, f"{100 * growth:+.1f} %") for name, growth in sorted(entry.verification.findings.items()))
     caption = "A row is a test for memory of the public traces: by how much the relative loss grows; less is better."
     return Table(caption, ("test", "growth"), rows)
 
 
-def reproduction_facts(result: Result) -> Facts:
+def origin(entry: Entry) -> Facts:
     """Return all that is needed to obtain the result again."""
-    where = result.environment
+    where = entry.environment
     return [
-        ("Target", result.forecaster.target),
-        ("Arguments", arguments_text(result.forecaster.kwargs) or "none, the defaults"),
-        ("Requirements", ", ".join(result.forecaster.requirements) or "none"),
-        ("SHA-256 of the code", result.forecaster.source_sha256),
-        ("Suite", f"{result.suite.name}, {result.suite.sha256}"),
-        ("Seed", str(result.seed)),
-        ("Scoring version", str(result.scoring_version)),
-        ("Isolation", result.isolation),
-        ("Fitting", NONE if result.fit_wall_s is None else f"{three_digits(result.fit_wall_s)} s"),
+        ("Target", entry.target),
+        ("Arguments", arguments_text(entry.kwargs) or "none, the defaults"),
+        ("Requirements", ", ".join(entry.requirements) or "none"),
+        ("SHA-256 of the code", entry.source_sha256),
+        ("Suite", f"{entry.suite.name}, {entry.suite.sha256}"),
+        ("Seed", str(entry.seed)),
+        ("Scoring version", str(entry.scoring_version)),
+        ("Isolation", entry.isolation),
+        ("Fitting", NONE if entry.fit_wall_s is None else f"{three_digits(entry.fit_wall_s)} s"),
         ("Hardware", where.hardware),
         ("Python", where.python),
         ("Package", f"{where.package_version}, commit {fact_text(where.commit)}"),
@@ -227,28 +170,14 @@ def reproduction_facts(result: Result) -> Facts:
     ]
 
 
-def submission_facts(entry: Entry) -> Facts:
-    """Who submitted what under which licence."""
-    if entry.folder is None:
-        return []
-    record = entry.folder.record
+def submission_facts(entry: BoardEntry, record: Submission) -> Facts:
+    """Return who submitted what under which licence."""
+    code = f"{record.name}/forecaster.py" if record.has_code else "an adapter" if record.has_adapter else "a baseline"
     return [
         ("Authors", ", ".join(record.authors)),
         ("Licence", record.licence),
         ("Type", f"{entry.model_type}: {MODEL_TYPES[entry.model_type]}"),
         ("Other data that it learned from", entry.fitted_on or "none"),
         ("Hardware", record.hardware),
-        ("Code", code_of(record)),
+        ("Code", code if record.has_code else f"{code} of the package"),
     ]
-
-
-def code_of(record: Submission) -> str:
-    """Return where the code of a submission is."""
-    if record.has_code:
-        return f"{record.name}/forecaster.py"
-    return "an adapter of the package" if record.has_adapter else "a baseline of the package"
-
-
-def entries_by_name(boards: Sequence[Board]) -> dict[str, list[tuple[Board, Entry]]]:
-    """Forecasters over all suites."""
-    return grouped(((board, entry) for board in boards for entry in board.entries), lambda pair: pair[1].name)

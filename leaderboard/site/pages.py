@@ -1,193 +1,128 @@
-"""All files of the site, one after the other, from the inputs."""
+"""All files of the site, one after the other, from the inputs. Everything that a template shows is escaped."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from leaderboard.site import forecaster_page, payload, trace_page
-from leaderboard.site.assets import asset_files, json_text, script_data
+from leaderboard.site import board_page, forecaster_page, trace_page
+from leaderboard.site.board import Board
 from leaderboard.site.cite import citations
 from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
-from leaderboard.site.figures import trace_data, trace_specs
-from leaderboard.site.inputs import Board, Inputs
-from leaderboard.site.kept import boards_sha256, kept_files
-from leaderboard.site.renderer import TEMPLATES, Renderer, markup
-from leaderboard.site.words import named, verify_command, web_link
+from leaderboard.site.inputs import Inputs
+from leaderboard.templates import template_environment
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
-from moeload_bench.isolation.sources import bytes_sha256
-from moeload_bench.plots import view_trace
-from moeload_bench.publishing.card_tables import size_summary
-from moeload_bench.results import grid
-from moeload_bench.results.grid import ALL
-from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.description import Run, make_run
-from moeload_bench.style import forecaster_places
-from moeload_bench.submissions.record import MODEL_TYPES
+from moeload_bench.results.html import html_table
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
 
-_NUMBERS = ("ranks", "skill", "new_recipe", "new_seeds", "value", "regret", "ms", "win_rate", "excess", "training")
-FEW = ("win_rate", "excess", "training", "type", "level")
-"""Columns that few need: shown when asked for."""
-COLUMNS = (
-    ("name", "Forecaster", "", False),
-    *((key, *grid.COLUMNS[key], True) for key in _NUMBERS),
-    ("standing", "Status",
-     "claimed: files do not agree; checked: files agree; verified: run by the maintainers in a sandbox", False),
-    ("type", "Type", "; ".join(f"{name}: {about}" for name, about in MODEL_TYPES.items()), False),
-    ("level", "Level", "Isolation that the result was made under", False),
-)  # fmt: skip
-
-RUN, CHARTS = "run.json", "charts.json"
-RUNS = TypeAdapter(Run)
+FOLDER = Path(__file__).parent
+TEMPLATES, STATIC = FOLDER / "templates", FOLDER / "static"
+NAV = (
+    ("Leaderboard", "index.html"),
+    ("Traces", "traces/index.html"),
+    ("Methods", "methods/metrics.html"),
+    ("Submit", "submit.html"),
+    ("Cite", "cite.html"),
+)
+File = tuple[str, bytes]
 
 
-def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
-    """(path, content) of every file of the site; ``report`` as a part begins: how many of its stage are done."""
-    yield from asset_files()
-    shown = boards_sha256(inputs)
-    yield from kept_files("boards", shown, lambda: board_files(inputs, report))
-    yield from kept_files("forecasters", shown, lambda: forecaster_files(inputs, report))
-    yield from trace_files(inputs, described_traces(inputs, report))
-    report(0, 1, "documentation")
+def site_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
+    """Yield path and content of every file; ``report`` as a part begins: how many of its stage are done."""
+    for path in sorted(STATIC.iterdir()):
+        yield f"assets/{path.name}", path.read_bytes()
+    yield "README.md", (TEMPLATES / "space_card.md").read_bytes()
+    yield from board_files(inputs, report)
+    yield from forecaster_files(inputs, report)
+    yield from trace_files(inputs, report)
     yield from text_files(inputs)
 
 
-# ---------------------------------------------------------------- the leaderboard
+def markup(html: str) -> Any:
+    """Return HTML that is safe: by `html_table` or the Markdown reader, which lets no raw HTML through."""
+    from markupsafe import Markup
+
+    return Markup(html)
 
 
-def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
-    """Yield the leaderboard's page and its data, one script per suite and metric: only what is chosen is loaded."""
+class Renderer:
+    """Pages from templates, with what every page shows."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._environment = template_environment(TEMPLATES, html=True)
+        self._environment.globals["html_table"] = lambda table, links: markup(html_table(table, links))
+        self._shared = {"nav": NAV, "sha256": inputs.sha256}
+
+    def page(self, path: str, template: str, section: str, **values: Any) -> File:
+        """Return path and bytes of one page; links go up as many folders as the path goes down."""
+        html = self._environment.get_template(template).render(
+            **self._shared, up="../" * path.count("/"), section=section, **values
+        )
+        return path, html.encode()
+
+
+def board_path(board: Board, inputs: Inputs) -> str:
+    """Return where the page of a board lies; the first one opens the site."""
+    return "index.html" if board is inputs.boards[0] else f"boards/{file_name(board.name)}.html"
+
+
+def board_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
+    """Yield a page for each board."""
     render = Renderer(inputs)
-    places = places_of(inputs)
-    boards = [payload.board_payload(board, places) for board in inputs.boards]
-    for board, described in zip(inputs.boards, boards, strict=True):
-        for number, metric in enumerate(described["metrics"]):
-            report(number, len(described["metrics"]), f"leaderboard of {board.suite.name}: {metric['name']}")
-            content = payload.metric_payload(board, metric["name"])
-            if board is inputs.boards[0] and metric["name"] == PRIMARY:
-                yield index_page(render, board, boards, content)
-            yield metric["file"], script_data("moeload.add", board.suite.name, metric["name"], content).encode()
-
-
-def places_of(inputs: Inputs) -> dict[str, int]:
-    """Return by forecaster which colour and mark are its own, in every chart of the site."""
-    return forecaster_places([entry.name for board in inputs.boards for entry in board.entries])
-
-
-def index_page(render: Renderer, board: Board, boards: list[Any], metric: Any) -> tuple[str, bytes]:
-    """Return the leaderboard with its default view as plain HTML and the data of that metric inside."""
-    data = {"boards": boards, "fields": payload.FIELDS, "columns": [column[0] for column in COLUMNS],
-            "few": FEW, "primary": PRIMARY, "metric": metric}  # fmt: skip
-    return render.page(
-        "index.html", "index.html", "index.html",
-        board=boards[0], metric=metric, metric_name=named(PRIMARY), columns=COLUMNS, switches=switches(boards),
-        rows=payload.default_rows(board, metric), view=metric["views"][payload.DEFAULT],
-        data=markup(json_text(data)),
-    )  # fmt: skip
-
-
-def switches(boards: list[Any]) -> list[tuple[str, str, list[tuple[str, str]]]]:
-    """(id, label, options) of each switch for the first suite; the page fills them again for another one."""
-    first = boards[0]
-    return [
-        ("suite", "Suite", [(board["name"], board["label"]) for board in boards]),
-        ("state", "State", [(state, f"{state} states" if state == ALL else state) for state in first["states"]]),
-        ("horizon", "Horizon", [(ALL, "all horizons"), *((str(h), f"{h:,}") for h in first["horizons"])]),
-        ("recipe", "Runs", first["choices"]),
-        ("type", "Type", [(ALL, "all types"), *((name, name) for name in first["types"])]),
-        ("metric", "Metric", [(metric["name"], metric["named"]) for metric in first["metrics"]]),
-    ]
-
-
-# ---------------------------------------------------------------- forecasters and traces
-
-
-def forecaster_files(inputs: Inputs, report: Progress = silent) -> Iterator[tuple[str, bytes]]:
-    """Yield one page per forecaster, over all suites."""
-    render = Renderer(inputs)
-    grids = {}
-    places = places_of(inputs)
+    tabs = [(board.title, board_path(board, inputs)) for board in inputs.boards]
     for number, board in enumerate(inputs.boards):
-        report(number, len(inputs.boards), f"forecasters on {board.suite.name}")
-        grids[board.suite.name] = forecaster_page.grids_of(board)
-    for name, found in forecaster_page.entries_by_name(inputs.boards).items():
-        sections = [forecaster_page.section(entry, board, grids[board.suite.name]) for board, entry in found]
-        entry = next((entry for _, entry in found if entry.folder is not None), found[0][1])
-        yield render.page(
-            forecaster_path(name), "forecaster.html", "index.html",
-            name=name, sections=sections, submission=forecaster_page.submission_facts(entry),
-            link=web_link(entry.folder.record.link if entry.folder else None),
-            verify_command=verify_command(entry.result),
-            data=markup(json_text({"place": places[name], "charts": [part["charts"] for part in sections]})),
-        )  # fmt: skip
+        report(number, len(inputs.boards), board.title)
+        path = board_path(board, inputs)
+        page, links = board_page.board_page(board), forecaster_links(inputs, "../" * path.count("/"))
+        yield render.page(path, "board.html", "index.html", page=page, links=links, tabs=tabs, current=path)
 
 
-def forecaster_path(name: str) -> str:
-    """Return where the page of a forecaster lies."""
-    return f"forecasters/{file_name(name)}.html"
+def forecaster_links(inputs: Inputs, up: str) -> dict[str, str]:
+    """Return the address of each forecaster's page, from a page that is so many folders deep."""
+    names = (entry.name for board in inputs.boards for entry in board.entries)
+    return {name: up + forecaster_page.page_path(name) for name in names}
 
 
-def described_traces(inputs: Inputs, report: Progress = silent) -> list[tuple[Run, Any]]:
-    """Return what is said and drawn of each trace."""
-    found = []
+def forecaster_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
+    """Yield a page for each forecaster, over all boards."""
+    render, names = Renderer(inputs), list(forecaster_links(inputs, ""))
+    for number, name in enumerate(names):
+        report(number, len(names), f"forecasters: {name}")
+        page = forecaster_page.forecaster_page(name, inputs.boards)
+        yield render.page(forecaster_page.page_path(name), "forecaster.html", "index.html", page=page)
+
+
+def trace_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
+    """Yield a page for each trace, and the list of all."""
+    render, links, rows = Renderer(inputs), forecaster_links(inputs, "../"), []
     for number, ref in enumerate(inputs.traces):
         report(number, len(inputs.traces), f"traces: {ref.id}")
-        files = dict(kept_files("trace", bytes_sha256(ref.path), partial(run_files, ref.path)))
-        found.append((RUNS.validate_json(files[RUN]), json.loads(files[CHARTS])))
-    return found
+        trace = read_trace(ref.path)
+        page = trace_page.trace_page(trace, inputs.boards, str(ref.path.relative_to(inputs.root)))
+        rows.append(trace_page.list_row(trace, inputs.boards))
+        yield render.page(trace_page.page_path(ref.id), "trace.html", "traces/index.html", page=page, links=links)
+    pages = {ref.id: trace_page.page_path(ref.id).removeprefix("traces/") for ref in inputs.traces}
+    table = trace_page.traces_table(rows)
+    yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages)
 
 
-def trace_files(inputs: Inputs, described: Sequence[tuple[Run, Any]]) -> Iterator[tuple[str, bytes]]:
-    """Yield one page with its charts per trace, and the list of all."""
-    render = Renderer(inputs)
-    links = {entry.name: f"../{forecaster_path(entry.name)}" for board in inputs.boards for entry in board.entries}
-    runs = [run for run, _ in described]
-    for ref, (run, charts) in zip(inputs.traces, described, strict=True):
-        yield render.page(
-            trace_page.page_path(run.id), "trace.html", "traces/index.html", links=links,
-            page=trace_page.trace_page(run, inputs.boards), file=str(ref.path.relative_to(inputs.root)),
-            data=markup(json_text({"specs": trace_specs(), "charts": charts})), stated=charts["rule"] is not None,
-        )  # fmt: skip
-    pages = {run.id: trace_page.page_path(run.id).removeprefix("traces/") for run in runs}
-    table = trace_page.runs_table(runs, inputs.boards)
-    words = size_summary(runs).replace("`", "")
-    yield render.page("traces/index.html", "traces.html", "traces/index.html", table=table, links=pages, summary=words)
-
-
-def run_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield what is described and drawn of one trace."""
-    trace = read_trace(path)
-    run, view = make_run(trace, path.stat().st_size), view_trace(trace)
-    yield RUN, RUNS.dump_json(run)
-    yield CHARTS, json_text(trace_data(view)).encode()
-
-
-# ---------------------------------------------------------------- text
-
-
-def text_files(inputs: Inputs) -> Iterator[tuple[str, bytes]]:
-    """Pages of the documentation, how to cite, and what a static Space needs."""
-    render = Renderer(inputs)
-    docs = doc_files(inputs.root)
-    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if name != "guide/leaderboard"]
+def text_files(inputs: Inputs) -> Iterator[File]:
+    """Yield pages of the documentation, and how to cite."""
+    render, docs = Renderer(inputs), doc_files(inputs.root)
+    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if DOCS[name] != "submit.html"]
     for name, text in docs.items():
         path = DOCS[name]
-        section = path if name == "guide/leaderboard" else "methods/metrics.html"
+        submit = path == "submit.html"
         yield render.page(
-            path, "doc.html", section, title=doc_title(text), html=markup(doc_html(text, "../" * path.count("/"))),
-            others=[] if name == "guide/leaderboard" else [(title, href) for title, href in titles if href != path],
+            path, "doc.html", path if submit else "methods/metrics.html", title=doc_title(text),
+            html=markup(doc_html(text, "../" * path.count("/"))),
+            others=[] if submit else [(title, href) for title, href in titles if href != path],
         )  # fmt: skip
     source = inputs.root / "CITATION.cff"
     if not source.is_file():
-        raise MoeloadError(f"{source}: not there; the page on how to cite is made from it")
+        raise MoeloadError(f"{source}: no such file; the page on how to cite is made from it")
     cff = source.read_text()
     yield render.page("cite.html", "cite.html", "cite.html", citations=citations(cff), cff=cff)
-    yield "README.md", (TEMPLATES / "space_card.md").read_bytes()

@@ -1,34 +1,51 @@
-"""What a trace's page says: how the run was made, what its loads did, how the forecasters fared on it."""
+"""What a trace's page says: how the run was made, what its loads did, how forecasters fared on it.
+
+Axis letters: S rows, L MoE layers, E experts, N bins.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from statistics import median
-from typing import Any
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-from leaderboard.site.forecaster_page import Facts
-from leaderboard.site.grids import fact_text, one_run
-from leaderboard.site.inputs import Board
-from leaderboard.site.words import three_digits
+import numpy as np
+
+from leaderboard.site.board import Board
+from leaderboard.site.board_page import digits
+from leaderboard.site.words import Facts, direction, fact_text, named
+from moeload_bench.arrays import FloatArray
 from moeload_bench.files import file_name
-from moeload_bench.publishing import card_tables
-from moeload_bench.results.comparison import with_runs_of
-from moeload_bench.results.grid import present_mean
+from moeload_bench.plots import View, view_trace
+from moeload_bench.publishing.card_tables import balancing_words, first_spans, source_names
 from moeload_bench.results.html import NONE
-from moeload_bench.results.tables import Table, table_of
+from moeload_bench.results.tables import Table, horizon_heads
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
-from moeload_bench.scoring.run_facts import DRIFT_STEPS
+from moeload_bench.scoring.description import run_spans
+from moeload_bench.traces.trace import Trace, shares
 from moeload_bench.words import ordinal
 
-FACTS = (
-    "Parameters", "MoE layers x experts", "Sequences per step", "Tokens per expert and step", "Noise of a row's share",
-    "As of independent tokens per expert", f"Drift over noise, h = {', '.join(map(str, DRIFT_STEPS))}",
-    "Passes over the text read most", "Trained on",
-)  # fmt: skip
-"""What the cells of `facts_cells` are."""
-SHORT = ("Model", *FACTS[:4], "Steps", "Balancing")
-"""Facts that open a page: the size of the run and its tokens per expert."""
+ACROSS = 4
+"""Bins are as fine as so many panels side by side allow."""
+MOST = 3.0
+"""The most powers of two around an even load that the map distinguishes."""
+
+
+class Strip(NamedTuple):
+    """A stretch of one state: its width in per cent, and its steps."""
+
+    state: str
+    width: float
+    steps: str
+
+
+class LayerMap(NamedTuple):
+    """The loads of a layer: the states over training, and a PNG with a row for each expert, in base64."""
+
+    name: str
+    states: list[Strip]
+    picture: str
 
 
 def page_path(trace_id: str) -> str:
@@ -36,111 +53,145 @@ def page_path(trace_id: str) -> str:
     return f"traces/{file_name(trace_id.replace('/', '.'))}.html"
 
 
-def trace_page(run: Run, boards: Sequence[Board]) -> dict[str, Any]:
-    """Return the page of a run; scores from every suite whose test run it is."""
-    scores = []
-    for board in boards:
-        results = with_runs_of(board.compared, {run.id})
-        if all(result.runs for result in results):
-            names = [entry.name for entry in board.entries]
-            scores.append((board.suite.name, tuple(one_run(results, names, PRIMARY))))
+def trace_page(trace: Trace, boards: Sequence[Board], file: str) -> dict[str, Any]:
+    """Return what the template shows of a run; scores from every board that it is a run of."""
+    view = view_trace(trace)
+    first, end = view.span
     return {
-        "id": run.id,
-        "short": [fact for fact in facts(run) if fact[0] in SHORT],
-        "facts": facts(run),
-        "spans": card_tables.first_spans(run.spans),
-        "layers": layers(run),
-        "sources": sources(run),
-        "scores": scores,
-        "notes": run.meta.notes,
+        "id": trace.id,
+        "file": file,
+        "facts": facts(trace),
+        "notes": trace.meta.notes,
+        "spans": first_spans(run_spans(trace)),
+        "steps": (f"{first:,}", f"{end:,}"),
+        "maps": [layer_map(view, layer) for layer in view.layers],
+        "sources": sources(trace),
+        "scores": [(board.title, table) for board in boards for table in scores(board, trace.id)],
     }
 
 
-def facts(run: Run) -> Facts:
+def facts(trace: Trace) -> Facts:
     """Return how the run was made."""
-    meta = run.meta
+    meta, size = trace.meta, trace.load_SLE.shape
     return [
-        ("Recipe", f"{meta.recipe}, version {meta.recipe_version}"),
-        ("Split", meta.split),
-        ("Seed", fact_text(meta.seed)),
         ("Model", meta.family),
-        ("Steps", f"{run.steps:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
-        ("Tokens per step", run.step_tokens),
-        *zip(FACTS, card_tables.facts_cells(run.facts), strict=True),
-        ("Top-k", fact_text(meta.top_k)),
+        ("MoE layers x experts", f"{size[1]} x {size[2]}, top-k {fact_text(meta.top_k)}"),
+        ("Steps", f"{trace.steps:,}" + (f", every {ordinal(meta.stride)}" if meta.stride > 1 else "")),
+        ("Tokens per step", step_tokens(trace)),
         ("Gate", f"{meta.gate}, {meta.score_function}"),
-        ("Balancing", card_tables.balancing_words(meta)),
-        ("Text", card_tables.source_names(meta.sources)),
+        ("Balancing", balancing_words(meta)),
+        ("Text", source_names(meta.sources)),
         ("Precision", meta.precision),
-        ("Columns", ", ".join(run.columns)),
+        ("Recipe", f"{meta.recipe}, version {meta.recipe_version}"),
+        ("Seed", fact_text(meta.seed)),
+        ("Split", meta.split),
         ("Licence", meta.licence),
-        ("Size", f"{run.bytes / 1e6:.2f} MB"),
-        ("SHA-256 of the data", run.data_sha256),
         ("SHA-256 of the metadata", meta.sha256()),
     ]
 
 
-def layers(run: Run) -> Table:
-    """Return one row per layer: states, onset with its band, imbalance, dead experts, floors."""
-    columns: dict[str, Callable[[LayerDescription], str]] = {
-        "layer": lambda layer: layer.layer,
-        "onset (band)": lambda layer: str(layer.onset or "never"),
-        f"imbalance, first {END_STEPS}": lambda layer: three_digits(layer.imbalance_first),
-        f"last {END_STEPS}": lambda layer: three_digits(layer.imbalance_last),
-        "dead experts": lambda layer: fact_text(layer.dead_experts),
-        f"floor, {END_STEPS}-step mean": lambda layer: three_digits(layer.floor_window_tv),
-        "floor, per step": lambda layer: three_digits(layer.floor_tv),
-        "over-dispersion": lambda layer: three_digits(layer.over_dispersion),
-        "states, in steps": lambda layer: layer.states,
-    }
-    caption = (
-        "A row is a layer; its columns say what the run is, and no direction is better. "
-        "Onset: the first stable step, with the band that thresholds a quarter lower and higher give. "
-        "Imbalance: largest over mean share. Dead: below a tenth of an even share at the end. Floors: the tokens, over "
-        "a window (window_tv) and step by step (tv), that any forecaster can be expected to misplace, by "
-        + " and ".join(sorted({layer.floor for layer in run.layers}))
-        + ". Over-dispersion: noise per step over that of top-k draws alone."
+def step_tokens(trace: Trace) -> str:
+    """Return tokens per step in words; of a batch that grows, from the first to the last."""
+    first, last = int(trace.tokens_SL[0].max()), trace.meta.global_batch_tokens or int(trace.tokens_SL[-1].max())
+    return f"{last:,}" if first >= last else f"{first:,} to {last:,}"
+
+
+def layer_map(view: View, layer: int) -> LayerMap:
+    """Return the map of a layer."""
+    share_NE = view.binned(shares(view.trace.load_SLE[view.rows, layer]), across=ACROSS).mean_NX
+    first, end = view.span
+    strips = [
+        Strip(state, round(100 * (stop - start) / (end - first), 2), f"{start:,.0f} to {stop:,.0f}")
+        for start, stop, state in view.spans(layer)
+    ]
+    return LayerMap(
+        f"{view.name(layer)}: {onset(view, layer)}", strips, load_picture(share_NE * view.trace.num_experts)
     )
-    return table_of(caption, run.layers, columns, 8)
 
 
-def sources(run: Run) -> Table | None:
+def load_picture(relative_NE: FloatArray) -> str:
+    """Return a PNG of load over even load, red above and blue below; black is no token, transparent no load."""
+    from matplotlib import colormaps
+    from matplotlib.image import imsave
+
+    colours = colormaps["RdBu_r"].with_extremes(under="black", bad=(0, 0, 0, 0))
+    with np.errstate(divide="ignore"):
+        power_NE = np.log2(relative_NE)
+    power_NE = np.where(relative_NE == 0, -2 * MOST, np.clip(power_NE, -MOST, MOST))
+    out = io.BytesIO()
+    imsave(out, power_NE.T, cmap=colours, vmin=-MOST, vmax=MOST, format="png")
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def onset(view: View, layer: int) -> str:
+    """Return the first stable step of a layer, with the least and largest that other thresholds give."""
+    labels = view.labels
+    if labels is None:
+        return "no states"
+    step, low, high = (step_of(view.trace, row) for row in (labels.onset_L[layer], *labels.onset_band_L2[layer]))
+    return f"stable from {step} ({low} to {high})"
+
+
+def step_of(trace: Trace, row: int) -> str:
+    """Return the training step of a row as text, `never` for -1."""
+    return "never" if row < 0 else f"{int(trace.step_S[row]):,}"
+
+
+def sources(trace: Trace) -> Table | None:
     """Return the texts that the model was trained on."""
-    if not run.meta.sources:
+    if not trace.meta.sources:
         return None
     rows = tuple(
         (one.name, one.version, one.licence, f"{one.bytes / 1e6:.1f} MB", one.sha256[:16], str(one.stage))
-        for one in run.meta.sources
+        for one in trace.meta.sources
     )
     heads = ("source", "version", "licence", "size", "SHA-256 begins", "stage")
     return Table("The texts that the model was trained on.", heads, rows, 6, 6)
 
 
-def runs_table(runs: Sequence[Run], boards: Sequence[Board]) -> Table:
-    """Return all traces, one row each."""
-    use: dict[str, list[str]] = {}
-    for board in boards:
-        for entry in board.suite.traces:
-            use.setdefault(entry.id, []).append(f"scored in {board.suite.name}")
-        for fit in board.suite.fit:
-            use.setdefault(fit.id, []).append(f"to fit on in {board.suite.name}")
-    rows = tuple(
-        (
-            run.id, ", ".join(use.get(run.id, [NONE])), f"{run.steps:,}",
-            f"{len(run.meta.layers)} x {run.meta.experts}, {run.meta.top_k or 'varies'}", run.step_tokens,
-            *card_tables.facts_cells(run.facts)[3:5],
-            three_digits(present_mean([one.imbalance_first for one in run.layers])),
-            three_digits(present_mean([one.imbalance_last for one in run.layers])),
-            f"{median(steps):g}" if (steps := card_tables.onset_steps(run.layers)) else "never",
-            card_tables.balancing_words(run.meta),
+def scores(board: Board, trace_id: str) -> list[Table]:
+    """Return the errors of all forecasters on this run, a table for each state."""
+    if trace_id not in board.traces:
+        return []
+    rows = board.by_run[(board.by_run["trace"] == trace_id) & board.by_run["value"].notna()]
+    tables = []
+    for state, found in rows.groupby("state", sort=False):
+        values = found.pivot(index="forecaster", columns="horizon", values="value")
+        order = list(dict.fromkeys(found["forecaster"]))
+        lines = tuple((name, *map(digits, values.loc[name])) for name in order)
+        caption = (
+            f"{named(PRIMARY)}, {state}: mean over {found['origins'].max()} origins and over layers. A row is a "
+            f"forecaster, a column a horizon h in training steps; {direction(PRIMARY)}."
         )
-        for run in runs
-    )  # fmt: skip
-    heads = ("run", "use", "steps", "layers x experts, top\N{NON-BREAKING HYPHEN}k", "tokens per step",
-             "per expert", "noise of a row", "imbalance, first", "last", "onset", "balancing")  # fmt: skip
-    caption = (
-        "A row is a run; its columns say what it is, and no direction is better. "
-        f"Imbalance: largest over mean share, mean over layers, in the first and last {END_STEPS} steps. Onset of the "
-        "stable state: median over layers; a run's page gives each layer's, with its band, and the text that was read."
+        tables.append(
+            Table(caption, ("forecaster", *horizon_heads([int(horizon) for horizon in values.columns])), lines)
+        )
+    return tables
+
+
+def list_row(trace: Trace, boards: Sequence[Board]) -> tuple[str, ...]:
+    """Return the row of a trace in the list of all."""
+    meta, (_, L, E) = trace.meta, trace.load_SLE.shape
+    uses = [f"scored in {board.name}" for board in boards if trace.id in board.traces]
+    uses += [f"to fit on in {board.name}" for board in boards if trace.id in {one.id for one in board.suite.fit}]
+    even = step_tokens(trace)
+    size = f"{L} x {E}, {meta.top_k or 'varies'}"
+    return (trace.id, ", ".join(dict.fromkeys(uses)) or NONE, f"{trace.steps:,}", size, even, balancing_words(meta),
+            first_spans(run_spans(trace)))  # fmt: skip
+
+
+def traces_table(rows: Sequence[tuple[str, ...]]) -> Table:
+    """Return the list of all traces."""
+    heads = (
+        "run",
+        "use",
+        "steps",
+        "layers x experts, top\N{NON-BREAKING HYPHEN}k",
+        "tokens per step",
+        "balancing",
+        "states",
     )
-    return Table(caption, heads, rows, 2, 10)
+    caption = (
+        "A row is a run; its columns say what it is, and no direction is better. States are given in training steps."
+    )
+    return Table(caption, heads, tuple(rows), 2, 5)

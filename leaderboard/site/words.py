@@ -1,4 +1,4 @@
-"""How the site writes numbers, names and metrics; nothing here computes."""
+"""How the site writes numbers, names and metrics; nothing is computed with them."""
 
 from __future__ import annotations
 
@@ -11,91 +11,79 @@ from typing import Any
 
 from leaderboard.committed import ROOT, SUBMISSIONS
 from moeload_bench.results import tables
+from moeload_bench.results.entry import Entry
 from moeload_bench.results.html import NONE, number
-from moeload_bench.results.record import Result
-from moeload_bench.scoring.catalogue import metric_spec, plain_name
+from moeload_bench.scoring.catalogue import lower_is_better, plain_name
 
 NOT_GIVEN = "n/a"
+Facts = list[tuple[str, str]]
+"""Names with what is said of them."""
 
 
 def three_digits(value: float | None) -> str:
-    """Format three significant digits, zeros kept, so that a column of them can be read down; a dash for nothing."""
-    if value is not None and 1e-4 <= value < 99:
-        return f"{value:#.3g}"  # nearly all of a page's millions
-    if value is None or math.isnan(value):
-        return NONE
+    """Format three significant digits with zeros at the end, so that columns line up; a dash for nothing."""
     return number(tables.three_digits(value, zeros=True))
 
 
-def signed_skill(value: float | None) -> str:
-    """Skill: three decimals with its sign."""
+def signed_skill(value: float) -> str:
+    """Format a skill with three decimals and its sign; a dash for nothing."""
     return number(tables.signed_skill(value))
 
 
-def skill_text(skill: float, metric: str) -> str:
-    """Skill in a metric; in one of plans with their imbalance against that of the reference's plans, in percent.
-
-    Skill is a ratio of imbalances there, near 0 by nature.
-    """
-    percents = f" ({number(tables.signed_percent(-skill))} %)" if "@" in metric and math.isfinite(skill) else ""
-    return signed_skill(skill) + percents
-
-
-def percent(value: float | None) -> str:
-    """Format a fraction as per cent."""
-    return NONE if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
+def percent(value: float) -> str:
+    """Format a fraction as per cent, without decimals from 10 % on."""
+    return number(f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %")
 
 
 def interval_text(low: float, high: float) -> str:
-    """Format a 95 % interval; `n/a` where the suite is too small for one."""
+    """Format a 95 % interval; `n/a` where there are too few recipes for one."""
     return NOT_GIVEN if math.isnan(low) else number(f"{tables.signed(low)} to {tables.signed(high)}")
 
 
-def megabytes(size: int | None) -> str:
-    """Bytes as MB."""
-    return NONE if size is None else f"{size / 1e6:.0f} MB"
-
-
 def named(metric: str) -> str:
-    """Return a metric by what it is called, its symbol beside it; the symbol alone of one that has no other name."""
+    """Return the plain name of a metric with its symbol: `misplaced tokens, as a fraction (window_tv)`."""
     plain = plain_name(metric)
     return metric if plain == metric else f"{plain} ({metric})"
 
 
-def metric_unit(metric: str) -> str:
-    """Return the unit of a metric; empty for one that the catalogue does not know."""
-    spec = metric_spec(metric)
-    return spec.unit if spec else ""
+def direction(metric: str) -> str:
+    """Return which direction of a metric is better: `less is better`; empty for a description."""
+    lower = lower_is_better(metric)
+    return "" if lower is None else f"{'less' if lower else 'more'} is better"
+
+
+def fact_text(value: object) -> str:
+    """Return the text of a fact; a dash for nothing."""
+    return NONE if value is None or value == "" else str(value)
 
 
 def web_link(link: str | None) -> str | None:
-    """Return the link if it is one to the web, else None: nothing else becomes a link on the site."""
+    """Return a link to the web; None for any other link, which the site shows as text."""
     return link if link and re.fullmatch(r"https?://[^\s<>\"']+", link) else None
 
 
 def arguments_text(kwargs: Mapping[str, Any]) -> str:
-    """Arguments of a forecaster as `key=value, ...`."""
+    """Return arguments of a forecaster as `key=value, ...`."""
     return ", ".join(f"{key}={_literal(value)}" for key, value in sorted(kwargs.items()))
 
 
-def run_command(result: Result) -> str:
-    """Return the command that scores the forecaster again on its suite; a stranger's code in the sandbox."""
-    base, level = result.forecaster.target.partition("@")[0], result.isolation
+def run_command(entry: Entry) -> str:
+    """Return the command that scores a forecaster on its suite; a submission's code runs in the sandbox."""
+    base, level = entry.target.partition("@")[0], entry.isolation
     if base.startswith("forecaster.py:"):
-        base, level = f"{_folder_of(result)}/{base}", "sandbox"
-    given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(result.forecaster.kwargs.items()))
+        base, level = f"{_folder_of(entry)}/{base}", "sandbox"
+    given = ",".join(f"{key}={_literal(value)}" for key, value in sorted(entry.kwargs.items()))
     target = shlex.quote(f"{base}@{given}" if given else base)
-    options = f"--suite {result.suite.name} --seed {result.seed} --level {level} --fresh"
-    return f"moeload-bench run {target} {options}"
+    return f"moeload-bench run {target} --suite {entry.suite.name} --seed {entry.seed} --level {level} --fresh"
 
 
-def verify_command(result: Result) -> str:
+def verify_command(entry: Entry) -> str:
     """Return the command that maintainers run."""
-    return f"python -m leaderboard verify {shlex.quote(_folder_of(result))}"
+    return f"python -m leaderboard verify {shlex.quote(_folder_of(entry))}"
 
 
-def _folder_of(result: Result) -> str:
-    return (SUBMISSIONS / result.name).relative_to(ROOT).as_posix()
+def _folder_of(entry: Entry) -> str:
+    return (SUBMISSIONS / entry.name).relative_to(ROOT).as_posix()
 
 
 def _literal(value: Any) -> str:

@@ -91,7 +91,7 @@ class Results:
     @property
     def states(self) -> list[str]:
         """Return the states that have tasks, crossing among them."""
-        there = {*self.table["state"], *([CROSSING] if self.table["crossing"].any() else [])}
+        there = {*self.table["state"].unique(), *([CROSSING] if self.table["crossing"].any() else [])}
         return [state for state in (*STATES, CROSSING) if state in there]
 
     @property

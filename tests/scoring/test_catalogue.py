@@ -99,7 +99,6 @@ def test_a_new_metric_is_shown(scored: Scored, metric: Metric) -> None:
     assert f"| `{metric.label}` | {described} | less | 0 to " in catalogue_table()
     assert f"| `{metric.label}` | {metric.tolerance.value[1]:g} | 0.001 |  |" in tolerances()
     assert site_words.named(name) == f"{metric.plain} ({name})"
-    assert site_words.metric_unit(name) == metric.unit
 
 
 def test_every_metric_is_wholly_described() -> None:

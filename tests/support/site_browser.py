@@ -57,26 +57,11 @@ def open_page(driver: Any, path: Path, fragment: str = "", size: tuple[int, int]
 
 
 def wait_drawn(driver: Any) -> None:
-    """Wait until the tables and charts that the page is to show are there."""
+    """Wait until the page has run its scripts."""
     from selenium.webdriver.support.wait import WebDriverWait
 
-    ready = """
-        const done = arguments[0];
-        const boxes = () => [...document.querySelectorAll(".chart, .chart > div")];
-        const drawn = () => Promise.all(boxes().map((box) => box.moeloadDrawn)).then(
-          () => done(true), (error) => done(String(error)));
-        if (!document.getElementById("site-data") || !document.querySelector(".switches")) { drawn(); return; }
-        const wait = () => {
-          const chosen = [...document.querySelectorAll(".switches select")].map((one) => one.value).join(" ");
-          if (document.documentElement.dataset.shown !== chosen) { setTimeout(wait, 20); return; }
-          drawn();
-        };
-        wait();
-    """
     driver.set_script_timeout(WAIT_S)
     WebDriverWait(driver, WAIT_S).until(lambda d: d.execute_script("return document.readyState") == "complete")
-    answer = driver.execute_async_script(ready)
-    assert answer is True, answer
 
 
 def complaints(driver: Any) -> list[str]:

@@ -1,159 +1,97 @@
-"""Small checkouts with results, submissions and traces for the tests of the site, and ways to read a built one."""
+"""Boards for the tests of the site: the committed mini suite, drawn results of many recipes, a stranger's markup."""
 
 from __future__ import annotations
 
-import json
-import shutil
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from leaderboard.site.inputs import Inputs, read_inputs
-from leaderboard.site.payload import FIELDS
-from leaderboard.suites.freeze import to_toml
-from moeload_bench.results.record import Result, load_result
-from moeload_bench.submissions.folder import RECORD, parse_submission
-from moeload_bench.suites.suite import Suite, SuiteTrace
+from leaderboard.committed import RESULTS
+from leaderboard.site.board import Board, BoardEntry
+from leaderboard.site.inputs import Inputs, suite_board
+from moeload_bench.results.files import joined
+from moeload_bench.results.results import Results
+from moeload_bench.traces.store import TraceRef
 
 ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("leaderboard/results/mini", "moeload_bench/suites", "CITATION.cff", "docs")
-TRACE = "moeload_bench/data/qwen3moe-tiny-8e/test/seed1.parquet"
-FEW = ("window_tv", "tv", "regret@quarter", "hot_recall")
-"""Metrics that thinned results keep: an error with floors, another one, a cost of plans, a score."""
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&lt;b&gt;\'"'
 
 
 @lru_cache(maxsize=1)
-def committed_inputs() -> Inputs:
-    """What the site is made from in this checkout: read once in a process, in some 20 s."""
-    return read_inputs(ROOT)
+def mini_board() -> Board:
+    """The committed results of the mini suite: two recipes, no sizes of batches."""
+    return suite_board(ROOT, RESULTS / "mini")
 
 
-def copy_checkout(to: Path, traces: tuple[str, ...] = (), metrics: tuple[str, ...] | None = None) -> Path:
-    """The committed files that the site is made from, with these of the traces, and with these of the metrics only."""
-    for name in (*COPIED, *traces):
-        target = to / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, target, dirs_exist_ok=True)
-        else:
-            shutil.copy(ROOT / name, target)
-    for path in sorted((to / "leaderboard" / "results" / "mini").glob("*.json")):
-        result = load_result(path)
-        write_submission(to, result)
-        if metrics:
-            thinned(result, metrics).save(path)
-    return to
+def inputs_of(*boards: Board, traces: tuple[TraceRef, ...] = ()) -> Inputs:
+    """The site of these boards and traces."""
+    return Inputs(ROOT, boards, traces, "0" * 64)
 
 
-def write_submission(root: Path, result: Result, **changes: Any) -> Path:
-    """The folder that belongs to a result of a baseline, without a verification."""
-    suite = {"name": result.suite.name, "sha256": result.suite.sha256}
-    fields = {"name": result.name, "authors": ["The maintainers"], "licence": "Apache-2.0", "hardware": "a laptop",
-              "target": result.forecaster.target, "fitted_beyond_train": False, "suite": suite, **changes}  # fmt: skip
-    folder = root / "leaderboard" / "submissions" / result.name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / RECORD).write_text(parse_submission(fields, "test").to_toml())
-    return folder
+def with_results(board: Board, results: Results) -> Board:
+    """The board with these results, each entry `checked`."""
+    entries = tuple(BoardEntry(entry, None, "checked") for entry in results.entries.values())
+    return replace(board, results=results, entries=entries)
 
 
-def thinned(result: Result, metrics: tuple[str, ...]) -> Result:
-    """The result with these metrics only."""
-    runs = []
-    for run in result.runs:
-        tasks = [
-            task.model_copy(update={"metrics": {name: task.metrics[name] for name in metrics if name in task.metrics}})
-            for task in run.tasks
-        ]
-        runs.append(run.model_copy(update={"tasks": tuple(tasks), "per_layer": {}}))
-    return result.model_copy(update={"runs": tuple(runs)})
+def renamed(results: Results, old: str, new: str, **changes: Any) -> Results:
+    """The results of one forecaster under another name, with these changes of its entry."""
+    found = results.select([old])
+    entry = found.entries[old].model_copy(update={"name": new, **changes})
+    frames = {name: getattr(found, name).assign(forecaster=new) for name in ("table", "costs")}
+    return Results({new: entry}, **frames, facts=found.facts)
 
 
-def add_hostile(root: Path) -> list[str]:
-    """Two entries full of markup: a result whose very name is, and a submission; returns their names."""
-    folder = root / "leaderboard" / "results" / "mini"
-    result = load_result(folder / "last_value.json")
-    run = result.runs[0]
-    task = run.tasks[0].model_copy(update={"failure": f"it broke: {HOSTILE}"})
-    runs = (run.model_copy(update={"tasks": (task, *run.tasks[1:]), "counts": {HOSTILE: 3}}), *result.runs[1:])
-    where = result.environment.model_copy(update={"hardware": HOSTILE, "commit": HOSTILE, "versions": {"a": HOSTILE}})
-    for name, file in ((HOSTILE, "hostile.json"), ("evil", "evil.json")):
-        made = result.forecaster.model_copy(update={"name": name, "kwargs": {"a": HOSTILE}, "requirements": (HOSTILE,)})
-        update = {"forecaster": made, "runs": runs, "environment": where, "notes": (HOSTILE,), "isolation": HOSTILE}
-        hostile = result.model_copy(update=update)
-        hostile.save(folder / file)
-    link = "https://example.org/?a=1&b=2"
-    said = {"fitted_beyond_train": True, "model_type": "pretrained", "fitted_on": ["pages of a wiki"]}
-    write_submission(root, hostile, authors=[HOSTILE], hardware=HOSTILE, link=link, **said)
-    return [HOSTILE, "evil"]
-
-
-def many_recipes(to: Path, recipes: int = 6, others: int = 3, seed: int = 0) -> Path:
-    """A checkout with a suite of so many recipes, two runs each, and results drawn at random around a level each."""
-    rng = np.random.default_rng(seed)
-    template = load_result(ROOT / "leaderboard" / "results" / "mini" / "uniform.json")
-    entries = tuple(
-        SuiteTrace(id=f"recipe{r}/test/seed{s}", data_sha256=f"{r:032x}{s:032x}", transient=(20, 60), stable=(600, 900))
-        for r in range(recipes)
-        for s in (1, 2)
+def hostile_board() -> Board:
+    """The mini suite with an entry that is markup wherever it can hold a text."""
+    board = mini_board()
+    where = board.results.entries["lstm"].environment.model_copy(
+        update={"hardware": HOSTILE, "commit": HOSTILE, "versions": {"a": HOSTILE}}
     )
-    suite = Suite(name="many", horizons=(1, 10, 100), baselines=("uniform", "sw_avg"), traces=entries)
-    (to / "moeload_bench" / "suites").mkdir(parents=True)
-    (to / "moeload_bench" / "suites" / "many.toml").write_text(to_toml(suite))
-    shutil.copy(ROOT / "CITATION.cff", to)
-    level_G = rng.uniform(0.02, 0.2, recipes)
-    named = {"uniform": 3.0, "sw_avg": 1.0, "sw_avg.w50": 0.9, **{f"other{i}": 0.6 + 0.2 * i for i in range(others)}}
-    for name, factor in named.items():
-        _drawn(template, suite, name, factor * level_G, rng).save(to / f"leaderboard/results/many/{name}.json")
-    return to
+    changes = {"kwargs": {"a": HOSTILE}, "requirements": (HOSTILE,), "notes": (HOSTILE,), "environment": where}
+    evil = renamed(board.results, "lstm", HOSTILE, isolation=HOSTILE, **changes)
+    first = evil.table.index == evil.table.index[0]
+    table = evil.table.assign(failure=np.where(first, f"it broke: {HOSTILE}", None))
+    evil = replace(evil, table=table, costs=evil.costs.assign(counts=f'{{"{HOSTILE[:9]}": 3}}'))
+    entry = BoardEntry(evil.entries[HOSTILE], None, "claimed", (HOSTILE,))
+    return replace(board, results=joined([board.results, evil]), entries=(*board.entries, entry))
 
 
-def _drawn(template: Result, suite: Suite, name: str, level_G: Any, rng: np.random.Generator) -> Result:
-    runs = []
-    for entry in suite.traces:
-        level = level_G[int(entry.id.split("/")[0].removeprefix("recipe"))]
-        tasks = [
-            template.runs[0].tasks[0].model_copy(
-                update={"origin": origin, "state": state, "crossing": (False, False, state == "transient"),
-                        "failure": None, "metrics": _scores(level, rng, quantiles=name == "other0")}
-            )
-            for origin, state in entry.origins()
-        ]  # fmt: skip
-        floors = {state: {"floor_batch": {"window_tv": (0.01, 0.003, 0.001)}} for state in ("transient", "stable")}
-        new = {"trace": entry.id, "data_sha256": entry.data_sha256, "tasks": tuple(tasks), "per_layer": {}}
-        runs.append(template.runs[0].model_copy(update={**new, "floors": floors}))
-    target = "sw_avg@window=50" if name == "sw_avg.w50" else name
-    made = template.forecaster.model_copy(update={"name": name, "target": target})
-    record = template.suite.model_copy(
-        update={"name": suite.name, "sha256": suite.sha256(), "horizons": suite.horizons, "reference": suite.reference}
-    )
-    return template.model_copy(update={"forecaster": made, "suite": record, "runs": tuple(runs)})
-
-
-def _scores(level: float, rng: np.random.Generator, quantiles: bool) -> dict[str, tuple[float, ...]]:
-    error = level * np.exp(rng.normal(0, 0.1, 3))
-    scores = {"window_tv": tuple(error), "regret@quarter": tuple(0.1 * error), "hot_recall": tuple(1 - error)}
-    return {**scores, **({"wql": tuple(0.7 * error)} if quantiles else {})}
+def drawn_board(
+    levels: Mapping[str, float], recipes: int = 6, horizons: tuple[int, ...] = (1, 10, 100), seed: int = 0
+) -> Board:
+    """Results of these forecasters, by their mean error, on recipes of two runs each; none at the last horizon."""
+    rng, mini = np.random.default_rng(seed), mini_board().results
+    rows = [
+        {"trace": f"recipe{r}/test/seed{s}", "recipe": f"recipe{r}", "stratum": "small" if r % 2 else "large",
+         "state": state, "crossing": False, "origin": origin, "horizon": horizon, "failure": None}
+        for r in range(recipes) for s in (1, 2) for origin, state in ((20, "transient"), (600, "stable"))
+        for horizon in horizons
+    ]  # fmt: skip
+    tasks = pd.DataFrame(rows)
+    noise = {name: level * np.exp(rng.normal(0, 0.05, len(tasks))) for name, level in levels.items()}
+    known = tasks["horizon"] < horizons[-1]
+    frames = [
+        tasks.assign(forecaster=name, window_tv=np.where(known, error, np.nan), **{"regret@quarter": 0.1 * error})
+        for name, error in noise.items()
+    ]
+    suite = mini.suite.model_copy(update={"name": "many", "sha256": "1" * 64, "horizons": horizons})
+    entry = mini.entries["sw_avg"].model_copy(update={"suite": suite})
+    entries = {name: entry.model_copy(update={"name": name, "target": name}) for name in levels}
+    cost = mini.costs.iloc[0].to_dict()
+    runs = [(name, trace) for name in levels for trace in tasks["trace"].unique()]
+    costs = pd.DataFrame([{**cost, "forecaster": name, "trace": trace} for name, trace in runs])
+    results = Results(entries, pd.concat(frames, ignore_index=True), costs, mini.facts.iloc[:0])
+    return with_results(replace(mini_board(), name="many", title="Many recipes", runs="drawn for a test"), results)
 
 
 # ---------------------------------------------------------------- reading what was built
-
-
-def shown_metric(files: dict[str, bytes], suite: str, metric: str) -> Any:
-    """The data of a metric as the site's page gets them."""
-    text = files[f"data/{suite}.{metric.replace('@', '.')}.js"].decode()
-    head, tail = f'moeload.add("{suite}","{metric}",', ");\n"
-    assert text.startswith(head)
-    assert text.endswith(tail)
-    return json.loads(text[len(head) : -len(tail)])
-
-
-def cell(view: Any, row: int, field: str) -> str:
-    """One text of a view."""
-    return str(view["rows"][row][FIELDS.index(field)])
 
 
 class _Tables(HTMLParser):
