@@ -21,7 +21,7 @@ from compare_common import new_forecaster, observe_and_forecast, spread, table, 
 from threadpoolctl import threadpool_limits
 
 from moeload_bench.forecaster import StepBlock
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SUITE = "v3"

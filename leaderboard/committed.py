@@ -11,12 +11,12 @@ from functools import cache
 from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
+from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import COSTS, joined, load_results
-from moeload_bench.results.record import ForecasterRecord, Result, load_result
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined, load_results
+from moeload_bench.results.storage import COSTS
 from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.submissions.check import folder_problems
@@ -56,11 +56,11 @@ def committed_results(suite: str, results: Path = RESULTS, layers: bool = False)
     traces or tasks, or without code.
     """
     tasks = load_suite(suite)
-    paths = [path for path in sorted((results / suite).glob("*.parquet")) if path.name != COSTS]
+    paths = [path for path in sorted((results / tasks.name).glob("*.parquet")) if path.name != COSTS]
     parts = {path: load_results(path, layers) for path in paths}
     wrong = [f"{path.name}: {line}" for path, part in parts.items() for line in file_problems(path, part, tasks)]
     if wrong or not parts:
-        lines = wrong or [f"none is in {results / suite}"]
+        lines = wrong or [f"none is in {results / tasks.name}"]
         raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in lines))
     found = joined(list(parts.values()))
     first = [name for name in tasks.baselines if name in found.entries]
@@ -73,7 +73,7 @@ def file_problems(path: Path, found: Results, suite: Suite) -> Iterator[str]:
     The hash of its code is provenance. What binds a result is that its entry forecasts the same when it is run again:
     tests/leaderboard/test_behaviour.py.
     """
-    if found.names != [path.stem]:
+    if [file_name(name) for name in found.names] != [path.stem]:
         yield f"holds the result of {', '.join(found.names)}, expected that of {path.stem}"
         return
     yield from suite_problems(found, suite)
@@ -140,145 +140,59 @@ def _run(path: Path, *_: int) -> Run:
     return read_run(path)
 
 
-def entry_problems(result: Entry | Result, folder: Folder, suite: Suite) -> Iterator[str]:
+def entry_problems(entry: Entry, folder: Folder, suite: Suite) -> Iterator[str]:
     """Yield why a result is not that of its submission, or not one that the submission's verification is of."""
     yield from folder_problems(folder, suite)
-    record, made = folder.record, _made(result)
+    record = folder.record
     expected = {
-        "suite": (f"{result.suite.name} {result.suite.sha256[:12]}", f"{suite.name} {suite.sha256()[:12]}"),
-        "scoring version": (result.scoring_version, SCORING_VERSION),
-        "forecaster name": (made.name, record.name),
-        "forecaster target": (made.target, record.result_target),
-        "forecaster kwargs": (made.kwargs, record.kwargs),
-        "requirements": (made.requirements, folder.requirements),
+        "suite": (f"{entry.suite.name} {entry.suite.sha256[:12]}", f"{suite.name} {suite.sha256()[:12]}"),
+        "scoring version": (entry.scoring_version, SCORING_VERSION),
+        "forecaster name": (entry.name, record.name),
+        "forecaster target": (entry.target, record.result_target),
+        "forecaster kwargs": (entry.kwargs, record.kwargs),
+        "requirements": (entry.requirements, folder.requirements),
     }
     for what, (got, wanted) in expected.items():
         if got != wanted:
             yield f"{what}: the result says {got!r}, expected {wanted!r}: {VERIFY_AGAIN}"
-    if record.has_code and made.source_sha256 != folder.source_sha256:
+    if record.has_code and entry.source_sha256 != folder.source_sha256:
         yield f"the code has changed since the result was made: {VERIFY_AGAIN}"
     verification = folder.verification
     if verification is None:
-        if result.status == "verified":
+        if entry.status == "verified":
             yield f"the result says verified, but no verification.json says so: {VERIFY_AGAIN}"
-    elif verification.commit != result.environment.commit:
+    elif verification.commit != entry.environment.commit:
         yield f"verification.json is about another result: {VERIFY_AGAIN}"
-    elif (result.status == "verified") != (verification.status == "verified"):
-        yield f"the result says {result.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
+    elif (entry.status == "verified") != (verification.status == "verified"):
+        yield f"the result says {entry.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
 
 
-def target_of(result: Entry | Result, submissions: Path = SUBMISSIONS) -> Target:
+def target_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Target:
     """Return what to run to obtain a result again: a submission's code, or a baseline.
 
     Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
     """
-    folder = submission_of(result, submissions)
-    target = parse_target(_made(result).target) if folder is None else folder.target()
-    return replace(target, name=result.name)
+    folder = submission_of(entry, submissions)
+    target = parse_target(entry.target) if folder is None else folder.target()
+    return replace(target, name=entry.name)
 
 
-def model_type_of(result: Entry | Result, record: Submission | None) -> ModelType:
-    """Return what a forecaster is: what its submission says, else what follows from how it was made."""
+def model_type_of(entry: Entry, record: Submission | None) -> ModelType:
+    """Return what a forecaster is: what its submission says, else what follows from how it was entry."""
     if record is not None and record.model_type is not None:
         return record.model_type
-    if _made(result).target == UNIFORM:
+    if entry.target == UNIFORM:
         return "yardstick"
-    fitted = result.fit_wall_s is not None
+    fitted = entry.fit_wall_s is not None
     return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
 
 
-def submission_of(result: Entry | Result, submissions: Path = SUBMISSIONS) -> Folder | None:
+def submission_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Folder | None:
     """Return the submission that a result is named after, None where there is none."""
-    folder = submissions / result.name
+    folder = submissions / entry.name
     return read_folder(folder) if (folder / RECORD).is_file() else None
-
-
-def _made(result: Entry | Result) -> Entry | ForecasterRecord:
-    return result.forecaster if isinstance(result, Result) else result
 
 
 def result_path(suite: str, name: str) -> str:
     """Return where a result lies below the root of a leaderboard."""
     return f"results/{suite}/{name}.parquet"
-
-
-# JSON records, which site, seasons, verification and re-runs still read
-
-
-def record_path(suite: str, name: str) -> str:
-    """Return where a JSON record lies below the root of a leaderboard."""
-    return f"results/{suite}/{name}.json"
-
-
-def load_all(suite: Suite, results: Path = RESULTS) -> dict[Path, Result]:
-    """Return every record in the suite's folder; raise `ResultError` for one that cannot be read, or two of
-    one name.
-    """
-    found = {path: committed_result(path) for path in sorted((results / suite.name).glob("*.json"))}
-    first: dict[str, Path] = {}
-    for path, result in found.items():
-        other = first.setdefault(result.name, path)
-        if other != path:
-            raise ResultError(f"{path}: a second result of {result.name}; the first is {other.name}")
-    return found
-
-
-def committed_result(path: Path) -> Result:
-    """Return the record in a result's file, which is parsed once as long as the file stays as it is."""
-    return _result(path, *_state_of(path))
-
-
-@cache
-def _result(path: Path, *_: int) -> Result:
-    return load_result(path)
-
-
-def in_suite_order(results: list[Result], suite: Suite) -> list[Result]:
-    """Return the suite's baselines in their order, then the others by name."""
-    found = {result.name: result for result in results}
-    first = [name for name in suite.baselines if name in found]
-    return [found[name] for name in [*first, *sorted(set(found) - set(first))]]
-
-
-def result_problems(result: Result, suite: Suite) -> Iterator[str]:
-    """Yield why a result is not one of this suite, or cannot be run again, in words.
-
-    The hash of its code is provenance. What binds a result is that its entry forecasts the same when it is run again:
-    tests/leaderboard/test_behaviour.py.
-    """
-    if (result.suite.name, result.suite.sha256) != (suite.name, suite.sha256()):
-        yield (
-            f"scored on suite {result.suite.name} {result.suite.sha256[:12]}, expected {suite.name} "
-            f"{suite.sha256()[:12]}"
-        )
-        return
-    if result.scoring_version != SCORING_VERSION:
-        yield f"scoring version {result.scoring_version}, expected {SCORING_VERSION}"
-    if result.seed != suite.seed:
-        yield f"seed {result.seed}, expected {suite.seed}"
-    yield from _runs(result, suite)
-    try:
-        target_of(result)
-    except MoeloadError as error:
-        commit = result.environment.commit or "none"
-        yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
-
-
-def _runs(result: Result, suite: Suite) -> Iterator[str]:
-    runs = {run.trace: run for run in result.runs}
-    expected = {entry.id: entry for entry in suite.traces}
-    for trace in sorted(expected.keys() - runs.keys()):
-        yield f"{trace}: missing; a result holds every run of the suite"
-    for trace in sorted(runs.keys() - expected.keys()):
-        yield f"{trace}: not in suite {suite.name}"
-    if len(runs) != len(result.runs):
-        yield "a run is listed twice"
-    for trace in sorted(expected.keys() & runs.keys()):
-        run, entry = runs[trace], expected[trace]
-        if run.data_sha256 != entry.data_sha256:
-            yield f"{trace}: scored on data {run.data_sha256[:12]}, expected {entry.data_sha256[:12]}"
-        tasks = {(task.origin, task.state) for task in run.tasks}
-        missing = sorted(set(entry.origins()) - tasks)
-        if missing or len(tasks) != len(run.tasks) or len(tasks) != len(entry.origins()):
-            at = f", origin {missing[0][0]} ({missing[0][1]}) is missing" if missing else ""
-            yield f"{trace}: {len(run.tasks)} tasks, expected the suite's {len(entry.origins())}{at}"

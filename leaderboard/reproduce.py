@@ -24,8 +24,7 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import joined, load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.submissions.check import require_level
 from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite

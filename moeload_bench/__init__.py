@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moeload_bench.placement.replan import CostModel
     from moeload_bench.recording.callback import LoadRecorder
     from moeload_bench.recording.recorder import record
-    from moeload_bench.results.files import load_results
+    from moeload_bench.results.results import load_results
     from moeload_bench.suites.suite import load_suite
     from moeload_bench.traces.store import list_traces, load_trace, write_trace
     from moeload_bench.traces.trace import Trace
@@ -73,7 +73,7 @@ _HOME = _by_name({
     "placement.plans": "ClusterShape",
     "placement.replan": "CostModel",
     "recording": "LoadRecorder record",
-    "results.files": "load_results",
+    "results.results": "load_results",
     "suites.suite": "load_suite",
     "traces.store": "list_traces load_trace write_trace",
     "traces.trace": "Trace",

@@ -29,7 +29,7 @@ from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts, unfinished_trace
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.submissions.folder import parse_requirements, read_folder
 from moeload_bench.submissions.requirements import _check_wheels, _unpack
 from moeload_bench.submissions.weights import check_weights

@@ -13,9 +13,8 @@ from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker
 from moeload_bench.results.board import known_board
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import joined, load_results
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.results.strata import by_stratum, with_size
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY

@@ -14,8 +14,7 @@ from leaderboard.committed import (
     recipe_of_run,
     suites_with_results,
 )
-from leaderboard.pages.season_results import season_recipe, season_results
-from leaderboard.season_tools.scored import ScoredSeason, scored_seasons
+from leaderboard.season.scored import ScoredSeason, scored_seasons
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, with_size
@@ -84,29 +83,26 @@ def season_name() -> str:
 def candidate() -> str:
     """Return the entry that the newest season named before its runs were drawn."""
     season = newest_season()
-    return season.draws.candidate if season and season.draws else ""
+    return season.season.candidate if season else ""
 
 
 def tuned_average() -> str:
     """Return the average that the newest season compares its candidate with."""
     season = newest_season()
-    return season.draws.tuned_average if season and season.draws else ""
+    return season.season.reference if season else ""
 
 
 @functools.cache
 def season_sets() -> list[RunSet]:
     """Return the sets of the newest season, those unlike training last."""
     season = newest_season()
-    if season is None or season.draws is None:
+    if season is None:
         return []
-    results = season_results(season)
     found = []
-    for one in sorted(season.draws.sets, key=lambda drawn: drawn.new_levels):
-        recipes = {name: season_recipe(season, name) for name in one.stratum_of}
-        whole = RunSet("", results)
-        found.append(
-            RunSet(f"set {one.name}", whole.on(set(recipes)), unlike=one.new_levels > 0, loss_free=_loss_free(recipes))
-        )
+    for one in sorted(season.season.sets, key=lambda one: one.new_levels):
+        recipes = season.recipes[one.name]
+        results = season.on(season.strata(one))
+        found.append(RunSet(f"set {one.name}", results, unlike=one.new_levels > 0, loss_free=_loss_free(recipes)))
     return found
 
 

@@ -21,7 +21,6 @@ from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seaso
 from leaderboard.season.scoring import LEAST_ORIGINS
 from leaderboard.templates import render_text
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.statistics import Interval
 from moeload_bench.results.tables import signed_percent, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
@@ -214,12 +213,7 @@ def coverage_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
 
 def cell_dots(scored: ScoredSeason, one: RecipeSet) -> list[Dot]:
     """Return a dot for each cell of a set that is not lacking: the gain over the reference, and its 95 % interval."""
-    from leaderboard.pages.openings import Dot
+    from leaderboard.pages.openings import Dot, Span
 
     cells = [(test.what, test.estimate) for test in cell_gains(scored, one) if test.estimate is not None]
-    return [Dot(what, scored.season.candidate, at.gain, interval_of(at)) for what, at in cells]
-
-
-def interval_of(one: Estimate) -> Interval:
-    """Return the 95 % interval of a gain."""
-    return Interval("a new recipe", one.gain, *one.interval, 0.95, one.recipes, one.recipes)
+    return [Dot(what, scored.season.candidate, at.gain, Span(*at.interval)) for what, at in cells]

@@ -13,8 +13,7 @@ from leaderboard.season.entries import read_entry
 from leaderboard.season.folder import FACTS, SEASONS, SeasonFolder
 from leaderboard.season.records import RecipeSet, Season, read_record
 from moeload_bench.errors import ResultError
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import Stratum
 

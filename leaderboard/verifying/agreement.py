@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from moeload_bench.results.files import as_stored
+from moeload_bench.results.columns import FACT_KEYS, metric_columns
 from moeload_bench.results.results import Results
-from moeload_bench.results.table import FACT_KEYS, metric_columns
+from moeload_bench.results.storage import as_stored
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
 
 

@@ -8,7 +8,7 @@ from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder, read_folder
 from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
@@ -31,7 +31,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     if wrong and folder.verification is not None:
         for file in (VERIFICATION, FITTED):
             (path / file).unlink(missing_ok=True)
-        results = results.renamed_statuses({name: "claimed"})
+        results = results.with_statuses({name: "claimed"})
         results.save(place.parent)
         folder = read_folder(path)
         wrong = list(entry_problems(results.entries[name], folder, suite))

@@ -28,8 +28,7 @@ from moeload_bench.plots import (
     training_errors,
     view_trace,
 )
-from moeload_bench.results.files import joined, load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.style import load_matplotlib
 from moeload_bench.traces.store import read_trace
 

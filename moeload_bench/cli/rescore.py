@@ -14,7 +14,7 @@ from moeload_bench.evaluation.stored import rescore as score_again
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import failure_lines, why_no_table
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import Suite, load_suite
 
 

@@ -23,10 +23,10 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.evaluation.harness import Answer
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
+from moeload_bench.results.columns import ROW_KEYS
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import load_results, scored_columns
-from moeload_bench.results.results import Results
-from moeload_bench.results.table import ROW_KEYS
+from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.storage import scored_columns
 from moeload_bench.scoring.catalogue import METRICS, Metric, metric_names, metric_spec, ratio_metric
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, horizon_rows

@@ -6,14 +6,19 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.results.entry import Entry, SuiteRecord
+from moeload_bench.results import averages, savings, skill
+from moeload_bench.results.columns import cost_frame, fact_frame, layer_frame, metric_columns, row_frame
+from moeload_bench.results.entry import Entry
+from moeload_bench.results.ranks import rank_table
 from moeload_bench.results.run_result import RunResult
-from moeload_bench.results.table import cost_frame, fact_frame, layer_frame, metric_columns, row_frame
+from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
+from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of
 
 if TYPE_CHECKING:
@@ -21,23 +26,15 @@ if TYPE_CHECKING:
 
 GROUPS = ("recipe", "stratum", "trace", "state", "crossing", "origin", "horizon")
 """What a summary can be grouped by."""
-MARKS = ("approximate", "exact", "not given")
-"""How far a floor can be trusted, the weakest first."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Results:
-    """Forecasters on one suite: a table with a row per forecaster, trace, origin and horizon.
+class Results(Frames):
+    """Forecasters on one suite: a table with a row per forecaster, trace, origin and horizon, and what it comes to.
 
-    ``entries`` describes each forecaster's run, by name, in the order of tables. ``costs`` has a row per forecaster and
-    trace, ``facts`` the floors of traces, ``layers`` means by layer (None if they were not read): see `results.table`.
+    ``costs`` has a row per forecaster and trace, ``facts`` the floors of traces, ``layers`` means by layer.
     """
 
-    entries: Mapping[str, Entry]
-    table: pd.DataFrame
-    costs: pd.DataFrame
-    facts: pd.DataFrame
-    layers: pd.DataFrame | None = None
     _errors: dict[str, pd.DataFrame] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -59,21 +56,6 @@ class Results:
     def names(self) -> list[str]:
         """Return the forecasters, in the order of tables."""
         return list(self.entries)
-
-    @property
-    def suite(self) -> SuiteRecord:
-        """Return which task list was run; raise `ResultError` for entries of two, or scored by two versions."""
-        first = next(iter(self.entries.values()), None)
-        if first is None:
-            raise ResultError("no result is given, expected at least one")
-        for entry in self.entries.values():
-            if entry.suite.sha256 != first.suite.sha256:
-                raise ResultError(f"{entry.name} was scored on suite {entry.suite.name} {entry.suite.sha256[:12]}, "
-                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
-            if entry.scoring_version != first.scoring_version:
-                raise ResultError(f"{entry.name} was scored by version {entry.scoring_version} of the scoring, "
-                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
-        return first.suite
 
     @property
     def horizons(self) -> tuple[int, ...]:
@@ -128,25 +110,24 @@ class Results:
         for entry in self.entries.values():
             if entry.target == target and not entry.kwargs:
                 return self.select([entry.name])
-        from moeload_bench.results.files import bundled_reference
-
-        bundled = bundled_reference(self.suite, next(iter(self.entries.values())).scoring_version)
-        return None if bundled is None else bundled.select(traces=self.traces)
+        bundled = load_bundled(self.suite.name)
+        if bundled is None or bundled.suite.sha256 != self.suite.sha256:
+            return None
+        same = bundled.scoring_version == self.scoring_version
+        return Results(**vars(bundled)).select(traces=self.traces) if same else None
 
     def errors(self, metric: str) -> pd.DataFrame:
         """Return a metric task by task: a row per task, a column per forecaster, and one for a reference elsewhere.
 
         Raise `NotFoundError` for a metric that the table does not have.
         """
-        from moeload_bench.results.skill import wide
-
         if metric not in self._errors:
             if metric not in self.metrics:
                 raise not_found("metric", metric, self.metrics)
             tables = [self.table]
             if self.reference is not None and self.reference.names[0] not in self.entries:
                 tables.append(self.reference.table)
-            self._errors[metric] = wide(_stacked(tables), metric)[self._columns()]
+            self._errors[metric] = skill.wide(_stacked(tables), metric)[self._columns()]
         return self._errors[metric]
 
     def _columns(self) -> list[str]:
@@ -162,28 +143,22 @@ class Results:
         these, `recipes`, `runs`, `origins`, `ms` and `training` (CPU milliseconds per origin; part of the recorded
         training time). What does not exist is NaN. Raise `NotFoundError` for another group or metric.
         """
-        from moeload_bench.results import summary
-
         levels = self._levels(by)
-        columns = summary.value_columns(self._tasks(metric, levels), levels)
+        columns = averages.value_columns(self._tasks(metric, levels), levels)
         columns |= self._skill_columns(metric, levels, next(iter(columns.values())))
-        rows = summary.long({name: frame[self.names] for name, frame in columns.items()}, levels)
-        rows = summary.with_excess(rows, self.floors(levels, metric), levels)
-        costs = summary.mean_costs(self.costs, self._groups_of_traces(), levels)
+        rows = averages.long({name: frame[self.names] for name, frame in columns.items()}, levels)
+        rows = averages.with_excess(rows, self.floors(levels, metric), levels)
+        costs = averages.mean_costs(self.costs, self._groups_of_traces(), levels)
         rows = rows.merge(costs, how="left", on=[name for name in costs.columns if name in rows])
-        rows = summary.ordered(rows, levels, lower_is_better(metric))
+        rows = averages.ordered(rows, levels, lower_is_better(metric))
         return rows[[*levels, "forecaster", *SUMMARY]]
 
     def floors(self, by: Sequence[str], metric: str = PRIMARY) -> pd.DataFrame:
         """Return what noise alone costs by state, horizon and groups of traces: a column per floor, means over runs."""
-        from moeload_bench.results.summary import floor_means
-
-        return floor_means(self.facts, self._groups_of_traces(), by, metric)
+        return averages.floor_means(self.facts, self._groups_of_traces(), by, metric)
 
     def floor_marks(self) -> dict[str, str]:
         """Return how far each floor can be trusted in all traces: the weakest of exact, approximate, not given."""
-        from moeload_bench.scoring.floors import FLOOR_NAMES
-
         marks = {floor: set(self.facts[floor].dropna()) for floor in FLOOR_NAMES if floor in self.facts}
         return {floor: min(found, key=MARKS.index) for floor, found in marks.items() if found}
 
@@ -192,8 +167,6 @@ class Results:
 
         All sets of a group hold the true rank at once with 95 %. Without rows for a group of too few recipes.
         """
-        from moeload_bench.results.ranks import rank_table
-
         levels, ratio = self._levels(by), self._ratio(metric)
         return rank_table(self._tasks(ratio, levels)[self.names], levels, self.twins)
 
@@ -201,17 +174,15 @@ class Results:
         """Return every other forecaster against one: ``by``, forecaster, skill, p of a paired t test over recipes, and
         p_holm, corrected within each group. NaN with too few recipes.
         """
-        from moeload_bench.results import skill, summary
-
         levels = self._levels(by)
         errors = self._tasks(self._ratio(metric), levels)
         if against not in errors:
             raise not_found("forecaster", against, [str(name) for name in errors])
         others = [name for name in self.names if name != against]
-        groups = skill.votes(skill.run_means(skill.ratios_to(errors, against), levels), levels, self.twins)[others]
-        p = skill.p_values(groups, levels)
+        votes = skill.votes(skill.run_means(skill.ratios_to(errors, against), levels), levels, self.twins)[others]
+        p = skill.p_values(votes, levels)
         p_holm = p.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
-        return summary.long({"skill": skill.skill_of(skill.centers(groups, levels)), "p": p, "p_holm": p_holm}, levels)
+        return averages.long({"skill": skill.skill_of(skill.centers(votes, levels)), "p": p, "p_holm": p_holm}, levels)
 
     def compare(self, a: str, b: str, by: Sequence[str] = (), metric: str = PRIMARY) -> pd.DataFrame:
         """Return what forecaster ``a`` saves of the error of ``b``, paired by recipe: a row per group.
@@ -221,14 +192,12 @@ class Results:
         (without the two most influential runs), `saving@0` and `saving@0.005` (with other offsets than 0.001):
         `results.savings`. Raise `NotFoundError` for another forecaster, group or metric.
         """
-        from moeload_bench.results.savings import savings
-
         levels = self._levels(by)
         errors = self._tasks(self._ratio(metric), levels)
         for name in (a, b):
             if name not in errors:
                 raise not_found("forecaster", name, [str(each) for each in errors])
-        return savings(errors[[a, b]], levels, self.twins)
+        return savings.savings(errors[[a, b]], levels, self.twins)
 
     def _levels(self, by: Sequence[str]) -> tuple[str, ...]:
         names = (by,) if isinstance(by, str) else tuple(by)
@@ -238,9 +207,7 @@ class Results:
         return names or (SUITE,)
 
     def _tasks(self, metric: str, levels: Sequence[str]) -> pd.DataFrame:
-        from moeload_bench.results.summary import grouped_tasks
-
-        tasks = grouped_tasks(self.errors(metric), levels)
+        tasks = averages.grouped_tasks(self.errors(metric), levels)
         if SUITE not in levels:
             return tasks
         return tasks.set_index(_constant(self.suite.name, SUITE, len(tasks)), append=True)
@@ -256,17 +223,15 @@ class Results:
         """Return the columns of skill; NaN for a metric without, or if the reference was not run."""
         import numpy as np
 
-        from moeload_bench.results.skill import ratios_to
-        from moeload_bench.results.summary import skill_columns
-
         ratio = ratio_metric(metric)
         if ratio is None or self.reference is None or ratio not in self.metrics:
             return {name: like * np.nan for name in SKILL}
-        return skill_columns(ratios_to(self._tasks(ratio, levels), self.reference.names[0]), levels, self.twins)
+        ratios = skill.ratios_to(self._tasks(ratio, levels), self.reference.names[0])
+        return averages.skill_columns(ratios, levels, self.twins)
 
     def _groups_of_traces(self) -> pd.DataFrame:
-        groups = self.table[["trace", "recipe", "stratum"]].drop_duplicates("trace")
-        return groups.assign(**{SUITE: self.suite.name})
+        traces = self.table[["trace", "recipe", "stratum"]].drop_duplicates("trace")
+        return traces.assign(**{SUITE: self.suite.name})
 
     def counts(self, forecaster: str) -> dict[str, int]:
         """Return what a forecaster counted itself, over all traces."""
@@ -278,7 +243,7 @@ class Results:
             total.update(json.loads(text))
         return dict(total)
 
-    def renamed_statuses(self, statuses: Mapping[str, Any]) -> Results:
+    def with_statuses(self, statuses: Mapping[str, Any]) -> Results:
         """Return the results with another status for some entries."""
         entries = {
             name: entry.model_copy(update={"status": statuses[name]}) if name in statuses else entry
@@ -288,15 +253,7 @@ class Results:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all as one file (`NAME.parquet`), or one file per forecaster into a folder; return the path."""
-        from moeload_bench.results.files import save
-
         return save(self, Path(path))
-
-    def plot(self, metric: str = PRIMARY) -> Any:
-        """Draw error against the horizon with the floors, one panel per state: a matplotlib figure (extra plot)."""
-        from moeload_bench.results.figures import draw_horizon
-
-        return draw_horizon(self, metric)
 
     def to_json(self, metric: str = PRIMARY) -> str:
         """Return what is printed for scripts: entries, a metric's summary by state and by horizon, failed tasks."""
@@ -305,13 +262,13 @@ class Results:
         def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
             return list(json.loads(frame.to_json(orient="records", double_precision=9)))
 
-        groups = ["stratum", "state"] if self.table["stratum"].notna().any() else ["state"]
-        groups = groups if metric in self.metrics else []
+        levels = ["stratum", "state"] if self.table["stratum"].notna().any() else ["state"]
+        levels = levels if metric in self.metrics else []
         record = {
             "entries": [entry.model_dump(mode="json") for entry in self.entries.values()],
             "metric": metric,
-            "by_state": records(self.summarize(groups, metric)) if groups else [],
-            "by_horizon": records(self.summarize([*groups, "horizon"], metric)) if groups else [],
+            "by_state": records(self.summarize(levels, metric)) if levels else [],
+            "by_horizon": records(self.summarize([*levels, "horizon"], metric)) if levels else [],
             "failures": records(self.failures),
         }
         return json.dumps(record, indent=1) + "\n"
@@ -327,20 +284,38 @@ class Results:
         return f"Results: {size}, {f'{failed} failed tasks' if failed else 'no task failed'}"
 
     def __repr__(self) -> str:
-        from moeload_bench.results.tables import skill_table
-
-        table = skill_table(self)
-        width = max((len(row[0]) for row in table.rows), default=0)
-        lines = ["", *table.heads[1:]], *table.rows
-        text = ("  ".join([f"{name:{width}}", *(f"{cell:>9}" for cell in cells)]) for name, *cells in lines)
-        return "\n".join([table.caption, *(text if table.rows else ())])
+        if not self.entries:
+            return str(self)
+        against = "" if self.reference is None else f". Skill in {PRIMARY} against {self.reference.names[0]}:"
+        return f"{self}{against}\n{self._skills().to_string(float_format='{:+.3f}'.format)}"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        from moeload_bench.results.html import html_table
-        from moeload_bench.results.tables import skill_table
+        return f"<p>{escape(str(self))}</p>{self._skills().to_html(float_format='{:+.3f}'.format)}"
 
-        return html_table(skill_table(self))
+    def _skills(self) -> pd.DataFrame:
+        """Return the skill by state, a row per forecaster, in the order of the last state."""
+        rows = self.summarize(["state"]) if PRIMARY in self.metrics else self.table.iloc[:0].assign(skill=[])
+        rows = rows[rows["state"] != CROSSING]
+        order = rows.loc[rows["state"] == rows["state"].iloc[-1], "forecaster"] if len(rows) else self.names
+        skills = rows.pivot(index="forecaster", columns="state", values="skill")
+        return skills.reindex(index=order, columns=[state for state in self.states if state != CROSSING])
+
+
+def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> Results:
+    """Return the results in a file, in several, or in a folder; ``layers`` reads the means by layer of a folder, too.
+
+    Raise `ResultError` for a file that is not one of results, for two entries of one name or of two suites, and for
+    JSON results of the schemas 1 and 2.
+    """
+    return joined(load(path, layers))
+
+
+def joined(parts: Sequence[Frames]) -> Results:
+    """Return results as one; raise `ResultError` for two entries of one name, and for entries of two suites."""
+    found = Results(**vars(stacked(parts)))
+    found.suite  # noqa: B018 (raises for entries of two suites)
+    return found
 
 
 SUITE = "suite"

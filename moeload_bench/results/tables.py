@@ -10,13 +10,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from moeload_bench.errors import printable
-from moeload_bench.results.board import Board, Row, board_of
+from moeload_bench.results.board import Board, Row
 from moeload_bench.results.captions import NOTHING, table_caption
-from moeload_bench.results.results import Results
-from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.suites.suite import CROSSING
 
 T = TypeVar("T")
 
@@ -73,20 +69,6 @@ def metric_table(board: Board, costs: bool = True, name: str = "{}", floor: str 
         lines += ["imbalance, %: of the plans, against that of the reference's plans; less is better."] * of_plans
     heads = ("state", "forecaster", *(f"h = {horizon}" for horizon in board.horizons), *last)
     return Table("\n".join(lines), heads, tuple(rows), 2, quiet=frozenset(quiet))
-
-
-def skill_table(results: Results) -> Table:
-    """Return what was run in the caption, and a row of skills by state for each forecaster."""
-    board = board_of(results) if len(results) else None
-    if board is None or board.reference is None:
-        return Table(str(results), ("forecaster",), tuple((printable(name),) for name in results.names))
-    states = [state for state in board.states if state != CROSSING]
-    skills = {(row.forecaster, state): signed_skill(row.skill) for state in states for row in board.rows(state)}
-    rows = tuple(
-        (printable(row.forecaster), *(skills.get((row.forecaster, state), NOTHING) for state in states))
-        for row in board.rows(states[-1])
-    )
-    return Table(f"{results}. Skill in {PRIMARY} against {board.reference}:", ("forecaster", *states), rows)
 
 
 def horizon_heads(horizons: Sequence[int]) -> tuple[str, ...]:

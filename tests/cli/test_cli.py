@@ -25,8 +25,7 @@ from moeload_bench.__main__ import main
 from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
 from moeload_bench.cli.lazy import load_command
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace

@@ -17,7 +17,7 @@ from rich.console import Console
 from moeload_bench.arrays import IntArray
 from moeload_bench.cli import run
 from moeload_bench.cli.app import COMMANDS
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace

@@ -10,8 +10,7 @@ import pytest
 
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
 from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import write_trace

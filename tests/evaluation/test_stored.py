@@ -19,9 +19,8 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.stored import rescore
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.isolation.targets import load_function
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
-from moeload_bench.results.table import metric_columns
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace

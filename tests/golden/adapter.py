@@ -28,10 +28,9 @@ from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.live.cluster import ASSUMED
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.run_result import CostResult
-from moeload_bench.results.table import metric_columns
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
 from moeload_bench.suites.suite import Suite, load_suite

@@ -14,7 +14,7 @@ from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import look_of
 from moeload_bench.submissions.submit import Author, make_draft

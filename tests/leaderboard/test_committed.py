@@ -20,8 +20,7 @@ from leaderboard.committed import (
 )
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import load_suite
 from tests.support.committed import by_result
 

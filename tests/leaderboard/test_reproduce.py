@@ -19,8 +19,7 @@ from moeload_bench.errors import IsolationError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import open_truth
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.submissions.folder import read_folder
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace

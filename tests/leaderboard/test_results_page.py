@@ -19,8 +19,7 @@ from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import ResultError
 from moeload_bench.results.board import known_board
 from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import by_stratum
 from moeload_bench.results.tables import three_digits
 

@@ -10,8 +10,7 @@ from scipy import stats
 
 from leaderboard.committed import RESULTS
 from moeload_bench.errors import NotFoundError
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.savings import mean_vote, savings, without_most_influential
 from moeload_bench.results.skill import wide
 

@@ -14,6 +14,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 from moeload_bench.errors import ResultError
+from moeload_bench.results.averages import skill_columns
 from moeload_bench.results.skill import (
     CLIP,
     MIN_RECIPES,
@@ -25,7 +26,6 @@ from moeload_bench.results.skill import (
     votes,
     wide,
 )
-from moeload_bench.results.summary import skill_columns
 from moeload_bench.suites.suite import load_suite, near_twins_of
 from tests.support.tables import made_results
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from leaderboard.committed import entry_problems, result_path
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.submissions.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
 from moeload_bench.submissions.naming import records_below
 from moeload_bench.submissions.record import Verification

@@ -12,7 +12,7 @@ from leaderboard.verifying.verify import Request, verify, write_verification
 from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import FileTarget, parse_target
-from moeload_bench.results.files import load_results
+from moeload_bench.results.results import load_results
 from moeload_bench.submissions import requirements, submit
 from moeload_bench.submissions.check import folder_problems
 from moeload_bench.submissions.folder import VERIFICATION, read_folder

@@ -15,8 +15,7 @@ import pandas as pd
 from leaderboard.committed import RESULTS
 from leaderboard.site.board import Board, BoardEntry
 from leaderboard.site.inputs import Inputs, suite_board
-from moeload_bench.results.files import joined
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined
 from moeload_bench.traces.store import TraceRef
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from moeload_bench.environment import environment
+from moeload_bench.results.columns import COST_KEYS, FACT_KEYS
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.results import Results
-from moeload_bench.results.table import COST_KEYS, FACT_KEYS
 
 Errors = Sequence[Sequence[float]]
 """By task, the errors at each horizon; of all runs, one after the other."""

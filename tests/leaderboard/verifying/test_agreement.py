@@ -11,9 +11,8 @@ import pytest
 
 from leaderboard.committed import RESULTS
 from leaderboard.verifying.agreement import EXACTLY, Tolerances, differences, mean_bound
-from moeload_bench.results.files import load_results
-from moeload_bench.results.results import Results
-from moeload_bench.results.table import metric_columns
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.results import Results, load_results
 from tests.support.altered import with_costs
 
 REFIT = Tolerances(over_runs=mean_bound)

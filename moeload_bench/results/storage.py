@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from moeload_bench.errors import ResultError, TraceError, printable
 from moeload_bench.files import PACKAGE, file_name, replacing
-from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
-from moeload_bench.results.facts import suite_facts
-from moeload_bench.results.results import MARKS, Results
-from moeload_bench.results.table import (
+from moeload_bench.results.columns import (
     COST_KEYS,
     COST_TEXTS,
     FACT_KEYS,
@@ -32,6 +30,8 @@ from moeload_bench.results.table import (
     fact_frame,
     metric_columns,
 )
+from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
+from moeload_bench.results.facts import suite_facts
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
@@ -54,10 +54,45 @@ NAMES = ("forecaster", "trace", "recipe", "state", "horizon", "origin", "crossin
 COUNTS = TypeAdapter(dict[str, int])
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
+MARKS = ("approximate", "exact", "not given")
+"""How far a floor can be trusted, the weakest first."""
 WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
 """Metrics whose ratios are near 1, or whose means are near 0: 24 bits would show in skill and in means."""
 JSON_READ_AT = "07f6d2b8"
 """The commit that reads the JSON results of schema 2."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """Forecasters on one suite, as data frames: see `results.columns`. ``layers`` is None if they were not read.
+
+    ``entries`` describes each forecaster's run, by name, in the order of tables.
+    """
+
+    entries: Mapping[str, Entry]
+    table: pd.DataFrame
+    costs: pd.DataFrame
+    facts: pd.DataFrame
+    layers: pd.DataFrame | None = None
+
+    @property
+    def suite(self) -> SuiteRecord:
+        """Return which task list was run; raise `ResultError` for entries of two, or scored by two versions."""
+        first = next(iter(self.entries.values()), None)
+        if first is None:
+            raise ResultError("no result is given, expected at least one")
+        for entry in self.entries.values():
+            if entry.suite.sha256 != first.suite.sha256:
+                raise ResultError(f"{entry.name} was scored on suite {entry.suite.name} {entry.suite.sha256[:12]}, "
+                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
+            if entry.scoring_version != first.scoring_version:
+                raise ResultError(f"{entry.name} was scored by version {entry.scoring_version} of the scoring, "
+                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
+        return first.suite
+
+    @property
+    def scoring_version(self) -> int:
+        return next(iter(self.entries.values())).scoring_version
 
 
 class Description(Record):
@@ -69,7 +104,7 @@ class Description(Record):
     facts: dict[str, list[Any]] | None = None
 
 
-def save(results: Results, path: Path) -> Path:
+def save(results: Frames, path: Path) -> Path:
     """Write results as one file, or into a folder; files are written completely or not at all."""
     if path.suffix == ".parquet":
         _save_file(results, path)
@@ -78,22 +113,17 @@ def save(results: Results, path: Path) -> Path:
     return path
 
 
-def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> Results:
-    """Return the results in a file, in several, or in a folder; ``layers`` reads the means by layer of a folder, too.
-
-    Raise `ResultError` for a file that is not one of results, for two entries of one name, and for results of the
-    schema 1 or 2, which are JSON.
-    """
+def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> list[Frames]:
+    """Return what is in a file of results, in several, or in a folder; see `results.results.load_results`."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     files = [file for one in paths for file in (_files_of(one) if one.is_dir() else [one])]
     if not files:
         raise ResultError(f"{', '.join(map(str, paths))}: no result is there, expected NAME.parquet")
-    parts = [_load_file(file, layers) for file in files]
-    return joined(parts)
+    return [_load_file(file, layers) for file in files]
 
 
-def joined(parts: Sequence[Results]) -> Results:
-    """Return results as one; raise `ResultError` for two entries of one name."""
+def stacked(parts: Sequence[Frames]) -> Frames:
+    """Return parts as one; raise `ResultError` for two entries of one name."""
     entries: dict[str, Entry] = {}
     for part in parts:
         for name, entry in part.entries.items():
@@ -101,38 +131,27 @@ def joined(parts: Sequence[Results]) -> Results:
                 raise ResultError(f"two results of {name}, expected one of each forecaster")
             entries[name] = entry
     layers = [part.layers for part in parts]
-    facts = _stacked([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True)
-    found = Results(
+    return Frames(
         entries,
         _stacked([part.table for part in parts]),
         _stacked([part.costs for part in parts]),
-        facts,
+        _stacked([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True),
         None if any(frame is None for frame in layers) else _stacked([frame for frame in layers if frame is not None]),
     )
-    found.suite  # noqa: B018 (raises for entries of two suites)
-    return found
-
-
-def bundled_reference(suite: SuiteRecord, scoring_version: int) -> Results | None:
-    """Return the reference's results that come with the package for a suite of this content, scored alike."""
-    path = BUNDLED / f"{suite.name}.parquet"
-    if Path(suite.name).name != suite.name or not path.is_file():
-        return None
-    found = _bundled(path)
-    entry = next(iter(found.entries.values()))
-    return found if (entry.suite.sha256, entry.scoring_version) == (suite.sha256, scoring_version) else None
 
 
 @lru_cache(maxsize=4)
-def _bundled(path: Path) -> Results:
-    return _load_file(path, layers=False)
+def load_bundled(suite: str) -> Frames | None:
+    """Return the results of a suite's reference that come with the package, None without any."""
+    path = BUNDLED / f"{suite}.parquet"
+    return _load_file(path, layers=False) if Path(suite).name == suite and path.is_file() else None
 
 
 def _files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if path.name != COSTS)
 
 
-def _save_file(results: Results, path: Path) -> None:
+def _save_file(results: Frames, path: Path) -> None:
     about = Description(
         schema_version=3,
         entries=tuple(results.entries.values()),
@@ -143,13 +162,13 @@ def _save_file(results: Results, path: Path) -> None:
     _write(rows, path, about, metric_columns(rows))
 
 
-def _own_facts(results: Results) -> dict[str, list[Any]] | None:
+def _own_facts(results: Frames) -> dict[str, list[Any]] | None:
     """Return the facts of traces that no suite of this package has."""
     known = suite_facts(results.suite.name, results.suite.sha256)
     return None if known else _columns(results.facts)
 
 
-def _save_folder(results: Results, folder: Path) -> None:
+def _save_folder(results: Frames, folder: Path) -> None:
     import pandas as pd
 
     facts = _own_facts(results)
@@ -163,7 +182,7 @@ def _save_folder(results: Results, folder: Path) -> None:
     costs = results.costs
     if (folder / COSTS).is_file():
         others = _frame_in(folder / COSTS, COST_KEYS)
-        others = others[~others["forecaster"].isin(results.names)]
+        others = others[~others["forecaster"].isin(list(results.entries))]
         costs = pd.concat([others, costs]).sort_values(["forecaster", "trace"], kind="stable", ignore_index=True)
     _write(costs, folder / COSTS, Description(schema_version=3, entries=()))
 
@@ -212,7 +231,7 @@ def as_stored(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(short, "float32")).astype(dict.fromkeys(short, "float64"))
 
 
-def _load_file(path: Path, layers: bool) -> Results:
+def _load_file(path: Path, layers: bool) -> Frames:
     if path.suffix == ".json":
         raise ResultError(f"{path}: results are parquet files now; JSON is read at commit {JSON_READ_AT}")
     with _opened(path) as file:
@@ -230,7 +249,7 @@ def _load_file(path: Path, layers: bool) -> Results:
         costs = costs[costs["forecaster"].isin(names)]
     beside = path.parent / LAYERS / path.name
     means = _frame_in(beside, LAYER_KEYS) if layers and beside.is_file() else None
-    return Results({entry.name: entry for entry in about.entries}, rows, costs, _facts(about, path), means)
+    return Frames({entry.name: entry for entry in about.entries}, rows, costs, _facts(about, path), means)
 
 
 @lru_cache(maxsize=4)

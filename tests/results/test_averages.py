@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import NotFoundError, ResultError
-from moeload_bench.results.files import joined, load_results
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, joined, load_results
 from tests.support.tables import made_results
 
 V3 = "leaderboard/results/v3"

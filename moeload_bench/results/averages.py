@@ -112,7 +112,7 @@ def ordered(rows: pd.DataFrame, by: Sequence[str], lower: bool | None) -> pd.Dat
 def floor_means(facts: pd.DataFrame, traces: pd.DataFrame, by: Sequence[str], metric: str) -> pd.DataFrame:
     """Return the floors of a metric, a column each: means over the traces that have one, by these groups.
 
-    ``facts`` as `results.table.fact_frame` makes them, ``traces`` with the groups of each trace. Without rows if a
+    ``facts`` as `results.columns.fact_frame` makes them, ``traces`` with the groups of each trace. Without rows if a
     group is not one of traces, states and horizons, or no trace has a floor.
     """
     names = {f"{floor}.{metric}": floor for floor in FLOOR_NAMES if f"{floor}.{metric}" in facts}
