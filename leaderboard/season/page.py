@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leaderboard.committed import ROOT
-from leaderboard.season.claims import Estimate, against_others, cell_gains, claim_lines, headline, recipe_means
+from leaderboard.season.claims import Estimate, against_others, cell_gains, claim_lines, recipe_means
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import RecipeSet
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
@@ -77,44 +77,6 @@ def season_page(scored: ScoredSeason) -> str:
         measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
-
-
-def season_answer(scored: ScoredSeason) -> str:
-    """Return the terms' sentence, and which set its numbers are of."""
-    return f"{headline(scored)} That is the set with the lowest lower end."
-
-
-def brief_cells(scored: ScoredSeason, page: str = "") -> str:
-    """Return the gain over the reference by set, size of batch and state, with the terms' sentence below.
-
-    ``page``: where the name of the season leads to.
-    """
-    season, rows = scored.season, []
-    gains = {one.name: {test.what: test.estimate for test in cell_gains(scored, one)} for one in season.sets}
-    for part in scored.parts:
-        found = (gains[part.of.name][f"{part.stratum} batches, {state}"] for state in LABELS)
-        rows.append((part.title, *map(gain_words, found)))
-    name = f"Season `{season.name}`"
-    sets = "; ".join(f"{one.name}: {set_words(scored, one)}" for one in season.sets)
-    words = (
-        f"{f'[{name}]({page})' if page else name}. {season_answer(scored)} "
-        f"{facts_sentence(season_facts(scored.folder))} A row is a set ({sets}) and a size of batch, a column a state: "
-        f"the part of the error (`{PRIMARY}`: misplaced tokens) of `{season.reference}` that `{season.candidate}` "
-        "saves, in parentheses its lower end, one-sided at 95 %; more is better."
-    )
-    heads = (f"`{season.candidate}` against `{season.reference}`", *LABELS)
-    return f"{markdown_table(heads, rows)}\n\n{words}"
-
-
-def set_words(scored: ScoredSeason, one: RecipeSet) -> str:
-    """Return how many recipes a set has, and how new they are."""
-    new = f", each with levels of at least {one.new_levels} kinds that no `train` run has" if one.new_levels else ""
-    return f"{len(scored.recipes[one.name])} recipes{new}"
-
-
-def gain_words(one: Estimate | None) -> str:
-    """Return a gain with its lower end."""
-    return LACKING if one is None else f"{signed_percent(one.gain)} % (at least {signed_percent(one.low)} %)"
 
 
 def gain_cells(one: Estimate) -> tuple[str, str, str]:

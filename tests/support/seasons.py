@@ -164,11 +164,16 @@ class Repository:
         return self.folder
 
 
-def make_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
-    """A repository with a baseline, a file of code and a demonstration, on a suite without open runs."""
+def use_small_world(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small texts and few origins, which the season was made with."""
     use_small_text(monkeypatch)
     monkeypatch.setattr(scoring, "LEAST_ORIGINS", 2)
     monkeypatch.setattr(scoring, "ORIGINS_PER_STATE", 4)
+
+
+def make_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """A repository with a baseline, a file of code and a demonstration, on a suite without open runs."""
+    use_small_world(monkeypatch)
     repository = Repository(root)
     root.mkdir(parents=True, exist_ok=True)
     repository.git("init", "-q")

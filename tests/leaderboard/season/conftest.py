@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from leaderboard.season.folder import SeasonFolder
-from tests.support.seasons import NAME, Repository, scored_season
+from tests.support.seasons import NAME, Repository, scored_season, use_small_world
 
 
 @pytest.fixture(scope="session")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Repository]:
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     with pytest.MonkeyPatch.context() as patch:
-        yield scored_season(tmp_path_factory.mktemp("season"), patch)
+        return scored_season(tmp_path_factory.mktemp("season"), patch)
 
 
 @pytest.fixture
-def season(scored: Repository, tmp_path: Path) -> SeasonFolder:
+def season(scored: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SeasonFolder:
+    use_small_world(monkeypatch)
     shutil.copytree(scored.folder.path, tmp_path / NAME)
     return SeasonFolder(tmp_path / NAME)
