@@ -14,7 +14,7 @@ from leaderboard.committed import (
     recipe_of_run,
     suites_with_results,
 )
-from leaderboard.season.scored import ScoredSeason, scored_seasons
+from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, with_size
@@ -78,6 +78,12 @@ def season_name() -> str:
     """Return the name of the newest season."""
     season = newest_season()
     return season.name if season else ""
+
+
+def season_sentence() -> str:
+    """Return who entered, drew and scored the newest season."""
+    season = newest_season()
+    return facts_sentence(season_facts(season.folder)) if season else ""
 
 
 def candidate() -> str:

@@ -99,7 +99,7 @@ def finding(length: str = "") -> str:
              for state in LABELS}  # fmt: skip
     return render_words(
         TEMPLATES / "finding.md.j2", season=inputs.season_name(), candidate=candidate(), parts=parts, first=parts[0],
-        worth=worth, brief=length == "brief", little=LITTLE,
+        worth=worth, brief=length == "brief", little=LITTLE, who=inputs.season_sentence(),
     )  # fmt: skip
 
 
