@@ -344,8 +344,8 @@ def test_an_evaluation_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     entry = SuiteTrace(id=TRACE.id, data_sha256=data_sha256(TRACE), transient=(20,), stable=(60,))
     suite = Suite(name="arena", horizons=(1, 10), traces=(entry,))
-    (result,) = evaluate("last_value", suite, paths={TRACE.id: path}, level="process", fresh=True)
-    assert not result.failures
+    results = evaluate("last_value", suite, paths={TRACE.id: path}, level="process", fresh=True)
+    assert results.failures.empty
     assert list((tmp_path / "tmp").iterdir()) == []
 
 

@@ -18,7 +18,15 @@ from hypothesis.extra import numpy as hnp
 
 from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError
 from moeload_bench.traces.parquet import cell_rows
-from moeload_bench.traces.store import data_sha256, list_traces, load_trace, read_trace, validate_path, write_trace
+from moeload_bench.traces.store import (
+    bundled_folder,
+    data_sha256,
+    list_traces,
+    load_trace,
+    read_trace,
+    validate_path,
+    write_trace,
+)
 from moeload_bench.traces.trace import COLUMNS, Trace
 from tests.conftest import synthetic_trace
 
@@ -241,7 +249,7 @@ def test_a_folder_that_does_not_exist_holds_no_traces_and_says_so(trace: Trace, 
 
 def test_the_bundled_traces_are_valid() -> None:
     """What ships in the wheel obeys every invariant."""
-    found = list(validate_path(Path(__file__).parents[2] / "moeload_bench" / "data"))
+    found = [one for ref in list_traces(bundled_folder()) for one in validate_path(ref.path)]
     assert len(found) >= 4
     assert [(path, error) for path, error in found if error] == []
 
