@@ -31,7 +31,7 @@ def test_every_cell_of_the_notebook_runs_and_shows_what_it_is_for(tmp_path: Path
     }
     assert shown["[rule for rule in check_forecaster(Mine) if rule.required and not rule.passed]"]["text/plain"] == "[]"
     assert "<th>sw_avg</th>" in shown["results"]["text/html"]
-    assert shown["from moeload_bench.plots import draw_horizon\n\ndraw_horizon(results)"]["image/png"].startswith("iVBOR")
+    assert shown["draw_horizon(results)"]["image/png"].startswith("iVBOR")
     assert shown["trace"]["text/plain"].startswith("Trace qwen3moe-tiny-8e/test/seed1: ")
     for source, data in shown.items():
         assert len(data["text/plain"].splitlines()) <= 10, source
