@@ -40,24 +40,6 @@ class CostResult(Record):
     peak_memory_bytes: int | None = None
     training_step_s: float | None = Field(default=None, description="median recorded training time of a row")
 
-    @property
-    def per_forecast_s(self) -> float:
-        """Return seconds per answered origin, observing included."""
-        return (self.observe_wall_s + self.forecast_wall_s) / max(1, self.forecasts)
-
-    @property
-    def per_forecast_cpu_s(self) -> float | None:
-        """Return CPU seconds per answered origin, observing included; None where it was not measured."""
-        if self.observe_cpu_s is None or self.forecast_cpu_s is None:
-            return None
-        return (self.observe_cpu_s + self.forecast_cpu_s) / max(1, self.forecasts)
-
-    @property
-    def of_training(self) -> float | None:
-        """Return the seconds spent per second of recorded training; None if its step time or the cost is not known."""
-        trained_s = (self.training_step_s or 0.0) * self.observed_rows
-        return (self.observe_wall_s + self.forecast_wall_s) / trained_s if trained_s else None
-
 
 class RunResult(Record):
     """One forecaster on one run.

@@ -29,11 +29,6 @@ def with_size(title: str, size: str) -> str:
     return f"{title}, {size.lower()}" if size else title
 
 
-def name_of_size(name: str, size: str) -> str:
-    """Return what the part of a suite on a size of batch is called in files and links: `v3-small`."""
-    return f"{name}-{next(stratum for stratum, words in WORDS.items() if words == size)}" if size else name
-
-
 def nearest_words(trace: Trace, suite: Suite) -> str:
     """Return which runs of a suite have about the noise of one's own run; empty where either is not known.
 
