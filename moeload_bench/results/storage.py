@@ -311,7 +311,9 @@ def _frame_in(path: Path, keys: Sequence[str]) -> pd.DataFrame:
 def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFrame:
     """Return a frame of which every key is a column, and all else numbers."""
     _check_columns(file.schema_arrow, keys, path)
-    frame: pd.DataFrame = file.read().to_pandas()
+    table = file.read()
+    table.validate(full=True)  # texts that are not UTF-8 would fail later, one by one
+    frame: pd.DataFrame = table.to_pandas()
     _check_values(frame, path)
     numbers = frame.select_dtypes("float32").columns
     return frame.astype(dict.fromkeys(numbers, "float64"))

@@ -210,7 +210,7 @@ from moeload_bench.suites.suite import HubPlace, suite_for_trace
 here = read_trace(f"{folder}/tiny-b/test/seed0.parquet")
 suite = suite_for_trace(here, horizons=(1, 10)).model_copy(update={"hub": HubPlace(repo=repo, revision=tag)})
 results = evaluate("uniform", suite, level="none")
-assert not results.failures, results.failures
+assert results.failures.empty, results.failures
 print("equal")
 """
 OFFLINE = """
