@@ -123,8 +123,7 @@ def score_season(
             entry_of(setting, target, Fitted()).model_copy(update={"requirements": entry.requirements})
             for entry, target in zip(entries, targets, strict=True)
         ]
-    strata = {trace: stratum for stratum, traces in suite.strata().items() for trace in traces}
-    save_table(folder, Results.of(described, runs, strata))
+    save_table(folder, Results.of(described, runs, suite.stratum_by_trace()))
     write_whole(folder.path / "suite.json", (suite.model_dump_json(indent=1) + "\n").encode())
     made = Scores(
         recordings_sha256=recordings_sha256(recordings),
@@ -166,6 +165,6 @@ def run_entry(folder: SeasonFolder, pair: Pair) -> RunResult:
 
 def save_table(folder: SeasonFolder, results: Results) -> None:
     """Write the table into `results/`, and the facts of its traces into one file in place of one for each entry."""
-    replace(results, facts=results.facts.iloc[:1]).save(folder.results)  # a file of results holds some
+    replace(results, facts=results.facts.iloc[:0]).save(folder.results)
     with replacing(folder.path / FACTS) as scratch:
         results.facts.to_parquet(scratch, compression="zstd", index=False)

@@ -16,7 +16,7 @@ from moeload_bench.results.columns import cost_frame, fact_frame, layer_frame, m
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.ranks import rank_table
 from moeload_bench.results.run_result import RunResult
-from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked
+from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked, stacked_frames
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of
@@ -127,7 +127,7 @@ class Results(Frames):
             tables = [self.table]
             if self.reference is not None and self.reference.names[0] not in self.entries:
                 tables.append(self.reference.table)
-            self._errors[metric] = skill.wide(_stacked(tables), metric)[self._columns()]
+            self._errors[metric] = skill.wide(stacked_frames(tables), metric)[self._columns()]
         return self._errors[metric]
 
     def _columns(self) -> list[str]:
@@ -331,12 +331,6 @@ def check_metric(metric: str, results: Results) -> bool:
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
     return False
-
-
-def _stacked(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.concat(tables, ignore_index=True)
 
 
 def _constant(value: str, name: str, length: int) -> Any:

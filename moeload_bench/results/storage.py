@@ -133,10 +133,12 @@ def stacked(parts: Sequence[Frames]) -> Frames:
     layers = [part.layers for part in parts]
     return Frames(
         entries,
-        _stacked([part.table for part in parts]),
-        _stacked([part.costs for part in parts]),
-        _stacked([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True),
-        None if any(frame is None for frame in layers) else _stacked([frame for frame in layers if frame is not None]),
+        stacked_frames([part.table for part in parts]),
+        stacked_frames([part.costs for part in parts]),
+        stacked_frames([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True),
+        None
+        if any(frame is None for frame in layers)
+        else stacked_frames([frame for frame in layers if frame is not None]),
     )
 
 
@@ -353,8 +355,9 @@ def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:
-    columns: Mapping[str, list[Any]] = json.loads(frame.to_json(orient="split", index=False, double_precision=15))
-    return dict(zip(columns["columns"], map(list, zip(*columns["data"], strict=True)), strict=True))
+    """Return each column's values as JSON holds them; a frame without rows has empty ones."""
+    split = json.loads(frame.to_json(orient="split", index=False, double_precision=15))
+    return {name: [row[i] for row in split["data"]] for i, name in enumerate(split["columns"])}
 
 
 def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -> pd.DataFrame:
@@ -371,7 +374,8 @@ def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -
     return frame
 
 
-def _stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def stacked_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return frames one below the other, with row numbers of their own."""
     import pandas as pd
 
     return pd.concat(frames, ignore_index=True)

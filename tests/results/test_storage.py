@@ -74,6 +74,15 @@ def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
         assert found.summarize(["state", "horizon"])["excess"].notna().all()
 
 
+@pytest.mark.parametrize("name", ["own.parquet", "own"])
+def test_results_without_floors_are_written_and_read(tmp_path: Path, name: str) -> None:
+    """A trace may have no floor that is known."""
+    own = made_results({"sw_avg": [[0.1, 0.1]], "mine": [[0.05, 0.1]]})
+    found = load_results(own.save(tmp_path / name))
+    assert found.facts.empty
+    assert found.summarize(["state", "horizon"])["excess"].isna().all()
+
+
 @pytest.mark.parametrize("suite", SUITES)
 def test_the_reference_in_the_wheel_is_the_committed_one(suite: str) -> None:
     """Skill of a single forecaster on a suite is against these numbers."""
