@@ -101,7 +101,7 @@ def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
 
 def _trace_problems(found: Results, suite: Suite) -> Iterator[str]:
     expected = {entry.id: entry for entry in suite.traces}
-    strata = {trace: stratum for stratum, traces in suite.strata().items() for trace in traces}
+    strata = suite.stratum_by_trace()
     data = dict(zip(found.costs["trace"], found.costs["data_sha256"], strict=True))
     rows = {str(trace): of_trace for trace, of_trace in found.table.groupby("trace")}
     for trace in sorted(expected.keys() - (rows.keys() & data.keys())):
