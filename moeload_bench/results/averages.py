@@ -14,6 +14,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.skill import (
     centers,
+    grouped,
     half_widths,
     means_by,
     new_recipe_errors,
@@ -21,6 +22,7 @@ from moeload_bench.results.skill import (
     run_means,
     skill_of,
     votes,
+    with_level,
 )
 from moeload_bench.scoring.floors import FLOOR_NAMES, excess
 from moeload_bench.suites.suite import CROSSING, STATES
@@ -50,14 +52,14 @@ def grouped_tasks(errors: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def value_columns(errors: pd.DataFrame, by: Sequence[str]) -> dict[str, pd.DataFrame]:
     """Return by name the mean of a metric, the runs that have it, and the most origins at one horizon that have it."""
-    levels = [*by, *(() if "horizon" in by else ("horizon",))]
-    by_run = means_by(errors, [*levels, *(() if "trace" in by else ("trace",))])
-    runs = by_run.notna().groupby(level=[*by, *(() if "trace" in by else ("trace",))], sort=False, dropna=False).any()
-    origins = errors.groupby(level=levels, sort=False, dropna=False).count()
+    levels = with_level(by, "horizon")
+    by_run = means_by(errors, with_level(levels, "trace"))
+    runs = grouped(by_run.notna(), with_level(by, "trace")).any()
+    origins = grouped(errors, levels).count()
     return {
         "value": means_by(means_by(by_run, levels), by),
-        "runs": runs.groupby(level=list(by), sort=False, dropna=False).sum(),
-        "origins": origins.groupby(level=list(by), sort=False, dropna=False).max(),
+        "runs": grouped(runs, by).sum(),
+        "origins": grouped(origins, by).max(),
     }
 
 
@@ -77,7 +79,7 @@ def skill_columns(ratios: pd.DataFrame, by: Sequence[str], twins: Mapping[str, s
         "high": skill_of(center - recipe),
         "seeds_low": skill_of(center + seeds),
         "seeds_high": skill_of(center - seeds),
-        "recipes": groups.notna().groupby(level=list(by), sort=False, dropna=False).sum(),
+        "recipes": grouped(groups.notna(), by).sum(),
     }
 
 

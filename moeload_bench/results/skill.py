@@ -11,7 +11,7 @@ per forecaster.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -73,14 +73,25 @@ def ratios_to(errors: pd.DataFrame, reference: str) -> pd.DataFrame:
     return pd.DataFrame(ratios, index=errors.index, columns=errors.columns)
 
 
+def grouped(frame: pd.DataFrame, levels: Sequence[Hashable]) -> Any:
+    """Return the rows grouped by these levels of the index, groups in the order in which they come, NaN as a group."""
+    return frame.groupby(level=list(levels), sort=False, dropna=False)
+
+
+def with_level(by: Sequence[str], *names: str) -> list[str]:
+    """Return the levels with these after them, each once."""
+    return list(dict.fromkeys([*by, *names]))
+
+
 def means_by(frame: pd.DataFrame, levels: Sequence[Hashable]) -> pd.DataFrame:
     """Return the means of groups, in the order in which groups come; NaN is left out."""
-    return frame.groupby(level=list(levels), sort=False, dropna=False).mean()
+    means: pd.DataFrame = grouped(frame, levels).mean()
+    return means
 
 
 def run_means(ratios: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     """Return the mean over each run's tasks."""
-    return means_by(ratios, [*by, *(level for level in ("recipe", "trace") if level not in by)])
+    return means_by(ratios, with_level(by, "recipe", "trace"))
 
 
 def votes(means: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -> pd.DataFrame:
@@ -88,7 +99,7 @@ def votes(means: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -> p
 
     ``twins``: recipes that are near twins have the same name there; the others are a group of their own.
     """
-    recipes = means_by(means, [*by, *(() if "recipe" in by else ("recipe",))])
+    recipes = means_by(means, with_level(by, "recipe"))
     groups = [twins.get(recipe, recipe) for recipe in recipes.index.get_level_values("recipe")]
     return means_by(recipes.set_index(_level(groups, "group"), append=True), [*by, "group"])
 
@@ -108,9 +119,9 @@ def new_recipe_errors(votes: pd.DataFrame, by: Sequence[str]) -> tuple[pd.DataFr
 
     NaN with fewer than MIN_RECIPES groups of near twins.
     """
-    grouped = votes.groupby(level=list(by), sort=False, dropna=False)
-    count = grouped.count()
-    error = grouped.std(ddof=1) / count.apply(np.sqrt)
+    groups = grouped(votes, by)
+    count = groups.count()
+    error = groups.std(ddof=1) / count.apply(np.sqrt)
     return error.where(count >= MIN_RECIPES), (count - 1).astype(np.float64)
 
 
@@ -123,21 +134,18 @@ def new_seeds_errors(
     of G groups, has the weight 1 / (G C), so that the error is sqrt(s2 * sum of weight^2 / R). NaN with fewer than
     MIN_RECIPES groups, and without a recipe of two runs.
     """
-    levels = [*by, *(() if "recipe" in by else ("recipe",))]
-    by_recipe = means.groupby(level=levels, sort=False, dropna=False)
+    by_recipe = grouped(means, with_level(by, "recipe"))
     runs = by_recipe.count()
     square = (means - by_recipe.transform("mean")) ** 2
-    freedom = (runs - 1).clip(lower=0).groupby(level=list(by), sort=False, dropna=False).sum()
-    variance = square.groupby(level=list(by), sort=False, dropna=False).sum() / freedom.where(freedom > 0)
+    freedom = grouped((runs - 1).clip(lower=0), by).sum()
+    variance = grouped(square, by).sum() / freedom.where(freedom > 0)
     there = (runs > 0).astype(np.float64)
     groups = [twins.get(recipe, recipe) for recipe in runs.index.get_level_values("recipe")]
-    there_by_group = there.set_index(_level(groups, "group"), append=True).groupby(
-        level=[*by, "group"], sort=False, dropna=False
-    )
+    there_by_group = grouped(there.set_index(_level(groups, "group"), append=True), [*by, "group"])
     recipes = there_by_group.transform("sum").droplevel("group")
-    number = (there_by_group.sum() > 0).groupby(level=list(by), sort=False, dropna=False).sum()
+    number = grouped(there_by_group.sum() > 0, by).sum()
     share = (there / recipes) ** 2 / runs
-    total = share.where(there > 0).groupby(level=list(by), sort=False, dropna=False).sum()
+    total = grouped(share.where(there > 0), by).sum()
     error = (variance * total).apply(np.sqrt) / number
     return error.where(number >= MIN_RECIPES), freedom.astype(np.float64)
 
