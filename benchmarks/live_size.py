@@ -75,7 +75,7 @@ def measure(variant: str, layers: int, experts: int, steps: int) -> dict[str, fl
     """Return mean and greatest CPU milliseconds of a step, and by how many MB the peak grew."""
     import torch
 
-    from moeload_bench.live.monitor import LoadMonitor
+    from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.recording.recorder import record
 
     torch.set_num_threads(1)

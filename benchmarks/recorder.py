@@ -140,8 +140,8 @@ def measure_monitor(layers: int, experts: int, pairs: int, sequences: int) -> di
     """Measure CPU seconds of recorded steps with and without a monitor, and their ratio."""
     import torch
 
-    from moeload_bench.live.core import replay
-    from moeload_bench.live.monitor import LoadMonitor
+    from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.planning import replay
     from moeload_bench.recording.recorder import record
     from moeload_bench.traces.trace import Trace
 

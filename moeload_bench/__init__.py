@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.evaluation.stored import rescore
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
+    from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.page import report
+    from moeload_bench.inspection.policies import compare_policies
     from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
-    from moeload_bench.live.monitor import LoadMonitor
-    from moeload_bench.live.page import report
-    from moeload_bench.live.policies import compare_policies
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
     from moeload_bench.recording.callback import LoadRecorder
@@ -67,9 +67,9 @@ _HOME = _by_name({
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
-    "live.policies": "compare_policies",
-    "live.monitor": "LoadMonitor",
-    "live.page": "report",
+    "inspection.policies": "compare_policies",
+    "inspection.monitor": "LoadMonitor",
+    "inspection.page": "report",
     "placement.plans": "ClusterShape",
     "placement.replan": "CostModel",
     "recording": "LoadRecorder record",

@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 from leaderboard.season.folder import SeasonFolder
 from moeload_bench.errors import MoeloadError
 from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
-from moeload_bench.live.following import Follower, Place
 from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts, unfinished_trace

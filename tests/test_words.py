@@ -20,9 +20,9 @@ from moeload_bench.errors import (
 from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import trace_info
+from moeload_bench.inspection.policies import compare_policies
 from moeload_bench.isolation.hosts import fit_target, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.live.policies import compare_policies
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite, suite_for_trace

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from leaderboard.fit.lists import FitList
-from moeload_bench.capacity.alarms import MEASURED, AlarmCounts, added, alarms, block_shares, count, episodes
+from moeload_bench.inspection.experts import MEASURED, AlarmCounts, added, alarms, block_shares, count, episodes
 from moeload_bench.traces.trace import Trace
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from leaderboard.committed import recipe_name
 from leaderboard.fit.lists import FitList
 from moeload_bench.arrays import FloatArray
-from moeload_bench.capacity.forecast import PRIOR, TIMES, at_parts, seen, size_of
-from moeload_bench.capacity.needs import dropped_after, expert_needs, totals
+from moeload_bench.inspection.capacity_forecast import PRIOR, TIMES, at_parts, seen, size_of
+from moeload_bench.inspection.needs import dropped_after, expert_needs, totals
 from moeload_bench.schema import Record
 from moeload_bench.traces.meta import STRATA, Stratum
 from moeload_bench.traces.trace import Trace

@@ -8,11 +8,19 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.capacity.answer import RISK, STEPS, Capacity, capacity_of, capacity_sentences, choice_rows, evidence
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument
 from moeload_bench.cli.progress import plain_console, print_next, say_record
 from moeload_bench.errors import printable
+from moeload_bench.inspection.capacity import (
+    RISK,
+    STEPS,
+    Capacity,
+    capacity_of,
+    capacity_sentences,
+    choice_rows,
+    evidence,
+)
 from moeload_bench.results.console import plain_table
 
 

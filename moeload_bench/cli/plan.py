@@ -16,15 +16,15 @@ from moeload_bench.cli.options import FirstLayer, Level, ModelLayers, Seed, Trac
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
+from moeload_bench.inspection.candidates import WATCHED
+from moeload_bench.inspection.decision import Candidate, Decision, volume
+from moeload_bench.inspection.plan_change import before_and_after
+from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.live.before_after import before_and_after
-from moeload_bench.live.candidates import WATCHED
-from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.console import plain_table
-from moeload_bench.results.decision import Candidate, Decision, volume
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown
 

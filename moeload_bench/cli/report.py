@@ -12,8 +12,8 @@ from moeload_bench.cli.options import TraceArgument, check_ending, no_trace, wit
 from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped, say
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import printable
-from moeload_bench.live.core import Settings
-from moeload_bench.live.page import report as make
+from moeload_bench.inspection.page import report as make
+from moeload_bench.inspection.planning import Settings
 
 
 @with_options(settings=watching)

@@ -29,16 +29,16 @@ from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceEr
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
+from moeload_bench.inspection.cluster import Cluster
+from moeload_bench.inspection.decision import Decision
+from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.isolation.hosts import Limits, parse_level
-from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.core import Settings, decided
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.board import board_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import Verdict, verdicts
 from moeload_bench.results.console import drawn
-from moeload_bench.results.decision import Decision
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, nearest_words
 from moeload_bench.results.tables import metric_table

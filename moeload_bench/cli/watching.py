@@ -10,8 +10,8 @@ import typer
 
 from moeload_bench.cli.options import TARGET, with_options
 from moeload_bench.errors import PlacementError
-from moeload_bench.live.cluster import Cluster
-from moeload_bench.live.core import Settings
+from moeload_bench.inspection.cluster import Cluster
+from moeload_bench.inspection.planning import Settings
 from moeload_bench.placement.plans import ClusterShape
 
 

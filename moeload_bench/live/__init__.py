@@ -1,7 +1,7 @@
-"""A run watched while it trains: has it stabilised, which experts die, is it time to move them? This room answers.
+"""Public names for watching a run while it trains; the code is in `moeload_bench.inspection`.
 
-`LoadMonitor` in a training, `replay` on a trace: what is said at a step is what a replay of the recorded trace says at
-that step. Names are loaded when they are first used.
+`LoadMonitor` watches a training and `replay` a trace: both give the same at the same step. Names are loaded when they
+are first used.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moeload_bench.live.advice import Advice, AdviceRule
-    from moeload_bench.live.cluster import Cluster
-    from moeload_bench.live.core import Settings, Snapshot, replay
-    from moeload_bench.live.monitor import LoadMonitor
+    from moeload_bench.inspection.advice import Advice, AdviceRule
+    from moeload_bench.inspection.cluster import Cluster
+    from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.planning import Settings, Snapshot, replay
 
 __all__ = ["Advice", "AdviceRule", "Cluster", "LoadMonitor", "Settings", "Snapshot", "replay"]
 
@@ -22,13 +22,13 @@ _HOME = {
     "AdviceRule": "advice",
     "Cluster": "cluster",
     "LoadMonitor": "monitor",
-    "Settings": "core",
-    "Snapshot": "core",
-    "replay": "core",
+    "Settings": "planning",
+    "Snapshot": "planning",
+    "replay": "planning",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"moeload_bench.inspection.{_HOME[name]}"), name)

@@ -13,9 +13,8 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.results.board import Board, Row
-from moeload_bench.results.decision import LEAST_PARTS, interval_of
 from moeload_bench.results.results import Results
-from moeload_bench.results.skill import MIN_RECIPES, ratios_to
+from moeload_bench.results.skill import LEAST_PARTS, MIN_RECIPES, interval_of, ratios_to
 from moeload_bench.scoring.catalogue import PRIMARY, has_skill
 from moeload_bench.suites.suite import STATES
 from moeload_bench.words import listed

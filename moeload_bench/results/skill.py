@@ -29,6 +29,8 @@ EXACT = 1e-12
 """Errors below this, and differences of errors up to it, are rounding."""
 MIN_RECIPES = 5
 """With fewer recipes no interval and no test is given."""
+LEAST_PARTS = 3
+"""Parts of one run without which nothing is tested."""
 CONFIDENCE = 0.95
 
 
@@ -160,6 +162,16 @@ def t_quantile(freedom: FloatArray | float, confidence: float = CONFIDENCE) -> F
     from scipy.special import stdtrit
 
     return np.asarray(stdtrit(freedom, 0.5 + 0.5 * confidence))
+
+
+def interval_of(value_N: Any) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean; NaN from too few parts."""
+    known_N = np.asarray(value_N, dtype=np.float64)
+    known_N = known_N[np.isfinite(known_N)]
+    if len(known_N) < LEAST_PARTS:
+        return float("nan"), float("nan")
+    half = float(t_quantile(len(known_N) - 1)) * known_N.std(ddof=1) / np.sqrt(len(known_N))
+    return float(known_N.mean() - half), float(known_N.mean() + half)
 
 
 def p_values(votes: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

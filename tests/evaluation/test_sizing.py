@@ -12,7 +12,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.cli.run import OWN_TRACE_BASELINES
 from moeload_bench.evaluation import sizing
 from moeload_bench.evaluation.sizing import sized
-from moeload_bench.live.findings import make_findings
+from moeload_bench.inspection.findings import make_findings
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 

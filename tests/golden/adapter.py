@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 
 from leaderboard.season.claims import Test, against_others, cell_gains
 from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
-from moeload_bench.capacity import alarms
-from moeload_bench.capacity.forecast import PRIOR, PRIOR_WINDOWS
 from moeload_bench.cli.app import app
 from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.inspection import experts
+from moeload_bench.inspection.capacity_forecast import PRIOR, PRIOR_WINDOWS
+from moeload_bench.inspection.cluster import ASSUMED
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
-from moeload_bench.live.cluster import ASSUMED
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.results import Results, load_results
@@ -132,8 +132,8 @@ def constants() -> dict[str, Any]:
         "weights": weights,
         "capacity prior": json.loads(PRIOR.read_text()),
         "capacity prior windows": PRIOR_WINDOWS,
-        "alarm": {name: getattr(alarms, name) for name in rules},
-        "alarm measured": alarms.measured()._asdict(),
+        "alarm": {name: getattr(experts, name) for name in rules},
+        "alarm measured": experts.measured()._asdict(),
         "state rule": asdict(StateRule()),
         "cluster assumed": dict(ASSUMED),
     }

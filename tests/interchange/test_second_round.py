@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.import_ import app
 from moeload_bench.errors import RecordingError, TraceError
+from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange.laer_moe import COLUMNS, read_laer_moe
 from moeload_bench.interchange.wandb import read_wandb
-from moeload_bench.live.following import Follower, Place
 from moeload_bench.recording.parts import Parts
 
 NAMES = [f"moe/layer_{layer}/expert_{expert}" for layer in range(2) for expert in range(4)]

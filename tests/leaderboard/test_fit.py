@@ -15,8 +15,8 @@ from leaderboard.fit.capacity import BLOCK, OTHER_SIZE, RunNeeds, lately, origin
 from leaderboard.fit.capacity import weights as run_weights
 from leaderboard.fit.command import FITS, Name
 from leaderboard.fit.lists import read_list
-from moeload_bench.capacity.alarms import measured
 from moeload_bench.errors import HashMismatchError, TraceError
+from moeload_bench.inspection.experts import measured
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.meta import STRATA
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -100,7 +100,7 @@ def test_a_check_writes_nothing(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 1 where a file differs; without --check it is written, and equal from then on."""
-    path = Path(lists.__file__).parents[2] / "moeload_bench" / "capacity" / "alarm.json"
+    path = Path(lists.__file__).parents[2] / "moeload_bench" / "inspection" / "alarm.json"
     there = world / "alarm.json"
     monkeypatch.setattr("leaderboard.fit.alarm.MEASURED", there)
     monkeypatch.setattr("leaderboard.fit.command.ROOT", world)

@@ -105,7 +105,7 @@ BAD_FIELDS = [
     ({"target": "other.py:Mine"}, "target"),
     ({"target": "os:system"}, "target"),
     ({"target": "moeload_bench.adapters.blocks.os:system"}, "target"),
-    ({"target": "moeload_bench.live.core:Settings"}, "target"),
+    ({"target": "moeload_bench.inspection.planning:Settings"}, "target"),
     ({"kwargs": {"a b": 1}}, "kwargs"),
     ({"kwargs": {"a": float("nan")}}, "kwargs"),
     ({"kwargs": {"a": {"b": 1}}}, "kwargs"),
@@ -293,7 +293,7 @@ def test_an_adapter_of_the_package_is_an_entry_of_its_own(tmp_path: Path, world:
     with pytest.raises(SubmissionError, match="the package's own code has none"):
         read_folder(folder.path)
     with pytest.raises(SubmissionError, match=r"a submission is one file: name it as FILE\.py:Class"):
-        make_draft(parse_target("moeload_bench.live.core:Settings"), "mine", author, world.suite)
+        make_draft(parse_target("moeload_bench.inspection.planning:Settings"), "mine", author, world.suite)
 
 
 def test_a_checkout_changes_no_byte_of_a_submission() -> None:

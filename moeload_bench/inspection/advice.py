@@ -1,0 +1,220 @@
+"""When to move experts, asked during training: the rule, what it is judged on, and its reason in words.
+
+`if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for the forecast of the coming
+``horizon`` steps is compared with the plan in force, on the loads of the last steps themselves, batch noise included: a
+plan that follows noise shows no gain there, where a comparison on means (as `if_pays` makes it) promises one. A layer
+moves when its gain over the horizon is ``margin`` times what moving its replicas costs. Nothing is moved at first until
+a plan promises ``least_percent`` of the step time: below that a run is left alone.
+
+Axis letters: S recent rows, L MoE layers, E experts, R replica slots, D devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.errors import PlacementError
+from moeload_bench.inspection.decision import LEAST_PERCENT
+from moeload_bench.placement.cost import replicas_moved, step_imbalance
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.replan import CostModel, with_fewest_moves
+from moeload_bench.traces.means import mean_known, mean_over
+from moeload_bench.words import every
+
+Verdict = Literal["wait", "leave", "replan"]
+
+
+@dataclass(frozen=True)
+class AdviceRule:
+    """The constants of the rule. They were chosen on the `train` runs of suite v1 (docs/guide/live.md).
+
+    ``patience``: steps seen before any advice; ``margin``: gain over cost that a layer needs to be moved, ``keep`` the
+    same for a layer whose move is advised already and was not made; ``least_percent`` of the step time, after the
+    migration, that the first move of a run has to promise, or half of that while it is advised already.
+    """
+
+    patience: int = 200
+    margin: float = 1.5
+    keep: float = 1.0
+    least_percent: float = LEAST_PERCENT
+
+    def __post_init__(self) -> None:
+        if self.patience < 1:
+            raise PlacementError(f"patience is {self.patience}, expected at least 1 step")
+        if not (np.isfinite(self.margin) and self.margin >= self.keep >= 0):
+            raise PlacementError(f"expected margin >= keep >= 0, both finite, got {self.margin} and {self.keep}")
+        if not (np.isfinite(self.least_percent) and self.least_percent >= 0):
+            raise PlacementError(f"least_percent is {self.least_percent}, expected a finite number of at least 0")
+
+
+@dataclass(frozen=True, eq=False)
+class Advice:
+    """What to do with the placement at step ``step``, for the ``horizon`` steps from there on.
+
+    ``layers``: rows of the plan to change, none unless ``verdict`` is "replan". ``imbalance`` and ``expected``: max /
+    mean device load over the layers named (over all, where none is), as it is and after the move.
+    ``saves_percent`` and ``costs_percent`` of the step time over the horizon; where nothing is to be moved, those of
+    the best move there is. ``slot_expert_LR``: the plan to have from here on, None while waiting;
+    ``replicas``: how many replicas move.
+    """
+
+    step: int
+    horizon: int
+    verdict: Verdict
+    layers: tuple[int, ...]
+    imbalance: float
+    expected: float
+    saves_percent: float
+    costs_percent: float
+    replicas: int
+    reason: str
+    slot_expert_LR: IntArray | None = field(repr=False, default=None)
+
+    @property
+    def pays(self) -> bool:
+        """Whether it saves more than it costs, in the digits that its reason shows."""
+        return self.saves_percent - self.costs_percent >= 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class Situation:
+    """What the rule decides from at one step.
+
+    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``recent_SLE``: shares of
+    the last rows, NaN where a layer-step has no load; ``static_imbalance``: of the static layout, mean over the run
+    so far; ``steps_seen``: training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
+    move is advised already. ``stable``: whether all layers are; ``names_L``: what the layers are called.
+    """
+
+    step: int
+    steps_seen: int
+    current_LR: IntArray
+    share_hat_LE: FloatArray
+    recent_SLE: FloatArray
+    static_imbalance: float
+    moved: bool
+    standing_L: BoolArray
+    stable: bool
+    names_L: tuple[str, ...]
+
+
+def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
+    """Return the advice at one step; a pure function of what was seen before it."""
+    return advise_each([(at, horizon)], cost, shape, rule)[0]
+
+
+def advise_each(
+    asked: Sequence[tuple[Situation, int]], cost: CostModel, shape: ClusterShape, rule: AdviceRule
+) -> list[Advice]:
+    """Return the advice in several situations of one run at one step, each for its horizon, with the same recent rows.
+
+    Axis letter: N situations.
+    """
+    at = asked[0][0]
+    recent_SLE = at.recent_SLE
+    current_NLR = np.stack([one.current_LR for one, _ in asked])
+    before_NL = mean_over(step_imbalance(current_NLR, recent_SLE, shape.devices), axis=0)
+    if at.steps_seen < rule.patience:
+        return [
+            _wait(one, horizon, mean_known(before_L), rule)
+            for (one, horizon), before_L in zip(asked, before_NL, strict=True)
+        ]
+    forecasts = {id(one.share_hat_LE): one.share_hat_LE for one, _ in asked}
+    plans = dict(zip(forecasts, plan(np.stack(list(forecasts.values())), shape), strict=True))
+    wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one, _ in asked])
+    wanted_NLR = with_fewest_moves(current_NLR, wanted_NLR, shape)
+    after_NL = mean_over(step_imbalance(wanted_NLR, recent_SLE, shape.devices), axis=0)
+    moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
+    found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
+    return [_weighed(_Move(*one, cost, before_L, after_L, moved_LD), to_LR, rule)
+            for one, to_LR, before_L, after_L, moved_LD in found]  # fmt: skip
+
+
+def _wait(at: Situation, horizon: int, now: float, rule: AdviceRule) -> Advice:
+    seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
+    return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+
+
+def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
+    """Return the advice about the move to a plan: the layers that pay, if they pay together."""
+    at, gain_L, moves_L = made.at, made.gain_L, made.moved_LD.any(axis=1)
+    margin_L = np.where(at.standing_L, rule.keep, rule.margin)
+    chosen_L = (gain_L > margin_L * made.price_L) & moves_L
+    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
+    least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
+    saves, costs = made.percent(chosen_L)
+    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
+    if not pays:
+        return made.leave(best_L, mean_known(made.before_L), rule)
+    return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
+
+
+@dataclass(frozen=True, eq=False)
+class _Move:
+    at: Situation
+    horizon: int
+    cost: CostModel
+    before_L: FloatArray
+    after_L: FloatArray
+    moved_LD: IntArray
+
+    @cached_property
+    def gain_L(self) -> FloatArray:
+        """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
+        per_unit = self.cost.step_ms * self.cost.expert_fraction / self.at.static_imbalance / len(self.before_L)
+        return np.asarray(np.nan_to_num(self.before_L - self.after_L) * per_unit * self.horizon)
+
+    @property
+    def price_L(self) -> FloatArray:
+        """Milliseconds to move each layer alone, the fixed cost of a re-plan aside; together they cost no more."""
+        per_replica = (1 - self.cost.overlap) * self.moved_LD.max(axis=1)
+        return np.asarray(per_replica * self.cost.expert_mb / self.cost.bandwidth_gb_s)
+
+    def percent(self, layer_L: BoolArray) -> tuple[float, float]:
+        """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
+        span = self.horizon * self.cost.step_ms / 100
+        price = self.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
+        return float(self.gain_L[layer_L].sum()) / span, price / span
+
+    def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
+        saves, costs = self.percent(layer_L)
+        prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
+        if not layer_L.any():
+            why = "no plan promises less imbalance than the one in force"
+        elif saves - costs >= rule.least_percent:
+            why = f"{prices}; a move has to save {rule.margin:g} times what it costs"
+        elif self.at.stable:
+            why = f"what moves is batch noise: {prices}"
+        else:
+            why = prices
+        text = f"leave it: {why}"
+        return Advice(self.at.step, self.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
+
+    def replan(self, layer_L: BoolArray, plan_LR: IntArray) -> Advice:
+        saves, costs = self.percent(layer_L)
+        layers = tuple(np.flatnonzero(layer_L).tolist())
+        named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
+        before, after = mean_known(self.before_L[layer_L]), mean_known(self.after_L[layer_L])
+        text = (
+            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f} for the next {self.horizon} steps, "
+            f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
+        )
+        replicas = int(self.moved_LD[layer_L].sum())
+        return Advice(
+            self.at.step, self.horizon, "replan", layers, before, after, saves, costs, replicas, text, plan_LR
+        )
+
+
+def name_layers(names: Sequence[str], of: int) -> str:
+    """`layer 3`, `layers 3, 5`, `both layers`, `all 6 layers`; more than six are counted."""
+    if len(names) == of and of > 1:
+        return every(of, "layer")
+    if len(names) > 6:
+        return f"{len(names)} of {of} layers"
+    return f"layer{'s' if len(names) > 1 else ''} {', '.join(names)}"

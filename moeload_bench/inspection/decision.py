@@ -1,0 +1,240 @@
+"""One decision about a run: which forecaster, how often to look, what moving experts saves, how sure, what was assumed.
+
+`decide` is pure: the candidates of a watched run in, a `Decision` out. Every command prints this decision and makes
+none of its own. Candidates are compared part by part, over disjoint parts of the run, by a paired 95 % t interval: it
+says what this run shows, not what another would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from moeload_bench.errors import counted
+from moeload_bench.results.skill import interval_of
+from moeload_bench.words import listed, page
+
+SAME_PERCENT = 0.1
+"""Points of the step time below which two candidates save alike."""
+WORSE_BY = 0.05
+"""Part of the best saving (of the least error) that is never given up, however wide the interval."""
+LEAST_PERCENT = 1.0
+"""Percent of the step time that re-planning must save; below that the experts stay where they are."""
+ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
+"""Where the order comes from in which forecasters are cheap."""
+Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
+
+
+class Constant(NamedTuple):
+    """One constant of the cost model: in words, where it comes from, and the option that states it."""
+
+    words: str
+    source: Source
+    option: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A forecaster, looked at every so many steps, as the run would have gone with it.
+
+    Percentages are of the step time under the even spread: ``gain_percent`` before moving, ``saved_percent`` after it.
+    ``misplaced``: mean part of the tokens that its forecasts put with the wrong expert; ``cpu_ms`` of a forecast,
+    observing included, all candidates timed side by side. ``saved_N`` and ``misplaced_N``: by disjoint parts in order.
+    """
+
+    forecaster: str
+    every: int
+    replans: int
+    moved_gb: float
+    imbalance: float
+    gain_percent: float
+    saved_percent: float
+    misplaced: float
+    cpu_ms: float = field(compare=False)
+    saved_N: tuple[float, ...] = field(repr=False, default=())
+    misplaced_N: tuple[float, ...] = field(repr=False, default=())
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the fields of its row in a table."""
+        return {name: _known(value) for name, value in vars(self).items() if not name.endswith("_N")}
+
+    @property
+    def misplaced_percent(self) -> float | None:
+        """Return the misplaced tokens in percent; None before a forecast was judged."""
+        return 100 * self.misplaced if np.isfinite(self.misplaced) else None
+
+    def dominates(self, other: Candidate) -> bool:
+        """Return whether it is nowhere worse and somewhere better: in saving, re-plans and gigabytes moved."""
+        mine, its = ((-one.saved_percent, one.replans, one.moved_gb) for one in (self, other))
+        return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do about a run, from what was seen before ``step``.
+
+    ``take``: the forecaster with its interval. ``moves``: whether re-planning pays; if not, the experts stay spread
+    evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves. ``judged_by``: by what forecasters are compared.
+    ``alike``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
+    """
+
+    step: int
+    take: Candidate
+    moves: bool
+    low: float
+    high: float
+    judged_by: Literal["step time saved", "misplaced tokens"]
+    alike: tuple[str, ...]
+    candidates: tuple[Candidate, ...] = field(repr=False)
+    even: float
+    constants: tuple[Constant, ...]
+
+    @property
+    def matters(self) -> bool:
+        """Whether the forecasters differ."""
+        return len(self.alike) < len({one.forecaster for one in self.candidates})
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return all of it as a JSON record."""
+        return {
+            "step": self.step, "moves": self.moves, "take": self.take.record,
+            "interval": [_known(self.low), _known(self.high)],
+            "judged_by": self.judged_by, "alike": list(self.alike), "matters": self.matters, "even": _known(self.even),
+            "candidates": [one.record for one in self.candidates],
+            "constants": [one._asdict() for one in self.constants],
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        """Return what to do, which forecaster and why, and what it rests on: a sentence or two each."""
+        return [self._answer(), self._forecaster(), *self._rests_on()]
+
+    def _answer(self) -> str:
+        take = self.take
+        lead, saved = f"Decision at step {self.step:,}:", f"{take.saved_percent:.1f} % of the step time"
+        if self.judged_by == "misplaced tokens":
+            return f"{lead} forecast with {take.forecaster}."
+        if not self.moves:
+            below = np.floor(100 * take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
+            return (
+                f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): re-planning with "
+                f"{take.forecaster} saves {below:.2f} % of the step time, below {LEAST_PERCENT:g} %."
+            )
+        return (
+            f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
+            f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
+            f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; max/mean over the "
+            f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
+        )
+
+    def _forecaster(self) -> str:
+        names = list(dict.fromkeys(one.forecaster for one in self.candidates))
+        if len(names) == 1:
+            return f"{names[0]} is the only forecaster compared."
+        by, worth = self.judged_by, {name: self._best(name) for name in names}
+        if by == "step time saved":
+            values = sorted(one.saved_percent for one in worth.values())
+            each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
+            span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
+        else:
+            values = sorted(value for one in worth.values() if (value := one.misplaced_percent) is not None)
+            if not values:
+                return "No forecast has been judged yet."
+            span = f"misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
+        take = self.take
+        cost = f"of those that none beats, {take.forecaster} takes the least CPU time ({ORDER})"
+        if not self.matters:
+            return f"Which forecaster does not matter here: they {span}; {cost}."
+        apart = listed([name for name in names if name not in self.alike])
+        if len(self.alike) == 1:
+            return f"By {by}, {self.alike[0]} is ahead of {apart} (all {span}).{self._by_interval()}"
+        return f"By {by}, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}.{self._by_interval()}"
+
+    def _best(self, name: str) -> Candidate:
+        key = (lambda one: one.saved_percent) if self.judged_by == "step time saved" else (lambda one: -one.misplaced)
+        return max((one for one in self.candidates if one.forecaster == name), key=key)
+
+    def _by_interval(self) -> str:
+        """Return the best forecaster of each interval, where they differ."""
+        best: dict[int, str] = {}
+        for every in sorted({one.every for one in self.candidates}):
+            there = (one for one in self.candidates if one.every == every)
+            best[every] = max(there, key=lambda one: one.saved_percent).forecaster
+        if self.judged_by == "misplaced tokens" or len(set(best.values())) == 1:
+            return ""
+        return f" Best by interval: {', '.join(f'{name} every {every:,}' for every, name in best.items())}."
+
+    def _rests_on(self) -> Iterator[str]:
+        for source, lead in (("stated", "Stated"), ("of this run", "Of this run"), ("of the model", "Of the model")):
+            words = [one.words for one in self.constants if one.source == source]
+            if words:
+                yield f"{lead}: {', '.join(words)}."
+        assumed = [f"{one.words} ({one.option})" for one in self.constants if one.source == "ASSUMED"]
+        if assumed:
+            yield f"ASSUMED, state yours: {', '.join(assumed)}."
+
+
+def decide(
+    step: int, candidates: Sequence[Candidate], even: float, constants: Sequence[Constant], *, placed: bool
+) -> Decision:
+    """Return the decision; ``placed``: whether there is a cluster to save step time on. Candidates come in the order of
+    what their forecasters cost, the cheapest first.
+
+    Candidates that save as much as the least of those that cannot be told from the best are eligible. One that another
+    candidate dominates is never taken. Of the rest the cheapest forecaster is taken, with the interval that moves
+    least.
+    """
+    if placed:
+        best = max(candidates, key=lambda one: one.saved_percent)
+        most = max(SAME_PERCENT, WORSE_BY * best.saved_percent)
+        floor = min(
+            one.saved_percent for one in candidates
+            if _alike(best.saved_N, one.saved_N, best.saved_percent - one.saved_percent, SAME_PERCENT, most)
+        )  # fmt: skip
+        eligible = [one for one in candidates if one.saved_percent >= floor]
+    else:
+        known = [one for one in candidates if np.isfinite(one.misplaced)]
+        best = min(known or candidates, key=lambda one: one.misplaced)
+        same, most = (part * best.misplaced for part in (0.02, WORSE_BY))
+        eligible = [
+            one for one in known
+            if one is best or _alike(one.misplaced_N, best.misplaced_N, one.misplaced - best.misplaced, same, most)
+        ] or list(candidates)  # fmt: skip
+    free = [one for one in eligible if not any(other.dominates(one) for other in candidates)] if placed else eligible
+    names = list(dict.fromkeys(one.forecaster for one in candidates))
+    take = min(free, key=lambda one: (names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent))
+    low, high = interval_of(take.saved_N)
+    return Decision(
+        step, take, placed and take.saved_percent >= LEAST_PERCENT, low, high,
+        "step time saved" if placed else "misplaced tokens",
+        tuple(name for name in names if any(one.forecaster == name for one in eligible)), tuple(candidates), even,
+        tuple(constants),
+    )  # fmt: skip
+
+
+def too_short(steps: int, first: int) -> str:
+    """Return why nothing can be decided about a run that ends before the first look."""
+    return f"{steps:,} steps, the first look comes after {first:,}"
+
+
+def volume(gb: float) -> str:
+    """Return gigabytes in the unit that shows them: `0.3 GB`, `4.1 MB`, `16.3 TB`."""
+    scale, unit = (1e-3, "TB") if gb >= 1000 else (1.0, "GB") if gb >= 0.1 or gb == 0 else (1e3, "MB")
+    return f"{gb * scale:,.1f} {unit}"
+
+
+def _known(value: Any) -> Any:
+    """Return None for NaN, which JSON does not have."""
+    return None if value != value else value
+
+
+def _alike(more_N: Sequence[float], less_N: Sequence[float], gap: float, same: float, most: float) -> bool:
+    """Return whether a gap in the mean is small, or the paired interval of its parts does not tell it from zero."""
+    if gap <= same:
+        return True
+    low, _ = interval_of(np.subtract(more_N, less_N))
+    return gap <= most and not low > 0

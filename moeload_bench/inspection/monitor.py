@@ -1,0 +1,306 @@
+"""`LoadMonitor`: a run watched while it trains, beside the recorder or without a trace.
+
+monitor = LoadMonitor(sinks=["runs/moe.jsonl"])
+with record(model, out="runs", name="my-run", monitor=monitor) as r: ...    # any PyTorch loop
+LoadRecorder("runs", name="my-run", monitor=monitor)                        # transformers' Trainer, as a callback
+monitor.attach(trainer, out="runs", name="my-run")                          # and into the Trainer's own logs
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from moeload_bench.arrays import IntArray
+from moeload_bench.errors import MoeloadError, PlacementError, printable
+from moeload_bench.inspection.advice import Advice
+from moeload_bench.inspection.names import console_line, metrics_of
+from moeload_bench.inspection.planning import Settings, Snapshot, Watch
+from moeload_bench.inspection.sinks import Log, Sink
+from moeload_bench.inspection.summary import Summary
+from moeload_bench.interchange.forecast_files import made_by
+from moeload_bench.interchange.placements import check_format, placement_of, write_placement
+from moeload_bench.recording.writer import RecordingWarning, Row
+from moeload_bench.traces.trace import TraceMeta
+
+PRINTERS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
+"""Callbacks of transformers that print all that is logged."""
+KEPT = 512
+"""Snapshots that a monitor keeps."""
+
+
+class LoadMonitor:
+    """State, imbalance, dying experts, forecasts and advice of a run that is training; nothing in it stops training.
+
+    ``settings``: what is watched for, and on which cluster advice is given. ``sinks``: see `inspection.sinks`;
+    they get the mean over layers and the worst one, with ``all_layers`` every layer. ``on_advice``: called with each
+    `Advice` to re-plan; unless it returns False (or raises) the plan counts as carried out. ``advice_file``: the newest
+    plan to have, in a format of `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one).
+    Without ``on_advice`` nothing counts as carried out until `carried_out` says so, unless
+    ``settings.follow``.
+
+    ``snapshots``: the last `KEPT`, the newest last. ``stopped``: why monitoring ended early, None while it goes on.
+    Both stay after the training; the next training that the monitor watches begins anew.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        sinks: Sequence[Any] = (),
+        all_layers: bool = False,
+        on_advice: Callable[[Advice], object] | None = None,
+        advice_file: str | Path | None = None,
+        advice_format: str = "json",
+    ) -> None:
+        self.settings = settings or Settings()
+        self.snapshots: deque[Snapshot] = deque(maxlen=KEPT)
+        self.stopped: str | None = None
+        self.watch: Watch | None = None
+        self._all_layers = all_layers
+        self._on_advice = on_advice
+        self._advice_file = None if advice_file is None else Path(advice_file)
+        self._advice_format = advice_format
+        if advice_file is not None:
+            check_format(advice_format)
+        self._given = tuple(sinks)
+        self._sinks = [Sink(given) for given in sinks]
+        self._direct: list[Log] = []
+        self._given_up: list[Log] = []
+        self._ended = False
+
+    @property
+    def latest(self) -> Snapshot | None:
+        """The newest snapshot, None before the first."""
+        return self.snapshots[-1] if self.snapshots else None
+
+    def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
+        """Take in a closed step (the recorder calls this); never raises."""
+        self._take(row, meta, self._direct)
+
+    def _take(self, row: Row, meta: Callable[[], TraceMeta], logs: Sequence[Log]) -> None:
+        try:
+            if self._ended:
+                self._next_training(row)
+            if self.stopped is None:
+                self._add(row, meta, logs)
+        except Exception as error:  # whatever it is, others pay for the training
+            self._stop(error)
+
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        """Take in the steps before a run was resumed, from nothing: nothing is logged or handed over again.
+
+        No plan counts as carried out then, unless ``settings.follow``: nobody knows which ones were. `carried_out` says
+        which one is in force.
+        """
+        try:
+            self._forget()
+            for row in rows:
+                self._see(row, meta)
+        except Exception as error:
+            self._stop(error)
+
+    def carried_out(self, advice: Advice | IntArray) -> None:
+        """Say that a plan is in force from the next step on: that of an advice, or the expert in each slot
+        [layers, slots], as after a resume.
+
+        Raises `PlacementError` for an advice without a plan, for slots that hold no plan of this model, when there is
+        no cluster to place on, and before the first step was seen.
+        """
+        if isinstance(advice, Advice):
+            if advice.slot_expert_LR is None:
+                raise PlacementError(f"the advice of step {advice.step} ({advice.verdict}) holds no plan")
+            advice = advice.slot_expert_LR
+        if self.watch is None:
+            raise PlacementError("got a plan before the first step, expected it after: the model is not known yet")
+        self.watch.carried_out(_checked_plan(advice, self.watch.info.num_experts))
+
+    def log_to(self, log: Log) -> None:
+        """Send the numbers to ``log(dict, step)`` in the training's own thread; an error there is a warning."""
+        self._direct.append(log)
+
+    def attach(self, trainer: Any, out: str | Path | None = None, **recorder: Any) -> LoadMonitor:
+        """Watch a transformers Trainer: add the recorder's callback and log through the Trainer itself.
+
+        TensorBoard, W&B, trackio, MLflow and whatever else the Trainer reports to get the numbers. With ``out`` the
+        run is recorded too; ``recorder``: further arguments of `moeload_bench.recording.LoadRecorder`. Of several
+        Trainers, trained one after another, each logs its own training.
+        """
+        from moeload_bench.recording.callback import LoadRecorder
+
+        trainer.add_callback(LoadRecorder(out, monitor=_Attached(self, trainer), **recorder))
+        return self
+
+    def summary(self) -> Summary:
+        """Return what is known now; it shows itself in notebooks."""
+        history = None if self.watch is None else self.watch.history.past()
+        return Summary(self.latest, history, self.stopped)
+
+    def close(self) -> None:
+        """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
+        self._ended = True
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+
+    def _next_training(self, row: Row) -> None:
+        """Take the first step after `close`: another training begins, or the last one goes on where the step follows.
+
+        It goes on where a training that broke off before is tidied up late, in the midst of this one.
+        """
+        if self.watch is not None and self.stopped is None and row["step"] == self.watch.next_step:
+            self._open()
+        else:
+            self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew; whoever holds the snapshots of the training before keeps them."""
+        self.watch, self.stopped = None, None
+        self.snapshots = deque(maxlen=KEPT)
+        self._given_up = []
+        self._open()
+
+    def _open(self) -> None:
+        """Open the sinks again where they were closed; one that cannot be is left out with a warning."""
+        if not self._ended:
+            return
+        self._ended = False
+        for given in self._given:
+            try:
+                self._sinks.append(Sink(given))
+            except Exception as error:  # a folder that is gone, say
+                _warn(f"the sink {given} cannot be opened again: {type(error).__name__}: {error}")
+
+    def _add(self, row: Row, meta: Callable[[], TraceMeta], logs: Sequence[Log]) -> None:
+        snapshot = self._see(row, meta)
+        if snapshot is None:
+            return
+        self._act_on(snapshot.advice)
+        values = metrics_of(snapshot, all_layers=self._all_layers)
+        for sink in self._sinks:
+            sink.put(values, snapshot.step)
+        for log in logs:
+            if log not in self._given_up:
+                self._log(log, values, snapshot.step)
+
+    def _see(self, row: Row, meta: Callable[[], TraceMeta]) -> Snapshot | None:
+        if self.watch is None:
+            self.watch = self._begin(row, meta())
+        snapshot = self.watch.add(row)
+        if snapshot is not None:
+            self.snapshots.append(snapshot)
+        return snapshot
+
+    def _begin(self, row: Row, meta: TraceMeta) -> Watch:
+        tokens = int(row["tokens"].max())
+        try:
+            return Watch(meta, self.settings, tokens)
+        except PlacementError as error:
+            _warn(f"no advice: {error}")
+            return Watch(meta, self.settings, tokens, advise=False)
+
+    def _act_on(self, advice: Advice | None) -> None:
+        if advice is None or advice.verdict != "replan":
+            return
+        if self._advice_file is not None:
+            self._write_plan(self._advice_file, advice)
+        if self._on_advice is None:
+            return
+        try:
+            refused = self._on_advice(advice) is False
+        except Exception as error:
+            _warn(f"on_advice raised {type(error).__name__}: {error}; the plan counts as not carried out")
+            return
+        if not refused and not self.settings.follow:
+            self.carried_out(advice)
+
+    def _write_plan(self, path: Path, advice: Advice) -> None:
+        """Write the plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
+        assert self.watch is not None
+        assert self.watch.shape is not None
+        assert advice.slot_expert_LR is not None
+        about = {
+            "made_by": made_by(),
+            "forecaster": self.snapshots[-1].decision.take.forecaster,
+            "first_step": advice.step,
+            "horizon": advice.horizon,
+            "replanned": [self.watch.names_L[i] for i in advice.layers],
+            "reason": advice.reason,
+        }
+        info = self.watch.info
+        try:
+            placement = placement_of(
+                advice.slot_expert_LR, info.num_experts, self.watch.shape, info.layer_indices, about
+            )
+            write_placement(placement, path, self._advice_format)
+        except (OSError, MoeloadError) as error:
+            _warn(f"{path}: the plan cannot be written: {error}")
+
+    def _log(self, log: Log, values: dict[str, float], step: int) -> None:
+        try:
+            log(values, step)
+        except Exception as error:
+            self._given_up.append(log)
+            _warn(f"a log was given up: {type(error).__name__}: {error}")
+
+    def _stop(self, error: Exception) -> None:
+        named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
+        self.stopped = f"monitoring stopped: {named}"
+        _warn(self.stopped)
+
+
+class _Attached:
+    """The monitor as the recorder of one Trainer knows it: what is said of that training, this Trainer logs."""
+
+    def __init__(self, monitor: LoadMonitor, trainer: Any) -> None:
+        self._monitor = monitor
+        self._trainer = trainer
+
+    def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
+        self._monitor._take(row, meta, [*self._monitor._direct, self._log])
+
+    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
+        self._monitor.recall(rows, meta)
+
+    def close(self) -> None:
+        self._monitor.close()
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        """Log through the Trainer, whose console gets one line in place of all the numbers."""
+        handler = self._trainer.callback_handler
+        everybody = handler.callbacks
+        printers = [one for one in everybody if type(one).__name__ in PRINTERS]
+        handler.callbacks = [one for one in everybody if one not in printers]
+        try:
+            self._trainer.log(dict(values))
+        finally:
+            handler.callbacks = everybody
+        if printers and self._trainer.is_world_process_zero():
+            bar = next((one.training_bar for one in printers if getattr(one, "training_bar", None) is not None), None)
+            (print if bar is None else bar.write)(console_line(values, step))
+
+
+def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:
+    """Return the slots as an array; raise `PlacementError` where a layer lacks an expert or has an unknown one."""
+    slots_LR = np.asarray(slot_expert_LR)
+    if slots_LR.ndim != 2 or slots_LR.dtype.kind not in "iu":
+        raise PlacementError(
+            f"the plan has shape {slots_LR.shape} of {slots_LR.dtype}, expected whole numbers [layers, slots]"
+        )
+    for at, slot_R in enumerate(slots_LR.tolist()):
+        wrong = sorted(set(range(experts)).symmetric_difference(slot_R))
+        if wrong:
+            how = "missing" if 0 <= wrong[0] < experts else "unknown"
+            raise PlacementError(
+                f"row {at} of the plan: expert {wrong[0]} is {how}, expected each of 0 to {experts - 1} at least once"
+            )
+    return slots_LR.astype(np.int64)
+
+
+def _warn(text: str) -> None:
+    warnings.warn(printable(f"{text}; training goes on"), RecordingWarning, stacklevel=3)

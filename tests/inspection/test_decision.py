@@ -1,0 +1,398 @@
+"""One decision: the same in every command and in the monitor, never dominated, and honest about its constants."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moeload_bench.cli.app import app
+from moeload_bench.errors import PlacementError, TraceError
+from moeload_bench.inspection.candidates import FORECASTERS
+from moeload_bench.inspection.capacity import capacity_of
+from moeload_bench.inspection.cluster import Cluster, expert_mb
+from moeload_bench.inspection.decision import Candidate, decide, volume
+from moeload_bench.inspection.forecasts import Forecasts
+from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.page import report
+from moeload_bench.inspection.planning import Settings, decided, replay
+from moeload_bench.inspection.summary import lr_words, sentences
+from moeload_bench.placement.cost import step_imbalance
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.replan import CostModel
+from moeload_bench.recording.writer import rows_of
+from moeload_bench.traces.store import load_trace, write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
+from tests.support.synthetic import settling_trace
+
+TRACES = Path(__file__).parents[2] / "traces"
+STATED = ("--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000")
+
+
+def first_steps(run: str, steps: int) -> Trace:
+    """The first steps of a committed run."""
+    trace = load_trace(TRACES / f"{run}.parquet")
+    columns = {name: column[:steps].copy() for name, column in trace.columns.items()}
+    return Trace(
+        trace.meta, trace.step_S[:steps].copy(), trace.tokens_SL[:steps].copy(), trace.load_SLE[:steps].copy(), columns
+    )
+
+
+def every_fourth(trace: Trace) -> Trace:
+    """As a recorder that writes every fourth step would have it."""
+    at = np.arange(0, trace.steps, 4)
+    columns = {name: column[at] for name, column in trace.columns.items()}
+    return Trace.from_arrays(
+        trace.load_SLE[at], trace.tokens_SL[at], trace.meta.top_k, step_S=trace.step_S[at], columns=columns
+    )
+
+
+RUNS: dict[str, Callable[[], Trace]] = {
+    "small, without balancing": lambda: first_steps("qwen3moe-16e-wsd/test/seed121", 300),
+    "small, auxiliary loss": lambda: first_steps("qwen3moe-16e-aux/test/seed1", 300),
+    "small, bias": lambda: first_steps("deepseekv3-16e-shift/test/seed1", 300),
+    "many experts": lambda: first_steps("qwen2moe-128e-shared/test/seed129", 300),
+    "two devices": lambda: first_steps("qwen3moe-8e-shift/test/seed1", 300),
+    "large batch": lambda: first_steps("deepseekv3-16e-large-lossfree/test/seed203", 300),
+    "large batch, qwen": lambda: first_steps(f"qwen3moe-16e-large/test/{large_seed()}", 300),
+    "sampled": lambda: every_fourth(first_steps("qwen3moe-16e-wsd/test/seed121", 1200)),
+    "sampled, auxiliary loss": lambda: every_fourth(first_steps("qwen3moe-16e-aux/test/seed1", 1200)),
+    "made": lambda: synthetic_trace(700),
+    "58 x 256": lambda: settling_trace(58, 256, 250),
+    "too few experts": lambda: Trace.from_arrays(np.random.default_rng(0).multinomial(64, [0.3, 0.7], (700, 2))),
+}
+
+
+def large_seed() -> str:
+    return sorted(path.stem for path in (TRACES / "qwen3moe-16e-large/test").glob("*.parquet"))[0]
+
+
+def monitored(trace: Trace, settings: Settings) -> LoadMonitor:
+    monitor = LoadMonitor(settings)
+    for row in rows_of(trace):
+        monitor.add(row, lambda: trace.meta)
+    return monitor
+
+
+def without_times(record: dict[str, Any]) -> dict[str, Any]:
+    """The record but for CPU times, which are measured anew."""
+    kept = {**record, "take": {**record["take"]}, "candidates": [{**one} for one in record["candidates"]]}
+    for one in (kept["take"], *kept["candidates"]):
+        one.pop("cpu_ms")
+    return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("stated", [(), STATED], ids=["assumed", "stated"])
+def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...], tmp_path: Path) -> None:
+    """`run --trace`, `plan`, `report`, `watch` and the monitor: one record, not dominated, in the words of each."""
+    if stated and name != "sampled":
+        pytest.skip("constants are looked at on one run")
+    trace = RUNS[name]()
+    path = write_trace(trace, tmp_path / "own.parquet")
+    known = dict(zip(("expert_mb", "bandwidth_gb_s", "step_ms"), map(float, stated[1::2]), strict=False))
+    settings = Settings(cluster=Cluster(None, known))
+    decision = decided(trace, settings)[1].decision
+    expected = without_times(decision.record)
+    if decision.judged_by == "step time saved":
+        planned = CliRunner().invoke(app, ["plan", str(path), "--json", *stated])
+        assert planned.exit_code == 0, planned.output
+        assert without_times(json.loads(planned.stdout)["decision"]) == expected
+    run = CliRunner().invoke(app, ["run", "uniform", "--trace", str(path), "--level", "none", "--json", *stated])
+    assert without_times(json.loads(run.stdout)["decision"]) == expected
+    found = report(trace, settings, forecasters=("uniform",)).found
+    assert found.decision is not None
+    assert without_times(found.decision.record) == expected
+    monitor = monitored(trace, settings)
+    assert monitor.stopped is None
+    assert monitor.latest is not None
+    assert without_times(monitor.latest.decision.record) == expected
+    shown = " ".join(CliRunner().invoke(app, ["watch", str(path), "--once", *stated]).output.split())
+    told = str(monitor.summary())
+    for line in decision.lines():
+        assert " ".join(line.split()) in shown
+        assert line in told
+    assert not any(other.dominates(decision.take) for other in decision.candidates)
+    sources = {one.option: one.source for one in decision.constants}
+    for option in stated[::2]:
+        assert sources[option] == "stated"
+    assumed = next((line for line in decision.lines() if line.startswith("ASSUMED")), "")
+    assert all((option in assumed) == (source == "ASSUMED") for option, source in sources.items())
+
+
+def candidate(name: str, every: int, saved: float, moved: float, replans: int, noise: float = 0.0) -> Candidate:
+    """One that saves so much in every part of the run, give or take."""
+    parts_N = noise * np.random.default_rng(every).standard_normal(20)
+    parts_N += saved - parts_N.mean()
+    return Candidate(name, every, replans, moved, 1.1, saved, saved, 0.1, 1.0, tuple(parts_N.tolist()))
+
+
+def taken(*candidates: Candidate) -> tuple[str, int]:
+    decision = decide(1000, candidates, 1.2, (), placed=True)
+    assert not any(other.dominates(decision.take) for other in candidates)
+    return decision.take.forecaster, decision.take.every
+
+
+def test_what_is_taken_is_never_dominated() -> None:
+    """A row with fewer re-plans, fewer GB and more saved is eligible too: the noisy one below it is not taken."""
+    best, between = candidate("a", 20, 5.0, 18.7, 16), candidate("a", 500, 4.85, 10.6, 9)
+    noisy = candidate("a", 100, 4.8, 16.3, 14, noise=1.0)
+    assert taken(best, between, noisy) == ("a", 500)
+    assert taken(best, noisy) == ("a", 100)
+
+
+def test_a_difference_needs_every_part_and_a_twentieth_is_never_given_up() -> None:
+    """The same gap is a difference when every part shows it; a gap of a tenth is one however parts disagree."""
+    best = candidate("a", 50, 5.0, 50.0, 9)
+    assert taken(best, candidate("a", 100, 4.85, 1.0, 1)) == ("a", 50)
+    assert taken(best, candidate("a", 100, 4.85, 1.0, 1, noise=1.0)) == ("a", 100)
+    assert taken(best, candidate("a", 100, 4.5, 1.0, 1, noise=10.0)) == ("a", 50)
+
+
+def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None:
+    """The first, cheapest one is taken; where one is behind, it is named."""
+    alike = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
+    decision = decide(1000, alike, 1.2, (), placed=True)
+    assert not decision.matters
+    assert "Which forecaster does not matter here: they save 5.00 to 5.05 % of the step time" in decision.lines()[1]
+    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, (), placed=True)
+    assert apart.matters
+    assert apart.take.forecaster == "gated"
+    assert apart.lines()[1] == "By step time saved, gated is ahead of ema (all save 3.00 to 5.05 % of the step time)."
+
+
+def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
+    """The order is that of the page that the decision names, and it is named where it decides."""
+    page = (Path(__file__).parents[2] / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
+    assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
+    alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("gated", 50, 5.05, 5.0, 9)]
+    said = decide(1000, alike, 1.2, (), placed=True).lines()[1]
+    assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
+
+
+def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first one to be called finds cold caches: each takes its turn, so that CPU times can be compared."""
+    asked: list[int] = []
+    ask = Forecasts.ask
+
+    def noted(self: Forecasts, *given: Any) -> Any:
+        asked.append(id(self))
+        return ask(self, *given)
+
+    monkeypatch.setattr(Forecasts, "ask", noted)
+    list(replay(synthetic_trace(200), Settings()))
+    order = [asked[at : at + 4] for at in range(0, 16, 4)]
+    assert len({turn[0] for turn in order}) == len(FORECASTERS) == 4
+    assert all(set(turn) == set(order[0]) for turn in order)
+
+
+@pytest.mark.parametrize(("gb", "said"), [(0.0, "0.0 GB"), (0.0041, "4.1 MB"), (10.59, "10.6 GB"), (16254, "16.3 TB")])
+def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> None:
+    """Small experts would move `0.0 GB` in many re-plans."""
+    assert volume(gb) == said
+    moved = replace(candidate("a", 50, 5.0, gb, 9), moved_gb=gb)
+    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, (), placed=True).lines()[0]
+
+
+def test_the_imbalance_of_a_decision_is_that_of_the_run() -> None:
+    """Not of the last window, which `watch` and `report` call lately: the words tell them apart."""
+    assert (
+        "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)"
+        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, (), placed=True).lines()[0]
+    )
+
+
+@pytest.mark.parametrize("experts", [4, 8, 16, 60, 256])
+def test_capacity_assumes_the_devices_that_a_decision_assumes(experts: int) -> None:
+    """One run, one assumed cluster."""
+    shape = Cluster().shape_for(experts)
+    assert shape is not None
+    found = capacity_of(Trace.from_arrays(np.ones((4, 1, experts), dtype=int), top_k=1))
+    assert (found.devices, found.devices_assumed) == (shape.devices, True)
+
+
+def test_intervals_with_another_best_are_named() -> None:
+    """One forecaster for short intervals, another for long ones."""
+    rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
+            candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
+    said = decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    assert "Best by interval: a every 50, b every 500." in said
+    assert "save 4.00 to 5.00 % of the step time, each at its best interval" in said
+
+
+def test_below_one_percent_the_experts_stay() -> None:
+    """What could be saved is said."""
+    decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, (), placed=True)
+    assert not decision.moves
+    assert decision.lines()[0] == (
+        "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning with a saves 0.40 % of "
+        "the step time, below 1 %."
+    )
+
+
+def test_without_a_cluster_forecasters_are_judged_by_misplaced_tokens() -> None:
+    """A model of two experts has nothing to place; a paired test over parts decides."""
+    rng = np.random.default_rng(0)
+    good_N, bad_N = 0.1 + 0.01 * rng.random(20), 0.2 + 0.01 * rng.random(20)
+    rows = [
+        replace(candidate(name, 50, 0.0, 0.0, 0), misplaced=float(each.mean()), misplaced_N=tuple(each.tolist()))
+        for name, each in (("bad", bad_N), ("good", good_N))
+    ]
+    decision = decide(1000, rows, float("nan"), (), placed=False)
+    assert (decision.take.forecaster, decision.judged_by) == ("good", "misplaced tokens")
+    assert decision.lines()[0] == "Decision at step 1,000: forecast with good."
+
+
+def test_constants_come_from_the_run_and_its_model() -> None:
+    """Step time is the median, an expert's size that of weights and AdamW's moments; what is stated is called so."""
+    trace = first_steps("qwen3moe-16e-wsd/test/seed121", 200)
+    decision = decided(trace, Settings(cluster=Cluster(None, {"bandwidth_gb_s": 40.0})))[1].decision
+    lines = decision.lines()
+    median = 1000 * float(np.median(trace.columns["step_time_s"]))
+    assert f"Of this run: steps of {median:,.4g} ms." in lines
+    assert expert_mb(trace.meta) == pytest.approx(3 * 64 * 128 * (4 + 8) / 1e6)
+    assert "Of the model: 0.2949 MB per expert." in lines
+    assert "Stated: 40 GB/s into a device." in lines
+    assert lines[-1].startswith("ASSUMED, state yours: 4 devices with 20 slots (--devices, --slots), 50 % of a step")
+    assert "suppose" not in " ".join(lines)
+
+
+@pytest.mark.parametrize(("experts", "devices"), [(8, 2), (16, 4), (60, 15), (6, 3), (10, 2)])
+def test_the_default_cluster_fits_the_model(experts: int, devices: int) -> None:
+    """The devices divide the experts, and each has a spare slot."""
+    shape = Cluster().shape_for(experts)
+    assert shape is not None
+    assert (shape.devices, shape.slots) == (devices, experts + devices)
+    assert experts % shape.devices == 0
+
+
+def test_a_constant_that_makes_no_cost_model_is_refused() -> None:
+    """By name, before any work."""
+    with pytest.raises(PlacementError, match="bandwidth_gb_s is 0"):
+        Cluster(None, {"bandwidth_gb_s": 0.0})
+
+
+def test_what_is_saved_is_what_the_moves_save() -> None:
+    """The taken candidate's plans, costed anew over the whole run by the cost model."""
+    trace, cost = synthetic_trace(900), CostModel(100, 1, 25)
+    shape = ClusterShape("mine", 2, 6)
+    watch, last = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
+    assert watch.race is not None
+    placed = watch.race.chosen(last.decision)[0]
+    share_SLE = trace.share_SLE()[: last.rows]
+    static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
+    assert last.decision.even == pytest.approx(static)
+    gain = 100 * 0.5 * (1 - last.decision.take.imbalance / static)
+    spent = 100 * placed.layout.migration_ms / (last.rows * 100)
+    assert last.decision.take.saved_percent == pytest.approx(gain - spent)
+    assert np.mean(last.decision.take.saved_N) == pytest.approx(last.decision.take.saved_percent, abs=0.2)
+
+
+def test_lately_stands_beside_the_start() -> None:
+    """Errors, drift and imbalance are those of the last window, in brackets those of the first."""
+    last = list(replay(first_steps("qwen3moe-16e-wsd/test/seed121", 900)))[-1]
+    text = " ".join(sentences(last))
+    assert (
+        f"Lately (at step {last.start.step}): MaxVio {np.nanmean(last.maxvio_L):.2f} ({last.start.maxvio:.2f})" in text
+    )
+    assert f"drift {100 * np.nanmean(last.drift_L):.1f} % of tokens ({100 * last.start.drift:.1f} %)" in text
+    assert last.placing is not None
+    even = np.nanmean(last.placing.static_L)
+    assert f"max/mean device load {even:.2f} even spread ({last.start.even:.2f})" in text
+    lately, start = (100 * np.nanmean(each.forecast_L) for each in (last.outlook.lately, last.outlook.start))
+    assert f"{lately:.1f} % of tokens misplaced lately ({start:.1f} % at the start" in text
+    assert lately < start
+
+
+@pytest.mark.parametrize(("end", "words"), [(1e-3, "has not decayed"), (1e-4, "has fallen to 10 % of its largest")])
+def test_settled_says_whether_the_learning_rate_has_decayed(end: float, words: str) -> None:
+    """Smaller steps alone settle loads."""
+    trace = synthetic_trace(600)
+    columns = {**trace.columns, "lr": np.linspace(1e-3, end, 600, dtype=np.float32)}
+    settling = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
+    last = list(replay(settling))[-1]
+    assert last.state == "stable"
+    assert words in lr_words(last)
+    assert words in sentences(last)[0]
+
+
+def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:
+    """From the even spread first, then from the file that is there: its devices are renumbered to move little."""
+    path = write_trace(synthetic_trace(1300), tmp_path / "own.parquet")
+    words = [
+        "plan",
+        str(path),
+        "--devices",
+        "2",
+        "--slots",
+        "6",
+        "--level",
+        "none",
+        "--write",
+        str(tmp_path / "p.json"),
+    ]
+    first, second = (" ".join(CliRunner().invoke(app, words).output.split()) for _ in range(2))
+    assert "expected max/mean " in first
+    found = re.search(r"-> ([\d.]+) over the next 200 steps \(80 % interval ([\d.]+) to ([\d.]+)", first)
+    assert found is not None
+    middle, low, high = map(float, found.groups())
+    assert 1 <= low <= middle <= high
+    assert "different from the even spread: no such plan was there before" in first
+    assert "0 replicas to move, 0 slots different from the last file" in second
+    slots = [layer["devices"] for layer in json.loads((tmp_path / "p.json").read_text())["layers"]]
+    assert np.array(slots).shape == (2, 2, 3)
+
+
+def test_a_run_too_short_to_decide_on_can_be_planned_for(tmp_path: Path) -> None:
+    """The plan is written, and why there is no decision is said; without --write that is an error."""
+    path = write_trace(synthetic_trace(40), tmp_path / "own.parquet")
+    words = ["plan", str(path), "--devices", "2", "--slots", "6", "--level", "none"]
+    done = CliRunner().invoke(app, [*words, "--write", str(tmp_path / "p.json")])
+    assert done.exit_code == 0, done.output
+    assert "no decision: " in done.output
+    assert "40 steps, the first look comes after 50" in done.output
+    assert "no interval: 0 such windows so far, 3 are needed" in " ".join(done.output.split())
+    assert len(json.loads((tmp_path / "p.json").read_text())["layers"]) == 2
+    refused = CliRunner().invoke(app, words).exception
+    assert isinstance(refused, TraceError)
+
+
+def test_a_strangers_forecaster_decides_at_the_level_that_was_asked_for(tmp_path: Path) -> None:
+    """It is watched for the decision as well as scored: neither in this process, where it could do anything."""
+    path, log = write_trace(synthetic_trace(300), tmp_path / "own.parquet"), tmp_path / "log"
+    target = f'{Path(__file__).parents[1] / "support" / "counted.py"}:Counted@log="{log}"'
+    done = CliRunner().invoke(app, ["run", target, "--trace", str(path)])
+    assert done.exit_code == 0, done.output
+    made_in = [int(line.split()[1]) for line in log.read_text().splitlines()]
+    assert len(made_in) == 2
+    assert os.getpid() not in made_in
+
+
+def test_what_is_not_judged_yet_puts_nobody_ahead() -> None:
+    """Before the first forecast is judged there is no error: no number, and no forecaster before another."""
+    nan = float("nan")
+    names = ("sw_avg", "ema")
+    found = decide(50, [Candidate(name, 50, 0, 0.0, nan, 0.0, 0.0, nan, 1.0) for name in names], nan, (), placed=False)
+    assert found.lines()[1] == "No forecast has been judged yet."
+    assert (found.alike, found.matters) == (names, False)
+
+
+def test_what_is_left_alone_would_have_saved_what_is_said() -> None:
+    """The saving is that of the candidate taken: the best one's may lie above the limit that the sentence names."""
+    parts = (0.2, 1.7, 0.5, 1.36, 0.94)
+    little = Candidate("sw_avg", 50, 1, 0.1, 1.1, 0.996, 0.996, 0.01, 1.0, saved_N=parts)
+    more = replace(little, replans=3, moved_gb=0.3, saved_percent=1.03, saved_N=tuple(reversed(parts)))
+    found = decide(500, [little, more], 1.2, (), placed=True)
+    assert (found.take, found.moves) == (little, False)
+    assert "re-planning with sw_avg saves 0.99 % of the step time, below 1 %" in found.lines()[0]

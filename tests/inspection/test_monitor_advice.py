@@ -1,0 +1,175 @@
+"""Advice of `LoadMonitor`: to a function and a file; what is refused, and which layout is in force after a resume."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moeload_bench.errors import NotFoundError, PlacementError
+from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
+from moeload_bench.recording.writer import RecordingWarning
+from moeload_bench.traces.trace import Trace
+from tests.support.monitored import assert_same, fed, unbalanced
+
+torch.set_num_threads(1)
+
+
+def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
+    """Each advice to re-plan is handed over once, its plan counts as carried out, and the file holds the plan."""
+    advice: list[Any] = []
+    monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "out/plan.json")
+    fed(monitor, unbalanced())
+    assert [(one.step, one.layers) for one in advice] == [(200, (0, 1))]
+    written = json.loads((tmp_path / "out/plan.json").read_text())
+    slots = np.array([layer["devices"] for layer in written["layers"]])
+    np.testing.assert_array_equal(slots.reshape(2, -1), advice[0].slot_expert_LR)
+    assert (written["about"]["first_step"], written["about"]["reason"]) == (200, advice[0].reason)
+    assert monitor.latest is not None
+    assert monitor.latest.placing is not None
+    assert monitor.latest.placing.replans == 1
+    assert (monitor.latest.placing.imbalance_L < monitor.latest.placing.static_L - 0.1).all()
+    assert "re-plan both layers now: expected max/mean" in advice[0].reason
+
+
+def test_a_plan_that_a_format_cannot_hold_is_warned_of(tmp_path: Path) -> None:
+    """vllm-ascend keeps one slot of an expert on a device; training goes on, and no file is left behind."""
+    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="vllm-ascend")
+    with pytest.warns(UserWarning, match=r"plan\.json: the plan cannot be written: vllm-ascend keeps one slot"):
+        fed(monitor, unbalanced())
+    assert monitor.stopped is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name not in ("megatron", "vllm-ascend")])
+def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> None:
+    """Every format of `plan --write`: the bytes that it writes for the same slots."""
+    advice: list[Any] = []
+    monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
+    fed(monitor, unbalanced())
+    assert monitor.watch is not None
+    assert monitor.watch.shape is not None
+    whole = placement_of(advice[0].slot_expert_LR, 8, monitor.watch.shape, (0, 1), {})
+    write_placement(whole, tmp_path / "other.json", kind)
+    made, expected = (json_or_text(tmp_path / name) for name in ("plan.json", "other.json"))
+    assert made == expected
+    if kind != "json":
+        assert json.loads((tmp_path / "plan.json.about.json").read_text())["replanned"] == ["0", "1"]
+
+
+def json_or_text(path: Path) -> Any:
+    """The file, without what it says it was made from."""
+    try:
+        record = json.loads(path.read_text())
+    except ValueError:
+        return path.read_text()
+    return {name: value for name, value in record.items() if name != "about"} if isinstance(record, dict) else record
+
+
+def test_a_format_that_cannot_hold_a_plan_is_a_warning(tmp_path: Path) -> None:
+    """Megatron-LM has no replicas: the plan is not written, training and advice go on. Unknown names are refused."""
+    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="megatron")
+    with pytest.warns(
+        RecordingWarning, match=r"plan\.json: the plan cannot be written: Megatron-LM holds each expert once"
+    ):
+        fed(monitor, unbalanced())
+    assert monitor.stopped is None
+    assert not (tmp_path / "plan.json").exists()
+    with pytest.raises(NotFoundError, match="unknown placement format 'x'; there is: eplb, json"):
+        LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="x")
+
+
+@pytest.mark.parametrize("answer", [False, ZeroDivisionError()])
+def test_an_advice_that_is_refused_stands(answer: Any) -> None:
+    """Until it is carried out the layout in force stays, and the advice is repeated."""
+
+    def refuse(advice: Any) -> Any:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monitor = LoadMonitor(on_advice=refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RecordingWarning)
+        fed(monitor, unbalanced())
+    told = [s.advice.verdict for s in monitor.snapshots if s.advice is not None]
+    assert told == ["wait"] * 3 + ["replan"] * 5
+    assert monitor.latest is not None
+    assert monitor.latest.placing is not None
+    assert monitor.latest.placing.replans == 0
+    assert monitor.latest.advice is not None
+    monitor.carried_out(monitor.latest.advice)
+    assert monitor.watch is not None
+    assert monitor.watch.race is not None
+    assert monitor.watch.race.placed[0].layout.replans == 1
+
+
+def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:
+    """A monitor of a new process, that has taken in the steps on disk; the rows that are still to come."""
+    from moeload_bench.recording.writer import rows_of
+
+    rows = list(rows_of(trace))
+    monitor.recall(iter(rows[:at]), lambda: trace.meta)
+    return rows[at:]
+
+
+def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() -> None:
+    """Neither an advice that was refused before nor one that was carried out: the even spread is in force, advice that
+    stands is given again, and only for steps that are new."""
+    trace, asked = unbalanced(), []
+    monitor = LoadMonitor(on_advice=lambda advice: asked.append(advice.step) or False)
+    coming = resumed(monitor, trace, 300)
+    assert monitor.latest is not None
+    assert monitor.latest.placing is not None
+    assert monitor.latest.placing.replans == 0
+    np.testing.assert_array_equal(monitor.latest.placing.imbalance_L, monitor.latest.placing.static_L)
+    assert asked == []
+    for row in coming:
+        monitor.add(row, lambda: trace.meta)
+    assert asked == [350, 400]
+    follows = LoadMonitor(Settings(follow=True))
+    resumed(follows, trace, 300)
+    assert_same(follows, Trace.from_arrays(trace.load_SLE[:300], 20480, 2), follows.settings)
+
+
+def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
+    """The slots of the plan that was carried out before: from there on what is said is what the first process said."""
+    trace, advice = unbalanced(), []
+    whole = LoadMonitor(on_advice=advice.append)
+    fed(whole, trace)
+    monitor = LoadMonitor(on_advice=advice.append)
+    coming = resumed(monitor, trace, 300)
+    monitor.carried_out(advice[0].slot_expert_LR)
+    for row in coming:
+        monitor.add(row, lambda: trace.meta)
+    assert len(advice) == 1, "nothing is advised that is in force"
+    for one, two in zip(list(monitor.snapshots)[-2:], list(whole.snapshots)[-2:], strict=True):
+        assert one.placing is not None
+        assert two.placing is not None
+        np.testing.assert_array_equal(one.placing.imbalance_L, two.placing.imbalance_L)
+
+
+def test_a_layout_that_is_none_is_refused() -> None:
+    """Before the first step; of another shape; with an expert left out or one that the model has not."""
+    monitor = LoadMonitor()
+    slots = np.tile(np.arange(10) % 8, (2, 1))
+    with pytest.raises(PlacementError, match="before the first step"):
+        monitor.carried_out(slots)
+    fed(monitor, unbalanced(50))
+    for wrong, says in (
+        (slots[0], r"shape \(10,\) of int64, expected whole numbers \[layers, slots\]"),
+        (slots / 2, "of float64"),
+        (np.tile(np.arange(8), (2, 1)), r"shape \(2, 8\), expected \[layers, slots\] = \(2, 10\)"),
+        (np.where(slots == 3, 2, slots), "row 0 of the plan: expert 3 is missing, expected each of 0 to 7"),
+        (np.vstack([slots[0], np.arange(10)]), "row 1 of the plan: expert 8 is unknown"),
+    ):
+        with pytest.raises(PlacementError, match=says):
+            monitor.carried_out(wrong)
+    monitor.carried_out(slots)

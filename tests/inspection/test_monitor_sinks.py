@@ -1,0 +1,196 @@
+"""Sinks of `LoadMonitor`: what each gets, and that none of them stops or holds up a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.names import RUN, VALUES, metrics_of
+from moeload_bench.recording.writer import RecordingWarning
+from tests.conftest import need
+from tests.support.monitored import OFTEN, loop, trainer
+from tests.support.no_files import put_no_file
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
+    """Mean and worst of each value, the run's own numbers, and with ``all_layers`` each layer."""
+    path = tmp_path / "logs/moe.jsonl"
+    monitor = LoadMonitor(OFTEN, sinks=[path], all_layers=True)
+    loop(monitor, None)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    layers = {f"moe/layer_{layer:02}/{name}" for layer in range(2) for name in VALUES}
+    known = {f"moe/{kind}/{name}" for kind in ("mean", "worst") for name in VALUES} | {f"moe/{name}" for name in RUN}
+    assert set(rows[-1]) - {"step"} <= known | layers
+    assert {"moe/mean/maxvio", "moe/worst/imbalance", "moe/layer_01/forecast_tv", "moe/saved_percent"} <= set(rows[-1])
+    last = monitor.snapshots[-1]
+    assert last.placing is not None
+    for value in (float("nan"), float("inf")):  # JSON has no word for them
+        odd = replace(last, placing=replace(last.placing, saved_percent=value), maxvio_L=last.maxvio_L * value)
+        assert json.loads(json.dumps(metrics_of(odd, all_layers=True), allow_nan=False)).keys() < rows[-1].keys()
+
+
+def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
+    """`torch.utils.tensorboard.SummaryWriter` as a sink, read back by TensorBoard itself."""
+    need("tensorboard", "pip install -e '.[dev]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        loop(LoadMonitor(OFTEN, sinks=[writer]), None)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "moe/layer_00/maxvio" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("moe/worst/maxvio")] == [10, 20, 30, 40, 50, 60]
+
+
+TRACKIO = """
+import json, trackio
+from trackio.sqlite_storage import SQLiteStorage
+from tests.live.test_monitor import OFTEN, LoadMonitor, loop
+trackio.init(project="moe", name="mine")
+loop(LoadMonitor(OFTEN, sinks=[trackio]), None)
+trackio.finish()
+run = next(iter(trackio.Api().runs("moe")))
+rows = SQLiteStorage.get_logs("moe", run.name, run_id=run.id)
+print(json.dumps([[row["step"], row["moe/mean/maxvio"]] for row in rows]))
+"""
+
+
+@pytest.mark.slow
+def test_trackio_gets_the_numbers(tmp_path: Path) -> None:
+    """The module itself is a sink: `sinks=[trackio]`; its own reader finds every step. (It reads its folder once.)"""
+    need("trackio", "pip install -e '.[dev]'")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    monitor = LoadMonitor(OFTEN)
+    loop(monitor, None)
+    expected = [[s.step, float(np.mean(s.maxvio_L))] for s in monitor.snapshots]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+def test_a_sink_that_raises_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    """Three errors in a row; the warning comes at the end, names the sink and moves no cursor."""
+    calls: list[int] = []
+
+    def broken(values: dict[str, float], step: int) -> None:
+        calls.append(step)
+        raise OSError("disk\x1b[2J gone")
+
+    path = tmp_path / "moe.jsonl"
+    with pytest.warns(RecordingWarning, match=r"sink broken was given up: OSError: disk\\u001b\[2J gone"):
+        loop(LoadMonitor(OFTEN, sinks=[broken, path]), None)
+    assert calls == [10, 20, 30]
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_sink_that_blocks_never_holds_up_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the first snapshot and never returns; training ends, and the warning says that it blocks."""
+    monkeypatch.setattr("moeload_bench.inspection.sinks.CLOSE_S", 0.1)
+    released = threading.Event()
+    monitor = LoadMonitor(OFTEN, sinks=[lambda values, step: released.wait()])
+    with pytest.warns(RecordingWarning, match="it blocks"):
+        loop(monitor, None)
+    assert len(monitor.snapshots) == 6
+    released.set()
+
+
+def test_a_trainer_log_that_raises_is_given_up(tmp_path: Path) -> None:
+    """The monitor goes on without it."""
+    watched = trainer(tmp_path)
+    monitor = LoadMonitor(OFTEN).attach(watched)
+
+    def log(logs: Any, *args: Any) -> None:
+        if "moe/mean/maxvio" in logs:
+            raise RuntimeError("no network")
+
+    watched.log = log
+    with pytest.warns(RecordingWarning, match="a log was given up: RuntimeError: no network"):
+        watched.train()
+    assert len(monitor.snapshots) == 6
+
+
+EVIL = "e\x1b[2J/../\u202e\n" + "x" * 10_000
+
+
+def test_no_name_of_a_model_or_a_run_reaches_a_sink(tmp_path: Path) -> None:
+    """Metrics are called by their place: whatever layers and the run are called, sinks get the same names and lines."""
+    path, seen = tmp_path / "moe.jsonl", set()
+    monitor = LoadMonitor(OFTEN, sinks=[path, lambda values, step: seen.update(values)], all_layers=True)
+    loop(monitor, None)
+    last = monitor.snapshots[-1]
+    evil = replace(last, names_L=(EVIL,) * len(last.names_L))
+    assert metrics_of(evil, all_layers=True) == metrics_of(last, all_layers=True)
+    assert all(re.fullmatch(r"moe/[a-z_0-9/]{1,40}", name) for name in seen)
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_sink_s_own_name_moves_no_cursor() -> None:
+    """A logger's class or function may be called anything; the warning quotes it on one line."""
+
+    def broken(values: dict[str, float], step: int) -> None:
+        raise OSError(EVIL)
+
+    broken.__name__ = EVIL
+    with pytest.warns(RecordingWarning, match=r"sink e\\u001b\[2J") as caught:
+        loop(LoadMonitor(OFTEN, sinks=[broken]), None)
+    assert all(str(one.message).isprintable() for one in caught)
+
+
+def test_a_trainer_s_log_is_quoted_on_one_line(tmp_path: Path) -> None:
+    """What somebody's logger raises is printed as text."""
+    watched = trainer(tmp_path)
+    LoadMonitor(OFTEN).attach(watched)
+
+    def log(logs: Any, *args: Any) -> None:
+        if "moe/mean/maxvio" in logs:
+            raise RuntimeError(EVIL)
+
+    watched.log = log
+    with pytest.warns(RecordingWarning, match="given up") as caught:
+        watched.train()
+    assert all(str(one.message).isprintable() for one in caught if "given up" in str(one.message))
+
+
+@pytest.mark.parametrize("there", ["folder", "pipe", "device", "under a file", "long"])
+def test_a_sink_s_path_that_is_no_file_is_refused_at_once(there: str, tmp_path: Path) -> None:
+    """Opening a pipe would wait for a reader for ever."""
+    path = tmp_path / "moe.jsonl"
+    if there in ("folder", "pipe"):
+        put_no_file(there, path)
+    elif there == "device":
+        path.symlink_to("/dev/full")
+    elif there == "under a file":
+        path.touch()
+        path = path / "moe.jsonl"
+    else:
+        path = tmp_path / f"{'x' * 300}.jsonl"
+    with pytest.raises(RecordingError, match="which cannot be written"):
+        LoadMonitor(sinks=[path])
+
+
+def test_what_cannot_be_a_sink_is_refused_at_once() -> None:
+    """A path that is no .jsonl, and something without a way to log."""
+    with pytest.raises(RecordingError, match=r"ends in .jsonl"):
+        LoadMonitor(sinks=["moe.csv"])
+    with pytest.raises(RecordingError, match="a sink is int"):
+        LoadMonitor(sinks=[3])

@@ -1,0 +1,98 @@
+"""A real training of 1,500 steps that switches from prose to code: what the monitor says, and where it says it."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+
+from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.planning import Settings, replay
+from moeload_bench.recording.callback import LoadRecorder
+from moeload_bench.traces.store import read_trace
+from tests.conftest import need
+from tests.support.snapshots import numbers
+
+ROOT = Path(__file__).parents[2]
+STEPS, SWITCH, BATCH, LENGTH = 1500, 1100, 16, 64
+SETTINGS = Settings(horizon=100, every=50)
+
+
+@functools.cache  # two trainings on the same text, whoever edits a page meanwhile
+def pages(suffix: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    folder = ROOT / {".md": "docs", ".py": "moeload_bench"}[suffix]
+    return np.frombuffer(b"".join(path.read_bytes() for path in sorted(folder.rglob(f"*{suffix}"))), dtype=np.uint8)
+
+
+class ProseThenCode(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Bytes of this repository: its pages before the switch, its Python after it, in the order of training."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        parts = []
+        for suffix, steps in ((".md", SWITCH), (".py", STEPS - SWITCH)):
+            text = pages(suffix)
+            first = rng.integers(0, len(text) - LENGTH, size=steps * BATCH)
+            parts.append(text[first[:, None] + np.arange(LENGTH)])
+        self.tokens = torch.tensor(np.concatenate(parts), dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
+        return {"input_ids": self.tokens[i], "labels": self.tokens[i]}
+
+
+def trainer(folder: Path, report_to: str) -> Trainer:
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(
+        "qwen3_moe", vocab_size=256, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, head_dim=16, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=16,
+        max_position_embeddings=LENGTH, use_cache=False, experts_implementation="grouped_mm",
+    )  # fmt: skip
+    args = TrainingArguments(
+        str(folder / "trainer"), max_steps=STEPS, per_device_train_batch_size=BATCH, logging_steps=100,
+        report_to=report_to, use_cpu=True, disable_tqdm=True, learning_rate=2e-3, lr_scheduler_type="linear",
+        warmup_steps=20, save_strategy="no", train_sampling_strategy="sequential",
+    )  # fmt: skip
+    return Trainer(model=AutoModelForCausalLM.from_config(config), args=args, train_dataset=ProseThenCode())
+
+
+class StopEarly(TrainerCallback):
+    """Ends the training after 150 steps of the same schedule."""
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_training_stop = state.global_step >= 150
+
+
+@pytest.mark.slow
+def test_a_switch_of_the_text_is_seen_in_the_trainers_logs_and_in_tensorboard(tmp_path: Path) -> None:
+    """Stable before it, transient within 150 steps of it, in both logs; counts are those of an unwatched run."""
+    need("tensorboard", "pip install -e '.[dev]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    torch.set_num_threads(1)
+    watched = trainer(tmp_path / "watched", "tensorboard")
+    monitor = LoadMonitor(SETTINGS).attach(watched, tmp_path / "watched")
+    watched.train()
+    name = "moe/worst/transient"
+    logged = {row["step"]: row[name] for row in watched.state.log_history if name in row}
+    (events,) = (tmp_path / "watched/trainer").glob("runs/*")
+    shown = EventAccumulator(str(events)).Reload().Scalars(f"train/{name}")
+    assert {event.step: event.value for event in shown} == logged
+    assert logged[SWITCH] == 0, "stable in all layers just before the switch"
+    assert max(logged[step] for step in range(SWITCH + 50, SWITCH + 151, 50)) == 1
+    trace = read_trace(tmp_path / "watched/own/test/seed0.parquet")
+    for live, again in zip(monitor.snapshots, replay(trace, SETTINGS), strict=True):
+        np.testing.assert_equal(numbers(live), numbers(again))
+    alone = trainer(tmp_path / "alone", "none")
+    alone.add_callback(LoadRecorder(tmp_path / "alone"))
+    alone.add_callback(StopEarly())
+    alone.train()
+    unwatched = read_trace(tmp_path / "alone/own/test/seed0.parquet")
+    np.testing.assert_array_equal(unwatched.load_SLE, trace.load_SLE[:150])
