@@ -12,9 +12,9 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.files import write_whole
 from moeload_bench.results.columns import fact_frame
-from moeload_bench.results.facts import SuiteFacts, facts_path, suite_facts
 from moeload_bench.results.results import load_results
 from moeload_bench.results.storage import BUNDLED
+from moeload_bench.results.trace_facts import SuiteFacts, facts_path, suite_facts
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import find_trace, read_trace
 

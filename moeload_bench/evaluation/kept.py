@@ -17,7 +17,7 @@ from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.evaluation.truth import Truth
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.results.facts import TraceFacts, suite_facts
+from moeload_bench.results.trace_facts import TraceFacts, suite_facts
 from moeload_bench.scoring.catalogue import EXPERTS
 from moeload_bench.scoring.plan_scores import References
 from moeload_bench.scoring.scores import SCORING_VERSION

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from moeload_bench.errors import TraceError
 from moeload_bench.evaluation.harness import row_of, window_rows
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.results.facts import TraceFacts
 from moeload_bench.results.run_result import rounded_tree
+from moeload_bench.results.trace_facts import TraceFacts
 from moeload_bench.scoring.floors import Floors, Windows, trace_floors
 from moeload_bench.scoring.plan_scores import References, reference_plans
 from moeload_bench.scoring.scores import horizon_rows

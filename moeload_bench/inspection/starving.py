@@ -73,7 +73,7 @@ class Starving:
         self._taken, self._blocks = 0, 0
         most = ALIVE_BLOCKS + DEAD_BLOCKS
         self._share: deque[FloatArray] = deque(maxlen=most)
-        self._seen: deque[dict[str, FloatArray]] = deque(maxlen=most)
+        self._seen: deque[Mapping[str, FloatArray]] = deque(maxlen=most)
         self._stood_LE: Flags = np.zeros((layers, experts), dtype=np.bool_)
         self._since_LE: IntArray = np.full((layers, experts), -1)
         self._last: deque[Death] = deque(maxlen=MOST_DEATHS)
@@ -98,24 +98,25 @@ class Starving:
                 self._sums[name] = self._sums.get(name, 0.0) + np.asarray(row[name], dtype=np.float64)
         self._taken += 1
         if self._taken == self._rows:
-            self._close(int(row["step"]) + self._stride)
+            seen = {name: total / self._rows for name, total in self._sums.items()}
+            self.add_block(int(row["step"]) + self._stride, self._load_LE, seen)
+            self._load_LE, self._sums, self._taken = np.zeros_like(self._load_LE), {}, 0
 
-    def _close(self, next_step: int) -> None:
-        """End a block at a step: the alarm after it, and who has died."""
+    def add_block(self, next_step: int, load_LE: IntArray, seen: Mapping[str, FloatArray]) -> None:
+        """Take in a block that ends before a step: its loads, and the means of the columns of `SEEN`."""
         if not self._blocks:
             self._from = next_step - self._rows * self._stride + FIRST_BLOCK * BLOCK_STEPS
-        share_LE, before = over_even(self._load_LE), self._share[-1] if self._share else None
+        share_LE, before = over_even(load_LE), self._share[-1] if self._share else None
         if before is not None:
             self._stood_LE = standing(self._stood_LE, before, share_LE)
         self._since_LE = np.where(self._stood_LE, np.where(self._since_LE < 0, next_step, self._since_LE), -1)
         self._share.append(share_LE)
-        self._seen.append({name: total / self._rows for name, total in self._sums.items()})
+        self._seen.append(seen)
         self._blocks += 1
         if self._blocks >= FIRST_BLOCK + DEAD_BLOCKS:
             step = next_step - DEAD_BLOCKS * self._rows * self._stride
             for layer, expert in np.argwhere(dying(np.stack(self._share) < DEAD)).tolist():
                 self._die(step, layer, expert)
-        self._load_LE, self._sums, self._taken = np.zeros_like(self._load_LE), {}, 0
 
     def _die(self, step: int, layer: int, expert: int) -> None:
         since = int(self._since_LE[layer, expert])

@@ -13,8 +13,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moeload_bench.results.facts import TraceFacts
 from moeload_bench.results.run_result import CostResult, RunResult
+from moeload_bench.results.trace_facts import TraceFacts
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from moeload_bench.errors import counted, printable
-from moeload_bench.results.facts import FloorMarks, Floors, TraceFacts, Value
+from moeload_bench.results.trace_facts import FloorMarks, Floors, TraceFacts, Value
 from moeload_bench.schema import Record, later
 
 
@@ -45,7 +45,7 @@ class RunResult(Record):
     """One forecaster on one run.
 
     ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
-    task's ``crossing`` are the trace's (`results.facts.TraceFacts`).
+    task's ``crossing`` are the trace's (`results.trace_facts.TraceFacts`).
     ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`). ``accounting``: how memory
     and CPU time of its processes were counted and limited (docs/methods/isolation.md); left out where it is not known.
     """

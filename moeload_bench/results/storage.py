@@ -31,7 +31,7 @@ from moeload_bench.results.columns import (
     metric_columns,
 )
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
-from moeload_bench.results.facts import suite_facts
+from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES

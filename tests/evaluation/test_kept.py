@@ -12,8 +12,8 @@ from moeload_bench.evaluation import kept, pairs
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.results.columns import FACT_KEYS, fact_frame, metric_columns
-from moeload_bench.results.facts import suite_facts
 from moeload_bench.results.run_result import RunResult
+from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import load_trace, write_trace
 from tests.conftest import synthetic_trace

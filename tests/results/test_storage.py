@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.errors import ResultError, printable
-from moeload_bench.results.facts import suite_facts
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import KEY
+from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.suites.suite import load_suite
 from tests.support.tables import made_results
 

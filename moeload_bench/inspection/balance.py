@@ -1,0 +1,115 @@
+"""Balance that noise alone would give: the busiest expert or rank over the mean if all experts were equally likely.
+
+A step routes a limited number of tokens, so its busiest expert is above the mean even where the router favours none.
+That excess is measured here around equal probabilities: noise around the present means would give nearly what is seen.
+
+Axis letters: S rows, L MoE layers, E experts, R expert-parallel ranks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import numpy as np
+
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.traces.means import mean_over, ratio_of
+from moeload_bench.traces.trace import shares
+
+
+def half_differences(load_SLE: IntArray, half_SLE: IntArray) -> FloatArray:
+    """Return half the difference of the shares a, b of a step's two halves: it varies as the whole batch's share does.
+
+    Halves of unequal size A, B are weighted by sqrt(A B) / (A + B), which is 1/2 for equal ones. NaN where a half is
+    empty.
+    """
+    other_SLE = load_SLE - half_SLE
+    a_SL, b_SL = (np.einsum("sle->sl", one).astype(np.float64) for one in (half_SLE, other_SLE))
+    weight_SL = ratio_of(np.sqrt(a_SL * b_SL), a_SL + b_SL)
+    difference_SLE = shares(half_SLE)
+    difference_SLE -= shares(other_SLE)
+    difference_SLE *= weight_SL[..., None]
+    return difference_SLE
+
+
+def row_differences(share_SLE: FloatArray) -> FloatArray:
+    """Return the differences of consecutive rows over sqrt(2), [S - 1, L, E]: they vary as a row does if loads stay."""
+    return np.asarray(np.diff(share_SLE, axis=0) / math.sqrt(2.0))
+
+
+def around_equal(deviation_SLE: FloatArray, mean_LE: FloatArray) -> FloatArray:
+    """Return deviations as they would be around 1 / E: the variance of a share is proportional to the share.
+
+    An expert without any load has no deviation.
+    """
+    scale_LE = np.sqrt(ratio_of(np.full_like(mean_LE, 1.0 / mean_LE.shape[-1]), mean_LE))
+    scale_LE[mean_LE == 0] = 0.0
+    return np.asarray(deviation_SLE * scale_LE)
+
+
+def noise_alone(deviation_SLE: FloatArray, ranks: int) -> FloatArray:
+    """Return ranks x the mean over rows and signs s of max_r(1 / ranks + s x (sum of a rank's deviations)); [L].
+
+    ``deviation_SLE`` is that of `around_equal`; with as many ranks as experts it is the busiest expert's. Both signs
+    are as likely as each other, so the mean over them is half of the largest sum less the smallest.
+    """
+    mean_SL = spread_of(deviation_SLE, ranks)
+    return 1.0 + ranks * mean_over(mean_SL, axis=0)
+
+
+def spread_of(deviation_SLE: FloatArray, ranks: int) -> FloatArray:
+    """Return half of the largest less the smallest sum of a rank's deviations in each row; [S, L]."""
+    sum_SLR = rank_sums(deviation_SLE, ranks)
+    return np.asarray((sum_SLR.max(axis=-1) - sum_SLR.min(axis=-1)) / 2.0)
+
+
+def rank_sums(values_SLE: Array, ranks: int) -> Array:
+    """Return the sums over each rank's consecutive experts; [S, L, R]."""
+    *rest, E = values_SLE.shape
+    if ranks == E:
+        return values_SLE
+    return np.asarray(np.einsum("...rm->...r", values_SLE.reshape(*rest, ranks, E // ranks)))
+
+
+def sampling_alone(tokens_SL: IntArray, experts: int, top_k_L: FloatArray, ranks: int) -> FloatArray:
+    """Return what random draws of top-k experts for each token give, all experts equally likely; [L].
+
+    The least noise there is: tokens of one sequence choose alike. A rank's count varies by m v (E - m) / (E - 1) with
+    v = (1 - k / E) / (E k T) for T tokens, m experts on a rank and draws without replacement; counts are taken as
+    normal. NaN where top-k is unknown.
+    """
+    if ranks == 1:
+        return np.ones(tokens_SL.shape[1])
+    m = experts // ranks
+    v_SL = ratio_of(np.maximum(1.0 - top_k_L / experts, 0.0), experts * top_k_L * tokens_SL)
+    spread_SL = np.sqrt(v_SL * m * (experts - m) / (experts - 1))
+    return 1.0 + ranks * largest_of(ranks) * mean_over(spread_SL, axis=0)
+
+
+@functools.cache
+def largest_of(number: int) -> float:
+    """Return the expected largest of so many normal values that sum to 0 and have variance 1."""
+    grid = np.linspace(-9.0, 9.0, 3601)
+    below = np.array([0.5 * math.erfc(-x / math.sqrt(2.0)) for x in grid.tolist()]) ** number
+    largest = grid[-1] - float(((below[1:] + below[:-1]) / 2.0).sum() * (grid[1] - grid[0]))
+    return float(largest * math.sqrt(number / (number - 1)))
+
+
+OSCILLATION = (-0.6, -0.4)
+"""Between these, the correlation of neighbouring differences is that of noise (-1/2)."""
+
+
+def oscillates(share_SLE: FloatArray) -> BoolArray:
+    """Return whether loads move from row to row by more than noise; [L].
+
+    Noise around loads that stay makes neighbouring differences of rows correlate by -1/2. Loads that alternate take it
+    towards -1, slower waves towards 1.
+    """
+    step_SLE = np.diff(share_SLE, axis=0)
+    both_L, own_L = (
+        np.nansum(np.einsum("sle,sle->sl", one, step_SLE[: len(one)]), axis=0) for one in (step_SLE[1:], step_SLE)
+    )
+    correlation_L = ratio_of(both_L, own_L)
+    low, high = OSCILLATION
+    return np.asarray((correlation_L < low) | (correlation_L > high))
