@@ -55,7 +55,8 @@ def trainer(folder: Path, report_to: str) -> Trainer:
     args = TrainingArguments(
         str(folder / "trainer"), max_steps=STEPS, per_device_train_batch_size=BATCH, logging_steps=100,
         report_to=report_to, use_cpu=True, disable_tqdm=True, learning_rate=2e-3,
-        lr_scheduler_type="constant_with_warmup", warmup_steps=20, save_strategy="no", train_sampling_strategy="sequential",
+        lr_scheduler_type="constant_with_warmup", warmup_steps=20,
+        save_strategy="no", train_sampling_strategy="sequential",
     )  # fmt: skip
     return Trainer(model=AutoModelForCausalLM.from_config(config), args=args, train_dataset=TwoScripts())
 
