@@ -6,7 +6,7 @@ The peers live in an environment of their own under the cache folder (fev pins d
 times are CPU seconds (`time.process_time`) of one thread, the sides taking turns, so that a busy machine slows both.
 `--quick` runs everything at a small size, every profile too, and says so on the page.
 
-Parts: `compare_arima.py`, `compare_replay.py` (with `replay_job.py`, `loading.py` and `peer_jobs.py`),
+Parts: `compare_arima.py`, `compare_replay.py` (with `replay_job.py` and `peer_jobs.py`),
 `compare_commands.py`, `compare_growth.py`. What `real_size.py` and `live_size.py` wrote on the page stays there.
 """
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from peers import doubled, imbalance
-from placement import seconds
 
 from moeload_bench.placement.plans import ClusterShape, plan
 
@@ -51,6 +51,16 @@ def eplb() -> Callable[[NDArray[np.float64], ClusterShape], NDArray[np.int64]]:
         return np.asarray(module.rebalance_experts(weight, *place)[0])
 
     return planned
+
+
+def seconds(work: Callable[[], object], rounds: int) -> float:
+    """Return the least processor time of a round."""
+    times = []
+    for _ in range(rounds):
+        start = time.thread_time()
+        work()
+        times.append(time.thread_time() - start)
+    return min(times)
 
 
 def main() -> None:

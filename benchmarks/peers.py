@@ -5,7 +5,7 @@
 Writes what docs/methods/placement.md shows (`python -m leaderboard pages placement` makes the table from it).
 The loop follows the published description word by word over the elements of numpy arrays. It stands for the public
 code: on the loads that the public code was run on once, it reaches the same maximum to the digits kept
-(tests/placement/test_placement.py). `benchmarks/placement.py` times both.
+(tests/placement/test_placement.py). `benchmarks/eplb.py` times our planner beside the public code itself.
 """
 
 from __future__ import annotations

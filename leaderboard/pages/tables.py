@@ -38,16 +38,14 @@ def _range(metric: Metric) -> str:
 
 
 def isolation_table() -> str:
-    """CPU time of a start-up and of a call beside those of an older commit."""
-    found = json.loads(MEASURED.read_text(encoding="utf-8"))
-    lines = [
-        (f"{row['shape']}, {row['what']}", three_digits(row["here_ms"]), three_digits(row["there_ms"]),
-         f"{row['here_ms'] / row['there_ms']:.2f}")
-        for row in found["rows"]
-    ]  # fmt: skip
-    heads = ("`sw_avg` in the sandbox, layers x experts", "ms", f"ms at {found['there']}", "ratio")
-    words = f"CPU time of harness, watch and sandbox; least of {found['repetitions']} harnesses of each."
-    return f"{markdown_table(heads, lines)}\n\n{words}"
+    """Return a row per shape and isolation level: milliseconds of a start-up and of a call."""
+    measured = json.loads(MEASURED.read_text(encoding="utf-8"))
+    heads = ("`sw_avg`, layers x experts", "level", "start-up, ms", "observe 10 steps, ms", "forecast 1,000 steps, ms")
+    rows = [
+        (row["shape"], f"`{row['level']}`", *(three_digits(row[what]) for what in ("start_up", "observe", "forecast")))
+        for row in measured["rows"]
+    ]
+    return f"{markdown_table(heads, rows)}\n\nWall time; medians of {measured['repetitions']} runs, levels in turns."
 
 
 def balance_table() -> str:
