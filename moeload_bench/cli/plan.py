@@ -90,7 +90,7 @@ def plan(
     stopped = "stopped: nothing is kept; the same command begins again"
     with said_if_stopped(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
         try:
-            watch, last = decided(loaded, settings, report)
+            planner, decision = decided(loaded, settings, report)
         except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
             if written is None:
                 why = str(error).removeprefix(f"{loaded.id}: ")
@@ -98,10 +98,9 @@ def plan(
             say(f"no decision: {error}", err=True)
             say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
-        decision = last.decision
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
-    failures = [f"{name}: {why}" for name, why in watch.failures.items()]
+    failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
         say_record({"trace": loaded.id, "decision": decision.record, "next": following, "failures": failures})
     else:

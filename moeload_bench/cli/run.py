@@ -25,7 +25,16 @@ from moeload_bench.cli.progress import (
     say_record,
 )
 from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.errors import ForecastError, ResultError, SuiteError, TraceError, counted, not_found, printable
+from moeload_bench.errors import (
+    ForecastError,
+    PlacementError,
+    ResultError,
+    SuiteError,
+    TraceError,
+    counted,
+    not_found,
+    printable,
+)
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
@@ -161,8 +170,8 @@ def run(
     with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
         if whole is not None:
             try:
-                decision = decided(whole, settings, progress)[1].decision
-            except TraceError as error:
+                decision = decided(whole, settings, progress)[1]
+            except (TraceError, PlacementError) as error:
                 undecided.append(f"no decision: {error}")
             except ForecastError as error:
                 undecided.append(f"no decision: {settings.forecaster}: {error}")

@@ -25,8 +25,9 @@ from moeload_bench.cli.progress import say
 from moeload_bench.cli.watching import watching
 from moeload_bench.errors import NotFoundError, TraceError, not_found
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.inspection.planning import Settings, Snapshot, Watch
+from moeload_bench.inspection.planning import Settings
 from moeload_bench.inspection.screen import screen, worst_layer
+from moeload_bench.inspection.snapshots import Snapshot, Watch
 
 FIRST_WORDS = "no step is on disk yet: the recorder writes every 250 steps, or once a minute"
 EVERYTHING = 10_000

@@ -89,7 +89,7 @@ class Situation:
     ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``recent_SLE``: shares of
     the last rows, NaN where a layer-step has no load; ``static_imbalance``: of the static layout, mean over the run
     so far; ``steps_seen``: training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
-    move is advised already. ``stable``: whether all layers are; ``names_L``: what the layers are called.
+    move is advised already. ``names_L``: what the layers are called.
     """
 
     step: int
@@ -100,7 +100,6 @@ class Situation:
     static_imbalance: float
     moved: bool
     standing_L: BoolArray
-    stable: bool
     names_L: tuple[str, ...]
 
 
@@ -189,8 +188,6 @@ class _Move:
             why = "no plan promises less imbalance than the one in force"
         elif saves - costs >= rule.least_percent:
             why = f"{prices}; a move has to save {rule.margin:g} times what it costs"
-        elif self.at.stable:
-            why = f"what moves is batch noise: {prices}"
         else:
             why = prices
         text = f"leave it: {why}"

@@ -17,7 +17,8 @@ from moeload_bench.evaluation.evaluate import evaluate, installed
 from moeload_bench.evaluation.sizing import sized
 from moeload_bench.inspection.advice import Advice, name_layers
 from moeload_bench.inspection.decision import Decision, too_short
-from moeload_bench.inspection.planning import Settings, Snapshot, Watch, replay_with_watch
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.snapshots import Snapshot, Watch, replay_with_watch
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.inspection.summary import forecast_words, lr_words
 from moeload_bench.results.results import Results

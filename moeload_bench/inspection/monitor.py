@@ -20,8 +20,9 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.inspection.advice import Advice
 from moeload_bench.inspection.names import console_line, metrics_of
-from moeload_bench.inspection.planning import Settings, Snapshot, Watch
+from moeload_bench.inspection.planning import Settings
 from moeload_bench.inspection.sinks import Log, Sink
+from moeload_bench.inspection.snapshots import Snapshot, Watch
 from moeload_bench.inspection.summary import Summary
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.inspection.planning import Snapshot
+from moeload_bench.inspection.snapshots import Snapshot
 
 PREFIX = "moe"
 VALUES: Mapping[str, str] = {

@@ -13,7 +13,6 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
 from moeload_bench.evaluation.harness import follow
-from moeload_bench.inspection.forecasts import COVERAGE
 from moeload_bench.inspection.planning import Settings
 from moeload_bench.interchange.placements import Placement, slots_in
 from moeload_bench.isolation.targets import parse_target
@@ -24,6 +23,8 @@ from moeload_bench.results.skill import LEAST_PARTS, t_quantile
 from moeload_bench.traces.means import mean_known
 from moeload_bench.traces.trace import RowShares, Trace
 
+COVERAGE = 0.8
+"""Part of the coming windows that an interval is made to cover."""
 RECENT = 100
 """Rows on whose loads a plan's imbalance is expected."""
 MOST_WINDOWS = 10

@@ -1,8 +1,8 @@
-"""A run watched as it goes: one row of counts at a time in, a `Snapshot` every so many steps out.
+"""The engine of `moeload-bench plan` and of a monitor's advice: candidates side by side, one row at a time.
 
-Pure and from the past alone: a snapshot at step t is a function of the rows before t and of the `Settings`, whether
-they come out of a training in progress, out of the shards of a recording or out of a finished trace (`replay`).
-Memory depends on the shape of the model, never on the length of the run.
+Pure and from the past alone: what is planned at step t is a function of the rows before t and of the `Settings`, in a
+training, from the shards of a recording or from a finished trace. Memory depends on the shape of the model, never on
+the length of the run.
 
 Axis letters: S rows, L MoE layers, E experts, R replica slots.
 """
@@ -11,29 +11,25 @@ from __future__ import annotations
 
 import shlex
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.inspection.advice import Advice, AdviceRule, Situation
-from moeload_bench.inspection.candidates import WATCHED, Race, candidates_for, unplaced
+from moeload_bench.inspection.candidates import WATCHED, Race, candidates_for
 from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import Decision, too_short
-from moeload_bench.inspection.forecasts import Forecasts, Outlook, TrackRecord, Windows
-from moeload_bench.inspection.past import History, Kept
-from moeload_bench.inspection.starving import Deaths, Starving
+from moeload_bench.inspection.forecasts import Forecasts, Windows
+from moeload_bench.inspection.past import Kept
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.placement.cost import steps_last
-from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import Row, rows_of
-from moeload_bench.scoring.metrics import DEAD_SHARE
-from moeload_bench.states.rule import StateDetector, StateRule, grid_of
-from moeload_bench.traces.means import mean_known, mean_over
+from moeload_bench.states.rule import StateRule, grid_of
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 
@@ -43,13 +39,13 @@ MOST_STEP_TIMES = 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run is watched with; the same settings on the same rows give the same snapshots.
+    """What a run is watched and planned with; the same settings on the same rows give the same decision.
 
-    ``forecaster``: a target as in `moeload-bench run`, or a class; None compares several (`candidates`) and
-    shows the errors of one. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
-    ``intervals``: steps between looks that are compared, None for those of `candidates`. ``horizon``: steps that a
-    forecast and an advice are for; ``every``: steps between snapshots (`every_at` a stride); all multiples of the state
-    rule's block. ``follow``: whether an advised plan counts as carried out at once.
+    ``forecaster``: a target as in `moeload-bench run`, or a class; None compares several (`candidates`). ``fitted``:
+    its bytes where it has `fit`; ``level``: where a forecaster that is named runs. ``intervals``: steps between looks
+    that are compared, None for those of `candidates`. ``horizon``: steps that a forecast and an advice are for;
+    ``every``: steps between snapshots (`every_at` a stride); all multiples of the state rule's block. ``follow``:
+    whether an advised plan counts as carried out at once.
     """
 
     forecaster: str | type[Any] | None = None
@@ -74,6 +70,11 @@ class Settings:
                 raise TraceError(f"{name} is {value} steps, expected a {positive}multiple of {what} {unit}")
 
     @property
+    def asks_for_advice(self) -> bool:
+        """Whether a cluster is stated, or advice is to count as carried out."""
+        return self.follow or self.cluster != Cluster()
+
+    @property
     def options(self) -> str:
         """Return the options that lead to the same decision in any command; what is assumed stays so."""
         words = "" if self.forecaster is None else f" --forecaster {shlex.quote(str(self.forecaster))}"
@@ -90,105 +91,38 @@ class Settings:
         return -(-self.every // block) * block
 
 
-@dataclass(frozen=True, eq=False)
-class Placing:
-    """What the plans cost so far, against the static layout.
-
-    ``imbalance_L``: max / mean device load of the last window under the plan in force; ``static_L`` the same under the
-    even spread. ``saved_percent`` of the step time, migration charged, over all steps so far; ``replans`` and
-    ``replicas`` moved, ``migration_ms`` in all.
-    """
-
-    imbalance_L: FloatArray
-    static_L: FloatArray
-    saved_percent: float
-    replans: int
-    replicas: int
-    migration_ms: float
-
-
-class Start(NamedTuple):
-    """Means over layers in the first window that had them: what the last window is compared with."""
+class Planned(NamedTuple):
+    """What the run before ``step`` comes to, and what to do about its placement now."""
 
     step: int
-    drift: float
-    maxvio: float
-    even: float
-
-
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """What is known at step ``step`` (the first not seen), per MoE layer; NaN where a layer had no load.
-
-    ``rows`` seen. ``transient_L`` the state, in force since step ``since_L``; ``onset_L3``: the first stable step by
-    the rule, by its looser and by its tighter thresholds, -1 where not yet. ``drift_L`` the fraction of tokens that
-    moves.
-    Over the last window of the state rule: ``share_LE`` the mean shares; ``maxvio_L`` the mean over steps of max / mean
-    expert load - 1; ``entropy_L`` that of the mean shares over ln E; ``dead_LE`` below `DEAD_SHARE` / E. ``dying_LE``:
-    of which experts the alarm of `experts` warns; ``deaths`` so far. ``outlook`` the forecast and how good the
-    last ones were.
-    ``placing`` and ``advice`` are None where no cluster fits the model. ``decision``: what the run so far comes to;
-    ``start``: the first window; ``lr``: the largest learning rate so far and the last one, None where not recorded.
-    """
-
-    step: int
-    rows: int
-    names_L: tuple[str, ...]
-    transient_L: BoolArray
-    since_L: IntArray
-    onset_L3: IntArray
-    drift_L: FloatArray
-    share_LE: FloatArray
-    maxvio_L: FloatArray
-    entropy_L: FloatArray
-    dead_LE: BoolArray
-    dying_LE: BoolArray
-    deaths: Deaths
-    outlook: Outlook
-    placing: Placing | None
-    advice: Advice | None
     decision: Decision
-    start: Start
-    lr: tuple[float, float] | None
-
-    @property
-    def imbalance_L(self) -> FloatArray:
-        """`Placing.imbalance_L`, NaN without a cluster."""
-        return np.full(len(self.names_L), np.nan) if self.placing is None else self.placing.imbalance_L
-
-    @property
-    def silent_L(self) -> BoolArray:
-        """Layers without any load in the last window: of their experts nothing is known."""
-        return np.asarray(np.isnan(self.share_LE).all(axis=1))
-
-    @property
-    def state(self) -> str:
-        """`stable` or `transient` when all layers agree, else `mixed`."""
-        return "transient" if self.transient_L.all() else "mixed" if self.transient_L.any() else "stable"
+    advice: Advice
 
 
-class Watch:
-    """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
-    row; ``advise`` False leaves out placement and advice, whatever the cluster.
+class Planner:
+    """The candidates of a run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that row.
 
-    Raises `TraceError` for a stride that the state rule or the horizon does not fit, `PlacementError` for a cluster
-    that does not hold the experts, and what the forecaster's constructor raises.
+    ``failures``: why a forecaster that was compared is out, by name. Raises `TraceError` for a stride that the state
+    rule or the horizon does not fit, `PlacementError` for a cluster that does not hold the experts or a model that none
+    fits, and what the forecaster's constructor raises.
     """
 
-    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool = True) -> None:
+    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int) -> None:
         L, E, stride = len(meta.layers), meta.experts, meta.stride
-        self.settings = settings
-        self._grid = grid_of(settings.rule, stride)
-        step_block = self._grid.rows * stride
+        grid, looks = grid_of(settings.rule, stride), settings.every_at(stride)
+        self._block_rows, self._look_rows = grid.rows, looks // stride
+        step_block = grid.rows * stride
         if settings.horizon % step_block:
             raise TraceError(
                 f"horizon is {settings.horizon} steps, expected a multiple of {step_block}: a stride of {stride} gives "
                 f"blocks of {step_block} steps"
             )
+        shape = settings.cluster.shape_for(E)
+        if shape is None:
+            raise PlacementError(f"no cluster fits {E} experts: expected --devices and --slots")
+        self.settings, self.shape, self._meta = settings, shape, meta
         self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
-        self._states = StateDetector(L, E, stride, settings.rule)
-        looks = settings.every_at(stride)
         compared, times = candidates_for(L * E)
         if settings.intervals is not None:
             times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
@@ -196,6 +130,7 @@ class Watch:
         targets: dict[str, str | type[Any]] = {name: name for name in compared}
         if named is not None:
             targets = {getattr(named, "__name__", str(named)): named}
+        self._own = WATCHED if named is None else next(iter(targets))
         self.forecasts = {
             name: Forecasts(
                 self.info, target, settings.horizon, seed=settings.seed, fitted=settings.fitted,
@@ -203,59 +138,31 @@ class Watch:
             )
             for name, target in targets.items()
         }  # fmt: skip
-        self._windows = Windows(self.info, settings.horizon)
-        self._record = TrackRecord(self.info, settings.horizon)
-        self._unshown: list[StepBlock] = []
         self.failures: dict[str, str] = {}
-        """Why a forecaster that was compared is out, by name."""
-        self._own = WATCHED if named is None else next(iter(targets))
-        self._meta, self._step_s = meta, Kept(MOST_STEP_TIMES)
-        shape = settings.cluster.shape_for(E) if advise else None
-        self.race = None if shape is None else Race(L, E, shape, self.costs(shape).model, tuple(targets), times, looks)
-        self._history = History(L, E)
-        self._start: Start | None = None
-        self._lr: tuple[float, float] | None = None
-        self._window: deque[FloatArray] = deque(maxlen=self._grid.window)
-        self._starving = Starving(L, E, stride)
+        self._step_s = Kept(MOST_STEP_TIMES)
+        self.race = Race(L, E, shape, self._costs().model, tuple(targets), times, looks)
+        self._windows = Windows(settings.horizon // stride)
+        self._recent: deque[FloatArray] = deque(maxlen=grid.window)
+        self._unshown: list[StepBlock] = []
         self._pending: list[Row] = []
-        self._tokens = (L, E)
-        self._look_rows = looks // stride
-        self._looked = 0
-        self.rows = 0
-        self.next_step: int | None = None
+        self._rows = self._looked = 0
 
-    def add(self, row: Row) -> Snapshot | None:
-        """Take in one step: `step`, `tokens` [L], `load` [L, E] and the optional columns; a snapshot where one is due.
+    def add(self, row: Row) -> Planned | None:
+        """Take in one step that follows the last one: `step`, `tokens` [L], `load` [L, E] and the optional columns.
 
-        Raises `TraceError` for a step that does not follow the last one or counts of another shape, and what the
-        forecaster raises.
+        Return what is planned where a look is due. Raise what the forecaster raises.
         """
-        self._check(row)
         self._pending.append(row)
-        self._starving.add(row)
         if np.isfinite(row.get("step_time_s", np.nan)):
             self._step_s.add(float(row["step_time_s"]))
-        if np.isfinite(row.get("lr", np.nan)):
-            self._lr = (max(float(row["lr"]), self._lr[0] if self._lr else 0.0), float(row["lr"]))
-        self.rows += 1
-        self.next_step = int(row["step"]) + self.info.stride
-        return self._snapshot() if self.rows % self._look_rows == 0 else None
-
-    @property
-    def history(self) -> History:
-        """The past, up to the last whole block."""
+        self._rows += 1
+        if self._rows % self._look_rows:
+            return None
         self._settle()
-        return self._history
-
-    @property
-    def shape(self) -> ClusterShape | None:
-        """The cluster that plans are made for, None where none fits the model."""
-        return None if self.race is None else self.race.placed[0].layout.shape
+        return self._look(int(row["step"]) + self.info.stride)
 
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
-        if self.race is None:
-            raise PlacementError("no cluster fits this model: there is no plan to change")
         own = self.race.placed[0]
         expected = own.layout.current_LR.shape
         if slot_expert_LR.shape != expected:
@@ -270,42 +177,30 @@ class Watch:
         for each in self.forecasts.values():
             each.close()
 
-    def costs(self, shape: ClusterShape) -> Costs:
+    def _costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
         step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
-        return self.settings.cluster.costs(self._meta, shape, step_ms or None)
-
-    def _check(self, row: Row) -> None:
-        if self.next_step is not None and row["step"] != self.next_step:
-            raise TraceError(f"got step {row['step']}, expected step {self.next_step}: no gap and no repeat")
-        if row["load"].shape != self._tokens:
-            raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._tokens}")
+        return self.settings.cluster.costs(self._meta, self.shape, step_ms or None)
 
     def _settle(self) -> None:
         """Take in the whole blocks that came since the last time."""
-        size = self._grid.rows
+        size = self._block_rows
         whole = len(self._pending) // size * size
         if not whole:
             return
         rows, self._pending = self._pending[:whole], self._pending[whole:]
-        block = _step_block(rows)
-        share_SLE = shares(block.load_SLE)
+        block = _block_of(rows)
         self._unshown.append(block)
-        for truth in self._windows.add(block, share_SLE, size):
-            self._record.score(truth)
-            for one in self.forecasts.values():
-                one.score(truth.share_LE)
-        parts = [share_SLE[first : first + size] for first in range(0, whole, size)]
-        first_steps = block.step_S[::size].tolist()
-        states = self._states.add(share_SLE, first_steps, size * self.info.stride)
-        for first_step, part_SLE, transient_L in zip(first_steps, parts, states, strict=True):
-            self._window.append(part_SLE)
-            self._history.add(first_step, part_SLE, transient_L)
-            if self.race is not None:
-                self.race.see(part_SLE, size * self.info.stride)
+        share_SLE = shares(block.load_SLE)
+        for part_SLE in np.split(share_SLE, whole // size):
+            self._recent.append(part_SLE)
+            self.race.see(part_SLE, size * self.info.stride)
+            for truth_LE in self._windows.add(part_SLE):
+                for one in self.forecasts.values():
+                    one.score(truth_LE)
 
     def _forecast(self, step: int) -> dict[str, FloatArray]:
-        """Return what each forecaster forecasts; one that fails is out, if it is not the one to watch with.
+        """Return what each forecaster forecasts; one that fails is out, if it is not the one that advice needs.
 
         They take turns in going first: the first one finds cold caches, which would count as its CPU time.
         """
@@ -322,98 +217,59 @@ class Watch:
                     raise
                 self.failures[name] = str(error)
                 self.forecasts.pop(name).close()
+        self._windows.open()
         return share_hat
 
-    def _snapshot(self) -> Snapshot:
-        assert self.next_step is not None
-        self._settle()
-        recent_SLE = steps_last(np.concatenate(self._window))
-        share_LE, maxvio_L, entropy_L = _spread(recent_SLE)
-        even = 1.0 / share_LE.shape[1]
-        dead_LE = share_LE < DEAD_SHARE * even
-        dying_LE = self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE)
-        transient_L, step = self._states.transient_L, self.next_step
-        share_hat = self._forecast(step)
-        outlook = self._record.add(share_hat[self._own], self._windows.last_LE, transient_L)
-        self._windows.open()
-        decision, placing, advice = self._decide(step, recent_SLE, share_hat)
-        states = self._states
-        if self._start is None and np.isfinite(states.drift_L).any():
-            even = float("nan") if placing is None else mean_known(placing.static_L)
-            self._start = Start(step, mean_known(states.drift_L), mean_known(maxvio_L), even)
-        start = self._start or Start(step, float("nan"), mean_known(maxvio_L), float("nan"))
-        return Snapshot(
-            step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
-            states.onset_L3.copy(), states.drift_L.copy(), share_LE, maxvio_L, entropy_L, dead_LE, dying_LE,
-            self._starving.deaths, outlook, placing, advice, decision, start, self._lr,
-        )  # fmt: skip
-
-    def _decide(
-        self, step: int, recent_SLE: FloatArray, share_hat: Mapping[str, FloatArray]
-    ) -> tuple[Decision, Placing | None, Advice | None]:
-        """Return the decision so far, how the plan in force does, and what to do about it now."""
-        race, settings, shape = self.race, self.settings, self.shape
-        if race is None or shape is None:
-            return unplaced(step, self.forecasts, settings.every_at(self.info.stride)), None, None
-        own, costs = race.placed[0], self.costs(shape)
+    def _look(self, step: int) -> Planned:
+        """Return the decision so far and the advice, which is carried out at once if the settings say so."""
+        race, settings, costs = self.race, self.settings, self._costs()
+        own, share_hat = race.placed[0], self._forecast(step)
         situation = Situation(
             step=step,
-            steps_seen=self.rows * self.info.stride,
+            steps_seen=self._rows * self.info.stride,
             current_LR=own.layout.current_LR,
             share_hat_LE=share_hat[self._own],
-            recent_SLE=recent_SLE,
+            recent_SLE=steps_last(np.concatenate(self._recent)),
             static_imbalance=race.even if np.isfinite(race.even) else 1.0,
             moved=False,
             standing_L=np.zeros(len(self.names_L), dtype=np.bool_),
-            stable=not self._states.transient_L.any(),
             names_L=self.names_L,
         )
         race.look(situation, share_hat, settings.horizon, costs, settings.advice)
         decision = race.decision(step, self.forecasts, costs)
         advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
-        layout = own.layout
-        plans = (layout.current_LR, layout.static_LR)
-        imbalance_L, static_L = (mean_over(layout.imbalance(recent_SLE, plan_LR), axis=0) for plan_LR in plans)
-        saved = race.saved_percent(0, costs.model)
-        placing = Placing(imbalance_L, static_L, saved, layout.replans, layout.replicas, layout.migration_ms)
         if settings.follow:
             own.follow(advice)
-        return decision, placing, advice
+        return Planned(step, decision, advice)
 
 
-def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
-    """Yield the snapshots that a monitor with these settings gave, or would have given, during the recording."""
-    for _, snapshot in replay_with_watch(trace, settings or Settings()):
-        yield snapshot
-
-
-def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
-    """As `replay`, with the watch itself: its history, and where it stands."""
-    watch: Watch | None = None
+def plans_of(trace: Trace, settings: Settings) -> Iterator[tuple[Planner, Planned]]:
+    """Yield what is planned along a trace, with the planner as it stands then."""
+    planner: Planner | None = None
     try:
         for row in rows_of(trace):
-            if watch is None:
-                watch = Watch(trace.meta, settings, int(row["tokens"].max()))
-            snapshot = watch.add(row)
-            if snapshot is not None:
-                yield watch, snapshot
+            planner = planner or Planner(trace.meta, settings, int(row["tokens"].max()))
+            planned = planner.add(row)
+            if planned is not None:
+                yield planner, planned
     finally:
-        if watch is not None:
-            watch.close()
+        if planner is not None:
+            planner.close()
 
 
-def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -> tuple[Watch, Snapshot]:
-    """Return the last snapshot of a trace, with its decision, and the watch; raise `TraceError` for one too short."""
-    seen: tuple[Watch, Snapshot] | None = None
-    for seen in replay_with_watch(trace, settings):
-        progress(seen[1].rows, trace.steps, f"candidates at step {seen[1].step:,}")
-    if seen is None:
+def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -> tuple[Planner, Decision]:
+    """Return the decision at the end of a trace, and the planner; raise `TraceError` for one too short."""
+    last: tuple[Planner, Planned] | None = None
+    for last in plans_of(trace, settings):
+        step = last[1].step
+        progress((step - int(trace.step_S[0])) // trace.meta.stride, trace.steps, f"candidates at step {step:,}")
+    if last is None:
         first = settings.every_at(trace.meta.stride)
         raise TraceError(f"{trace.id}: {too_short(trace.steps * trace.meta.stride, first)}")
-    return seen
+    return last[0], last[1].decision
 
 
-def joined(blocks: Sequence[StepBlock]) -> StepBlock:
+def joined(blocks: list[StepBlock]) -> StepBlock:
     """Return blocks that follow each other as one."""
     if len(blocks) == 1:
         return blocks[0]
@@ -425,17 +281,7 @@ def joined(blocks: Sequence[StepBlock]) -> StepBlock:
     )
 
 
-def _step_block(rows: list[Row]) -> StepBlock:
+def _block_of(rows: list[Row]) -> StepBlock:
     columns = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
     step_S = columns.pop("step").astype(np.int64)
     return StepBlock(step_S, columns.pop("load"), columns.pop("tokens"), columns)
-
-
-def _spread(share_SLE: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean shares [L, E], mean over steps of max / mean - 1 [L], and the entropy of the mean shares over ln E [L]."""
-    share_LE = mean_over(share_SLE, axis=0)
-    E = share_LE.shape[1]
-    maxvio_L = mean_over(share_SLE.max(axis=2), axis=0) * E - 1
-    positive_LE = np.where(share_LE > 0, share_LE, 1.0)
-    entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E) if E > 1 else np.ones(len(share_LE))
-    return share_LE, maxvio_L, np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)

@@ -50,4 +50,4 @@ def compare_policies(
         intervals=None if every is None else tuple(sorted(set(every))),
         every=Settings.every if every is None else math.gcd(*every),
     )  # fmt: skip
-    return decided(trace, settings, report or silent)[1].decision
+    return decided(trace, settings, report or silent)[1]

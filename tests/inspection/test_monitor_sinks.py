@@ -63,7 +63,7 @@ def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
 TRACKIO = """
 import json, trackio
 from trackio.sqlite_storage import SQLiteStorage
-from tests.live.test_monitor import OFTEN, LoadMonitor, loop
+from tests.inspection.test_monitor import OFTEN, LoadMonitor, loop
 trackio.init(project="moe", name="mine")
 loop(LoadMonitor(OFTEN, sinks=[trackio]), None)
 trackio.finish()

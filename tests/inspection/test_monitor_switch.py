@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.planning import Settings, replay
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.snapshots import replay
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need

@@ -15,7 +15,8 @@ from moeload_bench.evaluation.harness import make_request
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.past import BINS
-from moeload_bench.inspection.planning import Settings, Snapshot, Watch, replay, replay_with_watch
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.snapshots import Snapshot, Watch, replay, replay_with_watch
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.recording.writer import rows_of

@@ -11,7 +11,8 @@ import moeload_bench
 from moeload_bench.inspection.experts import AlarmCounts, alarms, block_shares, deaths, measured
 from moeload_bench.inspection.findings import advice_sentences
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.planning import Settings, replay
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.snapshots import replay
 from moeload_bench.inspection.starving import Deaths, Starving, alarm_errors, death_sentences
 from moeload_bench.inspection.summary import sentences
 from moeload_bench.recording.writer import rows_of

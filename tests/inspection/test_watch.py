@@ -21,8 +21,9 @@ from moeload_bench.cli.app import app
 from moeload_bench.cli.watch import _appearing, _View
 from moeload_bench.errors import MoeloadError, NotFoundError, TraceError
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.inspection.planning import Settings, replay, replay_with_watch
+from moeload_bench.inspection.planning import Settings
 from moeload_bench.inspection.screen import BLOCKS, heat_lines, screen
+from moeload_bench.inspection.snapshots import replay, replay_with_watch
 from moeload_bench.inspection.summary import expert_sentences
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of

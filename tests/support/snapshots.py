@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeload_bench.inspection.planning import Snapshot
+from moeload_bench.inspection.snapshots import Snapshot
 
 
 def numbers(snapshot: Snapshot) -> list[Any]:
