@@ -419,7 +419,7 @@ class WindowTruth(NamedTuple):
 
 
 @dataclass(eq=False)
-class _Window:
+class _WatchedWindow:
     """What has come so far in a window: shares added up, and the squared noise of each."""
 
     total_LE: FloatArray
@@ -439,14 +439,14 @@ class WatchedWindows:
     def __init__(self, info: TraceInfo, horizon: int) -> None:
         L, E = info.num_layers, info.num_experts
         self._horizon, self._stride = horizon, info.stride
-        self._open: deque[_Window] = deque()
+        self._open: deque[_WatchedWindow] = deque()
         self.last_LE = np.full((L, E), 1.0 / E)
         """The newest shares of each layer with load."""
 
     def open(self) -> None:
         """Begin a window with the next row."""
         L, E = self.last_LE.shape
-        self._open.append(_Window(np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E))))
+        self._open.append(_WatchedWindow(np.zeros((L, E)), np.zeros(L, dtype=np.int64), np.zeros((L, E))))
 
     def add(self, block: StepBlock, share_SLE: FloatArray, rows: int) -> list[WindowTruth]:
         """Take in whole blocks of so many rows; return what came in the windows that are over."""
