@@ -12,15 +12,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument
 from moeload_bench.cli.progress import plain_console, print_next, say_record
 from moeload_bench.errors import printable
-from moeload_bench.inspection.capacity import (
-    RISK,
-    STEPS,
-    Capacity,
-    capacity_of,
-    capacity_sentences,
-    choice_rows,
-    evidence,
-)
+from moeload_bench.inspection.capacity import RISK, STEPS, Capacity, capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.results.console import plain_table
 
 
@@ -29,7 +21,7 @@ def capacity(
     steps: Annotated[int, typer.Option(min=1, help="Steps that the capacity is kept for.")] = STEPS,
     risk: Annotated[float, typer.Option(help="Part of such windows that may exceed it: 0.05 is one in twenty.")] = RISK,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Devices that hold equally many experts, by number.", show_default="E / 4")
+        int | None, typer.Option(min=1, help="Devices that hold equally many experts, by number.")
     ] = None,
     token_bytes: Annotated[
         int | None, typer.Option(min=1, help="Bytes of one token in a buffer: 2 x the width, in bfloat16.")
@@ -51,24 +43,19 @@ def capacity(
     if as_json:
         say_record({**asdict(found), "next": following})
         return
-    _print(found, following)
+    print_capacity(found)
+    print_next(following)
 
 
-def _print(found: Capacity, following: str) -> None:
+def print_capacity(found: Capacity) -> None:
+    """Print the answer and its tables."""
     console = plain_console()
     for line in capacity_sentences(found):
         console.print(printable(line))
-    console.print("")
-    layers = plain_table("layer", "factor", "lately")
-    for index, factor, lately in zip(found.layers, found.factor_L, found.lately_L, strict=True):
-        layers.add_row(str(index), f"{factor:.2f}", f"{lately:.2f}")
-    console.print(layers)
-    console.print("factor: of the layer by itself, at the same risk. lately: its largest need in the last half window.")
-    console.print("")
-    risks = plain_table("risk", "factor", "dropped")
-    for row in choice_rows(found.choices):
-        risks.add_row(*row)
-    console.print(risks)
-    console.print("dropped: expected part of tokens. *: extrapolated, its risk is not tested.")
-    console.print(evidence(found))
-    print_next(following)
+    for table in capacity_tables(found):
+        console.print("")
+        printed = plain_table(*table.columns)
+        for row in table.rows:
+            printed.add_row(*row)
+        console.print(printed)
+        console.print(table.caption)

@@ -1,12 +1,13 @@
 """How much capacity and memory a run needs next: one record, and what it says in sentences.
 
-Axis letters: S steps, L MoE layers, N windows, Q risks.
+Axis letters: F factors, L MoE layers, N windows, Q risks, S steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,19 +18,27 @@ from moeload_bench.inspection.capacity_forecast import (
     MOST_RISK,
     PRIOR_WINDOWS,
     Prior,
-    bounded,
     need_quantiles,
     prior_for,
     seen,
 )
-from moeload_bench.inspection.needs import device_needs, dropped_after, expert_needs, micro_needs, most_need, totals
-from moeload_bench.placement.plans import default_shape
+from moeload_bench.inspection.needs import (
+    device_needs,
+    dropped_after,
+    dropped_parts,
+    expert_needs,
+    micro_needs,
+    most_need,
+    totals,
+)
 from moeload_bench.traces.trace import Trace
 
 STEPS = 1000
 RISK = 0.05
 RISKS = (0.1, 0.05, 0.01, 0.001)
 """The risks of the table."""
+FACTORS = (1.0, 1.25, 1.5, 2.0)
+"""The factors of the table of dropped tokens."""
 SIZE_ROWS = 100
 """Last rows of which the largest is the size of a step: an epoch's last batch may be small."""
 
@@ -45,6 +54,17 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Drops:
+    """Parts of tokens dropped at a factor: of all, of the worst layer, in the worst step; and tokens in all."""
+
+    factor: float
+    mean: float
+    worst_layer: float
+    worst_step: float
+    tokens: int
+
+
+@dataclass(frozen=True)
 class Buffers:
     """Tokens of one layer that a buffer must hold at the risk; bytes if those of a token are given."""
 
@@ -57,6 +77,7 @@ class Buffers:
 class Capacity:
     """What a run needs in the next ``steps`` steps, at a risk; over all layers, and of each by itself.
 
+    ``ceiling``: the factor at which nothing can drop. ``drops``: if the next steps are like the last half window.
     ``busiest``: of ``devices`` devices that hold equally many experts by number, or of each expert if ``devices`` is
     None. ``micro``: of an expert in one micro-batch, if they were recorded. ``own_windows``: past windows of this run
     that the forecast rests on; ``prior_rows``: rows of the windows of other runs, of which those of ``prior_size``
@@ -67,12 +88,13 @@ class Capacity:
     steps: int
     choice: Choice
     choices: tuple[Choice, ...]
+    ceiling: float
+    drops: tuple[Drops, ...]
     lately: float
     factor_L: tuple[float, ...]
     lately_L: tuple[float, ...]
     layers: tuple[int, ...]
     devices: int | None
-    devices_assumed: bool
     busiest: Buffers
     micro: Buffers | None
     own_windows: int
@@ -81,13 +103,21 @@ class Capacity:
     last_step: int
 
 
+class Table(NamedTuple):
+    """A table to print or draw: names of columns, cells by row, and what they are."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    caption: str
+
+
 def capacity_of(
     trace: Trace, steps: int = STEPS, risk: float = RISK, devices: int | None = None, token_bytes: int | None = None
 ) -> Capacity:
     """Return what the run needs in its next steps.
 
-    ``devices`` None: those of the cluster that `plan` assumes, if there is one. Raise `PlacementError` for devices that
-    do not divide the experts, and `TraceError` for a risk outside 0.001 to 0.5 and for a run of fewer than two rows.
+    Raise `PlacementError` for devices that do not divide the experts, and `TraceError` for a risk outside 0.001 to 0.5
+    and for a run of fewer than two rows.
     """
     rows = max(1, round(steps / trace.meta.stride))
     if not RISKS[-1] <= risk <= MOST_RISK:
@@ -96,47 +126,47 @@ def capacity_of(
         )
     if trace.steps < 2:
         raise TraceError(f"{trace.id}: {counted(trace.steps, 'row')}, expected 2 or more to forecast from")
-    assumed = devices is None
-    if devices is None and (shape := default_shape(trace.num_experts)) is not None:
-        devices = shape.devices
+    E = trace.num_experts
+    ceiling = most_need(trace, E)
+    risks = tuple(sorted({*RISKS, risk}, reverse=True))
+    chosen = risks.index(risk)
+    even = float(totals(trace.load_SLE[-SIZE_ROWS:]).max()) / E
+    prior = prior_for(rows, even)
     need_SL = expert_needs(trace)
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
-    risks = tuple(sorted({*RISKS, risk}, reverse=True))
-    even = float(totals(trace.load_SLE[-SIZE_ROWS:]).max())
-    prior = prior_for(rows, even / trace.num_experts)
 
-    def factors(need_S: FloatArray, risks: Sequence[float], sharers: int) -> FloatArray:
-        return bounded(need_quantiles(need_S, rows, risks, prior), need_S, most_need(trace, sharers))
+    def factors(need_S: FloatArray, most: float) -> FloatArray:
+        return np.minimum(need_quantiles(need_S, rows, risks, prior), most)
 
     def buffers(need_SL: FloatArray, sharers: int) -> Buffers:
-        factor = float(factors(need_SL.max(axis=1), (risk,), sharers)[0])
-        tokens = int(np.ceil(round(factor * even / sharers, 6)))
+        factor = float(factors(need_SL.max(axis=1), most_need(trace, sharers))[chosen])
+        tokens = int(np.ceil(round(factor * even * E / sharers, 6)))
         return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
 
-    E = trace.num_experts
-    factor_Q = factors(need_S, risks, E)
-    dropped_Q = _dropped(trace, need_S, rows, factor_Q / level, prior)
+    factor_Q = factors(need_S, ceiling)
+    asked = np.concatenate([factor_Q, np.clip(FACTORS, factor_Q.min(), ceiling)])
+    dropped = np.where(asked < ceiling, _dropped(trace, need_S, rows, asked, prior), 0.0)
     choices = tuple(
         Choice(one, float(factor), float(dropped), one < LEAST_RISK)
-        for one, factor, dropped in zip(risks, factor_Q, dropped_Q, strict=True)
+        for one, factor, dropped in zip(risks, factor_Q, dropped, strict=False)
     )
-    chosen = choices[risks.index(risk)]
-    shared = need_SL if devices is None else device_needs(trace, devices)
+    whole = choices[chosen].factor  # the one that is tested; a layer alone cannot need more
     micro_SL = micro_needs(trace)
     micro = None if micro_SL is None else buffers(micro_SL, E)
     return Capacity(
         trace=trace.id,
         steps=rows * trace.meta.stride,
-        choice=chosen,
+        choice=choices[chosen],
         choices=choices,
+        ceiling=ceiling,
+        drops=_drops(trace, rows, dropped[len(risks) :]),
         lately=level,
-        factor_L=tuple(float(factors(need_S, (risk,), E)[0]) for need_S in need_SL.T),
+        factor_L=tuple(float(factors(need_S, whole)[chosen]) for need_S in need_SL.T),
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,
-        devices_assumed=assumed and devices is not None,
-        busiest=buffers(shared, devices or E),
+        busiest=buffers(need_SL if devices is None else device_needs(trace, devices), devices or E),
         micro=micro if micro is not None and micro.tokens else None,
         own_windows=len(own_N),
         prior_rows=prior.rows,
@@ -145,14 +175,30 @@ def capacity_of(
     )
 
 
-def _dropped(trace: Trace, need_S: FloatArray, rows: int, times_Q: FloatArray, prior: Prior) -> FloatArray:
-    """Return the expected part of tokens dropped in the next window at so many times the level [Q].
+def _dropped(trace: Trace, need_S: FloatArray, rows: int, factor_F: FloatArray, prior: Prior) -> FloatArray:
+    """Return the expected part of tokens dropped in the next window at factors that are seldom exceeded [F].
 
     As for the need, it is the mean over the run's own past windows and those of other runs.
     """
-    own_NQ = dropped_after(trace, need_S, rows, times_Q)
-    others_Q = prior.dropped(times_Q)
-    return np.asarray((own_NQ.sum(axis=0) + PRIOR_WINDOWS * others_Q) / (len(own_NQ) + PRIOR_WINDOWS))
+    times_F = factor_F / seen(need_S, rows)[0]
+    own_NF = dropped_after(trace, need_S, rows, times_F)
+    others_F = prior.dropped(times_F)
+    return np.asarray((own_NF.sum(axis=0) + PRIOR_WINDOWS * others_F) / (len(own_NF) + PRIOR_WINDOWS))
+
+
+def _drops(trace: Trace, rows: int, least_F: FloatArray) -> tuple[Drops, ...]:
+    """Return what each of `FACTORS` drops in the next window of ``rows`` rows, if it is like the last half window.
+
+    ``least_F``: parts that are dropped at least, as spikes to come do.
+    """
+    lately = range(max(0, trace.steps - max(1, rows // 2)), trace.steps)
+    part_SFL = np.stack([dropped_parts(trace.load_SLE[row], np.array(FACTORS)) for row in lately])
+    tokens = float(totals(trace.load_SLE[lately.start :]).sum(axis=1).mean()) * rows * trace.meta.stride
+    mean_F = np.maximum(part_SFL.mean(axis=(0, 2)), least_F)
+    layer_F = np.maximum(part_SFL.mean(axis=0).max(axis=1), mean_F)
+    step_F = np.maximum(part_SFL.mean(axis=2).max(axis=0), mean_F)
+    parts = zip(FACTORS, mean_F.tolist(), layer_F.tolist(), step_F.tolist(), strict=True)
+    return tuple(Drops(factor, part, layer, step, round(part * tokens)) for factor, part, layer, step in parts)
 
 
 def percent(part: float) -> str:
@@ -164,17 +210,23 @@ def capacity_sentences(found: Capacity) -> list[str]:
     """Return the answer: the factor with its risk, dropped tokens, memory."""
     choice, busiest = found.choice, found.busiest
     sure = ", extrapolated" if choice.extrapolated else ""
-    assumed = " (ASSUMED: --devices)" if found.devices_assumed else ""
-    who = "expert" if found.devices is None else f"of {found.devices} devices{assumed}"
-    said = [
-        f"Keep a capacity factor of {choice.factor:.2f} for the next {found.steps:,} steps (risk {percent(choice.risk)}"
-        f"{sure} that the window exceeds it: some expert in some step of some layer).",
-        f"Expected part of tokens dropped at {choice.factor:.2f}: {percent(choice.dropped)}.",
-        f"Busiest {who}: up to {_room(busiest)} of one layer in one step, {busiest.over_even:.2f} x the even share.",
-    ]
+    what = "expert" if found.devices is None else f"of {found.devices} devices"
+    factor = f"Keep a capacity factor of {choice.factor:.2f} for the next {found.steps:,} steps"
+    if choice.factor < found.ceiling:
+        sentences = [
+            f"{factor} (risk {percent(choice.risk)}{sure} that the window exceeds it: some expert in some step of some "
+            "layer).",
+            f"Expected part of tokens dropped at {choice.factor:.2f}: {percent(choice.dropped)}. From "
+            f"{found.ceiling:g} on nothing can drop.",
+        ]
+    else:
+        sentences = [f"{factor}: nothing can drop at it, since routing gives no expert more."]
+    sentences.append(
+        f"Busiest {what}: up to {_room(busiest)} of one layer in one step, {busiest.over_even:.2f} x the even share."
+    )
     if found.micro is not None:
-        said.append(f"Busiest expert in one micro-batch: up to {_room(found.micro)} of one layer.")
-    return said
+        sentences.append(f"Busiest expert in one micro-batch: up to {_room(found.micro)} of one layer.")
+    return sentences
 
 
 def _room(need: Buffers) -> str:
@@ -191,9 +243,35 @@ def evidence(found: Capacity) -> str:
     )
 
 
-def choice_rows(choices: Sequence[Choice]) -> list[tuple[str, str, str]]:
-    """Return a row for each risk: risk, factor, dropped; extrapolated ones are marked."""
-    return [
+def capacity_tables(found: Capacity) -> list[Table]:
+    """Return the tables below the answer: by factor, by risk, by layer."""
+    drops = [
+        (f"{one.factor:.2f}", percent(one.mean), percent(one.worst_layer), percent(one.worst_step), f"{one.tokens:,}")
+        for one in found.drops
+    ]
+    risks = [
         (percent(one.risk) + (" *" if one.extrapolated else ""), f"{one.factor:.2f}", percent(one.dropped))
-        for one in choices
+        for one in found.choices
+    ]
+    layers = [
+        (str(index), f"{factor:.2f}", f"{lately:.2f}")
+        for index, factor, lately in zip(found.layers, found.factor_L, found.lately_L, strict=True)
+    ]
+    return [
+        Table(
+            ("factor", "dropped", "worst layer", "worst step", "tokens"),
+            drops,
+            f"Part of tokens dropped in the next {found.steps:,} steps, and how many in all layers, if loads stay as "
+            "they were lately.",
+        ),
+        Table(
+            ("risk", "factor", "dropped"),
+            risks,
+            f"Dropped: expected part of tokens. *: extrapolated, its risk is not tested. {evidence(found)}",
+        ),
+        Table(
+            ("layer", "factor", "lately"),
+            layers,
+            "Factor: of the layer by itself, at the same risk. Lately: its largest need in the last half window.",
+        ),
     ]

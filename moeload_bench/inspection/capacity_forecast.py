@@ -107,11 +107,6 @@ def mixture(own_N: FloatArray, prior_P: FloatArray) -> tuple[FloatArray, FloatAr
     return np.concatenate([own_N, prior_P]), weight
 
 
-def bounded(factor_Q: FloatArray, need_S: FloatArray, most: float) -> FloatArray:
-    """Return factors [Q] no larger than ``most``, the largest need that routing allows, or than what was needed."""
-    return np.minimum(factor_Q, max(most, float(need_S.max())))
-
-
 def need_quantiles(need_S: FloatArray, rows: int, risks: Sequence[float], prior: Prior) -> FloatArray:
     """Return what the need of the next rows stays below, but for each risk [Q]."""
     level, own_N = seen(need_S, rows)

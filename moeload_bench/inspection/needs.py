@@ -76,6 +76,12 @@ def totals(load_SLE: IntArray) -> IntArray:
     return np.asarray(np.einsum("sle->sl", load_SLE))  # takes a quarter of the time of `sum` along a short axis
 
 
+def dropped_parts(load_LE: IntArray, factor_F: FloatArray) -> FloatArray:
+    """Return the part of each layer's tokens that is dropped in a step at capacity factors, [F, L]."""
+    share_LE = load_LE * float(load_LE.shape[1]) / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
+    return np.asarray(np.maximum(share_LE - factor_F[:, None, None], 0.0).mean(axis=2))
+
+
 def dropped_after(trace: Trace, need_S: FloatArray, rows: int, times_F: FloatArray) -> FloatArray:
     """Return the part of tokens dropped in each past window at factors that are so many times the level before, [N, F].
 
@@ -89,7 +95,5 @@ def dropped_after(trace: Trace, need_S: FloatArray, rows: int, times_F: FloatArr
         factor_F = times_F * need_S[start - half : start].max()
         over = start + np.flatnonzero(need_S[start : start + rows] > factor_F.min())
         for row in over.tolist():
-            load_LE = trace.load_SLE[row]
-            share_LE = load_LE * float(trace.num_experts) / np.maximum(load_LE.sum(axis=1, keepdims=True), 1)
-            dropped_NF[n] += np.maximum(share_LE - factor_F[:, None, None], 0.0).mean(axis=(1, 2))
+            dropped_NF[n] += dropped_parts(trace.load_SLE[row], factor_F).mean(axis=1)
     return dropped_NF / rows

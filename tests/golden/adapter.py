@@ -165,7 +165,8 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         for one in (decision["take"], *decision["candidates"]):
             del one["cpu_ms"]
         need = _printed("capacity", path, f"--steps 200 --risk 0.01 --devices {devices} --token-bytes 4096")
-        yield name, {"decision": decision, "capacity": {k: v for k, v in need.items() if k not in ("trace", "next")}}
+        others = ("trace", "next", "ceiling", "drops")
+        yield name, {"decision": decision, "capacity": {k: v for k, v in need.items() if k not in others}}
 
 
 def recorded(folder: Path) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from moeload_bench.errors import PlacementError, TraceError
-from moeload_bench.inspection.capacity import capacity_of, capacity_sentences
+from moeload_bench.inspection.capacity import capacity_of
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_less_risk_keeps_more_and_drops_less() -> None:
@@ -26,13 +31,6 @@ def test_tokens_are_the_factor_times_the_even_share() -> None:
     assert found.busiest.over_even == pytest.approx(found.choice.factor)
     assert found.busiest.tokens == int(np.ceil(found.choice.factor * 4))
     assert found.busiest.bytes == 10 * found.busiest.tokens
-
-
-def test_assumed_devices_are_called_so() -> None:
-    """What was not stated is ASSUMED, with the option that states it; what was stated is not."""
-    trace = Trace.from_arrays(np.ones((40, 1, 8), dtype=int), top_k=1)
-    assert "2 devices (ASSUMED: --devices)" in " ".join(capacity_sentences(capacity_of(trace)))
-    assert "ASSUMED" not in " ".join(capacity_sentences(capacity_of(trace, devices=8)))
 
 
 def test_a_sampled_run_has_fewer_rows_in_a_window() -> None:
@@ -72,6 +70,49 @@ def test_micro_batches_that_held_nothing_for_a_while_are_no_error() -> None:
     assert late.micro is not None
     assert late.micro.tokens >= 3
     assert early.micro is None
+
+
+def test_dropped_tokens_at_fixed_factors() -> None:
+    """Of 8 tokens on two experts of 4, 6 and 2 drop half an even share at 1.0: an eighth; of another layer nothing."""
+    load = np.tile(np.array([[[6, 2], [4, 4]]]), (40, 1, 1))
+    load[-1, 0] = [8, 0]
+    at_one, *_, at_two = capacity_of(Trace.from_arrays(load, top_k=1), 20).drops
+    assert (at_one.factor, at_two.factor) == (1.0, 2.0)
+    layer = (9 * 0.25 + 0.5) / 10
+    assert (at_one.worst_layer, at_one.mean) == (pytest.approx(layer), pytest.approx(layer / 2))
+    assert (at_one.worst_step, at_one.tokens) == (pytest.approx(0.25), round(layer / 2 * 16 * 20))
+    assert (at_two.mean, at_two.worst_layer, at_two.worst_step, at_two.tokens) == (0.0, 0.0, 0.0, 0)
+
+
+def check_the_rules(trace: Trace) -> None:
+    """No layer needs more than the whole model; nothing drops at the ceiling; no larger factor drops more."""
+    for steps in (100, 1000):
+        for risk in (0.05, 0.001):
+            found = capacity_of(trace, steps, risk)
+            assert max(found.factor_L) <= found.choice.factor <= found.ceiling
+            dropped = dict(
+                sorted(
+                    [(one.factor, one.dropped) for one in found.choices]
+                    + [(one.factor, one.mean) for one in found.drops]
+                )
+            )
+            assert all(part == 0 for factor, part in dropped.items() if factor >= found.ceiling)
+            assert (np.diff(list(dropped.values())) <= 0).all()
+            assert all(one.mean <= min(one.worst_layer, one.worst_step) for one in found.drops)
+
+
+def test_the_rules_hold() -> None:
+    """On a run whose factor reaches the ceiling, and on one that is far below it."""
+    check_the_rules(synthetic_trace(900))
+    spikes = np.random.default_rng(0).multinomial(64, [0.7, 0.1, 0.1, 0.1], size=(400, 3))
+    check_the_rules(Trace.from_arrays(spikes, top_k=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "traces").rglob("*.parquet")), ids=lambda path: path.parent.parent.name)
+def test_the_rules_hold_on_recorded_runs(path: Path) -> None:
+    """On every trace of `traces/`."""
+    check_the_rules(read_trace(path))
 
 
 def test_no_need_is_larger_than_routing_allows() -> None:

@@ -17,7 +17,6 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.inspection.candidates import FORECASTERS
-from moeload_bench.inspection.capacity import capacity_of
 from moeload_bench.inspection.cluster import Cluster, expert_mb
 from moeload_bench.inspection.decision import Candidate, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
@@ -212,15 +211,6 @@ def test_the_imbalance_of_a_decision_is_that_of_the_run() -> None:
         "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)"
         in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, (), placed=True).lines()[0]
     )
-
-
-@pytest.mark.parametrize("experts", [4, 8, 16, 60, 256])
-def test_capacity_assumes_the_devices_that_a_decision_assumes(experts: int) -> None:
-    """One run, one assumed cluster."""
-    shape = Cluster().shape_for(experts)
-    assert shape is not None
-    found = capacity_of(Trace.from_arrays(np.ones((4, 1, experts), dtype=int), top_k=1))
-    assert (found.devices, found.devices_assumed) == (shape.devices, True)
 
 
 def test_intervals_with_another_best_are_named() -> None:
