@@ -103,7 +103,7 @@ class Capacity:
     last_step: int
 
 
-class Table(NamedTuple):
+class CapacityTable(NamedTuple):
     """A table to print or draw: names of columns, cells by row, and what they are."""
 
     columns: tuple[str, ...]
@@ -243,7 +243,7 @@ def evidence(found: Capacity) -> str:
     )
 
 
-def capacity_tables(found: Capacity) -> list[Table]:
+def capacity_tables(found: Capacity) -> list[CapacityTable]:
     """Return the tables below the answer: by factor, by risk, by layer."""
     drops = [
         (f"{one.factor:.2f}", percent(one.mean), percent(one.worst_layer), percent(one.worst_step), f"{one.tokens:,}")
@@ -258,18 +258,18 @@ def capacity_tables(found: Capacity) -> list[Table]:
         for index, factor, lately in zip(found.layers, found.factor_L, found.lately_L, strict=True)
     ]
     return [
-        Table(
+        CapacityTable(
             ("factor", "dropped", "worst layer", "worst step", "tokens"),
             drops,
             f"Part of tokens dropped in the next {found.steps:,} steps, and how many in all layers, if loads stay as "
             "they were lately.",
         ),
-        Table(
+        CapacityTable(
             ("risk", "factor", "dropped"),
             risks,
             f"Dropped: expected part of tokens. *: extrapolated, its risk is not tested. {evidence(found)}",
         ),
-        Table(
+        CapacityTable(
             ("layer", "factor", "lately"),
             layers,
             "Factor: of the layer by itself, at the same risk. Lately: its largest need in the last half window.",
