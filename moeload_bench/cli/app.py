@@ -11,6 +11,7 @@ from moeload_bench.cli.lazy import CommandTable, lazy_app
 
 COMMANDS = {
     "traces": "See which traces there are and what is in them.",
+    "inspect": "See whether a run is healthy: settled, balanced, which expert-parallel size, what to do.",
     "validate": "Check traces against the format: shapes, conservation of counts, gaps, both hashes.",
     "check": "Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.",
     "run": "Score forecasters on a suite, or on your own trace.",

@@ -129,7 +129,7 @@ class _View:
     def _take_in(self, draw: Callable[[], object]) -> None:
         """Read what is new; while reading a long trace, draw it now and then."""
         drawn = time.monotonic()
-        for row in self._follower.poll():
+        for row in (row for new in self._follower.poll() for row in new.each()):
             meta = self._follower.meta
             assert meta is not None
             if self._watch is None or self._generation != self._follower.generation:

@@ -96,20 +96,23 @@ def largest_of(number: int) -> float:
     return float(largest * math.sqrt(number / (number - 1)))
 
 
-OSCILLATION = (-0.6, -0.4)
-"""Between these, the correlation of neighbouring differences is that of noise (-1/2)."""
+NOISE_CORRELATION = (-0.55, -0.30)
+"""Between these, neighbouring differences of rows correlate as those of noise do (-1/2).
+
+Chosen on the `train` runs, of which half batches say the noise: in 1,350 layers and windows of 200 rows, differences of
+rows overstate the excess of noise by 0 to 9 % in the median between these bounds, and by 14 to 200 % outside.
+"""
 
 
 def oscillates(share_SLE: FloatArray) -> BoolArray:
-    """Return whether loads move from row to row by more than noise; [L].
+    """Return whether loads swing from row to row by more than noise; [L].
 
     Noise around loads that stay makes neighbouring differences of rows correlate by -1/2. Loads that alternate take it
-    towards -1, slower waves towards 1.
+    towards -1, slower waves and steady moves towards 1. False where nothing differs.
     """
     step_SLE = np.diff(share_SLE, axis=0)
-    both_L, own_L = (
-        np.nansum(np.einsum("sle,sle->sl", one, step_SLE[: len(one)]), axis=0) for one in (step_SLE[1:], step_SLE)
-    )
+    both_L = np.nansum(np.einsum("sle,sle->sl", step_SLE[1:], step_SLE[:-1]), axis=0)
+    own_L = np.nansum(np.einsum("sle,sle->sl", step_SLE, step_SLE), axis=0)
     correlation_L = ratio_of(both_L, own_L)
-    low, high = OSCILLATION
+    low, high = NOISE_CORRELATION
     return np.asarray((correlation_L < low) | (correlation_L > high))

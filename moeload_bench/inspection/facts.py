@@ -194,13 +194,15 @@ class Inspector:
         taken = None if self.first_step is None else self.first_step + self.rows * self.meta.stride
         return taken if not self._pending else int(self._pending[-1]["step"]) + self.meta.stride
 
-    def add(self, trace: Trace) -> None:
-        """Take in rows that follow the last ones; a large trace is read part by part."""
+    def add(self, trace: Trace, start: int = 0, stop: int | None = None) -> None:
+        """Take in rows start .. stop-1 of a trace, which follow the last ones; a large trace is read part by part."""
         self._flush()
         if trace.meta.layers != self.meta.layers or trace.meta.stride != self.meta.stride:
             raise TraceError(f"{trace.id}: rows with other layers or another stride than those before")
         self.meta = trace.meta
-        for part in parts(trace.load_SLE.shape, multiple=self._unit):
+        rows = range(trace.steps)[start:stop]
+        for within in parts((len(rows), *self._shape), multiple=self._unit):
+            part = slice(start + within.start, start + within.stop)
             columns = {name: trace.columns[name][part] for name in TAKEN if name in trace.columns}
             self._take(StepBlock(trace.step_S[part], trace.load_SLE[part], trace.tokens_SL[part], columns))
 
@@ -214,12 +216,18 @@ class Inspector:
         if len(self._pending) == self._block:
             self._flush()
 
+    def last_rows(self) -> StepBlock:
+        """Return the recent rows: the last `RECENT_ROWS`, or all of fewer."""
+        self._flush()
+        held = joined(self._recent)
+        return held.rows(max(0, len(held) - RECENT_ROWS), len(held))
+
     def inspection(self) -> Inspection:
         """Return what the rows so far say; raise `TraceError` before the first."""
         self._flush()
         if self.first_step is None:
             raise TraceError("no row to inspect")
-        recent = self._last_rows()
+        recent = self.last_rows()
         share_SLE = shares(recent.load_SLE)
         share_LE = mean_over(share_SLE, axis=0)
         dead_LE = share_LE < DEAD_SHARE / self._shape[1]
@@ -245,10 +253,6 @@ class Inspector:
             switch_steps=tuple(self._switches),
             timeline=self._timeline(),
         )
-
-    def _last_rows(self) -> StepBlock:
-        held = joined(self._recent)
-        return held.rows(max(0, len(held) - RECENT_ROWS), len(held))
 
     def _flush(self) -> None:
         if self._pending:
@@ -346,9 +350,10 @@ class Inspector:
         return np.asarray(np.stack(labels).reshape(units, each, -1).mean(axis=1))
 
     def _sampling(self, tokens_SL: IntArray, ranks: int) -> FloatArray:
+        """Return the least noise, of draws alone; 1 (no noise) for counts made from shares or an unknown top-k; [L]."""
         if self.meta.count_semantics == "derived":
-            return np.full(self._shape[0], np.nan)
-        return sampling_alone(tokens_SL, self._shape[1], self._top_k_L, ranks)
+            return np.ones(self._shape[0])
+        return np.nan_to_num(sampling_alone(tokens_SL, self._shape[1], self._top_k_L, ranks), nan=1.0)
 
     def _ranks(self, recent: StepBlock, share_SLE: FloatArray, share_LE: FloatArray) -> RankTable:
         """Return the expert-parallel table of the recent rows."""
@@ -361,7 +366,7 @@ class Inspector:
         low_KL = high_KL = measured_KL
         if half_SLE is None:
             sampled_KL = np.stack([self._sampling(recent.tokens_SL, size) for size in sizes])
-            low_KL, high_KL = np.fmin(sampled_KL, measured_KL), np.fmax(sampled_KL, measured_KL)
+            low_KL, high_KL = np.minimum(sampled_KL, measured_KL), np.maximum(sampled_KL, measured_KL)
         busiest, tokens = zip(*found, strict=True)
         return RankTable(sizes, np.stack(busiest), low_KL, high_KL, np.stack(tokens))
 

@@ -6,17 +6,21 @@ one is `seedN.parquet` beside it. Nothing is written, locked or removed here, an
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from moeload_bench.errors import MoeloadError, NotFoundError
 from moeload_bench.recording.parts import read_manifest
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.trace import Trace
 
 _TRACE = re.compile(r"seed\d+\.parquet")
 Status = Literal["recording", "finished", "waiting"]
@@ -50,8 +54,20 @@ class Place:
         return cls.of(str(find_trace(path)))
 
 
+@dataclass(frozen=True, eq=False)
+class NewRows:
+    """Rows from ``start`` on of a trace: one on disk, or a shard of it."""
+
+    trace: Trace
+    start: int
+
+    def each(self) -> Iterator[Row]:
+        """Yield them one by one."""
+        return itertools.islice(rows_of(self.trace), self.start, None)
+
+
 class Follower:
-    """Rows as they become safe on disk.
+    """Rows as they become safe on disk, shard by shard.
 
     ``status``: whether the recording goes on; ``meta`` of the newest rows read; ``problem``: what could not be read the
     last time it was tried, None when all went well. ``generation`` rises when the recording went back to an earlier
@@ -67,7 +83,7 @@ class Follower:
         self._next: int | None = None
         self._read: list[str] = []
 
-    def poll(self) -> Iterator[Row]:
+    def poll(self) -> Iterator[NewRows]:
         """Yield what is new since the last call; never raise where a recording is being written, moved or cut."""
         try:
             yield from self._poll()
@@ -77,7 +93,7 @@ class Follower:
         except (MoeloadError, OSError, ValueError) as error:
             self.problem = f"{error}"
 
-    def _poll(self) -> Iterator[Row]:
+    def _poll(self) -> Iterator[NewRows]:
         manifest = self._manifest()
         if manifest is None and self.place.trace.exists():
             yield from self._finished()
@@ -101,18 +117,18 @@ class Follower:
             return f"{parts}: nothing is recorded there yet"
         return f"{trace}: no such file, and no {parts.name} of a recording in progress beside it"
 
-    def _finished(self) -> Iterator[Row]:
+    def _finished(self) -> Iterator[NewRows]:
         if self.status != "finished":
             yield from self._new_rows(self.place.trace)
             self.status = "finished"
 
-    def _new_rows(self, path: Path) -> Iterator[Row]:
+    def _new_rows(self, path: Path) -> Iterator[NewRows]:
         trace = read_trace(path)
         self.meta = trace.meta
-        for row in rows_of(trace):
-            if self._next is None or row["step"] >= self._next:
-                self._next = int(row["step"]) + trace.meta.stride
-                yield row
+        start = 0 if self._next is None else int(np.searchsorted(trace.step_S, self._next))
+        if start < trace.steps:
+            self._next = int(trace.step_S[-1]) + trace.meta.stride
+            yield NewRows(trace, start)
 
     def _restart(self) -> None:
         self.generation += 1

@@ -56,7 +56,7 @@ def recording(tmp_path: Path) -> Recording:
 
 
 def steps_of(follower: Follower) -> list[int]:
-    return [row["step"] for row in follower.poll()]
+    return [row["step"] for new in follower.poll() for row in new.each()]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:

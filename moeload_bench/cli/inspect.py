@@ -1,0 +1,189 @@
+"""`moeload-bench inspect`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from moeload_bench.cli.opening import is_unfinished, open_trace
+from moeload_bench.cli.options import check_ending, no_trace
+from moeload_bench.cli.progress import plain_console, say, say_record
+from moeload_bench.errors import NotFoundError, TraceError
+from moeload_bench.inspection.against import compare
+from moeload_bench.inspection.details import details
+from moeload_bench.inspection.facts import Inspection, Inspector
+from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.overview import WIDTH, comparison, overview
+from moeload_bench.inspection.verdict import verdict
+from moeload_bench.recording.parts import Parts
+from moeload_bench.traces.trace import Trace
+
+STEPS = re.compile(r"(\d+)-(\d+)")
+"""A range of steps, as `0-5000`: no run is called so."""
+
+
+def inspect(
+    run: Annotated[
+        str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet trace, or a recording in progress (.parts).")
+    ],
+    steps: Annotated[
+        str | None, typer.Option(metavar="A-B", help="Only steps A to B - 1 of the run, as in 5000-10000.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="OTHER", help="Compare with another run, or with steps A-B of this one: which is better?"),
+    ] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Refresh while the run trains; Ctrl-C ends.")] = False,
+    tables: Annotated[bool, typer.Option("--details", help="All layers, sizes and experts, in tables.")] = False,
+    token_bytes: Annotated[
+        float | None, typer.Option(min=0, help="Bytes of one token at an expert: adds MB to the table of ranks.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
+    refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
+) -> None:
+    """See whether a run is healthy: settled, balanced, which expert-parallel size, what to do.
+
+    [bold]moeload-bench inspect runs/my-run/test/seed0.parquet[/bold]      one screen
+    [bold]moeload-bench inspect RUN --against OTHER[/bold]                 which of two runs balances better
+    [bold]moeload-bench inspect RUN --steps 5000-9000 --against 0-5000[/bold]   did a switch at step 5,000 hurt
+
+    Facts alone: nothing is forecast and nothing of a cluster is assumed. Balance is that of the last 200 rows. With
+    --against, OTHER is the first and RUN the second: a placement made on the first is tried on the second.
+
+    Exit status: 0 shown, 2 nothing could be read.
+    """
+    if html is not None:
+        check_ending("--html", html, ".html")
+    if follow and (steps or against):
+        raise TraceError("--follow takes a whole run, got --steps or --against")
+    if against is not None:
+        _compare(run, steps, against, as_json)
+        return
+    for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
+        _refuse_silent(found, run)
+        _show(found, run, status, tables=tables, token_bytes=token_bytes, as_json=as_json)
+    if html is not None:
+        _write_page(found, html)
+
+
+def _show(found: Inspection, run: str, status: str, *, tables: bool, token_bytes: float | None, as_json: bool) -> None:
+    """Print one moment of a run: JSON, the tables, or the screen."""
+    following = _following(found, run)
+    if as_json:
+        say_record({**found.record, **verdict(found)._asdict(), "next": following})
+        return
+    console = plain_console()
+    if tables:
+        for part in details(found, token_bytes):
+            console.print(part)
+        return
+    if status and console.is_terminal:
+        console.clear()
+    console.print(overview(found, following, token_bytes=token_bytes, status=status, width=min(console.width, WIDTH)))
+
+
+def _following(found: Inspection, run: str) -> str:
+    """Return the next command: a plan for loads that settled, else a closer look."""
+    if found.state == "settled" and not found.dead_LE.any():
+        return f"moeload-bench plan {shlex.quote(run)}"
+    return f"moeload-bench inspect {shlex.quote(run)} --details"
+
+
+def _refuse_silent(found: Inspection, run: str) -> None:
+    """Raise `TraceError` for a run without any load."""
+    past = found.timeline
+    if found.silent_L.all() and (past is None or not (past.busiest_NL > 0).any()):
+        raise TraceError(f"{run}: every count is zero, so there is nothing to inspect; was the router counted?")
+
+
+def _inspector(run: str, steps: str | None = None) -> Inspector:
+    """Return the inspector of a run, or of some of its steps, shard by shard for a recording in progress."""
+    if is_unfinished(run):
+        parts = Parts(Path(run).with_suffix(".parquet"))
+        parts.look()
+        traces: Iterator[Trace] = parts.shards()
+    else:
+        traces = iter([open_trace(run)])
+    inspector, bounds = None, _bounds(steps)
+    for trace in traces:
+        inspector = inspector or Inspector(trace.meta)
+        start, stop = (int(at) for at in trace.step_S.searchsorted(bounds)) if bounds else (0, trace.steps)
+        inspector.add(trace, start, stop)
+    if inspector is None:
+        raise TraceError(f"{run}: nothing is on disk yet")
+    if not inspector.rows:
+        raise TraceError(f"{run}: no row in steps {steps}")
+    return inspector
+
+
+def _bounds(steps: str | None) -> tuple[int, int] | None:
+    """Return a range of steps; raise `TraceError` for a text that is none."""
+    if steps is None:
+        return None
+    match = STEPS.fullmatch(steps)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise TraceError(f"--steps is {steps!r}, expected two numbers such as 0-5000, the smaller one first")
+    return int(match[1]), int(match[2])
+
+
+def _compare(run: str, steps: str | None, against: str, as_json: bool) -> None:
+    """Print how a run compares with another one, or with some of its own steps."""
+    part = STEPS.fullmatch(against) is not None
+    first = _inspector(run, against) if part else _inspector(against)
+    found = compare(first, _inspector(run, steps))
+    names = f"steps {against} of {run}" if part else against, f"steps {steps} of {run}" if steps else run
+    if as_json:
+        say_record({"names": list(names), **found.record})
+    else:
+        console = plain_console()
+        console.print(comparison(found, names, width=min(console.width, 100)))
+
+
+def _followed(run: str, refresh: float) -> Iterator[tuple[Inspection, str]]:
+    """Yield what the rows on disk say, each time that there are new ones, until the recording ends."""
+    follower = Follower(_place(run, refresh))
+    inspector: Inspector | None = None
+    generation = follower.generation
+    while True:
+        new = 0
+        for rows in follower.poll():
+            if inspector is None or generation != follower.generation:
+                inspector, generation = Inspector(rows.trace.meta), follower.generation
+            inspector.add(rows.trace, rows.start)
+            new += 1
+        if inspector is not None and new:
+            yield inspector.inspection(), follower.status
+        if follower.status == "finished":
+            return
+        if inspector is None and follower.problem and not sys.stdout.isatty():
+            raise TraceError(follower.problem)
+        time.sleep(refresh)
+
+
+def _place(run: str, refresh: float) -> Place:
+    """Return where a recording is; wait for it where training has not started yet, and say so."""
+    said = False
+    while True:
+        with contextlib.suppress(NotFoundError):
+            return Place.of(run)
+        if not said:
+            say(f"{run} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).", err=True)
+            said = True
+        time.sleep(refresh)
+
+
+def _write_page(found: Inspection, path: Path) -> None:
+    """Write the page of a run."""
+    page: Any = importlib.import_module("moeload_bench.inspection.page")
+    page.write_page(found, path)
+    say(f"page: {path}", err=True)

@@ -1,0 +1,242 @@
+"""The first screen of a run, 80 columns by 24 lines: verdict, map, expert-parallel sizes, what to do next.
+
+Axis letters: N bins of time, C columns of the screen, L MoE layers, K expert-parallel sizes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import textwrap
+from collections.abc import Iterator
+
+import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from moeload_bench.arrays import FloatArray
+from moeload_bench.errors import counted, printable
+from moeload_bench.inspection.against import Comparison, sentences
+from moeload_bench.inspection.facts import Inspection
+from moeload_bench.inspection.timeline import Timeline
+from moeload_bench.inspection.verdict import between, rank_sentence, verdict
+from moeload_bench.results.console import plain_table
+from moeload_bench.states.rule import StateRule
+from moeload_bench.traces.means import mean_known, mean_over
+from moeload_bench.words import shown
+
+WIDTH, HEIGHT = 80, 24
+GLYPHS = ((0.0, "·"), (1.1, "░"), (1.5, "▒"), (2.0, "▓"), (3.0, "█"))
+"""How a cell of the map looks from so many times noise alone on."""
+ALIKE = 0.1
+"""Neighbouring layers behave alike if their excess over noise never differs by more than this part."""
+LEAST_MARGIN, MOST_MARGIN = 12, 22
+"""Columns left of the map: names of layers."""
+SIZE_COLUMNS = (6, 8, 11, 14, 21, 12, 7)
+"""Widths of the columns of the expert-parallel table."""
+MOST_SIZES, MOST_LAYERS, LEAST_LAYERS = 5, 8, 3
+
+
+def overview(
+    found: Inspection, following: str, *, token_bytes: float | None = None, status: str = "", width: int = WIDTH
+) -> RenderableType:
+    """Return the screen; ``following``: the next command, ``status``: how a recording goes on."""
+    said = verdict(found)
+    head = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
+    top = [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
+    top += [Text(line) for line in textwrap.wrap(said.balance, width)]
+    do = [line for number, text in enumerate(said.to_do, 1) for line in _item(number, text, width)]
+    bottom = [Text("To do:", style="bold"), *map(Text, do)] if do else [Text("To do: nothing.", style="bold")]
+    bottom.append(Text(f"Next: {following}", overflow="fold"))
+    ranks = rank_lines(found, token_bytes)
+    spare = HEIGHT - 1 - sum(len(part) for part in (head, top, ranks, bottom)) - 3
+    layers = int(np.clip(spare, LEAST_LAYERS, MOST_LAYERS))
+    return Group(*head, *top, *map_lines(found, layers, width), *ranks, *bottom)
+
+
+def _title(found: Inspection, status: str) -> str:
+    """Return the run's name and shape, in one line."""
+    meta = found.meta
+    top_k = "" if meta.top_k is None else f", top-{meta.top_k}"
+    shape = f"{counted(len(found.names_L), 'layer')} x {counted(meta.experts, 'expert')}{top_k}"
+    name = f"{meta.recipe}/{meta.split}/seed{meta.run}"
+    parts = [name, shape, f"{found.tokens:,} tokens a step"]
+    return printable(", ".join([*parts, *([status] if status else [])]))
+
+
+def _item(number: int, text: str, width: int) -> list[str]:
+    return textwrap.wrap(f"{number}. {text}", width, subsequent_indent="   ")
+
+
+def comparison(found: Comparison, names: tuple[str, str], width: int = WIDTH) -> RenderableType:
+    """Return the screen of two runs, or of two parts of one; ``names``: what the first and the second are."""
+    said = [Text(f"First: {printable(names[0])}. Second: {printable(names[1])}.", style="bold", overflow="fold")]
+    said += [Text(line) for text in sentences(found) for line in textwrap.wrap(text, width)]
+    sides = Table(box=None, padding=(0, 2), pad_edge=False)
+    for head in ("", "first", "second"):
+        sides.add_column(head, justify="right" if head else "left")
+    for name, cells in _side_rows(found):
+        sides.add_row(name, *cells)
+    ranks = plain_table("ranks", "experts", "first", "second", "second, placed by first", "second, placed best")
+    second = found.second.ranks
+    for k, size in enumerate(second.size_K):
+        means = (found.first.ranks.busiest_KL[k], second.busiest_KL[k], found.placed_KL[k], found.best_KL[k])
+        ranks.add_row(f"{size}", f"{found.second.meta.experts // size}", *(f"{mean_known(of_L):.2f}" for of_L in means))
+    about = (
+        "Busiest rank over the mean one, mean over layers and the last rows of each; experts in the order of their "
+        "numbers, then under the most even placement by the first's and by the second's own loads. Whole batch in one "
+        "pass, one expert-parallel group: a lower bound otherwise."
+    )
+    return Group(
+        *said, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))
+    )
+
+
+def _side_rows(found: Comparison) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Yield rows of the table of both sides."""
+    first, second = found.first, found.second
+    yield "steps", (f"{first.first_step:,} to {first.step - 1:,}", f"{second.first_step:,} to {second.step - 1:,}")
+    yield "state", (_state(first), _state(second))
+    yield "busiest expert over the mean", _numbers(first.busiest_L, second.busiest_L)
+    yield "noise alone", _numbers(first.high_L, second.high_L)
+    yield "dead experts", (f"{int(first.dead_LE.sum()):,}", f"{int(second.dead_LE.sum()):,}")
+
+
+def _state(found: Inspection) -> str:
+    too_short = found.rows * found.meta.stride < StateRule().earliest_stable
+    return "too short to say" if too_short and found.state == "not settled" else found.state
+
+
+def _numbers(first_L: FloatArray, second_L: FloatArray) -> tuple[str, str]:
+    return shown(mean_known(first_L), ".2f"), shown(mean_known(second_L), ".2f")
+
+
+# ---------------------------------------------------------------- the map
+
+
+def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
+    """Return the map of layers x steps: how far the busiest expert is above noise alone, and when layers settled."""
+    line = found.timeline
+    if line is None or not len(line.step_N):
+        return [Text(f"No map yet: it begins after {100:,} steps.")]
+    key = "  ".join(f"{glyph} {f'{bound:g}' if bound else '1'}" for bound, glyph in GLYPHS)
+    lines = [Text(f"Busiest expert / noise alone: {key}   ~ moves  = settled", style="bold")]
+    margin = int(np.clip(7 + max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
+    pick = _columns(len(line.step_N), width - margin)
+    excess_CL = np.stack([mean_over((line.busiest_NL / floor_of(line))[part], axis=0) for part in pick])
+    wide = max(1, (width - margin) // len(pick))
+    for layers in folded(excess_CL, most, found.worst):
+        cells = mean_over(excess_CL[:, layers], axis=1).tolist()
+        name = _layer_name(found, layers)[: margin - 1]
+        lines.append(Text(f"{name:>{margin - 1}} {''.join(glyph_of(cell) * wide for cell in cells)}"))
+    unsettled_C = [mean_known(line.unsettled_NL[part]) for part in pick]
+    marks = "".join(_state_mark(part) * wide for part in unsettled_C)
+    lines.append(Text(f"{'state':>{margin - 1}} {marks}"))
+    name = "^ new data" if found.switch_steps else "step"
+    lines.append(Text(f"{name:>{margin - 1}} {_axis(found, line, len(pick) * wide)}"))
+    return lines
+
+
+def floor_of(line: Timeline) -> FloatArray:
+    """Return what noise alone would give in each bin and layer, 1 where that is not known; [N, L]."""
+    return np.nan_to_num(line.noise_NL, nan=1.0)
+
+
+def glyph_of(excess: float) -> str:
+    """Return the character of a cell; `?` where nothing is known."""
+    if np.isnan(excess):
+        return "?"
+    return [glyph for bound, glyph in GLYPHS if excess >= bound or not bound][-1]
+
+
+def folded(excess_CL: FloatArray, most: int, worst: int) -> list[slice]:
+    """Return neighbouring layers that behave alike as one line each, at most so many lines; the worst layer alone."""
+    groups = [slice(layer, layer + 1) for layer in range(excess_CL.shape[1])]
+    while len(groups) > 1:
+        costs = [_unlike(excess_CL, one, two, worst) for one, two in itertools.pairwise(groups)]
+        at = int(np.argmin(costs))
+        if costs[at] == np.inf or (costs[at] > ALIKE and len(groups) <= most):
+            break
+        groups[at : at + 2] = [slice(groups[at].start, groups[at + 1].stop)]
+    return groups
+
+
+def _unlike(excess_CL: FloatArray, one: slice, two: slice, worst: int) -> float:
+    """Return the largest difference of two groups of layers, as a part; infinite where one is the worst layer."""
+    if slice(worst, worst + 1) in (one, two):
+        return float("inf")
+    first_C, second_C = (np.log(mean_over(excess_CL[:, part], axis=1)) for part in (one, two))
+    return float(np.nanmax(np.abs(first_C - second_C), initial=0.0))
+
+
+def _layer_name(found: Inspection, layers: slice) -> str:
+    first, last = found.names_L[layers.start], found.names_L[layers.stop - 1]
+    if layers.stop - layers.start > 1:
+        return f"{first} to {last}"
+    return f"{'worst' if layers.start == found.worst and len(found.names_L) > 1 else 'layer'} {first}"
+
+
+def _columns(bins: int, most: int) -> list[slice]:
+    """Return at most so many neighbouring groups of bins."""
+    edges = np.unique(np.linspace(0, bins, min(bins, most) + 1).round().astype(int))
+    return [slice(int(a), int(b)) for a, b in itertools.pairwise(edges)]
+
+
+def _state_mark(unsettled: float) -> str:
+    if np.isnan(unsettled):
+        return "?"
+    return "=" if unsettled == 0 else "~" if unsettled > 0.5 else "-"
+
+
+def _axis(found: Inspection, line: Timeline, columns: int) -> str:
+    """Return the steps below the map, `^` where a planned stage of data begins."""
+    first, last = f"{int(line.step_N[0]):,}", f"{found.step - 1:,}"
+    span = max(1, found.step - int(line.step_N[0]))
+    cells = [" "] * columns
+    cells[: len(first)] = first
+    cells[max(len(first) + 1, columns - len(last)) :] = last
+    for step in found.switch_steps:
+        at = min(columns - 1, (step - int(line.step_N[0])) * columns // span)
+        if cells[at] == " ":
+            cells[at] = "^"
+    return "".join(cells)
+
+
+# ---------------------------------------------------------------- expert-parallel sizes
+
+
+def rank_lines(found: Inspection, token_bytes: float | None, most: int = MOST_SIZES) -> list[Text]:
+    """Return the expert-parallel table: a line for each size, at most so many of them."""
+    if found.silent_L.all():
+        return []
+    table, worst_K = found.ranks, [int(np.nan_to_num(of_L, nan=-1.0).argmax()) for of_L in found.ranks.busiest_KL]
+    heads = ("ranks", "experts", "all layers", "noise alone", "worst layer", "most tokens")
+    lines = [
+        Text(f"Busiest rank over the mean one: {rank_sentence(found)}", style="bold"),
+        Text(_cells(*heads, *(() if token_bytes is None else ("MB",)))),
+    ]
+    for k in chosen(len(table.size_K), most):
+        size, worst = table.size_K[k], worst_K[k]
+        noise = (
+            between(mean_known(table.low_KL[k]), mean_known(table.high_KL[k]))
+            .removeprefix("between ")
+            .replace(" and ", " to ")
+        )
+        layer = f"{table.busiest_KL[k, worst]:.2f} ({found.names_L[worst]})"
+        tokens = int(table.tokens_KL[k].max())
+        mb = () if token_bytes is None else (f"{tokens * token_bytes / 1e6:,.1f}",)
+        mean = shown(mean_known(table.busiest_KL[k]), ".2f")
+        lines.append(Text(_cells(f"{size}", f"{found.meta.experts // size}", mean, noise, layer, f"{tokens:,}", *mb)))
+    lines.append(Text("The whole batch in one pass, one expert-parallel group: a lower bound otherwise.", style="dim"))
+    return lines
+
+
+def _cells(*cells: str) -> str:
+    """Return the cells of a line of the expert-parallel table."""
+    return "".join(f"{cell:>{wide}}" for cell, wide in zip(cells, SIZE_COLUMNS, strict=False))
+
+
+def chosen(sizes: int, most: int) -> list[int]:
+    """Return which sizes are shown: all, or so many from the smallest to the largest."""
+    picked = np.linspace(0, sizes - 1, min(sizes, most)).round().astype(int)
+    return [int(one) for one in np.unique(picked)]

@@ -1,0 +1,239 @@
+"""What the facts of a run come to, in sentences: settled or not, balance against noise alone, what to do.
+
+Axis letters: L MoE layers, K expert-parallel sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from moeload_bench.arrays import BoolArray
+from moeload_bench.errors import counted
+from moeload_bench.inspection.facts import Inspection
+from moeload_bench.states.rule import StateRule
+from moeload_bench.traces.means import mean_known
+from moeload_bench.words import every, listed
+
+AT_FLOOR = 1.05
+"""Balance counts as that of noise alone up to so many times the lower end of it."""
+FAR_ABOVE = 1.5
+"""From so many times noise alone on, balancing is worth an engineer's time."""
+EVEN_RANKS = 1.1
+"""A rank this much busier than the mean one costs little."""
+DROPPED = 0.01
+"""Fraction of a layer's routed tokens from which on dropping is urgent."""
+MOST_TO_DO = 3
+MOST_NAMES = 4
+
+Balance = Literal["noise alone", "above noise", "cannot tell", "no load"]
+
+
+class Assessment(NamedTuple):
+    """``headline``: the state in capitals, and what is urgent. ``balance``: now against noise alone. ``to_do``: at
+    most three sentences, the most urgent first.
+    """
+
+    headline: str
+    balance: str
+    to_do: tuple[str, ...]
+
+
+def verdict(found: Inspection) -> Assessment:
+    """Return what the facts come to."""
+    urgent = list(_urgent(found))
+    to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
+    parts = [_state(found), *_experts(found), counted_urgent(len(urgent))]
+    return Assessment(f"{'; '.join(parts)}.", _balance(found), tuple(to_do))
+
+
+def counted_urgent(number: int) -> str:
+    """Return `nothing urgent`, `1 thing is urgent`, `2 things are urgent`."""
+    return "nothing urgent" if not number else f"{counted(number, 'thing')} {'is' if number == 1 else 'are'} urgent"
+
+
+def balance_of(found: Inspection) -> list[Balance]:
+    """Return of each layer whether its busiest expert is what noise alone would give.
+
+    Without half batches noise lies between two ends, and where loads swing from row to row the upper one is not known:
+    only a balance at the lower end or above the upper one can be told from noise.
+    """
+    known = zip(
+        found.busiest_L.tolist(), found.low_L.tolist(), found.high_L.tolist(), found.oscillates_L.tolist(), strict=True
+    )
+    return [_balance_of_layer(*layer, found.has_half) for layer in known]
+
+
+def _balance_of_layer(busiest: float, low: float, high: float, oscillates: bool, has_half: bool) -> Balance:
+    if np.isnan(busiest):
+        return "no load"
+    if np.isnan(high) or (oscillates and not has_half):
+        return "cannot tell"
+    if busiest <= AT_FLOOR * low:
+        return "noise alone"
+    return "above noise" if busiest > AT_FLOOR * high else "cannot tell"
+
+
+# ---------------------------------------------------------------- state
+
+
+def _state(found: Inspection) -> str:
+    """Return the state in capitals, with the step since when it holds."""
+    states, rule = found.states, StateRule()
+    if states is None:
+        return f"STATE UNKNOWN: a row every {found.meta.stride:,} steps is too seldom to see whether loads settle"
+    loaded_L = ~found.silent_L
+    if not loaded_L.any():
+        return "NO LOAD in any layer"
+    settled_L = loaded_L & ~states.unsettled_L
+    if not settled_L.any():
+        seen = found.rows * found.meta.stride
+        if seen < rule.earliest_stable:
+            return f"TOO EARLY: after {seen:,} steps; the first layers can settle after {rule.earliest_stable:,}"
+        again_L = loaded_L & (states.onset_L3[:, 0] >= 0)
+        if again_L.any():
+            return f"NOT SETTLED any more since step {int(states.since_L[again_L].max()):,}"
+        return f"NOT SETTLED: at step {found.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
+    since = int(states.since_L[settled_L].max())
+    if found.state == "settled":
+        return f"SETTLED since step {since:,}"
+    moving = _layers(found, loaded_L & states.unsettled_L)
+    return (
+        f"MIXED since step {since:,}: {int(settled_L.sum())} of {counted(len(loaded_L), 'layer')} settled, {moving} not"
+    )
+
+
+def _layers(found: Inspection, which_L: BoolArray) -> str:
+    """Return `layer 3`, `layers 3, 4 and 9`, or how many they are."""
+    names = [found.names_L[layer] for layer in np.flatnonzero(which_L).tolist()]
+    if len(names) > MOST_NAMES:
+        return f"{len(names):,} layers"
+    return f"layer{'s' if len(names) > 1 else ''} {listed(names)}" if names else "no layer"
+
+
+def _experts(found: Inspection) -> Iterator[str]:
+    """Yield how many experts are dead, and how many layers have no load."""
+    dead = int(found.dead_LE.sum())
+    yield "no expert is dead" if not dead else f"{counted(dead, 'expert')} {'is' if dead == 1 else 'are'} dead"
+    silent = int(found.silent_L.sum())
+    if silent:
+        yield f"{counted(silent, 'layer')} without load"
+
+
+# ---------------------------------------------------------------- balance
+
+
+def _balance(found: Inspection) -> str:
+    """Return balance now against noise alone, and the worst layer."""
+    if found.silent_L.all():
+        return "Balance: no load."
+    now, low, high = (mean_known(value_L) for value_L in (found.busiest_L, found.low_L, found.high_L))
+    worst = found.worst
+    text = (
+        f"Busiest expert over the mean one, last {found.recent} rows: now {now:.2f}; noise alone, if all experts were "
+        f"equally likely, {between(low, high)}. {_against_noise(found)}"
+    )
+    if len(found.names_L) > 1:
+        text += f" Worst layer {found.names_L[worst]}: {found.busiest_L[worst]:.2f}."
+    return text
+
+
+def between(low: float, high: float) -> str:
+    """Return `1.05`, `between 1.04 and 1.05`, or that the upper end is not known."""
+    if np.isnan(high):
+        return "unknown"
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"between {low:.2f} and {high:.2f}"
+
+
+def _against_noise(found: Inspection) -> str:
+    kinds = balance_of(found)
+    number = {kind: kinds.count(kind) for kind in ("noise alone", "above noise", "cannot tell")}
+    most, layers = max(number, key=lambda kind: number[kind]), len(kinds) - kinds.count("no load")
+    which = every(layers, "layer") if number[most] == layers else f"{number[most]} of {layers} layers"
+    return {
+        "noise alone": f"No balancing could do better in {which}.",
+        "above noise": f"More than noise in {which}.",
+        "cannot tell": f"Whether that is noise: cannot tell in {which}.",
+    }[most]
+
+
+# ---------------------------------------------------------------- what to do
+
+
+def _urgent(found: Inspection) -> Iterator[str]:
+    """Yield what should not wait: loads that moved again, dropped tokens, many dead experts."""
+    states = found.states
+    if states is not None:
+        again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~found.silent_L
+        if again_L.any():
+            since = int(states.since_L[again_L].min())
+            yield f"Look at what changed about step {since:,}: {_layers(found, again_L)} had settled and move again."
+    if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
+        worst = int(np.nan_to_num(found.dropped_L).argmax())
+        yield (
+            f"Raise the capacity factor, or balance better: {100 * mean_known(found.dropped_L):.1f} % of routed tokens "
+            f"are dropped, {100 * found.dropped_L[worst]:.1f} % in layer {found.names_L[worst]}."
+        )
+    dead = int(found.dead_LE.sum())
+    if dead > 0.05 * found.dead_LE.size:
+        yield (
+            f"Revive experts: {dead:,} of {found.dead_LE.size:,} get less than a tenth of an equal share "
+            f"({_dead_names(found)}). {_stronger(found)}, or restart them from busy ones."
+        )
+
+
+def _worth_doing(found: Inspection) -> Iterator[str]:
+    """Yield what is worth doing, the most useful first."""
+    kinds = balance_of(found)
+    excess_L = found.busiest_L / found.high_L
+    dead = int(found.dead_LE.sum())
+    if mean_known(excess_L) > FAR_ABOVE and dead <= 0.05 * found.dead_LE.size:
+        yield f"{_stronger(found)}: the busiest expert has {mean_known(excess_L):.1f} times what noise alone gives."
+    if 0 < dead <= 0.05 * found.dead_LE.size:
+        yield f"Watch the dead, with less than a tenth of an equal share: {_dead_names(found)}."
+    if found.dying_LE.any():
+        names = _expert_names(found, found.dying_LE)
+        yield f"Watch the falling: {names} fell below a fifth of an equal share and are not back at it."
+    if "cannot tell" in kinds and not found.has_half:
+        yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
+    if found.state in ("not settled", "mixed"):
+        yield "Wait with decisions about placement: they do not hold while loads move."
+
+
+def _stronger(found: Inspection) -> str:
+    """Return what makes balancing stronger, by the method in use."""
+    method, strength = found.meta.balancing.method, found.meta.balancing.coefficient
+    return {
+        "none": "Turn balancing on (auxiliary loss, or a bias on the router)",
+        "aux_loss": f"Raise the auxiliary loss (now {strength:g})",
+        "loss_free_bias": f"Raise the step of the router's bias (now {strength:g})",
+    }.get(method, "Make balancing stronger")
+
+
+def _dead_names(found: Inspection) -> str:
+    return _expert_names(found, found.dead_LE)
+
+
+def _expert_names(found: Inspection, which_LE: BoolArray) -> str:
+    """Return `expert 3 of layer 1`, or the first of several as `layer.expert`."""
+    pairs = np.argwhere(which_LE).tolist()
+    names = [f"{found.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
+    more = f" and {len(pairs) - len(names):,} more" if len(pairs) > len(names) else ""
+    return f"layer.expert {', '.join(names)}{more}"
+
+
+def even_up_to(found: Inspection) -> int | None:
+    """Return the largest expert-parallel size whose busiest rank is within 10 % of the mean one, None for none."""
+    sizes = zip(found.ranks.size_K, found.ranks.busiest_KL, strict=True)
+    fits = [size for size, of_L in sizes if mean_known(of_L) <= EVEN_RANKS]
+    return max(fits, default=None)
+
+
+def rank_sentence(found: Inspection) -> str:
+    """Return up to which expert-parallel size ranks are about equally busy."""
+    size = even_up_to(found)
+    if size is None:
+        return "more than 10 % above it at every size."
+    return f"within 10 % up to {counted(size, 'rank')}."
