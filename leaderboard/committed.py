@@ -13,15 +13,14 @@ from pathlib import Path
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import Target, parse_target
+from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
+from moeload_bench.publishing.submission import ModelType, Submission
 from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.results.storage import COSTS
 from moeload_bench.scoring.description import Run, read_run
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.submissions.check import folder_problems
-from moeload_bench.submissions.folder import RECORD, Folder, read_folder
-from moeload_bench.submissions.record import ModelType, Submission
 from moeload_bench.suites.suite import Suite, load_suite
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,10 +23,10 @@ from moeload_bench.errors import ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
+from moeload_bench.publishing.requirements import install_packages
+from moeload_bench.publishing.submit import require_level
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, joined, load_results
-from moeload_bench.submissions.check import require_level
-from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, load_suite
 
 TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"

@@ -8,8 +8,8 @@ from leaderboard.committed import ROOT, committed_run
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
+from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
-from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import bundled_folder
 

@@ -16,10 +16,10 @@ from typing import Any
 import mlcroissant as mlc
 
 from leaderboard.committed import ROOT
-from moeload_bench.hub import fetch
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.scoring.description import Run
+from moeload_bench.traces.hub import release_order, suite_pins
 from moeload_bench.traces.meta import COLUMNS
 
 STANDARD = "http://mlcommons.org/croissant/1.1"
@@ -61,10 +61,10 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
 def _release(runs: Sequence[Run]) -> tuple[str, str | None]:
     """Version and url of the release that a suite pins these runs at; 0.0.0 where none does."""
     hashes = {run.data_sha256 for run in runs}
-    places = {(pin.repo, pin.revision) for _, pin in fetch.suite_pins() if pin.data_sha256 in hashes}
+    places = {(pin.repo, pin.revision) for _, pin in suite_pins() if pin.data_sha256 in hashes}
     if not places:
         return "0.0.0", None
-    repo, tag = max(places, key=fetch.release_order)
+    repo, tag = max(places, key=release_order)
     numbers = [*re.findall(r"\d+", tag), "0", "0", "0"][:3]
     return ".".join(numbers), f"https://huggingface.co/datasets/{repo}"
 

@@ -19,7 +19,7 @@ from leaderboard.season.scoring import score_season
 from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.submissions.check import apart_level
+from moeload_bench.publishing.submit import untrusted_level
 
 app = typer.Typer(help="Evaluation rounds on unseen runs: open, draw, record, score, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
@@ -84,7 +84,7 @@ def score(
     """Score all entries on all runs, once. If it is broken off, run it again: finished runs are in the cache."""
     folder = season_folder(root, name)
     with pair_progress(unit="runs") as progress:
-        score_season(folder, level=apart_level(level), jobs=jobs, progress=progress)
+        score_season(folder, level=untrusted_level(level), jobs=jobs, progress=progress)
     for line in claim_lines(ScoredSeason(folder, load_table(folder))):
         say(line)
 

@@ -24,19 +24,10 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.sources import module_files
 from moeload_bench.isolation.targets import FileTarget, ModuleTarget, StoredTarget
+from moeload_bench.publishing.folder import CODE, FITTED, RECORD, WEIGHTS, parse_submission, read_folder
+from moeload_bench.publishing.requirements import REQUIREMENTS, install_packages, parse_requirements
+from moeload_bench.publishing.submission import Submission
 from moeload_bench.schema import load_toml
-from moeload_bench.submissions.folder import (
-    CODE,
-    FITTED,
-    RECORD,
-    REQUIREMENTS,
-    parse_requirements,
-    parse_submission,
-    read_folder,
-)
-from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.requirements import install_packages
-from moeload_bench.submissions.weights import WEIGHTS
 
 SHARED, PACKAGE = "_shared", "season_entries"
 CONTRACT = ("moeload_bench.forecaster", "moeload_bench.errors")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 
 from leaderboard.committed import model_type_of
 from moeload_bench.placement.cost import HEADLINE
+from moeload_bench.publishing.submission import ModelType, Submission, Verification, VerificationStatus
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.submissions.record import ModelType, Submission, Verification, VerificationStatus
 from moeload_bench.suites.suite import CROSSING, STATES, Suite
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from leaderboard.site.forests import forest
 from leaderboard.site.words import Facts, arguments_text, direction, fact_text, named, three_digits
 from moeload_bench.errors import counted
 from moeload_bench.files import file_name
+from moeload_bench.publishing.submission import MODEL_TYPES, Submission
 from moeload_bench.results.averages import cost_columns
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, horizon_heads
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.submissions.record import MODEL_TYPES, Submission
 
 MAX_FAILURES = 50
 """Distinct failures that a page lists; the rest are counted."""

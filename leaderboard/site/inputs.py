@@ -14,9 +14,9 @@ from leaderboard.season.scored import ScoredSeason, scored_seasons
 from leaderboard.site.board import Board, BoardEntry
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.isolation.sources import bytes_sha256
+from moeload_bench.publishing.folder import read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.submissions.folder import read_folder
 from moeload_bench.suites.suite import Suite, load_suite
 from moeload_bench.traces.store import TraceRef, list_traces
 

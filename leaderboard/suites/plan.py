@@ -22,9 +22,9 @@ from leaderboard.committed import recipe_of_run
 from leaderboard.grouped import grouped
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.publishing.submission import Name
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
-from moeload_bench.submissions.record import Name
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Trace

@@ -8,9 +8,9 @@ from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target
+from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, read_folder
+from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results
-from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder, read_folder
-from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, default_suite, load_suite
 
 MAINTAINERS = "The moeload-bench maintainers"

@@ -12,9 +12,17 @@ from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
 from moeload_bench.cli.progress import pair_progress, say, say_record
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submissions.check import apart_level, folder_problems
-from moeload_bench.submissions.folder import FITTED, REQUIREMENTS, VERIFICATION, Folder, is_regular, read_folder
-from moeload_bench.submissions.naming import check_name
+from moeload_bench.publishing.folder import (
+    FITTED,
+    VERIFICATION,
+    Folder,
+    check_name,
+    folder_problems,
+    is_regular,
+    read_folder,
+)
+from moeload_bench.publishing.requirements import REQUIREMENTS
+from moeload_bench.publishing.submit import untrusted_level
 from moeload_bench.suites.suite import Suite, load_suite, locate_traces, no_suite, suite_names
 
 
@@ -77,7 +85,7 @@ def verify(
                 read,
                 tasks,
                 locate_traces(tasks),
-                level=apart_level(level),
+                level=untrusted_level(level),
                 traces=traces,
                 find_links=find_links,
                 no_index=no_index,

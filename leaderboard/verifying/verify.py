@@ -30,12 +30,12 @@ from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
+from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, folder_problems
+from moeload_bench.publishing.requirements import install_packages
+from moeload_bench.publishing.submission import Verification
+from moeload_bench.publishing.submit import require_level
 from moeload_bench.results.results import Results
 from moeload_bench.results.run_result import RunResult
-from moeload_bench.submissions.check import folder_problems, require_level
-from moeload_bench.submissions.folder import FITTED, VERIFICATION, Folder
-from moeload_bench.submissions.record import Verification
-from moeload_bench.submissions.requirements import install_packages
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import list_traces, open_source
 from moeload_bench.words import FineProgress

@@ -11,7 +11,7 @@ import typer
 from moeload_bench.cli.progress import pair_progress, say, say_record
 
 if TYPE_CHECKING:
-    from moeload_bench.publishing.publish import Publication
+    from moeload_bench.publishing.release import Publication
 
 
 def publish(
@@ -38,11 +38,11 @@ def publish(
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]
 
-    from moeload_bench.publishing import publish as hub  # loads the Hub's client
+    from moeload_bench.publishing import release  # loads the Hub's client
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:
-        done = hub.publish(
+        done = release.publish(
             folder, repo, tag, kind=kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
         )
     if as_json:

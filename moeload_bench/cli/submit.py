@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import functools
 import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated
 
 import typer
 
 from moeload_bench.cli.options import FindLinks, NoIndex, with_options
 from moeload_bench.cli.progress import say, say_document
 from moeload_bench.environment import environment
-from moeload_bench.errors import HubError, SubmissionError
-from moeload_bench.hub.client import check_token, explain, propose, request_errors
+from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.submissions.check import apart_level
-from moeload_bench.submissions.folder import RECORD
-from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
-from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.submit import Author, Draft, make_draft, prepare_submission
+from moeload_bench.publishing.folder import RECORD, check_name
+from moeload_bench.publishing.submit import (
+    Author,
+    Draft,
+    ResultsRepository,
+    make_draft,
+    prepare_submission,
+    untrusted_level,
+)
 from moeload_bench.suites.suite import default_suite, load_suite
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
-T = TypeVar("T")
 
 
 def author_of(
@@ -86,12 +82,12 @@ def submit(
     tasks = load_suite(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
-    isolation = apart_level(level)
-    there = None if repo is None or dry_run else look_at(repo)
-    if there is None:
+    isolation = untrusted_level(level)
+    hub = None if repo is None or dry_run else ResultsRepository.open(repo)
+    if hub is None:
         check_name(draft.record, root)
     else:
-        there.refuse_taken(draft.record)
+        hub.check_name(draft.record)
     draft = prepare_submission(
         draft,
         level=isolation,
@@ -103,60 +99,19 @@ def submit(
     _show(draft)
     command = f"moeload-bench run {shlex.quote(target)} sw_avg --suite {shlex.quote(suite or tasks.name)}"
     say(f"To score it yourself: {command}")
-    _hand_in(draft, there, root, dry_run)
+    _send(draft, hub, root, dry_run)
 
 
-def _hand_in(draft: Draft, there: Elsewhere | None, root: Path, dry_run: bool) -> None:
+def _send(draft: Draft, hub: ResultsRepository | None, root: Path, dry_run: bool) -> None:
     """Open a pull request, or write files below ``root``; print the address or the next steps."""
     if dry_run:
         say("dry run: nothing written, nothing sent")
         say("Next: the same without --dry-run")
-    elif there is not None:
-        say(f"opened {there.open_pull_request(draft)}")
+    elif hub is not None:
+        say(f"opened {hub.open_pull_request(draft)}")
     else:
         draft.replace(root)
         say_document(_git_steps(draft, root))
-
-
-@dataclass(frozen=True)
-class Elsewhere:
-    """A results repository of the Hub, and the paths that it holds."""
-
-    repo: str
-    paths: Sequence[str]
-    api: HfApi
-
-    def refuse_taken(self, record: Submission) -> None:
-        """Raise `SubmissionError` when the name belongs to other authors there, or looks like another."""
-        refuse_lookalike(record.name, names_in(self.paths))
-        for path in records_of(self.paths, record.name):
-            check_owner(_text(Path(self._download(path))), record, self.repo)
-
-    def _download(self, path: str) -> str:
-        return _asked(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
-
-    def open_pull_request(self, draft: Draft) -> str:
-        """Open one pull request that holds the folder; return its address."""
-        record, suite = draft.record, draft.record.suite
-        text = f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by {', '.join(record.authors)}."
-        title = f"Submission {record.name} on {suite.name}"
-        return propose(draft.files(), self.repo, title, text, remove=draft.stale(self.paths), api=self.api)
-
-
-def look_at(repo: str, api: HfApi | None = None) -> Elsewhere:
-    """Return what a results repository holds; raise `HubError` if it, or the token to write, is missing."""
-    from huggingface_hub import HfApi
-
-    api = api or HfApi()
-    check_token(api)
-    return Elsewhere(repo, _asked(repo, lambda: api.list_repo_files(repo, repo_type="dataset")), api)
-
-
-def _asked(repo: str, work: Callable[[], T]) -> T:
-    try:
-        return work()
-    except request_errors(ValueError) as error:
-        raise HubError(f"{repo}: {explain(error)}") from None
 
 
 def _text(path: Path) -> str:

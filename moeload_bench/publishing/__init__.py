@@ -1,1 +1,1 @@
-"""A folder of traces as a dataset release: card, upload, tag."""
+"""What is published: traces, weights and the site as releases on the Hub, and submissions to the leaderboard."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import HubError, TraceError, not_found
-from moeload_bench.hub.fetch import suite_pins
+from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card_tables import TABLES
-from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import Run
+from moeload_bench.traces.hub import suite_pins
 from moeload_bench.traces.meta import COLUMNS
 from moeload_bench.traces.store import list_traces
 

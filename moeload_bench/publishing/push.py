@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from moeload_bench.errors import HubError
-from moeload_bench.hub.client import cause_of, check_token, explain, request_errors, with_retries
+from moeload_bench.traces.hub import cause_of, check_token, explain, hub_request, request_errors, with_retries
 
 
 class RecordingPush:
@@ -31,38 +31,39 @@ class RecordingPush:
         self.name = "/".join(self.target.parts[-3:])
         self.parts = self.name.removesuffix(".parquet") + ".parts"
         self._api = api or HfApi()
-        self._waiting: dict[str, Path] = {}
+        self._sent: set[str] = set()
+        self._seen: set[str] = set()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="moeload-push")
         self._last: Future[None] | None = None
-        self._trouble: str | None = None
+        self._failure: str | None = None
         self._warned = False
         check_token(self._api)
-        try:
-            if not self._api.repo_exists(repo, repo_type="dataset"):
-                self._api.create_repo(repo, repo_type="dataset", exist_ok=True)
-            self._ask_permission()
-            held = self._api.file_exists(repo, self.name, repo_type="dataset")
-        except request_errors() as error:
-            raise HubError(f"{repo}: {explain(error)}") from None
-        if held:
+        if hub_request(repo, self._prepare):
             raise HubError(f"{repo}: holds {self.name} already; record another seed or push elsewhere")
-        self._known: set[str] = set()
         self.scan()  # shards of a resumed recording; what the Hub holds already is not sent again
 
+    def _prepare(self) -> bool:
+        """Make the repository if it is missing; return whether it holds the trace.
+
+        A small file is announced without sending it: the Hub refuses tokens that may not write.
+        """
+        if not self._api.repo_exists(self.repo, repo_type="dataset"):
+            self._api.create_repo(self.repo, repo_type="dataset", exist_ok=True)
+        probe = CommitOperationAdd(f"{self.parts}/manifest.json", b"{}")
+        self._api.preupload_lfs_files(self.repo, additions=[probe], repo_type="dataset")
+        return self._api.file_exists(self.repo, self.name, repo_type="dataset")
+
     def scan(self) -> None:
-        """Queue the shards that were closed since the last call; it is cheap enough for every step."""
-        folder = self.target.with_suffix(".parts")
-        names = {path.name for path in folder.glob("*.parquet")}
-        for name in sorted(names - self._known):
-            self.shard_closed(folder / name)
-        self._known = names
+        """Send the shards that were closed since the last call; it is cheap enough for every step."""
+        for shard in self._shards():
+            if shard.name not in self._seen:
+                self.shard_closed(shard)
 
     def shard_closed(self, path: str | Path) -> None:
-        """Queue a shard and return at once; warn, once, if an earlier one could not be sent."""
+        """Send a shard of the recording, return at once; warn, once, if an earlier one could not be sent."""
         self._warn()
-        shard = Path(path)
-        self._waiting[f"{self.parts}/{shard.name}"] = shard
-        self._last = self._worker.submit(self._send_waiting)
+        self._seen.add(Path(path).name)
+        self._last = self._worker.submit(self._send_shards)
 
     def wait(self) -> None:
         """Wait until everything closed so far was sent or has failed; warn once about failures."""
@@ -90,30 +91,27 @@ class RecordingPush:
 
     def _warn(self) -> None:
         """Warn in the caller's thread: a warning in a background thread is easily lost."""
-        if self._trouble and not self._warned:
+        if self._failure and not self._warned:
             self._warned = True
             warnings.warn(
-                f"{self.repo}: {self._trouble}; recording goes on, and shards wait on this machine", stacklevel=3
+                f"{self.repo}: {self._failure}; recording goes on, and shards wait on this machine", stacklevel=3
             )
 
-    def _ask_permission(self) -> None:
-        """Announce a small file without sending it: the Hub refuses tokens that may not write."""
-        probe = CommitOperationAdd(f"{self.parts}/manifest.json", b"{}")
-        self._api.preupload_lfs_files(self.repo, additions=[probe], repo_type="dataset")
+    def _shards(self) -> list[Path]:
+        return sorted(self.target.with_suffix(".parts").glob("*.parquet"))
 
-    def _send_waiting(self) -> None:
-        """Send all shards that wait; those that fail keep waiting."""
-        batch = {name: path for name, path in dict(self._waiting).items() if path.is_file()}
-        if not batch:
+    def _send_shards(self) -> None:
+        """Send all closed shards that the Hub has not; those that fail go with the next."""
+        shards = [shard for shard in self._shards() if shard.name in self._seen - self._sent]
+        if not shards:
             return
         try:
-            adds = [CommitOperationAdd(name, path.read_bytes()) for name, path in batch.items()]
+            adds = [CommitOperationAdd(f"{self.parts}/{shard.name}", shard.read_bytes()) for shard in shards]
             self._api.create_commit(self.repo, adds, commit_message=f"Record {self.parts}", repo_type="dataset")
         except request_errors(RuntimeError, ValueError) as error:
-            self._trouble = self._trouble or explain(cause_of(error))
+            self._failure = self._failure or explain(cause_of(error))
             return
-        for name in batch:
-            del self._waiting[name]
+        self._sent |= {shard.name for shard in shards}
 
     def _send_trace(self) -> None:
         held = self._api.list_repo_files(self.repo, repo_type="dataset")

@@ -1,27 +1,75 @@
-"""What a data release consists of, and how a repository differs from it; no request is made here."""
+"""Publish a folder as a release: traces as a dataset, a forecaster's weights as a model, the site as a Space.
+
+A release is a tag. First all content is uploaded; it is addressed by its hash, so an interrupted upload continues where
+it stopped. Then one commit makes it visible, and its tree is compared with the folder. Only then the tag is set, so a
+tag that exists is complete; it is never moved. Only files that this package writes are sent, and a repository with
+others is left alone.
+
+`HfApi.upload_large_folder` is not used: it splits a folder over several commits, and huggingface_hub 2 has it no more.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
 
 from moeload_bench.errors import HubError, TraceError
+from moeload_bench.publishing.admission import COMMUNITY
+from moeload_bench.publishing.card import check_card
+from moeload_bench.traces.hub import check_token, hub_request, with_retries
 from moeload_bench.traces.store import read_trace
+from moeload_bench.words import Progress, silent
 
-DOCUMENTS = ("README.md", "croissant.json", "CITATION.cff", "LICENSE")
-"""What a release may hold in addition to traces."""
-COMMUNITY = "community"
-"""The folder of traces that others recorded: NAME/SPLIT/seedN.parquet below it, with a card NAME/README.md."""
+Kind = Literal["dataset", "model", "space"]
 PARTS = ".parts/"
 """Part of every path that belongs to a recording in progress."""
-HUB_OWN = ".gitattributes"
-_TRACE = re.compile(rf"(?:{COMMUNITY}/)?(?P<id>[A-Za-z0-9][\w.-]*/\w+/seed\d+)\.parquet")
-_CARD_OF_OTHERS = re.compile(rf"{COMMUNITY}/[A-Za-z0-9][\w.-]*/README\.md")
+_ATTRIBUTES = ".gitattributes"
+"""The Hub's own file."""
 _SHOWN = 5
+_TRACE = rf"(?:{COMMUNITY}/)?(?P<id>[A-Za-z0-9][\w.-]*/\w+/seed\d+)\.parquet"
+_DOCUMENT = rf"README\.md|croissant\.json|CITATION\.cff|LICENSE|{COMMUNITY}/[A-Za-z0-9][\w.-]*/README\.md"
+
+
+class Content(NamedTuple):
+    """What a repository of a kind holds: the paths that may be there, that must be, and that change at any time."""
+
+    noun: str
+    expected: str
+    paths: str
+    replaceable: str
+    required: tuple[str, ...] = ()
+
+
+CONTENTS: Mapping[Kind, Content] = {
+    "dataset": Content(
+        "traces",
+        "RECIPE/SPLIT/seedN.parquet, README.md, croissant.json, CITATION.cff and LICENSE",
+        f"{_TRACE}|{_DOCUMENT}",
+        _DOCUMENT,
+    ),
+    "model": Content(
+        "files",
+        "README.md, model.safetensors, LICENSE and .eval_results",
+        r"README\.md|LICENSE|model\.safetensors|\.eval_results/[\w.-]+\.yaml",
+        r"README\.md",
+        ("README.md", "model.safetensors"),
+    ),
+    "space": Content(
+        "files",
+        "README.md, index.html and pages",
+        r"\.nojekyll|(?:[\w-][\w.-]*/)*[\w-][\w.-]*",
+        r"README\.md|index\.html|style\.css",
+        ("README.md", "index.html"),
+    ),
+}
 
 
 class LocalFile(NamedTuple):
@@ -31,12 +79,9 @@ class LocalFile(NamedTuple):
     sha256: str
     git_sha1: str
 
-
-class RemoteFile(NamedTuple):
-    """A file at a revision of the repository; ``sha256`` is None if it is not in large-file storage."""
-
-    sha256: str | None
-    git_sha1: str
+    def equals(self, remote: RepoFile) -> bool:
+        """Return whether the Hub's file has this content: large files are named by SHA-256, others by git's hash."""
+        return remote.lfs.sha256 == self.sha256 if remote.lfs else remote.blob_id == self.git_sha1
 
 
 @dataclass(frozen=True)
@@ -57,52 +102,82 @@ class Plan:
         return "; ".join(f"{kind}: {first_names(names)}" for kind, names in parts.items() if names) or "no difference"
 
 
-def first_names(names: Collection[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    shown = ", ".join(sorted(names)[:_SHOWN])
-    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+@dataclass(frozen=True)
+class Publication:
+    """What was done or, in a dry run, would be done. ``commit`` is None in a dry run of a new repository."""
+
+    repo: str
+    tag: str
+    commit: str | None
+    plan: Plan
+    tagged: bool
+    dry_run: bool = False
 
 
-def is_trace(name: str) -> bool:
-    """Return whether a path in a repository is a trace's."""
-    return _TRACE.fullmatch(name) is not None
+def publish(
+    folder: str | Path,
+    repo: str,
+    tag: str,
+    *,
+    kind: Kind = "dataset",
+    private: bool = False,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    report: Progress = silent,
+    api: HfApi | None = None,
+) -> Publication:
+    """Make ``repo`` at ``tag`` hold exactly the folder; do nothing if it does already.
 
-
-def is_document(name: str) -> bool:
-    """Return whether a path in a repository is a document's: one of `DOCUMENTS`, or the card of others' traces."""
-    return name in DOCUMENTS or _CARD_OF_OTHERS.fullmatch(name) is not None
-
-
-def collect_files(folder: str | Path) -> dict[str, LocalFile]:
-    """Return the files of a release by path; raise `HubError` or `TraceError` for a folder that is not one.
-
-    Every trace is read and verified, its id must be its path, and nothing else may lie there but `DOCUMENTS` (hidden
-    files are ignored).
+    ``overwrite`` allows changing or removing traces of the main branch (older tags keep theirs). Raise `HubError` with
+    what stands in the way: no token, no permission, no network, a tag with other content, a repository with other
+    content; and for a folder with other files than those of its kind, or without its card. The folder and existing tags
+    never change.
     """
-    root = Path(folder)
-    if not root.is_dir():
-        raise HubError(f"{root}: no such folder")
-    files: dict[str, LocalFile] = {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = path.relative_to(root).as_posix()
-        if any(part.startswith(".") for part in name.split("/")):
-            continue
-        _check_file(path, name)
-        files[name] = local_file(path)
-    if not any(map(is_trace, files)):
-        raise HubError(f"{root}: the folder holds no trace at RECIPE/SPLIT/seedN.parquet")
-    return files
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", tag) or tag == "main":
+        raise HubError(f"got tag {tag!r}, expected a name such as v1.0")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise HubError(f"got repository {repo!r}, expected ORG/NAME")
+    files = collect_files(Path(folder), kind)
+    release = Release(api or HfApi(), repo, tag, kind, files, private, overwrite, report)
+    if dry_run:
+        return hub_request(repo, release.rehearse)
+    check_token(release.api)
+    return hub_request(repo, lambda: with_retries(release.attempt), again="run it again to continue from here")
 
 
-def _check_file(path: Path, name: str) -> None:
-    if PARTS in name:
-        raise HubError(f"{path}: a recording is in progress; publish after it has ended")
-    if found := _TRACE.fullmatch(name):
+def collect_files(folder: Path, kind: Kind = "dataset") -> dict[str, LocalFile]:
+    """Return the files to publish by path; raise `HubError` or `TraceError` for a folder that is not of this kind.
+
+    Every trace is read and verified, its id must be its path, and the card must name what is there. Of a folder of
+    traces, hidden files are ignored.
+    """
+    if not folder.is_dir():
+        raise HubError(f"{folder}: no such folder")
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    if kind == "dataset":
+        paths = {name: path for name, path in paths.items() if not re.search(r"(^|/)\.", name)}
+    foreign = [name for name in paths if not re.fullmatch(CONTENTS[kind].paths, name)]
+    missing = [name for name in CONTENTS[kind].required if name not in paths]
+    if any(PARTS in name for name in foreign):
+        raise HubError(f"{folder}: a recording is in progress; publish after it has ended")
+    if foreign or missing:
+        got = f"got {first_names(foreign)}" if foreign else f"{', '.join(missing)} missing"
+        raise HubError(f"{folder}: {got}; expected a folder of {CONTENTS[kind].expected}")
+    if kind == "dataset":
+        _check_traces(folder, paths)
+        check_card(folder)
+    return {name: local_file(path) for name, path in paths.items()}
+
+
+def _check_traces(folder: Path, paths: Mapping[str, Path]) -> None:
+    """Raise unless there are traces, each valid and at the path that its id says."""
+    traces = [(path, found["id"]) for name, path in paths.items() if (found := re.fullmatch(_TRACE, name))]
+    if not traces:
+        raise HubError(f"{folder}: the folder holds no trace at RECIPE/SPLIT/seedN.parquet")
+    for path, expected in traces:
         got = read_trace(path).id
-        if got != found["id"]:
+        if got != expected:
             raise TraceError(f"{path}: holds the trace {got}, expected it at {got}.parquet")
-    elif not is_document(name):
-        raise HubError(f"{path}: not part of a release, which holds RECIPE/SPLIT/seedN.parquet, {', '.join(DOCUMENTS)}")
 
 
 def local_file(path: Path) -> LocalFile:
@@ -112,19 +187,123 @@ def local_file(path: Path) -> LocalFile:
     return LocalFile(path, hashlib.sha256(data).hexdigest(), git)
 
 
-def holds_content(local: LocalFile, remote: RemoteFile | None) -> bool:
-    """Return whether the Hub holds this content."""
-    if remote is None:
-        return False
-    return remote.sha256 == local.sha256 if remote.sha256 else remote.git_sha1 == local.git_sha1
-
-
-def make_plan(files: Mapping[str, LocalFile], remote: Mapping[str, RemoteFile]) -> Plan:
+def make_plan(files: Mapping[str, LocalFile], remote: Mapping[str, RepoFile]) -> Plan:
     """Return what must change on the Hub so that it holds exactly these files (`.gitattributes` is the Hub's own)."""
-    both = files.keys() & remote.keys()
+    equal = {name for name in files.keys() & remote.keys() if files[name].equals(remote[name])}
     return Plan(
         add=tuple(sorted(files.keys() - remote.keys())),
-        replace=tuple(sorted(name for name in both if not holds_content(files[name], remote[name]))),
-        remove=tuple(sorted(remote.keys() - files.keys() - {HUB_OWN})),
-        keep=tuple(sorted(name for name in both if holds_content(files[name], remote[name]))),
+        replace=tuple(sorted((files.keys() & remote.keys()) - equal)),
+        remove=tuple(sorted(remote.keys() - files.keys() - {_ATTRIBUTES})),
+        keep=tuple(sorted(equal)),
     )
+
+
+def first_names(names: Collection[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    shown = ", ".join(sorted(names)[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"
+
+
+@dataclass
+class Release:
+    """One folder on its way to one tag; every attempt starts from what the Hub holds at that time."""
+
+    api: HfApi
+    repo: str
+    tag: str
+    kind: Kind
+    files: Mapping[str, LocalFile]
+    private: bool
+    overwrite: bool
+    report: Progress
+    first_plan: Plan | None = None
+
+    def rehearse(self) -> Publication:
+        """Return what `attempt` would do; send nothing."""
+        head = self.head()
+        published = self.published() if head else None
+        if published is not None:
+            return replace(published, dry_run=True)
+        return Publication(self.repo, self.tag, head, self.plan(head), tagged=False, dry_run=True)
+
+    def attempt(self) -> Publication:
+        """Publish what the Hub lacks; return at once if the tag holds the folder."""
+        head = self.head()
+        if head is None:
+            sdk = "static" if self.kind == "space" else None
+            self.api.create_repo(self.repo, repo_type=self.kind, private=self.private, exist_ok=True, space_sdk=sdk)
+            head = self.head()
+        published = self.published()
+        if published is not None:
+            return published
+        plan = self.plan(head)
+        self.first_plan = self.first_plan or plan
+        commit = head if plan.empty else self.upload(plan, head)
+        difference = make_plan(self.files, self.tree(commit))
+        if not difference.empty:
+            raise HubError(
+                f"{self.repo}: after the upload the Hub holds other content than the folder ({difference}): no tag"
+            )
+        self.api.create_tag(self.repo, tag=self.tag, revision=commit, repo_type=self.kind)
+        return Publication(self.repo, self.tag, commit, self.first_plan, tagged=True)
+
+    def head(self) -> str | None:
+        """Return the last commit of main, None if the repository does not exist."""
+        try:
+            info = self.api.repo_info(self.repo, repo_type=self.kind)
+        except RepositoryNotFoundError:
+            return None
+        if self.private and not info.private:
+            raise HubError(f"{self.repo}: the repository exists and is public; --private is for a new one")
+        return info.sha
+
+    def tree(self, commit: str | None) -> dict[str, RepoFile]:
+        """Return the files of a commit by path, without those of recordings in progress."""
+        if commit is None:
+            return {}
+        rows = self.api.list_repo_tree(self.repo, recursive=True, revision=commit, repo_type=self.kind)
+        files = {row.path: row for row in rows if isinstance(row, RepoFile)}
+        return {name: file for name, file in files.items() if self.kind != "dataset" or PARTS not in name}
+
+    def published(self) -> Publication | None:
+        """Return the release if the tag exists with the folder's content, None if there is no such tag."""
+        refs = self.api.list_repo_refs(self.repo, repo_type=self.kind)
+        commit = next((tag.target_commit for tag in refs.tags if tag.name == self.tag), None)
+        if commit is None:
+            return None
+        difference = make_plan(self.files, self.tree(commit))
+        if not difference.empty:
+            raise HubError(
+                f"{self.repo}: release {self.tag} exists with other content ({difference}); a release never changes: "
+                "publish under a new tag"
+            )
+        return Publication(self.repo, self.tag, commit, self.first_plan or difference, self.first_plan is not None)
+
+    def plan(self, head: str | None) -> Plan:
+        """Return the changes to make; raise if they touch foreign files or, without ``overwrite``, published traces."""
+        content, remote = CONTENTS[self.kind], self.tree(head)
+        foreign = [name for name in remote if name != _ATTRIBUTES and not re.fullmatch(content.paths, name)]
+        if foreign:
+            raise HubError(
+                f"{self.repo}: the repository exists with other content ({first_names(foreign)}): use another one"
+            )
+        plan = make_plan(self.files, remote)
+        changed = [name for name in (*plan.replace, *plan.remove) if not re.fullmatch(content.replaceable, name)]
+        if changed and not self.overwrite:
+            raise HubError(
+                f"{self.repo}: main holds {content.noun} that the folder changes or lacks ({first_names(changed)}); "
+                "--overwrite changes main and leaves older releases as they are"
+            )
+        return plan
+
+    def upload(self, plan: Plan, head: str | None) -> str:
+        """Send content, then make it visible in one commit on top of ``head``."""
+        adds = [CommitOperationAdd(name, str(self.files[name].path)) for name in (*plan.add, *plan.replace)]
+        for done, addition in enumerate(adds, start=1):
+            self.api.preupload_lfs_files(self.repo, additions=[addition], repo_type=self.kind)
+            self.report(done, len(adds), addition.path_in_repo)
+        deletes = [CommitOperationDelete(name) for name in plan.remove]
+        commit = self.api.create_commit(
+            self.repo, [*adds, *deletes], commit_message=f"Release {self.tag}", repo_type=self.kind, parent_commit=head
+        )
+        return commit.oid

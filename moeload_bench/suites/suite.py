@@ -19,10 +19,10 @@ from pydantic import Field, model_validator
 
 from moeload_bench.errors import MoeloadError, SuiteError, not_found
 from moeload_bench.files import PACKAGE
-from moeload_bench.hub.fetch import HUB_ENV
 from moeload_bench.schema import Record, later, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
+from moeload_bench.traces.hub import HUB_ENV
 from moeload_bench.traces.meta import Stratum, stratum_of
 from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
 from moeload_bench.traces.trace import Trace

@@ -21,6 +21,7 @@ import numpy as np
 from moeload_bench.arrays import Array
 from moeload_bench.errors import HashMismatchError, TraceError, not_found
 from moeload_bench.files import PACKAGE, replacing
+from moeload_bench.traces.hub import fetch_trace
 from moeload_bench.traces.meta import COLUMNS, RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
 from moeload_bench.traces.streaming import parts
@@ -322,9 +323,7 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
 
     `read_trace` checks whether the content matches the claim.
     """
-    from moeload_bench.hub import fetch
-
-    found = fetch.fetch_trace(trace_id, hub)
+    found = fetch_trace(trace_id, hub)
     if found is None:
         return None
     claimed = stored_hash(found.path)

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
-from moeload_bench.hub import fetch as hub_read
-from moeload_bench.hub.fetch import HubPin, fetch_trace, parse_place, pins_for, release_order
-from moeload_bench.publishing.publish import publish
+from moeload_bench.publishing.release import publish
+from moeload_bench.traces import hub as hub_read
+from moeload_bench.traces.hub import HubPin, fetch_trace, parse_place, pins_for, release_order
 from moeload_bench.traces.store import data_sha256, find_trace, load_trace, read_trace, write_trace
 from tests.conftest import synthetic_trace
 from tests.support.hub import LocalHub

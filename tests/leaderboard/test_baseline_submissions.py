@@ -14,10 +14,9 @@ from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
 from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.publishing.folder import RECORD, VERIFICATION, look_of, read_folder
+from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results
-from moeload_bench.submissions.folder import RECORD, VERIFICATION, read_folder
-from moeload_bench.submissions.naming import look_of
-from moeload_bench.submissions.submit import Author, make_draft
 from moeload_bench.suites.suite import Suite, load_suite
 from tests.support.altered import entry_of, with_entry
 from tests.support.submitted import make_world

@@ -20,10 +20,10 @@ from moeload_bench.errors import MissingExtraError
 from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, replay_and_score
 from moeload_bench.isolation.hosts import Level, Limits, level_available
 from moeload_bench.isolation.targets import Target, load_class
+from moeload_bench.publishing.folder import Folder, read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import COSTS
-from moeload_bench.submissions.folder import Folder, read_folder
 from moeload_bench.suites.suite import SuiteTrace, default_suite, load_suite, locate_traces
 from tests.support.committed import by_result
 

@@ -18,9 +18,9 @@ from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.evaluation.truth import open_truth
+from moeload_bench.publishing.folder import read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.submissions.folder import read_folder
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -237,13 +237,13 @@ def test_a_strangers_code_runs_in_the_sandbox_only(
 ) -> None:
     """Whatever level the result names; where there is no sandbox it is refused by name. A baseline keeps its level."""
     result = submitted(entry_of(sw_avg), tmp_path)
-    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: None)
+    monkeypatch.setattr("moeload_bench.publishing.submit.level_available", lambda level: None)
     target, level = prepared(result, tmp_path / "submissions")
     assert (target.class_name, target.packages, level) == ("Mine", None, "sandbox")
     elsewhere = f"{tmp_path / 'submissions' / 'mine' / 'forecaster.py'}:Mine"
     unnamed = result.model_copy(update={"name": "other", "target": elsewhere})
     assert prepared(unnamed, tmp_path / "submissions")[1] == "sandbox"
-    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: f"no {level} on this machine")
+    monkeypatch.setattr("moeload_bench.publishing.submit.level_available", lambda level: f"no {level} on this machine")
     with pytest.raises(IsolationError, match=r"no sandbox on this machine; mine is not a baseline .* --only"):
         prepared(result, tmp_path / "submissions")
     assert prepared(entry_of(sw_avg))[1] == entry_of(sw_avg).isolation
@@ -256,7 +256,7 @@ def test_a_strangers_requirements_are_installed(
     result = submitted(entry_of(sw_avg), tmp_path, requirements="a==1.0\n")
     result = result.model_copy(update={"requirements": ("https://example.org/evil",)})
     asked: list[object] = []
-    monkeypatch.setattr("moeload_bench.submissions.check.level_available", lambda level: None)
+    monkeypatch.setattr("moeload_bench.publishing.submit.level_available", lambda level: None)
     monkeypatch.setattr(reproduce, "install_packages", lambda names: asked.append(names) or tmp_path)
     assert prepared(result, tmp_path / "submissions")[0].packages == tmp_path
     assert asked == [("a==1.0",)]

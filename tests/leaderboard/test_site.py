@@ -35,9 +35,9 @@ from leaderboard.site.words import NOT_GIVEN, interval_text, percent, run_comman
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.publishing.folder import RECORD, VERIFICATION, parse_submission
+from moeload_bench.publishing.submission import Verification, VerificationStatus
 from moeload_bench.results.html import MINUS
-from moeload_bench.submissions.folder import RECORD, VERIFICATION, parse_submission
-from moeload_bench.submissions.record import Verification, VerificationStatus
 from moeload_bench.suites.suite import load_suite
 from tests.conftest import need
 from tests.support.site_world import (

@@ -14,13 +14,12 @@ import pytest
 from leaderboard.pages import cards
 from leaderboard.pages.croissant import _released, croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
-from moeload_bench.hub import fetch
-from moeload_bench.hub.fetch import HubPin
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.recipes.recipe import list_recipes
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
+from moeload_bench.traces.hub import HubPin
 from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
@@ -315,7 +314,7 @@ def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypat
         (runs[0].id, HubPin("acme/traces", tag, sha, "s"))
         for tag, sha in (("v2.0", "0" * 64), ("v1.0", runs[0].data_sha256))
     ]
-    monkeypatch.setattr(fetch, "suite_pins", lambda: iter(pins))
+    monkeypatch.setattr("leaderboard.pages.croissant.suite_pins", lambda: iter(pins))
     published = json.loads(croissant(folder, runs))
     assert published["version"] == "1.0.0"
     assert published["url"] == "https://huggingface.co/datasets/acme/traces"

@@ -17,9 +17,9 @@ from leaderboard.site.command import write_site
 from leaderboard.site.pages import TEMPLATES
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
-from moeload_bench.hub import pretrained as weights
-from moeload_bench.hub.pretrained import PINNED, pretrained
-from moeload_bench.publishing.publish import publish
+from moeload_bench.publishing import pretrained as weights
+from moeload_bench.publishing.pretrained import PINNED, pretrained
+from moeload_bench.publishing.release import publish
 from tests.conftest import need, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, run_python
@@ -107,13 +107,12 @@ def test_lost_answers_and_503s_change_nothing(
 SUBMIT = """
 import sys
 from pathlib import Path
-from moeload_bench.cli.submit import look_at
-from moeload_bench.submissions.folder import read_folder
-from moeload_bench.submissions.submit import Author, make_draft
+from moeload_bench.publishing.folder import read_folder
+from moeload_bench.publishing.submit import Author, ResultsRepository, make_draft
 from moeload_bench.suites.suite import load_suite
 folder, suite, repo = sys.argv[1:]
 draft = make_draft(read_folder(folder).target(), "mine", Author(["A"], "MIT", None, False, "x"), load_suite(suite))
-look_at(repo).open_pull_request(draft)
+ResultsRepository.open(repo).open_pull_request(draft)
 """
 """What `submit --repo` does once the contract has been checked."""
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.hub.client import propose
-from moeload_bench.publishing.publish import Publication, publish
+from moeload_bench.publishing.release import Publication, publish
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support.hub import LocalHub
@@ -353,7 +352,7 @@ FOLDERS = {
     "not readable|it was edited|expected": _edit,
     "expected it at tiny-a/test/seed0.parquet": _misplace,
     "recording is in progress": _half_recorded,
-    "not part of a release": lambda folder: (folder / "notes.txt").write_text("x"),
+    "got notes.txt; expected a folder of RECIPE": lambda folder: (folder / "notes.txt").write_text("x"),
     "configs and folder differ in tiny-b": _old_card,
     "README.md: no such file": lambda folder: (folder / "README.md").unlink(),
     "holds no trace": lambda folder: [shutil.rmtree(folder / name) for name in ("tiny-a", "tiny-b")],
@@ -367,24 +366,6 @@ def test_a_folder_that_is_no_release_is_refused(hub: LocalHub, api: Any, release
     with pytest.raises((HubError, TraceError), match=message):
         publish(release, REPO, "v1.0", api=api())
     assert hub.seen == []
-
-
-# ---------------------------------------------------------------- pull requests
-
-
-def test_an_outsider_proposes_and_only_a_maintainer_merges(hub: LocalHub, api: Any) -> None:
-    """One pull request per proposal; main changes with the merge, and not before."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api().create_repo("acme/results", repo_type="dataset")
-    url = propose({"v1/mine.json": b"{}"}, "acme/results", "Result of mine", api=api("outsider"))
-    number = int(url.rsplit("/", 1)[1])
-    assert api().list_repo_files("acme/results", repo_type="dataset") == [".gitattributes"]
-    with pytest.raises(HfHubHTTPError):
-        api("outsider").merge_pull_request("acme/results", number, repo_type="dataset")
-    api("maintainer").merge_pull_request("acme/results", number, repo_type="dataset")
-    assert "v1/mine.json" in api().list_repo_files("acme/results", repo_type="dataset")
-    assert api().get_discussion_details("acme/results", number, repo_type="dataset").status == "merged"
 
 
 def test_publication_of_one_recipe_more(hub: LocalHub, api: Any, snapshot: Any, tmp_path: Path) -> None:

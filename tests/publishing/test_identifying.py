@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moeload_bench.publishing.identifying import identifying_fields
+from moeload_bench.publishing.admission import identifying_fields
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import bundled_folder, stored_meta
 from tests.conftest import needs_traces

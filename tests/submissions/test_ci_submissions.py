@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.submissions.folder import CARD, VERIFICATION
-from moeload_bench.submissions.record import Verification
+from moeload_bench.publishing.folder import CARD, VERIFICATION
+from moeload_bench.publishing.submission import Verification
 from tests.support.submitted import World, make_world, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]

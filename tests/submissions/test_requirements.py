@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submissions import requirements
-from moeload_bench.submissions.requirements import install_packages, pinned, wheel_hashes
+from moeload_bench.publishing import requirements
+from moeload_bench.publishing.requirements import install_packages, pinned, wheel_hashes
 from tests.support.submitted import wheel
 
 
@@ -158,7 +158,7 @@ def test_an_environment_without_pip_is_told_how_to_get_it(monkeypatch: pytest.Mo
 def test_installing_leaves_the_process_able_to_import_setuptools() -> None:
     """Its hook on imports serves the standard library's distutils, for good, once anybody looks for the module pip."""
     lines = (
-        "from moeload_bench.submissions.requirements import install_packages",
+        "from moeload_bench.publishing.requirements import install_packages",
         "try: install_packages(('moeload-none==1.0',), no_index=True)",
         "except Exception as error: assert 'do not install' in str(error), error",
         "else: raise SystemExit('it installed')",

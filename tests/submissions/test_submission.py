@@ -14,17 +14,10 @@ from hypothesis import strategies as st
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.sources import file_sha256, find_module, module_sha256
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.publishing.folder import CODE, RECORD, VERIFICATION, parse_submission, read_folder
+from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
+from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.schema import load_toml
-from moeload_bench.submissions.folder import (
-    CODE,
-    RECORD,
-    REQUIREMENTS,
-    VERIFICATION,
-    parse_requirements,
-    parse_submission,
-    read_folder,
-)
-from moeload_bench.submissions.submit import Author, make_draft
 from tests.support.submitted import World, fields_of, make_world, write_folder
 
 

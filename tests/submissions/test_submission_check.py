@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 from leaderboard.committed import entry_problems
+from moeload_bench.publishing.folder import CODE, Folder, folder_problems, read_folder
+from moeload_bench.publishing.submission import Verification
 from moeload_bench.results.entry import Entry
-from moeload_bench.submissions.check import folder_problems
-from moeload_bench.submissions.folder import CODE, Folder, read_folder
-from moeload_bench.submissions.record import Verification
 from tests.support.altered import entry_of
 from tests.support.submitted import World, make_world, results_of, submitted
 

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from leaderboard.committed import entry_problems, result_path
+from moeload_bench.publishing.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
+from moeload_bench.publishing.submission import Verification
 from moeload_bench.results.results import load_results
-from moeload_bench.submissions.folder import CARD, CODE, FITTED, RECORD, VERIFICATION, read_folder
-from moeload_bench.submissions.naming import records_below
-from moeload_bench.submissions.record import Verification
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -25,7 +24,9 @@ from tests.support.submitted import NAIVE, World, make_world, write_folder
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
-SUBMISSIONS = [path.parent for path in records_below(ROOT / "leaderboard") if path.parent.name not in BASELINES]
+SUBMISSIONS = [
+    path.parent for path in (ROOT / "leaderboard").glob(f"submissions/*/{RECORD}") if path.parent.name not in BASELINES
+]
 """All but those of baselines, which are checked as they are written again."""
 REPO = "acme/results"
 

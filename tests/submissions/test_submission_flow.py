@@ -9,16 +9,13 @@ import pytest
 
 from leaderboard.committed import entry_problems
 from leaderboard.verifying.verify import Request, verify, write_verification
-from moeload_bench.cli.submit import look_at
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import FileTarget, parse_target
+from moeload_bench.publishing import requirements, submit
+from moeload_bench.publishing.folder import VERIFICATION, check_name, folder_problems, read_folder
+from moeload_bench.publishing.requirements import install_packages
+from moeload_bench.publishing.submit import Author, ResultsRepository, make_draft, prepare_submission
 from moeload_bench.results.results import load_results
-from moeload_bench.submissions import requirements, submit
-from moeload_bench.submissions.check import folder_problems
-from moeload_bench.submissions.folder import VERIFICATION, read_folder
-from moeload_bench.submissions.naming import check_name
-from moeload_bench.submissions.requirements import install_packages
-from moeload_bench.submissions.submit import Author, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.hub import LocalHub
 from tests.support.submitted import NAIVE, World, make_world, submitted, wheel
@@ -100,10 +97,10 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
     (tmp_path / "my.py").write_text(NAIVE.replace("import numpy", "import moeload_test_helper\nimport numpy"))
     target = parse_target(f"{tmp_path / 'my.py'}:Mine")
     draft = make_draft(target, "mine", WHO, world.suite, "moeload-test-helper==1.0\n")
-    there = look_at(REPO, api("outsider"))
-    there.refuse_taken(draft.record)
+    repository = ResultsRepository.open(REPO, api("outsider"))
+    repository.check_name(draft.record)
     prepared = prepare_submission(draft, find_links=wheels, no_index=True)
-    number = int(there.open_pull_request(prepared).rsplit("/", 1)[1])
+    number = int(repository.open_pull_request(prepared).rsplit("/", 1)[1])
 
     request = {"repo_type": "dataset", "revision": f"refs/pr/{number}"}
     files = ["submissions/mine/*", "results/small/**"]
@@ -130,7 +127,7 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
 
     rival = make_draft(target, "mine", Author(["B"], "MIT", None, False, "x"), world.suite)
     with pytest.raises(SubmissionError, match="taken by other authors"):
-        look_at(REPO, api("outsider")).refuse_taken(rival.record)
+        ResultsRepository.open(REPO, api("outsider")).check_name(rival.record)
 
 
 class _EnoughError(Exception):

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from moeload_bench.errors import SubmissionError
-from moeload_bench.submissions.folder import RECORD, parse_submission
-from moeload_bench.submissions.naming import check_name, check_owner, names_in, records_of, refuse_lookalike
-from moeload_bench.submissions.record import Submission
+from moeload_bench.publishing.folder import RECORD, check_name, check_name_among, parse_submission
+from moeload_bench.publishing.submission import Submission
 
 
 def record(name: str, *authors: str) -> Submission:
@@ -28,7 +27,7 @@ def put(root: Path, one: Submission, place: str = "submissions") -> None:
 def test_a_name_that_looks_like_a_baseline_s_is_refused(name: str) -> None:
     """Other separators, digits for letters."""
     with pytest.raises(SubmissionError, match="too like"):
-        refuse_lookalike(name, [])
+        check_name_among(record(name, "A"), [], lambda path: b"", "there")
 
 
 def test_a_name_is_its_authors(tmp_path: Path) -> None:
@@ -47,13 +46,13 @@ def test_a_name_is_its_authors(tmp_path: Path) -> None:
 def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
     """Whatever is wrong with it, somebody has the name."""
     with pytest.raises(SubmissionError, match="taken by other authors"):
-        check_owner(existing, record("mine", "A"), "there")
+        check_name_among(record("mine", "A"), [f"submissions/mine/{RECORD}"], lambda path: existing.encode(), "there")
 
 
 def test_names_come_from_paths() -> None:
     """Folders below submissions/ only."""
-    paths = ["submissions/b/x.toml", "submissions/a/forecaster.py", "submissions/README", "x/submissions/c/d"]
-    assert names_in(paths) == ["a", "b"]
-    record = f"submissions/d/{RECORD}"
-    assert records_of([*paths, record, "submissions/d/forecaster.py"], "d") == [record]
-    assert records_of([*paths, record], "a") == []
+    paths = ["submissions/b-net/x.toml", "submissions/README-md", "x/submissions/c-net/d"]
+    for name in ("readme.md", "c.net"):
+        check_name_among(record(name, "A"), paths, lambda path: b"", "there")
+    with pytest.raises(SubmissionError, match="too like 'b-net'"):
+        check_name_among(record("b.net", "A"), paths, lambda path: b"", "there")

@@ -15,10 +15,9 @@ import pytest
 from leaderboard.verifying.verify import Request, verify
 from moeload_bench.errors import SubmissionError
 from moeload_bench.isolation.targets import parse_target, source_sha256
-from moeload_bench.submissions import weights as module
-from moeload_bench.submissions.folder import read_folder
-from moeload_bench.submissions.submit import Author, make_draft, prepare_submission
-from moeload_bench.submissions.weights import check_weights
+from moeload_bench.publishing import folder as module
+from moeload_bench.publishing.folder import check_weights, read_folder
+from moeload_bench.publishing.submit import Author, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
 from tests.support.submitted import World, make_world, write_folder
 

@@ -9,8 +9,9 @@ from typing import Any
 
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.publishing.folder import CODE, RECORD, Folder, parse_submission, read_folder
+from moeload_bench.publishing.requirements import REQUIREMENTS
 from moeload_bench.results.results import Results
-from moeload_bench.submissions.folder import CODE, RECORD, REQUIREMENTS, Folder, parse_submission, read_folder
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace

@@ -22,7 +22,7 @@ from leaderboard.verifying.screen import (
     summed_by_recipe,
 )
 from leaderboard.verifying.verify import MAX_GROWTH, Request, verify
-from moeload_bench.submissions.folder import CODE, MAX_BYTES
+from moeload_bench.publishing.folder import CODE, MAX_BYTES
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace

@@ -20,9 +20,9 @@ from leaderboard.verifying import verify as verification
 from leaderboard.verifying.agreement import EXACTLY, differences
 from leaderboard.verifying.verify import MAX_GROWTH, MAX_REASON, Request, Verified, verify, write_verification
 from moeload_bench.errors import MissingExtraError
+from moeload_bench.publishing.folder import Folder, read_folder
+from moeload_bench.publishing.submission import Verification
 from moeload_bench.results.results import load_results
-from moeload_bench.submissions.folder import Folder, read_folder
-from moeload_bench.submissions.record import Verification
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import once_per_token, synthetic_trace

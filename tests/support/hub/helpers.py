@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from leaderboard.pages.croissant import croissant
+from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
-from moeload_bench.publishing.release import COMMUNITY
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -28,11 +29,52 @@ from moeload_bench.cache import cache_dir
 from moeload_bench.errors import SubmissionError
 from moeload_bench.files import write_whole
 from moeload_bench.isolation.sources import bytes_sha256
-from moeload_bench.submissions.folder import normal_name
 
+REQUIREMENTS = "requirements.txt"
+MAX_REQUIREMENTS = 100
 INSTALL_S = 1800.0
 MAX_FILES = 200_000
 MAX_UNPACKED_BYTES = 16 << 30  # a GPU build of torch with its libraries unpacks to about 7 GiB
+_REQUIREMENT = re.compile(
+    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)"
+    r"(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})*)"
+)
+
+
+def normal_name(name: str) -> str:
+    """Return a package's name as indexes compare it: `Typing_Extensions` is `typing-extensions`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
+    """Return a file's pinned requirements: `name==version`, each followed by its wheels' hashes, or none of them.
+
+    The form is pip's: a line that ends with a backslash goes on. Raise `SubmissionError` for anything else but
+    comments.
+    """
+    found: dict[str, str] = {}
+    for number, raw in enumerate(re.sub(r"\\\n", " ", text).splitlines(), start=1):
+        line = raw.partition("#")[0].strip()
+        if not line:
+            continue
+        match = _REQUIREMENT.fullmatch(line)
+        if match is None:
+            raise SubmissionError(
+                f"{where}: line {number}: got {line[:80]!r}, expected name==version --hash=sha256:...; URLs, paths, "
+                "other options, extras, markers and ranges are not accepted"
+            )
+        name = normal_name(match["name"])
+        if name == "moeload-bench":
+            raise SubmissionError(f"{where}: line {number}: leave moeload-bench out: the harness brings it")
+        if name in found:
+            raise SubmissionError(f"{where}: line {number}: {name} is pinned twice")
+        found[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
+    if len(found) > MAX_REQUIREMENTS:
+        raise SubmissionError(f"{where}: {len(found)} requirements, at most {MAX_REQUIREMENTS} are accepted")
+    bare = [name for name, line in found.items() if "--hash" not in line]
+    if bare and len(bare) < len(found):
+        raise SubmissionError(f"{where}: {bare[0]} has no --hash, others do: expected one for each, or for none")
+    return tuple(found[name] for name in sorted(found))
 
 
 def install_packages(

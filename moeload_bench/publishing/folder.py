@@ -9,14 +9,16 @@
     submissions/NAME/fitted.bin          written by it too: what `fit` returned, absent if the code has none
     results/SUITE/NAME.parquet           the result, written by it too, from its own run
 
-Nothing of a folder is executed when it is read.
+Nothing of a folder is executed when it is read. Weights are npz (a zip archive of numpy arrays, without pickled
+objects) or safetensors, neither of which can hold code; the forecaster finds them as
+``Path(__file__).with_suffix(".npz")``, at every level of isolation.
 """
 
 from __future__ import annotations
 
-import re
 import stat
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +26,16 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
-from moeload_bench.isolation.sources import file_sha256
+from moeload_bench.isolation.sources import bytes_sha256, file_sha256
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
+from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
+from moeload_bench.publishing.submission import Submission, Verification
 from moeload_bench.schema import first_problem, load_toml
-from moeload_bench.submissions.record import Submission, Verification
-from moeload_bench.submissions.weights import WEIGHTS, check_weights
+from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.archives import npy_header
+from moeload_bench.traces.tensors import read_header
 
-RECORD, CODE, REQUIREMENTS, VERIFICATION = "submission.toml", "forecaster.py", "requirements.txt", "verification.json"
-CARD = "README.md"
+RECORD, CODE, CARD, VERIFICATION = "submission.toml", "forecaster.py", "README.md", "verification.json"
 MAX_BYTES: Mapping[str, int] = {
     RECORD: 16 << 10,
     CODE: 256 << 10,
@@ -40,12 +44,11 @@ MAX_BYTES: Mapping[str, int] = {
     VERIFICATION: 256 << 10,
 }
 FITTED = "fitted.bin"
+WEIGHTS = ("forecaster.npz", "forecaster.safetensors")
 FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
-MAX_REQUIREMENTS = 100
-_REQUIREMENT = re.compile(
-    r"(?P<name>[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)==(?P<version>[0-9][A-Za-z0-9.!+_-]*)"
-    r"(?P<hashes>(?:\s+--hash=sha256:[0-9a-f]{64})*)"
-)
+MAX_WEIGHTS_BYTES = 64 << 20
+MAX_ARRAYS = 10_000
+_LOOKS = str.maketrans("015i._", "olsl--")
 R = TypeVar("R", bound=BaseModel)
 
 
@@ -107,42 +110,6 @@ def _check_weights(folder: Path, record: Submission) -> None:
 
 def _short(sha256: str | None) -> str:
     return "none" if sha256 is None else repr(sha256[:12])
-
-
-def normal_name(name: str) -> str:
-    """Return a package's name as indexes compare it: `Typing_Extensions` is `typing-extensions`."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
-    """Return a file's pinned requirements: `name==version`, each followed by its wheels' hashes, or none of them.
-
-    The form is pip's: a line that ends with a backslash goes on. Raise `SubmissionError` for anything else but
-    comments.
-    """
-    found: dict[str, str] = {}
-    for number, raw in enumerate(re.sub(r"\\\n", " ", text).splitlines(), start=1):
-        line = raw.partition("#")[0].strip()
-        if not line:
-            continue
-        match = _REQUIREMENT.fullmatch(line)
-        if match is None:
-            raise SubmissionError(
-                f"{where}: line {number}: got {line[:80]!r}, expected name==version --hash=sha256:...; URLs, paths, "
-                "other options, extras, markers and ranges are not accepted"
-            )
-        name = normal_name(match["name"])
-        if name == "moeload-bench":
-            raise SubmissionError(f"{where}: line {number}: leave moeload-bench out: the harness brings it")
-        if name in found:
-            raise SubmissionError(f"{where}: line {number}: {name} is pinned twice")
-        found[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
-    if len(found) > MAX_REQUIREMENTS:
-        raise SubmissionError(f"{where}: {len(found)} requirements, at most {MAX_REQUIREMENTS} are accepted")
-    bare = [name for name, line in found.items() if "--hash" not in line]
-    if bare and len(bare) < len(found):
-        raise SubmissionError(f"{where}: {bare[0]} has no --hash, others do: expected one for each, or for none")
-    return tuple(found[name] for name in sorted(found))
 
 
 def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
@@ -230,3 +197,101 @@ def _refuse_others(folder: Path) -> None:
     others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
     if others:
         raise SubmissionError(f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join(FILES)}")
+
+
+# ---------------------------------------------------------------- weights
+
+
+def check_weights(path: Path) -> str:
+    """Return the SHA-256 of a file of weights; raise `SubmissionError` if it is too large or not plain arrays."""
+    size = path.stat().st_size
+    if size > MAX_WEIGHTS_BYTES:
+        raise SubmissionError(
+            f"{path}: {size} bytes, at most {MAX_WEIGHTS_BYTES} are accepted; larger weights come in a pinned wheel"
+        )
+    problem = next(_npz_problems(path) if path.suffix == ".npz" else _safetensors_problems(path), None)
+    if problem is not None:
+        raise SubmissionError(f"{path}: {problem}")
+    return bytes_sha256(path)
+
+
+def _safetensors_problems(path: Path) -> Iterator[str]:
+    try:
+        read_header(path)
+    except ValueError as error:
+        yield str(error)
+
+
+def _npz_problems(path: Path) -> Iterator[str]:
+    """Yield what is wrong with an archive, the bounds first."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_ARRAYS:
+                yield f"{len(entries)} arrays, at most {MAX_ARRAYS} are accepted"
+            if sum(entry.file_size for entry in entries) > MAX_WEIGHTS_BYTES:
+                yield f"more than {MAX_WEIGHTS_BYTES} bytes when unpacked"
+            for entry in entries:
+                if not entry.filename.endswith(".npy"):
+                    yield f"{entry.filename[:80]!r} is not an array: an npz archive holds NAME.npy only"
+                with archive.open(entry) as member:
+                    _, dtype = npy_header(member)
+                if dtype.hasobject or dtype.kind not in "biufc":
+                    yield f"{entry.filename[:80]!r} has the type {str(dtype)[:40]}, expected plain numbers"
+    except Exception as error:  # zipfile and numpy raise many kinds of errors for a broken archive
+        yield f"not an npz archive: {type(error).__name__}"
+
+
+# ---------------------------------------------------------------- names and suite
+
+
+def folder_problems(folder: Folder, suite: Suite) -> Iterator[str]:
+    """Yield what is wrong with a submission that `read_folder` could read: its name, and the suite that it is for."""
+    record = folder.record
+    if record.wrong_name is not None:
+        yield record.wrong_name
+    expected = {
+        "suite name": (record.suite.name, suite.name),
+        "suite hash": (record.suite.sha256, suite.sha256()),
+    }
+    for what, (got, wanted) in expected.items():
+        if got != wanted:
+            yield f"{what}: submission.toml says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
+
+
+def look_of(name: str) -> str:
+    """Return what names that are easily confused have in common: `sw_avg` and `5w-avg`, `arima` and `ar1ma`."""
+    return name.translate(_LOOKS)
+
+
+def check_name(record: Submission, root: Path) -> None:
+    """Run `check_name_among` against the submissions below a local root of a leaderboard."""
+    paths = [path.relative_to(root).as_posix() for path in root.glob(f"submissions/*/{RECORD}")]
+    check_name_among(record, paths, lambda path: (root / path).read_bytes(), str(root))
+
+
+def check_name_among(
+    record: Submission, paths: Collection[str], read: Callable[[str], bytes], leaderboard: str
+) -> None:
+    """Raise `SubmissionError` if a name differs from another one only in its looks, or is taken by other authors.
+
+    ``paths``: the files of the leaderboard, baselines are always part of it; ``read`` returns the content of one. The
+    same authors can use their name again.
+    """
+    folders = [path.split("/") for path in paths]
+    names = {parts[1] for parts in folders if parts[0] == "submissions" and len(parts) > 2}
+    for other in sorted({*names, *baseline_names()} - {record.name}):
+        if look_of(other) == look_of(record.name):
+            raise SubmissionError(
+                f"the name {record.name!r} is too like {other!r}, which is taken: choose another --name"
+            )
+    if (path := f"submissions/{record.name}/{RECORD}") not in paths:
+        return
+    try:
+        authors = load_toml(read(path).decode("utf-8", "replace")).get("authors")
+    except (ValueError, RecursionError):
+        authors = None
+    if authors != record.authors:
+        raise SubmissionError(
+            f"{leaderboard}: the name {record.name!r} is taken by other authors: choose another --name"
+        )

@@ -9,9 +9,8 @@ from pathlib import Path
 import numpy as np
 from huggingface_hub import HfApi
 
-from moeload_bench.errors import HashMismatchError, HubError, MissingExtraError, not_found
-from moeload_bench.hub.client import READ_WAITS_S, explain, request_errors, with_retries
-from moeload_bench.hub.fetch import parse_place
+from moeload_bench.errors import HashMismatchError, MissingExtraError, not_found
+from moeload_bench.traces.hub import READ_WAITS_S, hub_request, parse_place, with_retries
 
 WEIGHTS = "model.safetensors"
 MAX_BYTES = 64 << 20
@@ -28,13 +27,12 @@ def pretrained(name: str, place: str, *, api: HfApi | None = None) -> bytes:
     if name not in PINNED:
         raise not_found("forecaster with weights", name, list(PINNED))
     pin = parse_place(place)
-    try:
-        found = with_retries(
-            lambda: (api or HfApi()).hf_hub_download(pin.repo, WEIGHTS, revision=pin.revision), READ_WAITS_S
-        )
-    except request_errors() as error:
-        raise HubError(f"{place}: {explain(error)}") from None
-    return archive_of(Path(found), PINNED[name])
+    client = api or HfApi()
+    path = hub_request(
+        place,
+        lambda: with_retries(lambda: client.hf_hub_download(pin.repo, WEIGHTS, revision=pin.revision), READ_WAITS_S),
+    )
+    return archive_of(Path(path), PINNED[name])
 
 
 def archive_of(path: Path, sha256: str) -> bytes:

@@ -1,34 +1,46 @@
-"""From a forecaster's file to the content of a pull request: the folder of its submission."""
+"""From a forecaster's file to a pull request: the folder of its submission, checked in isolation, sent to the Hub."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moeload_bench.errors import SubmissionError
+from moeload_bench.errors import IsolationError, SubmissionError
 from moeload_bench.evaluation.conformance import check_forecaster
-from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.hosts import Level, level_available, parse_level
 from moeload_bench.isolation.sources import weights_beside
 from moeload_bench.isolation.targets import ADAPTERS_PACKAGE, FileTarget, ModuleTarget, Target, is_baseline, preflight
-from moeload_bench.submissions.check import require_level
-from moeload_bench.submissions.folder import (
+from moeload_bench.publishing.folder import (
     CARD,
     CODE,
     FILES,
     RECORD,
-    REQUIREMENTS,
-    parse_requirements,
+    check_name_among,
+    check_weights,
     parse_submission,
     parse_text,
     read_folder,
 )
-from moeload_bench.submissions.record import Submission
-from moeload_bench.submissions.requirements import install_packages, installed_packages, pinned, wheel_hashes
-from moeload_bench.submissions.weights import check_weights
+from moeload_bench.publishing.requirements import (
+    REQUIREMENTS,
+    install_packages,
+    installed_packages,
+    parse_requirements,
+    pinned,
+    wheel_hashes,
+)
+from moeload_bench.publishing.submission import Submission
 from moeload_bench.suites.suite import Suite
+from moeload_bench.traces.hub import check_token, hub_request
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+UNTRUSTED: tuple[Level, ...] = ("process", "sandbox")
+"""The levels of isolation at which a stranger's code may run."""
 NOT_INSTALLED = (
     "not checked: that the requirements install (no network is asked); this environment's own packages are used instead"
 )
@@ -144,6 +156,27 @@ def card_of(record: Submission) -> str:
     )
 
 
+def untrusted_level(text: str) -> Level:
+    """Return a level at which untrusted code may run, and that this machine offers.
+
+    Raise `IsolationError` for one that does not exist or cannot be used here, `SubmissionError` for one too low.
+    """
+    level = parse_level(text)
+    if level not in UNTRUSTED:
+        raise SubmissionError(
+            f"isolation: got {text!r}, expected {' or '.join(UNTRUSTED)}: a submission runs at one of these"
+        )
+    require_level(level)
+    return level
+
+
+def require_level(level: Level, instead: str = "or say --level process") -> None:
+    """Raise `IsolationError` if a level cannot be used, with what to do instead: it is not the forecaster's fault."""
+    reason = level_available(level)
+    if reason is not None:
+        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {instead}")
+
+
 def prepare_submission(
     draft: Draft,
     *,
@@ -182,3 +215,54 @@ def prepare_submission(
         if broken:
             raise SubmissionError(f"conformance: {broken[0].rule}: {broken[0].message}; see `moeload-bench check`")
     return draft
+
+
+@dataclass(frozen=True)
+class ResultsRepository:
+    """A dataset repository of the Hub that takes submissions, and the paths that it holds."""
+
+    repo: str
+    paths: Sequence[str]
+    api: HfApi
+
+    @classmethod
+    def open(cls, repo: str, api: HfApi | None = None) -> ResultsRepository:
+        """List what a repository holds; raise `HubError` if it, or the token to write, is missing."""
+        from huggingface_hub import HfApi
+
+        client = api or HfApi()
+        check_token(client)
+        return cls(repo, hub_request(repo, lambda: client.list_repo_files(repo, repo_type="dataset")), client)
+
+    def check_name(self, record: Submission) -> None:
+        """Raise `SubmissionError` if the name belongs to other authors there, or looks like another."""
+        check_name_among(record, self.paths, self.read, self.repo)
+
+    def read(self, path: str) -> bytes:
+        """Return the content of a file."""
+        download = hub_request(self.repo, lambda: self.api.hf_hub_download(self.repo, path, repo_type="dataset"))
+        return Path(download).read_bytes()
+
+    def open_pull_request(self, draft: Draft) -> str:
+        """Open one pull request that holds the folder and removes an earlier one's other files; return its address."""
+        from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+        record, suite = draft.record, draft.record.suite
+        operations: list[CommitOperationAdd | CommitOperationDelete] = [
+            *(CommitOperationAdd(name, content) for name, content in draft.files().items()),
+            *(CommitOperationDelete(name) for name in draft.stale(self.paths)),
+        ]
+        commit = hub_request(
+            self.repo,
+            lambda: self.api.create_commit(
+                self.repo,
+                operations,
+                commit_message=f"Submission {record.name} on {suite.name}",
+                commit_description=f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by "
+                f"{', '.join(record.authors)}.",
+                repo_type="dataset",
+                create_pr=True,
+            ),
+            again="look there whether the pull request was opened before you run it again",
+        )
+        return str(commit.pr_url)

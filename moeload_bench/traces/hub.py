@@ -1,4 +1,4 @@
-"""Traces on the Hugging Face Hub: which repository and tag hold an id, and the file in the local cache.
+"""The Hugging Face Hub: which repository and tag hold a trace, its file in the cache, and what a failed request means.
 
 Places are looked up in this order: the one that the caller names (a suite's own), `$MOELOAD_HUB` (`ORG/NAME@TAG`), then
 those that the suites in the package pin. `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and `HF_HUB_OFFLINE` are read by
@@ -8,17 +8,18 @@ huggingface_hub and mean what they mean there.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
+import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from moeload_bench.errors import HashMismatchError, HubError
 from moeload_bench.files import PACKAGE
-from moeload_bench.hub.client import READ_WAITS_S, explain, first_line, request_errors, with_retries
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -34,6 +35,11 @@ _PLAIN = {
     "content-length": r"\d{1,18}",
 }
 """What the headers that the client acts on may be."""
+WRITE_WAITS_S = (2.0, 8.0, 30.0)
+READ_WAITS_S = (1.0, 4.0)
+"""Waits before each retry of work that failed because of the network or the server."""
+_PASSING = (408, 412, 429)
+T = TypeVar("T")
 
 
 class HubPin(NamedTuple):
@@ -122,7 +128,11 @@ def download(
     try:
         path = with_retries(lambda: _get(api, pin, filename, cache_dir), READ_WAITS_S)
     except LocalEntryNotFoundError as error:
-        raise HubError(_unreachable(pin, filename, error)) from None
+        cause = error.__cause__ or error
+        raise HubError(
+            f"{pin}: {filename} is not in the local cache and the Hub cannot be reached ({type(cause).__name__}: "
+            f"{first_line(cause)}); connect once, or put the file into a folder of $MOELOAD_TRACES"
+        ) from None
     except EntryNotFoundError:
         return None
     except RepositoryNotFoundError:
@@ -195,14 +205,6 @@ def _check_blob(path: Path) -> None:
         )
 
 
-def _unreachable(pin: HubPin, filename: str, error: BaseException) -> str:
-    cause = error.__cause__ or error
-    return (
-        f"{pin}: {filename} is not in the local cache and the Hub cannot be reached ({type(cause).__name__}: "
-        f"{first_line(cause)}); connect once, or put the file into a folder of $MOELOAD_TRACES"
-    )
-
-
 def _tags(api: HfApi, repo: str) -> str:
     """Return the releases of a repository, as text for a message."""
     try:
@@ -210,3 +212,84 @@ def _tags(api: HfApi, repo: str) -> str:
     except request_errors():
         return "unknown (the Hub did not answer)"
     return ", ".join(names) if names else "none (a release is tagged once all its files are there)"
+
+
+# ---------------------------------------------------------------- requests that fail
+
+
+def with_retries(work: Callable[[], T], waits_s: Sequence[float] = WRITE_WAITS_S) -> T:
+    """Do the work, and repeat it after failures that pass; the work must be safe to repeat."""
+    for wait_s in waits_s:
+        try:
+            return work()
+        except request_errors(RuntimeError, json.JSONDecodeError) as error:
+            if not may_pass(error):
+                raise
+            time.sleep(wait_s)
+    return work()
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether a retry can help: lost connections, overload, a commit by somebody else in between."""
+    cause = cause_of(error)
+    if isinstance(cause, (FileNotFoundError, PermissionError)):
+        return False
+    if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
+        return False
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return status is None or status >= 500 or status in _PASSING
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the failed request behind an error that the client's upload threads wrapped."""
+    return error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+
+
+def request_errors(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return the exceptions that the Hub's client raises for a failed request, answered or not, and ``more``."""
+    from huggingface_hub import errors
+
+    # huggingface_hub 1 is built on httpx, 2 on httpx2: both offer the base class under this name
+    return (errors.HTTPError, OSError, *more)  # type: ignore[attr-defined]
+
+
+def explain(error: BaseException) -> str:
+    """Return one line that says what a failed request means for the user; it never holds a token."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    message = getattr(error, "server_message", None) or first_line(error)
+    if status == 401:
+        return "the token in HF_TOKEN (or of `hf auth login`) is not valid"
+    if status == 403:
+        return f"the token has no permission for this ({message})"
+    if status is not None:
+        return f"the Hub answered {status}: {message}"
+    if isinstance(error, (ValueError, RuntimeError)):
+        return " ".join(str(error).split())
+    return f"the Hub cannot be reached ({type(error).__name__}: {first_line(error)})"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message that is not empty."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def check_token(api: HfApi) -> None:
+    """Raise `HubError` if there is no token or it is not valid."""
+    from huggingface_hub.errors import LocalTokenNotFoundError
+
+    try:
+        api.whoami()
+    except LocalTokenNotFoundError:
+        raise HubError("no token: set HF_TOKEN to one that may write, or run `hf auth login`") from None
+    except request_errors() as error:
+        raise HubError(f"{api.endpoint}: {explain(error)}") from None
+
+
+def hub_request(place: str, work: Callable[[], T], again: str = "run it again") -> T:
+    """Return the work's result; raise a failed request as a `HubError`, with ``again`` if the failure may pass."""
+    try:
+        return work()
+    except request_errors(RuntimeError, ValueError) as error:
+        advice = f"; {again}" if may_pass(error) else ""
+        raise HubError(f"{place}: {explain(cause_of(error))}{advice}") from None

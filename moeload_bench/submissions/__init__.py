@@ -1,1 +1,0 @@
-"""Forecasters of others: folder, check, run, verification. Nothing of a submission runs outside isolation."""
