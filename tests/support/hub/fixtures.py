@@ -35,7 +35,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     sleep = time.sleep
     monkeypatch.setattr("time.sleep", lambda seconds: sleep(min(seconds, 0.02)))
-    with LocalHub(tmp_path / "hub") as running:
+    with LocalHub() as running:
         yield running
     assert running.leaks == [], "a token was sent to the storage host"
 

@@ -3,24 +3,74 @@
 from __future__ import annotations
 
 import json
+import random
+import re
 import socket
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from urllib.parse import parse_qs, urlsplit
 
-from .access import Answer, Request, Settings, User
-from .faults import Faults
-from .routes import dispatch, routes
+from .endpoints import Answer, Endpoints, Request, User
 from .storage import HubRefusalError, Storage
 
 CHUNK = 1 << 16
 SLOW_CHUNK, SLOW_PAUSE_S = 1 << 14, 0.02
+
+
+Kind = Literal["503", "drop", "lost_reply", "slow", "truncate", "corrupt"]
+"""503: refused before anything happens. drop: the connection dies before the request is read in full. lost_reply: the
+request takes effect, the answer never arrives. slow: the body trickles. truncate: half of the answer's body, then the
+connection dies. corrupt: one byte of the answer's body is another."""
+
+
+@dataclass
+class Fault:
+    """Hits requests whose "METHOD /path" matches, ``times`` times (None: always), each with a probability."""
+
+    kind: Kind
+    pattern: str
+    times: int | None = 1
+    probability: float = 1.0
+
+
+class Faults:
+    """The faults in force; seeded, so that a failing test can be run again."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self._random = random.Random(seed)
+        self._lock = threading.Lock()
+        self._active: list[Fault] = []
+        self.hits: list[tuple[Kind, str]] = []
+
+    def add(self, kind: Kind, pattern: str = ".*", times: int | None = 1, probability: float = 1.0) -> None:
+        self._active.append(Fault(kind, pattern, times, probability))
+
+    def reseed(self, seed: int) -> None:
+        self._random.seed(seed)
+
+    def clear(self) -> None:
+        self._active.clear()
+
+    def draw(self, request: str) -> Kind | None:
+        """The fault that this request suffers, None for most."""
+        with self._lock:
+            for fault in self._active:
+                if fault.times == 0 or not re.search(fault.pattern, request):
+                    continue
+                if self._random.random() >= fault.probability:
+                    continue
+                if fault.times is not None:
+                    fault.times -= 1
+                self.hits.append((fault.kind, request))
+                return fault.kind
+        return None
 
 
 class Seen(NamedTuple):
@@ -33,15 +83,15 @@ class Seen(NamedTuple):
 
 
 class LocalHub:
-    """A Hugging Face Hub on this machine, over a folder; a context manager.
+    """A Hugging Face Hub on this machine, in memory; a context manager.
 
     Users ``owner`` (writes to ``owner`` and the organisation ``acme``), ``outsider`` (writes to ``outsider`` only) and
     ``maintainer`` (writes to ``acme``); the token of NAME is ``hf_NAME``. The storage answers under another host name
     (localhost for 127.0.0.1), as the real Hub's does, so that credentials sent there are a failure.
     """
 
-    def __init__(self, root: str | Path, *, page_size: int = 1000, part_size: int | None = None) -> None:
-        self.storage = Storage(Path(root))
+    def __init__(self, *, page_size: int = 1000, part_size: int | None = None) -> None:
+        self.storage = Storage()
         self.faults = Faults()
         self.seen: list[Seen] = []
         self.leaks: list[str] = []
@@ -50,7 +100,7 @@ class LocalHub:
             "hf_maintainer": User("maintainer", ("maintainer", "acme")),
             "hf_outsider": User("outsider", ("outsider",)),
         }
-        self.routes = routes(self.storage, Settings(page_size, part_size))
+        self.endpoints = Endpoints(self.storage, page_size, part_size)
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -80,7 +130,7 @@ class LocalHub:
         """Bytes of request bodies of one method so far."""
         return sum(seen.received for seen in self.seen if seen.method == method)
 
-    def start(self, port: int = 0) -> LocalHub:
+    def start(self) -> LocalHub:
         hub = self
 
         class Bound(Handler):
@@ -88,7 +138,7 @@ class LocalHub:
                 self.hub = hub
                 super().setup()
 
-        self._server = _Server(("127.0.0.1", port), Bound)
+        self._server = _Server(("127.0.0.1", 0), Bound)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return self
 
@@ -162,7 +212,7 @@ class Handler(BaseHTTPRequestHandler):
             storage_url=f"http://localhost:{self.hub.port}",
         )  # fmt: skip
         with self.hub.storage.lock:
-            return dispatch(self.hub.routes, request)
+            return self.hub.endpoints.answer(request)
 
     def read_body(self, slow: bool) -> bytes:
         if "chunked" in (self.headers.get("Transfer-Encoding") or ""):
@@ -185,9 +235,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def reply(self, answer: Answer, received: int, fault: str | None = None) -> None:
         content = answer.body
-        if isinstance(content, Path):
-            content = content.read_bytes()
-        elif not isinstance(content, bytes):
+        if not isinstance(content, bytes):
             content = json.dumps(content).encode()
             answer.headers.setdefault("Content-Type", "application/json")
         status = answer.status

@@ -163,7 +163,8 @@ def test_other_content_than_the_suite_was_frozen_with_is_refused(
     monkeypatch.setattr(hub_read, "suite_pins", lambda: iter([(ID, HubPin(REPO, TAG, "0" * 64, "v1"))]))
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: api(False))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path / "hub")  # ./traces would be found first
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")  # ./traces would be found first
     with pytest.raises(
         HashMismatchError, match=r"acme/traces@v1.0: tiny-a/test/seed0 .* suite v1 was frozen with 0000"
     ):

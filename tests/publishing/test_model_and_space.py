@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from pathlib import Path
 from typing import Any
@@ -62,46 +61,6 @@ def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
     again = publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
     assert (again.tagged, again.plan.empty) == (False, True)
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen[before:])
-
-
-@pytest.mark.parametrize("kind", ["model", pytest.param("space", marks=pytest.mark.slow)])
-def test_killed_at_any_request_it_is_whole_or_not_there(
-    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
-) -> None:
-    """SIGKILL at two random requests; after each there is no tag, and main holds all of the folder or nothing."""
-    words = ("publish", str(made[kind]), "--repo", REPO[kind], "--tag", "v1.0", "--as", kind)
-    chance = random.Random(5)
-    for _ in range(2):
-        stop_at = len(hub.seen) + chance.randint(2, 12)
-        child = run_python(hub, tmp_path / "home", "-m", "moeload_bench", *words)
-        while child.poll() is None and len(hub.seen) < stop_at:
-            time.sleep(0.001)
-        child.kill()
-        child.communicate()
-        left = hub.storage.find(kind, REPO[kind])
-        if left is not None and not left.data["tags"]:
-            assert set(left.tree("main")[1]) - {".gitattributes"} in (set(), set(folder_bytes(made[kind])))
-    child = run_python(hub, tmp_path / "home", "-m", "moeload_bench", *words)
-    output = child.communicate()[0]
-    assert child.returncode == 0, output
-    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
-
-
-@pytest.mark.parametrize("kind", REPO)
-def test_lost_answers_and_503s_change_nothing(
-    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
-) -> None:
-    """The commit and the tag take effect and their answers are lost; a request in seven is refused."""
-    hub.faults.add("lost_reply", "/(commit|tag)/", times=2)
-    hub.faults.add("503", times=None, probability=0.15)
-    for _ in range(20):
-        try:
-            publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
-            break
-        except HubError:
-            continue
-    hub.faults.clear()
-    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
 
 
 SUBMIT = """
