@@ -221,18 +221,6 @@ def from_smartmoe(paths: Sources) -> None:
     """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
 
 
-@_command("laer-moe")
-def from_laer_moe(
-    paths: Sources,
-    device_loads: Annotated[
-        bool, typer.Option("--device-loads", help="Import devices in the place of experts.")
-    ] = False,
-    method: Annotated[str | None, typer.Option(help="The method whose rows are wanted.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model whose rows are wanted.")] = None,
-) -> None:
-    """Import LAER-MoE-AE's tokens per device, if --device-loads says so: it holds no loads of experts."""
-
-
 @_command("flame-moe")
 def from_flame_moe(
     paths: Sources,

@@ -43,7 +43,6 @@ FORMATS = (
         "before drops, iterations of inference",
     ),
     Format("smartmoe", "table_iter*_rank*.log", "SmartMoE-AE's moe_trace", "before drops, every tenth iteration"),
-    Format("laer-moe", "token_analysis.csv", "LAER-MoE-AE's 10b_analysis.py", "per device, not per expert"),
     Format("flame-moe", "**/layer_*.parquet", "FLAME-MoE-Traces on the Hub", "before drops, at checkpoints"),
     Format(
         "wandb",

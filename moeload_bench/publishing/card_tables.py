@@ -131,7 +131,7 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
     """Return how large the runs are, least and largest: parameters, tokens, noise; and what they were trained on."""
     parameters = [one.parameters for one in facts if one.parameters is not None]
     noise = [one.noise for one in facts if one.noise is not None]
-    said = [
+    sizes = [
         f"{rounded(min(parameters))} to {rounded(max(parameters))} parameters (median {rounded(median(parameters))})"
         if parameters
         else "unknown size",
@@ -140,8 +140,8 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
     ]
     if noise:
         least, middle, most = (f"{value:.1%}" for value in (min(noise), median(noise), max(noise)))
-        said.append(f"whose shares have a noise of {least} to {most} a row (median {middle})")
-    return f"Models of {', '.join(said)}. Trained on {machines(one.hardware for one in facts)}."
+        sizes.append(f"whose shares have a noise of {least} to {most} a row (median {middle})")
+    return f"Models of {', '.join(sizes)}. Trained on {machines(one.hardware for one in facts)}."
 
 
 def machines(hardware: Iterable[str]) -> str:

@@ -80,7 +80,7 @@ def read_folder(path: str | Path) -> Folder:
     """Read a submission without executing any of it; raise `SubmissionError` that says what to change."""
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}
-    _refuse_others(folder)
+    _refuse_foreign(folder)
     record = _parse_record(texts.get(RECORD), folder)
     if record.name != folder.resolve().name:
         raise SubmissionError(f"{folder}: the folder must be named {record.name!r}, as name in {RECORD} says")
@@ -95,21 +95,18 @@ def read_folder(path: str | Path) -> Folder:
 
 def _check_weights(folder: Path, record: Submission) -> None:
     """Raise unless there is at most one file of weights, next to code, with the hash that the record names."""
-    there = [name for name in WEIGHTS if is_regular(folder / name)]
-    if len(there) > 1:
-        raise SubmissionError(f"{folder}: {there[0]} and {there[1]}: a submission has one file of weights at most")
-    if there and not record.has_code:
-        raise SubmissionError(f"{folder}: {there[0]} is there; the package's own code has none")
-    found = check_weights(folder / there[0]) if there else None
-    if found != record.weights_sha256:
+    names = [name for name in WEIGHTS if is_regular(folder / name)]
+    if len(names) > 1:
+        raise SubmissionError(f"{folder}: {names[0]} and {names[1]}: a submission has one file of weights at most")
+    if names and not record.has_code:
+        raise SubmissionError(f"{folder}: {names[0]} is there; the package's own code has none")
+    expected = check_weights(folder / names[0]) if names else None
+    if expected != record.weights_sha256:
+        short = ["none" if sha256 is None else repr(sha256[:12]) for sha256 in (record.weights_sha256, expected)]
         raise SubmissionError(
-            f"{folder / RECORD}: weights_sha256: got {_short(record.weights_sha256)}, expected {_short(found)}, "
-            f"the hash of {there[0] if there else 'no file'}"
+            f"{folder / RECORD}: weights_sha256: got {short[0]}, expected {short[1]}, the hash of "
+            f"{names[0] if names else 'no file'}"
         )
-
-
-def _short(sha256: str | None) -> str:
-    return "none" if sha256 is None else repr(sha256[:12])
 
 
 def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
@@ -179,24 +176,24 @@ def _check_size(size: int, name: str, where: str) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """Return whether the file is there; raise `SubmissionError` if it is not a regular file."""
+    """Return whether the file exists; raise `SubmissionError` if it is not a regular file."""
     try:
-        mode = path.lstat()
+        status = path.lstat()
     except FileNotFoundError:
         return False
     except OSError as error:
         raise SubmissionError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SubmissionError(f"{path}: expected a regular file, got a link, folder or device")
     return True
 
 
-def _refuse_others(folder: Path) -> None:
+def _refuse_foreign(folder: Path) -> None:
     if folder.is_symlink() or not folder.is_dir():
         raise SubmissionError(f"{folder}: expected a folder with {RECORD}")
-    others = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
-    if others:
-        raise SubmissionError(f"{folder}: unexpected {others[0][:80]!r}; a submission holds only {', '.join(FILES)}")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in FILES)
+    if foreign:
+        raise SubmissionError(f"{folder}: unexpected {foreign[0][:80]!r}; a submission holds only {', '.join(FILES)}")
 
 
 # ---------------------------------------------------------------- weights
@@ -254,9 +251,9 @@ def folder_problems(folder: Folder, suite: Suite) -> Iterator[str]:
         "suite name": (record.suite.name, suite.name),
         "suite hash": (record.suite.sha256, suite.sha256()),
     }
-    for what, (got, wanted) in expected.items():
+    for field, (got, wanted) in expected.items():
         if got != wanted:
-            yield f"{what}: submission.toml says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
+            yield f"{field}: submission.toml says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
 
 
 def look_of(name: str) -> str:

@@ -3,9 +3,10 @@
 Only wheels are taken, and only those that are named, by their SHA-256 where that is given. Their dependencies are not
 resolved, so that a re-run installs the same. No address in a wheel's metadata is followed (pip would build what is
 there). pip fetches the wheels; they are checked and unpacked here, without running anything, and nothing but their own
-files comes into the folder. An untrusted package's code runs where the forecaster runs, in the sandbox, never in this
-process. The folder comes first on the forecaster's path; what it does not hold (numpy, the contract) comes from this
-installation.
+files comes into the folder. (`pip install --target` would keep either of two wheels' files of one name, and write this
+interpreter's path into scripts.) An untrusted package's code runs where the forecaster runs, in the sandbox, never in
+this process. The folder comes first on the forecaster's path; what it does not hold (numpy, the contract) comes from
+this installation.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
         found[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
     if len(found) > MAX_REQUIREMENTS:
         raise SubmissionError(f"{where}: {len(found)} requirements, at most {MAX_REQUIREMENTS} are accepted")
-    bare = [name for name, line in found.items() if "--hash" not in line]
-    if bare and len(bare) < len(found):
-        raise SubmissionError(f"{where}: {bare[0]} has no --hash, others do: expected one for each, or for none")
+    unhashed = [name for name, line in found.items() if "--hash" not in line]
+    if unhashed and len(unhashed) < len(found):
+        raise SubmissionError(f"{where}: {unhashed[0]} has no --hash, others do: expected one for each, or for none")
     return tuple(found[name] for name in sorted(found))
 
 
@@ -94,10 +95,10 @@ def install_packages(
         raise SubmissionError("installing requirements needs pip in this environment: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-", ignore_cleanup_errors=True) as scratch:
-        wheels, unpacked, listed = (Path(scratch) / name for name in ("wheels", "unpacked", "requirements.txt"))
-        listed.write_text("".join(f"{requirement}\n" for requirement in requirements))
+        wheels, unpacked, list_file = (Path(scratch) / name for name in ("wheels", "unpacked", "requirements.txt"))
+        list_file.write_text("".join(f"{requirement}\n" for requirement in requirements))
         source = [*(["--no-index"] if no_index else []), *(["--find-links", str(find_links)] if find_links else [])]
-        _download(["--dest", str(wheels), *source, "-r", str(listed)])
+        _download(["--dest", str(wheels), *source, "-r", str(list_file)])
         found = sorted(wheels.iterdir())
         _check_wheels(found)
         for wheel in found:
@@ -176,8 +177,8 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
         files += len(members)
         total += sum(member.file_size for member in members)
     if files > MAX_FILES or total > MAX_UNPACKED_BYTES:
-        most = f"{MAX_FILES} files of {MAX_UNPACKED_BYTES} bytes"
-        raise _no_install(f"{files} files of {total} bytes, at most {most} are unpacked")
+        bound = f"{MAX_FILES} files of {MAX_UNPACKED_BYTES} bytes"
+        raise _no_install(f"{files} files of {total} bytes, at most {bound} are unpacked")
 
 
 def _no_install(why: str) -> SubmissionError:
@@ -228,12 +229,13 @@ def _download(options: Sequence[str]) -> None:
 
     Where requirements have hashes, pip takes no file but those.
     """
-    always = ["--no-input", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
-    line = [sys.executable, "-P", "-m", "pip", "download", *always, *options]
+    fixed = ["--no-input", "--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
+    command = [sys.executable, "-P", "-m", "pip", "download", *fixed, *options]
     try:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+        pip = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     except subprocess.TimeoutExpired:
         raise SubmissionError(f"the requirements do not install within {INSTALL_S:g} s") from None
-    if done.returncode != 0:
-        said = [one for one in done.stderr.splitlines() if one.startswith("ERROR")] or done.stderr.splitlines()
-        raise _no_install(" ".join(said)[:600])
+    if pip.returncode != 0:
+        lines = pip.stderr.splitlines()
+        errors = [line for line in lines if line.startswith("ERROR")]
+        raise _no_install(" ".join(errors or lines)[:600])

@@ -183,8 +183,8 @@ class Submission(_Record):
 
     def to_toml(self) -> str:
         """Return the text of submission.toml."""
-        unsaid = set() if self.fitted_on else {"fitted_on"}
-        fields = self.model_dump(exclude={"kwargs", "suite", *unsaid}, exclude_none=True)
+        defaults = set() if self.fitted_on else {"fitted_on"}
+        fields = self.model_dump(exclude={"kwargs", "suite", *defaults}, exclude_none=True)
         return tomli_w.dumps({**fields, "kwargs": self.kwargs, "suite": self.suite.model_dump()})
 
 

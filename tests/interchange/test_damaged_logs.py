@@ -38,7 +38,7 @@ from tests.support.foreign.damage import (
     trimmed,
     twice,
 )
-from tests.support.foreign.formats import CHOSEN, NO_TOP_K, WRITERS, imported, made
+from tests.support.foreign.formats import CHOSEN, WRITERS, imported, made
 
 OTHER, MISSING, ORDER, NEGATIVE, FRACTION = "another format", "missing", "order or twice", "negative", "fraction"
 EXPERT, CUT, TOP_K, PICKLE, BOMB = "expert out of range", "breaks off", "mixed top-k", "a pickle", "too large"
@@ -284,41 +284,6 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ),
     ("smartmoe", TOP_K, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[99.0"), "step 11: loads sum to"),
     ("smartmoe", PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
-    ("laer-moe", OTHER, edit("*.csv", "token_num", "tokens"), "expected columns rank,method"),
-    (
-        "laer-moe",
-        MISSING,
-        edit("*.csv", r"0,LAER,a-model,0,0,\d+\r?\n", ""),
-        "rows, expected 3 iterations x 4 layers x 8",
-    ),
-    (
-        "laer-moe",
-        ORDER,
-        edit("*.csv", r"(0,LAER,a-model,0,0,\d+\r?\n)", r"\1\1"),
-        "97 rows, expected 3 iterations x 4 layers x 8",
-    ),
-    (
-        "laer-moe",
-        ORDER,
-        edit("*.csv", r"\n1,LAER,a-model,0,0,", "\n0,LAER,a-model,0,0,"),
-        "device 0 of layer 0 in iteration 0 has 2 rows, expected one",
-    ),
-    ("laer-moe", NEGATIVE, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,-4"), "row 2: token_num is -4"),
-    ("laer-moe", FRACTION, edit("*.csv", r"0,LAER,a-model,0,0,\d+", "0,LAER,a-model,0,0,4.5"), "invalid value '4.5'"),
-    (
-        "laer-moe",
-        EXPERT,
-        edit("*.csv", r"0,LAER,a-model,0,0,", "9,LAER,a-model,0,0,"),
-        "expected 3 iterations x 4 layers x 10",
-    ),
-    (
-        "laer-moe",
-        ORDER,
-        edit("*.csv", r"6,LAER(,a-model,3,2,)\d+(.*)\n7,LAER,", r"7,LAER\g<1>1\2\n7,LAER,"),
-        r"device \d of layer 3 in iteration 2 has 2 rows, expected one",
-    ),
-    ("laer-moe", CUT, edit("*.csv", r",\d+\r?\n$", ""), "Expected 6 columns, got 5"),
-    ("laer-moe", PICKLE, put("*.csv", PICKLED), "expected columns rank,method"),
     ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
     ("flame-moe", OTHER, parquet([1, 2]), "column indices is not a column of lists"),
     ("flame-moe", MISSING, lose("540/layer_02*"), "layer 2 of checkpoint 540 is missing"),
@@ -404,7 +369,6 @@ BOMBS: dict[str, tuple[str, Any, str]] = {
     "smartmoe": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "sglang": ("moeload_bench.interchange.sglang.MAX_BYTES", 100, "members unpacked, expected at most 100"),
     "tensorrt-llm": ("moeload_bench.traces.tensors.MAX_HEADER_BYTES", 100, "not a safetensors file: a header of"),
-    "laer-moe": ("moeload_bench.interchange.laer_moe.MAX_BYTES", 100, "bytes, expected at most 100"),
     "flame-moe": ("env", "10", "decoded, expected at most 10"),
     "wandb": ("moeload_bench.interchange.wandb.MAX_LINE", 50, "row 1: more than 50 bytes"),
     "tensorboard": ("moeload_bench.interchange.tensorboard.MAX_RECORD", 10, "expected at most 10: is this an event"),
@@ -413,7 +377,6 @@ BOMBS: dict[str, tuple[str, Any, str]] = {
 ABSENT = {
     ("npz", EXPERT): "the experts are an axis of the array",
     ("flame-moe", ORDER): "checkpoint and layer are the file's name; several files of one are parts of it",
-    ("laer-moe", TOP_K): "devices have no top-k",
 }
 
 
@@ -443,7 +406,7 @@ def test_a_damaged_log_is_refused(
     folder = made(name, tmp_path)
     damage(folder)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
-        imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
+        imported(name, folder, tmp_path / "out.parquet", top_k=2)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
 
 
@@ -475,7 +438,7 @@ def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypa
         monkeypatch.setattr(constant, value)
         monkeypatch.setattr(logfiles, "_BLOCK", 20)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
-        imported(name, folder, tmp_path / "out.parquet", top_k=None if name in NO_TOP_K else 2)
+        imported(name, folder, tmp_path / "out.parquet", top_k=2)
 
 
 def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:

@@ -15,14 +15,13 @@ from moeload_bench.interchange import flame_moe, logfiles, megatron, rows
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_log
 from moeload_bench.interchange.jsonlines import read_jsonl
-from moeload_bench.interchange.laer_moe import read_laer_moe
 from moeload_bench.interchange.rows import Log, Options, write_log
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import data_sha256, find_trace, read_trace
 from tests.conftest import need
 from tests.support.foreign import logs
-from tests.support.foreign.formats import CHOSEN, LAYOUT, NO_TOP_K, WRITERS, imported, made
+from tests.support.foreign.formats import CHOSEN, LAYOUT, WRITERS, imported, made
 
 
 def test_every_format_is_listed_and_tested() -> None:
@@ -39,14 +38,12 @@ def test_every_format_is_listed_and_tested() -> None:
 @pytest.mark.parametrize("name", WRITERS)
 def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> None:
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
-    top_k = None if name in NO_TOP_K else 2
-    trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=top_k)
+    trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=2)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
-    stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "laer-moe": 1, "flame-moe": 540}.get(name, 10)
+    stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "flame-moe": 540}.get(name, 10)
     assert trace.meta.stride == stride
-    if top_k:
-        assert (trace.tokens_SL == 4 * 12).all()
-    semantics = {"laer-moe": "unknown", "wandb": "unknown", "tensorboard": "unknown"}.get(name, "pre_drop")
+    assert (trace.tokens_SL == 4 * 12).all()
+    semantics = {"wandb": "unknown", "tensorboard": "unknown"}.get(name, "pre_drop")
     assert trace.meta.count_semantics == semantics
 
 
@@ -59,7 +56,7 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     assert log.layers == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl", "laer-moe"])
+@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl"])
 def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
     """The last report is the whole: what was read never goes back and never beyond."""
     folder, told = made(name, tmp_path), []
@@ -72,7 +69,6 @@ def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
         "tensorrt-llm": lambda: read_tensorrt_llm([folder], report=report),
         "wandb": lambda: read_wandb([folder], report=report),
         "jsonl": lambda: read_jsonl([folder], report=report),
-        "laer-moe": lambda: read_laer_moe([folder], device_loads=True, method="LAER", report=report),
     }
     assert len(list(read[name]().rows)) == 3
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
@@ -100,17 +96,6 @@ def test_a_part_of_a_log_is_imported(tmp_path: Path) -> None:
     broken.write_text(broken.read_text().replace('"iter": 30', '"iter": 31'))
     trace = imported("megatron-tokens", folder, tmp_path / "o.parquet", first_step=10, last_step=20)
     assert trace.step_S.tolist() == [10, 20]
-
-
-def test_device_loads_are_no_trace_of_experts(tmp_path: Path) -> None:
-    """LAER-MoE's table is refused with the reason; asked for by name it is marked as devices."""
-    folder = made("laer-moe", tmp_path)
-    with pytest.raises(TraceError, match="tokens per device, not per expert"):
-        read_laer_moe([folder])
-    with pytest.raises(TraceError, match=r"method is one of FSDP, LAER, expected a choice"):
-        read_laer_moe([folder], device_loads=True)
-    trace = imported("laer-moe", folder, tmp_path / "out.parquet")
-    assert "device loads" in trace.meta.notes[0]
 
 
 def test_ranks_that_count_the_same_tokens_are_counted_once(tmp_path: Path) -> None:

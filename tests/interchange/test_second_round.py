@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from moeload_bench.cli.import_ import app
 from moeload_bench.errors import RecordingError, TraceError
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.interchange.laer_moe import COLUMNS, read_laer_moe
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.recording.parts import Parts
 
@@ -40,15 +39,6 @@ def test_integers_that_no_float_holds_are_refused(name: str, value: np.integer, 
     pq.write_table(pa.table(table), tmp_path / "history.parquet")
     with pytest.raises(TraceError, match=f"column {name} holds a number of more than 53 bits"):
         list(read_wandb([tmp_path / "history.parquet"]).rows)
-
-
-def test_a_file_in_latin_1_is_refused(tmp_path: Path) -> None:
-    """It is no UTF-8: the name of a model with an accent."""
-    path = tmp_path / "device_load.csv"
-    row = {"rank": 0, "method": "m", "model_name": "modèle", "layer": 0, "iter": 0, "token_num": 1}
-    path.write_bytes(f"{','.join(COLUMNS)}\n{','.join(str(row[name]) for name in COLUMNS)}\n".encode("latin-1"))
-    with pytest.raises(TraceError, match=r"device_load\.csv: .*invalid UTF8 data"):
-        read_laer_moe([path], device_loads=True)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,6 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "sglang": logs.sglang_stat,
     "tensorrt-llm": logs.tensorrt_llm,
     "smartmoe": logs.smartmoe,
-    "laer-moe": logs.laer_moe,
     "flame-moe": logs.flame_moe,
     "wandb": logs.wandb,
     "tensorboard": logs.tensorboard,
@@ -31,12 +30,10 @@ WRITERS: dict[str, Callable[..., Path]] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "megatron-tokens": LAYOUT,
     "megatron-routing": {"experts": 8, **STAGES},
-    "laer-moe": {"device_loads": True, "method": "LAER"},
     "flame-moe": {"experts": 8},
 }
 FILES = {"npz": "counts.npz", "csv": "counts.csv"}
 TORCH = ("sglang",)
-NO_TOP_K = ("laer-moe",)
 
 
 def made(name: str, folder: Path) -> Path:

@@ -196,19 +196,6 @@ def smartmoe(folder: Path, chosen: IntArray) -> Path:
     return folder
 
 
-def laer_moe(folder: Path, chosen: IntArray) -> Path:
-    """A row per device, layer and iteration; devices stand where experts stand elsewhere."""
-    folder.mkdir(parents=True)
-    load = truth(chosen)
-    with (folder / "token_analysis.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["rank", "method", "model_name", "layer", "iter", "token_num"])
-        for s, m, e in np.ndindex(load.shape):
-            writer.writerow([e, "LAER", "a-model", m, s, load[s, m, e]])
-            writer.writerow([e, "FSDP", "a-model", m, s, 1])
-    return folder
-
-
 def flame_moe(folder: Path, chosen: IntArray) -> Path:
     """A parquet file per checkpoint and layer: a list of experts in each row."""
     import pyarrow as pa
