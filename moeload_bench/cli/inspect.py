@@ -22,7 +22,8 @@ from moeload_bench.inspection.against import compare
 from moeload_bench.inspection.details import details
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.inspection.overview import WIDTH, comparison, overview
+from moeload_bench.inspection.overview import WIDTH, overview
+from moeload_bench.inspection.sides import comparison
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.trace import Trace
@@ -146,7 +147,7 @@ def _compare(run: str, steps: str | None, against: str, as_json: bool) -> None:
         say_record({"names": list(names), **found.record})
     else:
         console = plain_console()
-        console.print(comparison(found, names, width=min(console.width, 100)))
+        console.print(comparison(found, names, console.width))
 
 
 def _followed(run: str, refresh: float) -> Iterator[tuple[Inspection, str]]:

@@ -7,21 +7,17 @@ from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted, printable
-from moeload_bench.inspection.against import Comparison, sentences
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.timeline import Timeline
 from moeload_bench.inspection.verdict import between, rank_sentence, verdict
-from moeload_bench.results.console import plain_table
-from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import shown
 
@@ -34,7 +30,10 @@ LEAST_MARGIN, MOST_MARGIN = 12, 22
 """Columns left of the map: names of layers."""
 SIZE_COLUMNS = (6, 8, 11, 14, 21, 12, 7)
 """Widths of the columns of the expert-parallel table."""
-MOST_SIZES, MOST_LAYERS, LEAST_LAYERS = 5, 8, 3
+MOST_SIZES, LEAST_SIZES = 6, 3
+MOST_LAYERS, LEAST_LAYERS = 8, 3
+MAP_FRAME, SIZES_FRAME = 3, 3
+"""Lines of the map and of the table that are no layer's and no size's."""
 
 
 def overview(
@@ -42,16 +41,31 @@ def overview(
 ) -> RenderableType:
     """Return the screen; ``following``: the next command, ``status``: how a recording goes on."""
     said = verdict(found)
-    head = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
-    top = [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
-    top += [Text(line) for line in textwrap.wrap(said.balance, width)]
-    do = [line for number, text in enumerate(said.to_do, 1) for line in _item(number, text, width)]
-    bottom = [Text("To do:", style="bold"), *map(Text, do)] if do else [Text("To do: nothing.", style="bold")]
-    bottom.append(Text(f"Next: {following}", overflow="fold"))
-    ranks = rank_lines(found, token_bytes)
-    spare = HEIGHT - 1 - sum(len(part) for part in (head, top, ranks, bottom)) - 3
-    layers = int(np.clip(spare, LEAST_LAYERS, MOST_LAYERS))
-    return Group(*head, *top, *map_lines(found, layers, width), *ranks, *bottom)
+    lines = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
+    lines += [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
+    lines += [Text(line) for line in textwrap.wrap(said.balance, width)]
+    last = textwrap.wrap(f"Next: {following}", width, subsequent_indent="  ", break_on_hyphens=False)
+    spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
+    do = _to_do(said.to_do, spare - LEAST_LAYERS - LEAST_SIZES, width)
+    spare -= len(do)
+    sizes = min(len(found.ranks.size_K), MOST_SIZES, spare - LEAST_LAYERS)
+    lines += map_lines(found, min(MOST_LAYERS, spare - sizes), width)
+    lines += rank_lines(found, token_bytes, sizes)
+    return Group(*lines, *map(Text, do), *map(Text, last))
+
+
+def _to_do(items: Sequence[str], most: int, width: int) -> list[str]:
+    """Return what to do, the most urgent first, in at most so many lines."""
+    if not items:
+        return ["To do: nothing."]
+    lines: list[str] = []
+    for number, text in enumerate(items, 1):
+        head = f"{'To do: ' if number == 1 else '       '}{number}. "
+        new = textwrap.wrap(text, width, initial_indent=head, subsequent_indent=" " * len(head))
+        if lines and len(lines) + len(new) > most:
+            break
+        lines += new
+    return lines
 
 
 def _title(found: Inspection, status: str) -> str:
@@ -62,53 +76,6 @@ def _title(found: Inspection, status: str) -> str:
     name = f"{meta.recipe}/{meta.split}/seed{meta.run}"
     parts = [name, shape, f"{found.tokens:,} tokens a step"]
     return printable(", ".join([*parts, *([status] if status else [])]))
-
-
-def _item(number: int, text: str, width: int) -> list[str]:
-    return textwrap.wrap(f"{number}. {text}", width, subsequent_indent="   ")
-
-
-def comparison(found: Comparison, names: tuple[str, str], width: int = WIDTH) -> RenderableType:
-    """Return the screen of two runs, or of two parts of one; ``names``: what the first and the second are."""
-    said = [Text(f"First: {printable(names[0])}. Second: {printable(names[1])}.", style="bold", overflow="fold")]
-    said += [Text(line) for text in sentences(found) for line in textwrap.wrap(text, width)]
-    sides = Table(box=None, padding=(0, 2), pad_edge=False)
-    for head in ("", "first", "second"):
-        sides.add_column(head, justify="right" if head else "left")
-    for name, cells in _side_rows(found):
-        sides.add_row(name, *cells)
-    ranks = plain_table("ranks", "experts", "first", "second", "second, placed by first", "second, placed best")
-    second = found.second.ranks
-    for k, size in enumerate(second.size_K):
-        means = (found.first.ranks.busiest_KL[k], second.busiest_KL[k], found.placed_KL[k], found.best_KL[k])
-        ranks.add_row(f"{size}", f"{found.second.meta.experts // size}", *(f"{mean_known(of_L):.2f}" for of_L in means))
-    about = (
-        "Busiest rank over the mean one, mean over layers and the last rows of each; experts in the order of their "
-        "numbers, then under the most even placement by the first's and by the second's own loads. Whole batch in one "
-        "pass, one expert-parallel group: a lower bound otherwise."
-    )
-    return Group(
-        *said, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))
-    )
-
-
-def _side_rows(found: Comparison) -> Iterator[tuple[str, tuple[str, str]]]:
-    """Yield rows of the table of both sides."""
-    first, second = found.first, found.second
-    yield "steps", (f"{first.first_step:,} to {first.step - 1:,}", f"{second.first_step:,} to {second.step - 1:,}")
-    yield "state", (_state(first), _state(second))
-    yield "busiest expert over the mean", _numbers(first.busiest_L, second.busiest_L)
-    yield "noise alone", _numbers(first.high_L, second.high_L)
-    yield "dead experts", (f"{int(first.dead_LE.sum()):,}", f"{int(second.dead_LE.sum()):,}")
-
-
-def _state(found: Inspection) -> str:
-    too_short = found.rows * found.meta.stride < StateRule().earliest_stable
-    return "too short to say" if too_short and found.state == "not settled" else found.state
-
-
-def _numbers(first_L: FloatArray, second_L: FloatArray) -> tuple[str, str]:
-    return shown(mean_known(first_L), ".2f"), shown(mean_known(second_L), ".2f")
 
 
 # ---------------------------------------------------------------- the map

@@ -25,6 +25,8 @@ EVEN_RANKS = 1.1
 """A rank this much busier than the mean one costs little."""
 DROPPED = 0.01
 """Fraction of a layer's routed tokens from which on dropping is urgent."""
+MANY_DEAD = 0.05
+"""Part of all experts: more dead ones than that are urgent."""
 MOST_TO_DO = 3
 MOST_NAMES = 4
 
@@ -131,13 +133,11 @@ def _balance(found: Inspection) -> str:
         return "Balance: no load."
     now, low, high = (mean_known(value_L) for value_L in (found.busiest_L, found.low_L, found.high_L))
     worst = found.worst
-    text = (
-        f"Busiest expert over the mean one, last {found.recent} rows: now {now:.2f}; noise alone, if all experts were "
-        f"equally likely, {between(low, high)}. {_against_noise(found)}"
+    layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
+    return (
+        f"Busiest expert over the mean one, last {found.recent} rows: now {now:.2f}{layer}; noise alone (all experts "
+        f"equally likely) {between(low, high)}. {_against_noise(found)}"
     )
-    if len(found.names_L) > 1:
-        text += f" Worst layer {found.names_L[worst]}: {found.busiest_L[worst]:.2f}."
-    return text
 
 
 def between(low: float, high: float) -> str:
@@ -177,10 +177,10 @@ def _urgent(found: Inspection) -> Iterator[str]:
             f"are dropped, {100 * found.dropped_L[worst]:.1f} % in layer {found.names_L[worst]}."
         )
     dead = int(found.dead_LE.sum())
-    if dead > 0.05 * found.dead_LE.size:
+    if dead > MANY_DEAD * found.dead_LE.size:
         yield (
-            f"Revive experts: {dead:,} of {found.dead_LE.size:,} get less than a tenth of an equal share "
-            f"({_dead_names(found)}). {_stronger(found)}, or restart them from busy ones."
+            f"Revive {dead:,} of {found.dead_LE.size:,} experts, with less than a tenth of an equal share: "
+            f"{_stronger(found)}, or restart them from busy ones."
         )
 
 
@@ -189,10 +189,11 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
     kinds = balance_of(found)
     excess_L = found.busiest_L / found.high_L
     dead = int(found.dead_LE.sum())
-    if mean_known(excess_L) > FAR_ABOVE and dead <= 0.05 * found.dead_LE.size:
-        yield f"{_stronger(found)}: the busiest expert has {mean_known(excess_L):.1f} times what noise alone gives."
-    if 0 < dead <= 0.05 * found.dead_LE.size:
-        yield f"Watch the dead, with less than a tenth of an equal share: {_dead_names(found)}."
+    if mean_known(excess_L) > FAR_ABOVE and dead <= MANY_DEAD * found.dead_LE.size:
+        stronger = _stronger(found)
+        yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {mean_known(excess_L):.1f} times what noise alone gives."
+    if 0 < dead <= MANY_DEAD * found.dead_LE.size:
+        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, found.dead_LE)}."
     if found.dying_LE.any():
         names = _expert_names(found, found.dying_LE)
         yield f"Watch the falling: {names} fell below a fifth of an equal share and are not back at it."
@@ -206,14 +207,10 @@ def _stronger(found: Inspection) -> str:
     """Return what makes balancing stronger, by the method in use."""
     method, strength = found.meta.balancing.method, found.meta.balancing.coefficient
     return {
-        "none": "Turn balancing on (auxiliary loss, or a bias on the router)",
-        "aux_loss": f"Raise the auxiliary loss (now {strength:g})",
-        "loss_free_bias": f"Raise the step of the router's bias (now {strength:g})",
-    }.get(method, "Make balancing stronger")
-
-
-def _dead_names(found: Inspection) -> str:
-    return _expert_names(found, found.dead_LE)
+        "none": "turn balancing on (auxiliary loss or router bias)",
+        "aux_loss": f"raise the auxiliary loss (now {strength:g})",
+        "loss_free_bias": f"raise the step of the router's bias (now {strength:g})",
+    }.get(method, "make balancing stronger")
 
 
 def _expert_names(found: Inspection, which_LE: BoolArray) -> str:
