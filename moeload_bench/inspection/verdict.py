@@ -190,8 +190,8 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
     excess_L = found.busiest_L / found.high_L
     dead = int(found.dead_LE.sum())
     if mean_known(excess_L) > FAR_ABOVE and dead <= MANY_DEAD * found.dead_LE.size:
-        stronger = _stronger(found)
-        yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {mean_known(excess_L):.1f} times what noise alone gives."
+        stronger, times = _stronger(found), mean_known(excess_L)
+        yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
     if 0 < dead <= MANY_DEAD * found.dead_LE.size:
         yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, found.dead_LE)}."
     if found.dying_LE.any():
