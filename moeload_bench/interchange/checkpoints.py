@@ -25,6 +25,7 @@ from pydantic import BaseModel, Field
 
 from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.interchange.logfiles import Progress
+from moeload_bench.interchange.optimizer_states import NUMBER, OPTIMIZER, parameters_of, permute_optimizer
 from moeload_bench.interchange.rows import Report
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
@@ -32,9 +33,10 @@ from moeload_bench.traces.tensors import Header, Tensor, read_header
 MAX_PLAN_BYTES = 16 << 20
 MAX_INDEX_BYTES = 64 << 20
 CHUNK_BYTES = 16 << 20
+STATES = ("scheduler.pt", "scaler.pt", "training_args.bin")
+"""Files of a training that know nothing of experts, with `rng_state*.pth`: copied, never opened."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json")
 INDEX = "model.safetensors.index.json"
-NUMBER = "(0|[1-9][0-9]{0,5})"
 SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
 """Tensors of a block that every token uses: they stay."""
 Number = Annotated[int, Field(strict=True, ge=0, lt=10**6)]
@@ -105,12 +107,15 @@ class Moves(NamedTuple):
 
 @dataclass(frozen=True)
 class Permuted:
-    """What was done: layers with a new order, all MoE layers, tensors renamed and reordered, files not taken along."""
+    """What was done: layers with a new order, all MoE layers, tensors renamed and reordered, parameters whose
+    optimizer states moved, files not taken along.
+    """
 
     layers: tuple[int, ...]
     moe_layers: tuple[int, ...]
     renamed: int
     reordered: int
+    states: int
     left_out: tuple[str, ...]
 
 
@@ -134,10 +139,11 @@ def permute_checkpoint(
 ) -> Permuted:
     """Write a checkpoint whose experts stand in the given order, by layer, into the new folder ``out``.
 
-    Layers that are not in ``orders`` stay. The folder appears when it is complete. Raise `PlacementError` for a family
-    that is not one of FAMILIES, files that do not hold what its config says, tensors of an MoE block that nothing is
-    known of, links that leave the checkpoint, an order that does not fit, and a folder that exists; `OSError` where the
-    disk cannot take it.
+    Layers that are not in ``orders`` stay. An `optimizer.pt` moves along (`optimizer_states`); scheduler, random
+    numbers and the Trainer's state are copied. The folder appears when it is complete. Raise `PlacementError` for a
+    family that is not one of FAMILIES, files that do not hold what its config says, tensors of an MoE block that
+    nothing is known of, links that leave the checkpoint, an order that does not fit, and a folder that exists;
+    `OSError` where the disk cannot take it.
     """
     if os.path.lexists(out):
         raise PlacementError(f"{out}: exists already; expected a new folder, nothing is overwritten")
@@ -155,6 +161,9 @@ def permute_checkpoint(
     for layer, order in orders.items():
         _check_order(layer, order, experts, layers, config.n_group or 1)
     moves = _moves(layers, orders)
+    optimizer = next((file for file in files if file.name == OPTIMIZER), None)
+    parameters = None if optimizer is None else parameters_of(checkpoint, _layer_count(file_of))
+    states = 0
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
@@ -162,6 +171,8 @@ def permute_checkpoint(
         for file in files:
             if file in headers:
                 _write(file, scratch / file.name, headers[file], moves, progress)
+            elif file == optimizer and parameters is not None:
+                states = permute_optimizer(file, scratch / file.name, parameters, orders)
             elif file.name != INDEX:
                 shutil.copyfile(file, scratch / file.name)
         if index is not None:
@@ -172,7 +183,7 @@ def permute_checkpoint(
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    return Permuted(tuple(sorted(orders)), tuple(layers), len(moves.names), len(moves.rows), left_out)
+    return Permuted(tuple(sorted(orders)), tuple(layers), len(moves.names), len(moves.rows), states, left_out)
 
 
 def _once_each(slots: Sequence[int], where: str) -> tuple[int, ...]:
@@ -217,13 +228,24 @@ def _files(checkpoint: Path) -> tuple[list[Path], tuple[str, ...]]:
         target = Path(os.path.realpath(path))
         if not any(target.is_relative_to(home) for home in homes):
             raise PlacementError(f"{path}: a link out of the checkpoint, to {target}; expected the file itself")
-        if target.is_dir() or (path.name.endswith(WEIGHTS) and path.suffix != ".safetensors" and path.name != INDEX):
+        if target.is_dir() or (path.suffix != ".safetensors" and path.name.endswith(WEIGHTS) and not _taken(path.name)):
             left_out.append(path.name)
         elif not target.is_file():
             raise PlacementError(f"{path}: a pipe, device or broken link, expected a file")
         else:
             files.append(path)
     return files, tuple(left_out)
+
+
+def _taken(name: str) -> bool:
+    """Return whether a file whose name ends as weights do is none, or is read by its name."""
+    return name in (INDEX, OPTIMIZER, *STATES) or bool(re.fullmatch(r"rng_state(_[0-9]+)?\.pth", name))
+
+
+def _layer_count(names: Iterable[str]) -> int:
+    """Return how many layers tensors have, by their names."""
+    numbers = (re.search(rf"(?:^|\.)layers\.{NUMBER}\.", name) for name in names)
+    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
 
 
 def _headers(files: Iterable[Path]) -> dict[Path, Header]:

@@ -1,0 +1,243 @@
+"""The optimizer's state of a checkpoint in a plan's order: what AdamW and SGD keep of an expert moves with it.
+
+Read are the `optimizer.pt` of transformers' Trainer, whose states have the numbers of its parameter groups, and the
+file that torch's own `dcp_to_torch` makes of a distributed checkpoint, whose states have the names of parameters.
+Both by `torch.load(weights_only=True)`, which builds tensors, numbers, strings and containers, nothing else.
+
+Axis letters: E experts.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from moeload_bench.errors import PlacementError, printable
+
+OPTIMIZER = "optimizer.pt"
+KEPT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
+"""What AdamW and SGD keep of a parameter, in its shape."""
+COUNTED = ("step",)
+"""What they keep of it in one number."""
+NUMBER = "(0|[1-9][0-9]{0,5})"
+_BLOCK = re.compile(rf"(?s)((?:.*\.)?layers\.{NUMBER}\.(?:mlp|block_sparse_moe)\.)(?:experts\.{NUMBER}\.)?(.+)")
+_ROUTER = re.compile(r"(gate|router|router\.layer)\.(weight|bias|e_score_correction_bias)")
+_SHARED = re.compile(r"shared_experts?\..+|shared_expert_gate\..+")
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of a model: ``shapes`` by name, buffers too, and ``groups`` in the order of the Trainer's."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    groups: Sequence[Sequence[str]]
+
+
+class Place(NamedTuple):
+    """Where a parameter is in the new order: its name there, and the order of its rows, None where they stay."""
+
+    name: str
+    order: Sequence[int] | None
+
+
+def parameters_of(checkpoint: Path, layers: int) -> Parameters:
+    """Return the parameters of the model that a checkpoint's config describes, built without memory for weights.
+
+    ``layers``: how many the weights have at most. Raise `PlacementError` where transformers is missing, where the
+    config has more layers, or where no model can be made of it.
+    """
+    try:
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+    except ImportError as error:
+        raise PlacementError(
+            f"{checkpoint / OPTIMIZER}: its states are numbered as the Trainer groups parameters, which needs "
+            f"{error.name}: pip install 'moeload-bench[record]'"
+        ) from None
+    try:
+        config = AutoConfig.from_pretrained(checkpoint, local_files_only=True, trust_remote_code=False)
+        if config.num_hidden_layers > layers:
+            raise PlacementError(
+                f"{checkpoint}/config.json: num_hidden_layers is {config.num_hidden_layers}, the weights have {layers}"
+            )
+        with torch.device("meta"):  # eager: a name in the config could otherwise have a kernel loaded from the Hub
+            model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+        model.tie_weights()
+    except PlacementError:
+        raise
+    except Exception as error:  # whatever transformers raises at a config that it cannot build
+        text = printable(str(error))[:200]
+        raise PlacementError(f"{checkpoint}/config.json: no model can be made of it: {text}") from None
+    shapes = {name: tuple(one.shape) for name, one in (*model.named_buffers(), *model.named_parameters())}
+    decayed = set(Trainer.get_decay_parameter_names(None, model))
+    names = [name for name, _ in model.named_parameters()]
+    return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]])
+
+
+def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> Place:
+    """Return where a parameter is in the new order; raise `PlacementError` for one beside a router that is unknown."""
+    found = _BLOCK.fullmatch(name)
+    if found is None or int(found[2]) not in orders:
+        return Place(name, None)
+    order, expert, tail = orders[int(found[2])], found[3], found[4]
+    if expert is not None:
+        return Place(f"{found[1]}experts.{order.index(int(expert))}.{tail}", None)
+    if tail.startswith("experts.") or _ROUTER.fullmatch(tail):
+        return Place(name, order)
+    if not _SHARED.fullmatch(tail):
+        raise PlacementError(f"{name} is unknown: it may belong to the router or to experts")
+    return Place(name, None)
+
+
+def permute_optimizer(path: Path, target: Path, parameters: Parameters, orders: Mapping[int, Sequence[int]]) -> int:
+    """Write the state at ``path`` in the new order to ``target``; return how many parameters' states moved.
+
+    Raise `PlacementError` for a file of another form, a state that is not AdamW's or SGD's (factored, sharded,
+    quantised: by name), one in another shape than its parameter, and numbers that are not the Trainer's.
+    """
+    import torch
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError):
+        raise PlacementError(
+            f"{path}: torch.load(weights_only=True) cannot read it; expected what the Trainer or `dcp_to_torch` wrote, "
+            "with plain tensors"
+        ) from None
+    moved: set[str] = set()
+    states = _States(path, parameters, orders, moved)
+    torch.save(states.permuted(saved), target)
+    return len(moved)
+
+
+@dataclass(frozen=True)
+class _States:
+    path: Path
+    parameters: Parameters
+    orders: Mapping[int, Sequence[int]]
+    moved: set[str]
+
+    def permuted(self, saved: Any) -> Any:
+        """Return what was saved in the new order: one optimizer's state, or one beside the model's tensors."""
+        if not isinstance(saved, dict):
+            raise PlacementError(f"{self.path}: holds a {type(saved).__name__}, expected a dict")
+        if "state" in saved and "param_groups" in saved:
+            return self._optimizer(saved)
+        if any(isinstance(key, str) and key.startswith("state.") for key in saved):
+            return self._flattened(saved)
+        parts = [value for value in saved.values() if isinstance(value, dict)]
+        if any({"state", "param_groups"} <= part.keys() or self._is_model(part) for part in parts):
+            return {key: self._part(key, value) for key, value in saved.items()}
+        keys = ", ".join(printable(str(key)) for key in list(saved)[:8])
+        raise PlacementError(f"{self.path}: holds {keys or 'nothing'}; expected an optimizer's state and param_groups")
+
+    def _part(self, key: Any, value: Any) -> Any:
+        if isinstance(value, dict) and self._is_model(value):
+            return dict(self._tensor(name, "", tensor) for name, tensor in value.items())
+        if isinstance(value, dict) and ("state" in value or any(str(name).startswith("state.") for name in value)):
+            return self.permuted(value)
+        self._refuse_tensors(str(key), value)
+        return value
+
+    def _is_model(self, part: Mapping[Any, Any]) -> bool:
+        return bool(part) and all(name in self.parameters.shapes or _BLOCK.fullmatch(str(name)) for name in part)
+
+    def _optimizer(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        if all(isinstance(number, int) for number in saved["state"]):
+            return {**saved, "state": self._numbered(saved)}
+        state = {}
+        for name, entries in saved["state"].items():
+            state[self._place(name).name] = self._entries(name, entries)
+        groups = [{**group, "params": self._names(group["params"])} for group in saved["param_groups"]]
+        return {**saved, "state": state, "param_groups": groups}
+
+    def _names(self, names: Sequence[str]) -> list[str]:
+        """Return the names of a group in their new order; the group's place of each parameter stays."""
+        return [self._place(name).name for name in names]
+
+    def _numbered(self, saved: Mapping[str, Any]) -> dict[int, Any]:
+        """Return states by number: each group's parameters have the numbers that follow those of the one before."""
+        sizes = [len(group["params"]) for group in saved["param_groups"]]
+        expected = [len(group) for group in self.parameters.groups]
+        if sizes != expected:
+            raise PlacementError(
+                f"{self.path}: its groups have {sizes} parameters, expected {expected} as the Trainer groups them: "
+                "frozen or added parameters, or another loop"
+            )
+        name_of = [name for group in self.parameters.groups for name in group]
+        number_of = {name: number for number, name in enumerate(name_of)}
+        state = {}
+        for number, entries in saved["state"].items():
+            if not 0 <= number < len(name_of):
+                raise PlacementError(f"{self.path}: state of parameter {number}, there are {len(name_of)}")
+            name = name_of[number]
+            state[number_of[self._place(name).name]] = self._entries(name, entries)
+        return state
+
+    def _flattened(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+        """Return states whose keys are `state.PARAMETER.ENTRY`, beside `param_groups.PARAMETER.SETTING`."""
+        out = {}
+        for key, value in saved.items():
+            kind, _, rest = key.partition(".")
+            name, _, entry = rest.rpartition(".")
+            if kind == "state":
+                new, out_value = self._tensor(name, entry, value)
+                out[f"state.{new}.{entry}"] = out_value
+            elif kind == "param_groups":
+                self._refuse_tensors(key, value)
+                out[f"param_groups.{self._place(name).name}.{entry}"] = value
+            else:
+                raise PlacementError(f"{self.path}: {printable(key)} is unknown beside an optimizer's state")
+        return out
+
+    def _entries(self, name: str, entries: Any) -> dict[str, Any]:
+        if not isinstance(entries, dict):
+            raise PlacementError(f"{self.path}: the state of {name} is a {type(entries).__name__}, expected a dict")
+        return {entry: self._tensor(name, entry, value)[1] for entry, value in entries.items()}
+
+    def _tensor(self, name: str, entry: str, value: Any) -> tuple[str, Any]:
+        """Return the new name of a parameter, and a value that is kept of it ("" for the parameter itself)."""
+        import torch
+
+        place = self._place(name)
+        if entry in COUNTED or value is None:
+            return place.name, value
+        what = f"{self.path}: {printable(entry or 'the tensor')} of {name}"
+        if entry and entry not in KEPT:
+            raise PlacementError(f"{what} is unknown; of AdamW and SGD there are {', '.join((*KEPT, *COUNTED))}")
+        if type(value) is not torch.Tensor and type(value) is not torch.nn.Parameter:
+            raise PlacementError(f"{what} is a {type(value).__name__}, expected a whole tensor")
+        shape = self.parameters.shapes.get(name)
+        if shape is not None and tuple(value.shape) != shape:
+            raise PlacementError(f"{what} has shape {tuple(value.shape)}, its parameter {shape}")
+        if place.name != name or place.order is not None:
+            self.moved.add(name)
+        if place.order is None:
+            return place.name, value
+        if value.shape[:1] != (len(place.order),):
+            raise PlacementError(f"{what} has shape {tuple(value.shape)}, expected {len(place.order)} rows")
+        return place.name, value[list(place.order)]
+
+    def _place(self, name: Any) -> Place:
+        if not isinstance(name, str) or not (name in self.parameters.shapes or _BLOCK.fullmatch(name)):
+            some = ", ".join(list(self.parameters.shapes)[:3])
+            raise PlacementError(f"{self.path}: {printable(str(name))[:200]} is no parameter; there is {some}, ...")
+        try:
+            return place_of(name, self.orders)
+        except (PlacementError, ValueError) as error:
+            raise PlacementError(f"{self.path}: {error}") from None
+
+    def _refuse_tensors(self, where: str, value: Any) -> None:
+        """Raise `PlacementError` for a tensor in a place that nothing is known of."""
+        import torch
+
+        children: Collection[Any] = value.values() if isinstance(value, dict) else ()
+        children = value if isinstance(value, list | tuple) else children
+        if torch.is_tensor(value) and value.dim():
+            raise PlacementError(f"{self.path}: a tensor in {printable(where)} is unknown: it may belong to experts")
+        for child in children:
+            self._refuse_tensors(where, child)
