@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from moeload_bench.evaluation.evaluate import evaluate
     from moeload_bench.evaluation.stored import rescore
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
+    from moeload_bench.inspection.facts import inspect_trace
     from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.inspection.page import report
     from moeload_bench.inspection.policies import compare_policies
@@ -44,6 +45,7 @@ __all__ = [
     "compare_policies",
     "evaluate",
     "import_log",
+    "inspect_trace",
     "list_traces",
     "load_results",
     "load_suite",
@@ -67,6 +69,7 @@ _HOME = _by_name({
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
+    "inspection.facts": "inspect_trace",
     "inspection.policies": "compare_policies",
     "inspection.monitor": "LoadMonitor",
     "inspection.page": "report",

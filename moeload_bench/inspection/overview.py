@@ -88,7 +88,7 @@ def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
         return [Text(f"No map yet: it begins after {100:,} steps.")]
     key = "  ".join(f"{glyph} {f'{bound:g}' if bound else '1'}" for bound, glyph in GLYPHS)
     lines = [Text(f"Busiest expert / noise alone: {key}   ~ moves  = settled", style="bold")]
-    margin = int(np.clip(7 + max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
+    margin = int(np.clip(9 + 2 * max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
     pick = _columns(len(line.step_N), width - margin)
     excess_CL = np.stack([mean_over((line.busiest_NL / floor_of(line))[part], axis=0) for part in pick])
     wide = max(1, (width - margin) // len(pick))
@@ -139,7 +139,7 @@ def _unlike(excess_CL: FloatArray, one: slice, two: slice, worst: int) -> float:
 def _layer_name(found: Inspection, layers: slice) -> str:
     first, last = found.names_L[layers.start], found.names_L[layers.stop - 1]
     if layers.stop - layers.start > 1:
-        return f"{first} to {last}"
+        return f"layers {first}-{last}" if first.isdecimal() else f"{first} to {last}"
     return f"{'worst' if layers.start == found.worst and len(found.names_L) > 1 else 'layer'} {first}"
 
 
