@@ -175,7 +175,8 @@ def reproduce(
     Exit status 0 when everything agrees, 1 when something differs (printed with trace, state, horizon, metric, got and
     committed), 2 when it cannot be asked.
 
-    [bold]python -m leaderboard reproduce v3 --only sw_avg --only arima --jobs 2[/bold]
+    \b
+    python -m leaderboard reproduce v3 --only sw_avg --only arima --jobs 2
     """
     if compare_suite(suite, results, only, jobs, exact):
         raise typer.Exit(1)

@@ -38,9 +38,9 @@ def open_(
     ] = None,
     root: Root = SEASONS,
 ) -> None:
-    """Open a season: copy every entry's code, weights and fitted bytes, and write the hash of each file.
+    """Open a season: copy every entry, with the hash of each file.
 
-    Refused in a tree that is not as its commit, which is named.
+    Code, weights and fitted bytes are copied. Refused in a tree that is not as its commit, which is named.
     """
     folders = [path for path in submissions.iterdir() if path.is_dir()]
     made = open_season(season_folder(root, name), terms, [*folders, *(more or [])])
@@ -67,7 +67,10 @@ def record(
     ] = None,
     root: Root = SEASONS,
 ) -> None:
-    """Record what is not recorded yet; each run is committed with its hash as it is done. Goes on where it stopped."""
+    """Record what is not recorded yet.
+
+    Each run is committed with its hash as it is done. Interrupted, the same command goes on where it stopped.
+    """
     try:
         record_season(season_folder(root, name), only=only or (), note=say)
     except ModuleNotFoundError as error:
@@ -97,10 +100,11 @@ def check(
     ] = False,
     root: Root = SEASONS,
 ) -> None:
-    """Check a season: derive seeds and recipes, compare hashes, and score entries again from their copies.
+    """Check a season: seeds, recipes, hashes, and scores of copies.
 
-    The candidate and one more entry run again on three runs each, drawn from the hashes. Exit status 1: something is
-    not as it says, which is named. What this machine cannot compare is said, and is no error.
+    Seeds and recipes are derived again, hashes compared, entries scored from their copies. The candidate and one more
+    entry run again on three runs each, drawn from the hashes. Exit status 1: something is not as it says, which is
+    named. What this machine cannot compare is said, and is no error.
     """
     folder = season_folder(root, name)
     wrong = check_season(folder, everything, note=lambda line: say(line, err=True))

@@ -136,7 +136,8 @@ def freeze(
     for fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon
     still fits; fewer than 20 in a state are refused unless the plan says so. The same traces give the same file.
 
-    [bold]python -m leaderboard freeze v3 traces[/bold]
+    \b
+    python -m leaderboard freeze v3 traces
     """
     wanted = plans.load_plan(plan)
     suite = frozen_suite(wanted, folder)

@@ -28,9 +28,10 @@ def capacity(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of text.")] = False,
 ) -> None:
-    """Find the capacity factor and the memory that the next steps need, with the risk that they need more.
+    """Find the capacity factor and the memory that the next steps need.
 
-    [bold]moeload-bench capacity run.parquet --devices 8 --risk 0.01 --token-bytes 4096[/bold]
+    \b
+    moeload-bench capacity run.parquet --devices 8 --token-bytes 4096
 
     The need of a window is the largest load of an expert over the even share, over its steps, experts and layers. It is
     forecast from the run's own past windows and from those of other runs; how well: docs/reports/capacity.md in the

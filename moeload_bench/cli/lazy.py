@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,16 +11,18 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-_EXAMPLE = re.compile(r"^\s*(\[bold\](moeload-bench|python)|- )", re.MULTILINE)
-_PLAIN_BRACKET = re.compile(r"(?<!\\)\[(?!/?bold\])")
-
 
 @dataclass(frozen=True)
 class CommandTable:
-    """The commands of a program: a name to its line of help, and ``module_of`` to the module that holds it."""
+    """The commands of a program.
+
+    ``about``: a name to its line of help. ``module_of``: a name to the module that holds the command. ``translate``:
+    the words of a call to the same call in today's spelling.
+    """
 
     about: Mapping[str, str]
     module_of: Callable[[str], str]
+    translate: Callable[[list[str]], list[str]] = list
 
 
 class LazyCommands(TyperGroup):
@@ -36,11 +37,11 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         """Return a stand-in that holds a command's line of help; None for an unknown name."""
         about = self.table.about.get(cmd_name)
-        return about and TyperCommand(cmd_name, help=about, rich_markup_mode="rich")
+        return about and TyperCommand(cmd_name, short_help=about)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command itself, for the arguments that name it."""
-        name, command, rest = super().resolve_command(ctx, args)
+        name, command, rest = super().resolve_command(ctx, self.table.translate(args))
         return name, command and load_command(str(name), self.table.module_of(str(name))), rest
 
 
@@ -54,31 +55,17 @@ def lazy_app(name: str, about: str, table: CommandTable) -> typer.Typer:
         no_args_is_help=True,
         add_completion=False,
         pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
+        rich_markup_mode=None,
     )
 
 
 def load_command(name: str, module_name: str) -> Any:
     """Return a command with its options: the group ``app`` of its module, or the function that is named as it is."""
     module = import_module(module_name)
-    outer = typer.Typer(add_completion=False, rich_markup_mode="rich")
+    outer = typer.Typer(add_completion=False, rich_markup_mode=None)
     if hasattr(module, "app"):
         outer.add_typer(module.app, name=name)
     else:
         function = name.replace("-", "_")
         outer.command(name)(getattr(module, function, None) or getattr(module, f"{function}_"))
-    return with_whole_help(get_group(outer).commands[name])
-
-
-def with_whole_help(command: Any) -> Any:
-    """Return the command; its help shows `[steps, layers]` as it stands: only `[bold]` and `[/bold]` are markup. The
-    terminal breaks the lines of a paragraph, which has none of its own but before an example or an item.
-    """
-    for owner in (command, *command.params):
-        if getattr(owner, "help", None):
-            parts = owner.help.split("\n\n")
-            whole = (part if _EXAMPLE.search(part) else " ".join(part.split("\n")) for part in parts)
-            owner.help = _PLAIN_BRACKET.sub(r"\\[", "\n\n".join(whole))
-    for below in getattr(command, "commands", {}).values():
-        with_whole_help(below)
-    return command
+    return get_group(outer).commands[name]

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
 from moeload_bench.errors import TraceError, printable
 
@@ -37,7 +39,8 @@ TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), 
 TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
 Forecaster = Annotated[str, typer.Option(help=TARGET)]
 ModelLayers = Annotated[
-    int | None, typer.Option(min=1, help="Layers of the model, dense ones included (sglang's file has them all).")
+    int | None,
+    typer.Option(metavar="<int>", min=1, help="Layers of the model, dense ones included: sglang's file has them all."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the forecaster.")]
 Level = Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")]
@@ -49,10 +52,29 @@ INT = "<int>"
 """Shorter than `<int range>`, so that the longest option's name has its place in 80 columns."""
 FirstLayer = Annotated[
     int | None,
-    typer.Option(
-        metavar=INT, min=0, help="The number in the model of the first MoE layer, if the source numbers them from 0."
-    ),
+    typer.Option(metavar=INT, min=0, help="Number in the model of the first MoE layer, if the source numbers from 0."),
 ]
+
+
+def taking(record: type) -> type[TyperCommand]:
+    """Return the class of commands that take a record's fields as options, too, and find the record as ``ctx.obj``.
+
+    The fields of the record, a frozen dataclass, are annotated as the parameters of a command are.
+    """
+    apart = typer.Typer(add_completion=False)
+    apart.command()(record)
+    make = get_command(apart)
+
+    class Taking(TyperCommand):
+        def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
+            super().__init__(name, params=[*params, *make.params], **settings)
+
+        def invoke(self, ctx: Any) -> Any:
+            assert make.callback is not None
+            ctx.obj = make.callback(**{str(one.name): ctx.params.pop(one.name) for one in make.params})
+            return super().invoke(ctx)
+
+    return Taking
 
 
 def with_signature(

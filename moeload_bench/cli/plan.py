@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace, with_options
+from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
-from moeload_bench.cli.watching import watching
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.inspection.candidates import WATCHED
+from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.decision import Candidate, Decision, volume
 from moeload_bench.inspection.plan_change import before_and_after
 from moeload_bench.inspection.planning import Settings, decided
@@ -29,60 +30,87 @@ from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown
 
 
-@dataclass(frozen=True)
-class Writing:
-    """The file that --write names, in an engine's form."""
-
-    path: Path
-    kind: str
-    model_layers: int | None
-    first_layer: int | None
-
-
-def writing(
+def plan(
+    trace: TraceArgument,
+    forecaster: Annotated[
+        str | None, typer.Option(help="As for `run`: a name, FILE.py:Class. Several are compared by default.")
+    ] = None,
+    horizon: Annotated[int, typer.Option(metavar=INT, help="Steps that forecasts and plans are for.")] = 200,
+    every: Annotated[
+        str | None, typer.Option(help="Steps between checks, compared: 50,200. Up to 500 by default.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar=INT, help="Devices that share a layer's experts. E / 4 by default.")
+    ] = None,
+    slots: Annotated[
+        int | None, typer.Option(metavar=INT, help="Expert slots on all devices. E + devices by default.")
+    ] = None,
+    nodes: Annotated[
+        int, typer.Option(metavar=INT, help="Above 1: replicas of an expert stay on one of so many nodes.")
+    ] = 1,
+    groups: Annotated[
+        int | None, typer.Option(metavar=INT, help="Groups of experts that stay on a node; --nodes by default.")
+    ] = None,
+    expert_mb: Annotated[
+        float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves.")
+    ] = None,
+    bandwidth: Annotated[float | None, typer.Option(help="GB/s that a device receives while experts move.")] = None,
+    step_ms: Annotated[
+        float | None, typer.Option(help="Measured step time in ms, experts spread evenly by number.")
+    ] = None,
+    expert_fraction: Annotated[
+        float | None, typer.Option(help="Part of a step that waits for the most loaded device.")
+    ] = None,
+    overlap: Annotated[float | None, typer.Option(help="Part of a migration hidden behind training.")] = None,
+    replan_ms: Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms.")] = None,
+    level: Level = "process",
+    seed: Seed = 0,
     write: Annotated[
-        Path | None,
-        typer.Option(
-            callback=no_trace, help="Write the plan for the steps after the trace, made from the whole of it."
-        ),
+        Path | None, typer.Option(callback=no_trace, help="Write the plan for the steps after the trace.")
     ] = None,
     kind: Annotated[
         Literal["json", "eplb", "sglang", "vllm", "vllm-ascend", "tensorrt-llm", "megatron"] | None,
-        typer.Option("--format", help="Which engine's file --write makes; json by default."),
+        typer.Option(
+            "--format", metavar="<str>", help="json, eplb, sglang, vllm, vllm-ascend, tensorrt-llm or megatron."
+        ),
     ] = None,
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
-) -> Writing | None:
-    """Return the file to write, None if none is asked for; raise `PlacementError` for a form without a file."""
-    if write is None and kind is not None:
-        raise PlacementError(f"--format {kind} is the form of a file, expected --write FILE")
-    return None if write is None else Writing(write, kind or "json", model_layers, first_layer)
-
-
-@with_options(settings=watching, written=writing)
-def plan(
-    trace: TraceArgument,
-    *,
-    settings: Settings,
-    level: Level = "process",
-    seed: Seed = 0,
-    written: Writing | None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
 ) -> None:
-    """Decide whether and how often to re-plan experts, with which forecaster, and what that saves.
+    """Decide whether and how often to re-plan experts, and what that saves.
 
-    [bold]moeload-bench plan run.parquet --devices 8 --slots 72 --expert-mb 350 --bandwidth 25[/bold]
+    \b
+    moeload-bench plan run.parquet --devices 8 --slots 72
+    moeload-bench plan run.parquet --write placement.json --format eplb
 
-    Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for
-    (docs/guide/live.md in the project's repository). What you do not state of the cluster comes from the run or its
-    model, or is ASSUMED and named. The cost model: docs/methods/placement.md in the project's repository.
-
-    [bold]--write placement.json --format eplb[/bold] writes the plan for the coming steps as the file that an engine
-    loads, and says what it changes.
+    Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for. What
+    you do not state of the cluster comes from the run or its model, or is ASSUMED and named. How:
+    docs/guide/live.md in the project's repository.
 
     Exit status: 0 done, 1 some forecast failed (each is named), 2 the request cannot be served.
     """
-    settings = replace(settings, level=parse_level(level), seed=seed)
+    if write is None and kind is not None:
+        raise PlacementError(f"--format {kind} is the form of a file, expected --write FILE")
+    written = None if write is None else Writing(write, kind or "json", model_layers, first_layer)
+    costs = {
+        "expert_mb": expert_mb,
+        "bandwidth_gb_s": bandwidth,
+        "step_ms": step_ms,
+        "expert_fraction": expert_fraction,
+        "overlap": overlap,
+        "replan_ms": replan_ms,
+    }
+    stated = {name: value for name, value in costs.items() if value is not None}
+    cluster = Cluster(_shape(devices, slots, nodes, groups), stated)
+    settings = Settings(
+        forecaster=forecaster,
+        horizon=horizon,
+        cluster=cluster,
+        level=parse_level(level),
+        seed=seed,
+        **_intervals(every),
+    )
     loaded = open_trace(trace)
     shape = settings.cluster.shape_for(loaded.num_experts)
     if shape is None:
@@ -109,6 +137,39 @@ def plan(
         say(*changed, err=as_json)
     if failures:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class Writing:
+    """The file that --write names, in an engine's form."""
+
+    path: Path
+    kind: str
+    model_layers: int | None
+    first_layer: int | None
+
+
+def _shape(devices: int | None, slots: int | None, nodes: int, groups: int | None) -> ClusterShape | None:
+    """Return the shape that was stated, None for none; raise `PlacementError` for a part of one."""
+    if (devices is None) != (slots is None):
+        raise PlacementError("--devices and --slots go together: got one of them")
+    if devices is not None and slots is not None:
+        return ClusterShape("given", devices, slots, nodes, nodes if groups is None else groups)
+    if nodes != 1 or groups is not None:
+        given = f"--nodes {nodes}" if groups is None else f"--groups {groups}"
+        raise PlacementError(f"{given} needs --devices and --slots")
+    return None
+
+
+def _intervals(every: str | None) -> dict[str, Any]:
+    """Return the settings of the intervals in `50,200`, none for None; raise `PlacementError` for other text."""
+    if every is None:
+        return {}
+    try:
+        intervals = tuple(sorted({int(part) for part in every.split(",")}))
+    except ValueError:
+        raise PlacementError(f"--every is {every!r}, expected whole numbers of steps such as 50,200") from None
+    return {"every": math.gcd(*intervals), "intervals": intervals}
 
 
 def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: str, written: Writing) -> list[str]:

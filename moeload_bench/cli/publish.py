@@ -29,11 +29,11 @@ def publish(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
-    """Publish a folder of traces on the Hugging Face Hub, or with --as the weights of a forecaster or the site.
+    """Publish a folder of traces on the Hugging Face Hub.
 
-    Uploads what the Hub does not hold yet, compares checksums, and sets the tag when everything is there. Interrupted
-    at any moment, the same command goes on; when nothing changed it sends nothing. Needs a token that may write:
-    HF_TOKEN or `hf auth login`.
+    With --as: the weights of a forecaster, or the site. Uploads what the Hub does not hold yet, compares checksums, and
+    sets the tag when everything is there. Interrupted at any moment, the same command goes on; when nothing changed it
+    sends nothing. Needs a token that may write: HF_TOKEN or `hf auth login`.
     """
     # documented in huggingface_hub, re-exported without __all__
     from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined]

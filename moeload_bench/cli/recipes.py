@@ -1,4 +1,4 @@
-"""`moeload-bench recipes list|show|draw`."""
+"""`moeload-bench recipes list|show|draw|corpora`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moeload_bench.cli import corpora
 from moeload_bench.cli.progress import plain_console, print_entries, say_document, say_record
 from moeload_bench.errors import RecipeError, printable
 from moeload_bench.files import read_at_most, write_whole
@@ -15,6 +16,7 @@ from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
 from moeload_bench.schema import MAX_TOML
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
+app.add_typer(corpora.app, name="corpora")
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 
 
@@ -37,9 +39,11 @@ def show(
     as_json: AsJson = False,
     toml: Annotated[bool, typer.Option("--toml", help="The file itself, to copy and change.")] = False,
 ) -> None:
-    """Show a recipe as it is read: every key with its value, defaults included.
+    """Show a recipe as it is read, defaults included.
 
-    [bold]moeload-bench recipes show qwen3moe-tiny-8e --toml > mine.toml[/bold]   then: record mine.toml
+    \b
+    moeload-bench recipes show qwen3moe-tiny-8e --toml > mine.toml
+    moeload-bench record mine.toml
     """
     loaded = load_recipe(recipe)
     if toml:
@@ -72,11 +76,12 @@ def draw(
     out: Annotated[Path | None, typer.Option(help="Folder to write NAME.toml to, one file per recipe.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Draw recipes from a distribution: the same file and seed give the same recipes everywhere.
+    """Draw recipes from a distribution.
 
-    [bold]moeload-bench recipes draw leaderboard/draws/2027-train.toml --number 34 --out drawn[/bold]
+    \b
+    moeload-bench recipes draw leaderboard/draws/2027-train.toml --number 34
 
-    Minutes are those of one core, by the formula in the file.
+    The same file and seed give the same recipes everywhere. Minutes are those of one core, by the formula in the file.
     """
     distribution = load_distribution(file)
     if prefix is not None:

@@ -70,18 +70,24 @@ def record(
     ] = None,
     futures: Annotated[int, typer.Option(min=1, help="With --fork: how many futures.")] = FUTURES,
 ) -> None:
-    """Train a recipe and record the exact load of every expert in every step.
+    """Train a recipe and record the load of every expert in every step.
 
-    [bold]moeload-bench record qwen3moe-tiny-8e --seed 2[/bold]            about 17 minutes of one core
-    [bold]moeload-bench record qwen3moe-tiny-8e --seed 2 --resume[/bold]   continues after an interruption
+    \b
+    moeload-bench record qwen3moe-tiny-8e --seed 2
+      about 17 minutes of one core
+    moeload-bench record qwen3moe-tiny-8e --seed 2 --resume
+      continues after an interruption
 
-    [bold]torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e[/bold]   two processes share each step
+    \b
+    torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e
+      two processes share each step
 
-    [bold]moeload-bench record qwen3moe-tiny-8e --fork 1000 --futures 4 --steps 500[/bold]   four futures of one past
+    \b
+    moeload-bench record qwen3moe-tiny-8e --fork 1000 --futures 4 --steps 500
+      four futures of one past
 
     Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
-    --shard-steps steps. On one machine a resumed recording equals an
-    uninterrupted one in every count.
+    --shard-steps steps. On one machine a resumed recording equals an uninterrupted one in every count.
     """
     if is_unfinished(recipe):
         say(str(_cut_short(Path(recipe))))

@@ -23,9 +23,10 @@ def report(
     *,
     settings: Settings,
 ) -> None:
-    """Write a run on one page to send to a colleague: what it is, when it stabilised, and what to do.
+    """Write a run on one page to send to a colleague.
 
-    [bold]moeload-bench report runs/my-run/test/seed0.parquet --out report.html[/bold]
+    \b
+    moeload-bench report runs/my-run/test/seed0.parquet --out report.html
 
     The page needs no network and no script, follows the reader's light or dark mode, and can be printed. The options
     name the cluster that its advice is for.

@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import Level, no_trace, with_options
+from moeload_bench.cli.options import INT, Level, no_trace
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -24,31 +24,20 @@ from moeload_bench.cli.progress import (
     say_document,
     say_record,
 )
-from moeload_bench.cli.watching import cluster as of_cluster
-from moeload_bench.errors import (
-    ForecastError,
-    PlacementError,
-    ResultError,
-    SuiteError,
-    TraceError,
-    counted,
-    not_found,
-    printable,
-)
+from moeload_bench.errors import ResultError, SuiteError, counted, not_found, printable
 from moeload_bench.evaluation.conformance import LONG_STEPS
 from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
 from moeload_bench.evaluation.sizing import sized
-from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.decision import Decision
-from moeload_bench.inspection.planning import Settings, decided
+from moeload_bench.evaluation.stored import rescore
 from moeload_bench.isolation.hosts import Limits, parse_level
+from moeload_bench.isolation.targets import baseline_names, load_function
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.board import board_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import Verdict, verdicts
 from moeload_bench.results.console import drawn
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import by_stratum, nearest_words
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
@@ -67,19 +56,20 @@ from moeload_bench.words import page
 
 UNIFORM = "uniform"
 PREPARING = "preparing: hashes, states and noise floors"
+STOPPED = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
 OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "guarded")
 
 
-@with_options(cluster=of_cluster)
 def run(
     targets: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TARGET]...",
-            help="A baseline's name, FILE.py:Class or package.module:Class, each with optional @key=value,... "
-            "Without one the suite's baselines run. `uniform` is a row of every table: it is always run.",
+            metavar="TARGET",
+            help="A baseline's name, FILE.py:Class or package.module:Class, each with optional @key=value,...; or one "
+            "folder of --keep-forecasts, which is scored again. The suite's baselines by default. `uniform` is always "
+            "run.",
             show_default=False,
         ),
     ] = None,
@@ -87,8 +77,8 @@ def run(
     trace: Annotated[
         list[str] | None,
         typer.Option(
-            help="Your own run instead of a suite: a .parquet trace, or the .parts folder of a recording in progress. "
-            "Its origins are chosen by the rule."
+            metavar="<str>",
+            help="Your own run instead of a suite: a .parquet trace, or a .parts folder. The rule chooses its origins.",
         ),
     ] = None,
     traces: Annotated[
@@ -102,20 +92,22 @@ def run(
     wide: Annotated[
         bool, typer.Option("--wide", help="All columns, floors and captions, in tables wider than 80 columns.")
     ] = False,
-    metric: Annotated[str, typer.Option(help="The metric of the tables.")] = "window_tv",
+    metric: Annotated[
+        str, typer.Option(help="The metric of the tables; of kept forecasts also FILE.py:function.")
+    ] = "window_tv",
     sliding: Annotated[
-        int | None, typer.Option(min=1, help="An origin every so many steps (the paper's sliding evaluation).")
+        int | None, typer.Option(metavar=INT, min=1, help="An origin every so many steps (the paper's evaluation).")
     ] = None,
     blocks: Annotated[
         int | None,
-        typer.Option(min=1, help="Disjoint blocks of so many steps, each forecast as a whole (the paper's)."),
+        typer.Option(metavar=INT, min=1, help="Disjoint blocks of so many steps, each forecast as a whole."),
     ] = None,
     level: Level = "process",
     traceback: Annotated[
         bool, typer.Option("--traceback", help="In the sandbox too, say at which lines a forecaster failed.")
     ] = False,
     jobs: Annotated[
-        int, typer.Option(min=1, help="How many (forecaster, trace) pairs run at a time on this machine.")
+        int, typer.Option(metavar=INT, min=1, help="(forecaster, trace) pairs that run at a time on this machine.")
     ] = 1,
     backend: Annotated[str, typer.Option(help="loky (this machine), dask or ray (an existing cluster).")] = "loky",
     address: Annotated[
@@ -124,38 +116,41 @@ def run(
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache, `uniform` apart.")] = False,
     keep: Annotated[
-        Path | None,
-        typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here, for `rescore`."),
+        Path | None, typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here.")
     ] = None,
-    *,
-    cluster: Cluster,
 ) -> None:
     """Score forecasters on a suite, or on your own trace.
 
-    [bold]moeload-bench run[/bold]                        the classical baselines on the bundled mini suite
-    [bold]moeload-bench run my.py:Mine sw_avg[/bold]      your forecaster and the reference
-    [bold]moeload-bench run --trace run.parquet[/bold]    which forecaster serves your own training run best?
+    \b
+    moeload-bench run                       the classical baselines on suite mini
+    moeload-bench run my.py:Mine sw_avg     your forecaster and the reference
+    moeload-bench run --trace run.parquet   on your own training run
+    moeload-bench run ema --keep-forecasts kept
+    moeload-bench run kept --metric my_metrics.py:hellinger   runs nothing
+
+    Such a function gets mean shares over a window, forecast and true, [layers, experts] each, and returns one value
+    per layer. Metrics of single steps (tv, error_rate) need the forecasters themselves.
 
     Exit status: 0 all tasks scored, 1 some task failed (each is named), 2 the request itself cannot be served.
     """
     own = _one_trace(trace)
+    if suite is not None and own is not None:
+        raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
     if keep is not None and (sliding or blocks):
         raise SuiteError("--keep-forecasts goes with the origins of a suite, got --sliding or --blocks too")
     if traces is not None:
         look_in(traces)
-    if suite is not None and own is not None:
-        raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
-    if own is None and cluster != Cluster():
-        raise SuiteError(f"got{cluster.options} without --trace: a cluster is for the decision about one run")
-    here = [] if own is None else [open_trace(own)]
-    whole = here[0] if here else None
-    settings, decision = _settings(targets, cluster, level, seed), None
-    undecided: list[str] = []
+    if targets and (folder := _kept_forecasts(targets)) is not None:
+        _score_again(folder, suite, own, metric, as_json)
+        return
+    own_traces = [] if own is None else [open_trace(own)]
+    steps = own_traces[0].steps * own_traces[0].meta.stride if own_traces else None
     defaults, note = tuple(OWN_TRACE_BASELINES), None
-    if here and not targets:
-        here[0], defaults, note = sized(here[0], defaults, own or "")
-    task_list = _task_list(suite) if own is None else suite_for_trace(here[0])
-    task_list = _slid(task_list, here, sliding, blocks)
+    compare_with = "" if own is None else nearest_words(own_traces[0], load_suite(default_suite()))
+    if own_traces and not targets:
+        own_traces[0], defaults, note = sized(own_traces[0], defaults, own or "")
+    task_list = _task_list(suite) if own is None else suite_for_trace(own_traces[0])
+    task_list = _with_origins(task_list, own_traces, sliding, blocks)
     _check_metric(metric, task_list)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
     if out is not None:
@@ -165,20 +160,12 @@ def run(
     if note is not None:
         say(note, err=True)
     shown_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
-    stopped = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
-    stopped += ", without --fresh" if fresh else ""
+    stopped = STOPPED + (", without --fresh" if fresh else "")
     with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
-        if whole is not None:
-            try:
-                decision = decided(whole, settings, progress)[1]
-            except (TraceError, PlacementError) as error:
-                undecided.append(f"no decision: {error}")
-            except ForecastError as error:
-                undecided.append(f"no decision: {settings.forecaster}: {error}")
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
-            traces=here,
+            traces=own_traces,
             level=parse_level(level),
             limits=Limits(traceback=traceback),
             jobs=jobs,
@@ -191,28 +178,49 @@ def run(
             shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
-    placed = decision is None or decision.judged_by == "step time saved"
-    following = f"moeload-bench plan {shlex.quote(own)}{settings.options}" if own is not None and placed else None
+    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}"
     try:
         if as_json and own is None:
             say_document(results.to_json(metric))
         elif as_json:
-            say_record(_own_record(results, metric, decision, note, following))
+            say_record(_own_record(results, metric, note, following))
         else:
-            steps = here[0].steps * here[0].meta.stride if here else None
-            for line in undecided if decision is None else decision.lines():
-                plain_console().print(printable(line))
-            if whole is not None and (words := nearest_words(whole, load_suite(default_suite()))):
-                plain_console().print(words)
-            if decision is not None and decision.judged_by == "step time saved":
-                plain_console().print("By error alone, which is another question than step time saved:")
-            _print(results, metric, following, task_list, steps, wide)
+            choices = _print(results, metric, task_list, steps, wide)
+            if compare_with:
+                plain_console().print(compare_with)
+            after = {"Next, whether and how often to re-plan:": following}
+            for head, command in (_after_suite(results, choices) if own is None else after).items():
+                if command is not None:
+                    print_next(command, head)
     finally:  # after the table, which is shown if the disk is full; and if nobody reads the table to its end
         for place in (out, keep):
             if place is not None:
                 results.save(place)
     if len(results.failures):
         raise typer.Exit(1)
+
+
+def _kept_forecasts(targets: Sequence[str]) -> Path | None:
+    """Return the folder of kept forecasts that is to be scored again, None where forecasters are named."""
+    folders = [target for target in targets if Path(target).is_dir() and target not in baseline_names()]
+    if folders and len(targets) > 1:
+        raise ResultError(f"{folders[0]}: a folder of kept forecasts is scored alone, got {len(targets)} targets")
+    return Path(folders[0]) if folders else None
+
+
+def _score_again(folder: Path, suite: str | None, own: str | None, metric: str, as_json: bool) -> None:
+    """Print the scores of kept forecasts by another metric."""
+    function = load_function(metric) if ".py:" in metric else None
+    name = metric if function is None else metric.rpartition(":")[2]
+    scored_on = suite or load_results(folder).suite.name
+    if own is None and scored_on.startswith("trace:"):
+        raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
+    results = rescore(folder, _task_list(scored_on) if own is None else open_trace(own), name, function)
+    if as_json:
+        say_document(results.to_json(name))
+    else:
+        _print_tables(results, name, wide=False)
+        _print_failures(results)
 
 
 def _say_slower(results: Results) -> None:
@@ -279,49 +287,35 @@ def _task_list(name: str | None) -> Suite:
     return tasks
 
 
-def _slid(suite: Suite, here: Sequence[Trace], sliding: int | None, blocks: int | None) -> Suite:
+def _with_origins(suite: Suite, own: Sequence[Trace], sliding: int | None, blocks: int | None) -> Suite:
+    """Return the suite, with origins every so many steps where that was asked for."""
     if sliding is not None and blocks is not None:
         raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
     every = sliding or blocks
     if every is None:
         return suite
-    found = sources_of(suite, here, fit=False)
+    found = sources_of(suite, own, fit=False)
     traces = [open_source(found[entry.id], entry.data_sha256) for entry in suite.traces]
     horizons = (blocks,) if blocks else suite.horizons
-    slid = sliding_suite(suite, {trace.id: trace for trace in traces}, every, horizons)
-    if missing := len(suite.traces) - len(slid.traces):
+    changed = sliding_suite(suite, {trace.id: trace for trace in traces}, every, horizons)
+    if missing := len(suite.traces) - len(changed.traces):
         say(f"left out: {counted(missing, 'run')}, asked for fewer than {min(horizons):,} steps", err=True)
-    return slid
+    return changed
 
 
-def _settings(targets: Sequence[str] | None, cluster: Cluster, level: str, seed: int | None) -> Settings:
-    """Return what the decision about a run is made with: the one forecaster that is named, else those compared.
-
-    A forecaster that is named may be a stranger's: it runs at the level that was asked for.
-    """
-    named = [name for name in targets or () if name != UNIFORM]
-    return Settings(
-        forecaster=named[0] if len(named) == 1 else None, cluster=cluster, level=parse_level(level), seed=seed or 0
-    )
-
-
-def _own_record(
-    results: Results, metric: str, decision: Decision | None, note: str | None, following: str | None
-) -> dict[str, Any]:
-    """Return the records of your own run, the decision, what errs least, what was left out and the next command."""
+def _own_record(results: Results, metric: str, note: str | None, following: str | None) -> dict[str, Any]:
+    """Return the records of your own run, what errs least, what was left out and the next command."""
     return {
         **json.loads(results.to_json(metric)),
-        "decision": None if decision is None else decision.record,
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
         "next": following,
     }
 
 
-def _print(results: Results, metric: str, following: str | None, suite: Suite, steps: int | None, wide: bool) -> None:
-    """Print what errs least, the tables, what failed, the next command. ``steps``: of your own run; None on a suite."""
+def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide: bool) -> list[Verdict]:
+    """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
     console = plain_console()
-    out = plain_console(wide=True) if wide else console
     choices: list[Verdict] = []
     for size, part in by_stratum(results).items():
         if size:
@@ -329,16 +323,23 @@ def _print(results: Results, metric: str, following: str | None, suite: Suite, s
         found = list(verdicts(part, metric))
         for line in answer_lines(part, found, suite.rule, steps):
             console.print(line)
-        tables = _wide_tables(part, metric) if wide else list(brief_tables(part, metric, console.width))
-        for table in tables or [why_no_table(part, metric)]:
-            out.print(table)
+        _print_tables(part, metric, wide)
         choices += found
+    _print_failures(results)
+    return choices
+
+
+def _print_tables(results: Results, metric: str, wide: bool) -> None:
+    """Print the tables of a metric, or why there is none."""
+    console = plain_console(wide=wide)
+    tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
+    for table in tables or [why_no_table(results, metric)]:
+        console.print(table)
+
+
+def _print_failures(results: Results) -> None:
     for line in failure_lines(results):
-        console.print(printable(line), style="red")
-    own_next = {"Next, with your own constants:": following}
-    for head, command in (_after_suite(results, choices) if steps is None else own_next).items():
-        if command is not None:
-            print_next(command, head)
+        plain_console().print(printable(line), style="red")
 
 
 def _wide_tables(results: Results, metric: str) -> list[Any]:

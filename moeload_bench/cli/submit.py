@@ -77,7 +77,8 @@ def submit(
     the Hub with --repo, else below --root with the git steps to go on. The maintainers run it, and their numbers are
     the entry's; `moeload-bench run` shows yours.
 
-    [bold]moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run[/bold]
+    \b
+    moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run
     """
     tasks = load_suite(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)

@@ -33,9 +33,10 @@ def list_(
     folder: Annotated[Path | None, typer.Argument(help="Only the traces of this folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List traces: those in the package, in the folders of $MOELOAD_TRACES and in ./traces.
+    """List the traces that can be named by id.
 
-    A file that is no trace is named, and the others are listed. Exit status 1 when there is one.
+    They lie in the package, in the folders of $MOELOAD_TRACES and in ./traces. A file that is no trace is named, and
+    the others are listed. Exit status 1 when there is one.
     """
     rows, refused = [], False
     for ref in list_traces(folder):
@@ -94,10 +95,11 @@ def show(
         bool, typer.Option("--wide", help="Spans of states, over-dispersion and floors too; wider than 80 columns.")
     ] = False,
 ) -> None:
-    """Show what a trace says: when it settled, how balanced it is, dead experts; then layer by layer.
+    """Show what a trace says, then layer by layer.
 
-    [bold]moeload-bench traces show run.parquet[/bold]          an answer, and a table of the layers
-    [bold]moeload-bench traces show run.parquet --meta[/bold]   what was trained, on what, with which versions
+    \b
+    moeload-bench traces show run.parquet          an answer, and the layers
+    moeload-bench traces show run.parquet --meta   what was trained, on what
     """
     loaded = open_trace(trace)
     described = describe_layers(loaded)

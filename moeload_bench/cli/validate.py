@@ -20,9 +20,10 @@ def validate(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON list: file, ok, message.")] = False,
 ) -> None:
-    """Check traces against the format: shapes, conservation of counts, gaps, both hashes.
+    """Check traces against the format, and both hashes.
 
-    Prints one line per file, with file, step and layer of the first thing that is wrong. Exit status 1 when any is.
+    Shapes, conservation of counts, gaps. Prints one line per file, with file, step and layer of the first thing that is
+    wrong. Exit status 1 when any is.
 
     With --public a trace is refused, too, without an open licence, without a statement of what its counts are, if its
     metadata names a machine or a person, and if it is a copy of a trace that is found here (equal `data_sha256`).

@@ -49,10 +49,11 @@ def watch(
     ] = None,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks at the recording.")] = 2.0,
 ) -> None:
-    """Watch a run on the terminal, while it trains or later: states, heat map, dead experts, advice.
+    """Watch a run on the terminal, while it trains or later.
 
-    [bold]moeload-bench watch runs/my-run[/bold]           refreshes; j and k change the layer, q quits
-    [bold]moeload-bench watch runs/my-run --once[/bold]    prints and exits, for scripts
+    \b
+    moeload-bench watch runs/my-run           refreshes; j, k: layer, q: quit
+    moeload-bench watch runs/my-run --once    prints and exits, for scripts
 
     Reads what the recorder has put on disk (every 250 steps, or once a minute) and never writes. Waits for a recording
     that is not there yet. Advice is for the cluster that the options name.

@@ -1,7 +1,7 @@
 """Pipeline parallelism: every stage records its own layers, and the traces of all stages become one.
 
 A stage writes `seedN.stagePofQ.parquet` next to `seedN.parquet`, the trace that they become. The stage that finishes
-last merges them, by the numbers of the layers in the model; `moeload-bench merge` does it by hand.
+last merges them, by the numbers of the layers in the model; `moeload-bench import merge` does it by hand.
 
 Axis letters: S steps, L MoE layers, E experts, Q stages.
 """

@@ -35,8 +35,8 @@ FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG
 """What stands for something of the reader's: the command is a form, not to be run as it stands."""
 ELSEWHERE = {
     "record": ("downloads its text", "recipes/test_recording_cli.py"),
-    "corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
-    "permute": ("needs a checkpoint", "interchange/test_checkpoints.py"),
+    "recipes corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
+    "export checkpoint": ("needs a checkpoint", "interchange/test_checkpoints.py"),
     "recipes draw": ("needs a file of the checkout", "recipes/test_draws.py"),
     "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
     "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
@@ -162,7 +162,7 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
         submitted(folder)
     if words[0] == "submit" and "--dry-run" not in words:
         shutil.rmtree(folder / "leaderboard", ignore_errors=True)
-    if words[0] in ("import", "merge") and "--out" in words:  # the other commands read run.parquet as it was made
+    if words[0] == "import" and "--out" in words:  # the other commands read run.parquet as it was made
         words[words.index("--out") + 1] = "made.parquet"
         (folder / "made.parquet").unlink(missing_ok=True)
     shown = run_in_terminal(words, folder / "wide" if WIDE in command else folder)
@@ -174,10 +174,10 @@ def test_the_table_of_the_largest_suite_fits_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As committed results have it, with the longest name of a forecaster."""
-    monkeypatch.setattr(run, "plain_console", lambda: Console(width=80, markup=False, emoji=False, highlight=False))
+    monkeypatch.setattr(run, "plain_console", lambda **_: Console(width=80, markup=False, emoji=False, highlight=False))
     names = ("uniform", "sw_avg", "sw_avg_conformal")
     results = load_results([ROOT / "leaderboard" / "results" / LARGE / f"{name}.parquet" for name in names])
-    run._print(results, PRIMARY, None, load_suite(LARGE), None, wide=False)
+    run._print(results, PRIMARY, load_suite(LARGE), None, wide=False)
     shown = Shown(capsys.readouterr().out, "", 0)
     assert "sw_avg_conformal" in shown.out
     assert "h=100" in shown.out

@@ -70,11 +70,11 @@ COMMANDS = {
     "watch": ("watch", "{folder}", "--once"),
     "validate, public": ("validate", "{trace}", "--public"),
     "export": ("export", "trace", "{trace}", "--out", "{folder}/long.parquet", "--to", "gluonts"),
-    "merge": ("merge", "{trace}", "{column}", "--out", "{folder}/merged.parquet"),
+    "merge": ("import", "merge", "{trace}", "{column}", "--out", "{folder}/merged.parquet"),
     "import": ("import", "megatron-tokens", "{folder}", "--top-k", "2", "--out", "{folder}/new.parquet"),
     "a recipe": ("recipes", "show", "{folder}/none.toml"),
     "submit": ("submit", "{mine}", "--name", "mine", "--author", "{name}", "--dry-run"),
-    "permute": ("permute", "{folder}", "--placement", "{column}", "--out", "{folder}/placed"),
+    "permute": ("export", "checkpoint", "{folder}", "--placement", "{column}", "--out", "{folder}/placed"),
     "publish": ("publish", "{folder}", "--repo", "a/b", "--tag", "v1", "--dry-run"),
 }
 OF_MAINTAINERS = {

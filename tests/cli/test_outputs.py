@@ -23,7 +23,7 @@ WRITERS = (
     (*PLAN, "--write"),
     ("run", "uniform", "--trace", "{trace}", "--level", "none", "--out"),
     ("report", "{trace}", "--out"),
-    ("plot", "heatmap", "{trace}", "--out"),
+    ("export", "figure", "heatmap", "{trace}", "--out"),
     ("watch", "{trace}", "--once", "--svg"),
 )
 

@@ -225,7 +225,7 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
         *("costs.parquet", "forecasts", "last_value.parquet", "layers", "uniform.parquet")
     ]
     for metric in ("own.py:hellinger", "rank_correlation"):
-        code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
+        code, text = invoke("run", "kept", "--metric", metric, "--trace", str(path))
         assert code == 0, text
         assert metric.split(":")[-1] in text
         assert "last_value" in text
@@ -235,10 +235,10 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
         ("own.py:none", "has no function 'none'"),
         ("none.py:x", "where the file exists"),
     ):
-        code, text = invoke("rescore", "kept", "--metric", metric, "--trace", str(path))
+        code, text = invoke("run", "kept", "--metric", metric, "--trace", str(path))
         assert code != 0
         assert says in text
-    code, text = invoke("rescore", "kept", "--metric", "window_tv")
+    code, text = invoke("run", "kept", "--metric", "window_tv")
     assert code != 0
     assert "scored on a trace of one's own" in text
     assert "name its file by --trace" in text
@@ -246,7 +246,7 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
     assert code != 0
     assert "--keep-forecasts goes with the origins of a suite" in text
     shutil.rmtree("kept/forecasts")
-    code, text = invoke("rescore", "kept", "--metric", "window_tv", "--trace", str(path))
+    code, text = invoke("run", "kept", "--metric", "window_tv", "--trace", str(path))
     assert code != 0
     assert "--keep-forecasts kept" in text
 

@@ -95,7 +95,7 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("stated", [(), STATED], ids=["assumed", "stated"])
 def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...], tmp_path: Path) -> None:
-    """`run --trace`, `plan`, `report`, `watch` and the monitor: one record, not dominated, in the words of each."""
+    """`plan`, `report`, `watch` and the monitor: one record, not dominated, in the words of each."""
     if stated and name != "sampled":
         pytest.skip("constants are looked at on one run")
     trace = RUNS[name]()
@@ -108,8 +108,6 @@ def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...
         planned = CliRunner().invoke(app, ["plan", str(path), "--json", *stated])
         assert planned.exit_code == 0, planned.output
         assert without_times(json.loads(planned.stdout)["decision"]) == expected
-    run = CliRunner().invoke(app, ["run", "uniform", "--trace", str(path), "--level", "none", "--json", *stated])
-    assert without_times(json.loads(run.stdout)["decision"]) == expected
     found = report(trace, settings, forecasters=("uniform",)).found
     assert found.decision is not None
     assert without_times(found.decision.record) == expected

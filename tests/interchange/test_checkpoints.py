@@ -229,7 +229,7 @@ def test_the_command_says_what_it_did_and_overwrites_nothing(saved: Callable[...
     before = saved("gpt_oss")
     (before / "pytorch_model.bin").write_bytes(b"old")
     plan = plan_file(tmp_path, (0, 1, 2))
-    words = ["permute", str(before), "--placement", str(plan), "--out", str(tmp_path / "after")]
+    words = ["export", "checkpoint", str(before), "--placement", str(plan), "--out", str(tmp_path / "after")]
     said = CliRunner().invoke(app, [*words, "--json"])
     assert json.loads(said.stdout)["left_out"] == ["pytorch_model.bin"]
     assert not (tmp_path / "after" / "pytorch_model.bin").exists()

@@ -45,7 +45,7 @@ def test_the_help_of_all_lists_every_command_and_imports_none() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]"
     for name in program.COMMANDS:
-        assert re.search(rf"^│ {name} ", done.stdout, re.MULTILINE), name
+        assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
 
 
 @pytest.mark.parametrize("name", program.COMMANDS)

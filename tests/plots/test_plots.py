@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench import plots
-from moeload_bench.cli import plot
+from moeload_bench.cli.export import app
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.results.results import Results
@@ -368,14 +368,14 @@ def test_unknown_suffix_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_command_writes_the_figure_it_names(own_results: Results, tmp_path: Path) -> None:
     """A trace from a file, and results from files, become figures; an unknown kind is refused with those that exist."""
     path, run = str(write_trace(own_trace(60), tmp_path / "own.parquet")), CliRunner()
-    done = run.invoke(plot.app, ["shares", path, "--layer", "1", "--out", str(tmp_path / "deep" / "shares.svg")])
+    done = run.invoke(app, ["figure", "shares", path, "--layer", "1", "--out", str(tmp_path / "deep" / "shares.svg")])
     assert done.exit_code == 0, done.output
     assert Path(done.stdout.strip()).read_text().startswith("<?xml")
     saved = [str(own_results.select([name]).save(tmp_path / f"{name}.parquet")) for name in own_results.names]
-    assert run.invoke(plot.app, ["horizon", *saved, "--out", str(tmp_path / "horizon.png")]).exit_code == 0
-    unknown = run.invoke(plot.app, ["pie", path, "--out", "pie.svg"])
-    assert str(unknown.exception).startswith("unknown plot 'pie'; there is: ")
-    late = run.invoke(plot.app, ["training", path, "uniform", "--out", "figure.bmp"])
+    assert run.invoke(app, ["figure", "horizon", *saved, "--out", str(tmp_path / "horizon.png")]).exit_code == 0
+    unknown = run.invoke(app, ["figure", "pie", path, "--out", "pie.svg"])
+    assert unknown.exit_code == 2
+    late = run.invoke(app, ["figure", "training", path, "uniform", "--out", "figure.bmp"])
     assert isinstance(late.exception, PlotError)
 
 

@@ -46,7 +46,7 @@ def test_a_recipe_is_shown_with_its_defaults() -> None:
 
 def test_corpora_are_listed_with_their_licences() -> None:
     """No corpus without a licence."""
-    listed = json.loads(call("corpora", "list", "--json"))
+    listed = json.loads(call("recipes", "corpora", "list", "--json"))
     assert all(entry["licence"] and "==" in entry["origin"] for entry in listed)
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_recipe_is_answered_with_what_is() -> None:
     with pytest.raises(NotFoundError, match="unknown recipe 'nope'"):
         call("record", "nope")
     with pytest.raises(NotFoundError, match="unknown corpus 'nope'; there is: cloud-api, django-code"):
-        call("corpora", "fetch", "nope")
+        call("recipes", "corpora", "fetch", "nope")
     with pytest.raises(RecordingError, match="no unfinished recording is there"):
         call("record", "nowhere/seed0.parts")
 

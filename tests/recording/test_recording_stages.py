@@ -67,7 +67,7 @@ def test_stages_are_put_together_by_layer(tmp_path: Path) -> None:
     np.testing.assert_array_equal(merged.columns["load_half"], load // 2)
     assert merged.columns["loss"][-1] == 1499
     assert merged.meta.parallel == {"processes": 2, "pipeline": 2}
-    command = ["merge", *map(str, paths), "--out", str(tmp_path / "again.parquet")]
+    command = ["import", "merge", *map(str, paths), "--out", str(tmp_path / "again.parquet")]
     assert "1,500 steps, 4 layers, 4 experts" in CliRunner().invoke(app, command).output
 
 

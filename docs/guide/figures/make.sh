@@ -2,7 +2,7 @@
 # Draw the figures of docs/guide/plots.md. Run from the root of the repository, with the extras torch, fast and plot installed.
 # The traces lie in the package and in traces/; the results are those of `make results`.
 set -eu
-plot="${BIN:-.venv/bin}/moeload-bench plot"
+plot="${BIN:-.venv/bin}/moeload-bench export figure"
 out=docs/guide/figures
 bundled=qwen3moe-tiny-8e-aux0/test/seed1
 balanced=qwen3moe-tiny-8e/test/seed1
