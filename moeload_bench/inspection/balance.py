@@ -13,9 +13,8 @@ import math
 
 import numpy as np
 
-from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.traces.means import mean_over, ratio_of
-from moeload_bench.traces.trace import shares
 
 
 def half_differences(load_SLE: IntArray, half_SLE: IntArray) -> FloatArray:
@@ -24,13 +23,14 @@ def half_differences(load_SLE: IntArray, half_SLE: IntArray) -> FloatArray:
     Halves of unequal size A, B are weighted by sqrt(A B) / (A + B), which is 1/2 for equal ones. NaN where a half is
     empty.
     """
-    other_SLE = load_SLE - half_SLE
-    a_SL, b_SL = (np.einsum("sle->sl", one).astype(np.float64) for one in (half_SLE, other_SLE))
-    weight_SL = ratio_of(np.sqrt(a_SL * b_SL), a_SL + b_SL)
-    difference_SLE = shares(half_SLE)
-    difference_SLE -= shares(other_SLE)
-    difference_SLE *= weight_SL[..., None]
-    return difference_SLE
+    a_SL = np.einsum("sle->sl", half_SLE).astype(np.float64)
+    b_SL = np.einsum("sle->sl", load_SLE) - a_SL
+    weight_SL = np.where((a_SL > 0) & (b_SL > 0), np.sqrt(a_SL * b_SL) / np.maximum(a_SL + b_SL, 1.0), np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        of_half_SL, of_load_SL = weight_SL * (1.0 / a_SL + 1.0 / b_SL), weight_SL / b_SL
+    difference_SLE = half_SLE * of_half_SL[..., None]  # a - b = half / A - (load - half) / B
+    difference_SLE -= load_SLE * of_load_SL[..., None]
+    return np.asarray(difference_SLE)
 
 
 def row_differences(share_SLE: FloatArray) -> FloatArray:
@@ -48,28 +48,18 @@ def around_equal(deviation_SLE: FloatArray, mean_LE: FloatArray) -> FloatArray:
     return np.asarray(deviation_SLE * scale_LE)
 
 
-def noise_alone(deviation_SLE: FloatArray, ranks: int) -> FloatArray:
-    """Return ranks x the mean over rows and signs s of max_r(1 / ranks + s x (sum of a rank's deviations)); [L].
+def noise_alone(deviation_SLR: FloatArray) -> FloatArray:
+    """Return R x the mean over rows and signs s of max_r(1 / R + s x a rank's deviation); [L].
 
-    ``deviation_SLE`` is that of `around_equal`; with as many ranks as experts it is the busiest expert's. Both signs
-    are as likely as each other, so the mean over them is half of the largest sum less the smallest.
+    ``deviation_SLR`` is that of `around_equal`, summed over each rank's experts; with an expert on each rank it is the
+    busiest expert's. Both signs are as likely as each other, so their mean is half of the largest less the smallest.
     """
-    mean_SL = spread_of(deviation_SLE, ranks)
-    return 1.0 + ranks * mean_over(mean_SL, axis=0)
+    return np.asarray(1.0 + deviation_SLR.shape[-1] * mean_over(half_range(deviation_SLR), axis=0))
 
 
-def spread_of(deviation_SLE: FloatArray, ranks: int) -> FloatArray:
-    """Return half of the largest less the smallest sum of a rank's deviations in each row; [S, L]."""
-    sum_SLR = rank_sums(deviation_SLE, ranks)
-    return np.asarray((sum_SLR.max(axis=-1) - sum_SLR.min(axis=-1)) / 2.0)
-
-
-def rank_sums(values_SLE: Array, ranks: int) -> Array:
-    """Return the sums over each rank's consecutive experts; [S, L, R]."""
-    *rest, E = values_SLE.shape
-    if ranks == E:
-        return values_SLE
-    return np.asarray(np.einsum("...rm->...r", values_SLE.reshape(*rest, ranks, E // ranks)))
+def half_range(values_SLR: FloatArray) -> FloatArray:
+    """Return half of the largest less the smallest value of each row and layer; [S, L]."""
+    return np.asarray((values_SLR.max(axis=-1) - values_SLR.min(axis=-1)) / 2.0)
 
 
 def sampling_alone(tokens_SL: IntArray, experts: int, top_k_L: FloatArray, ranks: int) -> FloatArray:

@@ -8,14 +8,13 @@ Axis letters: S rows, L MoE layers, E experts, R ranks, K expert-parallel sizes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.inspection.balance import rank_sums
-from moeload_bench.traces.means import mean_over
-from moeload_bench.traces.trace import shares
+from moeload_bench.arrays import Array, FloatArray, IntArray
+from moeload_bench.traces.means import mean_over, ratio_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +38,22 @@ def sizes_of(experts: int) -> tuple[int, ...]:
     return tuple(size for size in range(2, experts + 1) if experts % size == 0) or (1,)
 
 
-def busiest_ranks(load_SLE: IntArray, size: int) -> tuple[FloatArray, IntArray]:
+def rank_sums(values_SLE: Array, sizes: Sequence[int]) -> list[Array]:
+    """Return the sums over each rank's consecutive experts, [S, L, R] for each size.
+
+    Those of few ranks are made of those of more, where one divides the other.
+    """
+    sums = {values_SLE.shape[-1]: values_SLE}
+    for size in sorted(sizes, reverse=True):
+        more = min(known for known in sums if known % size == 0)
+        if more != size:
+            parts = sums[more].reshape(*values_SLE.shape[:-1], size, more // size)
+            sums[size] = np.einsum("...rm->...r", parts)
+    return [sums[size] for size in sizes]
+
+
+def busiest_ranks(load_SLR: IntArray) -> tuple[FloatArray, IntArray]:
     """Return the busiest rank over the mean, mean over rows [L], and the most tokens on a rank in a row [L]."""
-    load_SLR = rank_sums(load_SLE, size)
-    busiest_SL = shares(load_SLR).max(axis=-1)
-    most_L = load_SLR.max(axis=(0, -1), initial=0)
-    return size * mean_over(busiest_SL, axis=0), np.asarray(most_L, dtype=np.int64)
+    most_SL = load_SLR.max(axis=-1)
+    busiest_SL = ratio_of(most_SL, np.einsum("slr->sl", load_SLR))
+    return load_SLR.shape[-1] * mean_over(busiest_SL, axis=0), np.asarray(most_SL.max(axis=0), dtype=np.int64)

@@ -24,13 +24,13 @@ from moeload_bench.forecaster import StepBlock
 from moeload_bench.inspection.balance import (
     around_equal,
     half_differences,
+    half_range,
     noise_alone,
     oscillates,
     row_differences,
     sampling_alone,
-    spread_of,
 )
-from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, sizes_of
+from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
 from moeload_bench.inspection.experts import rows_per_block
 from moeload_bench.inspection.starving import SEEN, Deaths, Starving
 from moeload_bench.inspection.timeline import Bins, Timeline
@@ -338,8 +338,8 @@ class Inspector:
             tokens_UsL = block.tokens_SL.reshape(U, self._unit, L)
             return np.stack([self._sampling(tokens_SL, E) for tokens_SL in tokens_UsL])
         deviation_SLE = half_differences(block.load_SLE, half_SLE)
-        spread_UsL = spread_of(around_equal(deviation_SLE.reshape(U, self._unit, L, E), share_ULE[:, None]), E)
-        return np.asarray(1.0 + E * mean_over(spread_UsL, axis=1))
+        moved_UsLE = around_equal(deviation_SLE.reshape(U, self._unit, L, E), share_ULE[:, None])
+        return np.asarray(1.0 + E * mean_over(half_range(moved_UsLE), axis=1))
 
     def _unsettled_part(self, units: int) -> FloatArray:
         """Return the part of each unit that is labelled transient; [U, L]."""
@@ -361,8 +361,8 @@ class Inspector:
         different_SLE = row_differences(share_SLE) if half_SLE is None else half_differences(recent.load_SLE, half_SLE)
         deviation_SLE = around_equal(different_SLE, share_LE)
         sizes = sizes_of(self._shape[1])
-        found = [busiest_ranks(recent.load_SLE, size) for size in sizes]
-        measured_KL = np.stack([noise_alone(deviation_SLE, size) for size in sizes])
+        found = [busiest_ranks(load_SLR) for load_SLR in rank_sums(recent.load_SLE, sizes)]
+        measured_KL = np.stack([noise_alone(moved_SLR) for moved_SLR in rank_sums(deviation_SLE, sizes)])
         low_KL = high_KL = measured_KL
         if half_SLE is None:
             sampled_KL = np.stack([self._sampling(recent.tokens_SL, size) for size in sizes])
