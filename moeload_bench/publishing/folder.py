@@ -21,16 +21,16 @@ import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import bytes_sha256, file_sha256
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
 from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
 from moeload_bench.publishing.submission import Submission, Verification
-from moeload_bench.schema import first_problem, load_toml
+from moeload_bench.schema import first_problem, load_toml, read_json, read_toml
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.archives import npy_header
 from moeload_bench.traces.tensors import read_header
@@ -49,7 +49,6 @@ FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
 MAX_WEIGHTS_BYTES = 64 << 20
 MAX_ARRAYS = 10_000
 _LOOKS = str.maketrans("015i._", "olsl--")
-R = TypeVar("R", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ def read_folder(path: str | Path) -> Folder:
     folder = Path(path)
     texts = {name: text for name in MAX_BYTES if (text := _read_text(folder, name)) is not None}
     _refuse_foreign(folder)
-    record = _parse_record(texts.get(RECORD), folder)
+    if RECORD not in texts:
+        raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
+    record = read_toml(Submission, folder / RECORD, "record", SubmissionError)
     if record.name != folder.resolve().name:
         raise SubmissionError(f"{folder}: the folder must be named {record.name!r}, as name in {RECORD} says")
     if record.has_code != (CODE in texts):
@@ -89,7 +90,10 @@ def read_folder(path: str | Path) -> Folder:
         raise SubmissionError(f"{folder}: target is {record.target!r} but {what}")
     _check_weights(folder, record)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
-    verification = _validated(Verification, texts.get(VERIFICATION), folder / VERIFICATION)
+    verification = None
+    if VERIFICATION in texts:
+        place, most = folder / VERIFICATION, MAX_BYTES[VERIFICATION]
+        verification = read_json(Verification, place, most, "record", SubmissionError)
     return Folder(folder, record, requirements, _source_sha256(folder, record), verification)
 
 
@@ -131,23 +135,6 @@ def _source_sha256(folder: Path, record: Submission) -> str:
         return source_sha256(_package_target(record))
     except MoeloadError as error:
         raise SubmissionError(f"{folder / RECORD}: target: {error}") from None
-
-
-def _parse_record(text: str | None, folder: Path) -> Submission:
-    if text is None:
-        raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
-    try:
-        fields = load_toml(text)
-    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and deeply nested brackets
-        raise SubmissionError(f"{folder / RECORD}: not TOML: {error}") from None
-    return parse_submission(fields, f"{folder / RECORD}")
-
-
-def _validated(kind: type[R], text: str | None, where: Path) -> R | None:
-    try:
-        return None if text is None else kind.model_validate_json(text)
-    except ValidationError as error:
-        raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
 def _read_text(folder: Path, name: str) -> str | None:

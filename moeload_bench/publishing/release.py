@@ -140,7 +140,7 @@ def publish(
     files = collect_files(Path(folder), kind)
     release = Release(api or HfApi(), repo, tag, kind, files, private, overwrite, report)
     if dry_run:
-        return hub_request(repo, release.rehearse)
+        return hub_request(repo, lambda: release.attempt(dry_run=True))
     check_token(release.api)
     return hub_request(repo, lambda: with_retries(release.attempt), again="run it again to continue from here")
 
@@ -218,25 +218,18 @@ class Release:
     report: Progress
     first_plan: Plan | None = None
 
-    def rehearse(self) -> Publication:
-        """Return what `attempt` would do; send nothing."""
+    def attempt(self, dry_run: bool = False) -> Publication:
+        """Publish what the Hub lacks; return at once if the tag holds the folder. A dry run sends nothing."""
         head = self.head()
-        published = self.published() if head else None
-        if published is not None:
-            return replace(published, dry_run=True)
-        return Publication(self.repo, self.tag, head, self.plan(head), tagged=False, dry_run=True)
-
-    def attempt(self) -> Publication:
-        """Publish what the Hub lacks; return at once if the tag holds the folder."""
-        head = self.head()
-        if head is None:
+        if head is None and not dry_run:
             sdk = "static" if self.kind == "space" else None
             self.api.create_repo(self.repo, repo_type=self.kind, private=self.private, exist_ok=True, space_sdk=sdk)
             head = self.head()
-        published = self.published()
-        if published is not None:
-            return published
+        if head is not None and (published := self.published()) is not None:
+            return replace(published, dry_run=dry_run)
         plan = self.plan(head)
+        if dry_run:
+            return Publication(self.repo, self.tag, head, plan, tagged=False, dry_run=True)
         self.first_plan = self.first_plan or plan
         commit = head if plan.empty else self.upload(plan, head)
         difference = make_plan(self.files, self.tree(commit))
