@@ -169,7 +169,8 @@ def _urgent(found: Inspection) -> Iterator[str]:
         again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~found.silent_L
         if again_L.any():
             since = int(states.since_L[again_L].min())
-            yield f"Look at what changed about step {since:,}: {_layers(found, again_L)} had settled and move again."
+            moving = _layers(found, again_L)
+            yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}."
     if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
         worst = int(np.nan_to_num(found.dropped_L).argmax())
         yield (
