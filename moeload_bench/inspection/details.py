@@ -29,7 +29,7 @@ ABOUT_LAYERS = (
     "thresholds. drift: percent of a layer's tokens that move to other experts between two windows of 100 steps. now: "
     "busiest expert over the mean one. noise alone: what would be seen if all experts were equally likely. is: what "
     f"now is by that, ? for cannot tell. dead: experts below {DEAD_SHARE:g} of an equal share. falling: experts that "
-    "fell below a fifth of it and are not back at it."
+    "fell below a fifth of it and have not recovered."
 )
 
 

@@ -26,6 +26,8 @@ GLYPHS = ((0.0, "·"), (1.1, "░"), (1.5, "▒"), (2.0, "▓"), (3.0, "█"))
 """How a cell of the map looks from so many times noise alone on."""
 ALIKE = 0.1
 """Neighbouring layers behave alike if their excess over noise never differs by more than this part."""
+UNLIKE = 1e3
+"""How little a layer without any load is like others."""
 LEAST_MARGIN, MOST_MARGIN = 12, 22
 """Columns left of the map: names of layers."""
 SIZE_COLUMNS = (6, 8, 11, 14, 21, 12, 7)
@@ -133,6 +135,8 @@ def _unlike(excess_CL: FloatArray, one: slice, two: slice, worst: int) -> float:
     if slice(worst, worst + 1) in (one, two):
         return float("inf")
     first_C, second_C = (np.log(mean_over(excess_CL[:, part], axis=1)) for part in (one, two))
+    if np.isnan(first_C).all() != np.isnan(second_C).all():
+        return UNLIKE
     return float(np.nanmax(np.abs(first_C - second_C), initial=0.0))
 
 

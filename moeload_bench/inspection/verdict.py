@@ -85,7 +85,7 @@ def _state(found: Inspection) -> str:
     """Return the state in capitals, with the step since when it holds."""
     states, rule = found.states, StateRule()
     if states is None:
-        return f"STATE UNKNOWN: a row every {found.meta.stride:,} steps is too seldom to see whether loads settle"
+        return f"STATE UNKNOWN: the rule needs a row every 1, 2, 4, 5, 10, 20 or 25 steps, not {found.meta.stride:,}"
     loaded_L = ~found.silent_L
     if not loaded_L.any():
         return "NO LOAD in any layer"
@@ -93,7 +93,9 @@ def _state(found: Inspection) -> str:
     if not settled_L.any():
         seen = found.rows * found.meta.stride
         if seen < rule.earliest_stable:
-            return f"TOO EARLY: after {seen:,} steps; the first layers can settle after {rule.earliest_stable:,}"
+            return (
+                f"TOO EARLY: after {counted(seen, 'step')}; the first layers can settle after {rule.earliest_stable:,}"
+            )
         again_L = loaded_L & (states.onset_L3[:, 0] >= 0)
         if again_L.any():
             return f"NOT SETTLED any more since step {int(states.since_L[again_L].max()):,}"
@@ -135,8 +137,8 @@ def _balance(found: Inspection) -> str:
     worst = found.worst
     layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
     return (
-        f"Busiest expert over the mean one, last {found.recent} rows: now {now:.2f}{layer}; noise alone (all experts "
-        f"equally likely) {between(low, high)}. {_against_noise(found)}"
+        f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}; noise alone "
+        f"(all experts equally likely) {between(low, high)}. {_against_noise(found)}"
     )
 
 
@@ -197,7 +199,7 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
         yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, found.dead_LE)}."
     if found.dying_LE.any():
         names = _expert_names(found, found.dying_LE)
-        yield f"Watch the falling: {names} fell below a fifth of an equal share and are not back at it."
+        yield f"Watch the falling: {names} fell below a fifth of an equal share and have not recovered."
     if "cannot tell" in kinds and not found.has_half:
         yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
     if found.state in ("not settled", "mixed"):
