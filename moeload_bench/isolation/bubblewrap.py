@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+import mmap
 import os
 import re
 import shutil
 import site
+import stat
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +57,7 @@ FROZEN_IN_PROC = {
 }
 """What libraries read of the whole machine: there, and the same whatever another run did."""
 FOLDERS_MASKED_IN_PROC = ("pressure", "sys/fs")
+SPARE = 2  # so many times the files' size has to be available, or their pages would push one another out
 LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
 
@@ -270,6 +273,51 @@ def shared_places(target: Target) -> list[Path]:
     libraries = [Path(os.path.realpath(name)) for name in LIBRARIES if os.path.isdir(name)]
     packages = [] if target.packages is None else [target.packages]
     return outermost([*_interpreter_folders(), *libraries, *package_folders(), *own, *packages])
+
+
+def read_shared(target: Target, available_bytes: int | None) -> bool:
+    """Read all files that a sandbox of ``target`` shows into memory, so that load times say nothing of earlier runs.
+
+    A page that is in memory comes faster than one from the disk, and a reader leaves it there. Return False where the
+    files are too many for the memory that is available (None: unknown).
+    """
+    found = dict(_files(shared_places(target)))
+    if available_bytes is not None and SPARE * sum(found.values()) > available_bytes:
+        return False
+    for path in found:
+        _read(path)
+    return True
+
+
+def _files(places: list[Path]) -> Iterator[tuple[str, int]]:
+    """Yield regular files and their sizes, each once."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [str(place) for place in places]
+    while waiting:
+        path = waiting.pop()
+        try:
+            about = os.lstat(path)
+            if stat.S_ISDIR(about.st_mode):
+                waiting += [entry.path for entry in os.scandir(path)]
+        except OSError:  # gone, or not for this user, and so not for a forecaster
+            continue
+        if stat.S_ISREG(about.st_mode) and about.st_size and (about.st_dev, about.st_ino) not in seen:
+            seen.add((about.st_dev, about.st_ino))
+            yield path, about.st_size
+
+
+def _read(path: str) -> None:
+    """Map a file with all its pages: those in memory are not copied."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return
+    try:
+        mmap.mmap(fd, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE, mmap.PROT_READ).close()
+    except (OSError, ValueError):  # it has changed meanwhile
+        pass
+    finally:
+        os.close(fd)
 
 
 def hidden_folders() -> list[Path]:

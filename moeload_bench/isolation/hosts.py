@@ -17,28 +17,10 @@ from typing import Any
 
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import StepBlock, TraceInfo
-from moeload_bench.isolation.levels import GIB, LEVELS, MAX_COUNTS, MIB, Cost, Host, Level, Limits
+from moeload_bench.isolation.levels import LEVELS, MIB, Cost, Host, Level, Limits, end_words
 from moeload_bench.isolation.targets import ClassTarget, StoredTarget, Target
-from moeload_bench.isolation.watcher import end_words
 
-__all__ = [
-    "GIB",
-    "LEVELS",
-    "MAX_COUNTS",
-    "MIB",
-    "Cost",
-    "Host",
-    "Level",
-    "Limits",
-    "class_here",
-    "end_words",
-    "fit_target",
-    "highest_level",
-    "level_available",
-    "open_host",
-    "parse_level",
-    "share_no_pages",
-]
+__all__ = ["LEVELS", "MIB", "Cost", "Host", "Level", "Limits", "end_words"]
 
 
 def open_host(
@@ -108,9 +90,9 @@ def share_no_pages(target: Target, level: Level, available_bytes: int | None) ->
     """
     if level != "sandbox":
         return None
-    from moeload_bench.isolation.preload import read_all
+    from moeload_bench.isolation.bubblewrap import read_shared
 
-    return read_all(target, available_bytes)
+    return read_shared(target, available_bytes)
 
 
 def parse_level(text: str) -> Level:

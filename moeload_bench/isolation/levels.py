@@ -1,8 +1,9 @@
-"""Records shared by both ends of isolation: the levels, the limits, the measured cost and what a host is."""
+"""Records shared by both ends of isolation: the levels, the limits, the measured cost, what a host is, how one ends."""
 
 from __future__ import annotations
 
 import re
+import signal
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -119,6 +120,18 @@ class Host(ABC):
 def is_count(name: Any, value: Any) -> bool:
     """Return whether a forecaster's count is a short plain name with a number that JSON keeps."""
     return isinstance(name, str) and bool(_COUNT.fullmatch(name)) and type(value) is int and abs(value) < 2**53
+
+
+def signal_name(status: int) -> str | None:
+    """Return the signal that ended a process; None where none did. Bubblewrap reports a signal as 128 + its number."""
+    number = -status if status < 0 else status - 128
+    return signal.Signals(number).name if number in set(signal.Signals) else None
+
+
+def end_words(status: int) -> str:
+    """Return how a process ended: `was ended by SIGSEGV`, `ended with status 1`."""
+    name = signal_name(status)
+    return f"ended with status {status}" if name is None else f"was ended by {name}"
 
 
 class Meter:

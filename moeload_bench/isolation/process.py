@@ -8,7 +8,6 @@ import os
 import secrets
 import select
 import shutil
-import signal
 import stat
 import subprocess
 import sys
@@ -21,13 +20,13 @@ from typing import Any
 from moeload_bench.arrays import Array
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import bubblewrap, frames
+from moeload_bench.isolation.cgroups import Group, new_group
 from moeload_bench.isolation.frames import Header, Rules
-from moeload_bench.isolation.groups import Group, new_group
-from moeload_bench.isolation.levels import Accounting, Level, Limits
+from moeload_bench.isolation.levels import Accounting, Level, Limits, end_words, signal_name
 from moeload_bench.isolation.local import one_line
+from moeload_bench.isolation.system import Pidfd, end_tree
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
-from moeload_bench.isolation.watch import LINUX, ProcessWatch, end_tree
-from moeload_bench.isolation.watcher import MIB, end_words, over_memory, signal_name
+from moeload_bench.isolation.watch import MIB, ProcessWatch, over_memory
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
@@ -55,7 +54,7 @@ class Process:
             self._tidy()
             raise
         self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
-        self._leader = _Leader(leader) if leader is not None else None
+        self._leader = None if leader is None else _first_process(leader)
         root = self._popen.pid if leader is None else leader
         folders = None if leader is None else bubblewrap.WRITABLE
         self.watch = ProcessWatch(self._popen.pid, root, folders, limits, self._group)
@@ -125,7 +124,7 @@ class Process:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._popen.wait(END_S)
         if self._leader is not None:
-            self._leader.wait(END_S)
+            self._leader.close(wait_s=END_S)
         for pipe in (self._popen.stdin, self._popen.stdout, self._popen.stderr):
             if pipe is not None:
                 pipe.close()
@@ -184,31 +183,15 @@ class Process:
             view = view[count:]
 
 
-class _Leader:
-    """The first process of a sandbox: when it ends, the kernel ends everything else in there."""
-
-    def __init__(self, pid: int) -> None:
-        self._fd: int | None = None
-        with contextlib.suppress(ProcessLookupError):
-            self._fd = os.pidfd_open(pid)
-
-    def kill(self) -> None:
-        if self._fd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._fd, signal.SIGKILL)
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until everything in the sandbox is gone."""
-        if self._fd is not None:
-            select.select([self._fd], [], [], timeout_s)
-            os.close(self._fd)
-            self._fd = None
+def _first_process(pid: int) -> Pidfd | None:
+    """Return the first process of a sandbox: when it ends, the kernel ends everything else in there."""
+    with contextlib.suppress(ProcessLookupError):
+        return Pidfd(pid)
+    return None
 
 
 def _group(level: Level, limits: Limits) -> Group | None:
     """Return a control group for the forecaster's processes. Only a sandbox's processes and threads are counted."""
-    if not LINUX:
-        return None
     return new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
 
 

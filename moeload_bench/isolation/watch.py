@@ -1,6 +1,10 @@
-"""The harness's side of the watch (`watcher`): one process for all forecasters of this process, started with the first.
+"""The watch: a process of its own that looks at forecasters ten times a second and ends those that use too much.
 
-On Linux it reads /proc with the standard library alone; elsewhere psutil knows the processes (`portable`).
+One process watches all forecasters of a harness, started with the first (`Watcher`, the harness's side). It is told on
+standard input whom to watch, one JSON object a line, and writes what it sees into memory that it shares with the
+harness (`Slot`): so neither a busy harness holds it up, nor does a call wait for it. When its input ends, because the
+harness is gone, whatever it still watches is ended, and it ends too (`main`, its own side). It starts with the standard
+library alone; where there is no /proc it asks psutil.
 """
 
 from __future__ import annotations
@@ -11,27 +15,224 @@ import functools
 import json
 import mmap
 import os
+import select
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import IsolationError
-from moeload_bench.isolation import watcher
-from moeload_bench.isolation.groups import Group
-from moeload_bench.isolation.levels import Limits
-from moeload_bench.isolation.watcher import SLOT_BYTES, SLOTS, Slot, children, read_slot, write_slot
+from moeload_bench.isolation.cgroups import Group
+from moeload_bench.isolation.system import (
+    SYSTEM,
+    SYSTEMS,
+    Pidfd,
+    ProcFiles,
+    Usage,
+    descend,
+    end_tree,
+    high_water_bytes,
+    kill_all,
+    sockets,
+)
 
-LINUX = sys.platform == "linux"
+if TYPE_CHECKING:
+    from moeload_bench.isolation.levels import Limits
+
+EVERY_S = 0.1
+MIB = 2**20
+SOCKET_BYTES = 2 * 212_992
+"""What a unix socket's queue may hold at most by default: memory of no process, counted where there is no group."""
 RUN = (
     "import os, sys; sys.path += sys.argv[1].split(os.pathsep); "
-    "from moeload_bench.isolation.{} import main; main(int(sys.argv[2]))"
+    "from moeload_bench.isolation.watch import main; main(int(sys.argv[2]), sys.argv[3])"
 )
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
+
+
+class Slot(NamedTuple):
+    """What the watch saw of one forecaster, at a place of the shared memory.
+
+    ``others_cpu_s``: CPU seconds of all but the forecaster's process; ``verdict``: why it was ended, "" for it was not.
+    """
+
+    peak_bytes: int
+    others_cpu_s: float
+    verdict: str
+
+
+SLOT = struct.Struct("<QdI")
+SLOT_BYTES = 512
+SLOTS = 256
+
+
+def read_slot(shared: mmap.mmap, number: int) -> Slot:
+    """Return what the watch saw of one forecaster: the harness's side."""
+    at = number * SLOT_BYTES
+    peak_bytes, others_cpu_s, length = SLOT.unpack_from(shared, at)
+    text = shared[at + SLOT.size : at + SLOT.size + length]
+    return Slot(peak_bytes, others_cpu_s, text.decode())
+
+
+def write_slot(shared: mmap.mmap, number: int, slot: Slot) -> None:
+    """Write the text first: its length says that it is there."""
+    at, text = number * SLOT_BYTES, slot.verdict.encode()[: SLOT_BYTES - SLOT.size]
+    shared[at + SLOT.size : at + SLOT.size + len(text)] = text
+    SLOT.pack_into(shared, at, slot.peak_bytes, slot.others_cpu_s, len(text))
+
+
+def over_limits(
+    limits: dict[str, float], memory_bytes: int, cpu_s: float, processes: int, files: int = 0
+) -> str | None:
+    """Return which limit is exceeded, and by what; None where none is."""
+    most = int(limits["memory_bytes"])
+    if memory_bytes > most:
+        return over_memory(memory_bytes, most)
+    if cpu_s > limits["cpu_s"]:
+        return f"used {cpu_s:.1f} s of CPU time, allowed are {limits['cpu_s']:g} s"
+    if processes > limits["processes"]:
+        return f"had {processes} processes, allowed are {limits['processes']}"
+    if files > limits["files"]:
+        return f"made {files} files, allowed are {limits['files']}"
+    return None
+
+
+def over_memory(used_bytes: int, allowed_bytes: int) -> str:
+    """Return the verdict on one that used too much memory."""
+    return f"used {used_bytes // MIB} MiB of memory, allowed are {allowed_bytes // MIB} MiB"
+
+
+# ------------------------------------------------------------------------------------------------ the watch's side
+
+
+class Watched:
+    """One forecaster. ``root`` is its process or, in a sandbox (``inside``), the first one there, whose child it is."""
+
+    def __init__(self, asked: dict[str, Any], system: type[ProcFiles]) -> None:
+        self._system = system
+        self.slot: int = asked["slot"]
+        self._root: int = asked["root"]
+        self._leader: int = asked["leader"]
+        self._inside: bool = asked["inside"]
+        self._folders: dict[str, int] = asked["folders"]
+        self._limits: dict[str, float] = asked["limits"]
+        self._group = None if asked["group"] is None else Group(asked["kind"], asked["group"])
+        self._handle = system.handle(self._root)
+        self._peak_bytes = 0
+        self._others_cpu_s = 0.0
+        self.verdict = ""
+
+    def look(self) -> Slot:
+        """See what it uses."""
+        worker = next(iter(self._system.children(self._root)), None) if self._inside else self._root
+        found = {pid: self._system.usage(pid) for pid in descend(self._system, self._root)}
+        tree = {pid: usage for pid, usage in found.items() if usage is not None}
+        if self._inside:
+            tree.pop(self._root, None)
+        resident = sum(usage.memory_bytes for usage in tree.values())
+        self._peak_bytes = max(self._peak_bytes, resident)
+        cpu = self._cpu_s(tree)
+        if worker in tree:
+            self._others_cpu_s = max(self._others_cpu_s, cpu - tree[worker].own_cpu_s)
+        self.verdict = self.verdict or self._judge(resident, cpu, len(tree)) or ""
+        return Slot(self._peak_bytes, self._others_cpu_s, self.verdict)
+
+    def _cpu_s(self, tree: dict[int, Usage]) -> float:
+        charged = None if self._group is None else self._group.cpu_s()
+        if charged is not None:
+            return charged
+        first = self._system.usage(self._root) if self._inside else None
+        ended = 0.0 if first is None else first.ended_cpu_s  # of those that lost their parent and were waited for there
+        return ended + sum(usage.own_cpu_s + usage.ended_cpu_s for usage in tree.values())
+
+    def _judge(self, resident: int, cpu_s: float, processes: int) -> str | None:
+        held, files = self._in_files()
+        memory, most = resident, int(self._limits["memory_bytes"])
+        if self._group is None:
+            memory += held + (SOCKET_BYTES * sockets(self._root) if self._inside else 0)
+        elif self._group.memory_kills():
+            memory = max(memory, most + MIB)
+        return over_limits(self._limits, memory, cpu_s, processes, files)
+
+    def _in_files(self) -> tuple[int, int]:
+        """Return bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
+
+        A file system of another size is not the sandbox's: it is not set up yet.
+        """
+        held = files = 0
+        for name, size in self._folders.items():
+            with contextlib.suppress(OSError):
+                found = os.statvfs(f"/proc/{self._root}/root{name}")
+                if found.f_blocks * found.f_frsize == size:
+                    held += (found.f_blocks - found.f_bfree) * found.f_frsize
+                    files += found.f_files - found.f_ffree
+        return held, files
+
+    def end(self) -> None:
+        """End it and all that it started; nothing once it has ended: its process id may be another's by then."""
+        if self._handle is None or not self._handle.is_running():
+            return
+        below = [*descend(self._system, self._leader)][1:]  # who has lost its parent is below another one
+        self._handle.kill()
+        if self._group is not None:
+            self._group.kill()
+        end_tree(self._leader, self._system)
+        kill_all(below)
+
+    def forget(self, remove: bool = False) -> None:
+        """Hold nothing of it any longer."""
+        if isinstance(self._handle, Pidfd):
+            self._handle.close()
+        self._handle = None
+        if remove and self._group is not None:
+            self._group.remove()
+
+
+def main(shared_fd: int, system: str) -> None:
+    """Watch until standard input ends; then end what is left, also groups whose forecaster is gone."""
+    shared = mmap.mmap(shared_fd, SLOT_BYTES * SLOTS)
+    watched: dict[int, Watched] = {}
+    text, due = b"", time.monotonic() + EVERY_S
+    while True:
+        ready = select.select([0], [], [], max(0.0, due - time.monotonic()) if watched else None)[0]
+        if ready:
+            more = os.read(0, 65536)
+            if not more:
+                break
+            *lines, text = (text + more).split(b"\n")
+            for line in lines:
+                _obey(json.loads(line), watched, SYSTEMS[system])
+        if time.monotonic() >= due:
+            for one in list(watched.values()):
+                _look(one, shared)
+            due = time.monotonic() + EVERY_S
+    for one in watched.values():
+        one.end()
+        one.forget(remove=True)
+
+
+def _obey(asked: dict[str, Any], watched: dict[int, Watched], system: type[ProcFiles]) -> None:
+    before = watched.pop(asked["slot"], None)
+    if before is not None:
+        before.forget()
+    if "root" in asked:
+        watched[asked["slot"]] = Watched(asked, system)
+
+
+def _look(one: Watched, shared: mmap.mmap) -> None:
+    if not one.verdict:
+        write_slot(shared, one.slot, one.look())  # before it ends: who sees it ended finds out why
+    if one.verdict:
+        one.end()
+
+
+# ------------------------------------------------------------------------------------------------ the harness's side
 
 
 class Watcher:
@@ -44,7 +245,7 @@ class Watcher:
         self._free = deque(range(SLOTS))  # the one that is free for longest first: what is late for it has come by then
         self._lock = threading.Lock()
         # -S and -I: what is installed here is not read, which takes longer than all the rest of its start.
-        argv = [sys.executable, "-I", "-S", "-c", RUN.format("watcher" if LINUX else "portable"), _paths(), str(fd)]
+        argv = [sys.executable, "-I", "-S", "-c", RUN, _paths(), str(fd), SYSTEM]
         self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(fd,), env={}, start_new_session=True)
         os.close(fd)
 
@@ -122,19 +323,19 @@ class ProcessWatch:
         worker = self.worker
         if worker is None:
             return None
-        own: float | None = _system().own_cpu_s(worker)
+        own = SYSTEMS[SYSTEM].own_cpu_s(worker)
         return None if own is None else own + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
         """Return the largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
         worker, seen = self.worker, self._seen().peak_bytes
-        return (seen or None) if worker is None else max(seen, _high_water_bytes(worker))
+        return (seen or None) if worker is None else max(seen, high_water_bytes(worker))
 
     @property
     def worker(self) -> int | None:
         """Return the process id of the forecaster's process, None where it is not known."""
         if self._worker is None:
-            self._worker = next(iter(children(self._root)), None)
+            self._worker = next(iter(SYSTEMS[SYSTEM].children(self._root)), None)
         return self._worker
 
     def _seen(self) -> Slot:
@@ -157,7 +358,7 @@ def _started(pid: int) -> Watcher:
 
 def _memory() -> int:
     """Return a file that no name leads to: in memory where the system has such files."""
-    if LINUX:
+    if sys.platform == "linux":
         return os.memfd_create("moeload-watch")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
@@ -165,30 +366,8 @@ def _memory() -> int:
 
 def _paths() -> str:
     """Return where the watcher finds what it imports; psutil is installed where -S does not look."""
-    if LINUX:
+    if SYSTEM == "linux":
         return PACKAGE_PARENT
     import psutil
 
     return os.pathsep.join([PACKAGE_PARENT, str(Path(psutil.__file__).resolve().parents[1])])
-
-
-def _system() -> Any:
-    """Return the module that knows this system's processes: by /proc, or by psutil."""
-    if LINUX:
-        return watcher
-    from moeload_bench.isolation import portable
-
-    return portable
-
-
-def end_tree(leader: int) -> None:
-    """Kill a process group and every descendant of its leader, also those that left for a session of their own."""
-    _system().end_tree(leader)
-
-
-def _high_water_bytes(pid: int) -> int:
-    with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0

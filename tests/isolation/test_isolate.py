@@ -34,8 +34,8 @@ from moeload_bench.isolation.hosts import (
     parse_level,
 )
 from moeload_bench.isolation.process import _cache_setting
+from moeload_bench.isolation.system import TICK_S
 from moeload_bench.isolation.targets import class_target, parse_target
-from moeload_bench.isolation.watcher import TICK_S
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need as need_package

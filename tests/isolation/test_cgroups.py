@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.isolation import groups
-from moeload_bench.isolation.groups import Group
+from moeload_bench.isolation import cgroups
+from moeload_bench.isolation.cgroups import Group
 
 HERE = Path(__file__).resolve()
 LIVE = """
 import os, subprocess, sys, time
-from moeload_bench.isolation.groups import Group
+from moeload_bench.isolation.cgroups import Group
 group = Group("cgroup v2", {"": sys.argv[1] + "/moeload-test"})
 os.mkdir(group.folders[""])
 before = group.cpu_s()
@@ -53,7 +53,7 @@ def test_a_real_group_of_version_2_counts_ends_and_goes(tmp_path: Path) -> None:
 def test_limits_of_version_2_are_written_and_its_events_read(tmp_path: Path) -> None:
     """No swap beside the memory; an end for want of memory is counted from memory.events."""
     group = Group("cgroup v2", {"": str(tmp_path)})
-    groups._limit(group, 2**30, 64)
+    cgroups._limit(group, 2**30, 64)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "memory.max": str(2**30),
         "memory.swap.max": "0",
@@ -80,8 +80,8 @@ def test_the_nearest_group_whose_children_can_be_limited_is_taken(
     def refused(path: str, text: str) -> None:
         raise OSError(16, "Device or resource busy", path)
 
-    monkeypatch.setattr(groups, "_write", refused)
-    monkeypatch.setattr(groups, "_mounts", lambda: {"cgroup2": ("/", str(tmp_path))})
-    monkeypatch.setattr(groups, "_own_groups", lambda: {"": "/user/session"})
-    first = next(groups._candidates())
+    monkeypatch.setattr(cgroups, "_write", refused)
+    monkeypatch.setattr(cgroups, "_mounts", lambda: {"cgroup2": ("/", str(tmp_path))})
+    monkeypatch.setattr(cgroups, "_own_groups", lambda: {"": "/user/session"})
+    first = next(cgroups._candidates())
     assert (first.kind, first.folders) == ("cgroup v2", {"": str(tmp_path / expected)})

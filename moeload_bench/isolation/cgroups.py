@@ -5,7 +5,7 @@ for, processes that left their session. There is one per forecaster where this p
 part of the tree that systemd hands to a user; version 2, or the version 1 controllers memory, pids and cpuacct. It is
 made below this process's own group, so that a container's limits hold for it too.
 
-Only the standard library is imported here: the watch (`watcher`) starts with it.
+Only the standard library is imported here: the watch starts with it.
 """
 
 from __future__ import annotations

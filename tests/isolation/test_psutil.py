@@ -11,7 +11,7 @@ import pytest
 
 from moeload_bench.errors import IsolationError
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
-from moeload_bench.isolation import process, watch
+from moeload_bench.isolation import process, system, watch
 from moeload_bench.isolation.hosts import MIB, Limits, open_host
 from moeload_bench.isolation.targets import Target, parse_target
 from tests.conftest import synthetic_trace
@@ -46,10 +46,11 @@ class WithChildren:
 
 
 @pytest.fixture
-def portable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def psutil_system(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As on another system: neither /proc nor control groups."""
-    monkeypatch.setattr(watch, "LINUX", False)
-    monkeypatch.setattr(process, "LINUX", False)
+    for module in (system, watch):
+        monkeypatch.setattr(module, "SYSTEM", "other")
+    monkeypatch.setattr(process, "new_group", lambda *_: None)
     watch._started.cache_clear()
     yield
     watch._started.cache_clear()  # its input is closed with it, so that it ends
@@ -78,7 +79,7 @@ def still_running(pids: list[int]) -> list[int]:
     return [one.pid for one in alive if one.status() != psutil.STATUS_ZOMBIE]
 
 
-@pytest.mark.usefixtures("portable")
+@pytest.mark.usefixtures("psutil_system")
 def test_memory_of_a_tree_is_limited_and_all_of_it_is_ended(tmp_path: Path) -> None:
     """Also of children that left for a session of their own."""
     with pytest.raises(IsolationError, match=r"used \d+ MiB of memory, allowed are 300 MiB"):
@@ -86,14 +87,14 @@ def test_memory_of_a_tree_is_limited_and_all_of_it_is_ended(tmp_path: Path) -> N
     assert still_running(children_of(tmp_path)) == []
 
 
-@pytest.mark.usefixtures("portable")
+@pytest.mark.usefixtures("psutil_system")
 def test_the_number_of_processes_is_limited(tmp_path: Path) -> None:
     """The forecaster's own is one of them."""
     with pytest.raises(IsolationError, match="had 4 processes, allowed are 3"):
         run(tmp_path, "children=3", Limits(processes=3))
 
 
-@pytest.mark.usefixtures("portable")
+@pytest.mark.usefixtures("psutil_system")
 def test_cost_counts_children_and_nothing_is_left(tmp_path: Path) -> None:
     """Their memory; at the end those in sessions of their own are gone too."""
     with open_host(target(tmp_path, "mib=200"), INFO, seed=0, level="process") as host:
