@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from peer_jobs import peak_mb
 
-from moeload_bench.evaluation.harness import follow, row_of, window_rows
+from moeload_bench.harness.replay import follow, row_of, window_rows
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.scoring.scores import score_forecast
 from moeload_bench.traces.store import read_trace, write_trace

@@ -20,7 +20,7 @@ from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.environment import BLAS_KERNELS, Environment, environment
 from moeload_bench.errors import ResultError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import Target, is_baseline
 from moeload_bench.publishing.requirements import install_packages

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moeload_bench.errors import MoeloadError
-    from moeload_bench.evaluation.conformance import check_forecaster
-    from moeload_bench.evaluation.evaluate import evaluate
-    from moeload_bench.evaluation.stored import rescore
     from moeload_bench.forecaster import Forecast, Forecaster, ForecastRequest, StepBlock, TraceInfo
+    from moeload_bench.harness.conformance import check_forecaster
+    from moeload_bench.harness.evaluate import evaluate
+    from moeload_bench.harness.rescore import rescore
     from moeload_bench.inspection.facts import inspect_trace
     from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.inspection.page import report
@@ -63,9 +63,9 @@ def _by_name(modules: dict[str, str]) -> dict[str, str]:
 
 _HOME = _by_name({
     "errors": "MoeloadError",
-    "evaluation.conformance": "check_forecaster",
-    "evaluation.evaluate": "evaluate",
-    "evaluation.stored": "rescore",
+    "harness.conformance": "check_forecaster",
+    "harness.evaluate": "evaluate",
+    "harness.rescore": "rescore",
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from leaderboard.season.folder import SeasonFolder
 from moeload_bench.errors import MoeloadError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
 from moeload_bench.publishing.folder import check_weights, read_folder

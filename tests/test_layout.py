@@ -82,7 +82,7 @@ def test_pages_are_made_without_torch() -> None:
 
 
 def test_one_place_feeds_forecasters() -> None:
-    """`evaluation.harness.follow`: only isolation and adapters, which hold forecasters, call `observe` otherwise."""
+    """`harness.replay.follow`: only isolation and adapters, which hold forecasters, call `observe` otherwise."""
     root = ROOT / "moeload_bench"
     feeding = {
         path.relative_to(root)
@@ -90,9 +90,7 @@ def test_one_place_feeds_forecasters() -> None:
         for node in _nodes(path)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "observe"
     }
-    assert {path for path in feeding if path.parts[0] not in ("isolation", "adapters")} == {
-        Path("evaluation/harness.py")
-    }
+    assert {path for path in feeding if path.parts[0] not in ("isolation", "adapters")} == {Path("harness/replay.py")}
 
 
 def test_a_missing_component_can_fail_instead_of_being_skipped() -> None:
@@ -134,7 +132,7 @@ def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
     Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
     """
     readable = {
-        "adapters", "cli", "evaluation", "inspection", "interchange", "isolation", "live", "placement", "plots",
+        "adapters", "cli", "harness", "inspection", "interchange", "isolation", "live", "placement", "plots",
         "publishing", "results", "scoring", "states", "traces",
     }  # fmt: skip
     folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}

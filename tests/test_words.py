@@ -17,9 +17,9 @@ from moeload_bench.errors import (
     TargetError,
     counted,
 )
-from moeload_bench.evaluation.conformance import check_forecaster
-from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import trace_info
+from moeload_bench.harness.conformance import check_forecaster
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection.policies import compare_policies
 from moeload_bench.isolation.hosts import fit_target, level_available, open_host
 from moeload_bench.isolation.targets import parse_target

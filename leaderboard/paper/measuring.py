@@ -17,7 +17,7 @@ import pandas as pd
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import SuiteError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.plots.traces import SLIDING, Statistic
 from moeload_bench.states.rule import trace_labels

@@ -21,12 +21,12 @@ from leaderboard.season.scored import load_table
 from leaderboard.season.scoring import run_entry, season_setting, season_suite, trace_file
 from leaderboard.verifying.agreement import differences
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
-from moeload_bench.evaluation.pairs import Fitted, Pair
+from moeload_bench.harness.pairs import Fitted, Pair
+from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.isolation.hosts import Level, level_available
 from moeload_bench.recipes.draws import recipe_toml
 from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -215,7 +215,7 @@ def rerun_differences(results: Results, again: RunResult, refitted: bool) -> lis
     ``results``: of that entry alone; ``refitted``: it was scored with other fitted bytes, so that means are compared.
     """
     (entry,) = results.entries.values()
-    runs = Results.of([entry], {entry.name: [again]}, {}), results.select(traces=[again.trace])
+    runs = results_of([entry], {entry.name: [again]}, {}), results.select(traces=[again.trace])
     fresh, committed = (replace(one, costs=one.costs[:0], facts=one.facts[:0], layers=None) for one in runs)
     return differences(fresh, committed, tolerances_of(entry, refit=refitted))
 

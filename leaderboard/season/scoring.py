@@ -19,13 +19,13 @@ from leaderboard.season.folder import (
 )
 from leaderboard.season.records import Recording, Scores, file_sha256, write_record
 from moeload_bench.errors import SeasonError
-from moeload_bench.evaluation.evaluate import entry_of
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, run_pair
-from moeload_bench.evaluation.workers import workers
 from moeload_bench.files import replacing, write_whole
+from moeload_bench.harness.evaluate import entry_of
+from moeload_bench.harness.pairs import Fitted, Pair, Setting, run_pair
+from moeload_bench.harness.run_result import RunResult, results_of
+from moeload_bench.harness.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.results.results import Results
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.run_facts import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
@@ -123,7 +123,7 @@ def score_season(
             entry_of(setting, target, Fitted()).model_copy(update={"requirements": entry.requirements})
             for entry, target in zip(entries, targets, strict=True)
         ]
-    save_table(folder, Results.of(described, runs, suite.stratum_by_trace()))
+    save_table(folder, results_of(described, runs, suite.stratum_by_trace()))
     write_whole(folder.path / "suite.json", (suite.model_dump_json(indent=1) + "\n").encode())
     made = Scores(
         recordings_sha256=recordings_sha256(recordings),

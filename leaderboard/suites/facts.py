@@ -9,8 +9,8 @@ import typer
 from leaderboard.committed import ROOT, result_path
 from leaderboard.verifying.agreement import floor_differences
 from moeload_bench.errors import ResultError
-from moeload_bench.evaluation.truth import Truth
 from moeload_bench.files import write_whole
+from moeload_bench.harness.truth import Truth
 from moeload_bench.results.columns import fact_frame
 from moeload_bench.results.results import load_results
 from moeload_bench.results.storage import BUNDLED

@@ -7,7 +7,7 @@ from pathlib import Path
 from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
-from moeload_bench.evaluation.evaluate import as_target
+from moeload_bench.harness.evaluate import as_target
 from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, read_folder
 from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results

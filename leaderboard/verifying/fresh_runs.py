@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.results.run_result import TaskResult
+from moeload_bench.harness.run_result import TaskResult
 from moeload_bench.results.skill import log_ratio
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace

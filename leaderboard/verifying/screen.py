@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.evaluation.harness import row_of, window_rows
+from moeload_bench.harness.replay import row_of, window_rows
 from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.trace import Trace, shares
 

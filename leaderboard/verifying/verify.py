@@ -23,11 +23,12 @@ from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relativ
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
 from moeload_bench.errors import SubmissionError, TargetError, printable
-from moeload_bench.evaluation.evaluate import entry_of
-from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
-from moeload_bench.evaluation.workers import available_bytes, run_spread
 from moeload_bench.files import write_whole
+from moeload_bench.harness.evaluate import entry_of
+from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
+from moeload_bench.harness.replay import Answer
+from moeload_bench.harness.run_result import RunResult, results_of
+from moeload_bench.harness.workers import available_bytes, run_spread
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
 from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, folder_problems
@@ -35,7 +36,6 @@ from moeload_bench.publishing.requirements import install_packages
 from moeload_bench.publishing.submission import Verification
 from moeload_bench.publishing.submit import require_level
 from moeload_bench.results.results import Results
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import list_traces, open_source
 from moeload_bench.words import FineProgress
@@ -171,7 +171,7 @@ class _Rerun:
             }
         )
         runs = [self.runs[one.id] for one in suite.traces]
-        return Results.of([entry], {entry.name: runs}, suite.stratum_by_trace())
+        return results_of([entry], {entry.name: runs}, suite.stratum_by_trace())
 
     def _expected(self) -> int:
         """Return how many runs and fits there will be when all goes well: what progress counts to."""
@@ -216,16 +216,16 @@ class _Rerun:
         work = [(self.target, entry, self.request.paths[entry.id]) for entry in [drawn[0], *drawn]]
         with contextlib.closing(self._runs(work)) as runs:
             once = next(runs).result
-            for entry, heard in zip(drawn, runs, strict=True):
-                unequal = unequal_fields(once, heard.result) if entry is drawn[0] else []
+            for entry, scored in zip(drawn, runs, strict=True):
+                unequal = unequal_fields(once, scored.result) if entry is drawn[0] else []
                 if unequal:
                     what = f"two runs from the same fitted bytes differ in {', '.join(unequal)}"
                     return [f"{entry.id}: not deterministic: {what}"]
-                if heard.result.failures:
-                    number, first = len(heard.result.failures), heard.result.failures[0]
+                if scored.result.failures:
+                    number, first = len(scored.result.failures), scored.result.failures[0]
                     return [f"{entry.id}: {number} tasks failed, the first is origin {first.origin}: {first.failure}"]
-                self.runs[entry.id] = heard.result
-                self.strata.append(heard.strata)
+                self.runs[entry.id] = scored.result
+                self.strata.append(scored.strata)
         if self.request.folder.record.model_type == "statistical" and self.fits[self.target.text].wall_s is not None:
             return ["model_type: got 'statistical', but it was fitted on the suite's train runs: expected 'learned'"]
         return []
@@ -235,7 +235,7 @@ class _Rerun:
         known = {entry.id: entry for one in asked for entry in one.before}
         before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
         after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
-        runs = (heard.result for heard in self._runs([*before, *after]))
+        runs = (scored.result for scored in self._runs([*before, *after]))
         references = {name: next(runs) for name in known}
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one in asked:
@@ -270,7 +270,7 @@ def run_and_hear(pair: Pair) -> Heard:
         if answer.forecast is not None:
             means.append(answer.forecast.window_means(horizons))
 
-    result = replay_and_score(pair, heard=hear)
+    result = replay_and_score(pair, on_answer=hear)
     if len(means) < len(result.tasks):
         return Heard(result, {})
     trace = open_source(pair.source, pair.entry.data_sha256)

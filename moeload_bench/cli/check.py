@@ -10,8 +10,8 @@ import typer
 
 from moeload_bench.cli.options import TARGET, Seed
 from moeload_bench.cli.progress import pair_progress, say, say_record
-from moeload_bench.evaluation.conformance import check_forecaster
-from moeload_bench.evaluation.scenarios import CALL_S, CHECK_S
+from moeload_bench.harness.conformance import check_forecaster
+from moeload_bench.harness.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
 
 

@@ -110,7 +110,7 @@ def figure(
 
 def _results(sources: Sequence[str], tasks: str | Trace, level: str) -> Results:
     """Return results from files, then those of forecasters that are run now."""
-    from moeload_bench.evaluation.evaluate import evaluate
+    from moeload_bench.harness.evaluate import evaluate
     from moeload_bench.results.results import joined, load_results
 
     files = [source for source in sources if source.endswith((".parquet", ".json")) or Path(source).is_dir()]

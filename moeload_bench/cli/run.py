@@ -25,10 +25,10 @@ from moeload_bench.cli.progress import (
     say_record,
 )
 from moeload_bench.errors import ResultError, SuiteError, counted, not_found, printable
-from moeload_bench.evaluation.conformance import LONG_STEPS
-from moeload_bench.evaluation.evaluate import evaluate, installed, suite_baselines
-from moeload_bench.evaluation.sizing import sized
-from moeload_bench.evaluation.stored import rescore
+from moeload_bench.harness.conformance import LONG_STEPS
+from moeload_bench.harness.evaluate import evaluate, installed, suite_baselines
+from moeload_bench.harness.rescore import rescore
+from moeload_bench.harness.sizing import sized
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import baseline_names, load_function
 from moeload_bench.placement.cost import HEADLINE

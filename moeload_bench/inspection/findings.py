@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.errors import MoeloadError, SuiteError, counted
-from moeload_bench.evaluation.evaluate import evaluate, installed
-from moeload_bench.evaluation.sizing import sized
+from moeload_bench.harness.evaluate import evaluate, installed
+from moeload_bench.harness.sizing import sized
 from moeload_bench.inspection.advice import Advice, name_layers
 from moeload_bench.inspection.decision import Decision, too_short
 from moeload_bench.inspection.planning import Settings

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness.replay import follow
 from moeload_bench.inspection.past import Kept
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target

@@ -12,7 +12,7 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import counted
-from moeload_bench.evaluation.harness import follow
+from moeload_bench.harness.replay import follow
 from moeload_bench.inspection.planning import Settings
 from moeload_bench.interchange.placements import Placement, slots_in
 from moeload_bench.isolation.targets import parse_target

@@ -16,8 +16,8 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.evaluation.harness import follow
 from moeload_bench.files import write_whole
+from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.traces.store import data_sha256

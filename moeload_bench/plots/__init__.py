@@ -6,7 +6,7 @@ save_figure(draw_shares(view), "shares.svg")
 
 from __future__ import annotations
 
-from moeload_bench.evaluation.over_training import TrainingErrors, training_errors
+from moeload_bench.harness.training_errors import TrainingErrors, training_errors
 from moeload_bench.plots.error_curves import draw_training
 from moeload_bench.plots.panels import View, view_trace
 from moeload_bench.plots.traces import draw_heatmap, draw_shares, draw_sliding, draw_states

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import PlotError
-from moeload_bench.evaluation.over_training import TrainingErrors
+from moeload_bench.harness.training_errors import TrainingErrors
 from moeload_bench.plots.panels import View, decorate_panel, finish_figure
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.floors import FLOOR_METRICS, floors_from, window_starts

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import IsolationError, SubmissionError
-from moeload_bench.evaluation.conformance import check_forecaster
+from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.isolation.hosts import Level, level_available, parse_level
 from moeload_bench.isolation.sources import weights_beside
 from moeload_bench.isolation.targets import ADAPTERS_PACKAGE, FileTarget, ModuleTarget, Target, is_baseline, preflight

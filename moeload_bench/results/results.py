@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results import averages, savings, skill
-from moeload_bench.results.columns import cost_frame, fact_frame, layer_frame, metric_columns, row_frame
-from moeload_bench.results.entry import Entry
+from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.ranks import rank_table
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked, stacked_frames
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
@@ -36,21 +34,6 @@ class Results(Frames):
     """
 
     _errors: dict[str, pd.DataFrame] = field(default_factory=dict, init=False)
-
-    @classmethod
-    def of(
-        cls, entries: Sequence[Entry], runs: Mapping[str, Sequence[RunResult]], strata: Mapping[str, str]
-    ) -> Results:
-        """Return the table of what forecasters scored; ``strata`` has the stratum of each trace that is in one."""
-        horizons = entries[0].suite.horizons if entries else ()
-        facts = {run.trace: run.facts for found in runs.values() for run in found}
-        return cls(
-            {entry.name: entry for entry in entries},
-            row_frame(runs, horizons, strata),
-            cost_frame(runs),
-            fact_frame(facts, horizons),
-            layer_frame(runs, horizons),
-        )
 
     @property
     def names(self) -> list[str]:

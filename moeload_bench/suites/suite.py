@@ -333,7 +333,9 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     that leaves none, and if a trace holds no such window.
     """
     asked = [(entry, entry.asked(horizons)) for entry in suite.traces]
-    entries = [_slid(entry, traces[entry.id], suite.rule, every, max(own)) for entry, own in asked if own]
+    entries = [
+        _with_sliding_origins(entry, traces[entry.id], suite.rule, every, max(own)) for entry, own in asked if own
+    ]
     if not entries:
         most = max(entry.horizon or 0 for entry in suite.traces)
         raise SuiteError(f"windows of {min(horizons)} steps: the runs of {suite.name} are asked for {most} at most")
@@ -341,7 +343,7 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
 
 
-def _slid(entry: SuiteTrace, trace: Trace, rule: StateRule, every: int, horizon: int) -> SuiteTrace:
+def _with_sliding_origins(entry: SuiteTrace, trace: Trace, rule: StateRule, every: int, horizon: int) -> SuiteTrace:
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
     names = state_names(labels)
     origins: dict[State, list[int]] = {state: [] for state in STATES}

@@ -15,8 +15,8 @@ import pytest
 
 from moeload_bench.adapters.blocks import ROWS, TENS, BlockAdapter, BlockMemory, path_through, simplex
 from moeload_bench.errors import ForecastError, MoeloadError, TargetError
-from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.isolation.targets import class_target, load_class, parse_target
 from tests.conftest import need, synthetic_load_SLE
 

@@ -16,8 +16,8 @@ from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TargetError
-from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
+from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.traces.trace import shares
 from tests.conftest import synthetic_load_SLE
 from tests.support.archives import changed_archive

@@ -14,8 +14,8 @@ from baselines._spread import HORIZONS, LEVELS, Spread
 from baselines.adaptive import Adaptive
 from baselines.guarded import Guarded
 from moeload_bench.errors import TargetError
-from moeload_bench.evaluation.conformance import check_forecaster
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.scoring.metrics import total_variation
 from tests.support.archives import changed_archive
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from moeload_bench import evaluate, list_traces, load_trace, write_trace
 from moeload_bench.cli.app import app
-from moeload_bench.evaluation.conformance import check_forecaster
+from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_load_SLE, synthetic_trace
 

@@ -22,15 +22,14 @@ from typer.testing import CliRunner
 from leaderboard.season.claims import Test, against_others, cell_gains
 from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
 from moeload_bench.cli.app import app
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection import experts
 from moeload_bench.inspection.capacity_forecast import PRIOR, PRIOR_WINDOWS
 from moeload_bench.inspection.cluster import ASSUMED
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.columns import CostResult, metric_columns
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.results.run_result import CostResult
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
 from moeload_bench.suites.suite import Suite, load_suite

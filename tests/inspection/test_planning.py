@@ -11,8 +11,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import PlacementError, TraceError
-from moeload_bench.evaluation.harness import make_request
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block
+from moeload_bench.harness.replay import make_request
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.past import BINS
 from moeload_bench.inspection.planning import Settings

@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
-from moeload_bench.evaluation.evaluate import evaluate
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import (
     LEVELS,
     MIB,

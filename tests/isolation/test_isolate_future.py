@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import Forecast, step_block, trace_info
+from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import fit_target
 from moeload_bench.isolation.targets import baseline_names, parse_target
 from moeload_bench.traces.trace import Trace

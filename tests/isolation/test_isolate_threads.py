@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from moeload_bench.evaluation.harness import follow
-from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness.replay import follow
+from moeload_bench.harness.workers import run_spread
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.traces.trace import Trace

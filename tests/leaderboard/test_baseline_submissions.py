@@ -13,7 +13,7 @@ from leaderboard.verifying.agreement import EXACTLY, differences
 from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
-from moeload_bench.evaluation.evaluate import as_target, evaluate
+from moeload_bench.harness.evaluate import as_target, evaluate
 from moeload_bench.publishing.folder import RECORD, VERIFICATION, look_of, read_folder
 from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results

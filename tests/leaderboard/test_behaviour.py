@@ -17,7 +17,8 @@ from leaderboard.reproduce import prepared, same_machine, tolerances_of
 from leaderboard.verifying.agreement import EXACTLY, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, replay_and_score
+from moeload_bench.harness.pairs import Fitted, Pair, Setting, replay_and_score
+from moeload_bench.harness.run_result import results_of
 from moeload_bench.isolation.hosts import Level, Limits, level_available
 from moeload_bench.isolation.targets import Target, load_class
 from moeload_bench.publishing.folder import Folder, read_folder
@@ -78,7 +79,7 @@ def test_an_entry_run_from_its_committed_bytes_gives_its_committed_numbers(path:
         dear = costs[run.id] > DEAR_S
         asked = some_origins(run, draw) if dear else run
         found = replay_and_score(Pair(setting, asked, sources[run.id], target, fitted))
-        fresh, expected = Results.of([entry], {entry.name: [found]}, {}), committed.select(traces=[run.id])
+        fresh, expected = results_of([entry], {entry.name: [found]}, {}), committed.select(traces=[run.id])
         if dear:
             fresh, expected = tasks_of(fresh, asked), tasks_of(expected, asked)
         assert differences(fresh, expected, tolerances) == [], run.id

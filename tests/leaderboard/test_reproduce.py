@@ -16,8 +16,8 @@ from leaderboard.reproduce import TOLERANCES, prepared, report, same_machine, to
 from leaderboard.verifying.agreement import EXACTLY, Tolerances, differences, value_bound
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.truth import open_truth
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.truth import open_truth
 from moeload_bench.publishing.folder import read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

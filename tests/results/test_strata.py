@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import WORDS, by_stratum, nearest_words, size_words
 from moeload_bench.scoring.run_facts import run_facts

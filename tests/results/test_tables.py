@@ -10,7 +10,7 @@ import pytest
 
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import NotFoundError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.plots import draw_horizon
 from moeload_bench.results.board import Board, board_of, front_of, known_board
 from moeload_bench.results.brief import brief_tables

@@ -11,16 +11,16 @@ import pytest
 from leaderboard.pages.tables import catalogue_table, tolerances
 from leaderboard.site import words as site_words
 from leaderboard.verifying.agreement import Tolerances, differences
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.stored import rescore
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.rescore import rescore
 from moeload_bench.results.board import known_board
 from moeload_bench.results.results import Results
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
-from tests.evaluation.test_harness import small_suite
-from tests.evaluation.test_stored import PathWithQuantiles
+from tests.harness.test_replay import small_suite
+from tests.harness.test_rescore import PathWithQuantiles
 from tests.support.scores import metric_OK
 
 HELLINGER = Metric(

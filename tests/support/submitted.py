@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from leaderboard.suites.freeze import to_toml
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.publishing.folder import CODE, RECORD, Folder, parse_submission, read_folder
 from moeload_bench.publishing.requirements import REQUIREMENTS
 from moeload_bench.results.results import Results

@@ -205,7 +205,7 @@ here = read_trace(f"{folder}/tiny-a/train/seed0.parquet")
 np.testing.assert_array_equal(np.array([row["load"] for row in stream]), here.load_SLE)
 assert load_trace("tiny-a/train/seed0").load_SLE.tobytes() == here.load_SLE.tobytes()
 
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.suites.suite import HubPlace, suite_for_trace
 
 here = read_trace(f"{folder}/tiny-b/test/seed0.parquet")

@@ -48,7 +48,7 @@ def stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tr
     monkeypatch.setattr(streaming, "CELLS_A_PART", 100 * cells)
     monkeypatch.setattr("moeload_bench.states.drift.CELLS_AT_ONCE", 100 * cells)
     monkeypatch.setattr(streaming, "HELD_BYTES", 3 * 64 * cells * 8)
-    monkeypatch.setattr("moeload_bench.evaluation.harness.FEED_CELLS", 100 * cells)
+    monkeypatch.setattr("moeload_bench.harness.replay.FEED_CELLS", 100 * cells)
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
     return trace, path
 

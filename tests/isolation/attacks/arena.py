@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import Host, Limits, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace

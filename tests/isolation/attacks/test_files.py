@@ -23,7 +23,7 @@ from moeload_bench import bounds
 from moeload_bench.bounds import check_depth, parse_json
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, SuiteError, TraceError
-from moeload_bench.evaluation.evaluate import evaluate
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.interchange.npz import read_npz
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.pages import chunks, largest_page_bytes

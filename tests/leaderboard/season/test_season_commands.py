@@ -15,8 +15,8 @@ from leaderboard.__main__ import app
 from leaderboard.season import recording, scoring
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.records import Recording, read_record
-from moeload_bench.evaluation import pairs
-from moeload_bench.evaluation.pairs import Pair
+from moeload_bench.harness import pairs
+from moeload_bench.harness.pairs import Pair
 from moeload_bench.traces.store import read_trace
 from tests.support.seasons import NAME, VALUE, WHERE, Repository, make_repository
 

@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.errors import TargetError
-from moeload_bench.evaluation.conformance import REPORTED, RULES, check_forecaster
 from moeload_bench.forecaster import Forecast, StepBlock
+from moeload_bench.harness.conformance import REPORTED, RULES, check_forecaster
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.traces.store import write_trace

@@ -63,7 +63,7 @@ def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None)
     """
     check_backend(backend, address)
     if backend == "loky":
-        with nullcontext(_here) if jobs == 1 else _loky(jobs) as run:
+        with nullcontext(_in_process) if jobs == 1 else _loky(jobs) as run:
             yield run
         return
     with _dask(str(address)) if backend == "dask" else _ray(str(address)) as run:
@@ -80,7 +80,7 @@ def check_backend(backend: str, address: str | None) -> None:
         raise MoeloadError(f"the backend {backend!r} needs the address of a running cluster (--address)")
 
 
-def _here(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+def _in_process(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
     return (_call(call) for call in calls)
 
 

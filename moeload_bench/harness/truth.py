@@ -1,27 +1,35 @@
-"""What the harness knows of a scored run and a forecaster never sees: true shares, labels, floors.
+"""What the harness knows of a scored run and a forecaster never sees: true shares, labels, floors, reference plans.
 
-Kept per process for the last runs only, since all forecasters of a suite need the same.
+Kept per process for the last runs only, since all forecasters of a suite need the same. What costs much, floors,
+crossings and reference plans, is in the cache under the hash of the trace and of all that it was computed from; the
+facts of the package's own suites come with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench import cache
+from moeload_bench.environment import package_versions
 from moeload_bench.errors import TraceError
-from moeload_bench.evaluation.harness import row_of, window_rows
+from moeload_bench.harness.replay import row_of, window_rows
+from moeload_bench.harness.run_result import rounded_tree
 from moeload_bench.placement.plans import headline_shapes
-from moeload_bench.results.run_result import rounded_tree
-from moeload_bench.results.trace_facts import TraceFacts
+from moeload_bench.results.trace_facts import TraceFacts, suite_facts
+from moeload_bench.scoring.catalogue import EXPERTS
 from moeload_bench.scoring.floors import Floors, Windows, trace_floors
 from moeload_bench.scoring.plan_scores import References, reference_plans
-from moeload_bench.scoring.scores import horizon_rows
+from moeload_bench.scoring.scores import SCORING_VERSION, horizon_rows
 from moeload_bench.states.rule import LABELS, State, StateLabels, StateRule, crossing, label_states
 from moeload_bench.states.shifts import planned_shifts
-from moeload_bench.suites.suite import CROSSING, STATES
+from moeload_bench.suites.suite import CROSSING, STATES, Suite, SuiteTrace
 from moeload_bench.traces.store import Source, data_sha256, open_source
 from moeload_bench.traces.trace import Trace, shares
 
@@ -126,3 +134,72 @@ def open_truth(
 ) -> Truth:
     """Return the truth of a trace; raise `HashMismatchError` when its content is another."""
     return Truth(open_source(source, sha256), rule, horizons, shapes)
+
+
+# ------------------------------------------------------------------------------------------------ cached by hash
+
+
+def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
+    """Return floors, and which windows cross a change of state or a planned switch: of the package, the cache, or new.
+
+    They depend on no forecaster, so asking for fresh work does not compute them again.
+    """
+    known = suite_facts(suite.name, suite.sha256()).get(entry.id)
+    if known is not None and known.data_sha256 == entry.data_sha256:
+        return known
+    K = len(suite.horizons)
+    key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule), columns=K)
+    stored = cache.load(key, lambda tree: _facts(tree, entry, K))
+    if stored is not None:
+        return stored
+    found = truth.facts(entry.origins(), K)
+    cache.save(key, found.model_dump(mode="json"))
+    return found
+
+
+def load_references(suite: Suite, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
+    """Return the reference plans of every origin, empty where they are not in the cache."""
+    return cache.load(_key("reference costs", suite, entry), lambda tree: _references(tree, entry, truth)) or {}
+
+
+def _facts(tree: Any, entry: SuiteTrace, K: int) -> TraceFacts:
+    """Return the facts in a cache entry; raise `ValueError` for those of another trace or of other windows."""
+    found = TraceFacts.model_validate_json(json.dumps(tree))
+    windows = {origin: len(crosses_K) for origin, crosses_K in found.crossing.items()}
+    if found.data_sha256 != entry.data_sha256 or windows != dict.fromkeys((origin for origin, _ in entry.origins()), K):
+        raise ValueError("it is of another trace, or of other windows")
+    return found
+
+
+def _references(tree: Any, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
+    """Return the reference plans in a cache entry; raise `ValueError` for those of another trace or other windows."""
+    found = {int(origin): References.from_tree(one) for origin, one in tree.items()}
+    shape_KL, shapes = (len(truth.horizons), truth.trace.num_layers), headline_shapes(truth.trace.num_experts)
+    rows_K = tuple(horizon // truth.trace.meta.stride for horizon in truth.horizons)
+    names = {plan: {EXPERTS, *(shape.name for shape in shapes)} for plan in ("oracle", "uniform")}
+    for one in found.values():
+        arrays = [a for costs in one.costs.values() for c in costs.values() for a in c if isinstance(a, np.ndarray)]
+        held = one.shapes, one.rows_K, {plan: {*costs} for plan, costs in one.costs.items()}
+        if held != (tuple(shapes), rows_K, names) or {array.shape for array in arrays} != {shape_KL}:
+            raise ValueError("it is of another trace, or of other windows")
+    if found.keys() != {origin for origin, _ in entry.origins()}:
+        raise ValueError("it is of other origins")
+    return found
+
+
+def save_references(suite: Suite, entry: SuiteTrace, references: Mapping[int, References]) -> None:
+    """Keep the reference plans of a run that was asked at every origin."""
+    if references.keys() >= {origin for origin, _ in entry.origins()}:
+        cache.save(_key("reference costs", suite, entry), {str(o): one.to_tree() for o, one in references.items()})
+
+
+def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:
+    return cache.task_key(
+        kind=kind,
+        trace_sha256=entry.data_sha256,
+        horizons=entry.asked(suite.horizons),
+        origins=entry.origins(),
+        scoring_version=SCORING_VERSION,
+        versions=package_versions(),
+        **more,
+    )

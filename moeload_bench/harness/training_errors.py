@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import not_found
-from moeload_bench.evaluation.harness import follow
-from moeload_bench.evaluation.truth import Truth
+from moeload_bench.harness.replay import follow
+from moeload_bench.harness.truth import Truth
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import parse_target, preflight
 from moeload_bench.scoring.catalogue import PRIMARY, forecast_metrics

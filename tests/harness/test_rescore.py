@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import NotFoundError, ResultError, TargetError
-from moeload_bench.evaluation import stored
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.stored import rescore
 from moeload_bench.forecaster import Forecast, ForecastRequest
+from moeload_bench.harness import rescore as rescoring
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.rescore import rescore
 from moeload_bench.isolation.targets import load_function
 from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.results import Results, load_results
@@ -26,7 +26,7 @@ from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
-from tests.evaluation.test_harness import small_suite
+from tests.harness.test_replay import small_suite
 from tests.support import counted
 from tests.support.forecasters import LastSeen
 from tests.support.scores import metric_OK, same_scores
@@ -177,7 +177,7 @@ def test_damaged_forecasts_are_refused_by_name(kept: Kept, how: str, says: str) 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are looked at before anything is unpacked."""
-    monkeypatch.setattr(stored, "MAX_BYTES", 1000)
+    monkeypatch.setattr(rescoring, "MAX_BYTES", 1000)
     with pytest.raises(ResultError, match=r"bytes unpacked, expected at most 1000"):
         rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from moeload_bench import cache
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.pairs import Fitted
-from moeload_bench.evaluation.truth import open_truth
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.pairs import Fitted
+from moeload_bench.harness.truth import open_truth
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, suite_for_trace
 from moeload_bench.traces.store import write_trace

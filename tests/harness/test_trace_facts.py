@@ -8,11 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from moeload_bench.evaluation import kept, pairs
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.truth import Truth, open_truth
+from moeload_bench.harness import pairs
+from moeload_bench.harness import truth as truths
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.run_result import RunResult
+from moeload_bench.harness.truth import Truth, open_truth
 from moeload_bench.results.columns import FACT_KEYS, fact_frame, metric_columns
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import load_trace, write_trace
@@ -49,7 +50,7 @@ def test_a_second_forecaster_is_scored_with_what_the_first_left(
     first = evaluate("last_value", suite, paths=paths, level="none", fresh=True)
     open_truth.cache_clear()
     monkeypatch.setattr(Truth, "facts", None)
-    monkeypatch.setattr("moeload_bench.evaluation.truth.reference_plans", None)
+    monkeypatch.setattr("moeload_bench.harness.truth.reference_plans", None)
     again = evaluate("last_value", suite, paths=paths, level="none", fresh=True)
     assert same_scores(again, first)
     assert again.facts.equals(first.facts)
@@ -61,10 +62,10 @@ def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite,
     evaluate("last_value", suite, paths=paths, level="none")
     (entry,) = suite.traces
     truth = Truth(load_trace(paths[entry.id]), suite.rule, suite.horizons)
-    assert kept.load_references(suite, entry, truth)
-    assert not kept.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}), truth)
-    assert not kept.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}), truth)
-    assert not kept.load_references(suite.model_copy(update={"horizons": (1,)}), entry, truth)
+    assert truths.load_references(suite, entry, truth)
+    assert not truths.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}), truth)
+    assert not truths.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}), truth)
+    assert not truths.load_references(suite.model_copy(update={"horizons": (1,)}), entry, truth)
 
 
 def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[Suite, dict[str, Path]]) -> None:

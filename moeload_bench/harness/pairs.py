@@ -18,15 +18,15 @@ from moeload_bench import cache
 from moeload_bench.arrays import FloatArray
 from moeload_bench.environment import installed_sha256, package_versions
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluation.harness import Answer, follow
-from moeload_bench.evaluation.kept import load_references, save_references, trace_facts
-from moeload_bench.evaluation.stored import KeptForecast, kept_path, save_kept
-from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.forecaster import FitRuns, Forecast, trace_info
+from moeload_bench.harness.replay import Answer, follow
+from moeload_bench.harness.rescore import StoredForecast, forecasts_path, save_forecasts
+from moeload_bench.harness.run_result import RunResult, TaskResult, rounded_tree
+from moeload_bench.harness.truth import Truth, load_references, open_truth, save_references, trace_facts
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
-from moeload_bench.results.run_result import CostResult, RunResult, TaskResult, rounded_tree
+from moeload_bench.results.columns import CostResult
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, score_forecast
@@ -122,10 +122,10 @@ def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Targ
     return fitted
 
 
-def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) -> RunResult:
+def run_pair(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> RunResult:
     """Replay one trace to one forecaster and score the answers; from the cache where it was done before.
 
-    ``heard`` gets every answer.
+    ``on_answer`` gets every answer.
 
     A run with failures is not kept: what made it fail may be gone the next time.
     """
@@ -133,16 +133,16 @@ def run_pair(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) 
     known = pair.setting.finished(pair.target, key, pair.result_from)
     if known is not None:
         asked = known.data_sha256, known.forecasts_sha256, pair.entry.asked(pair.setting.suite.horizons)
-        if keep is None or not known.tasks or kept_path(keep, *asked).is_file():
+        if keep is None or not known.tasks or forecasts_path(keep, *asked).is_file():
             return known
-    result = replay_and_score(pair, heard=heard)
+    result = replay_and_score(pair, on_answer=on_answer)
     if not result.failures and not isinstance(pair.target, ClassTarget):
         cache.save(key, result.model_dump(mode="json"))
     return result
 
 
-def replay_and_score(pair: Pair, heard: Callable[[Answer], None] = lambda answer: None) -> RunResult:
-    """Replay one trace to one forecaster and score the answers; ``heard`` gets every answer."""
+def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> RunResult:
+    """Replay one trace to one forecaster and score the answers; ``on_answer`` gets every answer."""
     setting, suite = pair.setting, pair.setting.suite
     horizons = pair.entry.asked(suite.horizons)
     truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, horizons, setting.shapes)
@@ -165,7 +165,7 @@ def replay_and_score(pair: Pair, heard: Callable[[Answer], None] = lambda answer
             numba_cache=setting.numba_cache,
         ) as feed:
             for answer in feed.answers(list(scores.states), horizons, suite.quantiles):
-                heard(answer)
+                on_answer(answer)
                 scores.add(answer)
             if len(truth.known_references) > known and setting.shapes is None:
                 save_references(suite, pair.entry, truth.known_references)
@@ -198,7 +198,7 @@ class _RunScores:
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
         self.digest = hashlib.sha256()
-        self.kept: list[KeptForecast] = []
+        self.kept: list[StoredForecast] = []
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
@@ -207,7 +207,7 @@ class _RunScores:
         for part in _hashed(answer):
             self.digest.update(part)
         if self.pair.setting.keep is not None:
-            self.kept.append(KeptForecast.of(answer, self.truth))
+            self.kept.append(StoredForecast.of(answer, self.truth))
 
     def fail_rest(self, reason: str) -> None:
         """Every origin without an answer fails for one reason."""
@@ -238,8 +238,8 @@ class _RunScores:
         }
         if self.pair.setting.keep is not None:
             sha256, horizons = self.pair.entry.data_sha256, self.truth.horizons
-            path = kept_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
-            save_kept(path, self.kept, horizons)
+            path = forecasts_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
+            save_forecasts(path, self.kept, horizons)
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.truth import Truth
 from moeload_bench.forecaster import Forecast, ForecastRequest
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.truth import Truth
 from moeload_bench.results.results import Results
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import Suite, SuiteTrace

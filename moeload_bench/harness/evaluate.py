@@ -18,9 +18,10 @@ from typing import Any
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
-from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
-from moeload_bench.evaluation.workers import Run, check_backend, check_memory, workers
+from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
+from moeload_bench.harness.replay import Answer
+from moeload_bench.harness.run_result import RunResult, results_of
+from moeload_bench.harness.workers import Run, check_backend, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
     ClassTarget,
@@ -35,7 +36,6 @@ from moeload_bench.isolation.targets import (
 from moeload_bench.placement.plans import SHAPE_NAMES
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.results import Results
-from moeload_bench.results.run_result import RunResult
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
 from moeload_bench.traces.store import Source
@@ -103,12 +103,12 @@ def evaluate(
             None if keep is None else Path(keep),
             None if shapes is None else tuple(shapes),
         )
-        said = _Said(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")
-        return _run_all(run, setting, sources, targets, said)
+        reporter = _Reporter(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")
+        return _run_all(run, setting, sources, targets, reporter)
 
 
-class _Said:
-    """How far a request is. ``within``: the pairs are worked on in this process, so that each origin can be told."""
+class _Reporter:
+    """Report how far a request is; each origin too where pairs are worked on in this process (``within``)."""
 
     def __init__(self, progress: FineProgress, targets: Sequence[Target], suite: Suite, *, within: bool) -> None:
         self._progress, self._targets, self._suite, self._within = progress, targets, suite, within
@@ -129,44 +129,46 @@ class _Said:
 
     def call(self, pair: Pair) -> Callable[[], RunResult]:
         """Return the work of a pair."""
-        told = [self._each(pair)] if self._within else []
-        return functools.partial(run_pair, pair, *told)
+        on_answer = [self._each(pair)] if self._within else []
+        return functools.partial(run_pair, pair, *on_answer)
 
     def _each(self, pair: Pair) -> Callable[[Answer], None]:
         count, of = itertools.count(1), len(pair.entry.origins())
         who = f"{pair.target.label}, forecaster {self._targets.index(pair.target) + 1} of {len(self._targets)}"
 
-        def heard(answer: Answer) -> None:
+        def report(answer: Answer) -> None:
             number = next(count)
             self._progress(self._done + number / (of + 1), self._total, f"{who}, origin {number} of {of}")
 
-        return heard
+        return report
 
 
 def _run_all(
-    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], said: _Said
+    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], reporter: _Reporter
 ) -> Results:
     """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
     fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
-    untaught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners], said)
+    at_once = [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners]
+    unfitted = _begin(run, at_once, reporter)
     fits: dict[int, Fitted] = {}
     for number, i in enumerate(learners, start=1):
-        said.fits(number, len(learners), targets[i])
+        reporter.fits(number, len(learners), targets[i])
         fits[i] = next(fitting)  # the other runs go on meanwhile
-    taught = _begin(run, [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners], said)
+    waiting = [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners]
+    fitted = _begin(run, waiting, reporter)
     done: dict[int, list[RunResult]] = defaultdict(list)
-    for i, pair, result in itertools.chain(untaught, taught):
+    for i, pair, result in itertools.chain(unfitted, fitted):
         done[i].append(result)
-        said.finished(pair)
+        reporter.finished(pair)
     entries = [entry_of(setting, target, fits.get(i, Fitted())) for i, target in enumerate(targets)]
     runs = {entry.name: done[i] for i, entry in enumerate(entries)}
-    return Results.of(entries, runs, setting.suite.stratum_by_trace())
+    return results_of(entries, runs, setting.suite.stratum_by_trace())
 
 
-def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], said: _Said) -> Iterator[tuple[int, Pair, RunResult]]:
+def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter) -> Iterator[tuple[int, Pair, RunResult]]:
     """Begin pairs, not waiting for any; they come with their results, in order."""
-    results = run([said.call(pair) for _, pair in pairs])
+    results = run([reporter.call(pair) for _, pair in pairs])
     return ((i, pair, result) for (i, pair), result in zip(pairs, results, strict=True))
 
 

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moeload_bench.errors import ForecastError
-from moeload_bench.evaluation.harness import Feed
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness.replay import Feed
 from moeload_bench.isolation.hosts import Host, Level, Limits, class_here, end_words, fit_target, open_host
 from moeload_bench.isolation.targets import ClassTarget, Target
 

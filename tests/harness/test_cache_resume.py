@@ -24,11 +24,11 @@ import pytest
 
 from moeload_bench import cache
 from moeload_bench.errors import MoeloadError, SuiteError
-from moeload_bench.evaluation import workers as parallel
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.stored import rescore
-from moeload_bench.evaluation.workers import run_spread
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness import workers as parallel
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.rescore import rescore
+from moeload_bench.harness.workers import run_spread
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.results import Results
 from moeload_bench.scoring import scores
@@ -109,10 +109,10 @@ def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest
     assert ran(seed=7) == everything
     assert ran(level="process") == everything
     with monkeypatch.context() as patched:
-        patched.setattr("moeload_bench.evaluation.pairs.SCORING_VERSION", scores.SCORING_VERSION + 1)
+        patched.setattr("moeload_bench.harness.pairs.SCORING_VERSION", scores.SCORING_VERSION + 1)
         assert ran() == everything
     with monkeypatch.context() as patched:
-        patched.setattr("moeload_bench.evaluation.pairs.package_versions", lambda: {"numpy": "99"})
+        patched.setattr("moeload_bench.harness.pairs.package_versions", lambda: {"numpy": "99"})
         assert ran() == everything
     assert ran() == (0, 0)
 
@@ -153,8 +153,8 @@ def test_a_damaged_entry_is_done_again(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from moeload_bench.evaluation.evaluate import evaluate
-from tests.evaluation.test_cache_resume import counted, suite_of
+from moeload_bench.harness.evaluate import evaluate
+from tests.harness.test_cache_resume import counted, suite_of
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
@@ -464,7 +464,7 @@ def test_a_class_of_this_process_is_run_each_time(tmp_path: Path, monkeypatch: p
 
 HELPED = """
 from helper import WINDOW
-from tests.evaluation.test_cache_resume import Share
+from tests.harness.test_cache_resume import Share
 
 class Mine(Share):
     window = WINDOW

@@ -20,9 +20,9 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import ResultError, TraceError, not_found
-from moeload_bench.evaluation.harness import Answer
-from moeload_bench.evaluation.truth import Truth, open_truth
 from moeload_bench.files import replacing
+from moeload_bench.harness.replay import Answer
+from moeload_bench.harness.truth import Truth, open_truth
 from moeload_bench.results.columns import ROW_KEYS
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
@@ -47,7 +47,7 @@ MAX_BYTES = 2 * 2**30
 _NAMES = ("origin_O", "horizon_K", "mean_OKLE", "quantile_OQKLE")
 
 
-class KeptForecast(NamedTuple):
+class StoredForecast(NamedTuple):
     """What is kept of one forecast; NaN throughout where it failed."""
 
     origin: int
@@ -55,7 +55,7 @@ class KeptForecast(NamedTuple):
     quantile_QKLE: FloatArray | None
 
     @classmethod
-    def of(cls, answer: Answer, truth: Truth) -> KeptForecast:
+    def of(cls, answer: Answer, truth: Truth) -> StoredForecast:
         """From the answer at one origin."""
         if answer.forecast is not None:
             return cls(answer.origin, answer.forecast.window_means(truth.horizons), answer.forecast.quantile_QKLE)
@@ -63,7 +63,7 @@ class KeptForecast(NamedTuple):
         return cls(answer.origin, np.full(shape, np.nan), None)
 
 
-def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int]) -> None:
+def save_forecasts(path: Path, kept: Sequence[StoredForecast], horizons: Sequence[int]) -> None:
     """Write the forecasts of one run as an archive, whole or not at all; their means are over these horizons.
 
     A run without origins has none, and no archive.
@@ -85,7 +85,7 @@ def save_kept(path: Path, kept: Sequence[KeptForecast], horizons: Sequence[int])
         np.savez_compressed(file, **arrays)
 
 
-def kept_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: Sequence[int]) -> Path:
+def forecasts_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizons: Sequence[int]) -> Path:
     """Return where the means over these horizons are kept, of the forecasts with a hash on the trace with a hash."""
     windows = hashlib.sha256(",".join(map(str, horizons)).encode()).hexdigest()[:8]
     return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}-{windows}.npz"
@@ -102,12 +102,12 @@ class ScoredRun(NamedTuple):
     failed_by_origin: Mapping[int, bool]
 
 
-def load_kept(folder: Path, run: ScoredRun, horizons: Sequence[int]) -> dict[int, KeptForecast]:
+def load_forecasts(folder: Path, run: ScoredRun, horizons: Sequence[int]) -> dict[int, StoredForecast]:
     """Return the forecasts of a run by origin; raise `ResultError` where they are not there or are another run's."""
     origins = sorted(run.failed_by_origin)
     if not origins:
         return {}
-    path = kept_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
+    path = forecasts_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
     if not path.is_file():
         raise ResultError(f"{path}: the forecasts of {run.trace} are not there; use run --keep-forecasts {folder}")
     try:
@@ -126,7 +126,7 @@ def load_kept(folder: Path, run: ScoredRun, horizons: Sequence[int]) -> dict[int
         raise ResultError(f"{path}: means over {arrays['horizon_K'].tolist()} steps, expected {list(horizons)}")
     quantiles = arrays.get("quantile_OQKLE", [None] * len(origins))
     rows = zip(origins, arrays["mean_OKLE"], quantiles, strict=True)
-    return {origin: KeptForecast(origin, mean_KLE, quantile_QKLE) for origin, mean_KLE, quantile_QKLE in rows}
+    return {origin: StoredForecast(origin, mean_KLE, quantile_QKLE) for origin, mean_KLE, quantile_QKLE in rows}
 
 
 class _Windows(NamedTuple):
@@ -173,10 +173,10 @@ def rescore(
     """
     traces = (suite,) if isinstance(suite, Trace) else ()
     tasks, folder = load_suite(suite) if isinstance(suite, str) else as_suite(suite), Path(folder)
-    scorers = {metric: _by(function, metric) if function else _known(metric)}
+    scorers = {metric: _own_metric(function, metric) if function else _package_metric(metric)}
     ratio = None if function else ratio_metric(metric)
     if ratio is not None and ratio not in scorers:
-        scorers[ratio] = _known(ratio)
+        scorers[ratio] = _package_metric(ratio)
     results = load_results(folder)
     for entry in results.entries.values():
         _check_belongs(entry, tasks, own=function is not None)
@@ -214,7 +214,7 @@ def _rescored(
     entry = next(entry for entry in suite.traces if entry.id == run.trace)
     horizons = entry.asked(suite.horizons)
     truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
-    kept = load_kept(folder, run, horizons)
+    kept = load_forecasts(folder, run, horizons)
     value_OK: dict[str, list[FloatArray]] = {name: [] for name in scorers}
     for origin, has_failed in failed.items():
         window = _window(kept[origin], truth, suite.quantiles)
@@ -241,14 +241,14 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
     return scored_columns(frame)
 
 
-def _window(kept: KeptForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
+def _window(kept: StoredForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
     share_HLE = truth.window(kept.origin)
     rows_K = horizon_rows(truth.horizons, truth.trace.meta.stride, len(share_HLE))
     share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
     return _Windows(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, quantiles)
 
 
-def _known(metric: str) -> _Scorer:
+def _package_metric(metric: str) -> _Scorer:
     """Return the package's own metric of a name, with what it says of a failed forecast."""
     if metric not in metric_names():
         raise not_found("metric", metric, [*metric_names(), "FILE.py:function"])
@@ -276,7 +276,7 @@ def _known(metric: str) -> _Scorer:
     return plans if spec.per == "plan" else errors
 
 
-def _by(function: WindowMetric, name: str) -> _Scorer:
+def _own_metric(function: WindowMetric, name: str) -> _Scorer:
     """Somebody's own metric, checked for one value per layer."""
 
     def scorer(window: _Windows, failed: bool) -> FloatArray:

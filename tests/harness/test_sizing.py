@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.cli.run import OWN_TRACE_BASELINES
-from moeload_bench.evaluation import sizing
-from moeload_bench.evaluation.sizing import sized
+from moeload_bench.harness import sizing
+from moeload_bench.harness.sizing import sized
 from moeload_bench.inspection.findings import make_findings
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import HashMismatchError, MoeloadError
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.harness import follow
 from moeload_bench.forecaster import ForecastRequest, StepBlock
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.results.results import Results

@@ -16,8 +16,8 @@ import numpy as np
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, TargetError
-from moeload_bench.evaluation.scenarios import BASIC, FIT_RUNS, OTHER_RUN, Scenario, Subject
 from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
+from moeload_bench.harness.scenarios import BASIC, FIT_RUNS, OTHER_RUN, Scenario, Subject
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeload_bench.evaluation.evaluate import evaluate
-from moeload_bench.evaluation.stored import rescore
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.rescore import rescore
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
 from moeload_bench.traces.meta import stratum_of
