@@ -12,10 +12,10 @@ from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
+from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
 from moeload_bench.publishing.submission import ModelType, Submission
-from moeload_bench.recipes.recipe import Recipe, load_recipe
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.results.storage import COSTS

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.records import canonical_json, read_record
-from moeload_bench.recipes.recipe import list_recipes, load_recipe
+from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.schema import Record, later
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.store import list_traces, stored_meta

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 from leaderboard.season.folder import SeasonFolder
 from moeload_bench.errors import MoeloadError
+from moeload_bench.generator.draws import draw_recipes, load_distribution, recipe_of
+from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_requirements
-from moeload_bench.recipes.draws import draw_recipes, load_distribution, recipe_of
-from moeload_bench.recipes.recipe import load_recipe
 from moeload_bench.recording.parts import Parts, unfinished_trace
 from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import load_suite

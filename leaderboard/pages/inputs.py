@@ -15,9 +15,9 @@ from leaderboard.committed import (
     suites_with_results,
 )
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.folder import RECORD, read_folder
 from moeload_bench.publishing.submission import Submission
-from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import by_stratum, with_size
 from moeload_bench.suites.suite import Suite, load_suite

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from leaderboard.committed import ROOT
-from moeload_bench.recipes.models import build_model
-from moeload_bench.recipes.recipe import Recipe, list_recipes, load_recipe
+from moeload_bench.generator.models import build_model
+from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
 
 OUT = ROOT / "moeload_bench" / "data" / "parameters.json"
 

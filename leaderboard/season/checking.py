@@ -21,11 +21,11 @@ from leaderboard.season.scored import load_table
 from leaderboard.season.scoring import run_entry, season_setting, season_suite, trace_file
 from leaderboard.verifying.agreement import differences
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
+from moeload_bench.generator.draws import recipe_toml
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.harness.pairs import Fitted, Pair
 from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.isolation.hosts import Level, level_available
-from moeload_bench.recipes.draws import recipe_toml
-from moeload_bench.recipes.recipe import Recipe
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace

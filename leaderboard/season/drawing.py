@@ -18,8 +18,8 @@ from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import write_whole
-from moeload_bench.recipes.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, recipe_toml
-from moeload_bench.recipes.recipe import Recipe, load_recipe
+from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, recipe_toml
+from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.meta import Stratum, stratum_of
 
 BITS = 63

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.traces.meta import BalancingMeta, TraceMeta
 
 Levels = Mapping[str, Iterable[str]]

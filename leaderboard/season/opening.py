@@ -16,8 +16,8 @@ from leaderboard.season.levels import train_levels
 from leaderboard.season.records import Season, Terms, file_sha256
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import write_whole
-from moeload_bench.recipes.draws import recipe_toml
-from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.generator.draws import recipe_toml
+from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.schema import first_problem, read_toml
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import stored_meta

@@ -8,7 +8,7 @@ from leaderboard.season.drawing import season_recipes
 from leaderboard.season.folder import SeasonFolder, git, require_committed, season_sha256, uncommitted
 from leaderboard.season.records import Draw, Recording, file_sha256, write_record
 from moeload_bench.errors import DivergedError, SeasonError
-from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import finish_parts
 from moeload_bench.traces.store import data_sha256, read_trace
@@ -42,7 +42,7 @@ def record_season(
 
 def record_run(folder: SeasonFolder, draw: Draw, recipe: Recipe) -> Recording:
     """Record a run and write its hashes; a training that diverges is kept up to there."""
-    from moeload_bench.recipes.training import Job, record_recipe
+    from moeload_bench.generator.training import Job, record_recipe
 
     path = folder.trace(recipe.name)
     job = Job(recipe, draw.runs[recipe.name].seed, folder.season.split, recipe.steps, folder.path / "traces", run=0)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.progress import print_entries, say, say_record
-from moeload_bench.recipes.corpora import CORPORA, fetch_corpus, find_corpus, text_path
+from moeload_bench.generator.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 
 app = typer.Typer(help="The training text of the recipes.", no_args_is_help=True)
 

@@ -11,8 +11,8 @@ from moeload_bench.cli import corpora
 from moeload_bench.cli.progress import plain_console, print_entries, say_document, say_record
 from moeload_bench.errors import RecipeError, printable
 from moeload_bench.files import read_at_most, write_whole
-from moeload_bench.recipes.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
-from moeload_bench.recipes.recipe import list_recipes, load_recipe, recipe_file
+from moeload_bench.generator.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
+from moeload_bench.generator.recipe import list_recipes, load_recipe, recipe_file
 from moeload_bench.schema import MAX_TOML
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)

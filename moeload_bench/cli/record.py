@@ -17,13 +17,13 @@ import typer
 from moeload_bench.cli.opening import is_unfinished
 from moeload_bench.cli.progress import say, terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
-from moeload_bench.recipes.processes import torchrun_ranks
-from moeload_bench.recipes.recipe import load_recipe
+from moeload_bench.generator.processes import torchrun_ranks
+from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import StepProgress, finish_parts
 
 if TYPE_CHECKING:
-    from moeload_bench.recipes.training import Job
+    from moeload_bench.generator.training import Job
 
 LINE_EVERY_STEPS = 100
 SHARD_STEPS = 250
@@ -96,7 +96,7 @@ def record(
         raise RecordingError("got --resume and --fresh, expected one of them")
     loaded = load_recipe(recipe)
     try:
-        from moeload_bench.recipes.training import Job, record_recipe
+        from moeload_bench.generator.training import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     if fork is not None:
@@ -143,7 +143,7 @@ def _cut_short(folder: Path) -> Path:
 
 def _record_futures(recipe: str, job: Job, fork: int, steps: int | None, futures: int) -> None:
     """Record ``futures`` of a run from step ``fork`` on, and print their files."""
-    from moeload_bench.recipes.futures import Fork, record_futures
+    from moeload_bench.generator.futures import Fork, record_futures
 
     planned = Fork(job, fork, steps or job.recipe.steps - fork)
     words = ["--fork", str(fork), "--futures", str(futures)] + ([] if steps is None else ["--steps", str(steps)])

@@ -33,7 +33,7 @@ FORECASTER_PATH = "/sandbox/forecaster.py"
 TMP_BYTES = 256 * 2**20
 SHM_BYTES = 64 * 2**20
 WRITABLE = {"/tmp": TMP_BYTES, "/dev/shm": SHM_BYTES}
-HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "recipes")
+HIDDEN_IN_PACKAGE = ("data", "suites", "recording", "recipes", "generator")
 ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "NUMBA_CACHE_DIR": "/tmp/numba"}
 # They select the kernels of numerical libraries: without them the last bits could differ from the other levels'.
 KERNEL_SETTINGS = (

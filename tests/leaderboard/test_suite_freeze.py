@@ -11,8 +11,8 @@ from leaderboard.committed import recipe_of_run
 from leaderboard.suites.freeze import SUITES, frozen_suite, target_file, to_toml
 from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
 from moeload_bench.errors import SuiteError
-from moeload_bench.recipes.draws import expert_tokens
-from moeload_bench.recipes.recipe import list_recipes, load_recipe
+from moeload_bench.generator.draws import expert_tokens
+from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.suites.suite import HORIZONS, HubPlace, Suite, load_suite
 from moeload_bench.traces.store import bundled_folder, write_trace
 from moeload_bench.traces.trace import Trace

@@ -116,7 +116,7 @@ def test_record_push_sends_shards_while_training_and_the_trace_at_the_end(
 ) -> None:
     """What `record --push` does, with a recipe of milliseconds: interrupted at step 9 of 12, resumed, finished."""
     from moeload_bench.cli.record import pushed
-    from moeload_bench.recipes.training import Job, record_recipe
+    from moeload_bench.generator.training import Job, record_recipe
     from tests.support.recording.recipes import small_recipe, use_small_text
 
     use_small_text(monkeypatch)

@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recipes.balancing import router_statistics
-from moeload_bench.recipes.biases import LossFreeBias
+from moeload_bench.generator.balancing import LossFreeBias, router_statistics
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.engines import deepspeed_routing
 from moeload_bench.recording.recorder import record

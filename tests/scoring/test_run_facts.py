@@ -7,7 +7,7 @@ import pytest
 
 from leaderboard.pages.parameters import count_parameters
 from moeload_bench.arrays import FloatArray
-from moeload_bench.recipes.recipe import list_recipes, load_recipe
+from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.scoring.run_facts import (
     facts_lines,
     hardware_words,

@@ -16,7 +16,7 @@ from leaderboard.season.opening import open_season
 from leaderboard.season.records import Recording, file_sha256, write_record
 from leaderboard.season.scoring import score_season
 from leaderboard.suites.freeze import to_toml
-from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.recipes import corpora
-from moeload_bench.recipes.corpora import Corpus
-from moeload_bench.recipes.recipe import Recipe
+from moeload_bench.generator import corpora
+from moeload_bench.generator.corpora import Corpus
+from moeload_bench.generator.recipe import Recipe
 
 
 def use_small_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,7 +97,7 @@ def write_recipe(folder: Path, text: str = RECIPE) -> Path:
 
 def small_recipe(folder: Path, text: str = RECIPE) -> Recipe:
     """The recipe, read from a file."""
-    from moeload_bench.recipes.recipe import load_recipe
+    from moeload_bench.generator.recipe import load_recipe
 
     return load_recipe(str(write_recipe(folder, text)))
 

@@ -1,0 +1,236 @@
+"""Quantile balancing, hash routing and the auxiliary loss per micro-batch do what they say, on models that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.generator.balancing import HashRouter, QuantileBias, expert_table, quantile_bias, route_by_token
+from moeload_bench.generator.batches import Batch, BatchOrder
+from moeload_bench.generator.models import build_model
+from moeload_bench.generator.processes import Ranks
+from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
+from moeload_bench.generator.training import Job, TrainingRun
+from moeload_bench.recording.routers import find_routers
+from moeload_bench.traces.store import list_traces
+from tests.generator.test_recording_kinds import recorded, small
+from tests.support.recording.recipes import use_small_text
+
+torch.set_num_threads(1)
+QUANTILE, HASH, MICRO = "deepseekv3-16e-quantile", "qwen3moe-16e-hash", "qwen3moe-16e-microaux"
+SHAPES = [(256, 8, 2), (512, 16, 1), (384, 24, 8), (300, 7, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _small_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_small_text(monkeypatch)
+
+
+def changed(recipe: Recipe, **tables: dict[str, Any]) -> Recipe:
+    """The recipe with some keys of its tables replaced."""
+    record = recipe.model_dump()
+    return Recipe.model_validate({**record, **{name: {**record[name], **keys} for name, keys in tables.items()}})
+
+
+def skewed_scores(seed: int, tokens: int, experts: int) -> np.ndarray:
+    """Sigmoids of normal logits, in which some experts are wanted much more than others."""
+    random = np.random.default_rng(seed)
+    return 1 / (1 + np.exp(-random.normal(size=(tokens, experts)) - 2 * random.normal(size=experts)))
+
+
+def new_bias(score_TE: np.ndarray, bias_E: np.ndarray, top_k: int) -> np.ndarray:
+    return np.asarray(quantile_bias(torch.from_numpy(score_TE), torch.from_numpy(bias_E), top_k))
+
+
+def max_over_mean(load_LE: np.ndarray) -> np.ndarray:
+    return load_LE.max(axis=-1) / load_LE.mean(axis=-1)
+
+
+# ---------------------------------------------------------------- quantile balancing
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), shape=st.sampled_from(SHAPES))
+def test_each_expert_is_wanted_by_its_share_of_tokens(seed: int, shape: tuple[int, int, int]) -> None:
+    """By the cutoffs under the old bias, T k / E tokens, rounded down, want each expert under the new one.
+
+    Tokens whose cutoff the expert itself was are indifferent when its bias stays: they may count or not.
+    """
+    tokens, experts, top_k = shape
+    share = tokens * top_k // experts
+    score_TE = skewed_scores(seed, tokens, experts)
+    old_E = np.random.default_rng(seed + 1).normal(size=experts) / 10
+    cutoff_T1 = np.sort(score_TE + old_E, axis=1)[:, -top_k - 1, None]
+    margin_TE = score_TE - cutoff_T1 + new_bias(score_TE, old_E, top_k)
+    assert ((margin_TE > 0).sum(axis=0) <= share).all()
+    assert ((margin_TE >= 0).sum(axis=0) > share).all()
+    indifferent_TE = margin_TE == 0
+    clear_E = indifferent_TE.sum(axis=0) == 1
+    assert clear_E.any()
+    assert ((margin_TE > 0).sum(axis=0)[clear_E] == share).all()
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_repeated_on_the_same_scores_loads_become_equal(shape: tuple[int, int, int]) -> None:
+    """The top-k of scores with the bias goes to each expert about equally often, where it was very unequal."""
+    tokens, experts, top_k = shape
+    score_TE, bias_E = skewed_scores(0, tokens, experts), np.zeros(experts)
+    ratios = []
+    for _ in range(60):
+        chosen_TK = np.argsort(-(score_TE + bias_E), axis=1)[:, :top_k]
+        ratios.append(max_over_mean(np.bincount(chosen_TK.ravel(), minlength=experts)))
+        bias_E = new_bias(score_TE, bias_E, top_k)
+    assert ratios[0] > 1.8
+    assert ratios[-1] < 1.1
+
+
+def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path) -> None:
+    """Two micro-batches: the recorded bias is the centred mean of their quantiles under the bias before."""
+    recipe = changed(small(QUANTILE), data={"micro_batches": 2})
+    run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
+    passes: list[Any] = []
+    see = QuantileBias.see
+
+    def kept(self: QuantileBias, routings: Any) -> None:
+        passes.append([routing.logits_TE.detach().sigmoid() for routing in routings])
+        see(self, routings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(QuantileBias, "see", kept)
+        first, second, third = run.step(0), run.step(1), run.step(2)
+    assert (first["expert_bias"] == 0).all()
+    for before, after, seen in ((first, second, passes[:2]), (second, third, passes[2:4])):
+        for layer, (old_E, got_E) in enumerate(zip(before["expert_bias"], after["expert_bias"], strict=True)):
+            each = [quantile_bias(scores[layer], torch.from_numpy(old_E), 2) for scores in seen]
+            mean_E = torch.stack(each).mean(dim=0)
+            np.testing.assert_allclose(got_E, mean_E - mean_E.mean(), atol=1e-6)
+    assert np.abs(third["expert_bias"].sum(axis=1)).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trained slowly on one batch again and again, each layer's largest load comes near the mean; without it, not."""
+    token_BN = np.random.default_rng(0).integers(0, 300, size=(64, 16))
+    monkeypatch.setattr(BatchOrder, "batch", lambda self, step: Batch(token_BN, np.arange(64) % 2, 0))
+    ratio_L = {}
+    for method in ("quantile_balancing", "none"):
+        recipe = changed(small(QUANTILE), balancing={"method": method}, optimizer={"lr": 1e-4})
+        run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
+        ratio_L[method] = max_over_mean(np.stack([run.step(step)["load"] for step in range(20)])[-5:]).mean(axis=0)
+    assert (ratio_L["quantile_balancing"] < 1.2).all()
+    assert (ratio_L["none"] > 1.4).all()
+
+
+def test_quantile_balancing_says_so(tmp_path: Path) -> None:
+    """Metadata name the method, without a coefficient, and within what the quantile is taken."""
+    balancing = recorded(small(QUANTILE), tmp_path).meta.balancing
+    assert (balancing.method, balancing.coefficient, balancing.scope) == ("quantile", 0.0, "per_layer")
+
+
+def test_a_router_that_quantiles_cannot_balance_is_refused() -> None:
+    """Without a bias, with groups of experts, or with as many choices as experts: the error names it."""
+
+    def bias(name: str, **config: int) -> QuantileBias:
+        recipe = small(name)
+        recipe = changed(recipe, model={"config": {**recipe.model.config, **config}})
+        return QuantileBias(find_routers(build_model(recipe, 0)), "sigmoid", lambda value: value)
+
+    with pytest.raises(RecordingError, match=r"e_score_correction_bias; .* is a Qwen3MoeTopKRouter without it"):
+        bias(HASH)
+    with pytest.raises(RecordingError, match=r"has 4 groups of them \(n_group\), expected 1"):
+        bias(QUANTILE, n_group=4, topk_group=2)
+    with pytest.raises(RecordingError, match="got 4 and top-4"):
+        quantile_bias(torch.zeros(8, 4), torch.zeros(4), 4)
+
+
+# ---------------------------------------------------------------- hash routing
+
+
+def test_hashed_loads_are_the_table_applied_to_the_text(tmp_path: Path) -> None:
+    """Every recorded count equals what the tables give for the step's token ids, while the model learns."""
+    recipe = changed(small(HASH), data={"micro_batches": 2}, optimizer={"lr": 1e-2})
+    trace = recorded(recipe, tmp_path)
+    run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path / "again"), Ranks())
+    assert isinstance(run.order, BatchOrder)
+    for layer in range(trace.load_SLE.shape[1]):
+        table_VK = expert_table(0, layer, 300, 16, 2)
+        assert (table_VK[:, 0] != table_VK[:, 1]).all()
+        for step in range(8):
+            batch = run.order.batch(step)
+            for name, token_BN in (("load", batch.token_BN), ("load_half", batch.token_BN[batch.half_B == 1])):
+                expected_E = np.bincount(table_VK[token_BN].ravel(), minlength=16)
+                counted_SLE = trace.load_SLE if name == "load" else trace.columns[name]
+                np.testing.assert_array_equal(counted_SLE[step, layer], expected_E)
+    assert trace.columns["loss"][-1] < trace.columns["loss"][0] - 0.3
+    np.testing.assert_allclose(trace.columns["router_entropy"], np.log(2), rtol=1e-6)
+    assert (trace.meta.balancing.method, trace.meta.balancing.scope, trace.meta.gate) == ("hash", "none", "HashRouter")
+    assert "each token id has its experts, drawn from the seed for each layer" in trace.meta.notes[0]
+
+
+def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
+    """Shapes and dtypes are the same, weights are 1 / k, nothing is left to learn, other weights stay."""
+    recipe = small(HASH)
+    plain, hashed = build_model(recipe, 0), build_model(recipe, 0)
+    route_by_token(hashed, 0)
+    gates = [module for module in hashed.modules() if isinstance(module, HashRouter)]
+    assert len(gates) == len(find_routers(plain)) == 4
+    assert not [name for gate in gates for name, _ in gate.named_parameters()]
+    kept = dict(hashed.named_parameters())
+    assert {name for name, _ in plain.named_parameters()} - kept.keys() == {
+        r.name + ".weight" for r in find_routers(plain)
+    }
+    assert all(torch.equal(kept[name], value) for name, value in plain.named_parameters() if name in kept)
+    x_TD, gates[0].token_T = torch.randn(24, 64), torch.arange(24)
+    expected, got = find_routers(plain)[0].module(x_TD), gates[0](x_TD)
+    assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in expected]
+    assert (got[1] == 0.5).all()
+    torch.testing.assert_close(got[0].softmax(-1).gather(1, got[2]), got[1])
+
+
+def test_a_model_that_cannot_be_hashed_is_refused() -> None:
+    """Switch is an encoder-decoder whose router returns a mask; noise would go with the gate that is replaced."""
+    with pytest.raises(RecordingError, match=r"hash routing needs a decoder .* is a SwitchTransformersTop1Router"):
+        route_by_token(build_model(small("switch-8e-drop"), 0), 0)
+    with pytest.raises(ValidationError, match=r"model.noisy_gate does not go with balancing.method 'hash'"):
+        changed(small(HASH), model={"noisy_gate": True})
+
+
+def test_hashed_runs_stay_out_of_every_train_split() -> None:
+    """A control is for scoring alone: no forecaster may be fitted on it, and its recipe says so."""
+    hashed = {name for name in list_recipes() if load_recipe(name).balancing.method == "hash"}
+    assert hashed == {HASH}
+    assert all("stays out of every train split" in load_recipe(name).about for name in hashed)
+    assert not [ref.id for ref in list_traces() if ref.id.startswith(tuple(f"{name}/train/" for name in hashed))]
+
+
+# ---------------------------------------------------------------- auxiliary loss per micro-batch
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "scope"), [pytest.param(1, "per_layer", marks=pytest.mark.slow), (8, "per_micro_batch")]
+)
+def test_the_scope_says_within_what_the_loss_is_taken(tmp_path: Path, micro_batches: int, scope: str) -> None:
+    """The recorded loss is the mean of the micro-batches' own; its scope is named. One of the whole batch is less."""
+    recipe = changed(small(MICRO), data={"micro_batches": micro_batches}, optimizer={"lr": 1e-30})
+    trace = recorded(recipe, tmp_path)
+    assert trace.meta.balancing.scope == scope
+    whole = recorded(changed(recipe, data={"micro_batches": 1}), tmp_path / "whole")
+    difference_S = trace.columns["aux_loss"] - whole.columns["aux_loss"]
+    assert (difference_S > 1e-3).all() if micro_batches > 1 else (difference_S == 0).all()
+
+
+def test_no_recipe_takes_another_loss_than_its_micro_batches() -> None:
+    """The shipped recipe has eight micro-batches and is otherwise the one that takes the loss over the whole batch."""
+    micro, whole = load_recipe(MICRO), load_recipe("qwen3moe-16e-aux")
+    assert micro.data == whole.data.model_copy(update={"micro_batches": 8})
+    assert (micro.model, micro.balancing, micro.optimizer) == (whole.model, whole.balancing, whole.optimizer)
