@@ -71,11 +71,10 @@ class Goal(NamedTuple):
 MODEL, LONG, SMALL = Size(58, 256, 2_000), Size(58, 256, 20_000), Size(24, 32, 100_000)
 PLAN = ["--devices", "32", "--slots", "288", "--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000"]
 COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
-    "show": (("traces", "show", "TRACE"), 5, 0.6),
+    "inspect": (("inspect", "TRACE"), 5, 1.0),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),
     "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
     "report": (("report", "TRACE", "--out", "{out}"), 40, 1.0),
-    "watch": (("watch", "TRACE", "--once"), 10, None),
     "capacity": (("capacity", "TRACE"), 10, 0.6),
 }
 """By a short name: the command, CPU seconds and GB that it may take on `MODEL`."""
@@ -88,7 +87,7 @@ def goals(long: bool) -> Iterator[Goal]:
     if long:
         for command, cpu_s, memory in COMMANDS.values():
             yield Goal(command, LONG, 11 * cpu_s, None if memory is None else 1.2 * memory)
-        for name in ("show", "report"):
+        for name in ("inspect", "report"):
             yield Goal(COMMANDS[name][0], SMALL, float("inf"), 0.6)
 
 

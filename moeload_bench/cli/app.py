@@ -24,7 +24,6 @@ COMMANDS = {
     "submit": "Submit a forecaster to the leaderboard.",
     "publish": "Publish a folder of traces on the Hugging Face Hub.",
     "capacity": "Find the capacity factor and the memory that the next steps need.",
-    "watch": "Watch a run on the terminal, while it trains or later.",
     "report": "Write a run on one page to send to a colleague.",
 }
 """Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""

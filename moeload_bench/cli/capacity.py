@@ -40,7 +40,7 @@ def capacity(
     loaded = open_trace(trace)
     found = capacity_of(loaded, steps, risk, devices, token_bytes)
     stated = "" if devices is None else f" --devices {devices} --slots {loaded.num_experts + devices}"
-    following = f"moeload-bench report {shlex.quote(trace)}{stated}"
+    following = f"moeload-bench plan {shlex.quote(trace)}{stated}"
     if as_json:
         say_record({**asdict(found), "next": following})
         return

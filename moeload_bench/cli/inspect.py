@@ -34,7 +34,8 @@ STEPS = re.compile(r"(\d+)-(\d+)")
 
 def inspect(
     run: Annotated[
-        str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet trace, or a recording in progress (.parts).")
+        str,
+        typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet trace, a .parts folder, or a folder above."),
     ],
     steps: Annotated[
         str | None, typer.Option(metavar="A-B", help="Only steps A to B - 1 of the run, as in 5000-10000.")
@@ -111,6 +112,9 @@ def _refuse_silent(found: Inspection, run: str) -> None:
 
 def _inspector(run: str, steps: str | None = None) -> Inspector:
     """Return the inspector of a run, or of some of its steps, shard by shard for a recording in progress."""
+    if Path(run).is_dir() and not is_unfinished(run):
+        place = Place.of(run)
+        run = str(place.trace if place.trace.exists() else place.parts)
     if is_unfinished(run):
         parts = Parts(Path(run).with_suffix(".parquet"))
         parts.look()

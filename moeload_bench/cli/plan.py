@@ -127,7 +127,9 @@ def plan(
             say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
             return
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
-    following = f"moeload-bench report {shlex.quote(trace)}{settings.options} --out report.html"
+    following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format eplb"
+    if written is not None:
+        following = f"moeload-bench inspect {shlex.quote(trace)} --html page.html"
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
         say_record({"trace": loaded.id, "decision": decision.record, "next": following, "failures": failures})

@@ -119,7 +119,7 @@ def record(
             ):
                 path = train(progress=report, stop=stop, say=tell)
             say(str(path))
-            say(f"Next: moeload-bench traces show {shlex.quote(str(path))}", err=True)
+            say(f"Next: moeload-bench inspect {shlex.quote(str(path))}", err=True)
         else:
             train()
     if ranks.count > 1:

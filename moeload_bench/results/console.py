@@ -11,7 +11,7 @@ from rich.table import Table as Drawn
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from moeload_bench.results.tables import Table  # brings suites and results, which `traces show` has no use for
+    from moeload_bench.results.tables import Table  # brings suites and results, which `traces list` has no use for
 
 
 def plain_table(*heads: str, left: Collection[str] = (), fold: str = "") -> Drawn:

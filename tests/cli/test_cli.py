@@ -67,7 +67,7 @@ def own_trace(tmp_path: Path) -> Path:
         (["run", "sw_avg@windw=3"], "unknown parameter 'windw'; it takes: window"),
         (["run", "--metric", "windowtv"], "unknown metric 'windowtv'; there is: coverage, drop_rate@experts, "),
         (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
-        (["traces", "show", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
+        (["traces", "meta", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
         (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
         (["traces", "list", "nowhere"], "nowhere: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet"),
         (["validate", "missing.parquet"], "missing.parquet: no such file"),
@@ -250,19 +250,11 @@ def test_validate_says_which_file_is_wrong(own_trace: Path) -> None:
     assert [entry["ok"] for entry in json.loads(done.stdout)] == [False, True]
 
 
-def test_traces_show_describes_each_layer(own_trace: Path) -> None:
-    """States, imbalance and floors per layer."""
-    done = moeload("traces", "show", str(own_trace), "--json")
-    shown = json.loads(done.stdout)
-    assert len(shown["layers"]) == 2
-    text = moeload("traces", "show", str(own_trace))
-    assert text.returncode == 0
-    for words in ("Settled at step", "no expert is dead", "first and of the last 100 steps", "below 0.1 / E"):
-        assert words in " ".join(text.stdout.split())
-    assert "data_sha256" in moeload("traces", "show", str(own_trace), "--meta").stdout
-    assert "floor_window_tv at h = 100 steps" in " ".join(
-        moeload("traces", "show", str(own_trace), "--wide").stdout.split()
-    )
+def test_traces_meta_shows_the_record(own_trace: Path) -> None:
+    """With the hash of the counts, as text and as JSON."""
+    shown = json.loads(moeload("traces", "meta", str(own_trace), "--json").stdout)
+    assert (shown["id"], shown["steps"]) == ("own/test/seed0", 1200)
+    assert shown["data_sha256"] in moeload("traces", "meta", str(own_trace)).stdout
 
 
 def test_traces_list_names_the_bundled_suite() -> None:
@@ -281,18 +273,23 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
 @pytest.mark.parametrize("former", FORMER)
 def test_a_former_spelling_is_todays_with_one_line(former: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The words that follow stay; the line on standard error names the new spelling."""
-    words = translate([*former.split(), "run.parquet", "--out", "x"])
-    assert words == [*FORMER[former].split(), "run.parquet", "--out", "x"]
+    words = translate([*former.split(), "run.parquet", "--json"])
+    assert words == [*FORMER[former].split(), "run.parquet", "--json"]
     assert translate(words) == words
     assert capsys.readouterr().err == f"`{former}` is `{FORMER[former]}` now; this spelling goes in 0.3\n"
 
 
-def test_a_former_spelling_runs() -> None:
-    """As the command that took its place does, from the command line."""
-    done, now = moeload("corpora", "list", "--json"), moeload("recipes", "corpora", "list", "--json")
-    assert (done.returncode, done.stdout) == (0, now.stdout)
-    assert done.stderr.count("\n") == 1
-    assert now.stderr == ""
+def test_a_former_spelling_runs(own_trace: Path) -> None:
+    """As the command that took its place does, from the command line; an option without a successor is one line."""
+    for former, now in (
+        (("corpora", "list", "--json"), ("recipes", "corpora", "list", "--json")),
+        (("traces", "show", str(own_trace), "--meta"), ("traces", "meta", str(own_trace))),
+        (("watch", str(own_trace), "--once"), ("inspect", str(own_trace))),
+    ):
+        done = moeload(*former)
+        assert (done.returncode, done.stdout) == (0, moeload(*now).stdout), done.stderr
+        assert done.stderr.count("\n") == 1
+    refused(moeload("watch", str(own_trace), "--devices=2"), "`watch --devices` is gone: see `moeload-bench plan`")
 
 
 def test_every_command_module_is_a_command() -> None:

@@ -50,7 +50,7 @@ FORMS = {
     "run": "cli/test_terminal.py",
 }
 """Commands of which a page shows the form, and the tests that run them with something in its place."""
-SHORTER = {"submit": ("--suite", "mini"), "watch": ("--once",)}
+SHORTER = {"submit": ("--suite", "mini")}
 """What makes a command short or end: an option that its help describes."""
 LARGE = "v3"
 """A suite whose runs take minutes: `mini` in its place; what its table looks like, committed results tell."""

@@ -24,7 +24,6 @@ WRITERS = (
     ("run", "uniform", "--trace", "{trace}", "--level", "none", "--out"),
     ("report", "{trace}", "--out"),
     ("export", "figure", "heatmap", "{trace}", "--out"),
-    ("watch", "{trace}", "--once", "--svg"),
 )
 
 

@@ -40,9 +40,9 @@ def following(shown: Shown) -> str:
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
-    """Train, traces show, run, plan: each ends with the next; then a picture of the run."""
+    """Train, inspect, run, plan: each ends with the next; then a picture of the run."""
     shown = run_page("tutorial-training.md", tmp_path)
-    steps = [line for line in shown if not line.startswith("moeload-bench plot")]
+    steps = [line for line in shown if not line.startswith("moeload-bench export figure")]
     assert len(steps) + 1 <= 5  # and the installation
     for line, after in itertools.pairwise(steps):
         assert after.startswith(f"moeload-bench {following(shown[line])}"), f"{line} does not end with {after}"
@@ -54,7 +54,7 @@ def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
 def test_the_tutorial_for_those_who_forecast(tmp_path: Path) -> None:
     """Run, check, run, plan; then a picture of the errors."""
     shown = run_page("tutorial-forecasting.md", tmp_path)
-    steps = [line for line in shown if not line.startswith("moeload-bench plot")]
+    steps = [line for line in shown if not line.startswith("moeload-bench export figure")]
     assert len(steps) + 1 <= 5
     first, check, run = (next(line for line in steps if words in line) for words in (" run", " check ", " run my.py"))
     assert following(shown[first]) == "check my.py:Mine"

@@ -16,7 +16,7 @@ from moeload_bench.traces.trace import Trace
 LAYERS = EXPERTS = 32
 CLUSTER = ["--devices", "4", "--slots", "36", "--expert-mb", "50", "--bandwidth", "25", "--step-ms", "100"]
 COMMANDS = {"inspect": ["inspect", "TRACE"], "plan": ["plan", "TRACE", *CLUSTER, "--every", "500"]}
-"""Those that end within half a minute; `benchmarks/real_size.py` measures `run`, `report` and `watch` too."""
+"""Those that end within half a minute; `benchmarks/real_size.py` measures `run` and `report` too."""
 
 
 LAUNCH = """

@@ -106,4 +106,5 @@ def test_plan_ends_with_what_to_take_and_the_next_command(path: Path) -> None:
     record = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert record["decision"]["take"] in record["decision"]["candidates"]
     assert record["next"] == next_command(shown.stdout)
-    assert record["next"] == f"moeload-bench report {path} --every 50,100 {' '.join(options)} --out report.html"
+    written = "--write placement.json --format eplb"
+    assert record["next"] == f"moeload-bench plan {path} --every 50,100 {' '.join(options)} {written}"

@@ -29,11 +29,9 @@ STEPS = 700
 CLUSTER = ["--devices", "2", "--slots", "6", "--expert-mb", "1", "--bandwidth", "25", "--step-ms", "100"]
 COMMANDS = {
     "inspect": ["inspect", "{trace}"],
-    "show": ["traces", "show", "{trace}"],
     "run": ["run", "sw_avg", "--level", "none", "--trace", "{trace}"],
     "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", *CLUSTER],
     "report": ["report", "{trace}", "--out", "{folder}/report.html"],
-    "watch": ["watch", "{trace}", "--once"],
 }
 
 

@@ -48,8 +48,8 @@ def moeload(*words: str | Path) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "words",
     [
-        ("traces", "show", "{file}"),
-        ("traces", "show", "{file}", "--meta"),
+        ("inspect", "{file}"),
+        ("traces", "meta", "{file}"),
         ("report", "{file}", "--out", "{folder}/report.html"),
         ("run", "last_value", "--trace", "{file}"),
         ("export", "trace", "{file}", "--format", "csv", "--out", "{folder}/series.csv"),

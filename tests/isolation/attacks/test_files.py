@@ -390,7 +390,7 @@ def test_what_stands_in_a_file_is_printed_as_text(text: str, tmp_path: Path) -> 
     """Neither markup nor an escape reaches the terminal, and markup that is none ends nothing."""
     trace = synthetic_trace(400, licence=text, notes=(text,), config={text: text})
     path = write_trace(trace, tmp_path / "x" / "test" / "seed0.parquet")
-    done = CliRunner().invoke(app, ["traces", "show", str(path), "--meta"])
+    done = CliRunner().invoke(app, ["traces", "meta", str(path)])
     assert done.exit_code == 0, done.output
     shown = text if text.isprintable() else text.replace("\x1b", "\\u001b").replace("\x07", "\\u0007")
     assert shown in done.output.replace("\n", "").replace("  ", "")

@@ -1,0 +1,194 @@
+"""A recording is followed without touching it, and found by any of its names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from moeload_bench.cli.app import app
+from moeload_bench.cli.inspect import _place
+from moeload_bench.errors import MoeloadError, NotFoundError
+from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.snapshots import replay
+from moeload_bench.inspection.summary import expert_sentences
+from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import TraceWriter, rows_of
+from moeload_bench.traces.store import write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
+
+SETTINGS = Settings()
+
+
+class Recording:
+    """A trace that is being written again, row by row, by the recorder's own writer."""
+
+    def __init__(self, folder: Path, trace: Trace) -> None:
+        self.target = folder / "mine/test/seed0.parquet"
+        self.rows = list(rows_of(trace))
+        self.writer = TraceWriter(Parts(self.target), lambda: trace.meta, shard_steps=100)
+        self.writer.parts.start(resume=False)
+        self.at = 0
+
+    def write(self, steps: int) -> None:
+        for row in self.rows[self.at : self.at + steps]:
+            self.writer.add(row)
+        self.at += steps
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Recording:
+    return Recording(tmp_path, synthetic_trace(600))
+
+
+def steps_of(follower: Follower) -> list[int]:
+    return [row["step"] for new in follower.poll() for row in new.each()]
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
+
+
+def test_rows_come_as_shards_are_written_and_once_each(recording: Recording, tmp_path: Path) -> None:
+    """Whole shards only, then the rest from the finished trace, which takes the place of the parts."""
+    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    assert steps_of(follower) == []
+    recording.write(250)
+    assert steps_of(follower) == list(range(200))
+    assert follower.status == "recording"
+    assert steps_of(follower) == []
+    recording.write(350)
+    recording.writer.finish(complete=True)
+    assert steps_of(follower) == list(range(200, 600))
+    assert (follower.status, follower.problem, follower.generation) == ("finished", None, 0)
+    assert steps_of(follower) == []
+
+
+def test_nothing_of_the_writer_is_touched(recording: Recording, tmp_path: Path) -> None:
+    """Not even leftovers that the recorder itself would remove; the writer goes on as if nobody looked."""
+    recording.write(250)
+    (recording.writer.parts.folder / ".0000000300.tmp").write_bytes(b"half a shard")
+    before = contents(tmp_path)
+    steps_of(Follower(Place.of(str(tmp_path))))
+    assert contents(tmp_path) == before
+    recording.write(350)
+    assert recording.writer.finish(complete=True) == recording.target
+
+
+def test_training_that_goes_back_is_followed_from_the_start(recording: Recording) -> None:
+    """After a resume from an older checkpoint the steps before count no more: they come anew, in order."""
+    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    recording.write(300)
+    assert len(steps_of(follower)) == 300
+    recording.writer.truncate(150)
+    recording.at = 150
+    assert steps_of(follower) == list(range(150))
+    assert follower.generation == 1
+    recording.write(100)
+    assert steps_of(follower) == list(range(150, 250))
+
+
+def test_a_recording_that_goes_back_and_overtakes_is_noticed(recording: Recording) -> None:
+    """Between two looks training went back and beyond: the shards' names tell."""
+    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    recording.write(300)
+    steps_of(follower)
+    recording.writer.truncate(150)
+    recording.at = 150
+    recording.write(250)
+    assert steps_of(follower) == list(range(350))
+    assert follower.generation == 1
+
+
+@pytest.mark.parametrize("damage", ["truncated", "gone", "manifest", "names"])
+def test_damage_is_named_and_waited_out(recording: Recording, damage: str) -> None:
+    """A shard that is not whole (another machine's disk), one that is missing, a manifest that is none."""
+    recording.write(200)
+    folder = recording.writer.parts.folder
+    shard, manifest = folder / "0000000100.parquet", folder / "manifest.json"
+    path = shard if damage in ("truncated", "gone") else manifest
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "names":
+        manifest.write_text('{"shards": ["../../../etc/passwd"], "next_step": 9}')
+    else:
+        path.write_bytes(whole[: len(whole) // 2])
+    follower = Follower(Place.of(str(folder)))
+    first = steps_of(follower)
+    assert first == (list(range(100)) if path is shard else [])
+    assert follower.problem is not None
+    assert damage == "gone" or str(path) in follower.problem
+    path.write_bytes(whole)
+    assert first + steps_of(follower) == list(range(200))
+    assert follower.problem is None
+
+
+def test_a_place_is_found_by_any_of_its_names(recording: Recording, tmp_path: Path) -> None:
+    """Trace, parts, folder (in progress and finished, at any depth), id; what is neither is named."""
+    recording.write(100)
+    place = Place.of(str(recording.target))
+    assert Place.of(str(recording.writer.parts.folder)) == place == Place.of(str(tmp_path))
+    assert Place.of(str(tmp_path / "mine")) == place
+    done = Place.of(str(write_trace(synthetic_trace(60), tmp_path / "runs/my-run/test/seed0.parquet")))
+    for folder in ("runs", "runs/my-run", "runs/my-run/test"):
+        assert Place.of(str(tmp_path / folder)) == done
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFoundError, match="no recording there"):
+        Place.of(str(tmp_path / "empty"))
+    with pytest.raises(MoeloadError, match="nowhere/test/seed0"):
+        Place.of("nowhere/test/seed0")
+
+
+def test_a_cluster_that_fits_no_plan_is_refused(tmp_path: Path) -> None:
+    """Too few slots, devices that do not divide them, half of the options."""
+    path = str(write_trace(synthetic_trace(60), tmp_path / "own/test/seed0.parquet"))
+    for arguments, expected in (
+        (["--devices", "2", "--slots", "2"], "4 experts"),
+        (["--devices", "3", "--slots", "10"], "do not divide over 3 devices"),
+        (["--devices", "3"], "--devices and --slots go together"),
+        (["--nodes", "2"], "--nodes 2 needs --devices and --slots"),
+    ):
+        refused = CliRunner().invoke(app, ["plan", path, *arguments]).exception
+        assert isinstance(refused, MoeloadError)
+        assert expected in str(refused)
+
+
+def test_a_layer_without_load_is_no_part_of_the_quantiles() -> None:
+    """Of its experts nothing is known: they are not the coldest."""
+    load_SLE = np.full((100, 2, 32), 10)
+    load_SLE[:, 1] = 0
+    snapshot = list(replay(Trace.from_arrays(load_SLE), SETTINGS))[-1]
+    spread, hottest, coldest = expert_sentences(snapshot)[1:]
+    assert "nan" not in spread + hottest + coldest
+    assert re.findall(r"(\d+)\.\d+ 1\.00", hottest + coldest) == ["0"] * 10
+
+
+def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> None:
+    """`inspect runs/my-run` during training and after it, `runs` and `runs/my-run/test` too."""
+    path = write_trace(synthetic_trace(40), tmp_path / "runs/my-run/test/seed0.parquet")
+    for folder in (path.parent, path.parent.parent, tmp_path / "runs"):
+        assert Place.of(str(folder)).trace == path
+
+
+def test_inspect_follow_waits_for_a_recording_that_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It says so once, in one sentence, and goes on as soon as there is one."""
+    folder, looks = tmp_path / "runs", iter(range(3))
+
+    def sleep(seconds: float) -> None:
+        if next(looks) == 2:
+            write_trace(synthetic_trace(recipe="mine"), folder / "mine" / "test" / "seed0.parquet")
+
+    monkeypatch.setattr("moeload_bench.cli.inspect.time.sleep", sleep)
+    assert _place(str(folder), 2.0) == Place.of(str(folder))
+    said = capsys.readouterr().err
+    assert said.count("is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).") == 1
