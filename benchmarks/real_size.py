@@ -69,9 +69,10 @@ class Goal(NamedTuple):
 
 
 MODEL, LONG, SMALL = Size(58, 256, 2_000), Size(58, 256, 20_000), Size(24, 32, 100_000)
+SHORT, MILLION = Size(58, 256, 1_000), Size(6, 16, 1_000_000)
 PLAN = ["--devices", "32", "--slots", "288", "--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000"]
 COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
-    "inspect": (("inspect", "TRACE"), 5, 1.0),
+    "inspect": (("inspect", "TRACE"), 10, 1.0),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),
     "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
     "report": (("report", "TRACE", "--out", "{out}"), 40, 1.0),
@@ -81,7 +82,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
 
 
 def goals(long: bool) -> Iterator[Goal]:
-    """Every command on the model's size, and on ten times the steps; two of them on many steps of a small model."""
+    """Every command on the model's size, and on ten times the steps; two of them on many steps of small models."""
+    yield Goal(COMMANDS["inspect"][0], SHORT, 5, 1.0)
     for command, cpu_s, memory in COMMANDS.values():
         yield Goal(command, MODEL, cpu_s, memory)
     if long:
@@ -89,6 +91,7 @@ def goals(long: bool) -> Iterator[Goal]:
             yield Goal(command, LONG, 11 * cpu_s, None if memory is None else 1.2 * memory)
         for name in ("inspect", "report"):
             yield Goal(COMMANDS[name][0], SMALL, float("inf"), 0.6)
+        yield Goal(COMMANDS["inspect"][0], MILLION, 60, 1.0)
 
 
 def make_trace(size: Size, folder: Path) -> Path:
