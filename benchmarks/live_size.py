@@ -31,7 +31,7 @@ DRAWN = 8
 """Different choices of each router, which come in turn."""
 WARM_UP = 60
 """Steps before the clock starts: the first snapshot imports what forecasts and advice need."""
-VARIANTS = {"": "routers alone", "record": "recorded", "monitor": "recorded, with a `LoadMonitor`"}
+VARIANTS = {"": "routers alone", "record": "recorded", "monitor": "recorded, with a `LoadMonitor` that advises"}
 FORECASTERS = ("sw_avg", "ema", "adaptive", "guarded")
 FORECAST_MS = 50.0
 BEGIN = "<!-- live size -->\n"
@@ -76,6 +76,7 @@ def measure(variant: str, layers: int, experts: int, steps: int) -> dict[str, fl
     import torch
 
     from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.planning import Settings
     from moeload_bench.recording.recorder import record
 
     torch.set_num_threads(1)
@@ -85,7 +86,9 @@ def measure(variant: str, layers: int, experts: int, steps: int) -> dict[str, fl
         before = peak_mb()
         recording = None
         if variant:
-            monitor = LoadMonitor(sinks=[f"{folder}/moe.jsonl"]) if variant == "monitor" else None
+            monitor = (
+                LoadMonitor(Settings(follow=True), sinks=[f"{folder}/moe.jsonl"]) if variant == "monitor" else None
+            )
             recording = record(model, folder, adapters=adapters, on_error="raise", monitor=monitor)
         recorder = recording.__enter__() if recording else None
         for step in range(-WARM_UP, steps):

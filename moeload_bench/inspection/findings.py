@@ -18,7 +18,7 @@ from moeload_bench.harness.sizing import sized
 from moeload_bench.inspection.advice import Advice, name_layers
 from moeload_bench.inspection.decision import Decision, too_short
 from moeload_bench.inspection.planning import Settings
-from moeload_bench.inspection.snapshots import Snapshot, Watch, replay_with_watch
+from moeload_bench.inspection.snapshots import FormerSnapshot, FormerWatch, replay_with_watch
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.inspection.summary import forecast_words, lr_words
 from moeload_bench.results.results import Results
@@ -56,8 +56,8 @@ class Findings:
     settings: Settings
     layers: list[LayerDescription]
     looks: list[Look]
-    watch: Watch | None
-    last: Snapshot | None
+    watch: FormerWatch | None
+    last: FormerSnapshot | None
     results: Results | None
     missing: list[str]
 
@@ -99,7 +99,7 @@ def _stage(progress: FineProgress, name: str) -> FineProgress:
 
 def _watched(
     trace: Trace, settings: Settings, missing: list[str], progress: FineProgress
-) -> tuple[list[Look], Watch | None, Snapshot | None]:
+) -> tuple[list[Look], FormerWatch | None, FormerSnapshot | None]:
     looks: list[Look] = []
     watch, snapshot, stride = None, None, trace.meta.stride
     try:
@@ -165,7 +165,7 @@ def _states(found: Findings) -> str:
     )
 
 
-def _loaded(last: Snapshot) -> str:
+def _loaded(last: FormerSnapshot) -> str:
     """`all 6 layers`, or how many had load where some had none."""
     silent, of = int(last.silent_L.sum()), len(last.names_L)
     return f"the {of - silent} of {of} layers with load" if silent else every(of, "layer")

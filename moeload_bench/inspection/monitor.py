@@ -19,11 +19,12 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.inspection.advice import Advice
-from moeload_bench.inspection.names import console_line, metrics_of
-from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.facts import Inspection
+from moeload_bench.inspection.log_series import console_line, series_of
+from moeload_bench.inspection.planning import Planner, Settings
+from moeload_bench.inspection.replay import Snapshot, Watch
 from moeload_bench.inspection.sinks import Log, Sink
-from moeload_bench.inspection.snapshots import Snapshot, Watch
-from moeload_bench.inspection.summary import Summary
+from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
 from moeload_bench.recording.writer import RecordingWarning, Row
@@ -36,17 +37,17 @@ KEPT = 512
 
 
 class LoadMonitor:
-    """State, imbalance, dying experts, forecasts and advice of a run that is training; nothing in it stops training.
+    """Facts of a run that is training and, if asked for, advice; nothing in it stops the training.
 
-    ``settings``: what is watched for, and on which cluster advice is given. ``sinks``: see `inspection.sinks`;
-    they get the mean over layers and the worst one, with ``all_layers`` every layer. ``on_advice``: called with each
-    `Advice` to re-plan; unless it returns False (or raises) the plan counts as carried out. ``advice_file``: the newest
-    plan to have, in a format of `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one).
-    Without ``on_advice`` nothing counts as carried out until `carried_out` says so, unless
-    ``settings.follow``.
+    ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of `log_series` go
+    (`inspection.sinks`). ``on_advice``: called with each `Advice` to re-plan; unless it returns False (or raises)
+    the plan counts as carried out. ``advice_file``: the newest plan to have, in a format of
+    `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one). Nothing is planned unless one
+    of these two is given or the settings state a cluster. Without ``on_advice`` nothing counts as carried out until
+    `carried_out` says so, unless ``settings.follow``.
 
     ``snapshots``: the last `KEPT`, the newest last. ``stopped``: why monitoring ended early, None while it goes on.
-    Both stay after the training; the next training that the monitor watches begins anew.
+    Both stay after the training; the next training that the monitor watches starts from an empty state.
     """
 
     def __init__(
@@ -54,7 +55,6 @@ class LoadMonitor:
         settings: Settings | None = None,
         *,
         sinks: Sequence[Any] = (),
-        all_layers: bool = False,
         on_advice: Callable[[Advice], object] | None = None,
         advice_file: str | Path | None = None,
         advice_format: str = "json",
@@ -63,10 +63,11 @@ class LoadMonitor:
         self.snapshots: deque[Snapshot] = deque(maxlen=KEPT)
         self.stopped: str | None = None
         self.watch: Watch | None = None
-        self._all_layers = all_layers
         self._on_advice = on_advice
         self._advice_file = None if advice_file is None else Path(advice_file)
         self._advice_format = advice_format
+        asked = on_advice is not None or advice_file is not None
+        self._advise = asked or self.settings.asks_for_advice
         if advice_file is not None:
             check_format(advice_format)
         self._given = tuple(sinks)
@@ -79,6 +80,11 @@ class LoadMonitor:
     def latest(self) -> Snapshot | None:
         """The newest snapshot, None before the first."""
         return self.snapshots[-1] if self.snapshots else None
+
+    @property
+    def inspection(self) -> Inspection | None:
+        """The facts of all rows so far, None before the first."""
+        return None if self.watch is None else self.watch.inspector.inspection()
 
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         """Take in a closed step (the recorder calls this); never raises."""
@@ -119,7 +125,10 @@ class LoadMonitor:
             advice = advice.slot_expert_LR
         if self.watch is None:
             raise PlacementError("got a plan before the first step, expected it after: the model is not known yet")
-        self.watch.carried_out(_checked_plan(advice, self.watch.info.num_experts))
+        planner = self.watch.planner
+        if planner is None:
+            raise PlacementError("nothing is planned: expected on_advice, advice_file or a cluster that fits the model")
+        planner.carried_out(_checked_plan(advice, planner.info.num_experts))
 
     def log_to(self, log: Log) -> None:
         """Send the numbers to ``log(dict, step)`` in the training's own thread; an error there is a warning."""
@@ -137,10 +146,17 @@ class LoadMonitor:
         trainer.add_callback(LoadRecorder(out, monitor=_Attached(self, trainer), **recorder))
         return self
 
-    def summary(self) -> Summary:
-        """Return what is known now; it shows itself in notebooks."""
-        history = None if self.watch is None else self.watch.history.past()
-        return Summary(self.latest, history, self.stopped)
+    def summary(self) -> str:
+        """Return in sentences what is known now: the verdict, the decision and the advice; and why it stopped."""
+        lines = [] if self.stopped is None else [self.stopped]
+        found, latest = self.inspection, self.latest
+        if found is None:
+            return "\n".join([*lines, "nothing seen yet"])
+        said = verdict(found)
+        lines += [said.headline, said.balance, *said.to_do]
+        if latest is not None and latest.decision is not None and latest.advice is not None:
+            lines += [*latest.decision.lines(), f"Advice: {latest.advice.reason}."]
+        return "\n".join(map(printable, lines))
 
     def close(self) -> None:
         """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
@@ -154,7 +170,7 @@ class LoadMonitor:
 
         It goes on where a training that broke off before is tidied up late, in the midst of this one.
         """
-        if self.watch is not None and self.stopped is None and row["step"] == self.watch.next_step:
+        if self.watch is not None and self.stopped is None and row["step"] == self.watch.inspector.next_step:
             self._open()
         else:
             self._forget()
@@ -181,8 +197,8 @@ class LoadMonitor:
         snapshot = self._see(row, meta)
         if snapshot is None:
             return
-        self._act_on(snapshot.advice)
-        values = metrics_of(snapshot, all_layers=self._all_layers)
+        self._act_on(snapshot)
+        values = series_of(snapshot.inspection)
         for sink in self._sinks:
             sink.put(values, snapshot.step)
         for log in logs:
@@ -200,16 +216,18 @@ class LoadMonitor:
     def _begin(self, row: Row, meta: TraceMeta) -> Watch:
         tokens = int(row["tokens"].max())
         try:
-            return Watch(meta, self.settings, tokens)
+            return Watch(meta, self.settings, tokens, advise=self._advise)
         except PlacementError as error:
             _warn(f"no advice: {error}")
             return Watch(meta, self.settings, tokens, advise=False)
 
-    def _act_on(self, advice: Advice | None) -> None:
-        if advice is None or advice.verdict != "replan":
+    def _act_on(self, snapshot: Snapshot) -> None:
+        advice, decision = snapshot.advice, snapshot.decision
+        planner = None if self.watch is None else self.watch.planner
+        if advice is None or decision is None or planner is None or advice.verdict != "replan":
             return
         if self._advice_file is not None:
-            self._write_plan(self._advice_file, advice)
+            self._write_plan(self._advice_file, advice, decision.take.forecaster, planner)
         if self._on_advice is None:
             return
         try:
@@ -220,24 +238,20 @@ class LoadMonitor:
         if not refused and not self.settings.follow:
             self.carried_out(advice)
 
-    def _write_plan(self, path: Path, advice: Advice) -> None:
+    def _write_plan(self, path: Path, advice: Advice, forecaster: str, planner: Planner) -> None:
         """Write the plan, replaced at once; what cannot be written, or be said in the format, is a warning."""
-        assert self.watch is not None
-        assert self.watch.shape is not None
         assert advice.slot_expert_LR is not None
         about = {
             "made_by": made_by(),
-            "forecaster": self.snapshots[-1].decision.take.forecaster,
+            "forecaster": forecaster,
             "first_step": advice.step,
             "horizon": advice.horizon,
-            "replanned": [self.watch.names_L[i] for i in advice.layers],
+            "replanned": [planner.names_L[i] for i in advice.layers],
             "reason": advice.reason,
         }
-        info = self.watch.info
+        info = planner.info
         try:
-            placement = placement_of(
-                advice.slot_expert_LR, info.num_experts, self.watch.shape, info.layer_indices, about
-            )
+            placement = placement_of(advice.slot_expert_LR, info.num_experts, planner.shape, info.layer_indices, about)
             write_placement(placement, path, self._advice_format)
         except (OSError, MoeloadError) as error:
             _warn(f"{path}: the plan cannot be written: {error}")

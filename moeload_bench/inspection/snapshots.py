@@ -1,4 +1,4 @@
-"""A run watched as it goes: one row of counts at a time in, a `Snapshot` every so many steps out.
+"""A run watched as it goes: one row of counts at a time in, a `FormerSnapshot` every so many steps out.
 
 Pure and from the past alone: a snapshot at step t is a function of the rows before t and of the `Settings`, whether
 they come out of a training in progress, out of the shards of a recording or out of a finished trace (`replay`).
@@ -75,7 +75,7 @@ class Start(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Snapshot:
+class FormerSnapshot:
     """What is known at step ``step`` (the first not seen), per MoE layer; NaN where a layer had no load.
 
     ``rows`` seen. ``transient_L`` the state, in force since step ``since_L``; ``onset_L3``: the first stable step by
@@ -125,7 +125,7 @@ class Snapshot:
         return "transient" if self.transient_L.all() else "mixed" if self.transient_L.any() else "stable"
 
 
-class Watch:
+class FormerWatch:
     """The state of a watched run. ``meta``: of its trace, as known at the first row; ``batch_tokens``: tokens of that
     row; ``advise`` False leaves out placement and advice, whatever the cluster.
 
@@ -182,7 +182,7 @@ class Watch:
         self.rows = 0
         self.next_step: int | None = None
 
-    def add(self, row: Row) -> Snapshot | None:
+    def add(self, row: Row) -> FormerSnapshot | None:
         """Take in one step: `step`, `tokens` [L], `load` [L, E] and the optional columns; a snapshot where one is due.
 
         Raises `TraceError` for a step that does not follow the last one or counts of another shape, and what the
@@ -282,7 +282,7 @@ class Watch:
                 self.forecasts.pop(name).close()
         return share_hat
 
-    def _snapshot(self) -> Snapshot:
+    def _snapshot(self) -> FormerSnapshot:
         assert self.next_step is not None
         self._settle()
         recent_SLE = steps_last(np.concatenate(self._window))
@@ -300,7 +300,7 @@ class Watch:
             even = float("nan") if placing is None else mean_known(placing.static_L)
             self._start = Start(step, mean_known(states.drift_L), mean_known(maxvio_L), even)
         start = self._start or Start(step, float("nan"), mean_known(maxvio_L), float("nan"))
-        return Snapshot(
+        return FormerSnapshot(
             step, self.rows, self.names_L, states.transient_L.copy(), states.since_L.copy(),
             states.onset_L3.copy(), states.drift_L.copy(), share_LE, maxvio_L, entropy_L, dead_LE, dying_LE,
             self._starving.deaths, outlook, placing, advice, decision, start, self._lr,
@@ -338,19 +338,19 @@ class Watch:
         return decision, placing, advice
 
 
-def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
+def replay(trace: Trace, settings: Settings | None = None) -> Iterator[FormerSnapshot]:
     """Yield the snapshots that a monitor with these settings gave, or would have given, during the recording."""
     for _, snapshot in replay_with_watch(trace, settings or Settings()):
         yield snapshot
 
 
-def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[Watch, Snapshot]]:
+def replay_with_watch(trace: Trace, settings: Settings) -> Iterator[tuple[FormerWatch, FormerSnapshot]]:
     """As `replay`, with the watch itself: its history, and where it stands."""
-    watch: Watch | None = None
+    watch: FormerWatch | None = None
     try:
         for row in rows_of(trace):
             if watch is None:
-                watch = Watch(trace.meta, settings, int(row["tokens"].max()))
+                watch = FormerWatch(trace.meta, settings, int(row["tokens"].max()))
             snapshot = watch.add(row)
             if snapshot is not None:
                 yield watch, snapshot

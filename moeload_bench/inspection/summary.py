@@ -14,7 +14,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted
 from moeload_bench.inspection.drawing import data_uri, heat_png, share_lines
 from moeload_bench.inspection.past import Past
-from moeload_bench.inspection.snapshots import Outlook, Snapshot
+from moeload_bench.inspection.snapshots import FormerSnapshot, Outlook
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.traces.means import mean_known
 from moeload_bench.words import every, shown
@@ -34,7 +34,7 @@ NAMED, EXTREMES = 8, 5
 class Summary:
     """The newest snapshot with the run's past; ``stopped``: why monitoring ended early."""
 
-    snapshot: Snapshot | None
+    snapshot: FormerSnapshot | None
     past: Past | None
     stopped: str | None = None
 
@@ -74,7 +74,7 @@ class Summary:
         )
 
 
-def sentences(snapshot: Snapshot, *, brief: bool = False) -> list[str]:
+def sentences(snapshot: FormerSnapshot, *, brief: bool = False) -> list[str]:
     """State, imbalance, experts, forecasts, decision and advice at one step; ``brief``: of the decision the answer."""
     lines = [
         f"{_state(snapshot)}{lr_words(snapshot)}",
@@ -88,7 +88,7 @@ def sentences(snapshot: Snapshot, *, brief: bool = False) -> list[str]:
     return [line for line in lines if line]
 
 
-def _state(snapshot: Snapshot) -> str:
+def _state(snapshot: FormerSnapshot) -> str:
     stable = int((~snapshot.transient_L).sum())
     of = len(snapshot.names_L)
     since = int(snapshot.since_L.max())
@@ -99,7 +99,7 @@ def _state(snapshot: Snapshot) -> str:
     return f"Step {snapshot.step:,}: {stable} of {of} layers stable, {of - stable} transient{named}."
 
 
-def lr_words(snapshot: Snapshot) -> str:
+def lr_words(snapshot: FormerSnapshot) -> str:
     """Return whether the learning rate has decayed, if a layer is stable; nothing if it is not known."""
     if snapshot.lr is None or snapshot.transient_L.all() or not snapshot.lr[0]:
         return ""
@@ -109,7 +109,7 @@ def lr_words(snapshot: Snapshot) -> str:
     return f" The learning rate has not decayed ({100 * part:.0f} % of its largest)."
 
 
-def _imbalance(snapshot: Snapshot) -> str:
+def _imbalance(snapshot: FormerSnapshot) -> str:
     """Return drift and imbalance of the last window, in brackets those of the first one."""
     vio_L, start = snapshot.maxvio_L, snapshot.start
     if not np.isfinite(vio_L).any():
@@ -129,12 +129,12 @@ def _imbalance(snapshot: Snapshot) -> str:
     return f"{text}; max/mean device load {even:.2f} even spread{first}{plan}."
 
 
-def expert_sentences(snapshot: Snapshot) -> list[str]:
+def expert_sentences(snapshot: FormerSnapshot) -> list[str]:
     """Dead and dying experts, and deaths; of more than `FEW_EXPERTS` per layer also quantiles, hottest and coldest."""
     return [_experts(snapshot), *death_sentences(snapshot.deaths, snapshot.names_L), *extreme_sentences(snapshot)]
 
 
-def extreme_sentences(snapshot: Snapshot) -> list[str]:
+def extreme_sentences(snapshot: FormerSnapshot) -> list[str]:
     """Quantiles, the hottest and the coldest of more than `FEW_EXPERTS` per layer."""
     load_LE = snapshot.share_LE * snapshot.share_LE.shape[1]
     loaded_LE = load_LE[~snapshot.silent_L]
@@ -155,7 +155,7 @@ def _quantiles(values: np.ndarray) -> str:
     return f"p50 {p50:.2f}, p90 {p90:.2f}, p99 {p99:.2f}, most {values.max():.2f}"
 
 
-def _names(snapshot: Snapshot, flat: np.ndarray) -> str:
+def _names(snapshot: FormerSnapshot, flat: np.ndarray) -> str:
     """Name experts, given by their places in a flat [L, E]; with its load over the even share where there are many."""
     E = snapshot.share_LE.shape[1]
     names = []
@@ -165,7 +165,7 @@ def _names(snapshot: Snapshot, flat: np.ndarray) -> str:
     return ", ".join(names)
 
 
-def _experts(snapshot: Snapshot) -> str:
+def _experts(snapshot: FormerSnapshot) -> str:
     silent = int(snapshot.silent_L.sum())
     if silent == len(snapshot.names_L):
         return ""  # said of the imbalance already
@@ -177,14 +177,14 @@ def _experts(snapshot: Snapshot) -> str:
     return f"Experts dead: {dead}; about to die, the alarm says: {dying}{missing}.{errors}"
 
 
-def _named(snapshot: Snapshot, which_LE: np.ndarray) -> str:
+def _named(snapshot: FormerSnapshot, which_LE: np.ndarray) -> str:
     found = np.flatnonzero(which_LE)
     if not len(found):
         return "none"
     return f"{len(found)} (layer.expert {_names(snapshot, found[:NAMED])}{', ...' if len(found) > NAMED else ''})"
 
 
-def _forecasts(snapshot: Snapshot) -> str:
+def _forecasts(snapshot: FormerSnapshot) -> str:
     outlook, lately = snapshot.outlook, snapshot.outlook.lately
     if not np.isfinite(lately.forecast_L).any():
         return f"No forecast of {outlook.horizon} steps has been judged yet."
@@ -208,7 +208,7 @@ def _percent(part_L: FloatArray) -> str:
 LAYER_COLUMNS = ("layer", "state", "since", "drift", "MaxVio", "max/mean", "entropy", "dead", "dying", "error")
 
 
-def layer_rows(snapshot: Snapshot) -> list[tuple[str, ...]]:
+def layer_rows(snapshot: FormerSnapshot) -> list[tuple[str, ...]]:
     """Return a row of cells per layer, in the order of `LAYER_COLUMNS`."""
     return [
         (

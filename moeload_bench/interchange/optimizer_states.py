@@ -37,7 +37,7 @@ class Parameters:
     groups: Sequence[Sequence[str]]
 
 
-class Place(NamedTuple):
+class NewPlace(NamedTuple):
     """Where a parameter is in the new order: its name there, and the order of its rows, None where they stay."""
 
     name: str
@@ -78,19 +78,19 @@ def parameters_of(checkpoint: Path, layers: int) -> Parameters:
     return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]])
 
 
-def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> Place:
+def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> NewPlace:
     """Return where a parameter is in the new order; raise `PlacementError` for one beside a router that is unknown."""
     found = _BLOCK.fullmatch(name)
     if found is None or int(found[2]) not in orders:
-        return Place(name, None)
+        return NewPlace(name, None)
     order, expert, tail = orders[int(found[2])], found[3], found[4]
     if expert is not None:
-        return Place(f"{found[1]}experts.{order.index(int(expert))}.{tail}", None)
+        return NewPlace(f"{found[1]}experts.{order.index(int(expert))}.{tail}", None)
     if tail.startswith("experts.") or _ROUTER.fullmatch(tail):
-        return Place(name, order)
+        return NewPlace(name, order)
     if not _SHARED.fullmatch(tail):
         raise PlacementError(f"{name} is unknown: it may belong to the router or to experts")
-    return Place(name, None)
+    return NewPlace(name, None)
 
 
 def permute_optimizer(path: Path, target: Path, parameters: Parameters, orders: Mapping[int, Sequence[int]]) -> int:
@@ -222,7 +222,7 @@ class _States:
             raise PlacementError(f"{what} has shape {tuple(value.shape)}, expected {len(place.order)} rows")
         return place.name, value[list(place.order)]
 
-    def _place(self, name: Any) -> Place:
+    def _place(self, name: Any) -> NewPlace:
         if not isinstance(name, str) or not (name in self.parameters.shapes or _BLOCK.fullmatch(name)):
             some = ", ".join(list(self.parameters.shapes)[:3])
             raise PlacementError(f"{self.path}: {printable(str(name))[:200]} is no parameter; there is {some}, ...")

@@ -11,9 +11,8 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import PlacementError
 from moeload_bench.inspection.advice import Advice, AdviceRule, Situation, advise, name_layers
 from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.planning import Planner, Settings, plans_of
 from moeload_bench.inspection.policies import compare_policies
-from moeload_bench.inspection.snapshots import Placing, replay
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
@@ -130,27 +129,25 @@ def test_constants_that_make_no_rule_are_refused(wrong: dict[str, float]) -> Non
         AdviceRule(**wrong)  # type: ignore[arg-type]
 
 
-def followed(trace: Trace) -> tuple[Placing, ClusterShape, float]:
-    """A run whose advice was followed, its cluster, and what the same plans save when they are counted here.
+def followed(trace: Trace) -> tuple[Planner, float]:
+    """The planner of a run whose advice was followed, and what the same plans save when they are counted here.
 
     In percent of the step time, over the whole trace, by the cost model of docs/methods/placement.md.
     """
     settings = Settings("sw_avg", cluster=Cluster(None, COST), follow=True)
     shape = settings.cluster.shape_for(trace.num_experts)
     assert shape is not None
-    share_SLE, placing = trace.share_SLE(), None
+    share_SLE, planner = trace.share_SLE(), None
     static = plan(np.ones(share_SLE.shape[1:]), shape)
     plans, migration = [(0, static)], 0.0
-    for snapshot in replay(trace, settings):
-        placing = snapshot.placing
-        assert snapshot.advice is not None
-        if snapshot.advice.verdict == "replan":
-            wanted = snapshot.advice.slot_expert_LR
+    for planner, planned in plans_of(trace, settings):  # noqa: B007
+        if planned.advice.verdict == "replan":
+            wanted = planned.advice.slot_expert_LR
             assert wanted is not None
             moved_LD = replicas_moved(plans[-1][1], wanted, shape.devices)
             migration += COST.migration_ms(moved_LD) if moved_LD.any() else 0.0
-            plans.append((snapshot.step - int(trace.step_S[0]), wanted))
-    assert placing is not None
+            plans.append((planned.step - int(trace.step_S[0]), wanted))
+    assert planner is not None
     stops = [start for start, _ in plans[1:]] + [trace.steps]
     under = [
         step_imbalance(plan_LR, share_SLE[start:stop], shape.devices)
@@ -158,7 +155,7 @@ def followed(trace: Trace) -> tuple[Placing, ClusterShape, float]:
     ]
     even = float(np.nanmean(step_imbalance(static, share_SLE, shape.devices)))
     gain = COST.step_ms - COST.step_time(float(np.nanmean(np.concatenate(under))), even)
-    return placing, shape, 100 * (gain - migration / trace.steps) / COST.step_ms
+    return planner, 100 * (gain - migration / trace.steps) / COST.step_ms
 
 
 def best_saving(trace: Trace, shape: ClusterShape) -> float:
@@ -170,22 +167,19 @@ def best_saving(trace: Trace, shape: ClusterShape) -> float:
 def test_following_the_advice_saves_what_the_best_policy_saves() -> None:
     """Without a balancing loss, within 0.5 points of the best interval of `plan` in hindsight; and the sum is right."""
     trace = load_trace("qwen3moe-tiny-8e-aux0/test/seed1")
-    placing, shape, got = followed(trace)
-    assert placing.saved_percent == pytest.approx(got, abs=0.02)
-    assert got >= best_saving(trace, shape) - 0.5
+    planner, got = followed(trace)
+    assert planner.race.saved_percent(0, COST) == pytest.approx(got, abs=0.02)
+    assert got >= best_saving(trace, planner.shape) - 0.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", [SHAPE, ClusterShape("walk", 4, 12)])
 def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
     """With a balancing loss nothing is ever moved, and the last word is to leave it."""
-    snapshots = list(
-        replay(load_trace("qwen3moe-tiny-8e/test/seed1"), Settings(cluster=Cluster(shape, COST), follow=True))
-    )
-    assert {s.advice.verdict for s in snapshots if s.advice is not None} == {"wait", "leave"}
-    last = snapshots[-1].advice
-    assert last is not None
-    assert last.reason.startswith("leave it: ")
+    settings = Settings(cluster=Cluster(shape, COST), follow=True)
+    advice = [planned.advice for _, planned in plans_of(load_trace("qwen3moe-tiny-8e/test/seed1"), settings)]
+    assert {one.verdict for one in advice} == {"wait", "leave"}
+    assert advice[-1].reason.startswith("leave it: ")
 
 
 @pytest.mark.slow
@@ -196,10 +190,10 @@ def test_advice_never_loses_and_saves_where_there_is_something_to_save(recipe: s
     the best interval of `plan` saves, chosen in hindsight."""
     path = min((TRACES / recipe / "test").glob("*.parquet"))
     trace = read_trace(path)
-    _, shape, got = followed(trace)
+    planner, got = followed(trace)
     assert got >= -0.1
     if trace.meta.balancing.method == "none":
-        assert got >= 0.8 * best_saving(trace, shape)
+        assert got >= 0.8 * best_saving(trace, planner.shape)
 
 
 def test_an_advice_that_gains_nothing_in_its_own_digits_does_not_pay() -> None:

@@ -21,17 +21,16 @@ from moeload_bench.inspection.cluster import Cluster, expert_mb
 from moeload_bench.inspection.decision import Candidate, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.page import report
 from moeload_bench.inspection.planning import Settings, decided, plans_of
 from moeload_bench.inspection.snapshots import replay
 from moeload_bench.inspection.summary import lr_words, sentences
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
-from moeload_bench.recording.writer import rows_of
 from moeload_bench.traces.store import load_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
+from tests.support.monitored import fed
 from tests.support.synthetic import settling_trace
 
 TRACES = Path(__file__).parents[2] / "traces"
@@ -68,19 +67,11 @@ RUNS: dict[str, Callable[[], Trace]] = {
     "sampled, auxiliary loss": lambda: every_fourth(first_steps("qwen3moe-16e-aux/test/seed1", 1200)),
     "made": lambda: synthetic_trace(700),
     "58 x 256": lambda: settling_trace(58, 256, 250),
-    "too few experts": lambda: Trace.from_arrays(np.random.default_rng(0).multinomial(64, [0.3, 0.7], (700, 2))),
 }
 
 
 def large_seed() -> str:
     return sorted(path.stem for path in (TRACES / "qwen3moe-16e-large/test").glob("*.parquet"))[0]
-
-
-def monitored(trace: Trace, settings: Settings) -> LoadMonitor:
-    monitor = LoadMonitor(settings)
-    for row in rows_of(trace):
-        monitor.add(row, lambda: trace.meta)
-    return monitor
 
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
@@ -95,7 +86,7 @@ def without_times(record: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", RUNS)
 @pytest.mark.parametrize("stated", [(), STATED], ids=["assumed", "stated"])
 def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...], tmp_path: Path) -> None:
-    """`plan`, `report` and the monitor: one record, not dominated, in the words of each."""
+    """`plan` and the monitor: one record, not dominated, in the words of each."""
     if stated and name != "sampled":
         pytest.skip("constants are looked at on one run")
     trace = RUNS[name]()
@@ -104,20 +95,16 @@ def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...
     settings = Settings(cluster=Cluster(None, known))
     decision = decided(trace, settings)[1]
     expected = without_times(decision.record)
-    if decision.judged_by == "step time saved":
-        planned = CliRunner().invoke(app, ["plan", str(path), "--json", *stated])
-        assert planned.exit_code == 0, planned.output
-        assert without_times(json.loads(planned.stdout)["decision"]) == expected
-    found = report(trace, settings, forecasters=("uniform",)).found
-    assert found.decision is not None
-    assert without_times(found.decision.record) == expected
-    monitor = monitored(trace, settings)
+    planned = CliRunner().invoke(app, ["plan", str(path), "--json", *stated])
+    assert planned.exit_code == 0, planned.output
+    assert without_times(json.loads(planned.stdout)["decision"]) == expected
+    monitor = LoadMonitor(settings, on_advice=lambda advice: False)
+    fed(monitor, trace)
     assert monitor.stopped is None
     assert monitor.latest is not None
+    assert monitor.latest.decision is not None
     assert without_times(monitor.latest.decision.record) == expected
-    told = str(monitor.summary())
-    for line in decision.lines():
-        assert line in told
+    assert "\n".join(decision.lines()) in monitor.summary()
     assert not any(other.dominates(decision.take) for other in decision.candidates)
     sources = {one.option: one.source for one in decision.constants}
     for option in stated[::2]:
@@ -355,11 +342,12 @@ def test_a_run_too_short_to_decide_on_can_be_planned_for(tmp_path: Path) -> None
 
 
 def test_a_strangers_forecaster_decides_at_the_level_that_was_asked_for(tmp_path: Path) -> None:
-    """It is watched for the decision as well as scored: neither in this process, where it could do anything."""
+    """It is scored and decided on: neither in this process, where it could do anything."""
     path, log = write_trace(synthetic_trace(300), tmp_path / "own.parquet"), tmp_path / "log"
     target = f'{Path(__file__).parents[1] / "support" / "counted.py"}:Counted@log="{log}"'
-    done = CliRunner().invoke(app, ["run", target, "--trace", str(path)])
-    assert done.exit_code == 0, done.output
+    for words in (["run", target, "--trace", str(path)], ["plan", str(path), "--forecaster", target]):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
     made_in = [int(line.split()[1]) for line in log.read_text().splitlines()]
     assert len(made_in) == 2
     assert os.getpid() not in made_in

@@ -13,13 +13,20 @@ import torch
 
 from moeload_bench.errors import NotFoundError, PlacementError
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.planning import Planner, Settings
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.recording.writer import RecordingWarning
 from moeload_bench.traces.trace import Trace
 from tests.support.monitored import assert_same, fed, unbalanced
 
 torch.set_num_threads(1)
+
+
+def planner_of(monitor: LoadMonitor) -> Planner:
+    """The planner of a monitor that was asked for advice."""
+    assert monitor.watch is not None
+    assert monitor.watch.planner is not None
+    return monitor.watch.planner
 
 
 def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
@@ -32,10 +39,10 @@ def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
     slots = np.array([layer["devices"] for layer in written["layers"]])
     np.testing.assert_array_equal(slots.reshape(2, -1), advice[0].slot_expert_LR)
     assert (written["about"]["first_step"], written["about"]["reason"]) == (200, advice[0].reason)
+    assert planner_of(monitor).race.placed[0].layout.replans == 1
     assert monitor.latest is not None
-    assert monitor.latest.placing is not None
-    assert monitor.latest.placing.replans == 1
-    assert (monitor.latest.placing.imbalance_L < monitor.latest.placing.static_L - 0.1).all()
+    assert monitor.latest.advice is not None
+    assert monitor.latest.advice.imbalance < advice[0].imbalance - 0.1
     assert "re-plan both layers now: expected max/mean" in advice[0].reason
 
 
@@ -54,9 +61,7 @@ def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> Non
     advice: list[Any] = []
     monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
     fed(monitor, unbalanced())
-    assert monitor.watch is not None
-    assert monitor.watch.shape is not None
-    whole = placement_of(advice[0].slot_expert_LR, 8, monitor.watch.shape, (0, 1), {})
+    whole = placement_of(advice[0].slot_expert_LR, 8, planner_of(monitor).shape, (0, 1), {})
     write_placement(whole, tmp_path / "other.json", kind)
     made, expected = (json_or_text(tmp_path / name) for name in ("plan.json", "other.json"))
     assert made == expected
@@ -101,14 +106,12 @@ def test_an_advice_that_is_refused_stands(answer: Any) -> None:
         fed(monitor, unbalanced())
     told = [s.advice.verdict for s in monitor.snapshots if s.advice is not None]
     assert told == ["wait"] * 3 + ["replan"] * 5
+    layout = planner_of(monitor).race.placed[0].layout
+    assert layout.replans == 0
     assert monitor.latest is not None
-    assert monitor.latest.placing is not None
-    assert monitor.latest.placing.replans == 0
     assert monitor.latest.advice is not None
     monitor.carried_out(monitor.latest.advice)
-    assert monitor.watch is not None
-    assert monitor.watch.race is not None
-    assert monitor.watch.race.placed[0].layout.replans == 1
+    assert layout.replans == 1
 
 
 def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:
@@ -126,10 +129,9 @@ def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() ->
     trace, asked = unbalanced(), []
     monitor = LoadMonitor(on_advice=lambda advice: asked.append(advice.step) or False)
     coming = resumed(monitor, trace, 300)
-    assert monitor.latest is not None
-    assert monitor.latest.placing is not None
-    assert monitor.latest.placing.replans == 0
-    np.testing.assert_array_equal(monitor.latest.placing.imbalance_L, monitor.latest.placing.static_L)
+    layout = planner_of(monitor).race.placed[0].layout
+    assert layout.replans == 0
+    np.testing.assert_array_equal(layout.current_LR, layout.static_LR)
     assert asked == []
     for row in coming:
         monitor.add(row, lambda: trace.meta)
@@ -151,14 +153,14 @@ def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
         monitor.add(row, lambda: trace.meta)
     assert len(advice) == 1, "nothing is advised that is in force"
     for one, two in zip(list(monitor.snapshots)[-2:], list(whole.snapshots)[-2:], strict=True):
-        assert one.placing is not None
-        assert two.placing is not None
-        np.testing.assert_array_equal(one.placing.imbalance_L, two.placing.imbalance_L)
+        assert one.advice is not None
+        assert two.advice is not None
+        assert one.advice.imbalance == two.advice.imbalance
 
 
 def test_a_layout_that_is_none_is_refused() -> None:
     """Before the first step; of another shape; with an expert left out or one that the model has not."""
-    monitor = LoadMonitor()
+    monitor = LoadMonitor(on_advice=lambda advice: False)
     slots = np.tile(np.arange(10) % 8, (2, 1))
     with pytest.raises(PlacementError, match="before the first step"):
         monitor.carried_out(slots)

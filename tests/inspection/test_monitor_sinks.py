@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.inspection.log_series import SERIES, series_of
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.names import RUN, VALUES, metrics_of
 from moeload_bench.recording.writer import RecordingWarning
 from tests.conftest import need
 from tests.support.monitored import OFTEN, loop, trainer
@@ -30,21 +30,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
-    """Mean and worst of each value, the run's own numbers, and with ``all_layers`` each layer."""
+    """Four series for the whole run; what is not known is left out."""
     path = tmp_path / "logs/moe.jsonl"
-    monitor = LoadMonitor(OFTEN, sinks=[path], all_layers=True)
+    monitor = LoadMonitor(OFTEN, sinks=[path])
     loop(monitor, None)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
-    layers = {f"moe/layer_{layer:02}/{name}" for layer in range(2) for name in VALUES}
-    known = {f"moe/{kind}/{name}" for kind in ("mean", "worst") for name in VALUES} | {f"moe/{name}" for name in RUN}
-    assert set(rows[-1]) - {"step"} <= known | layers
-    assert {"moe/mean/maxvio", "moe/worst/imbalance", "moe/layer_01/forecast_tv", "moe/saved_percent"} <= set(rows[-1])
-    last = monitor.snapshots[-1]
-    assert last.placing is not None
-    for value in (float("nan"), float("inf")):  # JSON has no word for them
-        odd = replace(last, placing=replace(last.placing, saved_percent=value), maxvio_L=last.maxvio_L * value)
-        assert json.loads(json.dumps(metrics_of(odd, all_layers=True), allow_nan=False)).keys() < rows[-1].keys()
+    known = {f"moe/{name}" for name in SERIES}
+    assert set(rows[0]) - {"step"} == known - {"moe/drift"}, "drift needs two windows"
+    guide = (ROOT / "docs/guide/live.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in guide for name in known)
+    found = monitor.snapshots[-1].inspection
+    ranks = replace(found.ranks, busiest_KL=found.ranks.busiest_KL * np.nan)
+    assert series_of(replace(found, ranks=ranks, states=None)) == {}
 
 
 def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
@@ -56,8 +54,8 @@ def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
     with SummaryWriter(str(tmp_path)) as writer:
         loop(LoadMonitor(OFTEN, sinks=[writer]), None)
     events = EventAccumulator(str(tmp_path)).Reload()
-    assert "moe/layer_00/maxvio" not in events.Tags()["scalars"]
-    assert [event.step for event in events.Scalars("moe/worst/maxvio")] == [10, 20, 30, 40, 50, 60]
+    assert "moe/layer_00" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("moe/max_violation")] == [10, 20, 30, 40, 50, 60]
 
 
 TRACKIO = """
@@ -69,7 +67,7 @@ loop(LoadMonitor(OFTEN, sinks=[trackio]), None)
 trackio.finish()
 run = next(iter(trackio.Api().runs("moe")))
 rows = SQLiteStorage.get_logs("moe", run.name, run_id=run.id)
-print(json.dumps([[row["step"], row["moe/mean/maxvio"]] for row in rows]))
+print(json.dumps([[row["step"], row["moe/mean_violation"]] for row in rows]))
 """
 
 
@@ -84,7 +82,7 @@ def test_trackio_gets_the_numbers(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     monitor = LoadMonitor(OFTEN)
     loop(monitor, None)
-    expected = [[s.step, float(np.mean(s.maxvio_L))] for s in monitor.snapshots]
+    expected = [[s.step, float(np.mean(s.inspection.busiest_L - 1))] for s in monitor.snapshots]
     assert json.loads(done.stdout.splitlines()[-1]) == expected
 
 
@@ -120,7 +118,7 @@ def test_a_trainer_log_that_raises_is_given_up(tmp_path: Path) -> None:
     monitor = LoadMonitor(OFTEN).attach(watched)
 
     def log(logs: Any, *args: Any) -> None:
-        if "moe/mean/maxvio" in logs:
+        if "moe/mean_violation" in logs:
             raise RuntimeError("no network")
 
     watched.log = log
@@ -135,11 +133,8 @@ EVIL = "e\x1b[2J/../\u202e\n" + "x" * 10_000
 def test_no_name_of_a_model_or_a_run_reaches_a_sink(tmp_path: Path) -> None:
     """Metrics are called by their place: whatever layers and the run are called, sinks get the same names and lines."""
     path, seen = tmp_path / "moe.jsonl", set()
-    monitor = LoadMonitor(OFTEN, sinks=[path, lambda values, step: seen.update(values)], all_layers=True)
+    monitor = LoadMonitor(OFTEN, sinks=[path, lambda values, step: seen.update(values)])
     loop(monitor, None)
-    last = monitor.snapshots[-1]
-    evil = replace(last, names_L=(EVIL,) * len(last.names_L))
-    assert metrics_of(evil, all_layers=True) == metrics_of(last, all_layers=True)
     assert all(re.fullmatch(r"moe/[a-z_0-9/]{1,40}", name) for name in seen)
     assert len(path.read_text().splitlines()) == 6
 
@@ -162,7 +157,7 @@ def test_a_trainer_s_log_is_quoted_on_one_line(tmp_path: Path) -> None:
     LoadMonitor(OFTEN).attach(watched)
 
     def log(logs: Any, *args: Any) -> None:
-        if "moe/mean/maxvio" in logs:
+        if "moe/mean_violation" in logs:
             raise RuntimeError(EVIL)
 
     watched.log = log

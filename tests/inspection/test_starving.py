@@ -7,21 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import moeload_bench
-from moeload_bench.inspection.experts import AlarmCounts, alarms, block_shares, deaths, measured
-from moeload_bench.inspection.findings import advice_sentences
-from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.planning import Settings
-from moeload_bench.inspection.snapshots import replay
-from moeload_bench.inspection.starving import Deaths, Starving, alarm_errors, death_sentences
-from moeload_bench.inspection.summary import sentences
+from moeload_bench.inspection.details import expert_sentences
+from moeload_bench.inspection.experts import alarms, block_shares, deaths, measured
+from moeload_bench.inspection.facts import Inspector, inspect_trace
+from moeload_bench.inspection.starving import Deaths, alarm_errors, death_sentences
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.summed import sum_rows
 from moeload_bench.traces.trace import Trace
 
 DYING = Path(__file__).parents[2] / "traces" / "unbalanced-qwen3-16e-rate" / "train" / "seed301.parquet"
-CHEAP = Settings("ema", intervals=(200,))
 
 
 @pytest.fixture(scope="module")
@@ -38,58 +33,47 @@ def test_row_by_row_it_says_what_the_board_scores(dying: Trace, stride: int) -> 
     trace = dying if stride == 1 else Trace.from_arrays(sum_rows(dying, 10).load_SLE, step_S=np.arange(130) * 10)
     share_BLE = block_shares(trace)
     expected_BLE = alarms(share_BLE)
-    starving = Starving(trace.num_layers, trace.num_experts, stride)
+    inspector = Inspector(trace.meta)
     for at, row in enumerate(rows_of(trace)):
-        starving.add(row)
+        inspector.add_row(row)
         if (at + 1) * stride % 100 == 0:
-            assert (starving.alarm_LE == expected_BLE[(at + 1) * stride // 100 - 1]).all()
+            found = inspector.inspection()
+            assert (found.dying_LE <= expected_BLE[(at + 1) * stride // 100 - 1]).all()
+            assert (found.dying_LE | found.dead_LE >= expected_BLE[(at + 1) * stride // 100 - 1]).all()
     died = {(int(block) * 100, int(layer), int(expert)) for block, layer, expert in np.argwhere(deaths(share_BLE))}
-    assert starving.deaths.number == len(died) > 5
-    assert {(one.step, one.layer, one.expert) for one in starving.deaths.last} <= died
-    for one in starving.deaths.last:
+    assert found.deaths.number == len(died) > 5
+    assert {(one.step, one.layer, one.expert) for one in found.deaths.last} <= died
+    for one in found.deaths.last:
         block = one.step // 100
         assert (one.warned is not None) == expected_BLE[block - 2, one.layer, one.expert]
 
 
 def test_beside_a_death_stands_what_was_seen_and_a_hint(dying: Trace) -> None:
-    """In the monitor, and on the report: the loss and the learning rate of the run, then and lately."""
-    monitor = LoadMonitor(CHEAP)
-    for row in rows_of(dying):
-        monitor.add(row, lambda: dying.meta)
-    assert monitor.latest is not None
-    last = monitor.latest.deaths.last[-1]
+    """The loss and the learning rate of the run, before it and later."""
+    found = inspect_trace(dying)
+    last = found.deaths.last[-1]
     loss = [float(dying.columns["loss"][a : a + 100].mean(dtype=float)) for a in (last.step - 100, last.step + 200)]
     assert last.seen["loss"] == pytest.approx(tuple(loss))
     entropy = dying.columns["router_entropy"][last.step - 100 : last.step, last.layer].mean(dtype=float)
     assert last.seen["router_entropy"][0] == pytest.approx(float(entropy))
-    told = str(monitor.summary())
-    assert f"died at step {last.step:,}, " in told
-    assert f"loss {loss[0]:.3g} -> {loss[1]:.3g}" in told
-    assert "learning rate " in told
-    assert "HINT, not measured here: " in told
-    on_page = " ".join(advice_sentences(moeload_bench.report(dying, CHEAP, forecasters=("uniform",)).found))
-    for line in death_sentences(monitor.latest.deaths, monitor.latest.names_L):
-        assert line in on_page
-
-
-def test_a_warning_states_how_often_it_is_right(dying: Trace) -> None:
-    """With the numbers that were measured on recorded runs, in `watch` and in the report."""
-    warned = [one for one in replay(dying, CHEAP) if one.dying_LE.any()]
+    said = "\n".join(expert_sentences(found))
+    assert f"died at step {last.step:,}, " in said
+    assert f"loss {loss[0]:.3g} -> {loss[1]:.3g}" in said
+    assert "learning rate " in said
+    assert "HINT, not measured here: " in said
     known = measured()
     assert f"before {100 * (known.recall or 0):.0f} % of {known.deaths} deaths" in alarm_errors()
-    assert all(alarm_errors() in " ".join(sentences(one)) for one in warned)
-    assert warned
+    assert found.dying_LE.any()
+    assert alarm_errors() in said
 
 
-def test_without_deaths_nothing_is_said_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_deaths_nothing_is_said_of_them() -> None:
     """No hint is given for what did not happen."""
     assert death_sentences(Deaths(0, 0, (), 300), ("0",)) == []
-    monkeypatch.setattr("moeload_bench.inspection.starving.measured", lambda: AlarmCounts(4, 3, 10, 2, 100))
-    assert "before 75 % of 4 deaths, and 20 % of them were right" in alarm_errors()
 
 
 def test_deaths_are_counted_from_the_first_step_that_was_seen(dying: Trace) -> None:
     """A run that is watched from the middle has deaths since 300 steps after that."""
-    later = Trace(dying.meta, dying.step_S + 10_000, dying.tokens_SL, dying.load_SLE, dying.columns)
-    *_, last = replay(later, CHEAP)
-    assert "since step 10,300, " in death_sentences(last.deaths, last.names_L)[0]
+    late = Trace(dying.meta, dying.step_S + 10_000, dying.tokens_SL, dying.load_SLE, dying.columns)
+    found = inspect_trace(late)
+    assert "since step 10,300, " in death_sentences(found.deaths, found.names_L)[0]

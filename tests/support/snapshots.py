@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeload_bench.inspection.snapshots import Snapshot
+from moeload_bench.inspection.replay import Snapshot
 
 
 def numbers(snapshot: Snapshot) -> list[Any]:
-    """Everything that a snapshot says but for CPU times, comparable by `np.testing.assert_equal`."""
+    """Return all that a snapshot says but for metadata and CPU times, for `np.testing.assert_equal`."""
     out: list[Any] = []
 
     def walk(value: Any) -> None:
         if hasattr(value, "__dataclass_fields__"):
             for name in value.__dataclass_fields__:
-                if name != "cpu_ms":
+                if name not in ("meta", "cpu_ms"):
                     walk(getattr(value, name))
         elif isinstance(value, tuple) and any(hasattr(one, "__dataclass_fields__") for one in value):
             for one in value:
