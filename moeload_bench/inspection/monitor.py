@@ -22,8 +22,8 @@ from moeload_bench.inspection.advice import Advice
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.log_series import console_line, series_of
 from moeload_bench.inspection.planning import Planner, Settings
-from moeload_bench.inspection.replay import Snapshot, Watch
 from moeload_bench.inspection.sinks import Log, Sink
+from moeload_bench.inspection.snapshot import Snapshot, Watch
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement

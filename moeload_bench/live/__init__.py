@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moeload_bench.inspection.cluster import Cluster
     from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.inspection.planning import Settings
-    from moeload_bench.inspection.replay import Snapshot, replay
+    from moeload_bench.inspection.snapshot import Snapshot, replay
 
 __all__ = ["Advice", "AdviceRule", "Cluster", "LoadMonitor", "Settings", "Snapshot", "replay"]
 
@@ -24,8 +24,8 @@ _HOME = {
     "Cluster": "cluster",
     "LoadMonitor": "monitor",
     "Settings": "planning",
-    "Snapshot": "replay",
-    "replay": "replay",
+    "Snapshot": "snapshot",
+    "replay": "snapshot",
 }
 
 

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallb
 
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings
-from moeload_bench.inspection.replay import replay
+from moeload_bench.inspection.snapshot import replay
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need

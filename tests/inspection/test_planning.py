@@ -12,7 +12,7 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from moeload_bench.harness.replay import make_request
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.planning import Planner, Settings, decided
-from moeload_bench.inspection.replay import Snapshot, Watch, replay
+from moeload_bench.inspection.snapshot import Snapshot, Watch, replay
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.states.rule import label_states
