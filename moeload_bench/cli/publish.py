@@ -42,27 +42,27 @@ def publish(
 
     disable_progress_bars()
     with pair_progress(quiet=dry_run or as_json, unit="files") as report:
-        done = release.publish(
+        publication = release.publish(
             folder, repo, tag, kind=kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
         )
     if as_json:
-        say_record(dataclasses.asdict(done))
+        say_record(dataclasses.asdict(publication))
         return
-    _print_publication(done, folder)
+    _print_publication(publication, folder)
 
 
-def _print_publication(done: Publication, folder: Path) -> None:
-    groups = {"add": done.plan.add, "replace": done.plan.replace, "remove": done.plan.remove}
+def _print_publication(publication: Publication, folder: Path) -> None:
+    groups = {"add": publication.plan.add, "replace": publication.plan.replace, "remove": publication.plan.remove}
     for kind, names in groups.items():
         for name in names:
             path = folder / name
             size = f"{path.stat().st_size / 1e6:8.2f} MB" if path.is_file() else " " * 11
             say(f"{kind:8}{size}  {name}")
-    unchanged = len(done.plan.keep)
-    place = f"{done.repo}@{done.tag}"
-    if done.plan.empty and not done.tagged and done.commit and not done.dry_run:
+    unchanged = len(publication.plan.keep)
+    place = f"{publication.repo}@{publication.tag}"
+    if publication.plan.empty and not publication.tagged and publication.commit and not publication.dry_run:
         say(f"{place} holds this folder already: nothing sent ({unchanged} files)")
-    elif done.dry_run:
+    elif publication.dry_run:
         say(f"dry run: nothing sent; {place} would hold {unchanged} unchanged files besides")
     else:
-        say(f"published {place} (commit {done.commit}), {unchanged} files were there already")
+        say(f"published {place} (commit {publication.commit}), {unchanged} files were there already")

@@ -103,18 +103,18 @@ def own_names() -> tuple[str, ...]:
         user = getpass.getuser()
     except (KeyError, OSError):  # a number without a name, as in containers
         user = ""
-    found = {user, host, host.split(".")[0], Path.home().name}
-    return tuple(sorted(name for name in found if len(name) > 2 and name.lower() not in _COMMON_NAMES))
+    names = {user, host, host.split(".")[0], Path.home().name}
+    return tuple(sorted(name for name in names if len(name) > 2 and name.lower() not in _COMMON_NAMES))
 
 
 def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple[str, str]]:
     """Return (field, text) of what in the metadata names a machine or a person, ``names`` included."""
     pattern = _identifying_pattern(names)
-    found = []
+    fields = []
     for field, key, text in _texts(meta.model_dump(mode="json")):
         texts = [text] if _names_owner(key, text) else [match[0] for match in pattern.finditer(text)]
-        found += [(field, one) for one in texts]
-    return found
+        fields += [(field, one) for one in texts]
+    return fields
 
 
 def _identifying_pattern(names: Iterable[str]) -> re.Pattern[str]:

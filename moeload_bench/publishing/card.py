@@ -36,14 +36,14 @@ def render_card(
     ``more``: parts by name that are not made from the runs. ``community``: traces of others, which have configs and no
     row of a table.
     """
-    others = {"publication": publication(), **(more or {})}
+    parts = {"publication": publication(), **(more or {})}
 
     def block(match: re.Match[str]) -> str:
         name = match["name"]
-        if name not in others and name not in TABLES:
-            raise not_found("generated part of a card", name, [*TABLES, *others])
-        made = others[name] if name in others else TABLES[name](runs)
-        return f"{match['begin']}{made}\n{match['end']}"
+        if name not in parts and name not in TABLES:
+            raise not_found("generated part of a card", name, [*TABLES, *parts])
+        part = parts[name] if name in parts else TABLES[name](runs)
+        return f"{match['begin']}{part}\n{match['end']}"
 
     return f"---\n{front_matter(runs, community)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
 
@@ -82,8 +82,8 @@ def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 def splits_of(runs: Sequence[Run]) -> list[str]:
     """Return the splits that these runs fill, `train` and `test` first."""
-    found = {run.split for run in runs}
-    return [*(split for split in SPLITS if split in found), *sorted(found - set(SPLITS))]
+    splits = {run.split for run in runs}
+    return [*(split for split in SPLITS if split in splits), *sorted(splits - set(SPLITS))]
 
 
 def config(recipe: str, runs: Sequence[Run], folder: str = "") -> dict[str, Any]:
@@ -151,13 +151,13 @@ def check_card(folder: str | Path) -> None:
     try:
         configs = DatasetCard(path.read_text(encoding="utf-8")).data.get("configs")
     except (ValueError, YAMLError) as error:
-        said = " ".join(str(error).split())
-        raise HubError(f"{path}: the front matter cannot be read: {said}") from None
-    named = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
-    there = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
-    if (others := Path(folder) / COMMUNITY).is_dir():
-        pairs = (ref.id.split("/")[:2] for ref in list_traces(others))
-        there |= {(config_name(recipe, COMMUNITY), split) for recipe, split in pairs}
-    if named != there:
-        wrong = sorted("/".join(pair) for pair in named ^ there)
+        reason = " ".join(str(error).split())
+        raise HubError(f"{path}: the front matter cannot be read: {reason}") from None
+    card = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
+    traces = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
+    if (community := Path(folder) / COMMUNITY).is_dir():
+        pairs = (ref.id.split("/")[:2] for ref in list_traces(community))
+        traces |= {(config_name(recipe, COMMUNITY), split) for recipe, split in pairs}
+    if card != traces:
+        wrong = sorted("/".join(pair) for pair in card ^ traces)
         raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` renews the card")

@@ -139,8 +139,8 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
         f"{_range(round(one.expert_tokens) for one in facts)} per expert",
     ]
     if noise:
-        least, middle, most = (f"{value:.1%}" for value in (min(noise), median(noise), max(noise)))
-        sizes.append(f"whose shares have a noise of {least} to {most} a row (median {middle})")
+        low, middle, high = (f"{value:.1%}" for value in (min(noise), median(noise), max(noise)))
+        sizes.append(f"whose shares have a noise of {low} to {high} a row (median {middle})")
     return f"Models of {', '.join(sizes)}. Trained on {machines(one.hardware for one in facts)}."
 
 
@@ -204,11 +204,11 @@ def expert_tokens(run: Run) -> str:
     return f"{run.facts.expert_tokens:,.0f} ({'not published' if public is None else f'{public:,}'})"
 
 
-def specialisation_words(found: Mapping[str, float]) -> str:
+def specialisation_words(by_steps: Mapping[str, float]) -> str:
     """Return the values by steps trained, "0.91 after 500 steps, 0.70 after 3,000"."""
-    values = sorted((int(steps), value) for steps, value in found.items())
-    said = [f"{value:.2f} after {steps:,}" + (" steps" if i == 0 else "") for i, (steps, value) in enumerate(values)]
-    return ", ".join(said) or "-"
+    values = sorted((int(steps), value) for steps, value in by_steps.items())
+    words = [f"{value:.2f} after {steps:,}" + (" steps" if i == 0 else "") for i, (steps, value) in enumerate(values)]
+    return ", ".join(words) or "-"
 
 
 def balancing_words(meta: TraceMeta) -> str:
@@ -232,10 +232,10 @@ def source_names(sources: Sequence[SourceMeta]) -> str:
     return ", then ".join(" + ".join(names) for _, names in sorted(stages.items())) or "unknown"
 
 
-def first_spans(found: Sequence[str]) -> str:
+def first_spans(spans: Sequence[str]) -> str:
     """Return the first spans, and how many more there are."""
-    more = len(found) - MAX_SPANS
-    return "; ".join(found[:MAX_SPANS]) + (f"; and {more} more" if more > 0 else "")
+    more = len(spans) - MAX_SPANS
+    return "; ".join(spans[:MAX_SPANS]) + (f"; and {more} more" if more > 0 else "")
 
 
 def onset_summary(layers: Sequence[LayerDescription]) -> str:
@@ -254,10 +254,10 @@ def onset_steps(layers: Sequence[LayerDescription]) -> list[int]:
 
 def onset_band(layers: Sequence[LayerDescription]) -> str:
     """Return the smallest lower and largest upper bound of the layers' onsets, "390 to 610"; "never" sorts last."""
-    found = [layer.onset for layer in layers]
-    low = min((one.low for one in found if one and one.low is not None), default=None)
-    never = any(one is None or one.high is None for one in found)
-    high = None if never else max(one.high for one in found if one and one.high is not None)
+    onsets = [layer.onset for layer in layers]
+    low = min((onset.low for onset in onsets if onset and onset.low is not None), default=None)
+    never = any(onset is None or onset.high is None for onset in onsets)
+    high = None if never else max(onset.high for onset in onsets if onset and onset.high is not None)
     return f"{'never' if low is None else low} to {'never' if high is None else high}"
 
 

@@ -114,7 +114,7 @@ class RecordingPush:
         self._sent |= {shard.name for shard in shards}
 
     def _send_trace(self) -> None:
-        held = self._api.list_repo_files(self.repo, repo_type="dataset")
-        removes = [CommitOperationDelete(name) for name in held if name.startswith(f"{self.parts}/")]
+        names = self._api.list_repo_files(self.repo, repo_type="dataset")
+        removes = [CommitOperationDelete(name) for name in names if name.startswith(f"{self.parts}/")]
         add = CommitOperationAdd(self.name, str(self.target))
         self._api.create_commit(self.repo, [add, *removes], commit_message=f"Record {self.name}", repo_type="dataset")

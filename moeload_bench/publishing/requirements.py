@@ -26,6 +26,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
+from packaging.utils import canonicalize_name
+
 from moeload_bench.cache import cache_dir
 from moeload_bench.errors import SubmissionError
 from moeload_bench.files import write_whole
@@ -42,18 +44,13 @@ _REQUIREMENT = re.compile(
 )
 
 
-def normal_name(name: str) -> str:
-    """Return a package's name as indexes compare it: `Typing_Extensions` is `typing-extensions`."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
     """Return a file's pinned requirements: `name==version`, each followed by its wheels' hashes, or none of them.
 
     The form is pip's: a line that ends with a backslash goes on. Raise `SubmissionError` for anything else but
     comments.
     """
-    found: dict[str, str] = {}
+    pins: dict[str, str] = {}
     for number, raw in enumerate(re.sub(r"\\\n", " ", text).splitlines(), start=1):
         line = raw.partition("#")[0].strip()
         if not line:
@@ -64,18 +61,18 @@ def parse_requirements(text: str, where: str = REQUIREMENTS) -> tuple[str, ...]:
                 f"{where}: line {number}: got {line[:80]!r}, expected name==version --hash=sha256:...; URLs, paths, "
                 "other options, extras, markers and ranges are not accepted"
             )
-        name = normal_name(match["name"])
+        name = canonicalize_name(match["name"])
         if name == "moeload-bench":
             raise SubmissionError(f"{where}: line {number}: leave moeload-bench out: the harness brings it")
-        if name in found:
+        if name in pins:
             raise SubmissionError(f"{where}: line {number}: {name} is pinned twice")
-        found[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
-    if len(found) > MAX_REQUIREMENTS:
-        raise SubmissionError(f"{where}: {len(found)} requirements, at most {MAX_REQUIREMENTS} are accepted")
-    unhashed = [name for name, line in found.items() if "--hash" not in line]
-    if unhashed and len(unhashed) < len(found):
+        pins[name] = " ".join([f"{name}=={match['version']}", *match["hashes"].split()])
+    if len(pins) > MAX_REQUIREMENTS:
+        raise SubmissionError(f"{where}: {len(pins)} requirements, at most {MAX_REQUIREMENTS} are accepted")
+    unhashed = [name for name, line in pins.items() if "--hash" not in line]
+    if unhashed and len(unhashed) < len(pins):
         raise SubmissionError(f"{where}: {unhashed[0]} has no --hash, others do: expected one for each, or for none")
-    return tuple(found[name] for name in sorted(found))
+    return tuple(pins[name] for name in sorted(pins))
 
 
 def install_packages(
@@ -95,16 +92,16 @@ def install_packages(
         raise SubmissionError("installing requirements needs pip in this environment: python -m ensurepip")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".installing-", ignore_cleanup_errors=True) as scratch:
-        wheels, unpacked, list_file = (Path(scratch) / name for name in ("wheels", "unpacked", "requirements.txt"))
+        download, unpacked, list_file = (Path(scratch) / name for name in ("wheels", "unpacked", "requirements.txt"))
         list_file.write_text("".join(f"{requirement}\n" for requirement in requirements))
         source = [*(["--no-index"] if no_index else []), *(["--find-links", str(find_links)] if find_links else [])]
-        _download(["--dest", str(wheels), *source, "-r", str(list_file)])
-        found = sorted(wheels.iterdir())
-        _check_wheels(found)
-        for wheel in found:
+        _download(["--dest", str(download), *source, "-r", str(list_file)])
+        wheels = sorted(download.iterdir())
+        _check_wheels(wheels)
+        for wheel in wheels:
             _unpack(wheel, unpacked)
         unpacked.chmod(0o755)  # the sandbox's user reads it
-        hashes = {wheel.name: bytes_sha256(wheel) for wheel in found}
+        hashes = {wheel.name: bytes_sha256(wheel) for wheel in wheels}
         write_whole(_hashes_beside(folder), json.dumps(hashes).encode())
         if not folder.is_dir():
             os.replace(unpacked, folder)
@@ -128,13 +125,13 @@ def _hashes_beside(folder: Path) -> Path:
 
 def pinned(requirements: Sequence[str], wheels: Mapping[str, str]) -> tuple[str, ...]:
     """Return the requirements with the hashes of these wheels and no others; those without a wheel stay as they are."""
-    by_name = {normal_name(name.partition("-")[0]): sha256 for name, sha256 in wheels.items()}
-    found = []
+    by_name: dict[str, str] = {canonicalize_name(name.partition("-")[0]): sha256 for name, sha256 in wheels.items()}
+    lines = []
     for requirement in requirements:
         plain = requirement.partition(" ")[0]
         sha256 = by_name.get(plain.partition("==")[0])
-        found.append(requirement if sha256 is None else f"{plain} --hash=sha256:{sha256}")
-    return tuple(found)
+        lines.append(requirement if sha256 is None else f"{plain} --hash=sha256:{sha256}")
+    return tuple(lines)
 
 
 def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool) -> Path:
@@ -164,15 +161,15 @@ def _check_wheels(wheels: Iterable[Path]) -> None:
         except Exception as error:  # a hostile archive can raise almost anything
             raise _no_install(f"{wheel.name}: not a wheel: {error}") from None
         for member in members:
-            path, named = PurePosixPath(member.filename.replace("\\", "/")), f"{wheel.name}: {member.filename[:80]!r}"
+            path, label = PurePosixPath(member.filename.replace("\\", "/")), f"{wheel.name}: {member.filename[:80]!r}"
             is_link = stat.S_ISLNK(member.external_attr >> 16)
             if is_link or path.is_absolute() or ".." in path.parts or ":" in member.filename or not path.parts:
-                raise _no_install(f"{named} is a link or lies outside the wheel")
+                raise _no_install(f"{label} is a link or lies outside the wheel")
             if not member.filename.isprintable():  # a line break would end a name in lists of files and hashes
-                raise _no_install(f"{named} has a control character in its name")
+                raise _no_install(f"{label} has a control character in its name")
             if "__pycache__" in path.parts or path.suffix.lower() in (".pyc", ".pyo"):
                 raise _no_install(
-                    f"{named} is compiled Python, which may differ from the source beside it; expected source only"
+                    f"{label} is compiled Python, which may differ from the source beside it; expected source only"
                 )
         files += len(members)
         total += sum(member.file_size for member in members)
@@ -192,7 +189,7 @@ def _unpack(wheel: Path, folder: Path) -> None:
     """
     with zipfile.ZipFile(wheel) as archive:
         for member in archive.infolist():
-            target, named = folder / _place(member.filename), f"{wheel.name}: {member.filename[:80]!r}"
+            target, label = folder / _place(member.filename), f"{wheel.name}: {member.filename[:80]!r}"
             if member.is_dir():
                 continue
             try:
@@ -201,15 +198,15 @@ def _unpack(wheel: Path, folder: Path) -> None:
                 if target.exists():
                     if target.read_bytes() == content.read():
                         continue
-                    raise _no_install(f"{named} is there already and says something else")
+                    raise _no_install(f"{label} is there already and says something else")
                 with content, target.open("xb") as file:
                     shutil.copyfileobj(content, file, 1 << 20)
             except SubmissionError:
                 raise
             except EOFError:
-                raise _no_install(f"{named}: the file ends too early") from None
+                raise _no_install(f"{label}: the file ends too early") from None
             except Exception as error:  # encryption, compression, names: an archive can raise almost anything
-                raise _no_install(f"{named}: {error}") from None
+                raise _no_install(f"{label}: {error}") from None
             target.chmod(0o755 if member.external_attr >> 16 & 0o111 else 0o644)
 
 

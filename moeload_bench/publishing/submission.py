@@ -49,14 +49,14 @@ def _licence(text: str) -> str:
     from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 
     try:
-        known = canonicalize_license_expression(text)
+        canonical = canonicalize_license_expression(text)
     except InvalidLicenseExpression:
         near = ", ".join(difflib.get_close_matches(text, _COMMON_LICENCES, 3, 0.5)) or ", ".join(_COMMON_LICENCES[:4])
         raise ValueError(
             f"got {text[:80]!r}, expected an SPDX identifier such as {near} (the list: https://spdx.org/licenses)"
         ) from None
-    if known != text:
-        raise ValueError(f"got {text[:80]!r}, expected it as SPDX writes it: {known}")
+    if canonical != text:
+        raise ValueError(f"got {text[:80]!r}, expected it as SPDX writes it: {canonical}")
     return text
 
 
@@ -154,8 +154,8 @@ class Submission(_Record):
 
     def type_of(self, fitted: bool) -> ModelType:
         """Return its stated type or, without one, the type that follows from whether it was ``fitted`` on the suite."""
-        known: ModelType = "learned" if fitted else "statistical"
-        return self.model_type or ("pretrained" if self.fitted_beyond_train else known)
+        evident: ModelType = "learned" if fitted else "statistical"
+        return self.model_type or ("pretrained" if self.fitted_beyond_train else evident)
 
     @property
     def has_code(self) -> bool:
