@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 import moeload_bench
+from benchmarks.sizes import code_lines
 from moeload_bench.isolation.bubblewrap import HIDDEN_IN_PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +125,21 @@ def test_every_package_says_what_it_is() -> None:
 def test_the_package_is_folders_and_few_modules() -> None:
     """A newcomer reads its list as a map: one folder per idea."""
     assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 12
+
+
+MOST_LINES = 450
+LONGER = {"inspection/facts.py", "inspection/snapshots.py"}
+"""Files that are to be divided still."""
+
+
+def test_no_file_is_too_long_to_read() -> None:
+    """Prints the code lines of each room: `pytest -s tests/test_layout.py -k too_long`."""
+    rooms: Counter[str] = Counter()
+    for path in (ROOT / "moeload_bench").rglob("*.py"):
+        name, text = path.relative_to(ROOT / "moeload_bench"), path.read_text(encoding="utf-8")
+        rooms[name.parts[0] if len(name.parts) > 1 else "."] += code_lines(text)
+        assert text.count("\n") <= MOST_LINES or name.as_posix() in LONGER, name
+    print(*(f"{lines:6,}  {room}" for room, lines in sorted(rooms.items())), sep="\n")
 
 
 def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
