@@ -15,20 +15,20 @@ from moeload_bench.errors import printable
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.overview import rank_lines
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
-from moeload_bench.inspection.verdict import balance_of, between
+from moeload_bench.inspection.verdict import balance_of, ends
 from moeload_bench.results.console import plain_table
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.words import shown
 
 NAMED = 8
 """Experts that are named as the hottest or the coldest."""
-LAYER_HEADS = ("layer", "state", "first settled", "drift %", "now", "noise alone", "is", "dead", "falling")
+LAYER_HEADS = ("layer", "state", "first settled", "drift", "now", "noise", "is", "dead", "fall")
 SHORT = {"noise alone": "noise", "above noise": "above", "cannot tell": "?", "no load": "-"}
 ABOUT_LAYERS = (
     "state: whether loads settled or move, and since which step. first settled: by the rule, and by looser to stricter "
     "thresholds. drift: percent of a layer's tokens that move to other experts between two windows of 100 steps. now: "
-    "busiest expert over the mean one. noise alone: what would be seen if all experts were equally likely. is: what "
-    f"now is by that, ? for cannot tell. dead: experts below {DEAD_SHARE:g} of an equal share. falling: experts that "
+    "busiest expert over the mean one. noise: what would be seen if all experts were equally likely. is: what "
+    f"now is by that, ? for cannot tell. dead: experts below {DEAD_SHARE:g} of an equal share. fall: experts that "
     "fell below a fifth of it and have not recovered."
 )
 
@@ -61,7 +61,7 @@ def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:
             printable(name),
             *state,
             shown(found.busiest_L[layer], ".2f"),
-            between(found.low_L[layer], found.high_L[layer]),
+            ends(found.low_L[layer], found.high_L[layer]),
             SHORT[balance[layer]],
             str(int(found.dead_LE[layer].sum())),
             str(int(found.dying_LE[layer].sum())),
@@ -69,9 +69,9 @@ def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:
 
 
 def _onset(step: int, loose: int, strict: int) -> str:
-    """Return `480 (400 to 610)`, `never` for -1."""
+    """Return `480 (400-610)`, `never` for -1."""
     step_, loose_, strict_ = ("never" if one < 0 else f"{one:,}" for one in (step, loose, strict))
-    return f"{step_} ({loose_} to {strict_})"
+    return f"{step_} ({loose_}-{strict_})"
 
 
 def expert_sentences(found: Inspection) -> Iterator[str]:

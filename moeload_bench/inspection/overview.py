@@ -17,7 +17,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted, printable
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.timeline import Timeline
-from moeload_bench.inspection.verdict import between, rank_sentence, verdict
+from moeload_bench.inspection.verdict import ends, rank_sentence, verdict
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import shown
 
@@ -188,11 +188,7 @@ def rank_lines(found: Inspection, token_bytes: float | None, most: int = MOST_SI
     ]
     for k in chosen(len(table.size_K), most):
         size, worst = table.size_K[k], worst_K[k]
-        noise = (
-            between(mean_known(table.low_KL[k]), mean_known(table.high_KL[k]))
-            .removeprefix("between ")
-            .replace(" and ", " to ")
-        )
+        noise = ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k]))
         layer = f"{table.busiest_KL[k, worst]:.2f} ({found.names_L[worst]})"
         tokens = int(table.tokens_KL[k].max())
         mb = () if token_bytes is None else (f"{tokens * token_bytes / 1e6:,.1f}",)

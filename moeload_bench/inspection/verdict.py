@@ -138,15 +138,15 @@ def _balance(found: Inspection) -> str:
     layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
     return (
         f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}; noise alone "
-        f"(all experts equally likely) {between(low, high)}. {_against_noise(found)}"
+        f"(all experts equally likely) {ends(low, high)}. {_against_noise(found)}"
     )
 
 
-def between(low: float, high: float) -> str:
-    """Return `1.05`, `between 1.04 and 1.05`, or that the upper end is not known."""
+def ends(low: float, high: float) -> str:
+    """Return `1.05`, `1.04 to 1.05`, or that the upper end is not known."""
     if np.isnan(high):
         return "unknown"
-    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"between {low:.2f} and {high:.2f}"
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
 def _against_noise(found: Inspection) -> str:
