@@ -1,7 +1,8 @@
-"""`moeload-bench report`."""
+"""`moeload-bench report`, the former spelling of `moeload-bench inspect --html`."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -9,9 +10,8 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import TraceArgument, check_ending, no_trace, with_options
-from moeload_bench.cli.progress import pair_progress, plain_console, said_if_stopped, say
+from moeload_bench.cli.progress import say
 from moeload_bench.cli.watching import watching
-from moeload_bench.errors import printable
 from moeload_bench.inspection.page import report as make
 from moeload_bench.inspection.planning import Settings
 
@@ -25,19 +25,10 @@ def report(
 ) -> None:
     """Write a run on one page to send to a colleague.
 
-    \b
-    moeload-bench report runs/my-run/test/seed0.parquet --out report.html
-
-    The page needs no network and no script, follows the reader's light or dark mode, and can be printed. The options
-    name the cluster that its advice is for.
-
-    Exit status: 0 written, 2 the request cannot be served.
+    Former spelling of [bold]moeload-bench inspect RUN --html FILE[/bold]. The options of a cluster change nothing.
     """
     check_ending("--out", out, ".html", ".htm")
-    loaded = open_trace(trace)
-    stopped = "stopped: no page is written; finished forecasters are kept, and the same command goes on with the others"
-    with said_if_stopped(stopped), pair_progress(unit="parts") as progress:
-        page = make(loaded, settings, source=trace, progress=progress)
-    for line in page.found.decision.lines() if page.found.decision else ():
-        plain_console().print(printable(line))
+    page = make(open_trace(trace))
+    instead = f"moeload-bench inspect {shlex.quote(trace)} --html {shlex.quote(str(out))}"
+    say(f"report is now: {instead}; what a cluster saves: moeload-bench plan", err=True)
     say(f"written: {page.save(out)}")

@@ -1,6 +1,6 @@
-"""Pictures without a plotting library: heat maps as PNG, and line charts as SVG that follows the page's colours.
+"""Pictures without a plotting library: heat maps as PNG, lines as SVG paths.
 
-Axis letters: N bins along time, E rows of a heat map.
+Axis letters: N bins along time, E experts, L layers, X rows of a picture.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import base64
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from html import escape
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,10 @@ COLOURS = ((36, 18, 66), (58, 82, 139), (33, 145, 140), (122, 209, 81), (253, 23
 """Colours from an eighth of the even share (dark) over the even share (middle) to eight times it (bright)."""
 OCTAVES = 3.0
 UNKNOWN = (128, 128, 128)
+MILD, STRONG = (245, 166, 35), (214, 30, 70)
+"""Colours of little and of much excess over noise."""
+STEPS = 254
+"""Steps of a scale of colours."""
 
 
 def shade(share: NDArray[np.floating], experts: int) -> FloatArray:
@@ -49,12 +52,42 @@ def share_lines(share_NE: NDArray[np.floating], most: int) -> tuple[NDArray[np.f
 def heat_png(share_NE: NDArray[np.floating], experts: int) -> bytes:
     """Return a PNG of a pixel per bin and line, time to the right, the first line on top; grey is unknown."""
     known_NE = np.isfinite(share_NE)
-    index_NE = np.where(known_NE, np.round(shade(np.where(known_NE, share_NE, 0), experts) * 254), 255).astype(np.uint8)
-    palette = bytes(part for i in range(255) for part in colour(i / 254)) + bytes(UNKNOWN)
-    image = np.ascontiguousarray(index_NE.T)
+    place_NE = np.where(known_NE, shade(np.where(known_NE, share_NE, 0), experts), np.nan)
+    return _png(place_NE, [(*colour(i / STEPS), 255) for i in range(STEPS + 1)])
+
+
+def excess_png(excess_NL: FloatArray, most: float) -> bytes:
+    """Return a PNG of how many times noise alone: clear at 1, so that it fits any ground, strongest at ``most``."""
+    place_NL = np.clip(np.log(np.maximum(excess_NL, 1.0)) / np.log(most), 0.0, 1.0)
+    return _png(place_NL, [excess_colour(i / STEPS) for i in range(STEPS + 1)])
+
+
+def excess_colour(place: float) -> tuple[int, int, int, int]:
+    """Return the colour of a place on the scale of the excess, with how much it covers the ground."""
+    red, green, blue = (round(low + place * (high - low)) for low, high in zip(MILD, STRONG, strict=True))
+    return red, green, blue, round(255 * min(1.0, 1.6 * place))
+
+
+def excess_ramp() -> str:
+    """Return the scale of the excess as a CSS gradient."""
+    stops = (excess_colour(i / 8) for i in range(9))
+    return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b} / {a / 255:.3f})' for r, g, b, a in stops)})"
+
+
+def _png(place_NX: NDArray[np.floating], colours: Sequence[tuple[int, int, int, int]]) -> bytes:
+    """Return places between 0 and 1 as pixels, time to the right; NaN is grey."""
+    known_NX = np.isfinite(place_NX)
+    index_NX = np.where(known_NX, np.round(np.where(known_NX, place_NX, 0) * STEPS), STEPS + 1).astype(np.uint8)
+    image = np.ascontiguousarray(index_NX.T)
+    palette = [*colours, (*UNKNOWN, 255)]
     rows = b"".join(b"\0" + row.tobytes() for row in image)
-    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 3, 0, 0, 0)
-    parts = ((b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows, 9)), (b"IEND", b""))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 3, 0, 0, 0)),
+        (b"PLTE", bytes(part for one in palette for part in one[:3])),
+        (b"tRNS", bytes(one[3] for one in palette)),
+        (b"IDAT", zlib.compress(rows, 9)),
+        (b"IEND", b""),
+    )
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
 
 
@@ -67,121 +100,23 @@ def data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a chart. ``dashed`` for what is a bound rather than a result."""
+class Curve(NamedTuple):
+    """A line along time: SVG paths in a box of 1,000 x 100 without proportions, and the values at its two ends."""
 
-    name: str
-    points: Sequence[tuple[float, float]]
-    dashed: bool = False
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis: what it shows, on a logarithmic scale or not, and a least span."""
-
-    name: str
-    log: bool = False
-    floor: float | None = None
+    path: str
+    low: float
+    high: float
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 260, 56, 28, 10, 40
-
-
-def line_chart(lines: Sequence[Line], x: Axis, y: Axis, about: str) -> str:
-    """Return an SVG with axes, grid and one path per line, classes `c0`, `c1`...; "" when there is nothing to draw."""
-    kept = [(i, line, [p for p in line.points if _drawable(p, x, y)]) for i, line in enumerate(lines)]
-    points = [point for _, _, some in kept for point in some]
-    if not points:
-        return ""
-    across = _Scale([p[0] for p in points], x, LEFT, WIDTH - RIGHT)
-    up = _Scale([p[1] for p in points], y, HEIGHT - BOTTOM, TOP)
-    out = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(about)}">']
-    for value in up.ticks:
-        at = up.at(value)
-        out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        out.append(_text("tick", LEFT - 6, at + 4, _number(value), "end"))
-    out += [_text("tick", across.at(value), HEIGHT - BOTTOM + 16, _number(value)) for value in across.ticks]
-    out.append(_text("name", (LEFT + WIDTH) / 2, HEIGHT - 6, x.name))
-    out.append(
-        f'<g transform="translate(13 {(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)">{_text("name", 0, 0, y.name)}</g>'
-    )
-    for i, line, some in kept:
-        out.append(_path(i, line, some, across, up))
-    return "".join(out) + "</svg>"
-
-
-def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle") -> str:
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def legend(lines: Sequence[Line]) -> str:
-    """Return the names beside their colours."""
-    items = (
-        f'<li><span class="key c{i % 8}{" dashed" if line.dashed else ""}"></span>{escape(line.name)}</li>'
-        for i, line in enumerate(lines)
-    )
-    return f'<ul class="legend">{"".join(items)}</ul>'
-
-
-def _path(i: int, line: Line, points: Sequence[tuple[float, float]], across: _Scale, up: _Scale) -> str:
-    if not points:
-        return ""
-    at = " L".join(f"{across.at(a):.1f} {up.at(b):.1f}" for a, b in points)
-    style = f"c{i % 8}{' dashed' if line.dashed else ''}"
-    dots = ""
-    if len(points) <= 16:
-        dots = "".join(
-            f'<circle class="dot c{i % 8}" cx="{across.at(a):.1f}" cy="{up.at(b):.1f}" r="3">'
-            f"<title>{escape(line.name)}: {_number(b)} at {_number(a)}</title></circle>"
-            for a, b in points
-        )
-    return f'<path class="line {style}" d="M{at}"><title>{escape(line.name)}</title></path>{dots}'
-
-
-def _drawable(point: tuple[float, float], x: Axis, y: Axis) -> bool:
-    return all(np.isfinite(v) and (v > 0 or not axis.log) for v, axis in zip(point, (x, y), strict=True))
-
-
-class _Scale:
-    """From values to places between two ends of the picture, with ticks at round numbers."""
-
-    def __init__(self, values: Sequence[float], axis: Axis, start: float, stop: float) -> None:
-        self._log, self._start, self._length = axis.log, start, stop - start
-        low, high = min(values), max(values)
-        if axis.floor is not None:
-            low = min(low, axis.floor)
-        if low == high:
-            low, high = (low / 2, high * 2) if axis.log else (low - 0.5, high + 0.5)
-        if axis.log:
-            self._low, self._high = low / 1.1, high * 1.1
-            self.ticks = _log_ticks(self._low, self._high)
-        else:
-            self.ticks = _ticks(low, high)
-            self._low, self._high = min(low, self.ticks[0]), max(high, self.ticks[-1])
-
-    def at(self, value: float) -> float:
-        if self._log:
-            low, high, value = np.log(self._low), np.log(self._high), np.log(value)
-        else:
-            low, high = self._low, self._high
-        return self._start + float((value - low) / (high - low)) * self._length
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    raw = (high - low) / 5
-    power = 10.0 ** np.floor(np.log10(raw))
-    step = float(next(m for m in (1, 2, 5, 10) if m * power >= raw) * power)
-    first, last = int(np.floor(low / step + 1e-9)), int(np.ceil(high / step - 1e-9))
-    return [round(i * step, 12) for i in range(first, last + 1)]
-
-
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Round numbers inside; 1, 2 and 5 of each decade where there are few; both ends where there are none."""
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    every = [float(m * 10.0**d) for d in decades for m in ((1, 2, 5) if high <= 500 * low else (1,))]
-    return [value for value in every if low <= value <= high] or [low, high]
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value + 0.0:.3g}"
+def curve(value_N: FloatArray) -> Curve | None:
+    """Return a line with gaps where a value is not known; None for fewer than two values."""
+    known_N = np.isfinite(value_N)
+    if known_N.sum() < 2:
+        return None
+    low, high = float(value_N[known_N].min()), float(value_N[known_N].max())
+    x_N = 1000 * (np.arange(len(value_N)) + 0.5) / len(value_N)
+    y_N = 96 - 92 * (value_N - low) / (high - low or 1.0)
+    begins_N = np.diff(known_N.astype(int), prepend=0) > 0
+    points = zip(x_N.tolist(), y_N.tolist(), known_N.tolist(), begins_N.tolist(), strict=True)
+    path = "".join(f"{'M' if begins else 'L'}{x:.1f} {y:.1f}" for x, y, known, begins in points if known)
+    return Curve(path, low, high)

@@ -138,7 +138,7 @@ def _balance(found: Inspection) -> str:
     layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
     return (
         f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}; noise alone "
-        f"(all experts equally likely) {ends(low, high)}. {_against_noise(found)}"
+        f"(all experts equally likely) {ends(low, high)}. {against_noise(found)}"
     )
 
 
@@ -149,7 +149,8 @@ def ends(low: float, high: float) -> str:
     return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
-def _against_noise(found: Inspection) -> str:
+def against_noise(found: Inspection) -> str:
+    """Return of how many layers the balance is noise alone, more than it, or cannot be told."""
     kinds = balance_of(found)
     number = {kind: kinds.count(kind) for kind in ("noise alone", "above noise", "cannot tell")}
     most, layers = max(number, key=lambda kind: number[kind]), len(kinds) - kinds.count("no load")

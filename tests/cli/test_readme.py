@@ -64,19 +64,19 @@ def test_the_forecaster_in_the_readme_is_scored(mine: str) -> None:
 
 @pytest.mark.slow
 def test_what_follows_a_training_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watch, report and place, as they stand there, in a folder with the recording that the page's line names."""
+    """Watch, inspect and place, as they stand there, in a folder with the recording that the page's line names."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
     trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2, recipe="my-run")
     write_trace(trace, "runs/my-run/test/seed0.parquet")
-    (text,) = re.findall(r"Record, watch, report, place:\n\n((?:    [^\n]+\n)+)", README)
+    (text,) = re.findall(r"Record, watch, inspect, place:\n\n((?:    [^\n]+\n)+)", README)
     train, *commands = [shlex.split(line, comments=True) for line in text.splitlines()]
     assert train == ["python", "train.py"]
-    assert [words[1] for words in commands] == ["watch", "report", "plan"]
+    assert [words[1] for words in commands] == ["watch", "inspect", "plan"]
     for words in commands:
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, done.output
-    assert Path("report.html").stat().st_size > 10_000
+    assert Path("page.html").stat().st_size > 8_000
     assert len(json.loads(Path("placement.json").read_text())["physical_to_logical_map"][0]) == 10
 
 

@@ -12,7 +12,6 @@ from moeload_bench.cli.app import app
 from moeload_bench.cli.run import OWN_TRACE_BASELINES
 from moeload_bench.harness import sizing
 from moeload_bench.harness.sizing import sized
-from moeload_bench.inspection.findings import make_findings
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
@@ -91,11 +90,3 @@ def test_run_says_what_it_leaves_out_and_which_command_runs_it(tight: None, tmp_
     asked = CliRunner().invoke(app, ["run", "ema", "--trace", str(path), "--level", "none", "--json"])
     assert "left out" not in asked.stderr
     assert json.loads(asked.stdout)["left_out"] is None
-
-
-def test_a_report_says_on_how_many_layers_it_compares(tight: None) -> None:
-    """Among what was not worked out, with the command that runs it; states and advice are of all layers."""
-    found = make_findings(wide_trace(), "a run.parquet", forecasters=AVERAGES)
-    (said,) = (reason for reason in found.missing if "2 of 6 layers are looked at" in reason)
-    assert said.endswith(f"; all of it: moeload-bench run {' '.join(AVERAGES)} --trace 'a run.parquet'")
-    assert len(found.layers) == 6

@@ -21,9 +21,9 @@ $plot training "$bundled" sw_avg last_value uniform --horizon 100 --out $out/tra
 $plot horizon leaderboard/results/mini --out $out/horizon.svg
 $plot cost leaderboard/results/mini --horizon 100 --out $out/cost.svg
 
-# The live view and the report (extras live; chromium for the picture of the page).
+# The live view and the page (extras live; chromium for the picture of the page).
 COLUMNS=90 "${BIN:-.venv/bin}/moeload-bench" watch "$switch" --once --svg $out/watch.svg
 page=$(mktemp --suffix .html)
-"${BIN:-.venv/bin}/moeload-bench" report "$switch" --out "$page"
-chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1150 --screenshot=$out/report.png "file://$page"
+"${BIN:-.venv/bin}/moeload-bench" inspect "$switch" --html "$page"
+chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,900 --screenshot=$out/report.png "file://$page"
 rm "$page"
