@@ -39,13 +39,13 @@ ELSEWHERE = {
     "export checkpoint": ("needs a checkpoint", "interchange/test_checkpoints.py"),
     "recipes draw": ("needs a file of the checkout", "recipes/test_draws.py"),
     "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
-    "submit my.py:Mine@window=50": ("installs packages", "submissions/test_submission_cli.py"),
+    "submit my.py:Mine@window=50": ("installs packages", "publishing/test_submission_cli.py"),
 }
 """Commands that cannot be run here, why, and the tests that run them."""
 FORMS = {
     "publish": "publishing/test_hub_publish.py",
     "record": "recipes/test_recording_cli.py",
-    "verify": "submissions/test_submission_cli.py",
+    "verify": "publishing/test_submission_cli.py",
     "import": "interchange/test_logs.py",
     "run": "cli/test_terminal.py",
 }
