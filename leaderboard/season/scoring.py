@@ -26,7 +26,7 @@ from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.harness.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.results.results import Results
-from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace

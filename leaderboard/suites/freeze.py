@@ -11,7 +11,7 @@ import typer
 from leaderboard.suites import plan as plans
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
-from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import LABELS, label_states
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite

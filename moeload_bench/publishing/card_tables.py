@@ -11,8 +11,15 @@ from functools import partial
 from statistics import fmean, median
 
 from moeload_bench.results.markdown import markdown_table
-from moeload_bench.scoring.description import END_STEPS, LayerDescription, Run
-from moeload_bench.scoring.run_facts import DRIFT_STEPS, RunFacts, drift_words, rounded
+from moeload_bench.scoring.description import (
+    DRIFT_STEPS,
+    END_STEPS,
+    LayerDescription,
+    Run,
+    RunFacts,
+    drift_words,
+    rounded,
+)
 from moeload_bench.traces.meta import COLUMNS, ShapeMeta, SourceMeta, TraceMeta
 from moeload_bench.words import listed, ordinal
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moeload_bench.results.results import Results
-from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.scoring.description import run_facts
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 from moeload_bench.traces.trace import Trace

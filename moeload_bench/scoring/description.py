@@ -1,31 +1,196 @@
-"""What a trace looks like, layer by layer and as a run: states, imbalance, dead experts, over-dispersion, floors.
+"""What a trace looks like: a run in numbers that come first, then its layers: states, imbalance, dead experts, floors.
 
-Axis letters: S rows, L MoE layers, E experts.
+Axis letters: S rows, L MoE layers, N layers looked at, E experts.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import TraceError, counted
+from moeload_bench.files import PACKAGE
 from moeload_bench.scoring.floors import floors_from, marks_of, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
-from moeload_bench.scoring.run_facts import RunFacts, facts_lines, known_number, run_facts
 from moeload_bench.states.rule import State, StateLabels, state_names, trace_labels
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
 from moeload_bench.traces.store import data_sha256, list_traces, read_trace
-from moeload_bench.traces.trace import Trace, layer_names
-from moeload_bench.words import every
+from moeload_bench.traces.streaming import parts
+from moeload_bench.traces.trace import Trace, layer_names, shares
+from moeload_bench.words import shown
 
 END_STEPS = 100
 """Training steps at either end of a trace over which imbalance is taken, and the horizon of the floor shown."""
+DRIFT_STEPS = (1, 100, 1000)
+"""Training steps over which drift is measured."""
+CELLS_AT_MOST = 1 << 22
+"""Loads that noise and drift are measured on: of a larger trace, evenly spaced layers."""
+
+
+# ------------------------------------------------------------------------------------------------ the run
+
+
+class NoiseAndDrift(NamedTuple):
+    """Of the last two thirds of a run's rows, from half batches; NaN where a horizon does not fit.
+
+    ``noise``: standard deviation of a row's share around its probability, over the share; median over experts.
+    ``drift``: root mean square move of the shares over so many steps, over that of a row's noise.
+    """
+
+    noise: float
+    drift: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """Size, tokens, noise and hardware of one run; None where it is not known.
+
+    ``sequences`` and ``tokens`` of a step, at the end; ``expert_tokens``: mean load of an expert in a row of the end;
+    ``independent_tokens``: how many independent tokens per expert would have this ``noise``; ``passes`` over the text
+    that is read most often, within its stage.
+    """
+
+    parameters: int | None
+    layers: int
+    experts: int
+    top_k: int | None
+    tokens: int
+    sequences: int | None
+    expert_tokens: float
+    noise: float | None
+    independent_tokens: float | None
+    drift: tuple[float | None, ...]
+    passes: float | None
+    hardware: str
+
+
+def run_facts(trace: Trace) -> RunFacts:
+    """Return what the metadata and the rows of a trace say of it."""
+    meta = trace.meta
+    tokens = meta.global_batch_tokens or int(trace.tokens_SL[-1].max())
+    measured = noise_and_drift(trace) if "load_half" in trace.columns else None
+    noise = None if measured is None else known_number(measured.noise)
+    return RunFacts(
+        parameters=parameters_of(meta),
+        layers=trace.num_layers,
+        experts=trace.num_experts,
+        top_k=meta.top_k,
+        tokens=tokens,
+        sequences=tokens // meta.sequence_length if meta.sequence_length else None,
+        expert_tokens=float(np.mean(trace.load_SLE[-100:])),
+        noise=noise,
+        independent_tokens=(1 - (meta.top_k or 1) / trace.num_experts) / noise**2 if noise else None,
+        drift=(None,) * len(DRIFT_STEPS) if measured is None else tuple(map(known_number, measured.drift)),
+        passes=max((source.passes for source in meta.sources if source.passes is not None), default=None),
+        hardware=hardware_words(meta.hardware),
+    )
+
+
+def noise_and_drift(trace: Trace, steps: Sequence[int] = DRIFT_STEPS) -> NoiseAndDrift:
+    """Measure both from the shares a, b of the two halves of each step's sequences, whose noise is independent; drift
+    over so many ``steps``.
+
+    The noise of a row is (a - b) sqrt(A B) / (A + B), A and B the halves' loads (see `noise.batch_noise`); the mean of
+    (a[t+h] - a[t]) (b[t+h] - b[t]) is the mean square of the drift alone, since noise in it cancels.
+    """
+    start = trace.steps // 3
+    most = max(1, CELLS_AT_MOST // max(1, (trace.steps - start) * trace.num_experts))
+    index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int)).tolist()
+    some = trace.of_layers(index_N)
+    load_SNE, half_SNE = (_rows_from(start, column) for column in (some.load_SLE, some.columns["load_half"]))
+    rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in steps]
+    moved = np.zeros((some.num_layers, len(rows)))
+    variance_LE, share_LE = (np.zeros((some.num_layers, trace.num_experts)) for _ in range(2))
+    for layer in range(some.num_layers):
+        load_SE, half_SE = load_SNE[:, layer], half_SNE[:, layer]
+        a_SE, b_SE = shares(half_SE), shares(load_SE - half_SE)
+        square_SE = (a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None]
+        variance_LE[layer] = np.nan_to_num(mean_over(square_SE, axis=0))  # 0 where no row is known
+        share_LE[layer] = np.nan_to_num(mean_over(shares(load_SE), axis=0))
+        moved[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
+    seen_LE, has_load_L = share_LE > 0, share_LE.any(axis=1)
+    moved, variance_LE = moved[has_load_L], variance_LE[has_load_L]
+    if not has_load_L.any():
+        return NoiseAndDrift(np.nan, (np.nan,) * len(rows))
+    noise = float(np.median(np.sqrt(variance_LE[seen_LE[has_load_L]]) / share_LE[seen_LE]))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())  # NaN stays NaN
+    return NoiseAndDrift(noise, tuple(map(float, drift)))
+
+
+def _rows_from(start: int, column_SLE: Any) -> IntArray:
+    """Return the last rows of a column, read part by part."""
+    steps = len(column_SLE)
+    return np.concatenate(
+        [column_SLE[max(start, part.start) : part.stop] for part in parts(column_SLE.shape) if part.stop > start]
+        or [column_SLE[steps:]]
+    )
+
+
+def _weight(load_SE: IntArray, half_SE: IntArray) -> FloatArray:
+    """Return A B / (A + B)^2 of each row; NaN where a half has no load."""
+    a, b = half_SE.sum(axis=1, dtype=np.float64), (load_SE - half_SE).sum(axis=1, dtype=np.float64)
+    return np.asarray(np.where((a > 0) & (b > 0), a * b, np.nan) / np.maximum(a + b, 1.0) ** 2)
+
+
+def _drift_square(a_SE: FloatArray, b_SE: FloatArray, rows: int) -> float:
+    """Return the mean square move over so many rows, summed over experts; NaN if none can be seen."""
+    if not 0 < rows < len(a_SE):
+        return np.nan
+    product_SE = (a_SE[rows:] - a_SE[:-rows]) * (b_SE[rows:] - b_SE[:-rows])
+    known = np.isfinite(product_SE).all(axis=1)
+    return float(product_SE[known].sum(axis=1).mean()) if known.any() else np.nan
+
+
+def known_number(value: float) -> float | None:
+    """Return a number, None where it is not finite."""
+    return float(value) if np.isfinite(value) else None
+
+
+@functools.cache
+def recipe_parameters() -> Mapping[str, int]:
+    """Return the number of parameters of each recipe's model, `RECIPE version N`; made by `python -m leaderboard`."""
+    return dict(json.loads((PACKAGE / "data" / "parameters.json").read_text(encoding="utf-8")))
+
+
+def parameters_of(meta: TraceMeta) -> int | None:
+    """Return what the metadata say, else what is known of the recipe, by name and version."""
+    name = meta.recipe.removesuffix(".probe")
+    return meta.parameters or recipe_parameters().get(f"{name} version {meta.recipe_version}")
+
+
+def hardware_words(hardware: Mapping[str, object]) -> str:
+    """Return the accelerator, else the processor with the threads that were used; `unknown` for none."""
+    if hardware.get("gpu"):
+        return str(hardware["gpu"])
+    threads = hardware.get("threads")
+    used = f"{counted(threads, 'thread')} of " if isinstance(threads, int) else ""
+    return f"{used}{hardware['cpu']}" if hardware.get("cpu") else "unknown"
+
+
+def rounded(number: float) -> str:
+    """Return a number of parameters in words: `1.7 million`."""
+    for size, word in ((1e9, "billion"), (1e6, "million"), (1e3, "thousand")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:g}"
+
+
+def drift_words(facts: RunFacts) -> str:
+    """Return drift over noise at each horizon, `0.1 / 0.9 / 3.2`."""
+    return " / ".join(shown(value, ".1f") for value in facts.drift)
+
+
+# ------------------------------------------------------------------------------------------------ its layers
 
 
 class Onset(NamedTuple):
@@ -76,66 +241,6 @@ class LayerDescription:
     floor: str
     floor_window_tv: float | None
     floor_tv: float | None
-
-
-def answer(trace: Trace, layers: Sequence[LayerDescription]) -> Iterator[str]:
-    """Yield what a trace says in short: when it settled, which layer last, dead experts, no load, balance."""
-    yield f"{trace.steps:,} steps."
-    yield from facts_lines(run_facts(trace))
-    said = [_settled(layers), *_dead(layers)]
-    known = [layer.imbalance_last for layer in layers if layer.imbalance_last is not None]
-    if known:
-        said.append(f"at the end the busiest expert of a layer has at most {max(known):.2f} times the mean load")
-    yield f"{'; '.join(said)}."
-
-
-def _dead(layers: Sequence[LayerDescription]) -> Iterator[str]:
-    """How many experts are dead, as far as there was load at the end, and how many layers had none."""
-    known = [layer.dead_experts for layer in layers if layer.dead_experts is not None]
-    if known:
-        yield f"{counted(sum(known), 'expert')} dead" if any(known) else "no expert is dead"
-    if len(known) < len(layers):
-        yield f"{counted(len(layers) - len(known), 'layer')} had no load"
-
-
-def _settled(layers: Sequence[LayerDescription]) -> str:
-    if any(layer.end_state is None for layer in layers):
-        return f"States are {layers[0].states}"
-    stable = [layer for layer in layers if layer.end_state == "stable"]
-    if not stable:
-        return f"Not settled: {counted(len(layers), 'layer')} of {len(layers)} transient at the end"
-    onsets = {layer.layer: layer.onset.step for layer in stable if layer.onset and layer.onset.step is not None}
-    last = max(onsets, key=lambda name: onsets[name])
-    again = any(layer.states.count("stable") > 1 for layer in stable)
-    if len(stable) == len(layers):
-        whole = every(len(layers), "layer") + (f", {_named(last)} last" if len(layers) > 1 else "")
-        text = f"Settled at step {onsets[last]:,}: {whole}"
-    else:
-        # a layer without load is transient for want of a drift: `_dead` says that it had none
-        open_ = [each.layer for each in layers if each.end_state != "stable" and each.dead_experts is not None]
-        more = f"; still transient: {', '.join(open_[:6])}{', ...' if len(open_) > 6 else ''}" if open_ else ""
-        text = f"Settled in {len(stable)} of {len(layers)} layers by step {onsets[last]:,}{more}"
-    return f"{text} (some of them were transient again after it: --wide)" if again else text
-
-
-def _named(layer: str) -> str:
-    return f"layer {layer}" if layer.isdecimal() else layer
-
-
-def steps_at_end(trace: Trace) -> int:
-    """Return how many training steps at either end of a trace imbalance is taken over, and the floor's horizon."""
-    return _rows(trace, END_STEPS) * trace.meta.stride
-
-
-def about_columns(trace: Trace) -> str:
-    """Over which steps and at which horizon the numbers of a `LayerDescription` are taken, in words."""
-    ends = steps_at_end(trace)
-    return (
-        f"imbalance: largest / mean load of the first and of the last {ends} steps; max_vio (MaxVio): the last less 1. "
-        f"dead_experts: below {DEAD_SHARE:g} / E of the load in the last {ends} steps. over_dispersion: per-step noise "
-        f"over that of top-k draws alone. Floors are of the layer's stable rows (of all, where there are none): "
-        f"floor_window_tv at h = {ends} steps, floor_tv per step."
-    )
 
 
 def _rows(trace: Trace, steps: int) -> int:
@@ -214,6 +319,9 @@ def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float |
         over = tv / draws if tv is not None and draws else None
         described.append((f"{name} ({found.mark})", window_tv, tv, over))
     return described
+
+
+# ------------------------------------------------------------------------------------------------ its record
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import WORDS, by_stratum, nearest_words, size_words
-from moeload_bench.scoring.run_facts import run_facts
+from moeload_bench.scoring.description import run_facts
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
