@@ -1,6 +1,6 @@
 """Pictures without a plotting library: heat maps as PNG, lines as SVG paths.
 
-Axis letters: N bins along time, E experts, L layers, X rows of a picture.
+Axis letters: N bins along time, L layers, X rows of a picture.
 """
 
 from __future__ import annotations
@@ -16,44 +16,11 @@ from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray
 
-COLOURS = ((36, 18, 66), (58, 82, 139), (33, 145, 140), (122, 209, 81), (253, 231, 37))
-"""Colours from an eighth of the even share (dark) over the even share (middle) to eight times it (bright)."""
-OCTAVES = 3.0
 UNKNOWN = (128, 128, 128)
 MILD, STRONG = (245, 166, 35), (214, 30, 70)
 """Colours of little and of much excess over noise."""
 STEPS = 254
 """Steps of a scale of colours."""
-
-
-def shade(share: NDArray[np.floating], experts: int) -> FloatArray:
-    """Where a share lies on the colour scale: 0 an eighth of 1/E or less, 0.5 the even share, 1 eight times it."""
-    ratio = np.maximum(np.asarray(share, dtype=np.float64) * experts, 2.0**-10)
-    return np.asarray(np.clip(0.5 + np.log2(ratio) / (2 * OCTAVES), 0.0, 1.0))
-
-
-def colour(position: float) -> tuple[int, int, int]:
-    """Return the colour at a place on the scale."""
-    at = np.linspace(0.0, 1.0, len(COLOURS))
-    red, green, blue = (float(np.interp(position, at, channel)) for channel in zip(*COLOURS, strict=True))
-    return round(red), round(green), round(blue)
-
-
-def share_lines(share_NE: NDArray[np.floating], most: int) -> tuple[NDArray[np.floating], int]:
-    """Return a heat map of at most ``most`` lines, and how many neighbouring experts share one.
-
-    A cell is the largest share of its experts, so that a hot one stays as hot as it is; NaN where nothing is known.
-    """
-    experts = share_NE.shape[1]
-    group = -(-experts // most)
-    return np.fmax.reduceat(share_NE, np.arange(0, experts, group), axis=1), group
-
-
-def heat_png(share_NE: NDArray[np.floating], experts: int) -> bytes:
-    """Return a PNG of a pixel per bin and line, time to the right, the first line on top; grey is unknown."""
-    known_NE = np.isfinite(share_NE)
-    place_NE = np.where(known_NE, shade(np.where(known_NE, share_NE, 0), experts), np.nan)
-    return _png(place_NE, [(*colour(i / STEPS), 255) for i in range(STEPS + 1)])
 
 
 def excess_png(excess_NL: FloatArray, most: float) -> bytes:

@@ -23,6 +23,8 @@ FAR_ABOVE = 1.5
 """From so many times noise alone on, balancing is worth an engineer's time."""
 EVEN_RANKS = 1.1
 """A rank this much busier than the mean one costs little."""
+LR_DECAYED = 0.5
+"""Part of the largest learning rate below which it has decayed."""
 DROPPED = 0.01
 """Fraction of a layer's routed tokens from which on dropping is urgent."""
 MANY_DEAD = 0.05
@@ -102,11 +104,18 @@ def _state(found: Inspection) -> str:
         return f"NOT SETTLED: at step {found.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
     since = int(states.since_L[settled_L].max())
     if found.state == "settled":
-        return f"SETTLED since step {since:,}"
+        return f"SETTLED since step {since:,}{_decayed(found)}"
     moving = _layers(found, loaded_L & states.unsettled_L)
     return (
         f"MIXED since step {since:,}: {int(settled_L.sum())} of {counted(len(loaded_L), 'layer')} settled, {moving} not"
     )
+
+
+def _decayed(found: Inspection) -> str:
+    """Return that the learning rate has decayed, where it has: smaller steps alone settle loads."""
+    if found.lr is None or not found.lr.most or found.lr.last >= LR_DECAYED * found.lr.most:
+        return ""
+    return f" (the learning rate is at {100 * found.lr.last / found.lr.most:.2g} % of its largest: that alone settles)"
 
 
 def _layers(found: Inspection, which_L: BoolArray) -> str:

@@ -22,8 +22,6 @@ from moeload_bench.inspection.decision import Candidate, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings, decided, plans_of
-from moeload_bench.inspection.snapshots import replay
-from moeload_bench.inspection.summary import lr_words, sentences
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
@@ -270,34 +268,6 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     spent = 100 * placed.layout.migration_ms / (decision.step * 100)
     assert decision.take.saved_percent == pytest.approx(gain - spent)
     assert np.mean(decision.take.saved_N) == pytest.approx(decision.take.saved_percent, abs=0.2)
-
-
-def test_lately_stands_beside_the_start() -> None:
-    """Errors, drift and imbalance are those of the last window, in brackets those of the first."""
-    last = list(replay(first_steps("qwen3moe-16e-wsd/test/seed121", 900)))[-1]
-    text = " ".join(sentences(last))
-    assert (
-        f"Lately (at step {last.start.step}): MaxVio {np.nanmean(last.maxvio_L):.2f} ({last.start.maxvio:.2f})" in text
-    )
-    assert f"drift {100 * np.nanmean(last.drift_L):.1f} % of tokens ({100 * last.start.drift:.1f} %)" in text
-    assert last.placing is not None
-    even = np.nanmean(last.placing.static_L)
-    assert f"max/mean device load {even:.2f} even spread ({last.start.even:.2f})" in text
-    lately, start = (100 * np.nanmean(each.forecast_L) for each in (last.outlook.lately, last.outlook.start))
-    assert f"{lately:.1f} % of tokens misplaced lately ({start:.1f} % at the start" in text
-    assert lately < start
-
-
-@pytest.mark.parametrize(("end", "words"), [(1e-3, "has not decayed"), (1e-4, "has fallen to 10 % of its largest")])
-def test_settled_says_whether_the_learning_rate_has_decayed(end: float, words: str) -> None:
-    """Smaller steps alone settle loads."""
-    trace = synthetic_trace(600)
-    columns = {**trace.columns, "lr": np.linspace(1e-3, end, 600, dtype=np.float32)}
-    settling = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
-    last = list(replay(settling))[-1]
-    assert last.state == "stable"
-    assert words in lr_words(last)
-    assert words in sentences(last)[0]
 
 
 def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:

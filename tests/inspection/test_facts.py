@@ -6,6 +6,7 @@ Axis letters: S rows, L MoE layers, E experts.
 from __future__ import annotations
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -138,3 +139,11 @@ def test_the_verdict_names_state_and_steps() -> None:
     moved = inspect_trace(Trace.from_arrays(draw(share_SLE, 4096)[0], top_k=1))
     assert verdict(moved).headline.startswith("MIXED since step")
     assert "loads had settled, and move in layer 1" in verdict(moved).to_do[0]
+
+
+@pytest.mark.parametrize(("end", "words"), [(1e-3, "; no expert"), (1e-4, " (the learning rate is at 10 % of")])
+def test_settled_says_whether_the_learning_rate_has_decayed(end: float, words: str) -> None:
+    """Smaller steps alone settle loads."""
+    lr_S = np.linspace(1e-3, end, 600)
+    found = inspect_trace(Trace.from_arrays(draw(fixed(600, 1, 8), 4096)[0], top_k=1, columns={"lr": lr_S}))
+    assert re.match(rf"SETTLED since step \d+{re.escape(words)}", verdict(found).headline)

@@ -12,17 +12,14 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.cli.inspect import _place
 from moeload_bench.errors import MoeloadError, NotFoundError
+from moeload_bench.inspection.details import expert_sentences
+from moeload_bench.inspection.facts import inspect_trace
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.inspection.planning import Settings
-from moeload_bench.inspection.snapshots import replay
-from moeload_bench.inspection.summary import expert_sentences
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
-
-SETTINGS = Settings()
 
 
 class Recording:
@@ -161,14 +158,13 @@ def test_a_cluster_that_fits_no_plan_is_refused(tmp_path: Path) -> None:
         assert expected in str(refused)
 
 
-def test_a_layer_without_load_is_no_part_of_the_quantiles() -> None:
-    """Of its experts nothing is known: they are not the coldest."""
+def test_a_layer_without_load_has_no_coldest_expert() -> None:
+    """Of its experts nothing is known: they are named neither as the hottest nor as the coldest."""
     load_SLE = np.full((100, 2, 32), 10)
     load_SLE[:, 1] = 0
-    snapshot = list(replay(Trace.from_arrays(load_SLE), SETTINGS))[-1]
-    spread, hottest, coldest = expert_sentences(snapshot)[1:]
-    assert "nan" not in spread + hottest + coldest
-    assert re.findall(r"(\d+)\.\d+ 1\.00", hottest + coldest) == ["0"] * 10
+    hottest, coldest = expert_sentences(inspect_trace(Trace.from_arrays(load_SLE)))
+    assert "nan" not in hottest + coldest
+    assert re.findall(r"(\d+)\.\d+ 1\.00", hottest + coldest) == ["0"] * 16
 
 
 def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import moeload_bench
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlotError
 from moeload_bench.inspection.capacity import capacity_of, capacity_sentences, capacity_tables
-from moeload_bench.inspection.drawing import curve, excess_png, heat_png, shade, share_lines
+from moeload_bench.inspection.drawing import curve, excess_png
 from moeload_bench.inspection.facts import inspect_trace
 from moeload_bench.inspection.page import Report, render, write_page
 from moeload_bench.inspection.verdict import verdict
@@ -165,30 +165,16 @@ def test_a_notebook_shows_the_page_in_a_frame(page: Report) -> None:
     assert "<h1>" not in html
 
 
-def test_a_heat_map_holds_one_pixel_per_bin_and_expert() -> None:
-    """Decoded here: experts from the top, time to the right, brighter for more, grey where nothing is known."""
-    share_NE = np.array([[0.5, 0.25, 0.125, 0.125], [np.nan] * 4], dtype=np.float64)
-    png = heat_png(share_NE, 4)
+def test_the_map_holds_one_pixel_per_bin_and_layer() -> None:
+    """Decoded here: layers from the top, time to the right, stronger for more, grey where nothing is known."""
+    png = excess_png(np.array([[4.0, 2.0, 1.0, 0.5], [np.nan] * 4]), most=4.0)
     width, height, depth, kind = struct.unpack(">IIBB", png[16:26])
     assert (width, height, depth, kind) == (2, 4, 8, 3)
     at = png.index(b"IDAT")
     size = struct.unpack(">I", png[at - 4 : at])[0]
-    rows = zlib.decompress(png[at + 4 : at + 4 + size])
-    index = np.frombuffer(rows, dtype=np.uint8).reshape(4, 3)[:, 1:]
+    index = np.frombuffer(zlib.decompress(png[at + 4 : at + 4 + size]), dtype=np.uint8).reshape(4, 3)[:, 1:]
     assert index[:, 1].tolist() == [255] * 4
-    np.testing.assert_array_equal(index[:, 0], np.round(shade(share_NE[0], 4) * 254))
-    assert index[0, 0] > index[1, 0] > index[2, 0]
-
-
-def test_experts_that_share_a_line_are_drawn_as_their_largest() -> None:
-    """Seven experts on at most three lines: three, three and one; unknown only where nothing is known."""
-    share_NE = np.array([[0.1, 0.4, np.nan, 0.2, 0.0, 0.1, 0.05], [np.nan] * 7])
-    line_NG, group = share_lines(share_NE, 3)
-    assert group == 3
-    np.testing.assert_array_equal(line_NG, [[0.4, 0.2, 0.05], [np.nan] * 3])
-    same_NE, alone = share_lines(share_NE, 7)
-    assert alone == 1
-    np.testing.assert_array_equal(same_NE, share_NE)
+    assert index[:, 0].tolist() == [254, 127, 0, 0]
 
 
 def test_a_curve_has_gaps_where_nothing_is_known() -> None:
