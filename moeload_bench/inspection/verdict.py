@@ -104,18 +104,22 @@ def _state(found: Inspection) -> str:
         return f"NOT SETTLED: at step {found.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
     since = int(states.since_L[settled_L].max())
     if found.state == "settled":
-        return f"SETTLED since step {since:,}{_decayed(found)}"
+        return f"SETTLED since step {since:,}{_decayed(found, since)}"
     moving = _layers(found, loaded_L & states.unsettled_L)
     return (
         f"MIXED since step {since:,}: {int(settled_L.sum())} of {counted(len(loaded_L), 'layer')} settled, {moving} not"
     )
 
 
-def _decayed(found: Inspection) -> str:
-    """Return that the learning rate has decayed, where it has: smaller steps alone settle loads."""
-    if found.lr is None or not found.lr.most or found.lr.last >= LR_DECAYED * found.lr.most:
+def _decayed(found: Inspection, since: int) -> str:
+    """Return that loads settled under a learning rate that had decayed, where they did: smaller steps alone do that."""
+    line = found.timeline
+    if line is None or found.lr is None or "lr" not in line.run or not found.lr.most:
         return ""
-    return f" (the learning rate is at {100 * found.lr.last / found.lr.most:.2g} % of its largest: that alone settles)"
+    part = float(line.run["lr"][max(0, int(np.searchsorted(line.step_N, since, side="right")) - 1)] / found.lr.most)
+    if not part < LR_DECAYED:
+        return ""
+    return f" (at {100 * part:.2g} % of the largest learning rate: smaller steps alone settle loads)"
 
 
 def _layers(found: Inspection, which_L: BoolArray) -> str:
