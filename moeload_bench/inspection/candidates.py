@@ -181,7 +181,8 @@ class Race:
         """Return the decision at a step."""
         total, even, cost = self.total, self.even, costs.model
         if not total[1]:
-            return unplaced(step, forecasts, self.looks)
+            found = [_judged(name, self.looks, each) for name, each in forecasts.items()]
+            return decide(step, found, float("nan"), costs.constants)
         parts_NX, C = np.array(self.parts), len(self.placed)
         parts_NX = parts_NX[parts_NX[:, 1] > 0]
         steps_N1, known_N1, even_N1 = parts_NX[:, :3].T[:, :, None]
@@ -202,26 +203,17 @@ class Race:
                     saved_N=tuple(saved_CN[c]),
                 )
             )  # fmt: skip
-        return decide(step, found, even, costs.constants, placed=True)
+        return decide(step, found, even, costs.constants)
 
-    def chosen(self, decision: Decision) -> tuple[Placed, list[tuple[float, float, float]]]:
-        """Return the layout of the candidate taken, and by parts: steps, and max/mean of the even spread and of it."""
-        names = [(one.forecaster, one.times * self.looks) for one in self.placed]
-        c = names.index((decision.take.forecaster, decision.take.every))
-        lines = [(x[0], x[2] / x[1], x[3 + c] / x[1]) for x in self.parts if x[1]]
-        return self.placed[c], [tuple(map(float, line)) for line in lines]  # type: ignore[misc]
-
-
-def unplaced(step: int, forecasts: Mapping[str, Forecasts], looks: int) -> Decision:
-    """Return the decision where there is nothing to place on: forecasters by misplaced tokens."""
-    found = [_judged(name, looks, each) for name, each in forecasts.items()]
-    return decide(step, found, float("nan"), (), placed=False)
+    def chosen(self, decision: Decision) -> Placed:
+        """Return the layout of the candidate taken."""
+        take = decision.take
+        return next(
+            one for one in self.placed if (one.forecaster, one.times * self.looks) == (take.forecaster, take.every)
+        )
 
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:
     """Return a candidate that has not moved anything, judged by its forecasts alone."""
-    errors = np.array(forecasts.errors.values)
-    parts = tuple(mean_known(part) for part in np.array_split(errors, min(20, max(1, len(errors)))))
-    return Candidate(
-        name, every, 0, 0.0, float("nan"), 0.0, 0.0, mean_known(errors), forecasts.cpu_ms, misplaced_N=parts
-    )
+    misplaced = mean_known(np.array(forecasts.errors.values))
+    return Candidate(name, every, 0, 0.0, float("nan"), 0.0, 0.0, misplaced, forecasts.cpu_ms)

@@ -20,7 +20,7 @@ from moeload_bench.words import listed, page
 SAME_PERCENT = 0.1
 """Points of the step time below which two candidates save alike."""
 WORSE_BY = 0.05
-"""Part of the best saving (of the least error) that is never given up, however wide the interval."""
+"""Part of the best saving that is never given up, however wide the interval."""
 LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
@@ -42,7 +42,7 @@ class Candidate:
 
     Percentages are of the step time under the even spread: ``gain_percent`` before moving, ``saved_percent`` after it.
     ``misplaced``: mean part of the tokens that its forecasts put with the wrong expert; ``cpu_ms`` of a forecast,
-    observing included, all candidates timed side by side. ``saved_N`` and ``misplaced_N``: by disjoint parts in order.
+    observing included, all candidates timed side by side. ``saved_N``: by disjoint parts in order.
     """
 
     forecaster: str
@@ -55,7 +55,6 @@ class Candidate:
     misplaced: float
     cpu_ms: float = field(compare=False)
     saved_N: tuple[float, ...] = field(repr=False, default=())
-    misplaced_N: tuple[float, ...] = field(repr=False, default=())
 
     @property
     def record(self) -> dict[str, Any]:
@@ -78,7 +77,7 @@ class Decision:
     """What to do about a run, from what was seen before ``step``.
 
     ``take``: the forecaster with its interval. ``moves``: whether re-planning pays; if not, the experts stay spread
-    evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves. ``judged_by``: by what forecasters are compared.
+    evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves.
     ``alike``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
     """
 
@@ -87,7 +86,6 @@ class Decision:
     moves: bool
     low: float
     high: float
-    judged_by: Literal["step time saved", "misplaced tokens"]
     alike: tuple[str, ...]
     candidates: tuple[Candidate, ...] = field(repr=False)
     even: float
@@ -104,7 +102,8 @@ class Decision:
         return {
             "step": self.step, "moves": self.moves, "take": self.take.record,
             "interval": [_known(self.low), _known(self.high)],
-            "judged_by": self.judged_by, "alike": list(self.alike), "matters": self.matters, "even": _known(self.even),
+            "judged_by": "step time saved", "alike": list(self.alike), "matters": self.matters,
+            "even": _known(self.even),
             "candidates": [one.record for one in self.candidates],
             "constants": [one._asdict() for one in self.constants],
         }  # fmt: skip
@@ -116,8 +115,6 @@ class Decision:
     def _answer(self) -> str:
         take = self.take
         lead, saved = f"Decision at step {self.step:,}:", f"{take.saved_percent:.1f} % of the step time"
-        if self.judged_by == "misplaced tokens":
-            return f"{lead} forecast with {take.forecaster}."
         if not self.moves:
             below = np.floor(100 * take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
             return (
@@ -135,28 +132,19 @@ class Decision:
         names = list(dict.fromkeys(one.forecaster for one in self.candidates))
         if len(names) == 1:
             return f"{names[0]} is the only forecaster compared."
-        by, worth = self.judged_by, {name: self._best(name) for name in names}
-        if by == "step time saved":
-            values = sorted(one.saved_percent for one in worth.values())
-            each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
-            span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
-        else:
-            values = sorted(value for one in worth.values() if (value := one.misplaced_percent) is not None)
-            if not values:
-                return "No forecast has been judged yet."
-            span = f"misplace {values[0]:.2f} to {values[-1]:.2f} % of the tokens"
+        values = sorted(max(one.saved_percent for one in self.candidates if one.forecaster == name) for name in names)
+        each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
+        span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         take = self.take
         cost = f"of those that none beats, {take.forecaster} takes the least CPU time ({ORDER})"
         if not self.matters:
             return f"Which forecaster does not matter here: they {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
         if len(self.alike) == 1:
-            return f"By {by}, {self.alike[0]} is ahead of {apart} (all {span}).{self._by_interval()}"
-        return f"By {by}, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}.{self._by_interval()}"
-
-    def _best(self, name: str) -> Candidate:
-        key = (lambda one: one.saved_percent) if self.judged_by == "step time saved" else (lambda one: -one.misplaced)
-        return max((one for one in self.candidates if one.forecaster == name), key=key)
+            return f"By step time saved, {self.alike[0]} is ahead of {apart} (all {span}).{self._by_interval()}"
+        return (
+            f"By step time saved, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}.{self._by_interval()}"
+        )
 
     def _by_interval(self) -> str:
         """Return the best forecaster of each interval, where they differ."""
@@ -164,7 +152,7 @@ class Decision:
         for every in sorted({one.every for one in self.candidates}):
             there = (one for one in self.candidates if one.every == every)
             best[every] = max(there, key=lambda one: one.saved_percent).forecaster
-        if self.judged_by == "misplaced tokens" or len(set(best.values())) == 1:
+        if len(set(best.values())) == 1:
             return ""
         return f" Best by interval: {', '.join(f'{name} every {every:,}' for every, name in best.items())}."
 
@@ -178,42 +166,23 @@ class Decision:
             yield f"ASSUMED, state yours: {', '.join(assumed)}."
 
 
-def decide(
-    step: int, candidates: Sequence[Candidate], even: float, constants: Sequence[Constant], *, placed: bool
-) -> Decision:
-    """Return the decision; ``placed``: whether there is a cluster to save step time on. Candidates come in the order of
-    what their forecasters cost, the cheapest first.
+def decide(step: int, candidates: Sequence[Candidate], even: float, constants: Sequence[Constant]) -> Decision:
+    """Return the decision. Candidates come in the order of what their forecasters cost, the cheapest first.
 
     Candidates that save as much as the least of those that cannot be told from the best are eligible. One that another
     candidate dominates is never taken. Of the rest the cheapest forecaster is taken, with the interval that moves
     least.
     """
-    if placed:
-        best = max(candidates, key=lambda one: one.saved_percent)
-        most = max(SAME_PERCENT, WORSE_BY * best.saved_percent)
-        floor = min(
-            one.saved_percent for one in candidates
-            if _alike(best.saved_N, one.saved_N, best.saved_percent - one.saved_percent, SAME_PERCENT, most)
-        )  # fmt: skip
-        eligible = [one for one in candidates if one.saved_percent >= floor]
-    else:
-        known = [one for one in candidates if np.isfinite(one.misplaced)]
-        best = min(known or candidates, key=lambda one: one.misplaced)
-        same, most = (part * best.misplaced for part in (0.02, WORSE_BY))
-        eligible = [
-            one for one in known
-            if one is best or _alike(one.misplaced_N, best.misplaced_N, one.misplaced - best.misplaced, same, most)
-        ] or list(candidates)  # fmt: skip
-    free = [one for one in eligible if not any(other.dominates(one) for other in candidates)] if placed else eligible
+    best = max(candidates, key=lambda one: one.saved_percent)
+    floor = min(one.saved_percent for one in candidates if _alike(best, one))
+    eligible = [one for one in candidates if one.saved_percent >= floor]
+    free = [one for one in eligible if not any(other.dominates(one) for other in candidates)]
     names = list(dict.fromkeys(one.forecaster for one in candidates))
     take = min(free, key=lambda one: (names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent))
     low, high = interval_of(take.saved_N)
-    return Decision(
-        step, take, placed and take.saved_percent >= LEAST_PERCENT, low, high,
-        "step time saved" if placed else "misplaced tokens",
-        tuple(name for name in names if any(one.forecaster == name for one in eligible)), tuple(candidates), even,
-        tuple(constants),
-    )  # fmt: skip
+    alike = tuple(name for name in names if any(one.forecaster == name for one in eligible))
+    moves = take.saved_percent >= LEAST_PERCENT
+    return Decision(step, take, moves, low, high, alike, tuple(candidates), even, tuple(constants))
 
 
 def too_short(steps: int, first: int) -> str:
@@ -232,9 +201,10 @@ def _known(value: Any) -> Any:
     return None if value != value else value
 
 
-def _alike(more_N: Sequence[float], less_N: Sequence[float], gap: float, same: float, most: float) -> bool:
-    """Return whether a gap in the mean is small, or the paired interval of its parts does not tell it from zero."""
-    if gap <= same:
+def _alike(best: Candidate, other: Candidate) -> bool:
+    """Return whether a candidate saves hardly less than the best, or parts of the run do not show that it does."""
+    gap = best.saved_percent - other.saved_percent
+    if gap <= SAME_PERCENT:
         return True
-    low, _ = interval_of(np.subtract(more_N, less_N))
-    return gap <= most and not low > 0
+    low, _ = interval_of(np.subtract(best.saved_N, other.saved_N))
+    return gap <= max(SAME_PERCENT, WORSE_BY * best.saved_percent) and not low > 0

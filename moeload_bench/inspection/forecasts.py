@@ -15,7 +15,6 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.harness.replay import follow
-from moeload_bench.inspection.past import Kept
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.traces.means import mean_known, ratio_of
@@ -57,6 +56,23 @@ class _Window:
     total_LE: FloatArray = field(default_factory=lambda: np.zeros(()))
     count_L: IntArray = field(default_factory=lambda: np.zeros((), dtype=np.int64))
     rows: int = 0
+
+
+class Kept:
+    """Some of the numbers of a run, spread over it: when more than ``most`` are kept, every other one is let go."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._every, self._seen = most, 1, 0
+        self.values: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Take in the next number."""
+        if self._seen % self._every == 0:
+            if len(self.values) == self._most:
+                self.values, self._every = self.values[::2], 2 * self._every
+            if self._seen % self._every == 0:
+                self.values.append(value)
+        self._seen += 1
 
 
 class Forecasts:

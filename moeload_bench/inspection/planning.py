@@ -24,8 +24,7 @@ from moeload_bench.inspection.advice import Advice, AdviceRule, Situation
 from moeload_bench.inspection.candidates import WATCHED, Race, candidates_for
 from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import Decision, too_short
-from moeload_bench.inspection.forecasts import Forecasts, Windows
-from moeload_bench.inspection.past import Kept
+from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.recording.writer import Row, rows_of

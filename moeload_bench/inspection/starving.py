@@ -26,7 +26,6 @@ from moeload_bench.inspection.experts import (
     rows_per_block,
     standing,
 )
-from moeload_bench.recording.writer import Row
 from moeload_bench.words import page
 
 SEEN: Mapping[str, str] = {
@@ -68,9 +67,7 @@ class Starving:
 
     def __init__(self, layers: int, experts: int, stride: int) -> None:
         self._rows, self._stride = rows_per_block(stride), stride
-        self._load_LE = np.zeros((layers, experts), dtype=np.int64)
-        self._sums: dict[str, FloatArray] = {}
-        self._taken, self._blocks = 0, 0
+        self._blocks = 0
         most = ALIVE_BLOCKS + DEAD_BLOCKS
         self._share: deque[FloatArray] = deque(maxlen=most)
         self._seen: deque[Mapping[str, FloatArray]] = deque(maxlen=most)
@@ -89,18 +86,6 @@ class Starving:
     def deaths(self) -> Deaths:
         """Return the deaths so far."""
         return Deaths(self._count, self._warned, tuple(self._last), self._from)
-
-    def add(self, row: Row) -> None:
-        """Take in one step."""
-        self._load_LE += row["load"]
-        for name in SEEN:
-            if name in row:
-                self._sums[name] = self._sums.get(name, 0.0) + np.asarray(row[name], dtype=np.float64)
-        self._taken += 1
-        if self._taken == self._rows:
-            seen = {name: total / self._rows for name, total in self._sums.items()}
-            self.add_block(int(row["step"]) + self._stride, self._load_LE, seen)
-            self._load_LE, self._sums, self._taken = np.zeros_like(self._load_LE), {}, 0
 
     def add_block(self, next_step: int, load_LE: IntArray, seen: Mapping[str, FloatArray]) -> None:
         """Take in a block that ends before a step: its loads, and the means of the columns of `SEEN`."""

@@ -119,7 +119,7 @@ def candidate(name: str, every: int, saved: float, moved: float, replans: int, n
 
 
 def taken(*candidates: Candidate) -> tuple[str, int]:
-    decision = decide(1000, candidates, 1.2, (), placed=True)
+    decision = decide(1000, candidates, 1.2, ())
     assert not any(other.dominates(decision.take) for other in candidates)
     return decision.take.forecaster, decision.take.every
 
@@ -143,10 +143,10 @@ def test_a_difference_needs_every_part_and_a_twentieth_is_never_given_up() -> No
 def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None:
     """The first, cheapest one is taken; where one is behind, it is named."""
     alike = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
-    decision = decide(1000, alike, 1.2, (), placed=True)
+    decision = decide(1000, alike, 1.2, ())
     assert not decision.matters
     assert "Which forecaster does not matter here: they save 5.00 to 5.05 % of the step time" in decision.lines()[1]
-    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, (), placed=True)
+    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, ())
     assert apart.matters
     assert apart.take.forecaster == "gated"
     assert apart.lines()[1] == "By step time saved, gated is ahead of ema (all save 3.00 to 5.05 % of the step time)."
@@ -158,7 +158,7 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
     alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("gated", 50, 5.05, 5.0, 9)]
-    said = decide(1000, alike, 1.2, (), placed=True).lines()[1]
+    said = decide(1000, alike, 1.2, ()).lines()[1]
     assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
 
 
@@ -183,14 +183,14 @@ def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> 
     """Small experts would move `0.0 GB` in many re-plans."""
     assert volume(gb) == said
     moved = replace(candidate("a", 50, 5.0, gb, 9), moved_gb=gb)
-    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, (), placed=True).lines()[0]
+    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, ()).lines()[0]
 
 
 def test_the_imbalance_of_a_decision_is_that_of_the_run() -> None:
     """Not of the last window, which `watch` and `report` call lately: the words tell them apart."""
     assert (
         "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)"
-        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, (), placed=True).lines()[0]
+        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, ()).lines()[0]
     )
 
 
@@ -198,32 +198,19 @@ def test_intervals_with_another_best_are_named() -> None:
     """One forecaster for short intervals, another for long ones."""
     rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
             candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
-    said = decide(1000, rows, 1.2, (), placed=True).lines()[1]
+    said = decide(1000, rows, 1.2, ()).lines()[1]
     assert "Best by interval: a every 50, b every 500." in said
     assert "save 4.00 to 5.00 % of the step time, each at its best interval" in said
 
 
 def test_below_one_percent_the_experts_stay() -> None:
     """What could be saved is said."""
-    decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, (), placed=True)
+    decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, ())
     assert not decision.moves
     assert decision.lines()[0] == (
         "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning with a saves 0.40 % of "
         "the step time, below 1 %."
     )
-
-
-def test_without_a_cluster_forecasters_are_judged_by_misplaced_tokens() -> None:
-    """A model of two experts has nothing to place; a paired test over parts decides."""
-    rng = np.random.default_rng(0)
-    good_N, bad_N = 0.1 + 0.01 * rng.random(20), 0.2 + 0.01 * rng.random(20)
-    rows = [
-        replace(candidate(name, 50, 0.0, 0.0, 0), misplaced=float(each.mean()), misplaced_N=tuple(each.tolist()))
-        for name, each in (("bad", bad_N), ("good", good_N))
-    ]
-    decision = decide(1000, rows, float("nan"), (), placed=False)
-    assert (decision.take.forecaster, decision.judged_by) == ("good", "misplaced tokens")
-    assert decision.lines()[0] == "Decision at step 1,000: forecast with good."
 
 
 def test_constants_come_from_the_run_and_its_model() -> None:
@@ -260,7 +247,7 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     trace, cost = synthetic_trace(900), CostModel(100, 1, 25)
     shape = ClusterShape("mine", 2, 6)
     planner, decision = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
-    placed = planner.race.chosen(decision)[0]
+    placed = planner.race.chosen(decision)
     share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
     assert decision.even == pytest.approx(static)
@@ -323,20 +310,11 @@ def test_a_strangers_forecaster_decides_at_the_level_that_was_asked_for(tmp_path
     assert os.getpid() not in made_in
 
 
-def test_what_is_not_judged_yet_puts_nobody_ahead() -> None:
-    """Before the first forecast is judged there is no error: no number, and no forecaster before another."""
-    nan = float("nan")
-    names = ("sw_avg", "ema")
-    found = decide(50, [Candidate(name, 50, 0, 0.0, nan, 0.0, 0.0, nan, 1.0) for name in names], nan, (), placed=False)
-    assert found.lines()[1] == "No forecast has been judged yet."
-    assert (found.alike, found.matters) == (names, False)
-
-
 def test_what_is_left_alone_would_have_saved_what_is_said() -> None:
     """The saving is that of the candidate taken: the best one's may lie above the limit that the sentence names."""
     parts = (0.2, 1.7, 0.5, 1.36, 0.94)
     little = Candidate("sw_avg", 50, 1, 0.1, 1.1, 0.996, 0.996, 0.01, 1.0, saved_N=parts)
     more = replace(little, replans=3, moved_gb=0.3, saved_percent=1.03, saved_N=tuple(reversed(parts)))
-    found = decide(500, [little, more], 1.2, (), placed=True)
+    found = decide(500, [little, more], 1.2, ())
     assert (found.take, found.moves) == (little, False)
     assert "re-planning with sw_avg saves 0.99 % of the step time, below 1 %" in found.lines()[0]
