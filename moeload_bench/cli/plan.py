@@ -16,7 +16,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
 from moeload_bench.errors import PlacementError, TraceError, printable
-from moeload_bench.inspection.candidates import WATCHED
+from moeload_bench.inspection.candidates import DEFAULT
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.decision import Candidate, Decision, volume
 from moeload_bench.inspection.plan_change import before_and_after
@@ -124,7 +124,7 @@ def plan(
                 why = str(error).removeprefix(f"{loaded.id}: ")
                 raise TraceError(f"no decision for {loaded.id}: {why}; a plan without one: --write FILE") from None
             say(f"no decision: {error}", err=True)
-            say(*_write(loaded, settings, shape, str(settings.forecaster or WATCHED), written), err=as_json)
+            say(*_write(loaded, settings, shape, str(settings.forecaster or DEFAULT), written), err=as_json)
             return
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format eplb"

@@ -76,31 +76,34 @@ class Advice:
     reason: str
     slot_expert_LR: IntArray | None = field(repr=False, default=None)
 
-    @property
-    def pays(self) -> bool:
-        """Whether it saves more than it costs, in the digits that its reason shows."""
-        return self.saves_percent - self.costs_percent >= 0.05
-
 
 @dataclass(frozen=True, eq=False)
-class Situation:
-    """What the rule decides from at one step.
+class Seen:
+    """What was seen before a step, whatever layout is in force.
 
-    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``recent_SLE``: shares of
-    the last rows, NaN where a layer-step has no load; ``static_imbalance``: of the static layout, mean over the run
-    so far; ``steps_seen``: training steps; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose
-    move is advised already. ``names_L``: what the layers are called.
+    ``steps_seen``: training steps. ``recent_SLE``: shares of the last rows, NaN where a layer-step has no load;
+    ``static_imbalance``: of the static layout, mean over the run so far; ``names_L``: what the layers are called.
     """
 
     step: int
     steps_seen: int
-    current_LR: IntArray
-    share_hat_LE: FloatArray
     recent_SLE: FloatArray
     static_imbalance: float
+    names_L: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Situation(Seen):
+    """What the rule decides from at one step.
+
+    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``moved``: whether any
+    layer was ever moved; ``standing_L``: layers whose move is advised already.
+    """
+
+    current_LR: IntArray
+    share_hat_LE: FloatArray
     moved: bool
     standing_L: BoolArray
-    names_L: tuple[str, ...]
 
 
 def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:

@@ -10,12 +10,12 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.inspection.advice import Advice, AdviceRule, Situation, advise, advise_each
+from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise, advise_each
 from moeload_bench.inspection.cluster import Costs
 from moeload_bench.inspection.decision import Candidate, Decision, decide
 from moeload_bench.inspection.forecasts import Forecasts
@@ -27,15 +27,13 @@ from moeload_bench.traces.means import mean_known
 FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
 """Compared unless one is named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
 sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
-WATCHED = "sw_avg"
-"""The forecaster whose errors are shown, unless one is named."""
+DEFAULT = "sw_avg"
+"""The forecaster of a plan that is written where nothing can be decided."""
 TIMES = (1, 4, 10)
 """Intervals of the candidates, in looks: 50, 200 and 500 steps."""
 SMALL = 4096
 """Layers x experts up to which all of them are tried; of a larger model two forecasters, every fourth look."""
 FEW_FORECASTERS, FEW_TIMES = 2, (4,)
-MOST_MOVES = 12
-"""Moves of a candidate that are kept to be shown: the first ones that pay."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
 
@@ -47,22 +45,21 @@ def candidates_for(cells: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
 
 @dataclass(eq=False)
 class Placed:
-    """A layout that takes advice: ``last`` given, ``moves``: the first ones made (without their plans)."""
+    """A layout that takes advice; ``last``: the advice that stands."""
 
     layout: Layout
     forecaster: str = ""
     times: int = 1
     last: Advice | None = None
-    moves: list[Advice] = field(default_factory=list)
 
-    def situation(self, at: Situation, share_hat_LE: FloatArray) -> Situation:
-        """Return a situation with a forecast, for the layout in force here."""
-        standing_L = np.zeros(len(at.names_L), dtype=np.bool_)
+    def situation(self, seen: Seen, share_hat_LE: FloatArray) -> Situation:
+        """Return what the rule decides from, with a forecast and this layout in force."""
+        standing_L = np.zeros(len(seen.names_L), dtype=np.bool_)
         if self.last is not None:
             standing_L[list(self.last.layers)] = True
-        return replace(
-            at, current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE, moved=self.layout.replans > 0,
-            standing_L=standing_L,
+        return Situation(
+            **vars(seen), current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE,
+            moved=self.layout.replans > 0, standing_L=standing_L,
         )  # fmt: skip
 
     def follow(self, advice: Advice) -> None:
@@ -71,8 +68,6 @@ class Placed:
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.layout.step(advice.slot_expert_LR)
             self.last = None
-            if advice.pays and len(self.moves) < MOST_MOVES:
-                self.moves.append(replace(advice, slot_expert_LR=None))
 
 
 class Race:
@@ -151,7 +146,7 @@ class Race:
         self._blocks += 1
 
     def look(
-        self, at: Situation, share_hat: Mapping[str, FloatArray], horizon: int, costs: Costs, rule: AdviceRule
+        self, seen: Seen, share_hat: Mapping[str, FloatArray], horizon: int, costs: Costs, rule: AdviceRule
     ) -> None:
         """Let the candidates act whose interval comes round; ``share_hat``: the forecasts by name."""
         self.settle()
@@ -159,14 +154,16 @@ class Race:
         acting = [one for one in self.placed[1:] if self._looked % one.times == 0 and one.forecaster in share_hat]
         if not acting:
             return
-        asked = [(one.situation(at, share_hat[one.forecaster]), max(horizon, one.times * self.looks)) for one in acting]
+        asked = [
+            (one.situation(seen, share_hat[one.forecaster]), max(horizon, one.times * self.looks)) for one in acting
+        ]
         for one, advice in zip(acting, advise_each(asked, costs.model, self.placed[0].layout.shape, rule), strict=True):
             one.follow(advice)
 
-    def advice(self, at: Situation, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule) -> Advice:
+    def advice(self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule) -> Advice:
         """Return the advice for the layout in force."""
         own = self.placed[0]
-        own.last = advise(own.situation(at, share_hat_LE), horizon, costs.model, own.layout.shape, rule)
+        own.last = advise(own.situation(seen, share_hat_LE), horizon, costs.model, own.layout.shape, rule)
         return own.last
 
     def saved_percent(self, c: int, cost: CostModel) -> float:
@@ -204,13 +201,6 @@ class Race:
                 )
             )  # fmt: skip
         return decide(step, found, even, costs.constants)
-
-    def chosen(self, decision: Decision) -> Placed:
-        """Return the layout of the candidate taken."""
-        take = decision.take
-        return next(
-            one for one in self.placed if (one.forecaster, one.times * self.looks) == (take.forecaster, take.every)
-        )
 
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:

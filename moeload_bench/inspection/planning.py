@@ -20,8 +20,8 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
-from moeload_bench.inspection.advice import Advice, AdviceRule, Situation
-from moeload_bench.inspection.candidates import WATCHED, Race, candidates_for
+from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
+from moeload_bench.inspection.candidates import Race, candidates_for
 from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import Decision, too_short
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
@@ -129,7 +129,6 @@ class Planner:
         targets: dict[str, str | type[Any]] = {name: name for name in compared}
         if named is not None:
             targets = {getattr(named, "__name__", str(named)): named}
-        self._own = WATCHED if named is None else next(iter(targets))
         self.forecasts = {
             name: Forecasts(
                 self.info, target, settings.horizon, seed=settings.seed, fitted=settings.fitted,
@@ -199,7 +198,7 @@ class Planner:
                     one.score(truth_LE)
 
     def _forecast(self, step: int) -> dict[str, FloatArray]:
-        """Return what each forecaster forecasts; one that fails is out, if it is not the one that advice needs.
+        """Return what each forecaster forecasts; one that fails is out, if it is not the last one.
 
         They take turns in going first: the first one finds cold caches, which would count as its CPU time.
         """
@@ -212,7 +211,7 @@ class Planner:
             try:
                 share_hat[name] = one.ask(block, step)
             except ForecastError as error:
-                if name == self._own:
+                if len(self.forecasts) == 1:
                     raise
                 self.failures[name] = str(error)
                 self.forecasts.pop(name).close()
@@ -223,20 +222,16 @@ class Planner:
         """Return the decision so far and the advice, which is carried out at once if the settings say so."""
         race, settings, costs = self.race, self.settings, self._costs()
         own, share_hat = race.placed[0], self._forecast(step)
-        situation = Situation(
+        seen = Seen(
             step=step,
             steps_seen=self._rows * self.info.stride,
-            current_LR=own.layout.current_LR,
-            share_hat_LE=share_hat[self._own],
             recent_SLE=steps_last(np.concatenate(self._recent)),
             static_imbalance=race.even if np.isfinite(race.even) else 1.0,
-            moved=False,
-            standing_L=np.zeros(len(self.names_L), dtype=np.bool_),
             names_L=self.names_L,
         )
-        race.look(situation, share_hat, settings.horizon, costs, settings.advice)
+        race.look(seen, share_hat, settings.horizon, costs, settings.advice)
         decision = race.decision(step, self.forecasts, costs)
-        advice = race.advice(situation, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
+        advice = race.advice(seen, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         if settings.follow:
             own.follow(advice)
         return Planned(step, decision, advice)

@@ -194,12 +194,3 @@ def test_advice_never_loses_and_saves_where_there_is_something_to_save(recipe: s
     assert got >= -0.1
     if trace.meta.balancing.method == "none":
         assert got >= 0.8 * best_saving(trace, planner.shape)
-
-
-def test_an_advice_that_gains_nothing_in_its_own_digits_does_not_pay() -> None:
-    """The report's table of re-plans shows no row that says "saves 0.1 %, costs 0.1 %"."""
-
-    def advice(saves: float, costs: float) -> Advice:
-        return Advice(500, 200, "replan", (0,), 1.5, 1.4, saves, costs, 2, "re-plan layer 0 now")
-
-    assert [advice(*one).pays for one in ((0.14, 0.12), (0.04, 0.0), (0.3, 0.1))] == [False, False, True]

@@ -247,7 +247,7 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     trace, cost = synthetic_trace(900), CostModel(100, 1, 25)
     shape = ClusterShape("mine", 2, 6)
     planner, decision = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
-    placed = planner.race.chosen(decision)
+    placed = planner.race.placed[1]
     share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
     assert decision.even == pytest.approx(static)
