@@ -75,8 +75,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
     "inspect": (("inspect", "TRACE"), 10, 1.0),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),
     "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
-    "report": (("report", "TRACE", "--out", "{out}"), 40, 1.0),
-    "capacity": (("capacity", "TRACE"), 10, 0.6),
+    "page": (("inspect", "TRACE", "--html", "{out}"), 15, 1.0),
+    "capacity": (("inspect", "TRACE", "--capacity"), 15, 1.0),
 }
 """By a short name: the command, CPU seconds and GB that it may take on `MODEL`."""
 
@@ -89,7 +89,7 @@ def goals(long: bool) -> Iterator[Goal]:
     if long:
         for command, cpu_s, memory in COMMANDS.values():
             yield Goal(command, LONG, 11 * cpu_s, None if memory is None else 1.2 * memory)
-        for name in ("inspect", "report"):
+        for name in ("inspect", "page"):
             yield Goal(COMMANDS[name][0], SMALL, float("inf"), 0.6)
         yield Goal(COMMANDS["inspect"][0], MILLION, 60, 1.0)
 

@@ -1,4 +1,4 @@
-"""The prior of `moeload-bench capacity`: how much more windows of other runs needed than what was needed just before.
+"""The prior of capacity: how much more windows of other runs needed than what was needed just before.
 
 Axis letters: B blocks, P ratios, R runs, S rows.
 """

@@ -23,8 +23,6 @@ COMMANDS = {
     "validate": "Check traces against the format, and both hashes.",
     "submit": "Submit a forecaster to the leaderboard.",
     "publish": "Publish a folder of traces on the Hugging Face Hub.",
-    "capacity": "Find the capacity factor and the memory that the next steps need.",
-    "report": "Write a run on one page to send to a colleague.",
 }
 """Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""
 

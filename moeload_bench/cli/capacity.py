@@ -1,59 +1,60 @@
-"""`moeload-bench capacity`."""
+"""The options of `moeload-bench inspect --capacity`, and what it prints."""
 
 from __future__ import annotations
 
-import shlex
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import TraceArgument
-from moeload_bench.cli.progress import plain_console, print_next, say_record
-from moeload_bench.errors import printable
+from moeload_bench.cli.progress import plain_console
+from moeload_bench.errors import TraceError, printable
 from moeload_bench.inspection.capacity import RISK, STEPS, Capacity, capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.results.console import plain_table
+from moeload_bench.traces.trace import Trace
 
 
-def capacity(
-    trace: TraceArgument,
-    steps: Annotated[int, typer.Option(min=1, help="Steps that the capacity is kept for.")] = STEPS,
-    risk: Annotated[float, typer.Option(help="Part of such windows that may exceed it: 0.05 is one in twenty.")] = RISK,
+@dataclass(frozen=True)
+class CapacityOptions:
+    """What capacity is forecast for."""
+
+    horizon: int = STEPS
+    risk: float = RISK
+    devices: int | None = None
+
+    def of(self, trace: Trace, token_bytes: float | None) -> Capacity:
+        """Return the capacity that the trace's run needs."""
+        return capacity_of(
+            trace, self.horizon, self.risk, self.devices, None if token_bytes is None else round(token_bytes)
+        )
+
+
+def capacity_options(
+    capacity: Annotated[
+        bool, typer.Option("--capacity", help="Forecast the capacity factor and the memory that the next steps need.")
+    ] = False,
+    horizon: Annotated[int | None, typer.Option(min=1, help="Steps that --capacity is for. 1,000 by default.")] = None,
+    risk: Annotated[
+        float | None, typer.Option(help="Part of such windows that may exceed --capacity. 0.05 by default.")
+    ] = None,
     devices: Annotated[
-        int | None, typer.Option(min=1, help="Devices that hold equally many experts, by number.")
+        int | None, typer.Option(min=1, help="Devices that share a layer's experts by number, for --capacity.")
     ] = None,
-    token_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Bytes of one token in a buffer: 2 x the width, in bfloat16.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of text.")] = False,
-) -> None:
-    """Find the capacity factor and the memory that the next steps need.
-
-    \b
-    moeload-bench capacity run.parquet --devices 8 --token-bytes 4096
-
-    The need of a window is the largest load of an expert over the even share, over its steps, experts and layers. It is
-    forecast from the run's own past windows and from those of other runs; how well: docs/reports/capacity.md in the
-    project's repository.
-    """
-    loaded = open_trace(trace)
-    found = capacity_of(loaded, steps, risk, devices, token_bytes)
-    stated = "" if devices is None else f" --devices {devices} --slots {loaded.num_experts + devices}"
-    following = f"moeload-bench plan {shlex.quote(trace)}{stated}"
-    if as_json:
-        say_record({**asdict(found), "next": following})
-        return
-    print_capacity(found)
-    print_next(following)
+) -> CapacityOptions | None:
+    """Return what capacity is forecast for, None where it is not asked for."""
+    if capacity:
+        return CapacityOptions(horizon or STEPS, RISK if risk is None else risk, devices)
+    if (horizon, risk, devices) != (None, None, None):
+        raise TraceError("--horizon, --risk and --devices are of a forecast of capacity, expected --capacity")
+    return None
 
 
-def print_capacity(found: Capacity) -> None:
-    """Print the answer and its tables."""
+def print_capacity(found: Capacity, tables: bool) -> None:
+    """Print the answer, and its tables."""
     console = plain_console()
     for line in capacity_sentences(found):
         console.print(printable(line))
-    for table in capacity_tables(found):
+    for table in capacity_tables(found) if tables else ():
         console.print("")
         printed = plain_table(*table.columns)
         for row in table.rows:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from moeload_bench.cli.capacity import CapacityOptions, capacity_options, print_capacity
 from moeload_bench.cli.opening import is_unfinished, open_trace
-from moeload_bench.cli.options import check_ending, no_trace
+from moeload_bench.cli.options import check_ending, no_trace, with_options
 from moeload_bench.cli.progress import plain_console, say, say_record
 from moeload_bench.errors import NotFoundError, TraceError
 from moeload_bench.inspection.against import compare
+from moeload_bench.inspection.capacity import Capacity
 from moeload_bench.inspection.details import details
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.following import Follower, Place
@@ -32,6 +34,7 @@ STEPS = re.compile(r"(\d+)-(\d+)")
 """A range of steps, as `0-5000`: no run is called so."""
 
 
+@with_options(asked=capacity_options)
 def inspect(
     run: Annotated[
         str,
@@ -50,6 +53,8 @@ def inspect(
         float | None, typer.Option(min=0, help="Bytes of one token at an expert: adds MB to the table of ranks.")
     ] = None,
     html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
+    *,
+    asked: CapacityOptions | None,
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
 ) -> None:
@@ -61,8 +66,9 @@ def inspect(
     moeload-bench inspect RUN --steps 5000-9000 --against 0-5000
       did a switch at step 5,000 hurt
 
-    Facts alone: nothing is forecast and nothing of a cluster is assumed. Balance is that of the last 200 rows. With
-    --against, OTHER is the first and RUN the second: a placement made on the first is tried on the second.
+    Facts alone: nothing is forecast (but for --capacity) and nothing of a cluster is assumed. Balance is that of the
+    last 200 rows. With --against, OTHER is the first and RUN the second: a placement made on the first is tried on the
+    second.
 
     Exit status: 0 shown, 2 nothing could be read.
     """
@@ -70,21 +76,37 @@ def inspect(
         check_ending("--html", html, ".html")
     if follow and (steps or against):
         raise TraceError("--follow takes a whole run, got --steps or --against")
+    if asked and (follow or steps or against):
+        raise TraceError("--capacity takes a whole run, got --follow, --steps or --against")
     if against is not None:
         _compare(run, steps, against, as_json)
         return
     for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
         _refuse_silent(found, run)
-        _show(found, run, status, tables=tables, token_bytes=token_bytes, as_json=as_json)
+        forecasts = asked is not None or (_drops(found) and not (follow or steps))
+        capacity = (asked or CapacityOptions()).of(open_trace(run), token_bytes) if forecasts else None
+        _show(
+            found, capacity, run, status,
+            tables=tables, asked=asked is not None, token_bytes=token_bytes, as_json=as_json,
+        )  # fmt: skip
     if html is not None:
-        _write_page(found, html)
+        _write_page(found, html, capacity)
 
 
-def _show(found: Inspection, run: str, status: str, *, tables: bool, token_bytes: float | None, as_json: bool) -> None:
-    """Print one moment of a run: JSON, the tables, or the screen."""
+def _drops(found: Inspection) -> bool:
+    """Return whether the recipe drops tokens, so that it has a capacity to choose, and there is enough to forecast."""
+    return found.rows > 1 and (found.meta.capacity_factor is not None or found.dropped_L is not None)
+
+
+def _show(
+    found: Inspection, capacity: Capacity | None, run: str, status: str, *, tables: bool, asked: bool,
+    token_bytes: float | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Print one moment of a run: JSON, the tables, or the screen; capacity below it, with its tables if asked for."""
     following = _following(found, run)
     if as_json:
-        say_record({**found.record, **verdict(found)._asdict(), "next": following})
+        needed = {} if capacity is None else {"capacity": asdict(capacity)}
+        say_record({**found.record, **verdict(found)._asdict(), **needed, "next": following})
         return
     console = plain_console()
     if tables:
@@ -94,6 +116,9 @@ def _show(found: Inspection, run: str, status: str, *, tables: bool, token_bytes
     if status and console.is_terminal:
         console.clear()
     console.print(overview(found, following, token_bytes=token_bytes, status=status, width=min(console.width, WIDTH)))
+    if capacity is not None:
+        console.print("")
+        print_capacity(capacity, tables=asked)
 
 
 def _following(found: Inspection, run: str) -> str:
@@ -189,8 +214,9 @@ def _place(run: str, refresh: float) -> Place:
         time.sleep(refresh)
 
 
-def _write_page(found: Inspection, path: Path) -> None:
+def _write_page(found: Inspection, path: Path, capacity: Capacity | None) -> None:
     """Write the page of a run."""
-    page: Any = importlib.import_module("moeload_bench.inspection.page")
-    page.write_page(found, path)
+    from moeload_bench.inspection.page import write_page  # its template takes time to load
+
+    write_page(found, path, capacity)
     say(f"page: {path}", err=True)

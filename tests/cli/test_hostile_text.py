@@ -66,7 +66,7 @@ COMMANDS = {
     "check": ("check", "{mine}"),
     "plan": PLAN,
     "plan, written": (*PLAN, "--write", "{folder}/plan.json", "--format", "eplb"),
-    "report": ("report", "{trace}", "--out", "{folder}/report.html"),
+    "a page": ("inspect", "{trace}", "--capacity", "--html", "{folder}/page.html"),
     "a folder, inspected": ("inspect", "{folder}"),
     "validate, public": ("validate", "{trace}", "--public"),
     "export": ("export", "trace", "{trace}", "--out", "{folder}/long.parquet", "--to", "gluonts"),
@@ -104,8 +104,8 @@ def test_no_command_prints_a_control_character_of_a_stranger_s(
     said = shown.out + shown.err
     assert ended.value.code in (0, 1, 2)
     assert said.strip()
-    if what == "report":
-        said += (evil / "report.html").read_text(encoding="utf-8")
+    if what == "a page":
+        said += (evil / "page.html").read_text(encoding="utf-8")
     assert not {char for char in said if not char.isprintable()} - {"\n"}
     if "json" in what:
         json.loads(shown.out)

@@ -22,7 +22,7 @@ WRITERS = (
     SERIES,
     (*PLAN, "--write"),
     ("run", "uniform", "--trace", "{trace}", "--level", "none", "--out"),
-    ("report", "{trace}", "--out"),
+    ("inspect", "{trace}", "--html"),
     ("export", "figure", "heatmap", "{trace}", "--out"),
 )
 

@@ -163,8 +163,10 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         decision = {key: value for key, value in plan["decision"].items() if key != "constants"}
         for one in (decision["take"], *decision["candidates"]):
             del one["cpu_ms"]
-        need = _printed("capacity", path, f"--steps 200 --risk 0.01 --devices {devices} --token-bytes 4096")
-        others = ("trace", "next", "ceiling", "drops")
+        need = _printed(
+            "inspect", path, f"--capacity --horizon 200 --risk 0.01 --devices {devices} --token-bytes 4096"
+        )["capacity"]
+        others = ("trace", "ceiling", "drops")
         yield name, {"decision": decision, "capacity": {k: v for k, v in need.items() if k not in others}}
 
 

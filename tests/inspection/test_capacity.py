@@ -1,4 +1,4 @@
-"""What `moeload-bench capacity` says about a run."""
+"""What `moeload-bench inspect --capacity` says about a run."""
 
 from __future__ import annotations
 

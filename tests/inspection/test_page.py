@@ -141,13 +141,15 @@ def test_what_is_not_known_is_left_out_or_said() -> None:
 
 
 def test_the_former_command_writes_it(tmp_path: Path) -> None:
-    """Where --out says, in a folder that is made, with a line about the present spelling; a cluster changes nothing."""
+    """Where --out says, in a folder that is made, with a line about the present spelling; a cluster is for `plan`."""
     path = write_trace(synthetic_trace(400), tmp_path / "own/test/seed0.parquet")
     out = tmp_path / "pages/mine.html"
-    done = CliRunner().invoke(app, ["report", str(path), "--out", str(out), "--devices", "2", "--slots", "6"])
+    done = CliRunner().invoke(app, ["report", str(path), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert f"moeload-bench inspect {path} --html {out}" in done.stderr
+    assert "`report` is `inspect` now" in done.stderr
     assert out.read_text(encoding="utf-8") == render(inspect_trace(synthetic_trace(400)))
+    refused = CliRunner().invoke(app, ["report", str(path), "--devices", "2"])
+    assert "see `moeload-bench plan`" in str(refused.exception)
 
 
 def test_a_page_that_cannot_be_written_is_an_error(page: Report, tmp_path: Path) -> None:
