@@ -103,7 +103,7 @@ $(VENV)/.engines: $(VENV)/.dev
 	$(BIN)/python -m pip install -q --no-deps 'megatron-core==0.16.1' 'nemo-automodel==0.7.0' 'ai2-olmo-core==3.0.0' cached_path
 	touch $@
 
-# Functions of engines that load placements, for their tests and benchmarks/placement.py: four files, not the engines.
+# Functions of engines that load placements, for their tests and benchmarks/eplb.py: four files, not the engines.
 $(VENV)/.loaders: $(VENV)/.dev
 	rm -rf $(VENV)/wheels && $(BIN)/python -m pip download -q --no-deps --only-binary :all: --python-version 3.12 \
 	  --platform manylinux_2_34_x86_64 --platform manylinux_2_24_x86_64 \
