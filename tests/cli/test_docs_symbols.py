@@ -35,7 +35,7 @@ MODULES = (
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
 OTHER = {
-    "load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "traces show", "n/a",
+    "load_half", "share", "scales", "margin", "uniform", "window_tv", "train", "inspect", "n/a",
     "sw_avg(100)", "fork_floors.json",
 }  # fmt: skip
 
