@@ -11,13 +11,14 @@ import pytest
 
 from moeload_bench import forecaster
 from moeload_bench.results import ranks, results, skill
-from moeload_bench.scoring import catalogue, floors, forks, metrics, noise, scores
+from moeload_bench.scoring import catalogue, description, floors, forks, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 from tests.conftest import needs_traces
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
+    description,
     drift,
     forecaster,
     metrics,
@@ -49,7 +50,9 @@ def exists(name):
     if "." in name:
         head, _, attribute = name.removeprefix("moeload_bench.").rpartition(".")
         classes = {name: value for module in MODULES for name, value in vars(module).items() if isinstance(value, type)}
-        owner = {**classes, **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(head)
+        owner = {**classes, **{module.__name__.split(".")[-1]: module for module in MODULES}}.get(
+            head.rpartition(".")[2]
+        )
         if owner is None:
             return name.startswith(("moeload_bench.", "leaderboard.")) and importlib.util.find_spec(name) is not None
         return hasattr(owner, attribute) or (
