@@ -24,6 +24,7 @@ MODULES = (
     metrics,
     catalogue,
     scores,
+    description,
     rule,
     floors,
     noise,
