@@ -75,8 +75,8 @@ COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
     "inspect": (("inspect", "TRACE"), 10, 1.0),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),
     "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
-    "page": (("inspect", "TRACE", "--html", "{out}"), 15, 1.0),
-    "capacity": (("inspect", "TRACE", "--capacity"), 15, 1.0),
+    "page": (("inspect", "TRACE", "--html", "{out}"), 40, 1.0),
+    "capacity": (("inspect", "TRACE", "--capacity"), 10, 0.6),
 }
 """By a short name: the command, CPU seconds and GB that it may take on `MODEL`."""
 

@@ -1,11 +1,8 @@
-"""The options of `moeload-bench inspect --capacity`, and what it prints."""
+"""What `moeload-bench inspect --capacity` is asked, and what it prints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
-
-import typer
 
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import TraceError, printable
@@ -30,16 +27,7 @@ class CapacityOptions:
 
 
 def capacity_options(
-    capacity: Annotated[
-        bool, typer.Option("--capacity", help="Forecast the capacity factor and the memory that the next steps need.")
-    ] = False,
-    horizon: Annotated[int | None, typer.Option(min=1, help="Steps that --capacity is for. 1,000 by default.")] = None,
-    risk: Annotated[
-        float | None, typer.Option(help="Part of such windows that may exceed --capacity. 0.05 by default.")
-    ] = None,
-    devices: Annotated[
-        int | None, typer.Option(min=1, help="Devices that share a layer's experts by number, for --capacity.")
-    ] = None,
+    capacity: bool, horizon: int | None, risk: float | None, devices: int | None
 ) -> CapacityOptions | None:
     """Return what capacity is forecast for, None where it is not asked for."""
     if capacity:

@@ -16,7 +16,7 @@ import typer
 
 from moeload_bench.cli.capacity import CapacityOptions, capacity_options, print_capacity
 from moeload_bench.cli.opening import is_unfinished, open_trace
-from moeload_bench.cli.options import check_ending, no_trace, with_options
+from moeload_bench.cli.options import INT, check_ending, no_trace
 from moeload_bench.cli.progress import plain_console, say, say_record
 from moeload_bench.errors import NotFoundError, TraceError
 from moeload_bench.inspection.against import compare
@@ -34,7 +34,6 @@ STEPS = re.compile(r"(\d+)-(\d+)")
 """A range of steps, as `0-5000`: no run is called so."""
 
 
-@with_options(asked=capacity_options)
 def inspect(
     run: Annotated[
         str,
@@ -53,8 +52,18 @@ def inspect(
         float | None, typer.Option(min=0, help="Bytes of one token at an expert: adds MB to the table of ranks.")
     ] = None,
     html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
-    *,
-    asked: CapacityOptions | None,
+    capacity: Annotated[
+        bool, typer.Option("--capacity", help="Forecast the capacity factor and the memory that the next steps need.")
+    ] = False,
+    horizon: Annotated[
+        int | None, typer.Option(metavar=INT, min=1, help="Steps that --capacity is for. 1,000 by default.")
+    ] = None,
+    risk: Annotated[
+        float | None, typer.Option(help="Part of such windows that may exceed --capacity. 0.05 by default.")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar=INT, min=1, help="Devices that share the experts by number, for --capacity.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
 ) -> None:
@@ -76,6 +85,7 @@ def inspect(
         check_ending("--html", html, ".html")
     if follow and (steps or against):
         raise TraceError("--follow takes a whole run, got --steps or --against")
+    asked = capacity_options(capacity, horizon, risk, devices)
     if asked and (follow or steps or against):
         raise TraceError("--capacity takes a whole run, got --follow, --steps or --against")
     if against is not None:
@@ -84,13 +94,13 @@ def inspect(
     for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
         _refuse_silent(found, run)
         forecasts = asked is not None or (_drops(found) and not (follow or steps))
-        capacity = (asked or CapacityOptions()).of(open_trace(run), token_bytes) if forecasts else None
+        needed = (asked or CapacityOptions()).of(open_trace(run), token_bytes) if forecasts else None
         _show(
-            found, capacity, run, status,
+            found, needed, run, status,
             tables=tables, asked=asked is not None, token_bytes=token_bytes, as_json=as_json,
         )  # fmt: skip
     if html is not None:
-        _write_page(found, html, capacity)
+        _write_page(found, html, needed)
 
 
 def _drops(found: Inspection) -> bool:

@@ -1,12 +1,7 @@
-"""Options that several commands share, written once: their declarations, and groups that make one value of several.
-
-A command takes the options of a group's function in the place of one parameter (`with_options`).
-"""
+"""Options that several commands share, written once: their declarations, and records whose fields are options."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,42 +70,3 @@ def taking(record: type) -> type[TyperCommand]:
             return super().invoke(ctx)
 
     return Taking
-
-
-def with_signature(
-    command: Callable[..., Any], parameters: Iterable[inspect.Parameter], doc: str | None
-) -> Callable[..., Any]:
-    """Return ``command``, which takes keywords, with the signature that the command line is made from.
-
-    All parameters become keywords, so that required ones may follow those with defaults.
-    """
-    keywords = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
-    command.__signature__ = inspect.Signature(keywords)  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in keywords}
-    command.__doc__ = doc
-    return command
-
-
-def parameters_of(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    """Return the parameters by name, with their annotations resolved."""
-    return dict(inspect.signature(function, eval_str=True).parameters)
-
-
-def with_options(**groups: Callable[..., Any]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Replace each parameter that is named for a group by the options of the group's function.
-
-    The parameter gets what the function makes of them. A group's function may take a group itself.
-    """
-
-    def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
-        taken = {name: parameters_of(group) for name, group in groups.items()}
-
-        def run(**given: Any) -> Any:
-            made = {name: groups[name](**{one: given.pop(one) for one in taken[name]}) for name in groups}
-            return command(**made, **given)
-
-        own = parameters_of(command).items()
-        parameters = [p for name, one in own for p in taken.get(name, {name: one}).values()]
-        return with_signature(run, parameters, command.__doc__)
-
-    return grouped

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.options import FindLinks, NoIndex, with_options
+from moeload_bench.cli.options import FindLinks, NoIndex
 from moeload_bench.cli.progress import say, say_document
 from moeload_bench.environment import environment
 from moeload_bench.errors import SubmissionError
@@ -26,7 +26,13 @@ from moeload_bench.publishing.submit import (
 from moeload_bench.suites.suite import default_suite, load_suite
 
 
-def author_of(
+def submit(
+    target: Annotated[
+        str, typer.Argument(help="FILE.py:Class, a baseline's name or an adapter, with optional @key=value,...")
+    ],
+    name: Annotated[
+        str, typer.Option("--name", help="The submission's name: small letters and digits, with . _ - between.")
+    ],
     author: Annotated[list[str], typer.Option("--author", help="An author's name; give it once per author.")],
     licence: Annotated[str, typer.Option("--licence", help="The code's licence: an SPDX identifier.")] = "Apache-2.0",
     link: Annotated[str | None, typer.Option("--link", help="Paper or project, https://...")] = None,
@@ -37,23 +43,6 @@ def author_of(
         list[str] | None, typer.Option("--fitted-on", help="Other data that it has learned from; once for each.")
     ] = None,
     hardware: Annotated[str | None, typer.Option(help="Where it was made; found out by default.")] = None,
-) -> Author:
-    """Return what a submitter says of the work."""
-    kind = "pretrained" if model_type is None and fitted_on else model_type
-    where = hardware or environment().hardware
-    return Author(author, licence, link, kind == "pretrained", where, kind, fitted_on or [])
-
-
-@with_options(who=author_of)
-def submit(
-    target: Annotated[
-        str, typer.Argument(help="FILE.py:Class, a baseline's name or an adapter, with optional @key=value,...")
-    ],
-    name: Annotated[
-        str, typer.Option("--name", help="The submission's name: small letters and digits, with . _ - between.")
-    ],
-    *,
-    who: Author,
     requirements: Annotated[
         Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
     ] = None,
@@ -80,6 +69,9 @@ def submit(
     \b
     moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run
     """
+    of = model_type or ("pretrained" if fitted_on else None)
+    where = hardware or environment().hardware
+    who = Author(author, licence, link, of == "pretrained", where, of, fitted_on or [])
     tasks = load_suite(suite or default_suite())
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)

@@ -34,17 +34,17 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG|E|K)\b|/tmp/|request/|\.\./")
 """What stands for something of the reader's: the command is a form, not to be run as it stands."""
 ELSEWHERE = {
-    "record": ("downloads its text", "recipes/test_recording_cli.py"),
-    "recipes corpora fetch": ("downloads", "recipes/test_recording_recipe.py"),
+    "record": ("downloads its text", "generator/test_recording_cli.py"),
+    "recipes corpora fetch": ("downloads", "generator/test_recording_recipe.py"),
     "export checkpoint": ("needs a checkpoint", "interchange/test_checkpoints.py"),
-    "recipes draw": ("needs a file of the checkout", "recipes/test_draws.py"),
+    "recipes draw": ("needs a file of the checkout", "generator/test_draws.py"),
     "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
     "submit my.py:Mine@window=50": ("installs packages", "publishing/test_submission_cli.py"),
 }
 """Commands that cannot be run here, why, and the tests that run them."""
 FORMS = {
-    "publish": "publishing/test_hub_publish.py",
-    "record": "recipes/test_recording_cli.py",
+    "publish": "publishing/test_release.py",
+    "record": "generator/test_recording_cli.py",
     "verify": "publishing/test_submission_cli.py",
     "import": "interchange/test_logs.py",
     "run": "cli/test_terminal.py",

@@ -33,6 +33,7 @@ MODULES = (
     results,
     shifts,
     forks,
+    description,
 )
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}

@@ -72,7 +72,7 @@ def test_what_follows_a_training_in_the_readme(tmp_path: Path, monkeypatch: pyte
     (text,) = re.findall(r"Record, watch, inspect, place:\n\n((?:    [^\n]+\n)+)", README)
     train, *commands = [shlex.split(line, comments=True) for line in text.splitlines()]
     assert train == ["python", "train.py"]
-    assert [words[1] for words in commands] == ["watch", "inspect", "plan"]
+    assert [words[1] for words in commands] == ["inspect", "inspect", "plan"]
     for words in commands:
         done = CliRunner().invoke(app, words[1:])
         assert done.exit_code == 0, done.output

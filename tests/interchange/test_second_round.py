@@ -55,7 +55,7 @@ def test_integers_that_no_float_holds_are_refused(name: str, value: np.integer, 
     ],
 )
 def test_a_manifest_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
-    """By `watch`, which follows a recording, and by a recording that goes on."""
+    """By `inspect --follow`, which follows a recording, and by a recording that goes on."""
     parts = tmp_path / "run.parts"
     parts.mkdir()
     (parts / "manifest.json").write_text(text)

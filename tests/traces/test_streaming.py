@@ -31,7 +31,7 @@ COMMANDS = {
     "inspect": ["inspect", "{trace}"],
     "run": ["run", "sw_avg", "--level", "none", "--trace", "{trace}"],
     "plan": ["plan", "{trace}", "--forecaster", "sw_avg", "--level", "none", "--every", "50", *CLUSTER],
-    "report": ["report", "{trace}", "--out", "{folder}/report.html"],
+    "page": ["inspect", "{trace}", "--html", "{folder}/report.html"],
 }
 
 

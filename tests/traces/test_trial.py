@@ -50,7 +50,7 @@ def moeload(*words: str | Path) -> subprocess.CompletedProcess[str]:
     [
         ("inspect", "{file}"),
         ("traces", "meta", "{file}"),
-        ("report", "{file}", "--out", "{folder}/report.html"),
+        ("inspect", "{file}", "--html", "{folder}/report.html"),
         ("run", "last_value", "--trace", "{file}"),
         ("export", "trace", "{file}", "--format", "csv", "--out", "{folder}/series.csv"),
         ("import", "wandb", "{file}", "--out", "{folder}/out.parquet"),
