@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+import socket
+import sys
 import uuid
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -44,6 +48,8 @@ class _Manifest(BaseModel, strict=True):
     state: dict[str, Any] = {}
 
 
+LOCK = "lock"
+"""A file that its recorder holds locked; the system frees it when the process ends, however it ends."""
 _EMPTY: dict[str, Any] = _Manifest().model_dump()
 
 
@@ -70,6 +76,7 @@ class Parts:
         self.target = target
         self.folder = target.with_suffix(".parts")
         self._manifest: dict[str, Any] = {**_EMPTY}
+        self._release: weakref.finalize[[int], Parts] | None = None
 
     @property
     def next_step(self) -> int:
@@ -99,6 +106,7 @@ class Parts:
     def remove(self) -> None:
         """Delete an unfinished recording, if one is there."""
         if (self.folder / "manifest.json").is_file():
+            self._take("another run", resume=True)
             self.discard()
 
     def start(
@@ -111,18 +119,21 @@ class Parts:
         """Make or reopen the folder; a process that had it open before cannot write to it any longer.
 
         Raise `RecordingError` if a trace is there already, if an unfinished recording is there and ``resume`` is False,
-        or if nothing can be written there. ``go_on`` and ``elsewhere`` tell the user what to do then.
+        if another recorder writes there, or if nothing can be written there. ``go_on`` and ``elsewhere`` tell the user
+        what to do then.
         """
         try:
             if self.target.exists():
                 raise RecordingError(f"{self.target}: a trace is there already; choose {elsewhere} or remove it first")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._take(elsewhere, resume)
             if (self.folder / "manifest.json").exists():
                 self.reopen()
             if self.has_shards and not resume:
+                self.release()
                 raise RecordingError(
                     f"{self.folder}: an unfinished recording is there; {go_on}, choose {elsewhere} or remove it first"
                 )
-            self.folder.mkdir(parents=True, exist_ok=True)
             self._write_manifest({**self._manifest, "owner": uuid.uuid4().hex})
         except OSError as error:
             raise RecordingError(f"{self.folder}: cannot be made or written: {error}") from error
@@ -168,8 +179,9 @@ class Parts:
         self._remove_leftovers()
 
     def reopen(self) -> None:
-        """Open a folder that exists; raise `RecordingError` if there is none."""
+        """Open a folder that exists; raise `RecordingError` if there is none, or if another recorder writes there."""
         self.look()
+        self._take("another run", resume=True)
         self._remove_leftovers()
 
     def look(self) -> None:
@@ -218,6 +230,39 @@ class Parts:
     def discard(self) -> None:
         """Remove the folder, once the trace has its final name."""
         shutil.rmtree(self.folder)
+        self.release()
+
+    def release(self) -> None:
+        """Let others record in the folder."""
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+    def _take(self, elsewhere: str, resume: bool) -> None:
+        """Lock the folder; raise `RecordingError` if another recorder holds it.
+
+        To ``resume`` in the process that holds it is allowed: in a notebook the former recorder may be out of reach. A
+        file system without locks is used without.
+        """
+        if self._release is not None or sys.platform == "win32":
+            return
+        import fcntl
+
+        file = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        process = f"process {os.getpid()} on {socket.gethostname()}"
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(file, 1000).decode(errors="replace")
+            os.close(file)
+            if isinstance(error, BlockingIOError) and not (resume and holder == process):
+                raise RecordingError(
+                    f"{self.folder}: another recorder writes there ({holder}); end it, or choose {elsewhere}"
+                ) from None
+            return
+        os.truncate(file, 0)
+        os.write(file, process.encode())
+        self._release = weakref.finalize(self, os.close, file)
 
     def _check_owner(self) -> None:
         """Raise if another recording was started in this folder after this one."""
@@ -231,7 +276,7 @@ class Parts:
         self._manifest = manifest
 
     def _remove_leftovers(self) -> None:
-        known = {"manifest.json", self._manifest["checkpoint"], *self._manifest["shards"]}
+        known = {"manifest.json", LOCK, self._manifest["checkpoint"], *self._manifest["shards"]}
         for path in self.folder.iterdir():
             if path.is_file() and path.name not in known:
                 path.unlink()

@@ -201,6 +201,7 @@ class Recorder:
             self._guard(lambda: written.append(self._writer.finish(whole, notes)))
             if written and self._stage is not None:
                 self._guard(self._merge_stages, written)
+        self._writer.parts.release()
         return written[0] if written else None
 
     def leave_unfinished(self) -> None:
@@ -208,6 +209,7 @@ class Recorder:
         self.flush()
         self.counter.close()
         self._close_monitor()
+        self._writer.parts.release()
 
     def _merge_stages(self, written: list[Path]) -> None:
         if self._stage is None or self._whole is None:

@@ -9,6 +9,8 @@ import random
 import re
 import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -419,7 +421,11 @@ def test_a_checkpoint_that_does_not_fit_keeps_what_was_recorded(tmp_path: Path) 
         writer.add(row, full)
     with pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*PytorchStreamWriter.*before 4 are intact"):
         writer.add(rows[7], full)
-    assert sorted(path.name for path in writer.parts.folder.iterdir()) == ["0000000000.parquet", "manifest.json"]
+    assert sorted(path.name for path in writer.parts.folder.iterdir()) == [
+        "0000000000.parquet",
+        "lock",
+        "manifest.json",
+    ]
     parts = Parts(writer.parts.target)
     parts.reopen()
     assert read_trace(finish_parts(parts, complete=False)).steps == 4
@@ -437,7 +443,11 @@ def test_a_disk_that_fills_within_a_shard_leaves_what_goes_on(tmp_path: Path) ->
             writer.add(rows[7])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert sorted(path.name for path in writer.parts.folder.iterdir()) == ["0000000000.parquet", "manifest.json"]
+    assert sorted(path.name for path in writer.parts.folder.iterdir()) == [
+        "0000000000.parquet",
+        "lock",
+        "manifest.json",
+    ]
     again, _ = a_writer(tmp_path, resume=True)
     for row in rows[4:8]:
         again.add(row)
@@ -491,3 +501,27 @@ def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"0000000004\.parquet"):
         writer.finish(complete=True)
     shutil.rmtree(writer.parts.folder)
+
+
+def test_of_two_recorders_the_second_is_refused_at_once(tmp_path: Path) -> None:
+    """Before any step is on disk; a recorder that ends or crashes frees the folder."""
+    target = tmp_path / "own/test/seed0.parquet"
+    first = Parts(target)
+    first.start(resume=False)
+    with pytest.raises(RecordingError, match=r"another recorder writes there \(process \d+ on .*\); end it, or choose"):
+        Parts(target).start(resume=False)
+    first.release()
+    crash = (
+        "import sys; from pathlib import Path; from moeload_bench.recording.parts import Parts\n"
+        f"parts = Parts(Path({str(target)!r})); parts.start(resume=False)\n"
+        "print('held', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", crash], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(RecordingError, match="another recorder writes there"):
+            Parts(target).start(resume=True)
+        child.kill()
+    Parts(target).start(resume=False)
