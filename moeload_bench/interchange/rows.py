@@ -143,8 +143,13 @@ def doubts(trace: Trace) -> list[str]:
 
 
 def unused_experts(used_E: BoolArray) -> list[str]:
-    """Return a note of the last experts if they never got a token: a log seldom says how many experts there are."""
-    experts, last = len(used_E), int(np.flatnonzero(used_E)[-1]) if used_E.any() else -1
+    """Return a note of the last experts if they never got a token: a log seldom says how many experts there are.
+
+    Raise `TraceError` if no expert ever did.
+    """
+    if not used_E.any():
+        raise TraceError("every count is zero: no expert got a token in any step; was the router counted?")
+    experts, last = len(used_E), int(np.flatnonzero(used_E)[-1])
     if last == experts - 1:
         return []
     return [f"experts {last + 1} to {experts - 1} got no token in any layer and step: are there {experts} experts?"]

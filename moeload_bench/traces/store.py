@@ -25,7 +25,7 @@ from moeload_bench.traces.hub import fetch_trace
 from moeload_bench.traces.meta import COLUMNS, RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
 from moeload_bench.traces.streaming import parts
-from moeload_bench.traces.trace import Trace, check_counts, check_steps, check_trace
+from moeload_bench.traces.trace import Trace, check_counts, check_load, check_steps, check_trace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -348,7 +348,7 @@ def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceErr
         raise TraceError(f"{root}: the folder holds no parquet file")
     for file in files:
         try:
-            read_trace(file)
+            check_load(read_trace(file), str(file))
         except TraceError as error:
             yield file, error
         else:

@@ -199,6 +199,12 @@ def check_trace(trace: Trace, where: str = "trace") -> None:
         check_counts(part, where)
 
 
+def check_load(trace: Trace, where: str) -> None:
+    """Raise `TraceError` for a trace in which no expert ever got a token."""
+    if not any(trace.load_SLE[part].any() for part in parts(trace.load_SLE.shape)):
+        raise TraceError(f"{where}: every count is zero: no expert got a token in any step; was the router counted?")
+
+
 def check_steps(trace: Trace, where: str) -> None:
     """Raise `TraceError` for shapes, dtypes or step numbers that are not those of the format."""
     check_shapes(trace, where)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from moeload_bench.errors import TraceError
+from moeload_bench.interchange.importing import import_log
 from moeload_bench.interchange.jsonlines import read_jsonl
+from moeload_bench.traces.store import validate_path, write_trace
+from moeload_bench.traces.trace import Trace
 from tests.support.foreign.formats import imported
 
 
@@ -44,3 +48,14 @@ def test_equal_totals_that_top_k_does_not_divide_are_said_once(tmp_path: Path) -
         TraceError, match="loads sum to 64 in layer 0, expected the same multiple of top-k = 3 in every"
     ):
         imported("jsonl", folder, tmp_path / "out.parquet", top_k=3)
+
+
+def test_a_log_without_any_count_is_refused(tmp_path: Path) -> None:
+    """By import and by `validate`: a router that was not counted."""
+    np.savez(tmp_path / "zero.npz", load=np.zeros((20, 2, 4), dtype=np.int64))
+    with pytest.raises(TraceError, match="every count is zero"):
+        import_log(tmp_path / "zero.npz", tmp_path / "out.parquet", format="npz")
+    assert not (tmp_path / "out.parquet").exists()
+    path = write_trace(Trace.from_arrays(np.zeros((20, 2, 4), dtype=np.int64)), tmp_path / "zero.parquet")
+    ((_, error),) = validate_path(path)
+    assert "every count is zero" in str(error)
