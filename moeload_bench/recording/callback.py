@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
 from moeload_bench.errors import RecordingError
@@ -33,6 +36,11 @@ from moeload_bench.recording.writer import trace_target
 
 LAST_LOG = frozenset({"train_runtime", "train_loss"})
 """What the Trainer logs at the very end, just before it tells its callbacks that training has ended."""
+
+LOST_EXPERTS = (
+    "training was resumed at step {step} without the experts' weights of its checkpoint: transformers loads none where "
+    "the checkpoint names experts one by one (its issue 48805); make the model by from_pretrained(CHECKPOINT) first"
+)
 
 
 class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -108,6 +116,8 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             state.global_step,
             go_on='continue it with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',
         )
+        if state.global_step > 0 and experts_differ(_checkpoint(args, state), model):
+            recorder.note(LOST_EXPERTS.format(step=state.global_step))
         self._losses = []
         hook = functools.partial(_keep_loss, self._losses)
         self._loss_hook = model.register_forward_hook(hook, with_kwargs=True)
@@ -167,6 +177,34 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         )  # first: a monitor's own log calls this again while the step is being closed
         if step is not None and self._recorder is not None:
             self._recorder.step(step, **self._row)
+
+
+def _checkpoint(args: Any, state: Any) -> Path:
+    """Return the folder that a training was most likely resumed from: a Trainer does not tell its callbacks."""
+    named = args.resume_from_checkpoint
+    return Path(named if isinstance(named, str) else f"{args.output_dir}/checkpoint-{state.global_step}")
+
+
+def experts_differ(checkpoint: Path, model: Any) -> bool:
+    """Return whether a model's stacked experts are others than those that its checkpoint names one by one.
+
+    One expert of the first layer that both have is compared; False where there is none, or it cannot be read.
+    """
+    stacked = {}
+    for name, parameter in model.named_parameters():
+        if found := re.search(r"layers\.(\d+)\..*experts\.down_proj$", name):
+            stacked[found[1]] = parameter
+    try:
+        for file in sorted(checkpoint.glob("*.safetensors")) if stacked else ():
+            with safe_open(file, "pt") as saved:
+                for name in saved.keys():  # noqa: SIM118  # not a dict
+                    found = re.search(r"layers\.(\d+)\..*experts\.(\d+)\.(?:down_proj|w2)\.weight$", name)
+                    if found and found[1] in stacked:
+                        expert = stacked[found[1]][int(found[2])].detach().cpu()
+                        return not torch.equal(saved.get_tensor(name).to(expert.dtype), expert)
+    except (OSError, IndexError, SafetensorError):
+        pass
+    return False
 
 
 def _leave(recorder: Recorder, hook: Any) -> None:

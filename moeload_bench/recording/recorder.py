@@ -124,6 +124,12 @@ class Recorder:
         self._global_tokens = 0
         self._halves = True
         self.stopped: str | None = None
+        self._notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Put a sentence for readers of the trace among its notes, and warn of it now."""
+        self._notes.append(text)
+        warnings.warn(text, RecordingWarning, stacklevel=3)
 
     def start(
         self, at_step: int = 0, *, go_on: str = "continue it with at_step=N, the step that training continues with"
@@ -193,7 +199,7 @@ class Recorder:
         self.counter.close()
         self._close_monitor()
         written: list[Path] = []
-        notes = (self.stopped,) if self.stopped else ()
+        notes = (*self._notes, self.stopped) if self.stopped else tuple(self._notes)
         whole = complete and self.stopped is None
         if self._writes and not self._writer.started and self.stopped is None and self.counter.has_passes:
             self._guard(_forgotten_step)

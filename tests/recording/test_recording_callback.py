@@ -14,13 +14,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.writer import RecordingWarning
 from moeload_bench.traces.store import read_trace
 from tests.support.recording.families import Sequences, tiny_model
 
 torch.set_num_threads(1)
 
 
-def trainer(folder: Path, recorder: LoadRecorder, **arguments: Any) -> Trainer:
+def trainer(folder: Path, recorder: LoadRecorder, model: Any = None, **arguments: Any) -> Trainer:
     given: dict[str, Any] = {
         "output_dir": str(folder / "trainer"),
         "max_steps": 30,
@@ -36,7 +37,7 @@ def trainer(folder: Path, recorder: LoadRecorder, **arguments: Any) -> Trainer:
     }
     return Trainer(
         # GPT-OSS: transformers 5.24's Trainer does not load back the experts of families whose checkpoints it converts
-        model=tiny_model("gpt_oss"),
+        model=tiny_model("gpt_oss") if model is None else model,
         args=TrainingArguments(**given),
         train_dataset=Sequences(),
         eval_dataset=Sequences(),
@@ -185,6 +186,23 @@ def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     got, expected = read_trace(resumed.target), read_trace(whole.target)
     np.testing.assert_array_equal(got.step_S, expected.step_S)
     np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_a_resume_that_lost_its_experts_is_noted_in_the_trace(loaded: bool, tmp_path: Path) -> None:
+    """transformers 5.24 loads no stacked experts when it resumes: a note, unless the model came from the checkpoint."""
+    saving = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    first = trainer(tmp_path, LoadRecorder(None), tiny_model("qwen3_moe"), **saving)
+    first.train()
+    checkpoint = tmp_path / "trainer/checkpoint-2"
+    model = type(first.model).from_pretrained(checkpoint) if loaded else tiny_model("qwen3_moe")
+    again = trainer(tmp_path, LoadRecorder(tmp_path), model, **saving)
+    again.args.resume_from_checkpoint = str(checkpoint)
+    with pytest.warns(RecordingWarning) as said:
+        again.train(resume_from_checkpoint=str(checkpoint))
+    assert any("without the experts' weights" in str(one.message) for one in said) != loaded
+    notes = read_trace(tmp_path / "own/test/seed0.parquet").meta.notes
+    assert ["at step 2 without the experts" in note for note in notes] == ([] if loaded else [True])
 
 
 def test_a_training_broken_off_between_steps_leaves_no_step_to_the_next_one(tmp_path: Path) -> None:
