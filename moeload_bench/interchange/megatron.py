@@ -21,6 +21,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -183,6 +184,7 @@ def _log(
     first, steps = side_by_side(
         files, [steps_of(lines, key, names, _RankStep, add) for lines in files], "iteration", cut
     )
+    _refuse_other_stages(first, layout)
     layers = tuple(sorted({layout.layer(rank, m) for rank, step in enumerate(first) for m in step.load}))
     local = max(len(load_E) for step in first for load_E in step.load.values())
     if experts is not None and same_on_all({r: np.concatenate([*s.load.values()]) for r, s in enumerate(first)}):
@@ -193,6 +195,23 @@ def _log(
     table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None, first)
     rows = (table.row(step) for step in steps)
     return Log(f"{ranks[0].parent} ({words})", layers, table.experts, rows, notes=notes, cut=cut)
+
+
+def _refuse_other_stages(ranks: Sequence[_RankStep], layout: RankLayout) -> None:
+    """Raise `TraceError` where a stage of the layout would hold ranks with other layers, and other stages would not.
+
+    Stages have the same number of ranks: layers that change at rank 4 of 8 mean 2 stages, or a multiple of 2.
+    """
+    changes = [rank for rank in range(1, len(ranks)) if set(ranks[rank].load) != set(ranks[rank - 1].load)]
+    size = math.gcd(layout.world, *changes)
+    stages = layout.world // size
+    if layout.pipeline % stages and size % (layout.expert * layout.tensor) == 0:
+        rank = next(rank for rank in changes if rank % (layout.world // layout.pipeline))
+        before, after = (sorted(ranks[at].load) for at in (rank - 1, rank))
+        raise TraceError(
+            f"{ranks[rank].where}: got --pipeline-parallel {layout.pipeline}, the files have {stages} stages or a "
+            f"multiple, unless lines are lost: rank {rank} has layers {after}, rank {rank - 1} {before}"
+        )
 
 
 class _DecoderLines(JsonLines):

@@ -183,6 +183,28 @@ def test_a_layout_that_is_left_open_or_false_is_refused(
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("megatron-tokens", {"expert_parallel": 4}), ("megatron-routing", {"experts": 8})]
+)
+def test_stages_whose_layers_differ_must_be_those_that_were_stated(
+    name: str, sizes: dict[str, int], tmp_path: Path
+) -> None:
+    """The first of three stages of four ranks begins with a dense layer: layers change at rank 4 of 12, 3 stages."""
+    write = {"megatron-tokens": logs.megatron_tokens, "megatron-routing": logs.megatron_routing}[name]
+    folder, out = write(tmp_path / name, logs.choices(L=6), pipeline=3), tmp_path / "out.parquet"
+    for rank in range(4):
+        path = next(folder.glob(f"*rank{rank}.jsonl"))
+        path.write_text("".join(line for line in path.read_text().splitlines(True) if '"layer": 0' not in line))
+    says = (
+        r"rank4\.jsonl, .*got --pipeline-parallel 1, the files have 3 stages .*rank 4 has layers \[0, 1\], rank 3 \[1\]"
+    )
+    with pytest.raises(TraceError, match=says):
+        import_log(folder, out, format=name, top_k=2, pipeline_parallel=1, **sizes)
+    assert not out.exists()
+    import_log(folder, out, format=name, top_k=2, pipeline_parallel=3, stage_layers=2, **sizes)
+    assert [layer.index for layer in read_trace(out).meta.layers] == [1, 2, 3, 4, 5]
+
+
 def test_the_result_says_what_the_ranks_were_taken_for(tmp_path: Path) -> None:
     """Stages, expert-parallel size and copies, on the terminal and in the trace's notes."""
     folder, out = made("megatron-tokens", tmp_path), tmp_path / "out.parquet"
