@@ -24,6 +24,7 @@ from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.console import plain_table
 from moeload_bench.traces.trace import Trace
@@ -33,7 +34,12 @@ from moeload_bench.words import shown
 def plan(
     trace: TraceArgument,
     forecaster: Annotated[
-        str | None, typer.Option(help="As for `run`: a name, FILE.py:Class. Several are compared by default.")
+        list[str] | None,
+        typer.Option(
+            metavar="<str>",
+            help="As for `run`: a name, FILE.py:Class. Several: a,b@x=1,y=2,c or the option again; a part key=value "
+            "belongs to the name before it. Four by default.",
+        ),
     ] = None,
     horizon: Annotated[int, typer.Option(metavar=INT, help="Steps that forecasts and plans are for.")] = 200,
     every: Annotated[
@@ -104,7 +110,7 @@ def plan(
     stated = {name: value for name, value in costs.items() if value is not None}
     cluster = Cluster(_shape(devices, slots, nodes, groups), stated)
     settings = Settings(
-        forecaster=forecaster,
+        forecaster=",".join(forecaster or ()) or None,
         horizon=horizon,
         cluster=cluster,
         level=parse_level(level),
@@ -124,7 +130,8 @@ def plan(
                 why = str(error).removeprefix(f"{loaded.id}: ")
                 raise TraceError(f"no decision for {loaded.id}: {why}; a plan without one: --write FILE") from None
             say(f"no decision: {error}", err=True)
-            say(*_write(loaded, settings, shape, str(settings.forecaster or DEFAULT), written), err=as_json)
+            first = split_targets(",".join(forecaster or (DEFAULT,)))[0]
+            say(*_write(loaded, settings, shape, first, written), err=as_json)
             return
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format eplb"

@@ -17,16 +17,13 @@ import numpy as np
 from moeload_bench.arrays import FloatArray
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise, advise_each
 from moeload_bench.inspection.cluster import Costs
-from moeload_bench.inspection.decision import Candidate, Decision, decide
+from moeload_bench.inspection.decision import FORECASTERS, Candidate, Decision, decide
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.traces.means import mean_known
 
-FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
-"""Compared unless one is named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
-sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
 TIMES = (1, 4, 10)

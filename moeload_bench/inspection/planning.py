@@ -26,6 +26,7 @@ from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import Decision, too_short
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
 from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.states.rule import StateRule, grid_of
@@ -40,9 +41,10 @@ MOST_STEP_TIMES = 1024
 class Settings:
     """What a run is watched and planned with; the same settings on the same rows give the same decision.
 
-    ``forecaster``: a target as in `moeload-bench run`, or a class; None compares several (`candidates`). ``fitted``:
-    its bytes where it has `fit`; ``level``: where a forecaster that is named runs. ``intervals``: steps between looks
-    that are compared, None for those of `candidates`. ``horizon``: steps that a forecast and an advice are for;
+    ``forecaster``: a target as in `moeload-bench run`, several as `a,b`, or a class; None compares those of
+    `candidates`. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
+    ``intervals``: steps between looks that are compared, None for those of `candidates`. ``horizon``: steps that a
+    forecast and an advice are for;
     ``every``: steps between snapshots (`every_at` a stride); all multiples of the state rule's block. ``follow``:
     whether an advised plan counts as carried out at once.
     """
@@ -127,15 +129,20 @@ class Planner:
             times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
         named = settings.forecaster
         targets: dict[str, str | type[Any]] = {name: name for name in compared}
-        if named is not None:
-            targets = {getattr(named, "__name__", str(named)): named}
-        self.forecasts = {
-            name: Forecasts(
-                self.info, target, settings.horizon, seed=settings.seed, fitted=settings.fitted,
-                level="none" if named is None else settings.level,
-            )
-            for name, target in targets.items()
-        }  # fmt: skip
+        if isinstance(named, str):
+            targets = {name: name for name in split_targets(named)}
+        elif named is not None:
+            targets = {named.__name__: named}
+        self.forecasts: dict[str, Forecasts] = {}
+        try:
+            for name, target in targets.items():
+                self.forecasts[name] = Forecasts(
+                    self.info, target, settings.horizon, seed=settings.seed, fitted=settings.fitted,
+                    level="none" if named is None else settings.level,
+                )  # fmt: skip
+        except BaseException:
+            self.close()
+            raise
         self.failures: dict[str, str] = {}
         self._step_s = Kept(MOST_STEP_TIMES)
         self.race = Race(L, E, shape, self._costs().model, tuple(targets), times, looks)

@@ -38,6 +38,7 @@ MAX_CODE_BYTES = 64 << 20
 _OURS = f"{BASELINES_PACKAGE}."
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _KEY = re.compile(r"[A-Za-z_]\w*")
+_ARGUMENT = re.compile(rf"\s*{_KEY.pattern}\s*=")
 _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
@@ -136,6 +137,17 @@ def _warn_of_namesake(baseline: str) -> None:
     if place is not None:
         text = f"the installed plug-in {baseline!r} is refused: a baseline has this name; name the plug-in {place!r}"
         warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def split_targets(text: str) -> list[str]:
+    """Return the targets in `a,b`; a part that begins with `key=` belongs to the one before: `a@x=1,y=2,b` are two."""
+    targets: list[str] = []
+    for part in _split_commas(text):
+        if targets and _ARGUMENT.match(part):
+            targets[-1] += f",{part}"
+        else:
+            targets.append(part.strip())
+    return targets
 
 
 def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, Any]) -> ModuleTarget:

@@ -16,9 +16,8 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
-from moeload_bench.inspection.candidates import FORECASTERS
 from moeload_bench.inspection.cluster import Cluster, expert_mb
-from moeload_bench.inspection.decision import Candidate, decide, volume
+from moeload_bench.inspection.decision import FORECASTERS, Candidate, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings, decided, plans_of
@@ -153,13 +152,17 @@ def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None
 
 
 def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
-    """The order is that of the page that the decision names, and it is named where it decides."""
+    """The order is that of the page that the decision names, and it is named where it decides; others go as named."""
     page = (Path(__file__).parents[2] / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
-    alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("gated", 50, 5.05, 5.0, 9)]
+    alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("guarded", 50, 5.05, 5.0, 9)]
     said = decide(1000, alike, 1.2, ()).lines()[1]
     assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
+    assert (
+        "guarded was named first."
+        in decide(1000, [candidate("guarded", 50, 5.0, 4.0, 8), alike[0]], 1.2, ()).lines()[1]
+    )
 
 
 def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:

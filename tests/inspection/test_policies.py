@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import MoeloadError, PlacementError, TargetError, TraceError
+from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, TargetError, TraceError
 from moeload_bench.inspection.policies import compare_policies
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
@@ -103,3 +103,17 @@ def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):
     done = plan_command(path, *more)
     assert done.exit_code != 0
     assert says in str(done.exception)
+
+
+def test_forecasters_that_are_named_are_compared_in_that_order(tmp_path):
+    """At commas and by the option again, arguments with commas whole; the next command names them all."""
+    path = write_trace(skewed_trace(), tmp_path / "own.parquet")
+    done = plan_command(path, "--forecaster", "sw_avg@window=20,uniform", "--forecaster", "ema", "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout)
+    names = list(dict.fromkeys(one["forecaster"] for one in printed["decision"]["candidates"]))
+    assert names == ["sw_avg@window=20", "uniform", "ema"]
+    assert "--forecaster sw_avg@window=20,uniform,ema " in printed["next"]
+    unknown = plan_command(path, "--forecaster", "sw_avg,no_such_forecaster")
+    with pytest.raises(NotFoundError, match="unknown forecaster 'no_such_forecaster'; there is: "):
+        raise unknown.exception

@@ -24,6 +24,7 @@ from moeload_bench.isolation.targets import (
     parse_target,
     preflight,
     source_sha256,
+    split_targets,
 )
 from tests.conftest import need
 
@@ -95,6 +96,21 @@ def test_a_file_and_a_module_are_loaded_alike() -> None:
     """`file.py:Class` and `package.module:Class`."""
     assert load_class(parse_target(f"{HERE}:LastSeen")).__name__ == "LastSeen"
     assert load_class(parse_target("tests.support.forecasters:LastSeen")).__name__ == "LastSeen"
+
+
+@pytest.mark.parametrize(
+    ("text", "targets"),
+    [
+        ("sw_avg", ["sw_avg"]),
+        ("sw_avg, ema", ["sw_avg", "ema"]),
+        ("a@x=10,other=2,b", ["a@x=10,other=2", "b"]),
+        ("a@order=[5,1,5], z=1,my.py:Mine@x=1", ["a@order=[5,1,5], z=1", "my.py:Mine@x=1"]),
+        ('a@log="x,y",b', ['a@log="x,y"', "b"]),
+    ],
+)
+def test_several_targets_are_split_at_commas_before_a_name(text: str, targets: list[str]) -> None:
+    """A part that begins with `key=` belongs to the target before it, as do commas in brackets and quotes."""
+    assert split_targets(text) == targets
 
 
 @pytest.mark.parametrize(
