@@ -110,7 +110,7 @@ def plan(
     stated = {name: value for name, value in costs.items() if value is not None}
     cluster = Cluster(_shape(devices, slots, nodes, groups), stated)
     settings = Settings(
-        forecaster=",".join(forecaster or ()) or None,
+        forecaster=",".join(forecaster) if forecaster else None,
         horizon=horizon,
         cluster=cluster,
         level=parse_level(level),

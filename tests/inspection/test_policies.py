@@ -114,6 +114,7 @@ def test_forecasters_that_are_named_are_compared_in_that_order(tmp_path):
     names = list(dict.fromkeys(one["forecaster"] for one in printed["decision"]["candidates"]))
     assert names == ["sw_avg@window=20", "uniform", "ema"]
     assert "--forecaster sw_avg@window=20,uniform,ema " in printed["next"]
-    unknown = plan_command(path, "--forecaster", "sw_avg,no_such_forecaster")
-    with pytest.raises(NotFoundError, match="unknown forecaster 'no_such_forecaster'; there is: "):
-        raise unknown.exception
+    for words, name in (("sw_avg,no_such_forecaster", "no_such_forecaster"), ("", "")):
+        unknown = plan_command(path, "--forecaster", words)
+        assert isinstance(unknown.exception, NotFoundError)
+        assert f"unknown forecaster '{name}'; there is: " in str(unknown.exception)
