@@ -71,13 +71,12 @@ def _to_do(items: Sequence[str], most: int, width: int) -> list[str]:
 
 
 def _title(found: Inspection, status: str) -> str:
-    """Return the run's name and shape, in one line."""
+    """Return the run's name and shape in one line, and the size of a step or how its recording goes on."""
     meta = found.meta
     top_k = "" if meta.top_k is None else f", top-{meta.top_k}"
     shape = f"{counted(len(found.names_L), 'layer')} x {counted(meta.experts, 'expert')}{top_k}"
     name = f"{meta.recipe}/{meta.split}/seed{meta.run}"
-    parts = [name, shape, f"{found.tokens:,} tokens a step"]
-    return printable(", ".join([*parts, *([status] if status else [])]))
+    return printable(", ".join([name, shape, status or f"{found.tokens:,} tokens a step"]))
 
 
 # ---------------------------------------------------------------- the map

@@ -152,7 +152,10 @@ def run_in_terminal(words: list[str], folder: Path) -> Shown:
 @pytest.mark.usefixtures("shared_cache")
 @pytest.mark.parametrize("command", to_run())
 def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> None:
-    """As it stands, in a folder that holds what the page takes for granted; a long one shortened by its own options."""
+    """As it stands, in a folder that holds what the page takes for granted; a long one shortened by its own options.
+
+    JSON is for programs: its sentences are as long as they are.
+    """
     words = shlex.split(command)
     if "sandbox" in words or words[0] in ("submit", "verify"):
         require_sandbox()
@@ -167,7 +170,7 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
         (folder / "made.parquet").unlink(missing_ok=True)
     shown = run_in_terminal(words, folder / "wide" if WIDE in command else folder)
     assert shown.status == 0, shown.text[-2000:]
-    assert shown.faults(80) == []
+    assert "--json" in words or shown.faults(80) == []
 
 
 def test_the_table_of_the_largest_suite_fits_80_columns(
