@@ -343,8 +343,24 @@ def record_recipe(
     ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then. Raise
     `DivergedError` if the training diverges; the steps before are on disk then.
     """
-    ranks = ranks or Ranks()
     parts = Parts(job.target)
+    try:
+        return _record(job, parts, ranks or Ranks(), resume, fresh, progress, stop, say)
+    finally:
+        parts.release()
+
+
+def _record(
+    job: Job,
+    parts: Parts,
+    ranks: Ranks,
+    resume: bool,
+    fresh: bool,
+    progress: StepProgress | None,
+    stop: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Path:
+    """Train and record step by step; return the trace's file."""
     first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
     run = TrainingRun(job, ranks, say)
     ranks.led(lambda: check_same_text(parts, run.sha256()))
