@@ -93,7 +93,7 @@ def inspect(
         return
     for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
         _refuse_silent(found, run)
-        forecasts = asked is not None or (_drops(found) and not (follow or steps))
+        forecasts = asked is not None or (_drops(found) and not (follow or steps or as_json))
         needed = (asked or CapacityOptions()).of(open_trace(run), token_bytes) if forecasts else None
         _show(
             found, needed, run, status,

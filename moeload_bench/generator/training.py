@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -343,66 +344,50 @@ def record_recipe(
     ``resume`` nor ``fresh`` is given, and if counts do not add up; what was recorded before is intact then. Raise
     `DivergedError` if the training diverges; the steps before are on disk then.
     """
-    parts = Parts(job.target)
-    try:
-        return _record(job, parts, ranks or Ranks(), resume, fresh, progress, stop, say)
-    finally:
-        parts.release()
-
-
-def _record(
-    job: Job,
-    parts: Parts,
-    ranks: Ranks,
-    resume: bool,
-    fresh: bool,
-    progress: StepProgress | None,
-    stop: Callable[[], bool],
-    say: Callable[[str], None],
-) -> Path:
-    """Train and record step by step; return the trace's file."""
-    first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
-    run = TrainingRun(job, ranks, say)
-    ranks.led(lambda: check_same_text(parts, run.sha256()))
-    checkpoint = _checkpoint(job, parts, first, ranks)
-    if checkpoint is not None:
-        run.restore(checkpoint)
-        before = parts.state.get("meta", {})  # the first of several processes alone has read it
-        run.specialisation.found |= before.get("specialisation", {})
-    elif first == 0:
-        run.pretrain()
-    elif first < job.steps:
-        raise RecordingError(
-            f"{parts.folder}: {first} steps are on disk and no checkpoint to continue from; start again with --fresh, "
-            f"or make a trace of them: moeload-bench record {parts.folder}"
-        )
-    writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
-    probing = _Probing(job, run, resume=resume and first > 0)
-    for number in range(first, job.steps):
-        probing.count(number)
-        try:
-            row = run.step(number)
-        except DivergedError:  # on every process: the loss is the mean over all of them
-            run.gather()
-            probing.flush()
+    ranks = ranks or Ranks()
+    with closing(Parts(job.target)) as parts:
+        first = ranks.led(lambda: _start(job, parts, resume, fresh, ranks))
+        run = TrainingRun(job, ranks, say)
+        ranks.led(lambda: check_same_text(parts, run.sha256()))
+        checkpoint = _checkpoint(job, parts, first, ranks)
+        if checkpoint is not None:
+            run.restore(checkpoint)
+            before = parts.state.get("meta", {})  # the first of several processes alone has read it
+            run.specialisation.found |= before.get("specialisation", {})
+        elif first == 0:
+            run.pretrain()
+        elif first < job.steps:
+            raise RecordingError(
+                f"{parts.folder}: {first} steps are on disk and no checkpoint to continue from; start again with "
+                f"--fresh, or make a trace of them: moeload-bench record {parts.folder}"
+            )
+        writer = TraceWriter(parts, run.meta, shard_steps=job.shard_steps, state=run.identity)
+        probing = _Probing(job, run, resume=resume and first > 0)
+        for number in range(first, job.steps):
+            probing.count(number)
+            try:
+                row = run.step(number)
+            except DivergedError:  # on every process: the loss is the mean over all of them
+                run.gather()
+                probing.flush()
+                if ranks.leads:
+                    writer.flush(run.save)  # the steps before, which can be made a trace
+                raise
+            if (number + 1 - first) % job.shard_steps == 0:
+                run.gather()
+                probing.flush()
+            run.specialisation.measure(number + 1, job.steps, say)
             if ranks.leads:
-                writer.flush(run.save)  # the steps before, which can be made a trace
-            raise
-        if (number + 1 - first) % job.shard_steps == 0:
-            run.gather()
-            probing.flush()
-        run.specialisation.measure(number + 1, job.steps, say)
-        if ranks.leads:
-            writer.add(row, run.save)
-        if progress is not None:
-            progress(number, row)
-        if ranks.count == 1 and stop() and number + 1 < job.steps:
-            probing.flush()
-            writer.flush(run.save)
-            raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
-    complete = job.steps >= job.recipe.steps
-    probing.finish(complete)
-    return writer.finish(complete) if ranks.leads else job.target
+                writer.add(row, run.save)
+            if progress is not None:
+                progress(number, row)
+            if ranks.count == 1 and stop() and number + 1 < job.steps:
+                probing.flush()
+                writer.flush(run.save)
+                raise InterruptedRecordingError(f"{parts.folder}: stopped; {writer.next_step} steps are on disk")
+        complete = job.steps >= job.recipe.steps
+        probing.finish(complete)
+        return writer.finish(complete) if ranks.leads else job.target
 
 
 class _Probing:

@@ -130,7 +130,7 @@ class Parts:
             if (self.folder / "manifest.json").exists():
                 self.reopen()
             if self.has_shards and not resume:
-                self.release()
+                self.close()
                 raise RecordingError(
                     f"{self.folder}: an unfinished recording is there; {go_on}, choose {elsewhere} or remove it first"
                 )
@@ -230,9 +230,9 @@ class Parts:
     def discard(self) -> None:
         """Remove the folder, once the trace has its final name."""
         shutil.rmtree(self.folder)
-        self.release()
+        self.close()
 
-    def release(self) -> None:
+    def close(self) -> None:
         """Let others record in the folder."""
         if self._release is not None:
             self._release()

@@ -207,7 +207,7 @@ class Recorder:
             self._guard(lambda: written.append(self._writer.finish(whole, notes)))
             if written and self._stage is not None:
                 self._guard(self._merge_stages, written)
-        self._writer.parts.release()
+        self._writer.parts.close()
         return written[0] if written else None
 
     def leave_unfinished(self) -> None:
@@ -215,7 +215,7 @@ class Recorder:
         self.flush()
         self.counter.close()
         self._close_monitor()
-        self._writer.parts.release()
+        self._writer.parts.close()
 
     def _merge_stages(self, written: list[Path]) -> None:
         if self._stage is None or self._whole is None:

@@ -510,7 +510,7 @@ def test_of_two_recorders_the_second_is_refused_at_once(tmp_path: Path) -> None:
     first.start(resume=False)
     with pytest.raises(RecordingError, match=r"another recorder writes there \(process \d+ on .*\); end it, or choose"):
         Parts(target).start(resume=False)
-    first.release()
+    first.close()
     crash = (
         "import sys; from pathlib import Path; from moeload_bench.recording.parts import Parts\n"
         f"parts = Parts(Path({str(target)!r})); parts.start(resume=False)\n"
