@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,7 +20,6 @@ import typer
 from pydantic import Field, ValidationError, model_validator
 
 from leaderboard.committed import recipe_of_run
-from leaderboard.grouped import grouped
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.publishing.submission import Name
@@ -133,8 +133,10 @@ def twin_problem(run: str, start_SLE: Array, before: Mapping[str, Array]) -> str
 
 def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     """Return groups of recipes that train one model with one balancing on one text at first, and part only later."""
-    groups = grouped(sorted(set(recipes)), first_training).values()
-    return tuple(tuple(group) for group in groups if len(group) > 1)
+    groups: dict[str, list[str]] = defaultdict(list)
+    for recipe in sorted(set(recipes)):
+        groups[first_training(recipe)].append(recipe)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -257,7 +257,7 @@ class Inspector:
     def _flush(self) -> None:
         if self._pending:
             rows, self._pending = self._pending, []
-            self._take(_block_of(rows))
+            self._take(block_of(rows, [name for name in TAKEN if name in rows[0]]))
 
     def _take(self, block: StepBlock) -> None:
         """Take in some rows: states block by block, the timeline and the alarm unit by unit of time."""
@@ -421,8 +421,8 @@ def joined(blocks: Sequence[StepBlock]) -> StepBlock:
     )
 
 
-def _block_of(rows: Sequence[Row]) -> StepBlock:
-    names = [name for name in TAKEN if name in rows[0]]
+def block_of(rows: Sequence[Row], names: Iterable[str]) -> StepBlock:
+    """Return rows that follow each other as a block with the columns ``names``."""
     columns: Mapping[str, Array] = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in names}
     step_S, load_SLE, tokens_SL = (np.stack([row[name] for row in rows]) for name in ("step", "load", "tokens"))
     return StepBlock(step_S.astype(np.int64), load_SLE, tokens_SL, columns)

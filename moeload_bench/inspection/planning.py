@@ -24,6 +24,7 @@ from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
 from moeload_bench.inspection.candidates import Race, candidates_for
 from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import Decision, too_short
+from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import split_targets
@@ -194,7 +195,7 @@ class Planner:
         if not whole:
             return
         rows, self._pending = self._pending[:whole], self._pending[whole:]
-        block = _block_of(rows)
+        block = block_of(rows, [name for name in rows[0] if name not in ("step", "load", "tokens")])
         self._unshown.append(block)
         share_SLE = shares(block.load_SLE)
         for part_SLE in np.split(share_SLE, whole // size):
@@ -268,21 +269,3 @@ def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -
         first = settings.every_at(trace.meta.stride)
         raise TraceError(f"{trace.id}: {too_short(trace.steps * trace.meta.stride, first)}")
     return last[0], last[1].decision
-
-
-def joined(blocks: list[StepBlock]) -> StepBlock:
-    """Return blocks that follow each other as one."""
-    if len(blocks) == 1:
-        return blocks[0]
-    return StepBlock(
-        np.concatenate([one.step_S for one in blocks]),
-        np.concatenate([one.load_SLE for one in blocks]),
-        np.concatenate([one.tokens_SL for one in blocks]),
-        {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates},
-    )
-
-
-def _block_of(rows: list[Row]) -> StepBlock:
-    columns = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
-    step_S = columns.pop("step").astype(np.int64)
-    return StepBlock(step_S, columns.pop("load"), columns.pop("tokens"), columns)

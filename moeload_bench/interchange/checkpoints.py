@@ -25,7 +25,7 @@ from pydantic import BaseModel, Field
 
 from moeload_bench.errors import PlacementError, not_found
 from moeload_bench.interchange.logfiles import Progress
-from moeload_bench.interchange.optimizer_states import NUMBER, OPTIMIZER, parameters_of, permute_optimizer
+from moeload_bench.interchange.optimizer_states import NUMBER, OPTIMIZER, SHARED, parameters_of, permute_optimizer
 from moeload_bench.interchange.rows import Report
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
@@ -37,8 +37,6 @@ STATES = ("scheduler.pt", "scaler.pt", "training_args.bin")
 """Files of a training that know nothing of experts, with `rng_state*.pth`: copied, never opened."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".h5", ".msgpack", ".index.json")
 INDEX = "model.safetensors.index.json"
-SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
-"""Tensors of a block that every token uses: they stay."""
 Number = Annotated[int, Field(strict=True, ge=0, lt=10**6)]
 
 

@@ -26,7 +26,8 @@ COUNTED = ("step",)
 NUMBER = "(0|[1-9][0-9]{0,5})"
 _BLOCK = re.compile(rf"(?s)((?:.*\.)?layers\.{NUMBER}\.(?:mlp|block_sparse_moe)\.)(?:experts\.{NUMBER}\.)?(.+)")
 _ROUTER = re.compile(r"(gate|router|router\.layer)\.(weight|bias|e_score_correction_bias)")
-_SHARED = re.compile(r"shared_experts?\..+|shared_expert_gate\..+")
+SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
+"""Tensors of a block that every token uses: they stay."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> NewPlace:
         return NewPlace(f"{found[1]}experts.{order.index(int(expert))}.{tail}", None)
     if tail.startswith("experts.") or _ROUTER.fullmatch(tail):
         return NewPlace(name, order)
-    if not _SHARED.fullmatch(tail):
+    if not re.fullmatch(SHARED, tail):
         raise PlacementError(f"{name} is unknown: it may belong to the router or to experts")
     return NewPlace(name, None)
 
