@@ -23,7 +23,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def later(default: Any, **constraints: Any) -> Any:
+def extra_field(default: Any, **constraints: Any) -> Any:
     """Return a field that older records do not know: at its default it is left out of texts, so that hashes stay."""
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 

@@ -31,7 +31,7 @@ WIDTH = 7.0
 """Inches: the text width of a page, so that 8 point text prints as 8 points."""
 DPI = {"png": 150, "svg": 200, "pdf": 200}
 """Dots per inch; in vector formats, only for the parts that are pixels."""
-FEW = 10
+MAX_LEGEND_EXPERTS = 10
 """Up to this many experts have a colour and a legend entry each; more are coloured by rank, with a colour bar."""
 
 LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
@@ -181,7 +181,7 @@ def ordered_colours(order_E: NDArray[np.int64]) -> list[Any]:
     ``order_E`` lists the indices in ascending order of what the scale stands for.
     """
     E = len(order_E)
-    if E <= FEW:
+    if E <= MAX_LEGEND_EXPERTS:
         return [PALETTE[e] for e in range(E)]
     from matplotlib import colormaps
 
@@ -275,8 +275,8 @@ def log_if_wide(axes: Sequence[Axes]) -> float:
 
     Return the least value that is drawn, NaN without any.
     """
-    drawn = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()]
-    known = np.concatenate([value[np.isfinite(value)] for value in drawn])
+    values = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()]
+    known = np.concatenate([value[np.isfinite(value)] for value in values])
     if known.size and known.min() > 0 and known.max() > 10 * known.min():
         log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
     return float(known.min()) if known.size else math.nan

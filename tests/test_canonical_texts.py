@@ -1,7 +1,8 @@
 """Texts that hashes rest on: recipes, suites, metadata of traces, records of season 2027-01 (tests/golden/texts.json).
 
-Declare a field that is added to such a record with `schema.later`: at its default it is no part of the text. After a
-new recipe, suite or trace, `PYTHONPATH=. python tests/test_canonical_texts.py` adds hashes; it never changes one.
+Declare a field that is added to such a record with `schema.extra_field`: at its default it is no part of the text.
+After a new recipe, suite or trace, `PYTHONPATH=. python tests/test_canonical_texts.py` adds hashes;
+it never changes one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.records import canonical_json, read_record
 from moeload_bench.generator.recipe import list_recipes, load_recipe
-from moeload_bench.schema import Record, later
+from moeload_bench.schema import Record, extra_field
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.store import list_traces, stored_meta
 
@@ -64,8 +65,8 @@ def test_a_later_field_is_no_part_of_the_text_at_its_default() -> None:
         name: str
 
     class After(Before):
-        kind: str = later("adamw")
-        most: int | None = later(None, ge=1)
+        kind: str = extra_field("adamw")
+        most: int | None = extra_field(None, ge=1)
 
     assert After(name="a").model_dump_json() == Before(name="a").model_dump_json()
     said = After(name="a", kind="sgd", most=2)

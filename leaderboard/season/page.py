@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from leaderboard.pages.openings import Dot
 
 REPORTS = ROOT / "docs" / "reports"
-LACKING, NOTHING = "lacking", "-"
+LACKING, DASH = "lacking", "-"
 GAIN_HEADS = ("gain, %", "at least, %", "95 % interval")
 COVERAGE = "coverage"
 
@@ -91,9 +91,9 @@ def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     for test in sorted(tests, key=lambda test: test.estimate.gain if test.estimate else -math.inf):
         found = test.estimate
         if found is None:
-            rows.append((f"`{test.what}`", *[LACKING] * 3, *[NOTHING] * 3))
+            rows.append((f"`{test.what}`", *[LACKING] * 3, *[DASH] * 3))
             continue
-        needed = NOTHING if test.significant or found.recipes_needed is None else f"{found.recipes_needed:,}"
+        needed = DASH if test.significant or found.recipes_needed is None else f"{found.recipes_needed:,}"
         answer = "yes" if test.significant else "**no**"
         rows.append((f"`{test.what}`", *gain_cells(found), f"{test.p_holm:.2g}", answer, needed))
     return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS, "Holm p", "significant", "recipes needed"), rows)
@@ -105,7 +105,7 @@ def cells_table(scored: ScoredSeason) -> str:
     for one in scored.season.sets:
         for test in cell_gains(scored, one):
             found = test.estimate
-            cells = [LACKING, *[NOTHING] * 5] if found is None else [
+            cells = [LACKING, *[DASH] * 5] if found is None else [
                 str(found.recipes), *gain_cells(found), f"{found.p:.2g}", f"{test.p_holm:.2g}"
             ]  # fmt: skip
             rows.append((one.name, test.what, *cells))
@@ -122,7 +122,7 @@ def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     rows = []
     for row in summary[summary["state"] == state].to_dict("records"):
         name = row["forecaster"]
-        rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else NOTHING
+        rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
         rows.append((f"`{name}`", skill_span(row["skill"], row["low"], row["high"]), rank))
     return markdown_table((f"set {one.name}, {state}", "skill", "ranks"), rows)
 
@@ -135,7 +135,7 @@ def recipe_table(scored: ScoredSeason, one: RecipeSet, gains: Mapping[str, pd.Da
         for name in part.recipes:
             new = level_words(new_kinds(recipe_levels(scored.recipes[one.name][name]), scored.season.train_levels))
             cells = (cell for state in LABELS for cell in recipe_cells(gains[state], name, scored.season.candidate))
-            rows.append((f"`{name}`", part.stratum, tokens.get(name, NOTHING), new, *cells))
+            rows.append((f"`{name}`", part.stratum, tokens.get(name, DASH), new, *cells))
     heads = [f"{state}, {what}" for state in LABELS for what in ("candidate, %", "best other, %")]
     return markdown_table((f"set {one.name}", "batches", "tokens per expert", "new levels", *heads), rows)
 
@@ -145,8 +145,8 @@ def recipe_cells(gains: pd.DataFrame, recipe: str, candidate: str) -> tuple[str,
     known = gains.loc[recipe].dropna().to_dict() if recipe in gains.index else {}
     own = known.pop(candidate, None)
     best = max(known, key=known.__getitem__, default=None)
-    best_words = NOTHING if best is None else f"`{best}` {signed_percent(known[best])}"
-    return NOTHING if own is None else signed_percent(own), best_words
+    best_words = DASH if best is None else f"`{best}` {signed_percent(known[best])}"
+    return DASH if own is None else signed_percent(own), best_words
 
 
 def lost_lines(scored: ScoredSeason) -> Iterator[str]:

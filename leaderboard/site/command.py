@@ -13,7 +13,7 @@ import typer
 from leaderboard.committed import ROOT
 from leaderboard.site.inputs import read_inputs
 from leaderboard.site.pages import site_files
-from moeload_bench.cli.progress import pair_progress, said_if_stopped
+from moeload_bench.cli.progress import pair_progress, print_on_interrupt
 from moeload_bench.errors import MoeloadError
 
 MARK = ".nojekyll"
@@ -49,7 +49,7 @@ def site(
     The same committed files give the same bytes. See leaderboard/site/README.md.
     """
     stopped = "stopped: nothing was written; the same command begins again"
-    with said_if_stopped(stopped), pair_progress(unit="parts", first="reading results") as report:
+    with print_on_interrupt(stopped), pair_progress(unit="parts", first="reading results") as report:
         report(0, 1, "results, submissions and traces")
         size = write_site(site_files(read_inputs(root), report), out)
     print(f"{out / 'index.html'}: {size / 1e6:.1f} MB in all; open it in a browser, no server is needed")

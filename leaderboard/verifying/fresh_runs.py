@@ -46,9 +46,9 @@ def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
         if own.horizons != suite.horizons:
             raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
         entry = own.traces[0]
-        alike = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
-        test = "fresh_runs" if alike else "other_recipes"
-        found.append(Fresh(test, alike or suite.traces, entry, ref.path))
+        same_recipe = [one for one in suite.traces if _recipe(one) == _recipe(entry)]
+        test = "fresh_runs" if same_recipe else "other_recipes"
+        found.append(Fresh(test, same_recipe or suite.traces, entry, ref.path))
     return found
 
 

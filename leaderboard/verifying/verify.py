@@ -212,12 +212,12 @@ class _Rerun:
         The first run comes twice, from the same fitted bytes, and both must be equal.
         """
         entries = self.request.suite.traces
-        drawn = [entries[i] for i in self.rng.permutation(len(entries))]
-        work = [(self.target, entry, self.request.paths[entry.id]) for entry in [drawn[0], *drawn]]
+        shuffled = [entries[i] for i in self.rng.permutation(len(entries))]
+        work = [(self.target, entry, self.request.paths[entry.id]) for entry in [shuffled[0], *shuffled]]
         with contextlib.closing(self._runs(work)) as runs:
             once = next(runs).result
-            for entry, scored in zip(drawn, runs, strict=True):
-                unequal = unequal_fields(once, scored.result) if entry is drawn[0] else []
+            for entry, scored in zip(shuffled, runs, strict=True):
+                unequal = unequal_fields(once, scored.result) if entry is shuffled[0] else []
                 if unequal:
                     what = f"two runs from the same fitted bytes differ in {', '.join(unequal)}"
                     return [f"{entry.id}: not deterministic: {what}"]

@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace
-from moeload_bench.cli.progress import pair_progress, plain_console, print_next, said_if_stopped, say, say_record
+from moeload_bench.cli.progress import pair_progress, plain_console, print_next, print_on_interrupt, say, say_record
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.inspection.candidates import DEFAULT
 from moeload_bench.inspection.cluster import Cluster
@@ -122,7 +122,7 @@ def plan(
     if shape is None:
         raise PlacementError(f"no cluster fits {loaded.num_experts} experts: expected --devices and --slots")
     stopped = "stopped: nothing is kept; the same command begins again"
-    with said_if_stopped(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
+    with print_on_interrupt(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
         try:
             planner, decision = decided(loaded, settings, report)
         except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same

@@ -106,7 +106,7 @@ def pair_progress(quiet: bool = False, unit: str = "pairs", first: str = "prepar
 
 
 @contextmanager
-def said_if_stopped(text: str) -> Iterator[None]:
+def print_on_interrupt(text: str) -> Iterator[None]:
     """Print ``text``, what is kept and how to go on, if Ctrl-C or a signal ends what is inside."""
     try:
         yield

@@ -19,7 +19,7 @@ from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
     print_next,
-    said_if_stopped,
+    print_on_interrupt,
     say,
     say_document,
     say_record,
@@ -36,7 +36,7 @@ from moeload_bench.results.board import board_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import Verdict, verdicts
-from moeload_bench.results.console import drawn
+from moeload_bench.results.console import draw_table
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import by_stratum, nearest_words
 from moeload_bench.results.tables import metric_table
@@ -161,7 +161,7 @@ def run(
         say(note, err=True)
     shown_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
     stopped = STOPPED + (", without --fresh" if fresh else "")
-    with said_if_stopped(stopped), pair_progress(as_json, first=PREPARING) as progress:
+    with print_on_interrupt(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
             _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
             task_list,
@@ -345,7 +345,7 @@ def _print_failures(results: Results) -> None:
 def _wide_tables(results: Results, metric: str) -> list[Any]:
     boards = (board_of(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
     return [
-        drawn(metric_table(board), f"{board.metric}, suite {results.suite.name}")
+        draw_table(metric_table(board), f"{board.metric}, suite {results.suite.name}")
         for board in boards
         if board is not None
     ]

@@ -66,9 +66,9 @@ def _verses(files: Files) -> Iterator[str]:
         chapter: tuple[str, int] | None = None
         for line in raw.decode("utf-8").splitlines():
             verse = json.loads(line)
-            here = (verse["book"], verse["chapter"])
-            yield ("\n\n{} {}\n".format(*here) if here != chapter else " ") + verse["text"].strip()
-            chapter = here
+            in_chapter = (verse["book"], verse["chapter"])
+            yield ("\n\n{} {}\n".format(*in_chapter) if in_chapter != chapter else " ") + verse["text"].strip()
+            chapter = in_chapter
 
 
 def _factbook(files: Files) -> Iterator[str]:

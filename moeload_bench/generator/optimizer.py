@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moeload_bench.schema import Record, later
+from moeload_bench.schema import Record, extra_field
 
 OptimizerKind = Literal["AdamW", "NAdam", "SGD"]
 Amount = Annotated[float, Field(ge=0, le=1e6)]
@@ -22,7 +22,7 @@ class OptimizerTable(Record):
     the gradient. The decay of AdamW and NAdam is decoupled from it.
     """
 
-    kind: OptimizerKind = later("AdamW")
+    kind: OptimizerKind = extra_field("AdamW")
     lr: Rate
     beta1: Decay = 0.9
     beta2: Decay = 0.95

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.generator.optimizer import Amount, OptimizerTable, Rate, ScheduleTable
-from moeload_bench.schema import Record, later, read_toml
+from moeload_bench.schema import Record, extra_field, read_toml
 from moeload_bench.traces.meta import ShapeMeta
 
 RECIPE_FOLDER = PACKAGE / "recipes"
@@ -93,7 +93,7 @@ class BalancingTable(Record):
     coefficient: Amount = 0.0
     sequence_coefficient: Rate | None = None
     z_loss: Rate | None = None
-    until: int | None = later(None, ge=1)
+    until: int | None = extra_field(None, ge=1)
 
     @model_validator(mode="after")
     def _coefficient_only_where_used(self) -> BalancingTable:
@@ -124,7 +124,7 @@ class StageTable(Record):
     start: int = Field(ge=0)
     sources: tuple[str, ...] = Field(min_length=1)
     towards: tuple[str, ...] | None = Field(default=None, min_length=1)
-    weights: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = later(None)
+    weights: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = extra_field(None)
 
     @model_validator(mode="after")
     def _one_weight_for_each_source(self) -> StageTable:
@@ -192,7 +192,7 @@ class DataTable(Record):
     stages: tuple[StageTable, ...] = Field(min_length=1)
     ramp: tuple[RampTable, ...] | None = Field(default=None, min_length=1)
     pretraining: PretrainingTable | None = None
-    held_out: int | None = later(None, ge=1)
+    held_out: int | None = extra_field(None, ge=1)
 
     @model_validator(mode="after")
     def _stages_in_order(self) -> DataTable:
@@ -268,9 +268,9 @@ class Recipe(Record):
     data: DataTable
     optimizer: OptimizerTable
     schedule: ScheduleTable
-    probe: ProbeTable | None = later(None)
-    shape: ShapeMeta | None = later(None)
-    load_half: bool = later(True)
+    probe: ProbeTable | None = extra_field(None)
+    shape: ShapeMeta | None = extra_field(None)
+    load_half: bool = extra_field(True)
 
     @model_validator(mode="after")
     def _probe_is_a_plain_count(self) -> Recipe:

@@ -220,8 +220,8 @@ class _RunScores:
         layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}
         for origin, (failure, scores) in self.scored.items():
-            kept = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
-            for metric, value_KL in kept.items():
+            known = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
+            for metric, value_KL in known.items():
                 layered[self.states[origin]][metric].append(value_KL)
             tasks.append(
                 TaskResult(
@@ -229,7 +229,9 @@ class _RunScores:
                     state=self.states[origin],
                     crossing=self.facts.crossing[origin],
                     failure=failure,
-                    metrics=rounded_tree({name: self._whole(mean_over(value, axis=1)) for name, value in kept.items()}),
+                    metrics=rounded_tree(
+                        {name: self._whole(mean_over(value, axis=1)) for name, value in known.items()}
+                    ),
                 )
             )
         per_layer = {

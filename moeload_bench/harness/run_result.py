@@ -18,7 +18,7 @@ from moeload_bench.results.columns import COST_KEYS, LAYER_KEYS, ROW_KEYS, CostR
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results
 from moeload_bench.results.trace_facts import FloorMarks, Floors, TraceFacts, Value
-from moeload_bench.schema import Record, later
+from moeload_bench.schema import Record, extra_field
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class RunResult(Record):
     counts: dict[str, int] = {}
     cost: CostResult
     forecasts_sha256: str
-    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = later(None)
+    accounting: Literal["cgroup v2", "cgroup v1", "processes"] | None = extra_field(None)
 
     def __repr__(self) -> str:
         size = f"{counted(self.layers, 'layer')} of {counted(self.experts, 'expert')}"

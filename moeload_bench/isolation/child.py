@@ -24,7 +24,7 @@ from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.process import Process
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, is_baseline
 
-NOTHING: Rules = {}
+NO_RULES: Rules = {}
 
 
 class ChildHost(Host):
@@ -91,7 +91,7 @@ class ChildHost(Host):
         return reply
 
     def _call(
-        self, header: Header, arrays: Mapping[str, Array], rules: Rules = NOTHING, wall_s: float | None = None
+        self, header: Header, arrays: Mapping[str, Array], rules: Rules = NO_RULES, wall_s: float | None = None
     ) -> tuple[Header, dict[str, Array]]:
         """Send one request; raise what the worker says that the forecaster raised."""
         reply, out = self._process.call(header, arrays, rules, wall_s)

@@ -17,7 +17,7 @@ from moeload_bench.errors import PlotError, TraceError, not_found
 from moeload_bench.states.rule import State, StateLabels, trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.style import (
-    FEW,
+    MAX_LEGEND_EXPERTS,
     PALETTE,
     columns_of,
     legend_above,
@@ -85,7 +85,7 @@ def view_handles(view: View) -> list[Any]:
 def colour_key(figure: Figure, axes: Sequence[Axes], names: Sequence[str], ordered: str) -> list[Any]:
     """Explain the colours of `ordered_colours`: return legend entries if they are few, else add a colour bar."""
     count = len(names)
-    if count <= FEW:
+    if count <= MAX_LEGEND_EXPERTS:
         return [legend_line(name, PALETTE[i]) for i, name in enumerate(names)]
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap

@@ -27,8 +27,8 @@ from moeload_bench.plots.panels import (
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.rule import StateLabels
 from moeload_bench.style import (
-    FEW,
     GREY,
+    MAX_LEGEND_EXPERTS,
     STATE_COLOURS,
     STATE_HATCHES,
     legend_above,
@@ -124,7 +124,7 @@ def draw_shares(view: View) -> Figure:
     """Draw each expert's share of a layer's tokens over training, under a strip that shows the layer's state.
 
     Lines are means of the steps of a bin; the band around them goes from the smallest to the largest single step (for
-    up to FEW experts). The dashed line is an even load.
+    up to MAX_LEGEND_EXPERTS experts). The dashed line is an even load.
     """
     with style():
         E = view.trace.num_experts
@@ -139,7 +139,7 @@ def draw_shares(view: View) -> Figure:
             ax.axhline(1 / E, color=GREY, linestyle=EVEN, linewidth=0.8, zorder=3)
             decorate_panel(ax, view, layer)
         axes[0].set_ylim(bottom=0)
-        band = ", shaded from the least to the largest step" if E <= FEW and view.bin_rows() > 1 else ""
+        band = ", shaded from the least to the largest step" if E <= MAX_LEGEND_EXPERTS and view.bin_rows() > 1 else ""
         handles = [*_expert_key(figure, axes, E), legend_line("even load, 1/E", GREY, EVEN)]
         note = f": {_each(view)}{band}"
         finish_figure(figure, view, "share of the layer's tokens [fraction]", handles, note)
@@ -195,7 +195,7 @@ def _order(share_SE: FloatArray) -> IntArray:
 
 def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None:
     """Draw one line per expert; as pixels if there are many experts, because a file would hold megabytes of lines."""
-    few = len(order_E) <= FEW
+    few = len(order_E) <= MAX_LEGEND_EXPERTS
     colours = ordered_colours(order_E)
     for e in order_E.tolist():
         if band and few:

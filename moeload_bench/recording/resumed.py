@@ -67,15 +67,15 @@ def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[st
 
 def _shares(shards: Iterable[Trace], steps: list[int]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return shares [S, L, E] and steps of the rows near those steps."""
-    near, kept = [], []
+    shares, steps_near = [], []
     for shard in shards:
         reach = 2 * WINDOW * shard.meta.stride
-        here_S = np.zeros(shard.steps, dtype=np.bool_)
+        near_S = np.zeros(shard.steps, dtype=np.bool_)
         for step in steps:
-            here_S |= (shard.step_S >= step - reach) & (shard.step_S < step + reach)
-        near.append(shard.share_SLE()[here_S])
-        kept.append(shard.step_S[here_S])
-    return np.concatenate(near), np.concatenate(kept)
+            near_S |= (shard.step_S >= step - reach) & (shard.step_S < step + reach)
+        shares.append(shard.share_SLE()[near_S])
+        steps_near.append(shard.step_S[near_S])
+    return np.concatenate(shares), np.concatenate(steps_near)
 
 
 def _jump(share_SLE: NDArray[np.float64], at: int) -> tuple[float, float] | None:

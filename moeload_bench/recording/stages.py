@@ -262,9 +262,9 @@ def _side_by_side(parts: Sequence[_Part], chunk: Chunk, meta: TraceMeta, order: 
                 f"{first['tokens'][s, 0]}; expected the same in every stage"
             )
     layered = {name: _stacked(chunk, name, order) for name in ("tokens", "load", *sorted(_shared(parts)))}
-    whole = {name: rows[name] for rows in chunk for name in rows if name in COLUMNS and not COLUMNS[name].axes}
-    step_S = whole.pop("step").copy()
-    columns = {**whole, **{k: v for k, v in layered.items() if k not in ("tokens", "load")}}
+    unlayered = {name: rows[name] for rows in chunk for name in rows if name in COLUMNS and not COLUMNS[name].axes}
+    step_S = unlayered.pop("step").copy()
+    columns = {**unlayered, **{k: v for k, v in layered.items() if k not in ("tokens", "load")}}
     columns = {name: columns[name].copy() for name in COLUMNS if name in columns}
     trace = Trace(meta, step_S, layered["tokens"], layered["load"], columns)
     check_trace(trace, where=str(parts[0].path.parent))

@@ -163,9 +163,9 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
 def _machines(parts: Parts, record: dict[str, Any], step: int) -> list[dict[str, Any]]:
     """Return the machines, with this one added if it differs: a recording may be resumed elsewhere."""
     before = [machine for machine in parts.state.get("machines", []) if machine["from_step"] < step]
-    here = {key: record[key] for key in _MACHINE}
-    same = before and before[-1] == {"from_step": before[-1]["from_step"], **here}
-    return before if same else [*before, {"from_step": step, **here}]
+    machine = {key: record[key] for key in _MACHINE}
+    same = before and before[-1] == {"from_step": before[-1]["from_step"], **machine}
+    return before if same else [*before, {"from_step": step, **machine}]
 
 
 def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:

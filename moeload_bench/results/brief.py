@@ -12,8 +12,8 @@ from typing import Any
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.board import Board, Row, board_of
-from moeload_bench.results.captions import NOTHING, better_words, span_words
-from moeload_bench.results.console import drawn
+from moeload_bench.results.captions import DASH, better_words, span_words
+from moeload_bench.results.console import draw_table
 from moeload_bench.results.results import Results
 from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
 from moeload_bench.scoring.catalogue import has_skill, plain_name
@@ -39,7 +39,7 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
         rows = board.rows(state)
         yield ""
         yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-        yield drawn(_table(board, plans, rows, width), most_name=MOST_NAME)
+        yield draw_table(_table(board, plans, rows, width), most_name=MOST_NAME)
     yield ""
     yield from _legend(board, plans)
 
@@ -92,7 +92,7 @@ def _middle(board: Board) -> int:
 def _short(value: float) -> str:
     """Format with three decimals, more where they would show 0."""
     if math.isnan(value):
-        return NOTHING
+        return DASH
     return (
         f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
     )
@@ -100,11 +100,11 @@ def _short(value: float) -> str:
 
 def _milliseconds(ms: float) -> str:
     """Format with three digits and no power of ten: 1,830."""
-    return NOTHING if math.isnan(ms) else f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
+    return DASH if math.isnan(ms) else f"{ms:,.0f}" if ms >= 100 else f"{ms:.3g}"
 
 
 def _percent(value: float) -> str:
-    return NOTHING if math.isnan(value) else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
+    return DASH if math.isnan(value) else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
 def _legend(board: Board, plans: Board | None) -> Iterator[str]:

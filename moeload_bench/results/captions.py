@@ -19,7 +19,7 @@ from moeload_bench.states.origins import FIRST
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import STATES
 
-NOTHING = "-"
+DASH = "-"
 WINDOWED = "sw_avg"
 """The baseline whose every entry is a fixed window."""
 
@@ -101,7 +101,7 @@ def _skill_words(board: Board) -> Iterator[str]:
     if reference not in results.entries:
         yield f"The result of {reference} comes with the package; it was not run here."
     if any(math.isnan(row.skill) for state in board.states for row in board.rows(state)):
-        yield f"Skill is {NOTHING} where {reference} or the forecaster has no value of {ratio}."
+        yield f"Skill is {DASH} where {reference} or the forecaster has no value of {ratio}."
     windows = [name for name, entry in results.entries.items() if entry.target.partition("@")[0] == WINDOWED]
     if len(windows) > 1:
         best = results.select(windows).summarize((), ratio)["forecaster"][0]

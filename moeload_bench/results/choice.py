@@ -50,13 +50,13 @@ class Verdict:
         text = (
             f"{self.state}: {self.best} has the least error ({self.metric}). The next one, {following}, {_more(more)}."
         )
-        alike = [name for name in self.more if name not in self.separated]
+        inseparable = [name for name in self.more if name not in self.separated]
         if self.untested:
             text += f" Not tested: {self.untested}."
         else:
             told = f" tells it from {listed(self.separated)}" if self.separated else ""
-            both = ", " if self.separated and alike else ""
-            same = f"{both}does not tell it from {listed(alike)}" if alike else ""
+            both = ", " if self.separated and inseparable else ""
+            same = f"{both}does not tell it from {listed(inseparable)}" if inseparable else ""
             text += f" A 95 % test over {self.over}{told}{same if both else f' {same}' if same else ''}."
         if len(self.by_horizon) > 1:
             least = (f"{name} at h={', '.join(f'{h:,}' for h in at)}" for name, at in self.by_horizon.items())

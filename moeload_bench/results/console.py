@@ -26,7 +26,7 @@ def plain_table(*heads: str, left: Collection[str] = (), fold: str = "") -> Draw
     return table
 
 
-def drawn(table: Table, title: str | None = None, most_name: int | None = None) -> Drawn:
+def draw_table(table: Table, title: str | None = None, most_name: int | None = None) -> Drawn:
     """Draw a table: with a title in full, its caption below and a line where the first column changes; else plainly.
 
     A plain table folds names of more than ``most_name`` columns.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from moeload_bench.results.captions import NOTHING
+from moeload_bench.results.captions import DASH
 from moeload_bench.results.tables import Table
 
 NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -13,7 +13,7 @@ NONE, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
 def number(text: str) -> str:
     """Return a number as it is printed: with a minus sign, and a dash for nothing."""
-    return NONE if text == NOTHING else text.replace("-", MINUS)
+    return NONE if text == DASH else text.replace("-", MINUS)
 
 
 def html_table(table: Table, links: Mapping[str, str] | None = None) -> str:

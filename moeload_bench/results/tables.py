@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from moeload_bench.results.board import Board, Row
-from moeload_bench.results.captions import NOTHING, table_caption
+from moeload_bench.results.captions import DASH, table_caption
 from moeload_bench.scoring.floors import FLOOR_NAMES
 
 T = TypeVar("T")
@@ -107,7 +107,7 @@ def imbalance_percent(row: Row) -> str:
 
     Skill is a ratio of imbalances, near 0 by nature: this says how much it is.
     """
-    return NOTHING if math.isnan(row.skill) else signed_percent(-row.skill)
+    return DASH if math.isnan(row.skill) else signed_percent(-row.skill)
 
 
 def signed_percent(part: float) -> str:
@@ -118,7 +118,7 @@ def signed_percent(part: float) -> str:
 def skill_text(row: Row) -> str:
     """Return skill with its intervals by claim; n/a where there are too few recipes for any."""
     if math.isnan(row.skill):
-        return NOTHING
+        return DASH
     claims = {"a new recipe": (row.low, row.high), "these recipes, new seeds": row.seeds}
     spans = "; ".join(f"{claim} {span(*ends, 3)}" for claim, ends in claims.items() if not math.isnan(ends[0]))
     return f"{row.skill:+.3f} {spans or '(n/a)'}"
@@ -147,13 +147,13 @@ def signed(value: float, digits: int = 3) -> str:
 
 def signed_skill(value: float | None) -> str:
     """Format a skill with three decimals and its sign."""
-    return NOTHING if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}"
+    return DASH if value is None or not math.isfinite(value) else f"{value + 0.0:+.3f}"
 
 
 def three_digits(value: float | None, zeros: bool = False) -> str:
     """Format with three significant digits, "-" for nothing; ``zeros`` keeps zeros at the end, for columns."""
     if value is None or not math.isfinite(value):
-        return NOTHING
+        return DASH
     if not zeros:
         return f"{value:.3g}"
     if value and not 1e-4 <= abs(value) < 1e6:

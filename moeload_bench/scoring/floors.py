@@ -131,8 +131,8 @@ def trace_floors(
         first_W = window_starts(names == state, rows_K[-1])
         if first_W.size:
             windows[state] = [first_W] * len(rows_K)
-    kept = {name: first_KW for name, first_KW in windows.items() if any(first_W.size for first_W in first_KW)}
-    return Floors(tuple(horizons), _floors(trace, dict.fromkeys(range(trace.num_layers), kept), rows_K))
+    filled = {name: first_KW for name, first_KW in windows.items() if any(first_W.size for first_W in first_KW)}
+    return Floors(tuple(horizons), _floors(trace, dict.fromkeys(range(trace.num_layers), filled), rows_K))
 
 
 def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:

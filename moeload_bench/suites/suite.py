@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from moeload_bench.errors import MoeloadError, SuiteError, not_found
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record, later, read_toml
+from moeload_bench.schema import Record, extra_field, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.hub import HUB_ENV
@@ -64,8 +64,8 @@ class SuiteTrace(FitTrace):
     transient: tuple[Step, ...] = ()
     mixed: tuple[Step, ...] = ()
     stable: tuple[Step, ...] = ()
-    horizon: Step | None = later(None)
-    expert_tokens: float | None = later(None)
+    horizon: Step | None = extra_field(None)
+    expert_tokens: float | None = extra_field(None)
 
     def origins(self) -> list[tuple[int, State]]:
         """Return (origin, state) in the order of training."""
@@ -247,8 +247,8 @@ def check_traces(suite: Suite) -> None:
 
     It runs before any work and before any request, and says where the traces can be had from.
     """
-    here = {ref.id for ref in list_traces()}
-    missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in here]
+    known = {ref.id for ref in list_traces()}
+    missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in known]
     if missing and suite.hub is None and not os.environ.get(HUB_ENV):
         raise SuiteError(
             f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, "

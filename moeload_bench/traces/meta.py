@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from moeload_bench.errors import TraceError
-from moeload_bench.schema import Record, first_problem, later
+from moeload_bench.schema import Record, extra_field, first_problem
 
 Version = Literal[1, "1.1", "1.2", "1.3"]
 VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3")
@@ -91,7 +91,9 @@ class SourceMeta(Record):
     sha256: str = Field(description="hash of the text")
     bytes: int = Field(ge=0, description="size of the text")
     stage: int = Field(default=0, description="the planned data stage that it belongs to")
-    passes: float | None = later(None, ge=0, description="how often the stage trains on the whole text (format 1.2)")
+    passes: float | None = extra_field(
+        None, ge=0, description="how often the stage trains on the whole text (format 1.2)"
+    )
 
 
 class BalancingMeta(Record):
@@ -132,7 +134,7 @@ class TraceMeta(Record):
     run: int = Field(default=0, ge=0, description="the seed's number within its split")
     seed: int | None = Field(default=None, description="seed of weights and batches")
     stride: int = Field(default=1, ge=1, description="training steps between two rows")
-    row_steps: int = later(1, ge=1, description="training steps whose tokens one row counts together (format 1.2)")
+    row_steps: int = extra_field(1, ge=1, description="steps whose tokens one row counts together (format 1.2)")
     group: str = Field(default="", description="runs that may be fitted on for one another share it")
     layers: tuple[LayerMeta, ...] = Field(description="the MoE layers, in the order of the arrays")
     experts: int = Field(ge=1, description="experts of each layer")
@@ -140,14 +142,14 @@ class TraceMeta(Record):
         default="unknown",
         description="whether loads count tokens dropped over capacity; derived: made from shares (format 1.2)",
     )
-    counted: Literal["all", "attended"] | None = later(
+    counted: Literal["all", "attended"] | None = extra_field(
         None, description="which tokens of a batch are counted; null: not said, as in format 1; left out then"
     )
     family: str = Field(default="unknown", description="model family")
     config: dict[str, Any] = Field(default_factory=dict, description="the model's configuration")
-    parameters: int | None = later(None, ge=1, description="parameters of the whole model (format 1.2)")
-    shape: ShapeMeta | None = later(None, description="the public model whose shape it has (format 1.3)")
-    specialisation: dict[str, float] = later(
+    parameters: int | None = extra_field(None, ge=1, description="parameters of the whole model (format 1.2)")
+    shape: ShapeMeta | None = extra_field(None, description="the public model whose shape it has (format 1.3)")
+    specialisation: dict[str, float] = extra_field(
         {},
         description="by steps trained: entropy of an expert given the token's id over that of the layer, on held-out "
         "text, mean over layers (format 1.3)",

@@ -19,7 +19,7 @@ from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.style import FEW, forecaster_looks, legend_columns
+from moeload_bench.style import MAX_LEGEND_EXPERTS, forecaster_looks, legend_columns
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -173,7 +173,7 @@ def test_many_experts_have_a_key_by_rank() -> None:
 @pytest.mark.parametrize("draw", [plots.draw_shares, plots.draw_states])
 def test_legends_stay_above_the_panels_and_inside_the_page(draw: Any) -> None:
     """No legend covers data, however many entries it has."""
-    layers, experts = (1, FEW) if draw is plots.draw_shares else (FEW, 2)
+    layers, experts = (1, MAX_LEGEND_EXPERTS) if draw is plots.draw_shares else (MAX_LEGEND_EXPERTS, 2)
     figure = draw(plots.view_trace(own_trace(60, layers, experts)))
     figure.canvas.draw()
     box, page = figure.legends[0].get_window_extent(), figure.bbox
