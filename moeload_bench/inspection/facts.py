@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from moeload_bench.inspection.balance import (
     sampling_alone,
 )
 from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
+from moeload_bench.inspection.events import Conditions, Event, EventDetector, Events
 from moeload_bench.inspection.experts import rows_per_block
 from moeload_bench.inspection.starving import SEEN, Deaths, Starving
 from moeload_bench.inspection.timeline import Bins, Timeline
@@ -81,7 +82,7 @@ class Inspection:
     ``oscillates_L``: loads move from row to row by more than noise. ``share_LE``: mean shares; ``dead_LE``: experts
     below a tenth of an equal share; ``dying_LE``: those that the alarm warns of. ``entropy_L``: that of the mean shares
     over ln E. ``dropped_L``: fraction of routed tokens that was dropped, None if not recorded. ``switch_steps``: where
-    a planned stage of data begins.
+    a planned stage of data begins. ``events``: what happened, as `inspection.events` has it.
     """
 
     meta: TraceMeta
@@ -100,6 +101,7 @@ class Inspection:
     dead_LE: BoolArray
     dying_LE: BoolArray
     deaths: Deaths
+    events: Events
     dropped_L: FloatArray | None
     lr: LearningRate | None
     switch_steps: tuple[int, ...]
@@ -160,9 +162,14 @@ class Inspection:
 
 
 class Inspector:
-    """Takes the rows of one run in order. ``meta``: of its trace, as known so far; raises `TraceError` for a gap."""
+    """Takes the rows of one run in order; raises `TraceError` for a gap.
 
-    def __init__(self, meta: TraceMeta, rule: StateRule | None = None) -> None:
+    ``meta``: of its trace, as known so far. ``on_event``: called with each event as soon as it is known.
+    """
+
+    def __init__(
+        self, meta: TraceMeta, rule: StateRule | None = None, on_event: Callable[[Event], object] | None = None
+    ) -> None:
         self.meta, rule = meta, rule or StateRule()
         L, E = len(meta.layers), meta.experts
         self._shape = (L, E)
@@ -176,6 +183,8 @@ class Inspector:
         except TraceError:
             pass
         self._starving = Starving(L, E, meta.stride)
+        self._on_event = on_event
+        self._events = EventDetector(layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride)
         self._bins = Bins()
         self._recent: list[StepBlock] = []
         self._held: StepBlock | None = None
@@ -248,6 +257,7 @@ class Inspector:
             dead_LE=dead_LE,
             dying_LE=self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE),
             deaths=self._starving.deaths,
+            events=self._events.events,
             dropped_L=_dropped(recent),
             lr=self._lr,
             switch_steps=tuple(self._switches),
@@ -274,9 +284,12 @@ class Inspector:
         whole = len(held) // self._block * self._block
         if self._detector is not None and whole > self._labelled:
             steps = held.step_S[self._labelled : whole : self._block].tolist()
-            self._unsettled += self._detector.add(
-                share_SLE[self._labelled : whole], steps, self._block * self.meta.stride
-            )
+            labels = self._detector.add(share_SLE[self._labelled : whole], steps, self._block * self.meta.stride)
+            self._unsettled += labels
+            for start, transient_L in zip(range(self._labelled, whole, self._block), labels, strict=True):
+                last = start + self._block - 1
+                next_step = int(held.step_S[last]) + self.meta.stride
+                self._report(self._events.add_labels(next_step, transient_L, _conditions(held, last)))
         self._labelled = whole
         units = len(held) // self._unit
         if units:
@@ -328,7 +341,15 @@ class Inspector:
             rows = slice(at * unit, (at + 1) * unit)
             self._bins.add(int(block.step_S[rows.start]), value_UX[at])
             means = {name: column[rows].mean(axis=0, dtype=np.float64) for name, column in seen.items()}
-            self._starving.add_block(int(block.step_S[rows.stop - 1]) + self.meta.stride, load_ULE[at], means)
+            next_step = int(block.step_S[rows.stop - 1]) + self.meta.stride
+            died_LE = self._starving.add_block(next_step, load_ULE[at], means)
+            conditions = _conditions(block, rows.stop - 1)
+            self._report(self._events.add_unit(next_step, share_ULE[at] * E, died_LE, conditions))
+
+    def _report(self, events: Sequence[Event]) -> None:
+        if self._on_event is not None:
+            for event in events:
+                self._on_event(event)
 
     def _noise(self, block: StepBlock, share_ULE: FloatArray) -> FloatArray:
         """Return what noise alone would give for the busiest expert in each unit; [U, L]."""
@@ -426,6 +447,12 @@ def block_of(rows: Sequence[Row], names: Iterable[str]) -> StepBlock:
     columns: Mapping[str, Array] = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in names}
     step_S, load_SLE, tokens_SL = (np.stack([row[name] for row in rows]) for name in ("step", "load", "tokens"))
     return StepBlock(step_S.astype(np.int64), load_SLE, tokens_SL, columns)
+
+
+def _conditions(block: StepBlock, row: int) -> Conditions:
+    """Return the learning rate and the stage of data of a row, as far as they are recorded."""
+    lr_S, stage_S = block.covariates.get("lr"), block.covariates.get("stage")
+    return Conditions(math.nan if lr_S is None else float(lr_S[row]), None if stage_S is None else int(stage_S[row]))
 
 
 def _copied(block: StepBlock) -> StepBlock:

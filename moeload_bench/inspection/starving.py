@@ -87,8 +87,11 @@ class Starving:
         """Return the deaths so far."""
         return Deaths(self._count, self._warned, tuple(self._last), self._from)
 
-    def add_block(self, next_step: int, load_LE: IntArray, seen: Mapping[str, FloatArray]) -> None:
-        """Take in a block that ends before a step: its loads, and the means of the columns of `SEEN`."""
+    def add_block(self, next_step: int, load_LE: IntArray, seen: Mapping[str, FloatArray]) -> Flags:
+        """Take in a block that ends before a step: its loads, and the means of the columns of `SEEN`.
+
+        Return which experts died 300 steps before that step, [L, E].
+        """
         if not self._blocks:
             self._from = next_step - self._rows * self._stride + FIRST_BLOCK * BLOCK_STEPS
         share_LE, before = over_even(load_LE), self._share[-1] if self._share else None
@@ -98,10 +101,13 @@ class Starving:
         self._share.append(share_LE)
         self._seen.append(seen)
         self._blocks += 1
-        if self._blocks >= FIRST_BLOCK + DEAD_BLOCKS:
-            step = next_step - DEAD_BLOCKS * self._rows * self._stride
-            for layer, expert in np.argwhere(dying(np.stack(self._share) < DEAD)).tolist():
-                self._die(step, layer, expert)
+        if self._blocks < FIRST_BLOCK + DEAD_BLOCKS:
+            return np.zeros_like(self._stood_LE)
+        died_LE = dying(np.stack(self._share) < DEAD)
+        step = next_step - DEAD_BLOCKS * self._rows * self._stride
+        for layer, expert in np.argwhere(died_LE).tolist():
+            self._die(step, layer, expert)
+        return died_LE
 
     def _die(self, step: int, layer: int, expert: int) -> None:
         since = int(self._since_LE[layer, expert])

@@ -1,0 +1,235 @@
+"""Events of a run: a layer settles or moves again, an expert collapses, dies or recovers; one for each episode.
+
+`EventDetector` takes what is known anyway: the state rule's label after each block of rows, and the loads of each unit
+of 100 steps. It keeps the last `LAST` events of each kind: the two streams may be ahead of each other, so that the
+portions in which rows come decide nothing.
+
+Axis letters: L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.errors import counted
+from moeload_bench.inspection.experts import DEAD, DEAD_BLOCKS, FIRST_BLOCK
+
+Kind = Literal["settled", "unsettled", "collapsed", "dead", "recovered"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+COLLAPSE = 0.25
+"""Part of its former load below which an expert has collapsed, if it fell there within a unit of 100 steps."""
+LEAST_LOAD = 0.2
+"""Times 1/E: an expert that had less cannot collapse, as noise could do that."""
+RECOVERY = 2.0
+"""Times the bound that an expert fell below: from there on it has recovered."""
+LR_CHANGE = 1.5
+"""A learning rate that changed by this factor, up or down, is named as the cause."""
+CAUSE_STEPS = 200
+"""Steps before an event in which a cause is looked for: those that the state rule compares."""
+LAST = 50
+"""Events of each kind that are kept."""
+
+
+class Event(NamedTuple):
+    """What happened at ``step`` and was known at ``report_step``, the first step not seen then.
+
+    ``layer``: its place among the MoE layers. ``expert``: None for what a layer does. ``since``: the first step of what
+    ended, as 450 in "stable since step 450, unsettled at step 840"; None where nothing did. ``cause``: what changed
+    just before, as "learning rate 0.001 -> 0.03", empty for nothing known. ``words``: the event as a sentence.
+    """
+
+    kind: Kind
+    step: int
+    report_step: int
+    layer: int
+    expert: int | None
+    since: int | None
+    cause: str
+    words: str
+
+
+class Events(NamedTuple):
+    """How many events of each kind there were, and the last `LAST` of each kind in the order of their reports."""
+
+    counts: Mapping[str, int]
+    last: tuple[Event, ...]
+
+    @property
+    def total(self) -> int:
+        """Return how many events there were."""
+        return sum(self.counts.values())
+
+    def collapses(self) -> list[Event]:
+        """Return the collapses whose experts have not recovered."""
+        ended = {(one.layer, one.expert, one.since) for one in self.last if one.kind == "recovered"}
+        return [one for one in self.last if one.kind == "collapsed" and (one.layer, one.expert, one.step) not in ended]
+
+
+class Conditions(NamedTuple):
+    """Learning rate (NaN where unknown) and planned stage of data (None where not recorded) of a row."""
+
+    lr: float
+    stage: int | None
+
+
+class EventDetector:
+    """Finds the events of a run. ``names_L``: of its layers; a block has ``block_steps``, a unit ``unit_steps``."""
+
+    def __init__(self, names_L: Sequence[str], experts: int, block_steps: int, unit_steps: int) -> None:
+        shape = (len(names_L), experts)
+        self._names_L, self._unit_steps = names_L, unit_steps
+        self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
+        self._last: dict[str, deque[Event]] = {kind: deque(maxlen=LAST) for kind in KINDS}
+        self._by_block: deque[Conditions] = deque(maxlen=CAUSE_STEPS // block_steps + 1)
+        self._settled_L: BoolArray = np.zeros(len(names_L), dtype=np.bool_)
+        self._label_since_L: IntArray = np.full(len(names_L), -1)
+        self._by_unit: deque[Conditions] = deque(maxlen=max(1, CAUSE_STEPS // unit_steps) + 1)
+        self._share: deque[FloatArray] = deque(maxlen=FIRST_BLOCK)
+        self._dead_LE: BoolArray = np.zeros(shape, dtype=np.bool_)
+        self._bound_LE: FloatArray = np.zeros(shape)
+        self._since_LE: IntArray = np.full(shape, -1)
+
+    @property
+    def events(self) -> Events:
+        """Return the events so far."""
+        last = sorted((one for kind in self._last.values() for one in kind), key=_order)
+        return Events(dict(self._counts), tuple(last))
+
+    def add_labels(self, step: int, transient_L: BoolArray, conditions: Conditions) -> list[Event]:
+        """Take in the labels at a step and the conditions of the row before it; return what is new."""
+        self._by_block.append(conditions)
+        changed = np.flatnonzero(transient_L == self._settled_L).tolist()
+        found = [self._label_event(step, layer) for layer in changed]
+        self._settled_L = ~transient_L
+        self._label_since_L[changed] = step
+        return self._kept(found)
+
+    def add_unit(
+        self, next_step: int, share_LE: FloatArray, died_LE: BoolArray, conditions: Conditions
+    ) -> list[Event]:
+        """Take in a unit that ends before a step; return what is new.
+
+        ``share_LE``: mean load over an equal share, NaN in a layer without load. ``died_LE``: experts whose death is
+        known now. ``conditions``: of the unit's last row.
+        """
+        self._by_unit.append(conditions)
+        found = [
+            *self._recoveries(next_step, share_LE),
+            *self._collapses(next_step, share_LE),
+            *self._deaths(next_step, died_LE),
+        ]
+        self._share.append(share_LE)
+        return self._kept(found)
+
+    def _kept(self, found: list[Event]) -> list[Event]:
+        for event in found:
+            self._counts[event.kind] += 1
+            self._last[event.kind].append(event)
+        return found
+
+    def _label_event(self, step: int, layer: int) -> Event:
+        """Return that a layer settled, or moves again."""
+        name, since = f"layer {self._names_L[layer]}", int(self._label_since_L[layer])
+        if not self._settled_L[layer]:
+            words = f"{name}: settled at step {step:,}"
+            if since >= 0:
+                words = f"{name}: unsettled since step {since:,}, settled at step {step:,}"
+            return Event("settled", step, step, layer, None, since if since >= 0 else None, "", words)
+        cause = change(self._by_block[0], self._by_block[-1])
+        words = f"{name}: stable since step {since:,}, unsettled at step {step:,}"
+        return Event("unsettled", step, step, layer, None, since, cause, _with_cause(words, cause))
+
+    def _recoveries(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
+        """Yield the experts that are back at twice the bound that they fell below, and end their episodes."""
+        back_LE = (self._bound_LE > 0) & (share_LE >= RECOVERY * self._bound_LE)
+        step = next_step - self._unit_steps
+        for layer, expert in np.argwhere(back_LE).tolist():
+            since, share = int(self._since_LE[layer, expert]), share_LE[layer, expert]
+            down = "dead" if self._dead_LE[layer, expert] else "collapsed"
+            words = f"{self._name(layer, expert)}: {down} since step {since:,}, recovered at step {step:,} to {share:.2f}"
+            yield Event("recovered", step, next_step, layer, expert, since, "", f"{words} of an equal share")
+        self._dead_LE[back_LE] = False
+        self._bound_LE[back_LE] = 0.0
+
+    def _collapses(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
+        """Yield the experts that fell below a quarter of their load, and begin their episodes.
+
+        The fall may lie across the unit before this one, so that the load before it is that of the two units before
+        that one, the lesser of them: a single high unit makes no collapse.
+        """
+        if len(self._share) < FIRST_BLOCK:
+            return
+        before_LE = np.minimum(self._share[0], self._share[1])
+        fell_LE = (share_LE < COLLAPSE * before_LE) & (before_LE >= LEAST_LOAD) & (self._bound_LE == 0)
+        step, cause = next_step - self._unit_steps, change(self._by_unit[0], self._by_unit[-1])
+        for layer, expert in np.argwhere(fell_LE).tolist():
+            fall = f"{before_LE[layer, expert]:.2f} to {share_LE[layer, expert]:.2f} of an equal share"
+            words = _with_cause(f"{self._name(layer, expert)}: collapsed at step {step:,} from {fall}", cause)
+            yield Event("collapsed", step, next_step, layer, expert, None, cause, words)
+        self._bound_LE = np.where(fell_LE, COLLAPSE * before_LE, self._bound_LE)
+        self._since_LE[fell_LE] = step
+
+    def _deaths(self, next_step: int, died_LE: BoolArray) -> Iterator[Event]:
+        """Yield the experts that died, whether they had collapsed or fell slowly."""
+        step = next_step - DEAD_BLOCKS * self._unit_steps
+        died_LE = died_LE & ~self._dead_LE
+        for layer, expert in np.argwhere(died_LE).tolist():
+            words = f"{self._name(layer, expert)}: dead since step {step:,}, below {DEAD:g} of an equal share"
+            yield Event("dead", step, next_step, layer, expert, None, "", words)
+        self._since_LE = np.where(died_LE & (self._bound_LE == 0), step, self._since_LE)
+        self._bound_LE = np.where(died_LE, np.maximum(self._bound_LE, DEAD), self._bound_LE)
+        self._dead_LE |= died_LE
+
+    def _name(self, layer: int, expert: int) -> str:
+        return f"expert {self._names_L[layer]}.{expert}"
+
+
+def change(before: Conditions, after: Conditions) -> str:
+    """Return how learning rate and data changed, empty for no change that is known."""
+    parts = []
+    low, high = sorted((before.lr, after.lr))
+    if high > LR_CHANGE * low:
+        parts.append(f"learning rate {before.lr:.3g} -> {after.lr:.3g}")
+    if before.stage != after.stage:
+        parts.append("new data")
+    return ", ".join(parts)
+
+
+def event_sentences(events: Events, most: int) -> Iterator[str]:
+    """Yield how many events there were, and the last ones, the newest first; nothing without an event."""
+    if not events.total:
+        return
+    by_kind = ", ".join(f"{number:,} {kind}" for kind, number in events.counts.items() if number)
+    yield f"{counted(events.total, 'event')}: {by_kind}. The newest first:"
+    for event in events.last[: -most - 1 : -1]:
+        yield f"{event.words[0].upper()}{event.words[1:]}."
+
+
+def moments(events: Events) -> list[tuple[int, str]]:
+    """Return the steps at which something happened, in order, each with its words: several events of a kind as one."""
+    by_moment: dict[tuple[int, Kind], list[Event]] = {}
+    for event in events.last:
+        by_moment.setdefault((event.step, event.kind), []).append(event)
+    return [(step, _together(kind, alike)) for (step, kind), alike in sorted(by_moment.items())]
+
+
+def _together(kind: Kind, alike: Sequence[Event]) -> str:
+    """Return the words of one event, or of several of one kind and step."""
+    if len(alike) == 1:
+        return alike[0].words
+    number = counted(len(alike), "layer" if alike[0].expert is None else "expert")
+    return _with_cause(f"{number} {kind}", next((one.cause for one in alike if one.cause), ""))
+
+
+def _with_cause(words: str, cause: str) -> str:
+    return f"{words}: {cause}" if cause else words
+
+
+def _order(event: Event) -> tuple[int, int, int]:
+    """Return where an event comes among others: by its report, then by kind, layers and experts as they were found."""
+    return event.report_step, event.step, KINDS.index(event.kind)
