@@ -12,6 +12,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from moeload_bench.errors import printable
+from moeload_bench.inspection.events import event_sentences
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.overview import rank_lines
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
@@ -22,6 +23,8 @@ from moeload_bench.words import shown
 
 NAMED = 8
 """Experts that are named as the hottest or the coldest."""
+NEWEST = 20
+"""Events that are described."""
 LAYER_HEADS = ("layer", "state", "first settled", "drift", "now", "noise", "is", "dead", "fall")
 SHORT = {"noise alone": "noise", "above noise": "above", "cannot tell": "?", "no load": "-"}
 ABOUT_LAYERS = (
@@ -44,6 +47,8 @@ def details(found: Inspection, token_bytes: float | None = None) -> Iterator[Ren
     yield from rank_lines(found, token_bytes, most=len(found.ranks.size_K))
     yield Text("")
     yield from map(Text, expert_sentences(found))
+    yield Text("")
+    yield from map(Text, event_sentences(found.events, NEWEST))
 
 
 def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:

@@ -39,8 +39,8 @@ class Event(NamedTuple):
     """What happened at ``step`` and was known at ``report_step``, the first step not seen then.
 
     ``layer``: its place among the MoE layers. ``expert``: None for what a layer does. ``since``: the first step of what
-    ended, as 450 in "stable since step 450, unsettled at step 840"; None where nothing did. ``cause``: what changed
-    just before, as "learning rate 0.001 -> 0.03", empty for nothing known. ``words``: the event as a sentence.
+    ended, None where nothing did. ``cause``: what changed just before, empty for nothing known. ``words`` say it all
+    but the step: "layer 1 unsettled, stable since step 450: learning rate 0.001 -> 0.03".
     """
 
     kind: Kind
@@ -51,6 +51,11 @@ class Event(NamedTuple):
     since: int | None
     cause: str
     words: str
+
+    @property
+    def sentence(self) -> str:
+        """Return the step and the words."""
+        return f"Step {self.step:,}: {self.words}."
 
 
 class Events(NamedTuple):
@@ -107,11 +112,9 @@ class EventDetector:
         found = [self._label_event(step, layer) for layer in changed]
         self._settled_L = ~transient_L
         self._label_since_L[changed] = step
-        return self._kept(found)
+        return self._count(found)
 
-    def add_unit(
-        self, next_step: int, share_LE: FloatArray, died_LE: BoolArray, conditions: Conditions
-    ) -> list[Event]:
+    def add_unit(self, next_step: int, share_LE: FloatArray, died_LE: BoolArray, conditions: Conditions) -> list[Event]:
         """Take in a unit that ends before a step; return what is new.
 
         ``share_LE``: mean load over an equal share, NaN in a layer without load. ``died_LE``: experts whose death is
@@ -124,9 +127,9 @@ class EventDetector:
             *self._deaths(next_step, died_LE),
         ]
         self._share.append(share_LE)
-        return self._kept(found)
+        return self._count(found)
 
-    def _kept(self, found: list[Event]) -> list[Event]:
+    def _count(self, found: list[Event]) -> list[Event]:
         for event in found:
             self._counts[event.kind] += 1
             self._last[event.kind].append(event)
@@ -136,13 +139,13 @@ class EventDetector:
         """Return that a layer settled, or moves again."""
         name, since = f"layer {self._names_L[layer]}", int(self._label_since_L[layer])
         if not self._settled_L[layer]:
-            words = f"{name}: settled at step {step:,}"
-            if since >= 0:
-                words = f"{name}: unsettled since step {since:,}, settled at step {step:,}"
-            return Event("settled", step, step, layer, None, since if since >= 0 else None, "", words)
+            if since < 0:
+                return Event("settled", step, step, layer, None, None, "", f"{name} settled")
+            words = f"{name} settled again, unsettled since step {since:,}"
+            return Event("settled", step, step, layer, None, since, "", words)
         cause = change(self._by_block[0], self._by_block[-1])
-        words = f"{name}: stable since step {since:,}, unsettled at step {step:,}"
-        return Event("unsettled", step, step, layer, None, since, cause, _with_cause(words, cause))
+        words = _with_cause(f"{name} unsettled, stable since step {since:,}", cause)
+        return Event("unsettled", step, step, layer, None, since, cause, words)
 
     def _recoveries(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
         """Yield the experts that are back at twice the bound that they fell below, and end their episodes."""
@@ -150,9 +153,8 @@ class EventDetector:
         step = next_step - self._unit_steps
         for layer, expert in np.argwhere(back_LE).tolist():
             since, share = int(self._since_LE[layer, expert]), share_LE[layer, expert]
-            down = "dead" if self._dead_LE[layer, expert] else "collapsed"
-            words = f"{self._name(layer, expert)}: {down} since step {since:,}, recovered at step {step:,} to {share:.2f}"
-            yield Event("recovered", step, next_step, layer, expert, since, "", f"{words} of an equal share")
+            words = f"{self._name(layer, expert)} recovered to {share:.2f} of an equal share, down since step {since:,}"
+            yield Event("recovered", step, next_step, layer, expert, since, "", words)
         self._dead_LE[back_LE] = False
         self._bound_LE[back_LE] = 0.0
 
@@ -169,7 +171,7 @@ class EventDetector:
         step, cause = next_step - self._unit_steps, change(self._by_unit[0], self._by_unit[-1])
         for layer, expert in np.argwhere(fell_LE).tolist():
             fall = f"{before_LE[layer, expert]:.2f} to {share_LE[layer, expert]:.2f} of an equal share"
-            words = _with_cause(f"{self._name(layer, expert)}: collapsed at step {step:,} from {fall}", cause)
+            words = _with_cause(f"{self._name(layer, expert)} collapsed from {fall}", cause)
             yield Event("collapsed", step, next_step, layer, expert, None, cause, words)
         self._bound_LE = np.where(fell_LE, COLLAPSE * before_LE, self._bound_LE)
         self._since_LE[fell_LE] = step
@@ -179,7 +181,7 @@ class EventDetector:
         step = next_step - DEAD_BLOCKS * self._unit_steps
         died_LE = died_LE & ~self._dead_LE
         for layer, expert in np.argwhere(died_LE).tolist():
-            words = f"{self._name(layer, expert)}: dead since step {step:,}, below {DEAD:g} of an equal share"
+            words = f"{self._name(layer, expert)} dead, below {DEAD:g} of an equal share"
             yield Event("dead", step, next_step, layer, expert, None, "", words)
         self._since_LE = np.where(died_LE & (self._bound_LE == 0), step, self._since_LE)
         self._bound_LE = np.where(died_LE, np.maximum(self._bound_LE, DEAD), self._bound_LE)
@@ -207,23 +209,26 @@ def event_sentences(events: Events, most: int) -> Iterator[str]:
     by_kind = ", ".join(f"{number:,} {kind}" for kind, number in events.counts.items() if number)
     yield f"{counted(events.total, 'event')}: {by_kind}. The newest first:"
     for event in events.last[: -most - 1 : -1]:
-        yield f"{event.words[0].upper()}{event.words[1:]}."
+        yield event.sentence
 
 
-def moments(events: Events) -> list[tuple[int, str]]:
-    """Return the steps at which something happened, in order, each with its words: several events of a kind as one."""
-    by_moment: dict[tuple[int, Kind], list[Event]] = {}
-    for event in events.last:
-        by_moment.setdefault((event.step, event.kind), []).append(event)
-    return [(step, _together(kind, alike)) for (step, kind), alike in sorted(by_moment.items())]
+def moments(events: Events, within: int) -> list[tuple[int, str]]:
+    """Return when something happened, in order, each with its words: events of a kind within so many steps as one."""
+    groups: list[list[Event]] = []
+    for event in sorted(events.last, key=lambda one: (KINDS.index(one.kind), one.step)):
+        if not groups or groups[-1][0].kind != event.kind or event.step - groups[-1][0].step >= within:
+            groups.append([])
+        groups[-1].append(event)
+    return sorted((alike[0].step, _together(alike)) for alike in groups)
 
 
-def _together(kind: Kind, alike: Sequence[Event]) -> str:
-    """Return the words of one event, or of several of one kind and step."""
+def _together(alike: Sequence[Event]) -> str:
+    """Return the words of one event, or of several of a kind."""
     if len(alike) == 1:
         return alike[0].words
-    number = counted(len(alike), "layer" if alike[0].expert is None else "expert")
-    return _with_cause(f"{number} {kind}", next((one.cause for one in alike if one.cause), ""))
+    number = len({(one.layer, one.expert) for one in alike})
+    who = counted(number, "layer" if alike[0].expert is None else "expert")
+    return _with_cause(f"{who} {alike[0].kind}", next((one.cause for one in alike if one.cause), ""))
 
 
 def _with_cause(words: str, cause: str) -> str:

@@ -30,8 +30,8 @@ from moeload_bench.inspection.balance import (
     row_differences,
     sampling_alone,
 )
-from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, Events
+from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
 from moeload_bench.inspection.experts import rows_per_block
 from moeload_bench.inspection.starving import SEEN, Deaths, Starving
 from moeload_bench.inspection.timeline import Bins, Timeline

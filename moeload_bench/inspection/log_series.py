@@ -14,6 +14,7 @@ SERIES: Mapping[str, str] = {
     "mean_violation": "the same, mean over layers",
     "dead": "experts in all layers with less than a tenth of an equal share",
     "drift": "fraction of tokens that moves between neighbouring windows, mean over layers",
+    "events": "events so far: layers that settled or moved again, experts that collapsed, died or recovered",
 }
 
 
@@ -21,9 +22,14 @@ def series_of(found: Inspection) -> dict[str, float]:
     """Return `moe/NAME` of each of `SERIES`; what is not known is left out."""
     violation_L = found.busiest_L - 1
     known_L = violation_L[np.isfinite(violation_L)]
-    values = {"dead": float(found.dead_LE.sum())} if known_L.size else {}
+    values: dict[str, float] = {}
     if known_L.size:
-        values |= {"max_violation": float(known_L.max()), "mean_violation": float(known_L.mean())}
+        values = {
+            "max_violation": float(known_L.max()),
+            "mean_violation": float(known_L.mean()),
+            "dead": float(found.dead_LE.sum()),
+            "events": float(found.events.total),
+        }
     if found.states is not None and np.isfinite(found.states.drift_L).any():
         values["drift"] = float(np.nanmean(found.states.drift_L))
     return {f"{PREFIX}/{name}": values[name] for name in SERIES if name in values}
@@ -38,6 +44,7 @@ def console_line(values: Mapping[str, float], step: int) -> str:
             ("mean_violation", "{:.2f} on average"),
             ("dead", "{:,.0f} experts dead"),
             ("drift", "drift {:.1%} of tokens"),
+            ("events", "{:,.0f} events"),
         )
         if f"{PREFIX}/{name}" in values
     ]

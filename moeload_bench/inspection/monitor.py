@@ -19,10 +19,11 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.inspection.advice import Advice
+from moeload_bench.inspection.events import Event
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.log_series import console_line, series_of
 from moeload_bench.inspection.planning import Planner, Settings
-from moeload_bench.inspection.sinks import Log, Sink
+from moeload_bench.inspection.sinks import Log, event_worker, sink
 from moeload_bench.inspection.snapshot import Snapshot, Watch
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
@@ -40,8 +41,9 @@ class LoadMonitor:
     """Facts of a run that is training and, if asked for, advice; nothing in it stops the training.
 
     ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of `log_series` go
-    (`inspection.sinks`). ``on_advice``: called with each `Advice` to re-plan; unless it returns False (or raises)
-    the plan counts as carried out. ``advice_file``: the newest plan to have, in a format of
+    (`inspection.sinks`). ``on_event``: called with each `Event` (`inspection.events`) in a thread of its own; if it
+    raises or is too slow, a warning at the end says so. ``on_advice``: called with each `Advice` to re-plan; unless it
+    returns False (or raises) the plan counts as carried out. ``advice_file``: the newest plan to have, in a format of
     `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one). Nothing is planned unless one
     of these two is given or the settings state a cluster. Without ``on_advice`` nothing counts as carried out until
     `carried_out` says so, unless ``settings.follow``.
@@ -55,6 +57,7 @@ class LoadMonitor:
         settings: Settings | None = None,
         *,
         sinks: Sequence[Any] = (),
+        on_event: Callable[[Event], object] | None = None,
         on_advice: Callable[[Advice], object] | None = None,
         advice_file: str | Path | None = None,
         advice_format: str = "json",
@@ -71,7 +74,10 @@ class LoadMonitor:
         if advice_file is not None:
             check_format(advice_format)
         self._given = tuple(sinks)
-        self._sinks = [Sink(given) for given in sinks]
+        self._sinks = [sink(given) for given in sinks]
+        self._on_event = () if on_event is None else (on_event,)
+        self._event_workers = list(map(event_worker, self._on_event))
+        self._recalls = False
         self._direct: list[Log] = []
         self._given_up: list[Log] = []
         self._ended = False
@@ -105,12 +111,15 @@ class LoadMonitor:
         No plan counts as carried out then, unless ``settings.follow``: nobody knows which ones were. `carried_out` says
         which one is in force.
         """
+        self._recalls = True
         try:
             self._forget()
             for row in rows:
                 self._see(row, meta)
         except Exception as error:
             self._stop(error)
+        finally:
+            self._recalls = False
 
     def carried_out(self, advice: Advice | IntArray) -> None:
         """Say that a plan is in force from the next step on: that of an advice, or the expert in each slot
@@ -161,9 +170,9 @@ class LoadMonitor:
     def close(self) -> None:
         """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
         self._ended = True
-        for sink in self._sinks:
-            sink.close()
-        self._sinks = []
+        for worker in [*self._sinks, *self._event_workers]:
+            worker.close()
+        self._sinks, self._event_workers = [], []
 
     def _next_training(self, row: Row) -> None:
         """Take the first step after `close`: another training begins, or the last one goes on where the step follows.
@@ -183,13 +192,14 @@ class LoadMonitor:
         self._open()
 
     def _open(self) -> None:
-        """Open the sinks again where they were closed; one that cannot be is left out with a warning."""
+        """Open what was closed; a sink that cannot be opened again is left out with a warning."""
         if not self._ended:
             return
         self._ended = False
+        self._event_workers = list(map(event_worker, self._on_event))
         for given in self._given:
             try:
-                self._sinks.append(Sink(given))
+                self._sinks.append(sink(given))
             except Exception as error:  # a folder that is gone, say
                 _warn(f"the sink {given} cannot be opened again: {type(error).__name__}: {error}")
 
@@ -199,8 +209,8 @@ class LoadMonitor:
             return
         self._act_on(snapshot)
         values = series_of(snapshot.inspection)
-        for sink in self._sinks:
-            sink.put(values, snapshot.step)
+        for worker in self._sinks:
+            worker.put(values, snapshot.step)
         for log in logs:
             if log not in self._given_up:
                 self._log(log, values, snapshot.step)
@@ -216,10 +226,16 @@ class LoadMonitor:
     def _begin(self, row: Row, meta: TraceMeta) -> Watch:
         tokens = int(row["tokens"].max())
         try:
-            return Watch(meta, self.settings, tokens, advise=self._advise)
+            return Watch(meta, self.settings, tokens, advise=self._advise, on_event=self._hand_over)
         except PlacementError as error:
             _warn(f"no advice: {error}")
-            return Watch(meta, self.settings, tokens, advise=False)
+            return Watch(meta, self.settings, tokens, advise=False, on_event=self._hand_over)
+
+    def _hand_over(self, event: Event) -> None:
+        """Hand an event to `on_event`, unless it happened before the run was resumed."""
+        if not self._recalls:
+            for worker in self._event_workers:
+                worker.put(event)
 
     def _act_on(self, snapshot: Snapshot) -> None:
         advice, decision = snapshot.advice, snapshot.decision

@@ -21,6 +21,7 @@ from moeload_bench.files import write_whole
 from moeload_bench.inspection.capacity import Capacity, capacity_sentences, capacity_tables
 from moeload_bench.inspection.details import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, layer_rows
 from moeload_bench.inspection.drawing import Curve, curve, data_uri, excess_png, excess_ramp
+from moeload_bench.inspection.events import moments
 from moeload_bench.inspection.facts import Inspection, inspect_trace
 from moeload_bench.inspection.overview import floor_of
 from moeload_bench.inspection.verdict import against_noise, ends, rank_sentence, verdict
@@ -38,6 +39,8 @@ LEAST_SCALE = 4
 """The strongest colour stands for so many times noise alone, or for the next power of 2 that is reached."""
 MOST_LABELS = 13
 """Layers that are named beside the map, the first and the last among them."""
+MOST_PLACES, MOST_MARKED = 50, 12
+"""Places on the time axis where events differ, and marks of events, the last ones."""
 CURVES = {"loss": "loss", "lr": "lr"}
 """Columns that are drawn below the map."""
 
@@ -182,6 +185,7 @@ def marks(found: Inspection) -> Iterator[Mark]:
     """Yield what happened, in order of time: planned stages of data, and events."""
     span = max(1, found.step - found.first_step)
     happened = [(step, "a planned stage of data begins") for step in found.switch_steps]
+    happened += moments(found.events, within=span // MOST_PLACES)[-MOST_MARKED:]
     for step, text in sorted(happened):
         yield Mark(100 * (step - found.first_step) / span, step, text)
 

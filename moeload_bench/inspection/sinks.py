@@ -1,4 +1,4 @@
-"""Where a monitor's numbers go. A sink that raises or blocks never stops training: it works in a thread of its own.
+"""Where a monitor's numbers and events go. What raises or blocks never stops training: a thread of its own calls it.
 
 A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_scalar`), a module or run with
 `log(dict, step=...)` (trackio, wandb), or any function `log(dict, step)`.
@@ -17,12 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from moeload_bench.errors import RecordingError, printable
+from moeload_bench.inspection.events import Event
 from moeload_bench.recording.writer import RecordingWarning
 
 Log = Callable[[dict[str, float], int], Any]
 
 WAITING = 64
 """Snapshots that wait for a sink at most; when it is slower, newer ones are dropped."""
+EVENTS_WAITING = 1024
+"""Events that wait for `on_event` at most: many experts may die at the same step."""
 FAILURES = 3
 """Errors in a row after which a sink is given up."""
 CLOSE_S = 5.0
@@ -52,29 +55,36 @@ def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
     )
 
 
-class Sink:
-    """One sink in its own thread. ``dropped``: snapshots that did not reach it; ``failed``: why it was given up."""
+class Worker:
+    """A function called in a thread of its own; it may raise or block.
 
-    def __init__(self, given: Any) -> None:
-        name, self._log, self._close = as_log(given)
-        self.name = printable(str(name))
+    ``name``: what a warning calls it, and ``things``: what it takes. ``waiting``: calls that wait for it at most.
+    ``dropped``: calls that did not reach it; ``failed``: why it was given up.
+    """
+
+    def __init__(
+        self, name: str, things: str, call: Callable[..., Any], close: Callable[[], Any] = lambda: None,
+        waiting: int = WAITING,
+    ) -> None:  # fmt: skip
+        self.name, self._things = printable(name), things
+        self._call, self._close = call, close
         self.dropped = 0
         self.failed: str | None = None
         self._in_a_row = 0
-        self._queue: queue.Queue[tuple[dict[str, float], int] | None] = queue.Queue(WAITING)
+        self._queue: queue.Queue[tuple[Any, ...] | None] = queue.Queue(waiting)
         self._thread: threading.Thread | None = None
 
-    def put(self, values: dict[str, float], step: int) -> None:
+    def put(self, *arguments: Any) -> None:
         """Hand over and return at once; never raises."""
         if self.failed is not None:
             self.dropped += 1
             return
         if self._thread is None:  # now, in the training's context: loggers keep their run in a context variable
             run = contextvars.copy_context().run
-            self._thread = threading.Thread(target=run, args=(self._work,), name=f"sink {self.name}", daemon=True)
+            self._thread = threading.Thread(target=run, args=(self._work,), name=self.name, daemon=True)
             self._thread.start()
         try:
-            self._queue.put_nowait((values, step))
+            self._queue.put_nowait(arguments)
         except queue.Full:
             self.dropped += 1
 
@@ -93,17 +103,17 @@ class Sink:
         elif self._thread.is_alive():
             self._warn(f"did not take all in {CLOSE_S:g} s: it blocks")
         elif self.dropped:
-            self._warn(f"lost {self.dropped} snapshots: it failed or was too slow")
+            self._warn(f"lost {self.dropped} {self._things}: it failed or was too slow")
 
     def _warn(self, what: str) -> None:
-        warnings.warn(f"sink {self.name} {what}", RecordingWarning, stacklevel=3)
+        warnings.warn(f"{self.name} {what}", RecordingWarning, stacklevel=3)
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             if self.failed is not None:
                 self.dropped += 1
                 continue
-            self._guarded(lambda item=item: self._log(*item))  # type: ignore[misc]
+            self._guarded(lambda item=item: self._call(*item))  # type: ignore[misc]
         if self.failed is None:
             self._guarded(self._close)
 
@@ -116,6 +126,17 @@ class Sink:
             self.dropped += 1
             if self._in_a_row >= FAILURES:
                 self.failed = printable(f"{type(error).__name__}: {error}")
+
+
+def sink(given: Any) -> Worker:
+    """Return the worker of a sink; raise `RecordingError` for what is none of the things a sink can be."""
+    name, log, close = as_log(given)
+    return Worker(f"sink {name}", "snapshots", log, close)
+
+
+def event_worker(on_event: Callable[[Event], object]) -> Worker:
+    """Return the worker that calls a function with each event."""
+    return Worker("on_event", "events", on_event, waiting=EVENTS_WAITING)
 
 
 class _JsonLines:

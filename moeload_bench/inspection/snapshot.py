@@ -6,11 +6,12 @@ training in progress or out of a finished trace (`replay`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from moeload_bench.inspection.advice import Advice
 from moeload_bench.inspection.decision import Decision
+from moeload_bench.inspection.events import Event
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.planning import Planner, Settings
 from moeload_bench.recording.writer import Row, rows_of
@@ -31,13 +32,18 @@ class Snapshot:
 
 
 class Watch:
-    """Facts of a run and, if ``advise``, its plans. ``batch_tokens``: tokens of the first row.
+    """Facts of a run and, if ``advise``, its plans.
+
+    ``batch_tokens``: tokens of the first row. ``on_event``: called with each event.
 
     Raises what `Planner` raises, and `TraceError` for a stride that the state rule does not fit.
     """
 
-    def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool) -> None:
-        self.inspector = Inspector(meta, settings.rule)
+    def __init__(
+        self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:  # fmt: skip
+        self.inspector = Inspector(meta, settings.rule, on_event)
         self.planner = Planner(meta, settings, batch_tokens) if advise else None
         self._look_rows = settings.every_at(meta.stride) // meta.stride
         self._rows = 0

@@ -5,7 +5,7 @@ Axis letters: L MoE layers, K expert-parallel sizes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +29,8 @@ DROPPED = 0.01
 """Fraction of a layer's routed tokens from which on dropping is urgent."""
 MANY_DEAD = 0.05
 """Part of all experts: more dead ones than that are urgent."""
+LATELY = 1000
+"""Steps in which a collapse of an expert is urgent."""
 MOST_TO_DO = 3
 MOST_NAMES = 4
 
@@ -185,8 +187,9 @@ def _urgent(found: Inspection) -> Iterator[str]:
         again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~found.silent_L
         if again_L.any():
             since = int(states.since_L[again_L].min())
-            moving = _layers(found, again_L)
-            yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}."
+            moving, cause = _layers(found, again_L), _cause(found, since)
+            yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}{cause}."
+    yield from _collapsed(found)
     if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
         worst = int(np.nan_to_num(found.dropped_L).argmax())
         yield (
@@ -201,18 +204,41 @@ def _urgent(found: Inspection) -> Iterator[str]:
         )
 
 
+def _cause(found: Inspection, step: int) -> str:
+    """Return since when a layer that moves again had been stable, and what changed before it moved."""
+    for event in found.events.last:
+        if event.kind == "unsettled" and event.step == step:
+            return f" (stable since {event.since:,}{f'; {event.cause}' if event.cause else ''})"
+    return ""
+
+
+def _collapsed(found: Inspection) -> Iterator[str]:
+    """Yield which experts collapsed lately, all those of the last moment together."""
+    lately = [one for one in found.events.collapses() if one.step >= found.step - LATELY]
+    last = [one for one in lately if one.step == lately[-1].step]
+    if len(last) == 1:
+        yield f"Look at what changed about step {last[0].step:,}: {last[0].words}."
+    elif last:
+        cause = f" ({last[0].cause})" if last[0].cause else ""
+        yield (
+            f"Look at what changed about step {last[0].step:,}{cause}: {len(last)} experts fell below a quarter of "
+            f"their load, {_expert_names(found, [(one.layer, one.expert) for one in last])}."
+        )
+
+
 def _worth_doing(found: Inspection) -> Iterator[str]:
     """Yield what is worth doing, the most useful first."""
     kinds = balance_of(found)
     excess_L = found.busiest_L / found.high_L
-    dead = int(found.dead_LE.sum())
-    if mean_known(excess_L) > FAR_ABOVE and dead <= MANY_DEAD * found.dead_LE.size:
+    dead, falling = (np.argwhere(which_LE).tolist() for which_LE in (found.dead_LE, found.dying_LE))
+    many_dead = len(dead) > MANY_DEAD * found.dead_LE.size
+    if mean_known(excess_L) > FAR_ABOVE and not many_dead:
         stronger, times = _stronger(found), mean_known(excess_L)
         yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
-    if 0 < dead <= MANY_DEAD * found.dead_LE.size:
-        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, found.dead_LE)}."
-    if found.dying_LE.any():
-        names = _expert_names(found, found.dying_LE)
+    if dead and not many_dead:
+        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, dead)}."
+    if falling:
+        names = _expert_names(found, falling)
         yield f"Watch the falling: {names} fell below a fifth of an equal share and have not recovered."
     if "cannot tell" in kinds and not found.has_half:
         yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
@@ -230,9 +256,8 @@ def _stronger(found: Inspection) -> str:
     }.get(method, "make balancing stronger")
 
 
-def _expert_names(found: Inspection, which_LE: BoolArray) -> str:
-    """Return `expert 3 of layer 1`, or the first of several as `layer.expert`."""
-    pairs = np.argwhere(which_LE).tolist()
+def _expert_names(found: Inspection, pairs: Sequence[Sequence[int | None]]) -> str:
+    """Return `layer.expert 1.3, 1.4 and 2 more` from layers and experts."""
     names = [f"{found.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
     more = f" and {len(pairs) - len(names):,} more" if len(pairs) > len(names) else ""
     return f"layer.expert {', '.join(names)}{more}"
