@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from moeload_bench.inspection.advice import Advice, AdviceRule
     from moeload_bench.inspection.cluster import Cluster
+    from moeload_bench.inspection.events import Event
     from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.inspection.planning import Settings
     from moeload_bench.inspection.snapshot import Snapshot, replay
 
-__all__ = ["Advice", "AdviceRule", "Cluster", "LoadMonitor", "Settings", "Snapshot", "replay"]
+__all__ = ["Advice", "AdviceRule", "Cluster", "Event", "LoadMonitor", "Settings", "Snapshot", "replay"]
 
 _HOME = {
     "Advice": "advice",
     "AdviceRule": "advice",
     "Cluster": "cluster",
+    "Event": "events",
     "LoadMonitor": "monitor",
     "Settings": "planning",
     "Snapshot": "snapshot",

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
-    """Four series for the whole run; what is not known is left out."""
+    """Five series for the whole run; what is not known is left out."""
     path = tmp_path / "logs/moe.jsonl"
     monitor = LoadMonitor(OFTEN, sinks=[path])
     loop(monitor, None)
