@@ -23,7 +23,7 @@ from moeload_bench.inspection.events import Event
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.log_series import console_line, series_of
 from moeload_bench.inspection.planning import Planner, Settings
-from moeload_bench.inspection.sinks import Log, event_worker, sink
+from moeload_bench.inspection.sinks import Log, event_caller, sink
 from moeload_bench.inspection.snapshot import Snapshot, Watch
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
@@ -76,7 +76,7 @@ class LoadMonitor:
         self._given = tuple(sinks)
         self._sinks = [sink(given) for given in sinks]
         self._on_event = () if on_event is None else (on_event,)
-        self._event_workers = list(map(event_worker, self._on_event))
+        self._event_callers = list(map(event_caller, self._on_event))
         self._recalls = False
         self._direct: list[Log] = []
         self._given_up: list[Log] = []
@@ -170,9 +170,9 @@ class LoadMonitor:
     def close(self) -> None:
         """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
         self._ended = True
-        for worker in [*self._sinks, *self._event_workers]:
-            worker.close()
-        self._sinks, self._event_workers = [], []
+        for caller in [*self._sinks, *self._event_callers]:
+            caller.close()
+        self._sinks, self._event_callers = [], []
 
     def _next_training(self, row: Row) -> None:
         """Take the first step after `close`: another training begins, or the last one goes on where the step follows.
@@ -196,7 +196,7 @@ class LoadMonitor:
         if not self._ended:
             return
         self._ended = False
-        self._event_workers = list(map(event_worker, self._on_event))
+        self._event_callers = list(map(event_caller, self._on_event))
         for given in self._given:
             try:
                 self._sinks.append(sink(given))
@@ -209,8 +209,8 @@ class LoadMonitor:
             return
         self._act_on(snapshot)
         values = series_of(snapshot.inspection)
-        for worker in self._sinks:
-            worker.put(values, snapshot.step)
+        for caller in self._sinks:
+            caller.put(values, snapshot.step)
         for log in logs:
             if log not in self._given_up:
                 self._log(log, values, snapshot.step)
@@ -234,8 +234,8 @@ class LoadMonitor:
     def _hand_over(self, event: Event) -> None:
         """Hand an event to `on_event`, unless it happened before the run was resumed."""
         if not self._recalls:
-            for worker in self._event_workers:
-                worker.put(event)
+            for caller in self._event_callers:
+                caller.put(event)
 
     def _act_on(self, snapshot: Snapshot) -> None:
         advice, decision = snapshot.advice, snapshot.decision

@@ -55,7 +55,7 @@ def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
     )
 
 
-class Worker:
+class Caller:
     """A function called in a thread of its own; it may raise or block.
 
     ``name``: what a warning calls it, and ``things``: what it takes. ``waiting``: calls that wait for it at most.
@@ -128,15 +128,15 @@ class Worker:
                 self.failed = printable(f"{type(error).__name__}: {error}")
 
 
-def sink(given: Any) -> Worker:
-    """Return the worker of a sink; raise `RecordingError` for what is none of the things a sink can be."""
+def sink(given: Any) -> Caller:
+    """Return the caller of a sink; raise `RecordingError` for what is none of the things a sink can be."""
     name, log, close = as_log(given)
-    return Worker(f"sink {name}", "snapshots", log, close)
+    return Caller(f"sink {name}", "snapshots", log, close)
 
 
-def event_worker(on_event: Callable[[Event], object]) -> Worker:
-    """Return the worker that calls a function with each event."""
-    return Worker("on_event", "events", on_event, waiting=EVENTS_WAITING)
+def event_caller(on_event: Callable[[Event], object]) -> Caller:
+    """Return the caller that calls a function with each event."""
+    return Caller("on_event", "events", on_event, waiting=EVENTS_WAITING)
 
 
 class _JsonLines:

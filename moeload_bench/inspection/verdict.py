@@ -230,7 +230,7 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
     """Yield what is worth doing, the most useful first."""
     kinds = balance_of(found)
     excess_L = found.busiest_L / found.high_L
-    dead, falling = (np.argwhere(which_LE).tolist() for which_LE in (found.dead_LE, found.dying_LE))
+    dead, falling = _pairs(found.dead_LE), _pairs(found.dying_LE)
     many_dead = len(dead) > MANY_DEAD * found.dead_LE.size
     if mean_known(excess_L) > FAR_ABOVE and not many_dead:
         stronger, times = _stronger(found), mean_known(excess_L)
@@ -256,7 +256,12 @@ def _stronger(found: Inspection) -> str:
     }.get(method, "make balancing stronger")
 
 
-def _expert_names(found: Inspection, pairs: Sequence[Sequence[int | None]]) -> str:
+def _pairs(which_LE: BoolArray) -> list[tuple[int, int]]:
+    """Return layer and expert of each that is marked."""
+    return [(layer, expert) for layer, expert in np.argwhere(which_LE).tolist()]
+
+
+def _expert_names(found: Inspection, pairs: Sequence[tuple[int, int | None]]) -> str:
     """Return `layer.expert 1.3, 1.4 and 2 more` from layers and experts."""
     names = [f"{found.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
     more = f" and {len(pairs) - len(names):,} more" if len(pairs) > len(names) else ""
