@@ -210,7 +210,7 @@ def test_a_public_name_is_never_shadowed_by_a_module() -> None:
     assert modules & set(moeload_bench.__all__) == set()
 
 
-GENERATED = {"sampling-floor-note.md", "state-constants.md"}
+GENERATED = {"sampling-floor-note.md"}
 
 
 def test_each_page_begins_with_what_it_answers() -> None:

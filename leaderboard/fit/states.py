@@ -48,7 +48,7 @@ from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace, shares
 
 RULE = ROOT / "moeload_bench" / "states" / "rule.py"
-PAGE = ROOT / "docs" / "methods" / "state-constants.md"
+PAGE = ROOT / "leaderboard" / "fit" / "states-table.md"
 WITHIN = 300
 """Training steps after a shift in which a return to transient counts as its detection: three windows."""
 

@@ -17,7 +17,7 @@ DOCS: Mapping[str, str] = {
     "methods/placement": "methods/placement.html",
     "methods/isolation": "methods/isolation.html",
     "guide/forecasters": "methods/forecasters.html",
-    "reports/regimes": "methods/regimes.html",
+    "reports/studies": "methods/studies.html",
 }
 """docs/NAME.md to its page."""
 _PAGES = {name.rpartition("/")[2]: page for name, page in DOCS.items()}

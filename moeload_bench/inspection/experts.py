@@ -76,7 +76,7 @@ class AlarmCounts(NamedTuple):
 
 @functools.cache
 def measured() -> AlarmCounts:
-    """Return how the alarm did on recorded runs on which it was not chosen (docs/reports/capacity.md)."""
+    """Return how the alarm did on recorded runs on which it was not chosen (docs/reports/studies.md)."""
     return AlarmCounts(**json.loads(MEASURED.read_text()))
 
 

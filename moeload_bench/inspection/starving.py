@@ -130,9 +130,9 @@ def alarm_errors() -> str:
     """Return how often the alarm is right, as measured on recorded runs on which it was not chosen."""
     known = measured()
     return (
-        f"Such warnings came 100 steps or more before {100 * (known.recall or 0):.0f} % of {known.deaths} deaths, and "
-        f"{100 * (known.precision or 0):.0f} % of them were right, on recorded runs "
-        f"({page('docs/reports/capacity.md')})."
+        f"On recorded runs alarms came at least 100 steps before {100 * (known.recall or 0):.0f} % of {known.deaths} "
+        f"deaths of experts; a death followed {100 * (known.precision or 0):.0f} % of the alarms "
+        f"({page('docs/reports/studies.md')})."
     )
 
 

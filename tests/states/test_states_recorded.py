@@ -126,8 +126,8 @@ def test_a_trace_that_cannot_be_labelled_is_described_without_states():
 
 
 def test_the_constants_are_those_that_the_script_chose():
-    """The row in bold of docs/methods/state-constants.md is the rule in the package."""
-    chosen = re.search(r"^\| \*\*.*$", (ROOT / "docs" / "methods" / "state-constants.md").read_text(), re.MULTILINE)
+    """The row in bold of leaderboard/fit/states-table.md is the rule in the package."""
+    chosen = re.search(r"^\| \*\*.*$", (ROOT / "leaderboard" / "fit" / "states-table.md").read_text(), re.MULTILINE)
     margin, low, high = (float(value.strip(" *")) for value in chosen.group().split("|")[1:4])
     rule = StateRule()
     assert (margin, low, high) == (rule.margin, rule.low, rule.high)
