@@ -39,7 +39,9 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
         rows = board.rows(state)
         yield ""
         yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-        yield draw_table(_table(board, plans, rows, width), most_name=MOST_NAME)
+        table = _table(board, plans, rows, width)
+        yield draw_table(table, most_name=MOST_NAME)
+        yield from _absent(board, rows, table.heads)
     yield ""
     yield from _legend(board, plans)
 
@@ -67,14 +69,17 @@ def _table(board: Board, plans: Board | None, rows: Sequence[Row], width: int) -
     lines = [(name, *(_short(row.value_K[k]) for k in shown), *more)
              for name, row, more in zip(names, rows, cells, strict=True)]  # fmt: skip
     if floor_K := board.floor(state, "floor_batch"):
-        lines.append((FLOOR, *(_short(floor_K[k]) for k in shown)))
+        lines.append((FLOOR, *(_short(floor_K[k], least=0.001) for k in shown)))
     return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
 def _horizons(board: Board, rows: Sequence[Row], room: int) -> list[int]:
-    """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others."""
-    K = len(board.horizons)
-    order = list(dict.fromkeys([_middle(board), K - 1, 0, *range(K)]))
+    """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others.
+
+    Horizons without a value are left out.
+    """
+    valued = [k for k in range(len(board.horizons)) if not all(math.isnan(row.value_K[k]) for row in rows)]
+    order = [k for k in dict.fromkeys([_middle(board), *valued[-1:], *valued]) if k in valued]
     shown: list[int] = []
     for k in order:
         cells = [_short(row.value_K[k]) for row in rows]
@@ -85,17 +90,26 @@ def _horizons(board: Board, rows: Sequence[Row], room: int) -> list[int]:
     return sorted(shown)
 
 
+def _absent(board: Board, rows: Sequence[Row], heads: Sequence[str]) -> Iterator[str]:
+    """Yield which horizons the table has no column of, and why."""
+    hidden = [k for k, h in enumerate(board.horizons) if f"h={h:,}" not in heads]
+    empty = [k for k in hidden if all(math.isnan(row.value_K[k]) for row in rows)]
+    for why, among in (("no room", [k for k in hidden if k not in empty]), ("no values", empty)):
+        if among:
+            yield f"Not shown, {why}: h={', '.join(f'{board.horizons[k]:,}' for k in among)}."
+
+
 def _middle(board: Board) -> int:
     return min(range(len(board.horizons)), key=lambda k: abs(board.horizons[k] - MIDDLE))
 
 
-def _short(value: float) -> str:
-    """Format with three decimals, more where they would show 0."""
+def _short(value: float, least: float = 0.01) -> str:
+    """Format with three decimals, more below ``least``."""
     if math.isnan(value):
         return DASH
-    return (
-        f"{value:.3f}" if abs(value) >= 0.01 or value == 0 else f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
-    )
+    if abs(value) >= least or value == 0:
+        return f"{value:.3f}"
+    return f"{value:.2g}" if abs(value) < 1e-4 else f"{value:.4f}"
 
 
 def _milliseconds(ms: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 
 import numpy as np
@@ -171,6 +172,18 @@ def test_the_direction_of_a_metric_is_in_the_short_table(scored: Results) -> Non
         for table in brief_tables(scored, "hot_recall", 80):
             console.print(table)
     assert "training steps ahead; more is better" in shown.get()
+
+
+@pytest.mark.parametrize(("width", "room"), [(36, "Not shown, no room: h=1."), (120, None)])
+def test_a_horizon_without_values_gives_way_and_is_named(width: int, room: str | None) -> None:
+    """The last horizon has no origin: no column of dashes, and what has no column stands below the table."""
+    shares = [[0.1, 0.2, math.nan]] * 4
+    results = made_results({"sw_avg": shares, "mine": shares}, states=STATES, horizons=(1, 100, 2000))
+    parts = list(brief_tables(results, "window_tv", width))
+    heads = [str(column.header) for part in parts if not isinstance(part, str) for column in part.columns]
+    assert "h=2,000" not in heads
+    said = [part for part in parts if isinstance(part, str) and part.startswith("Not shown")]
+    assert set(said) == {"Not shown, no values: h=2,000.", *([room] if room else [])}
 
 
 def test_failures_that_differ_in_numbers_are_one_line(scored: Results) -> None:
