@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LINE_EVERY_STEPS = 100
 SHARD_STEPS = 250
+FUTURES = 4
 
 
 def record(
@@ -57,6 +58,17 @@ def record(
         str | None,
         typer.Option(help="A dataset repository ORG/NAME on the Hugging Face Hub: shards go there while it records."),
     ] = None,
+    fork: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="STEP",
+            help="Record several futures from this step on, each with the text in another order; --steps is then the "
+            "number of steps of each. Their split is SPLIT_seedS_forkSTEP.",
+            show_default=False,
+        ),
+    ] = None,
+    futures: Annotated[int, typer.Option(min=1, help="With --fork: how many futures.")] = FUTURES,
 ) -> None:
     """Train a recipe and record the load of every expert in every step.
 
@@ -69,6 +81,10 @@ def record(
     \b
     torchrun --nproc-per-node 2 -m moeload_bench record qwen3moe-tiny-8e
       two processes share each step
+
+    \b
+    moeload-bench record qwen3moe-tiny-8e --fork 1000 --futures 4 --steps 500
+      four futures of one past
 
     Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
     --shard-steps steps. On one machine a resumed recording equals an uninterrupted one in every count.
@@ -83,6 +99,11 @@ def record(
         from moeload_bench.generator.training import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
+    if fork is not None:
+        if fresh or shard or push is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise RecordingError("--fork is for one process, and not for --fresh, --shard or --push")
+        _record_futures(recipe, Job(loaded, seed, split, loaded.steps, out, shard_steps), fork, steps, futures)
+        return
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
     with torchrun_ranks() as ranks:
         train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
@@ -120,6 +141,19 @@ def _cut_short(folder: Path) -> Path:
     return finish_parts(parts, complete=False)
 
 
+def _record_futures(recipe: str, job: Job, fork: int, steps: int | None, futures: int) -> None:
+    """Record ``futures`` of a run from step ``fork`` on, and print their files."""
+    from moeload_bench.generator.futures import Fork, record_futures
+
+    planned = Fork(job, fork, steps or job.recipe.steps - fork)
+    words = ["--fork", str(fork), "--futures", str(futures)] + ([] if steps is None else ["--steps", str(steps)])
+    total = fork + futures * planned.steps
+    with _advising(_going_on(recipe, job, None, words)) as stop, step_progress(total) as (progress, tell):
+        paths = record_futures(planned, futures, progress=progress, stop=stop, say=tell)
+    for path in paths:
+        say(str(path))
+
+
 @contextmanager
 def _advising(go_on: str) -> Iterator[Stop]:
     """Yield a request to stop; when it has ended a recording, print the command that goes on, and exit."""
@@ -131,8 +165,8 @@ def _advising(go_on: str) -> Iterator[Stop]:
             raise typer.Exit(128 + (stop.asked or 0)) from None
 
 
-def _going_on(recipe: str, job: Job, push: str | None) -> str:
-    """Return the same command with --resume, without options that have their default."""
+def _going_on(recipe: str, job: Job, push: str | None, fork: Sequence[str] = ()) -> str:
+    """Return the same command with --resume (with --fork, as it is), without options that have their default."""
     words = ["moeload-bench", "record", recipe, "--seed", str(job.seed)]
     words += [] if job.split == "test" else ["--split", job.split]
     words += [] if job.steps == job.recipe.steps else ["--steps", str(job.steps)]
@@ -140,7 +174,7 @@ def _going_on(recipe: str, job: Job, push: str | None) -> str:
     words += [] if job.shard_steps == SHARD_STEPS else ["--shard-steps", str(job.shard_steps)]
     words += ["--shard"] if job.sharded else []
     words += [] if push is None else ["--push", push]
-    return shlex.join([*words, "--resume"])
+    return shlex.join([*words, *(fork or ["--resume"])])
 
 
 class Stop:

@@ -5,6 +5,7 @@ Axis letters: B sequences of a step, N tokens of a sequence.
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import itertools
@@ -66,6 +67,13 @@ class BatchOrder:
             held.append(window_WN[index].astype(np.int64))
             self._windows[name] = np.delete(window_WN, index, axis=0)
         return np.concatenate(held) if held else np.empty((0, self._recipe.data.sequence_length), dtype=np.int64)
+
+    def reordered(self, seed: int) -> BatchOrder:
+        """Return the order of another seed, over the same text."""
+        other = copy.copy(self)
+        other._seed = seed
+        other._order = functools.lru_cache(maxsize=16)(other._shuffled)
+        return other
 
     def batch(self, step: int) -> Batch:
         """Return the sequences of optimizer step `step` (from 0)."""

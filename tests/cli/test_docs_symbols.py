@@ -11,7 +11,7 @@ import pytest
 
 from moeload_bench import forecaster
 from moeload_bench.results import ranks, results, skill
-from moeload_bench.scoring import catalogue, description, floors, metrics, noise, scores
+from moeload_bench.scoring import catalogue, description, floors, forks, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
 from tests.conftest import needs_traces
@@ -32,6 +32,7 @@ MODULES = (
     ranks,
     results,
     shifts,
+    forks,
     description,
 )
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
