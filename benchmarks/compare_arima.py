@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from compare_common import HERE, Row, profile, quantiles, run_json, spread, verdict
+from compare_common import HERE, Row, run_json, spread, verdict
 from moeload_bench.baselines import _arima_batch as batch
 from moeload_bench.baselines import _arima_exact as exact
 from moeload_bench.baselines._arima_stream import Stream
@@ -46,11 +46,6 @@ def _simple_rows(peer: Path, quick: bool) -> list[Row]:
     )
     lower = f"the default fit's log-likelihood is lower by more than 0.1 for {(np.array(gain) > 0.1).mean():.0%}"
 
-    def why() -> list[str]:
-        name = "log-likelihood of the exact optimum less that of statsmodels' default fit"
-        series, origins = scaled_series(TRACES[0]), [o for o in origins_of(TRACES[0]) if o >= 100]
-        return [*quantiles(name, gain), "", *profile(lambda: stream_all(series, origins))]
-
     return [
         Row(
             "ARIMA(1,1,1), every series and origin of the bundled test traces, against statsmodels' default",
@@ -58,7 +53,6 @@ def _simple_rows(peer: Path, quick: bool) -> list[Row]:
             f"{ratio:,.0f} times: {spread(ours, 1e6)} against {spread(theirs, 1e6)} microseconds per series and "
             f"origin; {lower}",
             "met" if ratio >= 1000 and off.all() else fast_enough + agreement,
-            why,
         ),
         Row(
             "the same, against statsforecast's ARIMA(1,1,1)",
@@ -66,7 +60,6 @@ def _simple_rows(peer: Path, quick: bool) -> list[Row]:
             f"{ratio_sf:,.0f} times: {spread(others, 1e6)} microseconds per series and origin; {failed} of "
             f"{rounds * fits * len(TRACES)} fits failed and are left out",
             verdict(ratio_sf >= 200),
-            why,
         ),
     ]
 
@@ -85,11 +78,6 @@ def _paper_row(quick: bool) -> Row:
         *([f"for {worse:.0%} of series in likelihood"] if worse else []),
     ]
 
-    def why() -> list[str]:
-        name = "log-likelihood of `grid` less that of statsmodels"
-        past = np.ascontiguousarray(scaled_series(TRACES[0])[:1000, :8])
-        return [*quantiles(name, more), "", *profile(lambda: batch.fit(past, (5, 1, 5), 50))]
-
     return Row(
         "ARIMA(5,1,5), history 1,000, against statsmodels with 500 iterations",
         "100 times; log-likelihood no worse than its less 1; window_tv within 1 %",
@@ -98,7 +86,6 @@ def _paper_row(quick: bool) -> Row:
         f"(least {more.min():.1f}); window_tv at 1,000 steps {tv[:, 0].mean():.4f} against {tv[:, 1].mean():.4f} "
         f"({change:+.1%})",
         "missed " + ", ".join(missed) if missed else "met",
-        why,
     )
 
 

@@ -11,8 +11,7 @@ from statistics import median
 from typing import NamedTuple
 
 import pyarrow.parquet as pq
-import replay_job
-from compare_common import HERE, Row, profile, run_json, spread, table, verdict
+from compare_common import HERE, Row, run_json, spread, table, verdict
 
 from moeload_bench.traces.store import list_traces, load_trace
 
@@ -46,15 +45,7 @@ def replay_row(peer: Path, quick: bool) -> Row:
         f"{spread(ratios)} times ({stages}; of our loading {median(decoding):.2f} s is pyarrow decoding the file); "
         f"peak {peaks[0]:.2f} GB against {peaks[1]:.2f} GB",
         verdict(median(ratios) >= 20 and peaks[0] <= 0.5),
-        lambda: _profile(layers, steps, windows),
     )
-
-
-def _profile(layers: int, steps: int, windows: int) -> list[str]:
-    with tempfile.TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.parquet"
-        replay_job.write_data(trace, layers, 64, steps)
-        return profile(lambda: replay_job.run(trace, windows))
 
 
 def loading_row(quick: bool) -> tuple[Row, list[str]]:
@@ -68,7 +59,6 @@ def loading_row(quick: bool) -> tuple[Row, list[str]]:
         for ref, one in zip(refs, found.values(), strict=True)
     ]  # fmt: skip
     head = ["trace", "MB on disk", "pyarrow, ms", "`load_trace`, ms", "ratio", "without hashes and invariants"]
-    worst = max(found, key=lambda name: found[name].ratio)
     text = (
         "CPU time, one thread, the file in the page cache, medians of calls that take turns. "
         "`load_trace` also makes an array of every column, checks all invariants and both hashes. A row is a trace: "
@@ -79,7 +69,6 @@ def loading_row(quick: bool) -> tuple[Row, list[str]]:
         "at most 1.5 times",
         f"{spread(ratios)} times over {len(ratios)} files",
         verdict(max(ratios) <= MOST_LOADING),
-        lambda: profile(lambda: [load_trace(worst) for _ in range(50)]),
     )
     return row, ["## Loading", "", text, "", *table(head, rows), ""]
 

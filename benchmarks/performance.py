@@ -44,7 +44,7 @@ def opened(text: str) -> str:
         )
     said.append(
         f"Of {len(goals)} goals of speed, most of them beside another package, {met} are met; the table below says by "
-        "how much, and what bounds the others."
+        "how much."
     )
     parts = (
         "<!-- opening -->",

@@ -43,16 +43,15 @@ def run(path: Path, windows: int) -> dict[str, float]:
     return {"load": loaded - start, "replay": end - loaded - scoring, "score": scoring, "peak_mb": peak_mb()}
 
 
-def replay_and_score(trace: Trace, origins: list[int], horizon: int, *, scored: bool = True) -> float:
+def replay_and_score(trace: Trace, origins: list[int], horizon: int) -> float:
     """Replay `last_value` in this process; CPU seconds of scoring."""
     scoring = 0.0
     with follow(parse_target("last_value"), trace, seed=0, level="none") as feed:
         for answer in feed.answers(origins, (horizon,)):
             before = time.process_time()
             assert answer.forecast is not None, answer.failure
-            if scored:
-                share_HLE = shares(trace.load_SLE[window_rows(trace, row_of(trace, answer.origin), horizon)])
-                score_forecast(answer.forecast, share_HLE, (horizon,))
+            share_HLE = shares(trace.load_SLE[window_rows(trace, row_of(trace, answer.origin), horizon)])
+            score_forecast(answer.forecast, share_HLE, (horizon,))
             scoring += time.process_time() - before
     return scoring
 
