@@ -87,6 +87,11 @@ if not Path(__path__[0], "baselines").is_dir():  # a checkout, installed or not:
     __path__.append(str(Path(__path__[0]).parent))
 
 
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> Any:
     """Import a public name on first use, so that the command line starts fast."""
     if name == "__version__":

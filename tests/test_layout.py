@@ -198,7 +198,7 @@ def test_no_command_loads_the_hubs_client_or_torch_for_its_help() -> None:
 
 def test_every_public_name_can_be_imported() -> None:
     """`__all__` is what the documentation promises."""
-    assert sorted(moeload_bench.__all__) == sorted([*moeload_bench._HOME, "__version__"])
+    assert sorted(moeload_bench.__all__) == dir(moeload_bench) == sorted([*moeload_bench._HOME, "__version__"])
     for name in moeload_bench.__all__:
         assert getattr(moeload_bench, name) is not None
 

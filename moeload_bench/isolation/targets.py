@@ -159,7 +159,13 @@ def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, 
 
 
 def class_target(cls: type[Any], **kwargs: Any) -> ClassTarget:
-    """Return a target for a class that exists in this process."""
+    """Return a target for a class that exists in this process; raise `TargetError` for anything else."""
+    if not isinstance(cls, type):
+        kind = type(cls).__name__
+        raise TargetError(
+            f"got an object of type {kind}, expected a forecaster's class or a text: each run makes its own, "
+            "with arguments by 'my.py:Mine@decay=0.9'"
+        )
     text = f"{cls.__module__}:{cls.__qualname__}"
     return ClassTarget(text=text, class_name=cls.__name__, kwargs=kwargs, cls=cls)
 

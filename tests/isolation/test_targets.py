@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import linecache
 import os
 import py_compile
@@ -259,3 +260,10 @@ def test_an_installed_package_names_its_forecasters(tmp_path: Path, monkeypatch:
         assert is_baseline(parse_target("sw_avg"))
     with pytest.raises(NotFoundError, match=r"there is: .*last_seen"):
         parse_target("broken")
+
+
+@pytest.mark.parametrize("given", [object(), functools.partial(dict, decay=0.9)])
+def test_what_is_no_class_is_refused_in_one_line(given: Any) -> None:
+    """A forecaster that exists already, or a partial of its class: the line says how to give arguments."""
+    with pytest.raises(TargetError, match=r"got an object of type \w+, expected a .*class or a text: .*@decay"):
+        class_target(given)
