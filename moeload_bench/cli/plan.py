@@ -69,6 +69,17 @@ def plan(
     ] = None,
     overlap: Annotated[float | None, typer.Option(help="Part of a migration hidden behind training.")] = None,
     replan_ms: Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms.")] = None,
+    move: Annotated[
+        Literal["live", "restart"],
+        typer.Option(help="How experts move: by an engine, or by a restart from a permuted checkpoint (no replicas)."),
+    ] = "live",
+    restart_minutes: Annotated[
+        float | None, typer.Option(help="Minutes that a restart takes, with --move restart.")
+    ] = None,
+    steps_left: Annotated[
+        int | None,
+        typer.Option(metavar=INT, help="Steps to come, that moves are written off over. As many again by default."),
+    ] = None,
     level: Level = "process",
     seed: Seed = 0,
     write: Annotated[
@@ -82,12 +93,14 @@ def plan(
     ] = None,
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
+    details: Annotated[bool, typer.Option("--details", help="All candidates in the table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
 ) -> None:
     """Decide whether and how often to re-plan experts, and what that saves.
 
     \b
     moeload-bench plan run.parquet --devices 8 --slots 72
+    moeload-bench plan run.parquet --devices 8 --move restart --restart-minutes 10 --steps-left 100000
     moeload-bench plan run.parquet --write placement.json --format eplb
 
     Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for. What
@@ -108,16 +121,21 @@ def plan(
         "replan_ms": replan_ms,
     }
     stated = {name: value for name, value in costs.items() if value is not None}
-    cluster = Cluster(_shape(devices, slots, nodes, groups), stated)
+    if (move == "restart") != (restart_minutes is not None):
+        raise PlacementError("--move restart and --restart-minutes go together: got one of them")
+    loaded = open_trace(trace)
+    if move == "restart" and devices is not None and slots is None:
+        slots = loaded.num_experts
+    cluster = Cluster(_shape(devices, slots, nodes, groups), stated, restart_minutes)
     settings = Settings(
         forecaster=",".join(forecaster) if forecaster else None,
         horizon=horizon,
+        steps_left=steps_left,
         cluster=cluster,
         level=parse_level(level),
         seed=seed,
         **_intervals(every),
     )
-    loaded = open_trace(trace)
     shape = settings.cluster.shape_for(loaded.num_experts)
     if shape is None:
         raise PlacementError(f"no cluster fits {loaded.num_experts} experts: expected --devices and --slots")
@@ -141,7 +159,7 @@ def plan(
     if as_json:
         say_record({"trace": loaded.id, "decision": decision.record, "next": following, "failures": failures})
     else:
-        _print(loaded, decision, following, failures)
+        _print(loaded, decision, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
     if failures:
@@ -198,22 +216,31 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     return [*lines, *textwrap.wrap(text, 80, break_on_hyphens=False)]
 
 
-def _print(trace: Trace, decision: Decision, following: str, failures: Sequence[str]) -> None:
+def _print(trace: Trace, decision: Decision, following: str, failures: Sequence[str], *, details: bool) -> None:
     """Print the decision, the candidates, what failed, the next command."""
     console = plain_console()
     for line in decision.lines():
         console.print(printable(line))
     console.print("")
     console.print(
-        f"{printable(trace.id)}: forecasters and intervals tried; percent of the step time under the even spread, more "
-        "is better; ms: CPU time of a forecast, observing included"
+        f"{printable(trace.id)}: forecasters and intervals tried{'' if details else ' (all: --details)'}; percent of "
+        "the step time under the even spread, more is better; ms: CPU time of a forecast, observing included"
     )
-    console.print(_table([_candidate_cells(one) for one in decision.candidates], decision.take))
+    console.print(_table([_candidate_cells(one) for one in _rows(decision, details)], decision.take))
     for failure in failures[:5]:
         console.print(printable(failure), style="red")
     if len(failures) > 5:
         console.print(f"... {len(failures)} forecasts failed in all", style="red")
     print_next(following)
+
+
+def _rows(decision: Decision, details: bool) -> list[Candidate]:
+    """Return the candidates of the table: all, or each forecaster's best and the one taken; then vLLM's default."""
+    best = {decision.take}
+    for name in {one.forecaster for one in decision.candidates}:
+        best.add(max((one for one in decision.candidates if one.forecaster == name), key=lambda one: one.saved_percent))
+    rows = [one for one in decision.candidates if details or one in best]
+    return rows if decision.vllm is None else [*rows, decision.vllm]
 
 
 def _table(rows: Sequence[dict[str, str]], take: Candidate) -> Any:
@@ -234,5 +261,5 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "max/mean": f"{one.imbalance:.3f}",
         "saved %": f"{one.saved_percent:.2f}",
         "misplaced %": shown(one.misplaced_percent, ".2f"),
-        "ms": f"{one.cpu_ms:.2g}" if one.cpu_ms < 10 else f"{one.cpu_ms:,.0f}",
+        "ms": shown(None if one.cpu_ms != one.cpu_ms else one.cpu_ms, ".2g" if one.cpu_ms < 10 else ",.0f"),
     }

@@ -1,9 +1,9 @@
 """When to move experts, asked during training: the rule, what it is judged on, and its reason in words.
 
-`if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for the forecast of the coming
-``horizon`` steps is compared with the plan in force, on the loads of the last steps themselves, batch noise included: a
-plan that follows noise shows no gain there, where a comparison on means (as `if_pays` makes it) promises one. A layer
-moves when its gain over the horizon is ``margin`` times what moving its replicas costs. Nothing is moved at first until
+`if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for a forecast is compared with the
+plan in force, on the loads of the last steps themselves, batch noise included: a plan that follows noise shows no gain
+there, where a comparison on means (as `if_pays` makes it) promises one. A layer moves when its gain over the steps that
+the move is written off over is ``margin`` times what moving its replicas costs. Nothing is moved at first until
 a plan promises ``least_percent`` of the step time: below that a run is left alone.
 
 Axis letters: S recent rows, L MoE layers, E experts, R replica slots, D devices.
@@ -55,7 +55,7 @@ class AdviceRule:
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What to do with the placement at step ``step``, for the ``horizon`` steps from there on.
+    """What to do with the placement at step ``step``; a move is written off over ``horizon`` steps from there on.
 
     ``layers``: rows of the plan to change, none unless ``verdict`` is "replan". ``imbalance`` and ``expected``: max /
     mean device load over the layers named (over all, where none is), as it is and after the move.
@@ -114,7 +114,8 @@ def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, ru
 def advise_each(
     asked: Sequence[tuple[Situation, int]], cost: CostModel, shape: ClusterShape, rule: AdviceRule
 ) -> list[Advice]:
-    """Return the advice in several situations of one run at one step, each for its horizon, with the same recent rows.
+    """Return the advice in several situations of one run at one step, each with the steps that a move is written off
+    over, with the same recent rows.
 
     Axis letter: N situations.
     """
@@ -202,8 +203,8 @@ class _Move:
         named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
         before, after = mean_known(self.before_L[layer_L]), mean_known(self.after_L[layer_L])
         text = (
-            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f} for the next {self.horizon} steps, "
-            f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
+            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f}, saves {saves:.1f} % of the step "
+            f"time, costs {costs:.1f} % over {self.horizon:,} steps"
         )
         replicas = int(self.moved_LD[layer_L].sum())
         return Advice(

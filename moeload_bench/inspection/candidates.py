@@ -1,53 +1,51 @@
 """Forecasters and intervals tried side by side while a run goes on: what each would have saved, from the past alone.
 
-Every candidate has a layout of its own that follows the rule of `live.advice`, with its forecaster, whenever its
-interval comes round. What they saved against the even spread is added up over disjoint parts of the run, and `decide`
-takes one.
+Every candidate has a layout of its own that follows the rule of `advice`, with its forecaster, whenever its interval
+comes round. What they saved against the even spread is added up over disjoint parts of the run, and again over its
+newest windows; `decide` takes one.
 
-Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the one in force, then the candidates'.
+Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the one in force, the candidates', vLLM's; N
+parts or windows, X sums of a part.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from moeload_bench.arrays import FloatArray
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise, advise_each
 from moeload_bench.inspection.cluster import Costs
-from moeload_bench.inspection.decision import FORECASTERS, Candidate, Decision, decide
+from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.placement.cost import step_imbalance, steps_last
-from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import CostModel, Layout
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.replan import CostModel, Layout, with_fewest_moves
 from moeload_bench.traces.means import mean_known
 
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
 TIMES = (1, 4, 10)
 """Intervals of the candidates, in looks: 50, 200 and 500 steps."""
-SMALL = 4096
-"""Layers x experts up to which all of them are tried; of a larger model two forecasters, every fourth look."""
-FEW_FORECASTERS, FEW_TIMES = 2, (4,)
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
-
-
-def candidates_for(cells: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the forecasters and intervals, in looks, that there is time for: ``cells`` are layers x experts."""
-    return (FORECASTERS, TIMES) if cells <= SMALL else (FORECASTERS[:FEW_FORECASTERS], FEW_TIMES)
+VLLM, VLLM_WINDOW, VLLM_EVERY, VLLM_FIRST = "vLLM's default", 1000, 3000, 750
+"""vLLM re-plans for the loads of the last 1,000 steps, every 3,000 steps, and begins with a quarter of that to go."""
 
 
 @dataclass(eq=False)
 class Placed:
-    """A layout that takes advice; ``last``: the advice that stands."""
+    """A layout that takes advice every ``times`` looks; ``last``: the advice that stands; ``moved_at``: steps."""
 
     layout: Layout
     forecaster: str = ""
     times: int = 1
     last: Advice | None = None
+    moved_at: list[int] = field(default_factory=list)
+    _moved_seen: int | None = None
 
     def situation(self, seen: Seen, share_hat_LE: FloatArray) -> Situation:
         """Return what the rule decides from, with a forecast and this layout in force."""
@@ -59,36 +57,61 @@ class Placed:
             moved=self.layout.replans > 0, standing_L=standing_L,
         )  # fmt: skip
 
-    def follow(self, advice: Advice) -> None:
+    def span(self, steps_seen: int, least: int, steps_left: int | None) -> int:
+        """Return the steps that a move is written off over, where ``steps_seen`` steps were seen.
+
+        The first one: ``steps_left``, by default as many again as were seen. A later one: as many as the plan in force
+        has served, at least ``least``, never more than the steps left.
+        """
+        left = max(least, steps_seen) if steps_left is None else steps_left
+        if self._moved_seen is None:
+            return left
+        return min(left, max(least, steps_seen - self._moved_seen))
+
+    def move(self, slot_expert_LR: IntArray, step: int, steps_seen: int, span: int) -> None:
+        """Put a plan in force at a step, written off over a span."""
+        self.last = None
+        if self.layout.step(slot_expert_LR, span).any():
+            self.moved_at.append(step)
+            self._moved_seen = steps_seen
+
+    def follow(self, advice: Advice, steps_seen: int) -> None:
         """Carry out what is advised."""
         self.last = advice
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
-            self.layout.step(advice.slot_expert_LR)
-            self.last = None
+            self.move(advice.slot_expert_LR, advice.step, steps_seen, advice.horizon)
 
 
 class Race:
-    """All layouts of a run, and what they cost so far. ``looks``: steps between looks; ``placed[0]`` is in force."""
+    """All layouts of a run, and what they cost so far.
+
+    ``looks``: steps between looks; ``window``: steps of one of the newest windows, rounded up to whole looks;
+    ``steps_left``: of the run, None for as many again as were seen; ``placed[0]`` is in force.
+    """
 
     def __init__(
-        self, layers: int, experts: int, shape: ClusterShape, cost: CostModel, forecasters: Sequence[str],
-        times: Sequence[int], looks: int,
+        self, layers: int, experts: int, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
+        looks: int, window: int, steps_left: int | None = None,
     ) -> None:  # fmt: skip
         def layout() -> Layout:
-            return Layout(layers, experts, shape, cost)
+            return Layout(layers, experts, shape)
 
-        self.looks, self._looked = looks, 0
-        self.placed = [Placed(layout()), *(Placed(layout(), name, k) for name in forecasters for k in times)]
+        self.looks, self._looked, self._steps_left = looks, 0, steps_left
+        tried = (Placed(layout(), name, k) for name in forecasters for k in times)
+        self.placed = [Placed(layout()), *tried, Placed(layout(), VLLM, VLLM_EVERY // looks)]
         self._seen: list[tuple[FloatArray, int]] = []
         self._parts: list[FloatArray] = []
         self._blocks, self._per_part = 0, 1
-        self._spent_C = np.zeros(len(self.placed))
-        self._total = np.zeros(3 + 2 * len(self.placed))
+        self._total, self._look = np.zeros((2, 3 + 3 * len(self.placed)))
+        self._window_looks = -(-window // looks)
+        self._newest: deque[FloatArray] | None = None
+        self._vllm_loads: deque[FloatArray] = deque(maxlen=-(-VLLM_WINDOW // looks))
+        self._vllm_at: int | None = None
 
     @property
     def parts(self) -> list[FloatArray]:
-        """Return per part: steps, layer-steps with load, the even spread's imbalance summed over them; then per layout
-        [C] its own imbalance, summed, and the milliseconds spent on moving."""
+        """Return the sums [X] of each part: steps, layer-steps with load, the even spread's imbalance over them; per
+        layout [C] its own imbalance, the moves written off, and the replicas received that are written off."""
         self.settle()
         return self._parts
 
@@ -119,20 +142,21 @@ class Race:
         at = list(plans)
         of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
+        self._vllm_loads.append(np.nan_to_num(share_SLE).sum(axis=0))
         each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.placed[0].layout.shape.devices)
-        spent_C = np.array([one.layout.migration_ms for one in self.placed])
         first = 0
         for share_SLE, steps in blocks:
             each_NSL = each_SNL[first : first + len(share_SLE)].swapaxes(0, 1)
             first += len(share_SLE)
             known_SL = np.isfinite(each_NSL[0])
             sum_N = np.ascontiguousarray(each_NSL[:, known_SL]).sum(axis=1)
-            self._add(np.concatenate([[steps, known_SL.sum(), sum_N[0]], sum_N[of_C], spent_C - self._spent_C]))
-            self._spent_C = spent_C
+            due_2C = np.array([one.layout.written_off(steps) for one in self.placed]).T
+            self._add(np.concatenate([[steps, known_SL.sum(), sum_N[0]], sum_N[of_C], due_2C.ravel()]))
         self._total = np.sum(self._parts, axis=0)
 
     def _add(self, row: FloatArray) -> None:
         """Add a block's row to the parts."""
+        self._look = self._look + row
         if self._blocks % self._per_part == 0:
             if len(self._parts) == MOST_PARTS:
                 self._parts = [a + b for a, b in zip(self._parts[::2], self._parts[1::2], strict=True)]
@@ -148,56 +172,116 @@ class Race:
         """Let the candidates act whose interval comes round; ``share_hat``: the forecasts by name."""
         self.settle()
         self._looked += 1
-        acting = [one for one in self.placed[1:] if self._looked % one.times == 0 and one.forecaster in share_hat]
+        if self._newest is not None:
+            self._newest.append(self._look)
+        elif seen.steps_seen >= rule.patience:
+            self._newest = deque(maxlen=WINDOWS * self._window_looks)
+        self._look = np.zeros_like(self._look)
+        self._look_of_vllm(seen)
+        acting = [one for one in self.placed[1:-1] if self._looked % one.times == 0 and one.forecaster in share_hat]
         if not acting:
             return
         asked = [
-            (one.situation(seen, share_hat[one.forecaster]), max(horizon, one.times * self.looks)) for one in acting
+            (
+                one.situation(seen, share_hat[one.forecaster]),
+                one.span(seen.steps_seen, max(horizon, one.times * self.looks), self._steps_left),
+            )
+            for one in acting
         ]
         for one, advice in zip(acting, advise_each(asked, costs.model, self.placed[0].layout.shape, rule), strict=True):
-            one.follow(advice)
+            one.follow(advice, seen.steps_seen)
+
+    def _look_of_vllm(self, seen: Seen) -> None:
+        """Re-plan as vLLM does by default, whatever it promises."""
+        due = VLLM_FIRST if self._vllm_at is None else self._vllm_at + VLLM_EVERY
+        if seen.steps_seen < due:
+            return
+        self._vllm_at = seen.steps_seen
+        one, shape = self.placed[-1], self.placed[-1].layout.shape
+        load_LE = np.sum(self._vllm_loads, axis=0)
+        load_LE[load_LE.sum(axis=1) == 0] = 1.0
+        wanted_LR = with_fewest_moves(one.layout.current_LR, plan(load_LE, shape), shape)
+        one.move(wanted_LR, seen.step, seen.steps_seen, VLLM_EVERY)
 
     def advice(self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule) -> Advice:
         """Return the advice for the layout in force."""
         own = self.placed[0]
-        own.last = advise(own.situation(seen, share_hat_LE), horizon, costs.model, own.layout.shape, rule)
+        span = own.span(seen.steps_seen, horizon, self._steps_left)
+        own.last = advise(own.situation(seen, share_hat_LE), span, costs.model, own.layout.shape, rule)
         return own.last
 
     def saved_percent(self, c: int, cost: CostModel) -> float:
-        """Return what a layout saved so far, in percent of the step time, after the migration."""
-        total = self.total
-        if not total[1]:
-            return 0.0
-        gain = cost.step_ms - cost.step_time(float(total[3 + c] / total[1]), float(total[2] / total[1]))
-        return float(100 * (gain - self.placed[c].layout.migration_ms / total[0]) / cost.step_ms)
+        """Return what a layout saved so far, in percent of the step time, after what is written off of its moves."""
+        return float(percent_saved(self.total[None], self.even, cost)[1][0, c])
 
-    def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs) -> Decision:
+    @property
+    def windows(self) -> FloatArray:
+        """Return the sums [N, X] of the newest disjoint windows that began after the first plan, at most five."""
+        size = self._window_looks
+        rows = list(self._newest or ())[::-1]
+        whole = len(rows) // size * size
+        return np.array(rows[:whole]).reshape(-1, size, len(self._total)).sum(axis=1)[::-1]
+
+    @property
+    def terms(self) -> tuple[int, int]:
+        """Return the steps of a window, and how many steps more there must be for five of them."""
+        missing = WINDOWS * self._window_looks - len(self._newest or ())
+        return self._window_looks * self.looks, missing * self.looks
+
+    def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int) -> Decision:
         """Return the decision at a step."""
         total, even, cost = self.total, self.even, costs.model
-        if not total[1]:
-            found = [_judged(name, self.looks, each) for name, each in forecasts.items()]
-            return decide(step, found, float("nan"), costs.constants)
-        parts_NX, C = np.array(self.parts), len(self.placed)
-        parts_NX = parts_NX[parts_NX[:, 1] > 0]
-        steps_N1, known_N1, even_N1 = parts_NX[:, :3].T[:, :, None]
-        gain_NC = (even_N1 - parts_NX[:, 3 : 3 + C]) / known_N1 / even * 100 * cost.expert_fraction
-        saved_CN = (gain_NC - 100 * parts_NX[:, 3 + C :] / steps_N1 / cost.step_ms).T.tolist()
+        terms = Terms(steps_left, cost.step_ms, *self.terms)
         judged = {name: _judged(name, self.looks, each) for name, each in forecasts.items()}
+        if not total[1]:
+            return decide(step, list(judged.values()), float("nan"), costs.constants, terms)
+        parts_NX = np.array(self.parts)
+        saved_NC = percent_saved(parts_NX[parts_NX[:, 1] > 0], even, cost)[1]
+        gain_C, net_C = (each_NC[0] for each_NC in percent_saved(total[None], even, cost))
+        new_gain_NC, newest_NC = percent_saved(self.windows, even, cost)
+        worst_NC = percent_saved(self.windows, even, costs.worst, costs.worst_share)[1]
+        judged[VLLM] = Candidate(VLLM, VLLM_EVERY, 0, 0.0, float("nan"), 0.0, 0.0, float("nan"), float("nan"))
         found = []
         for c, one in enumerate(self.placed):
             if one.forecaster not in judged:
                 continue
-            layout, saved = one.layout, self.saved_percent(c, cost)
+            layout = one.layout
+            price_ms = cost.price_ms(1, layout.received / max(1, layout.replans))
             found.append(
                 replace(
                     judged[one.forecaster], every=one.times * self.looks,
                     replans=layout.replans, moved_gb=layout.replicas * cost.expert_mb / 1000,
-                    imbalance=float(total[3 + c] / total[1]), saved_percent=saved,
-                    gain_percent=saved + 100 * layout.migration_ms / float(total[0]) / cost.step_ms,
-                    saved_N=tuple(saved_CN[c]),
+                    imbalance=float(total[3 + c] / total[1]), saved_percent=float(net_C[c]),
+                    gain_percent=float(gain_C[c]), moved_at=tuple(one.moved_at),
+                    breaks_even=_steps_to_repay(price_ms, new_gain_NC[:, c], cost.step_ms),
+                    saved_N=tuple(saved_NC[:, c].tolist()), newest_N=tuple(newest_NC[:, c].tolist()),
+                    worst_N=tuple(worst_NC[:, c].tolist()),
                 )
             )  # fmt: skip
-        return decide(step, found, even, costs.constants)
+        return decide(step, found[:-1], even, costs.constants, terms, found[-1])
+
+
+def percent_saved(
+    sum_NX: FloatArray, even: float, cost: CostModel, share: float = 1.0
+) -> tuple[FloatArray, FloatArray]:
+    """Return what each layout saved in each part [N, C], in percent of the step time: before and after its moves.
+
+    ``sum_NX``: as in `Race.parts`. ``even``: mean max/mean under the even spread; ``share``: factor on what is written
+    off. A part without load saves nothing.
+    """
+    C = (sum_NX.shape[1] - 3) // 3
+    steps_N1, known_N1, even_N1 = sum_NX[:, :3].T[:, :, None]
+    gain_NC = (even_N1 - sum_NX[:, 3 : 3 + C]) / np.maximum(1, known_N1) / even * 100 * cost.expert_fraction
+    gain_NC = np.nan_to_num(gain_NC)
+    moves_NC, received_NC = sum_NX[:, 3 + C : 3 + 2 * C], sum_NX[:, 3 + 2 * C :]
+    price_NC = share * cost.price_ms(moves_NC, received_NC) / np.maximum(1, steps_N1) / cost.step_ms
+    return gain_NC, gain_NC - 100 * price_NC
+
+
+def _steps_to_repay(price_ms: float, gain_percent_N: FloatArray, step_ms: float) -> int | None:
+    """Return after how many steps a move is repaid, None where it never is."""
+    gain_ms = gain_percent_N.mean() / 100 * step_ms if len(gain_percent_N) else 0.0
+    return int(np.ceil(price_ms / gain_ms)) if gain_ms > 0 else None
 
 
 def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:

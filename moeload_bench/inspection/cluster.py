@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
+from moeload_bench.errors import PlacementError
 from moeload_bench.inspection.decision import Constant, Source
 from moeload_bench.placement.plans import ClusterShape, default_shape
 from moeload_bench.placement.replan import CostModel
@@ -24,13 +26,27 @@ WORDS: Mapping[str, tuple[Callable[[float], str], str]] = {
     "replan_ms": (lambda x: f"{x:g} ms for each re-plan", "--replan-ms"),
 }
 """Each constant in words, and the option that states it."""
+OF_LIVE_MOVES = ("expert_mb", "bandwidth_gb_s", "overlap", "replan_ms")
+"""Constants of moves that an engine makes while training runs."""
+
+
+UNFAVOURABLE: Mapping[str, float] = {
+    "step_ms": 0.5, "expert_mb": 2.0, "bandwidth_gb_s": 0.5, "expert_fraction": 0.5, "overlap": 0.5, "replan_ms": 2.0,
+}  # fmt: skip
+"""The end of half to twice at which an assumed constant makes moving experts pay least."""
 
 
 class Costs(NamedTuple):
-    """The cost model of a run, and where each of its constants comes from."""
+    """The cost model of a run, and where each of its constants comes from.
+
+    ``worst``: every assumed constant at its unfavourable end, and ``worst_share``: the factor that assumed steps left
+    put on what is written off.
+    """
 
     model: CostModel
     constants: tuple[Constant, ...]
+    worst: CostModel
+    worst_share: float
 
 
 @dataclass(frozen=True)
@@ -40,12 +56,23 @@ class Cluster:
     ``shape`` None: one spare slot on each of E / 4 devices (the next smaller divisor of E). ``stated``: what you know
     of the cost model, as a whole or by name, such as ``{"expert_mb": 350}``. A constant that you do not state comes
     from the run (step time) or its model (size of an expert); if these do not say it, it is assumed and called so.
+
+    ``restart_minutes``: what a move takes where training restarts from a permuted checkpoint, which has no replicas: a
+    slot for each expert. None: an engine moves experts while it runs.
     """
 
     shape: ClusterShape | None = None
     stated: CostModel | Mapping[str, float] = field(default_factory=dict)
+    restart_minutes: float | None = None
 
     def __post_init__(self) -> None:
+        minutes = self.restart_minutes
+        if minutes is not None:
+            if not (math.isfinite(minutes) and minutes >= 0):
+                raise PlacementError(f"restart_minutes is {minutes}, expected a finite number of at least 0")
+            given = sorted(set(self._stated) & set(OF_LIVE_MOVES))
+            if given:
+                raise PlacementError(f"{', '.join(given)}: of moves while training runs, not of a restart")
         CostModel(**{**ASSUMED, **self._stated})  # raises for what no cost model holds
 
     @property
@@ -59,11 +86,21 @@ class Cluster:
         """
         if self.shape is not None:
             self.shape.check(experts)
+            if self.restart_minutes is not None and self.shape.slots != experts:
+                raise PlacementError(
+                    f"{self.shape.slots} slots for {experts} experts: a permuted checkpoint has no replicas, expected "
+                    f"{experts} slots"
+                )
             return self.shape
-        return default_shape(experts)
+        return default_shape(experts, replicas=self.restart_minutes is None)
 
-    def costs(self, meta: TraceMeta, shape: ClusterShape, step_ms: float | None) -> Costs:
-        """Return the costs for a run; ``step_ms``: the median of its steps so far, None if it has no times."""
+    def costs(
+        self, meta: TraceMeta, shape: ClusterShape, step_ms: float | None, steps_left: int, steps_stated: bool
+    ) -> Costs:
+        """Return the costs for a run; ``step_ms``: the median of its steps so far, None if it has no times.
+
+        ``steps_left``: what moves are written off over; ``steps_stated``: whether that is known.
+        """
         known: dict[str, tuple[float, Source]] = {name: (value, "ASSUMED") for name, value in ASSUMED.items()}
         if step_ms is not None:
             known["step_ms"] = (step_ms, "of this run")
@@ -71,13 +108,31 @@ class Cluster:
         if size is not None:
             known["expert_mb"] = (size, "of the model")
         known |= {name: (value, "stated") for name, value in self._stated.items()}
+        if self.restart_minutes is not None:
+            known |= {"overlap": (1.0, "stated"), "replan_ms": (60_000 * self.restart_minutes, "stated")}
         nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
         where = Constant(
             f"{shape.devices} devices with {shape.slots} slots{nodes}",
             "ASSUMED" if self.shape is None else "stated", "--devices, --slots",
         )  # fmt: skip
-        rest = (Constant(WORDS[name][0](value), source, WORDS[name][1]) for name, (value, source) in known.items())
-        return Costs(CostModel(**{name: value for name, (value, _) in known.items()}), (where, *rest))
+        model = {name: value for name, (value, _) in known.items()}
+        worst = {
+            name: value * UNFAVOURABLE[name] if source == "ASSUMED" else value
+            for name, (value, source) in known.items()
+        }
+        rest = [
+            Constant(WORDS[name][0](value), source, WORDS[name][1])
+            for name, (value, source) in known.items()
+            if self.restart_minutes is None or name not in OF_LIVE_MOVES
+        ]
+        if self.restart_minutes is not None:
+            rest.append(Constant(f"{self.restart_minutes:g} minutes for each restart", "stated", "--restart-minutes"))
+        left = f"moves written off over {steps_left:,} steps left"
+        if steps_stated:
+            rest.append(Constant(left, "stated", "--steps-left"))
+        else:
+            rest.append(Constant(f"{left}, as many again as were seen", "ASSUMED", "--steps-left"))
+        return Costs(CostModel(**model), (where, *rest), CostModel(**worst), 1.0 if steps_stated else 2.0)
 
     @property
     def options(self) -> str:
@@ -90,6 +145,8 @@ class Cluster:
             if shape.groups != shape.nodes:
                 options["--groups"] = shape.groups
         numbers = {WORDS[name][1]: f"{value:.12g}" for name, value in self._stated.items()}
+        if self.restart_minutes is not None:
+            numbers |= {"--move": "restart", "--restart-minutes": f"{self.restart_minutes:.12g}"}
         return "".join(f" {name} {value}" for name, value in {**options, **numbers}.items())
 
 

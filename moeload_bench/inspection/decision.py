@@ -2,7 +2,8 @@
 
 `decide` is pure: the candidates of a watched run in, a `Decision` out. Every command prints this decision and makes
 none of its own. Candidates are compared part by part, over disjoint parts of the run, by a paired 95 % t interval: it
-says what this run shows, not what another would.
+says what this run shows, not what another would. Moving is advised only where each of the newest five windows repays
+its share of the moves, with every assumed constant at the unfavourable end of half to twice.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ WORSE_BY = 0.05
 """Part of the best saving that is never given up, however wide the interval."""
 LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
+WINDOWS = 5
+"""Newest disjoint windows, each of which has to repay its share of the moves."""
 FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
 """Compared unless others are named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
 sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
+Verdict = Literal["move", "leave", "cannot tell"]
 
 
 class Constant(NamedTuple):
@@ -45,7 +49,9 @@ class Candidate:
 
     Percentages are of the step time under the even spread: ``gain_percent`` before moving, ``saved_percent`` after it.
     ``misplaced``: mean part of the tokens that its forecasts put with the wrong expert; ``cpu_ms`` of a forecast,
-    observing included, all candidates timed side by side. ``saved_N``: by disjoint parts in order.
+    observing included, all candidates timed side by side. ``moved_at``: steps of its moves; ``breaks_even``: steps
+    after which one of them is repaid by what the newest windows gain, None for never. ``saved_N``: by disjoint parts in
+    order; ``newest_N``: by the newest windows; ``worst_N``: the same, every assumed constant at its unfavourable end.
     """
 
     forecaster: str
@@ -57,7 +63,11 @@ class Candidate:
     saved_percent: float
     misplaced: float
     cpu_ms: float = field(compare=False)
+    moved_at: tuple[int, ...] = ()
+    breaks_even: int | None = None
     saved_N: tuple[float, ...] = field(repr=False, default=())
+    newest_N: tuple[float, ...] = field(repr=False, default=())
+    worst_N: tuple[float, ...] = field(repr=False, default=())
 
     @property
     def record(self) -> dict[str, Any]:
@@ -69,30 +79,64 @@ class Candidate:
         """Return the misplaced tokens in percent; None before a forecast was judged."""
         return 100 * self.misplaced if np.isfinite(self.misplaced) else None
 
+    @property
+    def pays(self) -> bool:
+        """Whether each of the newest five windows repays its share of the moves, whatever was assumed."""
+        return len(self.worst_N) == WINDOWS and min(self.worst_N) > 0
+
     def dominates(self, other: Candidate) -> bool:
         """Return whether it is nowhere worse and somewhere better: in saving, re-plans and gigabytes moved."""
         mine, its = ((-one.saved_percent, one.replans, one.moved_gb) for one in (self, other))
         return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
 
 
+class Terms(NamedTuple):
+    """What a decision is made for: steps of the run to come, their length, and the windows that it is judged by.
+
+    ``window``: steps of one window; ``missing``: steps more until there are five, 0 where there are.
+    """
+
+    steps_left: int
+    step_ms: float
+    window: int
+    missing: int
+
+
 @dataclass(frozen=True)
 class Decision:
     """What to do about a run, from what was seen before ``step``.
 
-    ``take``: the forecaster with its interval. ``moves``: whether re-planning pays; if not, the experts stay spread
+    ``take``: the forecaster with its interval. ``verdict``: whether re-planning pays; if not, the experts stay spread
     evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves.
     ``alike``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
+    ``vllm``: what its default would have saved; it is compared, and never taken.
     """
 
     step: int
     take: Candidate
-    moves: bool
+    verdict: Verdict
     low: float
     high: float
     alike: tuple[str, ...]
     candidates: tuple[Candidate, ...] = field(repr=False)
     even: float
     constants: tuple[Constant, ...]
+    terms: Terms
+    vllm: Candidate | None
+
+    @property
+    def moves(self) -> bool:
+        """Whether moving experts is advised."""
+        return self.verdict == "move"
+
+    @property
+    def net_hours(self) -> tuple[float, float, float]:
+        """Return the hours that the steps left save, with a 95 % interval over the newest windows; NaN from none."""
+        newest_N = self.take.newest_N
+        mean = float(np.mean(newest_N)) if newest_N else float("nan")
+        scale = self.terms.steps_left * self.terms.step_ms / 3.6e6 / 100
+        low, high = interval_of(newest_N)
+        return mean * scale, low * scale, high * scale
 
     @property
     def matters(self) -> bool:
@@ -103,8 +147,10 @@ class Decision:
     def record(self) -> dict[str, Any]:
         """Return all of it as a JSON record."""
         return {
-            "step": self.step, "moves": self.moves, "take": self.take.record,
+            "step": self.step, "verdict": self.verdict, "moves": self.moves, "take": self.take.record,
             "interval": [_known(self.low), _known(self.high)],
+            "net_hours": [_known(value) for value in self.net_hours], **self.terms._asdict(),
+            "vllm": None if self.vllm is None else self.vllm.record,
             "judged_by": "step time saved", "alike": list(self.alike), "matters": self.matters,
             "even": _known(self.even),
             "candidates": [one.record for one in self.candidates],
@@ -113,22 +159,54 @@ class Decision:
 
     def lines(self) -> list[str]:
         """Return what to do, which forecaster and why, and what it rests on: a sentence or two each."""
-        return [self._answer(), self._forecaster(), *self._rests_on()]
+        return [self._answer(), *self._moves(), self._forecaster(), *self._rests_on()]
 
     def _answer(self) -> str:
         take = self.take
         lead, saved = f"Decision at step {self.step:,}:", f"{take.saved_percent:.1f} % of the step time"
-        if not self.moves:
+        if self.verdict == "leave":
             below = np.floor(100 * take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
             return (
                 f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): re-planning with "
                 f"{take.forecaster} saves {below:.2f} % of the step time, below {LEAST_PERCENT:g} %."
+            )
+        if self.verdict == "cannot tell":
+            return (
+                f"{lead} cannot tell whether moving experts pays. {take.forecaster}, every {take.every:,} steps, saved "
+                f"{saved} so far, but {self._doubt()}."
             )
         return (
             f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
             f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
             f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; max/mean over the "
             f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
+        )
+
+    def _doubt(self) -> str:
+        """Return why a saving is no reason to move yet."""
+        window, missing = self.terms.window, self.terms.missing
+        if missing:
+            return f"five windows of {window:,} steps are needed: {missing:,} steps more"
+        lost = sum(value <= 0 for value in self.take.worst_N)
+        if lost:
+            return (
+                f"{lost} of the newest five windows of {window:,} steps did not repay their share of the moves, with "
+                "what is ASSUMED at the worse of half and twice"
+            )
+        return "vLLM's default saved no less, with no more moves"
+
+    def _moves(self) -> Iterator[str]:
+        """Return which steps it moved at, what the steps left save, and when a move is repaid."""
+        if not self.moves:
+            return
+        take, (net, low, high) = self.take, self.net_hours
+        steps = [f"{step:,}" for step in take.moved_at]
+        last = steps if len(steps) <= 6 else ["...", *steps[-5:]]
+        yield (
+            f"It moved at {'step' if len(steps) == 1 else 'steps'} {', '.join(last)}. Over the "
+            f"{self.terms.steps_left:,} steps left it saves {net:.3g} hours ({low:.3g} to {high:.3g}, 95 % interval "
+            f"over the newest five windows of {self.terms.window:,} steps); a move breaks even after "
+            f"{counted(take.breaks_even or 0, 'step')}."
         )
 
     def _forecaster(self) -> str:
@@ -172,23 +250,35 @@ class Decision:
             yield f"ASSUMED, state yours: {', '.join(assumed)}."
 
 
-def decide(step: int, candidates: Sequence[Candidate], even: float, constants: Sequence[Constant]) -> Decision:
+def decide(
+    step: int,
+    candidates: Sequence[Candidate],
+    even: float,
+    constants: Sequence[Constant],
+    terms: Terms,
+    vllm: Candidate | None = None,
+) -> Decision:
     """Return the decision. Candidates come in the order of what their forecasters cost, cheapest first, or as named.
 
     Candidates that save as much as the least of those that cannot be told from the best are eligible. One that another
-    candidate dominates is never taken. Of the rest the first forecaster is taken, with the interval that moves
-    least.
+    candidate dominates is never taken. Of the rest those go first that repaid their moves in each of the newest
+    windows, then the first forecaster is taken, with the interval that moves least.
     """
     best = max(candidates, key=lambda one: one.saved_percent)
     floor = min(one.saved_percent for one in candidates if _alike(best, one))
     eligible = [one for one in candidates if one.saved_percent >= floor]
     free = [one for one in eligible if not any(other.dominates(one) for other in candidates)]
     names = list(dict.fromkeys(one.forecaster for one in candidates))
-    take = min(free, key=lambda one: (names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent))
+    take = min(
+        free,
+        key=lambda one: (not one.pays, names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent),
+    )
     low, high = interval_of(take.saved_N)
     alike = tuple(name for name in names if any(one.forecaster == name for one in eligible))
-    moves = take.saved_percent >= LEAST_PERCENT
-    return Decision(step, take, moves, low, high, alike, tuple(candidates), even, tuple(constants))
+    verdict: Verdict = "move" if take.pays and not (vllm and vllm.dominates(take)) else "cannot tell"
+    if take.saved_percent < LEAST_PERCENT:
+        verdict = "leave"
+    return Decision(step, take, verdict, low, high, alike, tuple(candidates), even, tuple(constants), terms, vllm)
 
 
 def too_short(steps: int, first: int) -> str:

@@ -21,9 +21,9 @@ from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
-from moeload_bench.inspection.candidates import Race, candidates_for
+from moeload_bench.inspection.candidates import TIMES, Race
 from moeload_bench.inspection.cluster import Cluster, Costs
-from moeload_bench.inspection.decision import Decision, too_short
+from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
 from moeload_bench.isolation.hosts import Level
@@ -43,9 +43,10 @@ class Settings:
     """What a run is watched and planned with; the same settings on the same rows give the same decision.
 
     ``forecaster``: a target as in `moeload-bench run`, several as `a,b`, or a class; None compares those of
-    `candidates`. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
+    `decision`. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
     ``intervals``: steps between looks that are compared, None for those of `candidates`. ``horizon``: steps that a
-    forecast and an advice are for;
+    forecast is for, and of a window that a decision is judged by; ``steps_left``: steps of the run to come, that moves
+    are written off over, None for as many again as were seen;
     ``every``: steps between snapshots (`every_at` a stride); all multiples of the state rule's block. ``follow``:
     whether an advised plan counts as carried out at once.
     """
@@ -55,6 +56,7 @@ class Settings:
     level: Level = "none"
     intervals: tuple[int, ...] | None = None
     horizon: int = 200
+    steps_left: int | None = None
     every: int = 50
     cluster: Cluster = field(default_factory=Cluster)
     advice: AdviceRule = field(default_factory=AdviceRule)
@@ -66,6 +68,8 @@ class Settings:
         of_block, of_every = (self.rule.block, "the state rule's block of"), (self.every, "what is between looks,")
         asked = [("horizon", self.horizon, of_block), ("every", self.every, of_block)]
         asked += [("interval", k, of_every) for k in self.intervals or ()]
+        if self.steps_left is not None and self.steps_left < 1:
+            raise TraceError(f"steps_left is {self.steps_left}, expected at least 1 step")
         for name, value, (unit, what) in asked:
             if value < unit or value % unit:
                 positive = "positive " if value < unit else ""
@@ -81,6 +85,7 @@ class Settings:
         """Return the options that lead to the same decision in any command; what is assumed stays so."""
         words = "" if self.forecaster is None else f" --forecaster {shlex.quote(str(self.forecaster))}"
         words += "" if self.horizon == Settings.horizon else f" --horizon {self.horizon}"
+        words += "" if self.steps_left is None else f" --steps-left {self.steps_left}"
         words += "" if self.intervals is None else f" --every {','.join(map(str, self.intervals))}"
         return f"{words}{self.cluster.options}"
 
@@ -125,11 +130,11 @@ class Planner:
         self.settings, self.shape, self._meta = settings, shape, meta
         self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
-        compared, times = candidates_for(L * E)
+        times = TIMES
         if settings.intervals is not None:
             times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
         named = settings.forecaster
-        targets: dict[str, str | type[Any]] = {name: name for name in compared}
+        targets: dict[str, str | type[Any]] = {name: name for name in FORECASTERS}
         if isinstance(named, str):
             targets = {name: name for name in split_targets(named)}
         elif named is not None:
@@ -146,12 +151,17 @@ class Planner:
             raise
         self.failures: dict[str, str] = {}
         self._step_s = Kept(MOST_STEP_TIMES)
-        self.race = Race(L, E, shape, self._costs().model, tuple(targets), times, looks)
+        self.race = Race(L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left)
         self._windows = Windows(settings.horizon // stride)
         self._recent: deque[FloatArray] = deque(maxlen=grid.window)
         self._unshown: list[StepBlock] = []
         self._pending: list[Row] = []
         self._rows = self._looked = 0
+
+    @property
+    def steps_seen(self) -> int:
+        """Return the training steps seen so far."""
+        return self._rows * self.info.stride
 
     def add(self, row: Row) -> Planned | None:
         """Take in one step that follows the last one: `step`, `tokens` [L], `load` [L, E] and the optional columns.
@@ -175,8 +185,8 @@ class Planner:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
         self._settle()
         self.race.settle()
-        own.layout.step(slot_expert_LR)
-        own.last = None
+        span = own.span(self.steps_seen, self.settings.horizon, self.settings.steps_left)
+        own.move(slot_expert_LR, self.steps_seen, self.steps_seen, span)
 
     def close(self) -> None:
         """End the processes of forecasters."""
@@ -186,7 +196,8 @@ class Planner:
     def _costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
         step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
-        return self.settings.cluster.costs(self._meta, self.shape, step_ms or None)
+        left = (self.settings.steps_left or self.steps_seen, self.settings.steps_left is not None)
+        return self.settings.cluster.costs(self._meta, self.shape, step_ms or None, *left)
 
     def _settle(self) -> None:
         """Take in the whole blocks that came since the last time."""
@@ -232,16 +243,16 @@ class Planner:
         own, share_hat = race.placed[0], self._forecast(step)
         seen = Seen(
             step=step,
-            steps_seen=self._rows * self.info.stride,
+            steps_seen=self.steps_seen,
             recent_SLE=steps_last(np.concatenate(self._recent)),
             static_imbalance=race.even if np.isfinite(race.even) else 1.0,
             names_L=self.names_L,
         )
         race.look(seen, share_hat, settings.horizon, costs, settings.advice)
-        decision = race.decision(step, self.forecasts, costs)
+        decision = race.decision(step, self.forecasts, costs, settings.steps_left or self.steps_seen)
         advice = race.advice(seen, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
         if settings.follow:
-            own.follow(advice)
+            own.follow(advice, self.steps_seen)
         return Planned(step, decision, advice)
 
 

@@ -117,9 +117,12 @@ def headline_shapes(experts: int) -> tuple[ClusterShape, ...]:
     return tuple(shapes)
 
 
-def default_shape(experts: int) -> ClusterShape | None:
-    """Return the shape that is assumed where none is stated: `quarter`; None for fewer than 4 experts."""
-    return next((one for one in headline_shapes(experts) if one.slots > experts), None)
+def default_shape(experts: int, *, replicas: bool = True) -> ClusterShape | None:
+    """Return the shape that is assumed where none is stated: `quarter`, or `plain` without replicas.
+
+    None for fewer than 4 experts.
+    """
+    return next((one for one in headline_shapes(experts) if (one.slots > experts) == replicas), None)
 
 
 def _divisor(experts: int, most: int) -> int:

@@ -12,6 +12,7 @@ Axis letters: S rows of the trace, L MoE layers, E experts, R replica slots, D d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -52,23 +53,29 @@ class CostModel:
         waiting = self.step_ms * self.expert_fraction
         return self.step_ms - waiting + waiting * imbalance / static
 
+    def price_ms(self, moves: Any, received: Any) -> Any:
+        """Return the time of moves in which the busiest devices receive so many replicas in all; numbers or arrays."""
+        return self.replan_ms * moves + (1 - self.overlap) * self.expert_mb / self.bandwidth_gb_s * received
+
     def migration_ms(self, moved_LD: IntArray) -> float:
         """Return the time to move replicas, all layers at once, every device receiving over its own link."""
-        most = int(moved_LD.sum(axis=0).max(initial=0))
-        return self.replan_ms + (1 - self.overlap) * most * self.expert_mb / self.bandwidth_gb_s
+        return float(self.price_ms(1, int(moved_LD.sum(axis=0).max(initial=0))))
 
 
 class Layout:
     """The plan in force, step by step, and what its changes cost: of a run that goes on, or of a trace.
 
-    It begins as ``static_LR``, the plan for uniform loads; ``replans``, ``replicas`` and ``migration_ms`` add up.
+    It begins as ``static_LR``, the plan for uniform loads; ``replans`` and ``replicas`` add up, and so does
+    ``received``, by the device that receives most in each move.
+
+    A move is written off evenly over a span of steps. What is left of it when the next one comes is due at once.
     """
 
-    def __init__(self, layers: int, experts: int, shape: ClusterShape, cost: CostModel) -> None:
-        self.experts, self.shape, self.cost = experts, shape, cost
+    def __init__(self, layers: int, experts: int, shape: ClusterShape) -> None:
+        self.experts, self.shape = experts, shape
         self.static_LR = self.current_LR = plan(np.ones((layers, experts)), shape)
-        self.replans = self.replicas = 0
-        self.migration_ms = 0.0
+        self.replans = self.replicas = self.received = 0
+        self._due_2, self._left_2, self._per_step_2 = np.zeros((3, 2))
 
     def imbalance(self, share_SLE: FloatArray, slot_expert_LR: IntArray | None = None) -> FloatArray:
         """Return max / mean device load [S, L] under the plan in force, or another."""
@@ -79,15 +86,26 @@ class Layout:
         """Return the replicas [L, D] that each device would receive."""
         return replicas_moved(self.current_LR, slot_expert_LR, self.shape.devices)
 
-    def step(self, slot_expert_LR: IntArray) -> IntArray:
-        """Put a plan [L, R] in force from here on and charge it; return the replicas [L, D] that move."""
+    def step(self, slot_expert_LR: IntArray, span: int = 1) -> IntArray:
+        """Put a plan [L, R] in force, to be written off over ``span`` steps; return the replicas [L, D] that move."""
         moved_LD = self.moved(slot_expert_LR)
         self.current_LR = slot_expert_LR
         if moved_LD.any():
+            most = int(moved_LD.sum(axis=0).max())
             self.replans += 1
             self.replicas += int(moved_LD.sum())
-            self.migration_ms += self.cost.migration_ms(moved_LD)
+            self.received += most
+            self._due_2 = self._due_2 + self._left_2
+            self._left_2 = np.array([1.0, most])
+            self._per_step_2 = self._left_2 / span
         return moved_LD
+
+    def written_off(self, steps: int) -> FloatArray:
+        """Return what the next ``steps`` steps are charged with [2]: moves, and replicas received."""
+        part_2 = np.minimum(self._left_2, self._per_step_2 * steps)
+        due_2 = self._due_2 + part_2
+        self._due_2, self._left_2 = np.zeros(2), self._left_2 - part_2
+        return due_2
 
 
 def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
