@@ -155,11 +155,14 @@ def plan(
     following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format eplb"
     if written is not None:
         following = f"moeload-bench inspect {shlex.quote(trace)} --html page.html"
+    now = planner.advice.reason if decision.moves and planner.advice is not None else None
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
-        say_record({"trace": loaded.id, "decision": decision.record, "next": following, "failures": failures})
+        say_record(
+            {"trace": loaded.id, "decision": decision.record, "now": now, "next": following, "failures": failures}
+        )
     else:
-        _print(loaded, decision, following, failures, details=details)
+        _print(loaded, decision, now, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
     if failures:
@@ -216,10 +219,12 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     return [*lines, *textwrap.wrap(text, 80, break_on_hyphens=False)]
 
 
-def _print(trace: Trace, decision: Decision, following: str, failures: Sequence[str], *, details: bool) -> None:
-    """Print the decision, the candidates, what failed, the next command."""
+def _print(
+    trace: Trace, decision: Decision, now: str | None, following: str, failures: Sequence[str], *, details: bool
+) -> None:
+    """Print the decision, what to do now, the candidates, what failed, the next command."""
     console = plain_console()
-    for line in decision.lines():
+    for line in [*decision.lines(), *([f"At step {decision.step:,}: {now}."] if now else [])]:
         console.print(printable(line))
     console.print("")
     console.print(

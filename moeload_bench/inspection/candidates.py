@@ -28,7 +28,7 @@ from moeload_bench.traces.means import mean_known
 
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
-TIMES = (1, 4, 10)
+TIMES: tuple[int, ...] = (1, 4, 10)
 """Intervals of the candidates, in looks: 50, 200 and 500 steps."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
@@ -220,7 +220,7 @@ class Race:
         size = self._window_looks
         rows = list(self._newest or ())[::-1]
         whole = len(rows) // size * size
-        return np.array(rows[:whole]).reshape(-1, size, len(self._total)).sum(axis=1)[::-1]
+        return np.asarray(np.array(rows[:whole]).reshape(-1, size, len(self._total)).sum(axis=1)[::-1])
 
     @property
     def terms(self) -> tuple[int, int]:

@@ -164,7 +164,9 @@ class LoadMonitor:
         said = verdict(found)
         lines += [said.headline, said.balance, *said.to_do]
         if latest is not None and latest.decision is not None and latest.advice is not None:
-            lines += [*latest.decision.lines(), f"Advice: {latest.advice.reason}."]
+            lines += latest.decision.lines()
+            if latest.decision.moves or latest.advice.verdict != "replan":
+                lines.append(f"Advice: {latest.advice.reason}.")
         return "\n".join(map(printable, lines))
 
     def close(self) -> None:

@@ -159,6 +159,11 @@ class Planner:
         self._rows = self._looked = 0
 
     @property
+    def advice(self) -> Advice | None:
+        """Return the newest advice about the layout in force, None before the first look."""
+        return self.race.placed[0].last
+
+    @property
     def steps_seen(self) -> int:
         """Return the training steps seen so far."""
         return self._rows * self.info.stride

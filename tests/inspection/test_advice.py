@@ -65,8 +65,8 @@ def test_a_hot_expert_is_worth_a_move_and_the_reason_says_what_it_saves() -> Non
     assert advice.saves_percent == pytest.approx(saves)
     assert advice.costs_percent == pytest.approx(costs)
     assert advice.reason == (
-        f"re-plan layer 1 now: expected max/mean {before:.2f} -> {after:.2f} for the next 200 steps, "
-        f"saves {saves:.1f} % of the step time, costs {costs:.1f} %"
+        f"re-plan layer 1 now: expected max/mean {before:.2f} -> {after:.2f}, saves {saves:.1f} % of the step "
+        f"time, costs {costs:.1f} % over 200 steps"
     )
 
 

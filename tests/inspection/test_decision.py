@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.inspection.cluster import Cluster, expert_mb
-from moeload_bench.inspection.decision import FORECASTERS, Candidate, decide, volume
+from moeload_bench.inspection.decision import FORECASTERS, Candidate, Terms, decide, volume
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings, decided, plans_of
@@ -31,6 +31,7 @@ from tests.support.monitored import fed
 from tests.support.synthetic import settling_trace
 
 TRACES = Path(__file__).parents[2] / "traces"
+TERMS = Terms(steps_left=1000, step_ms=100.0, window=200, missing=0)
 STATED = ("--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000")
 
 
@@ -114,11 +115,14 @@ def candidate(name: str, every: int, saved: float, moved: float, replans: int, n
     """One that saves so much in every part of the run, give or take."""
     parts_N = noise * np.random.default_rng(every).standard_normal(20)
     parts_N += saved - parts_N.mean()
-    return Candidate(name, every, replans, moved, 1.1, saved, saved, 0.1, 1.0, tuple(parts_N.tolist()))
+    newest_N = (saved,) * 5
+    return Candidate(
+        name, every, replans, moved, 1.1, saved, saved, 0.1, 1.0, (200,), 1, tuple(parts_N.tolist()), newest_N, newest_N
+    )  # fmt: skip
 
 
 def taken(*candidates: Candidate) -> tuple[str, int]:
-    decision = decide(1000, candidates, 1.2, ())
+    decision = decide(1000, candidates, 1.2, (), TERMS)
     assert not any(other.dominates(decision.take) for other in candidates)
     return decision.take.forecaster, decision.take.every
 
@@ -142,13 +146,13 @@ def test_a_difference_needs_every_part_and_a_twentieth_is_never_given_up() -> No
 def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None:
     """The first, cheapest one is taken; where one is behind, it is named."""
     alike = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
-    decision = decide(1000, alike, 1.2, ())
+    decision = decide(1000, alike, 1.2, (), TERMS)
     assert not decision.matters
-    assert "Which forecaster does not matter here: they save 5.00 to 5.05 % of the step time" in decision.lines()[1]
-    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, ())
+    assert "Which forecaster does not matter here: they save 5.00 to 5.05 % of the step time" in decision.lines()[2]
+    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, (), TERMS)
     assert apart.matters
     assert apart.take.forecaster == "gated"
-    assert apart.lines()[1] == "By step time saved, gated is ahead of ema (all save 3.00 to 5.05 % of the step time)."
+    assert apart.lines()[2] == "By step time saved, gated is ahead of ema (all save 3.00 to 5.05 % of the step time)."
 
 
 def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
@@ -157,11 +161,11 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
     alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("guarded", 50, 5.05, 5.0, 9)]
-    said = decide(1000, alike, 1.2, ()).lines()[1]
+    said = decide(1000, alike, 1.2, (), TERMS).lines()[2]
     assert "ema takes the least CPU time (measured at 60 x 256, docs/reports/performance.md in the " in said
     assert (
         "guarded was named first."
-        in decide(1000, [candidate("guarded", 50, 5.0, 4.0, 8), alike[0]], 1.2, ()).lines()[1]
+        in decide(1000, [candidate("guarded", 50, 5.0, 4.0, 8), alike[0]], 1.2, (), TERMS).lines()[2]
     )
 
 
@@ -186,14 +190,14 @@ def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> 
     """Small experts would move `0.0 GB` in many re-plans."""
     assert volume(gb) == said
     moved = replace(candidate("a", 50, 5.0, gb, 9), moved_gb=gb)
-    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, ()).lines()[0]
+    assert f"with 9 re-plans and {said} moved" in decide(1000, [moved], 1.2, (), TERMS).lines()[0]
 
 
 def test_the_imbalance_of_a_decision_is_that_of_the_run() -> None:
     """Not of the last window, which `watch` and `report` call lately: the words tell them apart."""
     assert (
         "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)"
-        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, ()).lines()[0]
+        in decide(1000, [candidate("a", 50, 5.0, 9.0, 9)], 1.2, (), TERMS).lines()[0]
     )
 
 
@@ -201,19 +205,39 @@ def test_intervals_with_another_best_are_named() -> None:
     """One forecaster for short intervals, another for long ones."""
     rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
             candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
-    said = decide(1000, rows, 1.2, ()).lines()[1]
+    said = decide(1000, rows, 1.2, (), TERMS).lines()[2]
     assert "Best by interval: a every 50, b every 500." in said
     assert "save 4.00 to 5.00 % of the step time, each at its best interval" in said
 
 
 def test_below_one_percent_the_experts_stay() -> None:
     """What could be saved is said."""
-    decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, ())
+    decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, (), TERMS)
     assert not decision.moves
     assert decision.lines()[0] == (
         "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning with a saves 0.40 % of "
         "the step time, below 1 %."
     )
+
+
+def test_a_move_is_advised_where_each_of_five_windows_repays_its_share() -> None:
+    """One window that does not, or less than vLLM's default with as many moves: nothing is advised, and it is said."""
+    good = candidate("a", 50, 5.0, 9.0, 9)
+    decision = decide(1000, [good], 1.2, (), TERMS)
+    assert decision.verdict == "move"
+    assert decision.net_hours == pytest.approx((5.0 / 100 * 1000 * 0.1 / 3600,) * 3)
+    lost = replace(good, worst_N=(5.0, 5.0, -0.1, 5.0, 5.0))
+    decision = decide(1000, [lost], 1.2, (), TERMS)
+    assert decision.verdict == "cannot tell"
+    assert "1 of the newest five windows of 200 steps did not repay their share of the moves" in decision.lines()[0]
+    assert taken(lost, replace(candidate("b", 50, 5.0, 9.0, 9), every=50)) == ("b", 50)
+    better = replace(good, forecaster="vLLM's default", saved_percent=6.0)
+    decision = decide(1000, [good], 1.2, (), TERMS, better)
+    assert decision.verdict == "cannot tell"
+    assert "vLLM's default saved no less, with no more moves" in decision.lines()[0]
+    few = replace(good, worst_N=(5.0,) * 3)
+    decision = decide(1000, [few], 1.2, (), TERMS._replace(missing=400))
+    assert "five windows of 200 steps are needed: 400 steps more" in decision.lines()[0]
 
 
 def test_constants_come_from_the_run_and_its_model() -> None:
@@ -249,13 +273,14 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     """The taken candidate's plans, costed anew over the whole run by the cost model."""
     trace, cost = synthetic_trace(900), CostModel(100, 1, 25)
     shape = ClusterShape("mine", 2, 6)
-    planner, decision = decided(trace, Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,)))
-    placed = planner.race.placed[1]
+    settings = Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,), steps_left=1)
+    planner, decision = decided(trace, settings)
+    layout = planner.race.placed[1].layout
     share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
     assert decision.even == pytest.approx(static)
     gain = 100 * 0.5 * (1 - decision.take.imbalance / static)
-    spent = 100 * placed.layout.migration_ms / (decision.step * 100)
+    spent = 100 * cost.price_ms(layout.replans, layout.received) / (decision.step * 100)
     assert decision.take.saved_percent == pytest.approx(gain - spent)
     assert np.mean(decision.take.saved_N) == pytest.approx(decision.take.saved_percent, abs=0.2)
 
@@ -318,6 +343,6 @@ def test_what_is_left_alone_would_have_saved_what_is_said() -> None:
     parts = (0.2, 1.7, 0.5, 1.36, 0.94)
     little = Candidate("sw_avg", 50, 1, 0.1, 1.1, 0.996, 0.996, 0.01, 1.0, saved_N=parts)
     more = replace(little, replans=3, moved_gb=0.3, saved_percent=1.03, saved_N=tuple(reversed(parts)))
-    found = decide(500, [little, more], 1.2, ())
+    found = decide(500, [little, more], 1.2, (), TERMS)
     assert (found.take, found.moves) == (little, False)
     assert "re-planning with sw_avg saves 0.99 % of the step time, below 1 %" in found.lines()[0]

@@ -20,7 +20,7 @@ COST = CostModel(step_ms=100, expert_mb=50, bandwidth_gb_s=25, expert_fraction=0
 SHAPE_8 = ClusterShape("x", 2, 10)
 
 
-def skewed_trace(steps=600, stride=1):
+def skewed_trace(steps=1400, stride=1):
     """A settled, unequal run of two layers and eight experts."""
     rng = np.random.default_rng(3)
     p = rng.dirichlet(np.ones(8), size=2)

@@ -72,7 +72,8 @@ def replayed(load_SLE: Any) -> Replayed:
     share_SLE = load_SLE / load_SLE.sum(axis=2, keepdims=True)
     even_LE = np.stack([devices_of(np.ones(E))] * L)
     even_SL, own_SL, charged_S = imbalance(share_SLE, even_LE), np.zeros((len(share_SLE), L)), np.zeros(len(share_SLE))
-    now_LE, price_ms, moved_at, left, rate = even_LE, MINUTES * 60_000, [], 0.0, 0.0
+    now_LE, price_ms, left, rate = even_LE, MINUTES * 60_000, 0.0, 0.0
+    moved_at: list[int] = []
     for step in range(len(share_SLE)):
         if step >= WINDOW and step % EVERY == 0:
             recent_SLE, static = share_SLE[step - 100 : step], even_SL[:step].mean()
