@@ -152,7 +152,8 @@ def plan(
             say(*_write(loaded, settings, shape, first, written), err=as_json)
             return
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
-    following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format eplb"
+    form = "eplb" if move == "live" else "json"
+    following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format {form}"
     if written is not None:
         following = f"moeload-bench inspect {shlex.quote(trace)} --html page.html"
     now = planner.advice.reason if decision.moves and planner.advice is not None else None
