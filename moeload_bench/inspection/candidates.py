@@ -28,8 +28,8 @@ from moeload_bench.traces.means import mean_known
 
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
-TIMES: tuple[int, ...] = (1, 4, 10)
-"""Intervals of the candidates, in looks: 50, 200 and 500 steps."""
+TIMES = tuple(range(1, 11))
+"""Intervals of the candidates, in looks: every 50 steps up to 500, so that no interval between them saves more."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
 VLLM, VLLM_WINDOW, VLLM_EVERY, VLLM_FIRST = "vLLM's default", 1000, 3000, 750

@@ -225,20 +225,8 @@ class Decision:
             return f"Which forecaster does not matter here: they {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
         if len(self.alike) == 1:
-            return f"By step time saved, {self.alike[0]} is ahead of {apart} (all {span}).{self._by_interval()}"
-        return (
-            f"By step time saved, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}.{self._by_interval()}"
-        )
-
-    def _by_interval(self) -> str:
-        """Return the best forecaster of each interval, where they differ."""
-        best: dict[int, str] = {}
-        for every in sorted({one.every for one in self.candidates}):
-            there = (one for one in self.candidates if one.every == every)
-            best[every] = max(there, key=lambda one: one.saved_percent).forecaster
-        if len(set(best.values())) == 1:
-            return ""
-        return f" Best by interval: {', '.join(f'{name} every {every:,}' for every, name in best.items())}."
+            return f"By step time saved, {self.alike[0]} is ahead of {apart} (all {span})."
+        return f"By step time saved, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}."
 
     def _rests_on(self) -> Iterator[str]:
         for source, lead in (("stated", "Stated"), ("of this run", "Of this run"), ("of the model", "Of the model")):

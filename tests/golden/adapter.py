@@ -159,9 +159,10 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         E = read_trace(path).num_experts
         devices = E // 4
         cluster = f"--devices {devices} --slots {E + devices} --expert-mb 350 --bandwidth 25 --step-ms 100"
+        cluster += " --every 50,200,500 --steps-left 200"
         plan = _printed("plan", path, f"{cluster} --expert-fraction 0.5 --overlap 0 --replan-ms 0")
         decision = {key: value for key, value in plan["decision"].items() if key != "constants"}
-        for one in (decision["take"], *decision["candidates"]):
+        for one in (decision["take"], decision["vllm"], *decision["candidates"]):
             del one["cpu_ms"]
         need = _printed(
             "inspect", path, f"--capacity --horizon 200 --risk 0.01 --devices {devices} --token-bytes 4096"
