@@ -164,6 +164,8 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         decision = {key: value for key, value in plan["decision"].items() if key != "constants"}
         for one in (decision["take"], decision["vllm"], *decision["candidates"]):
             del one["cpu_ms"]
+        for one in decision["candidates"]:
+            del one["moved_at"]
         need = _printed(
             "inspect", path, f"--capacity --horizon 200 --risk 0.01 --devices {devices} --token-bytes 4096"
         )["capacity"]

@@ -24,9 +24,10 @@ from moeload_bench.inspection.planning import Settings, decided, plans_of
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import load_trace, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import needs_traces, synthetic_trace
 from tests.support.monitored import fed
 from tests.support.synthetic import settling_trace
 
@@ -109,6 +110,19 @@ def test_every_command_makes_the_same_decision(name: str, stated: tuple[str, ...
         assert sources[option] == "stated"
     assumed = next((line for line in decision.lines() if line.startswith("ASSUMED")), "")
     assert all((option in assumed) == (source == "ASSUMED") for option, source in sources.items())
+
+
+@pytest.mark.slow
+@needs_traces
+@pytest.mark.parametrize("name", [entry.id for entry in load_suite("v3").traces])
+def test_nothing_tried_dominates_what_is_advised(name: str) -> None:
+    """On every trace of v3, with longer intervals than those of `plan` tried too, and vLLM's default."""
+    trace = load_trace(name)
+    tried = decided(trace, Settings(intervals=(*range(50, 501, 50), 1000, 2000)))[1]
+    usual = [one for one in tried.candidates if one.every <= 500]
+    decision = decide(tried.step, usual, tried.even, tried.constants, tried.terms, tried.vllm)
+    assert tried.vllm is not None
+    assert not decision.moves or not any(one.dominates(decision.take) for one in (*tried.candidates, tried.vllm))
 
 
 def candidate(name: str, every: int, saved: float, moved: float, replans: int, noise: float = 0.0) -> Candidate:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
 L, E, D, EVERY, WINDOW, STEPS, LEFT = 2, 8, 2, 50, 200, 2600, 20_000
@@ -146,3 +150,26 @@ def test_a_permuted_checkpoint_has_no_replicas() -> None:
         Cluster(None, {"bandwidth_gb_s": 25.0}, restart_minutes=10.0)
     with pytest.raises(PlacementError, match="restart_minutes is -1"):
         Cluster(restart_minutes=-1.0)
+
+
+def test_the_command_prices_restarts(tmp_path: Path) -> None:
+    """Devices alone are enough: a slot for each expert; sentences, table and the next command say what it is."""
+    path = write_trace(trace_of(shifted_load()), tmp_path / "own.parquet")
+    words = ["plan", str(path), "--devices", "2", "--step-ms", "100", "--steps-left", "20000", "--level", "none"]
+    words += ["--expert-fraction", "0.5"]
+    restart = ["--move", "restart", "--restart-minutes", "0.05"]
+    done = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg"])
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.replace("\\\n", " ").split())
+    assert (
+        "Stated: 2 devices with 8 slots, steps of 100 ms, 0.05 minutes for each restart, moves written off over" in said
+    )
+    assert "a move breaks even after" in said
+    assert "vLLM's default 3,000" in said
+    assert "--move restart --restart-minutes 0.05 --write placement.json --format json" in said
+    assert "sw_avg 50 " in said
+    every = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg", "--details"])
+    assert all(f"sw_avg {interval} " in " ".join(every.output.split()) for interval in range(50, 501, 50))
+    for wrong in (restart[:2], restart[2:]):
+        refused = CliRunner().invoke(app, [*words, *wrong]).exception
+        assert "--move restart and --restart-minutes go together" in str(refused)
