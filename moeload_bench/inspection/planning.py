@@ -198,7 +198,7 @@ class Planner:
         for each in self.forecasts.values():
             each.close()
 
-    def _costs(self) -> Costs:
+    def costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
         step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
         left = (self.settings.steps_left or self.steps_seen, self.settings.steps_left is not None)
@@ -244,7 +244,7 @@ class Planner:
 
     def _look(self, step: int) -> Planned:
         """Return the decision so far and the advice, which is carried out at once if the settings say so."""
-        race, settings, costs = self.race, self.settings, self._costs()
+        race, settings, costs = self.race, self.settings, self.costs()
         own, share_hat = race.placed[0], self._forecast(step)
         seen = Seen(
             step=step,

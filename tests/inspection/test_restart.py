@@ -154,16 +154,15 @@ def test_a_permuted_checkpoint_has_no_replicas() -> None:
 
 def test_the_command_prices_restarts(tmp_path: Path) -> None:
     """Devices alone are enough: a slot for each expert; sentences, table and the next command say what it is."""
-    path = write_trace(trace_of(shifted_load()), tmp_path / "own.parquet")
+    path = write_trace(trace_of(shifted_load(1300)), tmp_path / "own.parquet")
     words = ["plan", str(path), "--devices", "2", "--step-ms", "100", "--steps-left", "20000", "--level", "none"]
     words += ["--expert-fraction", "0.5"]
     restart = ["--move", "restart", "--restart-minutes", "0.05"]
     done = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg"])
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.replace("\\\n", " ").split())
-    assert (
-        "Stated: 2 devices with 8 slots, steps of 100 ms, 0.05 minutes for each restart, moves written off over" in said
-    )
+    assert "Stated: 2 devices with 8 slots, steps of 100 ms, 50 % of a step waits" in said
+    assert "0.05 minutes for each restart, moves written off over 20,000 steps left." in said
     assert "a move breaks even after" in said
     assert "vLLM's default 3,000" in said
     assert "--move restart --restart-minutes 0.05 --write placement.json --format json" in said

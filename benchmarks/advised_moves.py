@@ -1,0 +1,138 @@
+"""How often moves that `plan` advises paid on the rest of held-out runs: a part of docs/methods/placement.md.
+
+    python benchmarks/advised_moves.py [--out docs/methods/placement.md]
+
+Every test trace of v3 is decided on at step 1,500 and every 500 steps after that, up to half of the run. Where a move
+is advised, it is made: from the even spread to the plan that the candidate has in force. Then the candidate goes on for
+as many steps again as were seen, with the moves that it makes there. It paid if all of this saved more than it cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from compare_common import table, write_part
+
+from moeload_bench.arrays import FloatArray
+from moeload_bench.inspection.cluster import Cluster
+from moeload_bench.inspection.decision import Candidate
+from moeload_bench.inspection.planning import Planner, Settings, plans_of
+from moeload_bench.placement.cost import replicas_moved
+from moeload_bench.placement.replan import CostModel
+from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.trace import Trace
+
+FIRST, EVERY = 1500, 500
+BEGIN = "<!-- advised moves -->\n"
+LIVE = Cluster(None, {"step_ms": 100, "expert_fraction": 0.5, "expert_mb": 200, "bandwidth_gb_s": 25, "overlap": 0})
+RESTART = Cluster(None, {"step_ms": 100, "expert_fraction": 0.5}, restart_minutes=0.1)
+MODES = {"live: 200 MB per expert, 25 GB/s": LIVE, "restart of 0.1 minutes": RESTART}
+"""A restart of 0.1 minutes with 5,000 steps left is, in percent of the step time, one of 10 minutes with 500,000."""
+
+
+class Outcome(NamedTuple):
+    """What was decided at a step, and what that saved over as many steps again, in percent of their time."""
+
+    verdict: str
+    saved_percent: float
+
+
+class Advised(NamedTuple):
+    """A decision whose outcome is to come: the candidate's place, the sums of the race, and what its moves came to."""
+
+    verdict: str
+    end: int
+    at: int
+    sum_X: FloatArray
+    price_ms: float
+
+
+def outcomes(trace: Trace, cluster: Cluster) -> Iterator[Outcome]:
+    """Yield the outcome of each decision of a run."""
+    due: list[Advised] = []
+    for planner, planned in plans_of(trace, Settings(cluster=cluster)):
+        seen, cost = planner.steps_seen, planner.costs().model
+        while due and due[0].end <= seen:
+            one = due.pop(0)
+            yield Outcome(one.verdict, _saved(planner, one, cost))
+        if seen >= FIRST and seen % EVERY == 0 and 2 * seen <= trace.steps * trace.meta.stride:
+            due.append(_advised(planner, planned.decision.verdict, planned.decision.take, 2 * seen, cost))
+
+
+def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: CostModel) -> Advised:
+    race = planner.race
+    at = next(
+        c for c, one in enumerate(race.placed)
+        if (one.forecaster, one.times * race.looks) == (take.forecaster, take.every)
+    )  # fmt: skip
+    layout = race.placed[at].layout
+    moved_LD = replicas_moved(layout.static_LR, layout.current_LR, layout.shape.devices)
+    first_ms = cost.migration_ms(moved_LD) if moved_LD.any() else 0.0
+    return Advised(verdict, end, at, race.total.copy(), cost.price_ms(layout.replans, layout.received) - first_ms)
+
+
+def _saved(planner: Planner, one: Advised, cost: CostModel) -> float:
+    sum_X, layout = planner.race.total - one.sum_X, planner.race.placed[one.at].layout
+    even = sum_X[2] / sum_X[1]
+    gain = 100 * cost.expert_fraction * (1 - sum_X[3 + one.at] / sum_X[1] / even)
+    price_ms = cost.price_ms(layout.replans, layout.received) - one.price_ms
+    return float(gain - 100 * price_ms / sum_X[0] / cost.step_ms)
+
+
+def interval(paid: int, of: int) -> tuple[float, float]:
+    """Return the exact (Clopper-Pearson) 95 % interval of a fraction, in percent."""
+    from scipy.special import betaincinv
+
+    low = 0.0 if paid == 0 else float(betaincinv(paid, of - paid + 1, 0.025))
+    high = 1.0 if paid == of else float(betaincinv(paid + 1, of - paid, 0.975))
+    return 100 * low, 100 * high
+
+
+def row(mode: str, found: list[list[Outcome]]) -> list[str]:
+    """Return a row of the table: decisions to move, how many paid, and runs in which all of them did."""
+    moves = [[one for one in run if one.verdict == "move"] for run in found]
+    moves = [run for run in moves if run]
+    paid = [one.saved_percent > 0 for run in moves for one in run]
+    whole = sum(all(one.saved_percent > 0 for one in run) for run in moves)
+    low, high = interval(whole, len(moves)) if moves else (0.0, 100.0)
+    others = [one for run in found for one in run if one.verdict == "cannot tell"]
+    missed = sum(one.saved_percent > 1 for one in others)
+    saved = np.mean([one.saved_percent for run in moves for one in run]) if moves else float("nan")
+    return [
+        mode, f"{len(paid)}", f"{sum(paid)}", f"{saved:.2f}", f"{whole} of {len(moves)}", f"{low:.0f} to {high:.0f} %",
+        f"{missed} of {len(others)}",
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Replay every trace with every mode, and print the table or write it into the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path)
+    out = parser.parse_args().out
+    traces = [entry.id for entry in load_suite("v3").traces]
+    rows = [
+        row(mode, [list(outcomes(load_trace(name), cluster)) for name in traces]) for mode, cluster in MODES.items()
+    ]
+    head = [
+        "moves",
+        "advised",
+        "paid",
+        "saved, %",
+        "runs: all paid",
+        "95 % interval",
+        "cannot tell: would have saved 1 %",
+    ]
+    made = "\n".join(["", *table(head, rows), "", ""])
+    if out is None:
+        print(made)
+    else:
+        write_part(out, BEGIN, made)
+
+
+if __name__ == "__main__":
+    main()
