@@ -105,6 +105,7 @@ class Race:
         self._total, self._look = np.zeros((2, 3 + 3 * len(self.placed)))
         self._window_looks = -(-window // looks)
         self._newest: deque[FloatArray] | None = None
+        self._looks_to_plan = 0
         self._vllm_loads: deque[FloatArray] = deque(maxlen=-(-VLLM_WINDOW // looks))
         self._vllm_at: int | None = None
 
@@ -176,6 +177,7 @@ class Race:
             self._newest.append(self._look)
         elif seen.steps_seen >= rule.patience:
             self._newest = deque(maxlen=WINDOWS * self._window_looks)
+        self._looks_to_plan = max(0, -(-(rule.patience - seen.steps_seen) // self.looks))
         self._look = np.zeros_like(self._look)
         self._look_of_vllm(seen)
         acting = [one for one in self.placed[1:-1] if self._looked % one.times == 0 and one.forecaster in share_hat]
@@ -210,10 +212,6 @@ class Race:
         own.last = advise(own.situation(seen, share_hat_LE), span, costs.model, own.layout.shape, rule)
         return own.last
 
-    def saved_percent(self, c: int, cost: CostModel) -> float:
-        """Return what a layout saved so far, in percent of the step time, after what is written off of its moves."""
-        return float(percent_saved(self.total[None], self.even, cost)[1][0, c])
-
     @property
     def windows(self) -> FloatArray:
         """Return the sums [N, X] of the newest disjoint windows that began after the first plan, at most five."""
@@ -225,7 +223,7 @@ class Race:
     @property
     def terms(self) -> tuple[int, int]:
         """Return the steps of a window, and how many steps more there must be for five of them."""
-        missing = WINDOWS * self._window_looks - len(self._newest or ())
+        missing = self._looks_to_plan + WINDOWS * self._window_looks - len(self._newest or ())
         return self._window_looks * self.looks, missing * self.looks
 
     def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int) -> Decision:

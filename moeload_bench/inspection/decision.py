@@ -173,7 +173,7 @@ class Decision:
         if self.verdict == "cannot tell":
             return (
                 f"{lead} cannot tell whether moving experts pays. {take.forecaster}, every {take.every:,} steps, saved "
-                f"{saved} so far, but {self._doubt()}."
+                f"{saved} so far; {self._doubt()}."
             )
         return (
             f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
@@ -263,9 +263,11 @@ def decide(
     )
     low, high = interval_of(take.saved_N)
     alike = tuple(name for name in names if any(one.forecaster == name for one in eligible))
-    verdict: Verdict = "move" if take.pays and not (vllm and vllm.dominates(take)) else "cannot tell"
-    if take.saved_percent < LEAST_PERCENT:
+    verdict: Verdict = "cannot tell"
+    if not terms.missing and take.saved_percent < LEAST_PERCENT:
         verdict = "leave"
+    elif take.pays and not (vllm and vllm.dominates(take)):
+        verdict = "move"
     return Decision(step, take, verdict, low, high, alike, tuple(candidates), even, tuple(constants), terms, vllm)
 
 
