@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
+from tests.support.synthetic import settling_trace
 
 L, E, D, EVERY, WINDOW, STEPS, LEFT = 2, 8, 2, 50, 200, 2600, 20_000
 STEP_MS, FRACTION, MINUTES = 100.0, 0.5, 0.05
@@ -172,3 +174,14 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     for wrong in (restart[:2], restart[2:]):
         refused = CliRunner().invoke(app, [*words, *wrong]).exception
         assert "--move restart and --restart-minutes go together" in str(refused)
+
+
+@pytest.mark.slow
+def test_a_model_of_58_layers_and_256_experts_takes_less_than_a_minute() -> None:
+    """All 40 candidates over 1,000 steps, in CPU seconds of this process."""
+    trace, began = settling_trace(58, 256, 1000), time.process_time()
+    decision = decided(trace, Settings(cluster=Cluster(restart_minutes=10.0), steps_left=500_000))[1]
+    assert time.process_time() - began < 60
+    assert len(decision.candidates) == 40
+    assert decision.vllm is not None
+    assert not any(one.dominates(decision.take) for one in (*decision.candidates, decision.vllm))
