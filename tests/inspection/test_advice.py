@@ -142,7 +142,7 @@ def followed(trace: Trace) -> tuple[Planner, float]:
     static = plan(np.ones(share_SLE.shape[1:]), shape)
     plans, migration = [(0, static)], 0.0
     for planner, planned in plans_of(trace, settings):  # noqa: B007
-        if planned.advice.verdict == "replan":
+        if planned.advice.verdict == "replan" and planned.step <= trace.step_S[-1]:
             wanted = planned.advice.slot_expert_LR
             assert wanted is not None
             moved_LD = replicas_moved(plans[-1][1], wanted, shape.devices)
