@@ -46,10 +46,10 @@ def plan(
         str | None, typer.Option(help="Steps between checks, compared: 50,200. Up to 500 by default.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(metavar=INT, help="Devices that share a layer's experts. E / 4 by default.")
+        int | None, typer.Option(metavar=INT, help="Devices of a layer's experts; E / 4 by default.")
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(metavar=INT, help="Expert slots on all devices. E + devices by default.")
+        int | None, typer.Option(metavar=INT, help="Slots on all devices; E + devices by default.")
     ] = None,
     nodes: Annotated[
         int, typer.Option(metavar=INT, help="Above 1: replicas of an expert stay on one of so many nodes.")
@@ -61,24 +61,18 @@ def plan(
         float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves.")
     ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="GB/s that a device receives while experts move.")] = None,
-    step_ms: Annotated[
-        float | None, typer.Option(help="Measured step time in ms, experts spread evenly by number.")
-    ] = None,
-    expert_fraction: Annotated[
-        float | None, typer.Option(help="Part of a step that waits for the most loaded device.")
-    ] = None,
+    step_ms: Annotated[float | None, typer.Option(help="Step time in ms, experts spread evenly.")] = None,
+    expert_fraction: Annotated[float | None, typer.Option(help="Part of a step set by the busiest device.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Part of a migration hidden behind training.")] = None,
     replan_ms: Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms.")] = None,
     move: Annotated[
         Literal["live", "restart"],
-        typer.Option(help="How experts move: by an engine, or by a restart from a permuted checkpoint (no replicas)."),
+        typer.Option(help="By an engine, or a restart from a permuted checkpoint."),
     ] = "live",
-    restart_minutes: Annotated[
-        float | None, typer.Option(help="Minutes that a restart takes, with --move restart.")
-    ] = None,
+    restart_minutes: Annotated[float | None, typer.Option(help="Minutes of a restart.")] = None,
     steps_left: Annotated[
         int | None,
-        typer.Option(metavar=INT, help="Steps to come, that moves are written off over. As many again by default."),
+        typer.Option(metavar=INT, help="Steps to come; as many as seen by default."),
     ] = None,
     level: Level = "process",
     seed: Seed = 0,
@@ -100,7 +94,7 @@ def plan(
 
     \b
     moeload-bench plan run.parquet --devices 8 --slots 72
-    moeload-bench plan run.parquet --devices 8 --move restart --restart-minutes 10 --steps-left 100000
+    moeload-bench plan run.parquet --move restart --restart-minutes 10
     moeload-bench plan run.parquet --write placement.json --format eplb
 
     Forecasters and intervals are tried side by side along the trace, each from the past alone, moves paid for. What
