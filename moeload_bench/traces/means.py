@@ -1,4 +1,4 @@
-"""Means of what is known: NaN stands for what is not, and comes out where nothing is."""
+"""Means that leave NaN out; NaN where every value is NaN."""
 
 from __future__ import annotations
 
