@@ -72,15 +72,18 @@ def parse_json(text: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
         raise ValueError("nested too deep") from None
 
 
-def check_depth(text: bytes, max_depth: int = MAX_DEPTH) -> None:
-    """Raise `ValueError` for JSON that nests deeper than ``max_depth``, by its brackets outside of strings."""
-    depth = 0
+def check_depth(text: bytes, max_depth: int = MAX_DEPTH, depth: int = 0) -> int:
+    """Raise `ValueError` for JSON that nests deeper than ``max_depth``, by its brackets outside of strings.
+
+    Return the depth at the end of a part that begins at ``depth``.
+    """
     # Escaped backslashes go first, then escaped quotes: every quote that is left begins or ends a string.
     outside = b"".join(text.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2])
     for bracket in outside.translate(None, _OTHERS):
         depth += 1 if bracket in b"[{" else -1
         if depth > max_depth:
             raise ValueError(f"nested deeper than {max_depth}")
+    return depth
 
 
 def _no_constant(name: str) -> NoReturn:

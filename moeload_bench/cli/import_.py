@@ -16,7 +16,8 @@ from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
-from moeload_bench.interchange.rows import CutShortWarning, Options
+from moeload_bench.interchange.model_layers import read_layers
+from moeload_bench.interchange.rows import CutShortWarning, Options, spans
 from moeload_bench.recording.stages import merge_stages
 from moeload_bench.traces.store import read_trace
 
@@ -25,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, help="Turn counts of engines, arrays and
 Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
 MAX_EXPERTS = 1 << 16
+MAX_INTERVAL = 1 << 20
 Experts = Annotated[
     int, typer.Option(metavar=INT, min=1, max=MAX_EXPERTS, help="Experts of a layer, which the files do not say.")
 ]
@@ -46,13 +48,6 @@ def _numbers(text: str) -> tuple[int, ...]:
     if None in parts:
         raise TraceError(f"--layers: got {text[:80]!r}, expected numbers such as 3-60 or 1,3,5")
     return tuple(n for part in parts if part for n in range(int(part[1]), int(part[2] or part[1]) + 1))
-
-
-def _spans(numbers: Sequence[int]) -> str:
-    """Return rising numbers as they are given to --layers: 3-60, or 1,3,5."""
-    first = [m for m in numbers if m - 1 not in numbers]
-    last = [m for m in numbers if m + 1 not in numbers]
-    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
 
 
 @dataclass(frozen=True)
@@ -83,14 +78,20 @@ class Common:
     layers: Annotated[
         str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")
     ] = None
+    model: Annotated[
+        Path | None, typer.Option(help="The model's config.json instead: it says which layers are MoE layers.")
+    ] = None
 
     def options(self) -> Options:
         """Return what the user says of the log; raise `TraceError` for layers that are numbered twice."""
-        if None not in (self.first_layer, self.layers):
-            raise TraceError("--first-layer and --layers: expected one of them")
+        if [self.first_layer, self.layers, self.model].count(None) < 2:
+            raise TraceError("--first-layer, --layers and --model: expected one of them")
         meta = {"recipe": self.name, "group": self.name, "split": self.split, "run": self.run, "licence": self.licence}
-        numbers = self.first_layer if self.layers is None else _numbers(self.layers)
-        return Options(self.top_k, self.tokens, self.counted, meta=meta, layers=numbers)
+        known = Options(self.top_k, self.tokens, self.counted, meta=meta)
+        if self.model is not None:
+            model = read_layers(self.model)
+            return replace(known, layers=model.decoder + model.predicting, predicting=model.predicting)
+        return replace(known, layers=self.first_layer if self.layers is None else _numbers(self.layers))
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def _import(ctx: typer.Context, source: str | Path | Sequence[str], **own: Any) 
     made, indices = done.meta, [layer.index for layer in done.meta.layers]
     sampled = f", one in {made.stride}" if made.stride > 1 else ""
     layers, experts = counted(len(indices), "layer"), counted(made.experts, "expert")
-    numbered = "" if indices == list(range(len(indices))) else f" (numbers {_spans(indices)})"
+    numbered = "" if indices == list(range(len(indices))) else f" (numbers {spans(indices)})"
     routed = f"{done.tokens:,} tokens a step, top-{made.top_k}" if made.top_k else "top-k not known"
     say(f"{done.path}: {counted(done.steps, 'step')}{sampled}, {layers}{numbered}, {experts}, {routed}")
     for note in made.notes:
@@ -217,6 +218,35 @@ def from_megatron_routing(
     Files: router_trace_rank*.jsonl of all ranks, by --moe-routing-trace-path.
     """
     _import(ctx, paths, experts=experts, pipeline_parallel=pipeline_parallel, stage_layers=stage_layers)
+
+
+@app.command("load-history", cls=taking(Stepwise))
+def from_load_history(
+    ctx: typer.Context,
+    paths: Sources,
+    interval: Annotated[
+        int, typer.Option(metavar=INT, min=1, max=MAX_INTERVAL, help="Steps whose loads an entry adds up.")
+    ] = 1,
+) -> None:
+    """Import vLLM's load history.
+
+    File: one JSON document, {"load_history": [{"logical_expert_load": [[..]]}]},
+    known as expert-load.json.
+    """
+    _import(ctx, paths, interval=interval)
+
+
+@app.command("routed", cls=taking(Stepwise))
+def from_routed(ctx: typer.Context, paths: Sources, experts: Experts) -> None:
+    """Import arrays of routed expert ids.
+
+    Files: .npy and .npz of [tokens, layers, top-k], one array per request or
+    batch, as --enable-return-routed-experts of vLLM returns them. -1 is none.
+
+    \b
+    moeload-bench import routed 'routed/*.npy' --experts 128 --out run.parquet
+    """
+    _import(ctx, paths, experts=experts)
 
 
 @app.command("sglang", cls=taking(Stepwise))

@@ -31,6 +31,18 @@ FORMATS = (
         "before drops; micro-batches with drops are not in the files",
     ),
     Format(
+        "load-history",
+        "expert-load.json",
+        "vLLM: load_history with logical_expert_load",
+        "before drops, intervals of inference",
+    ),
+    Format(
+        "routed",
+        "*.npy, *.npz",
+        "vLLM --enable-return-routed-experts, RL trainers",
+        "before drops, a step per request or batch",
+    ),
+    Format(
         "sglang",
         "expert_distribution_recorder_*.pt",
         "sglang --expert-distribution-recorder-mode stat | per_pass",

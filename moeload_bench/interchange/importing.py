@@ -70,7 +70,7 @@ def import_from(
     paths: Any = [source] if isinstance(source, str | Path) else list(source)
     if format in _OF_ONE_FILE:
         paths = Path(paths[0])
-    if format == "npz":
+    if "options" in inspect.signature(read).parameters:
         more["options"] = options
     _check_options(format, read, paths, more)
     found = read(paths, report=report, **more)

@@ -49,11 +49,12 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
     for file in found:
         if not file.is_file():
             raise TraceError(f"{printable(str(file))}: not a file")
-    return sorted(found, key=_natural)
+    return sorted(found, key=lambda file: natural(str(file)))
 
 
-def _natural(path: Path) -> list[Any]:
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", str(path))]
+def natural(name: str) -> list[Any]:
+    """Return a key that sorts numbers in names as numbers."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
 def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:

@@ -26,8 +26,8 @@ Semantics = Literal["pre_drop", "post_drop", "derived", "unknown"]
 
 Report = Progress
 """In bytes of the files read."""
-CELLS_IN_MEMORY = 1 << 22
-"""Loads that are held before they go to disk: 32 MiB."""
+CELLS_IN_MEMORY = 1 << 19
+"""Loads that are held before they go to disk: 4 MiB."""
 
 
 SLACK = 0.01
@@ -65,6 +65,7 @@ class Log:
 
     ``semantics`` says what the format's counts are, ``top_k`` is the files' own. ``notes`` grows while rows are read.
     ``cut`` names what was left out at the end, if a file breaks off. ``hint`` says why steps may be missing.
+    ``row_steps`` are the steps whose loads a row adds up.
     """
 
     where: str
@@ -76,6 +77,7 @@ class Log:
     notes: list[str] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
     hint: str = ""
+    row_steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Options:
 
     ``tokens`` per step and layer if the log has none; ``counted`` overrides what the format's counts are;
     ``first_step`` and ``last_step`` (inclusive) bound what is imported; ``meta`` goes into `TraceMeta`. ``layers`` are
-    the numbers of the MoE layers in the model, or only the first of them, where the log numbers them from 0.
+    the numbers of the MoE layers in the model, or only the first of them, where the log numbers them from 0;
+    ``predicting`` are those among them that predict further tokens, which hooks often skip.
     """
 
     top_k: int | None = None
@@ -94,20 +97,42 @@ class Options:
     last_step: int | None = None
     meta: dict[str, Any] = field(default_factory=dict)
     layers: tuple[int, ...] | int | None = None
+    predicting: tuple[int, ...] = ()
 
     def numbered(self, found: Sequence[int], where: str) -> tuple[int, ...]:
-        """Return the layers' numbers in the model; raise `TraceError` for others than the log's own."""
-        plain = tuple(range(len(found)))
+        """Return the layers' numbers in the model; raise `TraceError` for others than the log's own.
+
+        A log that numbers its layers as the model does may lack some of ``layers``, and one that numbers them from 0
+        those of ``predicting``.
+        """
+        found, plain = tuple(found), tuple(range(len(found)))
         asked = self.layers
         if asked is None:
-            return tuple(found)
+            return found
         if isinstance(asked, int):
             asked = tuple(asked + m for m in plain)
+        if found == plain and len(found) == len(asked) - len(self.predicting):
+            asked = tuple(m for m in asked if m not in self.predicting)
+        if found != plain and list(asked) == sorted(set(asked)) and set(found) < set(asked):
+            return found
         if len(asked) != len(found) or list(asked) != sorted(set(asked)):
             raise TraceError(f"{where}: got the numbers of {len(asked)} layers, expected {len(found)}, rising: {asked}")
-        if tuple(found) not in (plain, asked):
-            raise TraceError(f"{where}: the log numbers its layers {tuple(found)}, got other numbers for them: {asked}")
+        if found not in (plain, asked):
+            raise TraceError(f"{where}: the log numbers its layers {found}, got other numbers for them: {asked}")
         return asked
+
+    def absent(self, numbers: Sequence[int]) -> list[str]:
+        """Return a note of the layers that the model has and the log has not."""
+        missing = sorted(set(self.layers if isinstance(self.layers, tuple) else ()) - set(numbers))
+        kind = " (multi-token prediction)" if missing and set(missing) <= set(self.predicting) else ""
+        return [f"layers {spans(missing)} of the model{kind} are not in the log"] if missing else []
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """Return rising numbers as they are given to --layers: 3-60, or 1,3,5."""
+    first = [m for m in numbers if m - 1 not in numbers]
+    last = [m for m in numbers if m + 1 not in numbers]
+    return ",".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(first, last, strict=True))
 
 
 class Imported(NamedTuple):
@@ -164,6 +189,7 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     """
     options = options or Options()
     log = replace(log, layers=options.numbered(log.layers, log.where))
+    log.notes.extend(options.absent(log.layers))
     if target.suffix != ".parquet":
         raise TraceError(f"{target}: expected a file name that ends in .parquet")
     if target.exists():
@@ -268,7 +294,7 @@ class _Chunks:
                 f"--tokens {options.tokens}, --top-k {self.top_k}, --counted {options.counted}"
             )
         self._rows: list[LogRow] = []
-        self._stride = 1
+        self._stride = log.row_steps
         self._given: dict[str, bool] = {}
         self._doubts: list[str] = []
         self._used_E = np.zeros(log.experts, dtype=np.bool_)
@@ -372,6 +398,7 @@ class _Chunks:
             "layers": layers,
             "experts": self._log.experts,
             "stride": self._stride,
+            "row_steps": known.get("row_steps", self._log.row_steps),
             "count_semantics": self._semantics,
             "notes": (*known.get("notes", ()), *notes),
             "complete": complete,

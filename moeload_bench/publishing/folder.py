@@ -219,7 +219,7 @@ def _npz_problems(path: Path) -> Iterator[str]:
                 if not entry.filename.endswith(".npy"):
                     yield f"{entry.filename[:80]!r} is not an array: an npz archive holds NAME.npy only"
                 with archive.open(entry) as member:
-                    _, dtype = npy_header(member)
+                    _, _, dtype = npy_header(member)
                 if dtype.hasobject or dtype.kind not in "biufc":
                     yield f"{entry.filename[:80]!r} has the type {str(dtype)[:40]}, expected plain numbers"
     except Exception as error:  # zipfile and numpy raise many kinds of errors for a broken archive

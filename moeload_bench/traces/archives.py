@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Collection
@@ -13,6 +14,8 @@ from numpy.lib import format as npy
 
 from moeload_bench.bounds import check_decoded
 from moeload_bench.errors import MoeloadError, TraceError
+
+MAX_HEADER = 1 << 16
 
 
 def read_arrays(
@@ -59,7 +62,7 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, in
     for entry in archive.infolist():
         try:
             with archive.open(entry) as file:
-                shape, dtype = npy_header(file)
+                shape, _, dtype = npy_header(file)
         except ValueError as error:
             raise TraceError(f"{path}: member {entry.filename} is not a NumPy array: {error}") from None
         what = f"{path}: array {entry.filename} is {str(dtype)[:80]} {str(list(shape))[:120]}"
@@ -69,12 +72,17 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, in
             raise TraceError(f"{what} in {entry.file_size} bytes, expected plain numbers")
 
 
-def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return the shape and dtype that an array's own header announces; raise `ValueError` for none."""
-    version = npy.read_magic(file)
+def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether in Fortran's order, and dtype, as an array's own header announces them.
+
+    The file stands behind the header then. Raise `ValueError` for none, and for one of more than MAX_HEADER bytes.
+    """
+    head = io.BytesIO(file.read(MAX_HEADER))
+    version = npy.read_magic(head)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
-    return shape, dtype
+    found = read(head)
+    file.seek(head.tell())
+    return found
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str, entry: zipfile.ZipInfo) -> Any:

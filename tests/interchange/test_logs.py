@@ -15,6 +15,8 @@ from moeload_bench.interchange import flame_moe, logfiles, megatron, rows
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_log
 from moeload_bench.interchange.jsonlines import read_jsonl
+from moeload_bench.interchange.load_history import read_load_history
+from moeload_bench.interchange.routed import read_routed
 from moeload_bench.interchange.rows import Log, Options, write_log
 from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
@@ -40,7 +42,7 @@ def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> N
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
     trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=2)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
-    stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "flame-moe": 540}.get(name, 10)
+    stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "flame-moe": 540, "routed": 1}.get(name, 10)
     assert trace.meta.stride == stride
     assert (trace.tokens_SL == 4 * 12).all()
     semantics = {"wandb": "unknown", "tensorboard": "unknown"}.get(name, "pre_drop")
@@ -56,7 +58,7 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     assert log.layers == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl"])
+@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl", "load-history", "routed"])
 def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
     """The last report is the whole: what was read never goes back and never beyond."""
     folder, told = made(name, tmp_path), []
@@ -69,9 +71,11 @@ def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
         "tensorrt-llm": lambda: read_tensorrt_llm([folder], report=report),
         "wandb": lambda: read_wandb([folder], report=report),
         "jsonl": lambda: read_jsonl([folder], report=report),
+        "load-history": lambda: read_load_history([folder], report=report),
+        "routed": lambda: read_routed([folder], 8, report=report),
     }
     assert len(list(read[name]().rows)) == 3
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.suffix != ".json")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "meta_info.json")
     assert {total for _, total in told} == {size}
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1][0] == size

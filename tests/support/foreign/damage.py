@@ -34,6 +34,17 @@ def put(pattern: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: sorted(folder.glob(pattern))[0].write_bytes(content) and None
 
 
+def routed(ids: Any, request: str = "request0") -> Callable[[Path], None]:
+    """Damage: other ids in a request's array."""
+
+    def damage(folder: Path) -> None:
+        import numpy as np
+
+        np.save(folder / f"{request}.npy", np.asarray(ids))
+
+    return damage
+
+
 def tensor(value: Any) -> Callable[[Path], None]:
     """Damage: another record in sglang's file."""
 

@@ -20,6 +20,8 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "jsonl": logs.jsonl,
     "megatron-tokens": logs.megatron_tokens,
     "megatron-routing": logs.megatron_routing,
+    "load-history": logs.load_history,
+    "routed": logs.routed,
     "sglang": logs.sglang_stat,
     "tensorrt-llm": logs.tensorrt_llm,
     "smartmoe": logs.smartmoe,
@@ -31,6 +33,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "megatron-tokens": LAYOUT,
     "megatron-routing": {"experts": 8, **STAGES},
     "flame-moe": {"experts": 8},
+    "load-history": {"interval": 10},
+    "routed": {"experts": 8},
 }
 FILES = {"npz": "counts.npz", "csv": "counts.csv"}
 TORCH = ("sglang",)

@@ -211,6 +211,30 @@ def flame_moe(folder: Path, chosen: IntArray) -> Path:
     return folder
 
 
+def load_history(folder: Path, chosen: IntArray) -> Path:
+    """`expert-load.json` as its readers expect it: a table of layers x experts per interval, and another field."""
+    folder.mkdir(parents=True)
+    entries = [{"logical_expert_load": load_LE.tolist(), "time": 0.5 * s} for s, load_LE in enumerate(truth(chosen))]
+    (folder / "expert-load.json").write_text(json.dumps({"load_history": entries}), encoding="utf-8")
+    return folder
+
+
+def routed(folder: Path, chosen: IntArray, **changes: Any) -> Path:
+    """A file per step: [tokens, layers, top-k] of int16 in the documented form of vLLM, the second one an archive of a
+    prompt and its completion with one token of padding; ``changes`` are the other arrays of that archive.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for s, chosen_WLTK in enumerate(chosen.astype(np.int16)):
+        array = np.concatenate(chosen_WLTK.swapaxes(1, 2))
+        if s != 1:
+            np.save(folder / f"request{s}.npy", array)
+            continue
+        padded = np.concatenate([array[20:], np.full_like(array[:1], -1)])
+        parts = {"prompt_routed_experts": array[:20], "routed_experts": padded, "tokens": np.arange(20)}
+        np.savez_compressed(folder / f"request{s}.npz", **{**parts, **changes})
+    return folder
+
+
 def wandb(folder: Path, chosen: IntArray) -> Path:
     """A history as CSV: rows of other logs in between, and the panel's names and columns."""
     folder.mkdir(parents=True)
