@@ -125,7 +125,7 @@ class Options:
         """Return a note of the layers that the model has and the log has not."""
         missing = sorted(set(self.layers if isinstance(self.layers, tuple) else ()) - set(numbers))
         kind = " (multi-token prediction)" if missing and set(missing) <= set(self.predicting) else ""
-        return [f"layers {spans(missing)} of the model{kind} are not in the log"] if missing else []
+        return [f"layers of the model that the log lacks: {spans(missing)}{kind}"] if missing else []
 
 
 def spans(numbers: Sequence[int]) -> str:

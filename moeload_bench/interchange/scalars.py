@@ -22,6 +22,7 @@ PATTERNS = (
     "moe_expert_utilization/layer_{l}_expert_{e}",  # NeMo Automodel: ratios to the mean load
 )
 """Patterns that are tried in this order if none is given."""
+_SUMMARY = re.compile(r"aux_loss|balancing_loss|z_loss|entropy|expert_usage|max_?vio", re.IGNORECASE)
 
 
 class Names(NamedTuple):
@@ -47,7 +48,9 @@ def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
             return _complete(candidate, found, where)
     tried = ", ".join(PATTERNS) if pattern is None else pattern
     shown = printable(", ".join(names[:8]))[:300] + (" ..." if len(names) > 8 else "")
-    raise TraceError(f"{where}: no name fits {tried}; there is: {shown or 'none'} (--pattern 'name/{{l}}/{{e}}')")
+    summary = next((name for name in names if _SUMMARY.search(name)), None)
+    hint = f"; {printable(summary)[:80]!r} sums up all experts, and no loads follow from it" if summary else ""
+    raise TraceError(f"{where}: no name fits {tried}; there is: {shown or 'none'} (--pattern 'name/{{l}}/{{e}}'){hint}")
 
 
 def name_rule(pattern: str, where: str, places: Sequence[str] = ("l", "e")) -> re.Pattern[str]:

@@ -39,7 +39,7 @@ TABLE: list[tuple[str, str, str, str]] = [
     ("csv", "--top-k 2 --tokens 24", REFUSED, "loads sum to 96, expected tokens x top_k = 48"),
     ("csv", "--top-k 2 --counted post_drop", REFUSED, "tokens do not follow from loads after drops"),
     ("csv", "--top-k 2 --tokens 30 --counted post_drop", RIGHT, r"sum to 96, more than 30 tokens x top-k 2: padding"),
-    ("csv", "--top-k 2 --first-layer 3 --layers 3-6", REFUSED, "--first-layer and --layers: expected one"),
+    ("csv", "--top-k 2 --first-layer 3 --layers 3-6", REFUSED, "--first-layer, --layers and --model: expected one"),
     ("jsonl", "--top-k 1", REFUSED, "loads sum to 96, expected tokens x top_k = 48"),
     ("jsonl", "--top-k 2 --tokens 48", REFUSED, "tokens are in the log, but --tokens 48 was given too"),
     ("jsonl", "--top-k 2 --first-step 20 --last-step 10", REFUSED, "no step to import"),
