@@ -48,7 +48,7 @@ def read_routed(
     """
     files = find_files(paths, "*.np[yz]")
     notes = ["each array is a step; its tokens are a request's or a batch's"]
-    counter = _Counter(experts)
+    counter = _Routes(experts)
     rows = _rows(files, counter, notes, Progress(files, report))
     first = next(rows)
     layers = tuple(int(m) for m in np.flatnonzero(counter.routed_L))
@@ -63,7 +63,7 @@ def read_routed(
     return Log(str(files[0].parent), layers, experts, chain([first], rows), top_k=counter.top_k, notes=notes)
 
 
-def _rows(files: list[Path], counter: _Counter, notes: list[str], progress: Progress) -> Iterator[LogRow]:
+def _rows(files: list[Path], counter: _Routes, notes: list[str], progress: Progress) -> Iterator[LogRow]:
     step = 0
     for file in files:
         for where, arrays in _steps(file):
@@ -127,7 +127,7 @@ def _pieces(opened: IO[bytes], size: int, where: str) -> Iterator[Any]:
 
 
 @dataclass
-class _Counter:
+class _Routes:
     """Counts of one step after another; ``routed_L``: which layers have experts, the same in every step."""
 
     experts: int
