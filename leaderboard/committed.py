@@ -12,6 +12,7 @@ from pathlib import Path
 
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
+from moeload_bench.generator.draws import draw_recipes, load_distribution, own_seed, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.isolation.targets import Target, parse_target
 from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
@@ -26,6 +27,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 ROOT = Path(__file__).resolve().parent.parent
 TRACES = ROOT / "traces"
 RESULTS = ROOT / "leaderboard" / "results"
+DRAWN = ROOT / "leaderboard" / "draws" / "2027-train.toml"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 UNIFORM = "uniform"
 VERIFY_AGAIN = "verify it again, `python -m leaderboard verify`"
@@ -37,10 +39,17 @@ def recipe_name(run: str) -> str:
 
 
 def recipe_of_run(run: str) -> Recipe:
-    """Return the recipe of a run or of its probe: one of the package, or a drawn one of leaderboard/draws."""
+    """Return the recipe of a run or of its probe: one of the package, or a drawn one."""
     name = recipe_name(run)
-    drawn = next((ROOT / "leaderboard" / "draws").glob(f"*/{name}.toml"), None)
-    return load_recipe(str(drawn) if drawn else name)
+    return drawn_recipes()[name] if name.startswith("drawn-") else load_recipe(name)
+
+
+@cache
+def drawn_recipes() -> dict[str, Recipe]:
+    """Return the recipes that were drawn for `train` and `test` runs, by name."""
+    distribution = load_distribution(DRAWN)
+    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
+    return {one.name: recipe_of(distribution, one) for one in draw_recipes(distribution, number, own_seed(DRAWN))}
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:

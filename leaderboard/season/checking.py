@@ -5,7 +5,6 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -15,13 +14,12 @@ import numpy as np
 from leaderboard.reproduce import tolerances_of
 from leaderboard.season.drawing import Recipes, check_value, drawn_runs, season_recipes, unfit_recipes
 from leaderboard.season.entries import check_imports, read_entry
-from leaderboard.season.folder import EVIDENCE, SeasonFolder, file_hashes, recordings_sha256, season_sha256
+from leaderboard.season.folder import EVIDENCE, RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, season_sha256
 from leaderboard.season.records import Recording, Scores, file_sha256, read_record
 from leaderboard.season.scored import load_table
 from leaderboard.season.scoring import run_entry, season_setting, season_suite, trace_file
 from leaderboard.verifying.agreement import differences
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
-from moeload_bench.generator.draws import recipe_toml
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.harness.pairs import Fitted, Pair
 from moeload_bench.harness.run_result import RunResult, results_of
@@ -35,7 +33,7 @@ RUNS = 3
 """Runs of an entry that are scored again, and runs that a stranger is asked to record again."""
 DEAR_S = 20.0
 """Seconds of a run above which only a check of everything scores it again."""
-RECORDS = ("season.toml", "draw.json", "scores.json", "suite.json")
+RECORDS = ("season.toml", "draw.json", RECORDINGS, "scores.json", "suite.json")
 Note = Callable[[str], None]
 
 
@@ -58,7 +56,7 @@ def check_season(folder: SeasonFolder, everything: bool = False, note: Note = la
     except MoeloadError as error:
         wrong = [f"nothing can be drawn: {error}"]
     by_name = {name: one for of_set in recipes.values() for name, one in of_set.items()}
-    wrong += readable(file_problems(folder, by_name, recordings, scores))
+    wrong += readable(file_problems(folder, recordings, scores))
     for name in draw.runs:
         wrong += readable(trace_problems(folder, name, recordings.get(name), by_name.get(name)))
     wrong += readable(table_problems(folder, recordings, scores))
@@ -94,15 +92,11 @@ def draw_problems(folder: SeasonFolder, recipes: Recipes) -> Iterator[str]:
     yield from unfit_recipes(season, recipes)
 
 
-def file_problems(
-    folder: SeasonFolder, recipes: Mapping[str, Recipe], recordings: Mapping[str, Recording], scores: Scores
-) -> Iterator[str]:
+def file_problems(folder: SeasonFolder, recordings: Mapping[str, Recording], scores: Scores) -> Iterator[str]:
     """Say which file was left out, has changed, or is no part of the season."""
-    texts = {f"recipes/{name}.toml": recipe_toml(recipe).encode() for name, recipe in recipes.items()}
-    expected = {name: hashlib.sha256(text).hexdigest() for name, text in texts.items()}
-    expected |= {**folder.season.files, **scores.files}
+    expected = {**folder.season.files, **scores.files}
     traces = [f"traces/{folder.trace_id(name)}.parquet" for name, one in recordings.items() if one.data_sha256]
-    known = {*RECORDS, *(f"recordings/{name}.json" for name in folder.draw.runs), *traces}
+    known = {*RECORDS, *traces}
     found = file_hashes(folder.path, ".")
     for path, sha256 in expected.items():
         if path not in found:
@@ -123,7 +117,7 @@ def trace_problems(
         yield f"{name}: left out: it has no recording"
         return
     if recording.draw_sha256 != file_sha256(folder.path / "draw.json"):
-        yield f"recordings/{name}.json: recorded for another draw"
+        yield f"recording of {name}: recorded for another draw"
     if recording.data_sha256 is None:
         return
     path = folder.trace(name)
@@ -162,7 +156,7 @@ def departure(trace: Trace, recipe: Recipe) -> str | None:
 def table_problems(folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores) -> Iterator[str]:
     """Say where the table is of other recordings, or the task list not what the rule of the suite gives."""
     if scores.recordings_sha256 != recordings_sha256(recordings):
-        yield "scores.json: made from other recordings than those of recordings/"
+        yield "scores.json: made from other recordings than those of recordings.json"
     for name in folder.season.entries:
         if f"results/{name}.parquet" not in scores.files:
             yield f"entry {name} was left out: it has no result"

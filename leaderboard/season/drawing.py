@@ -17,8 +17,7 @@ from leaderboard.season.folder import SeasonFolder, git, require_committed, seas
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
 from moeload_bench.errors import SeasonError
-from moeload_bench.files import write_whole
-from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, recipe_toml
+from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.meta import Stratum, stratum_of
 
@@ -82,7 +81,7 @@ def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
 
 
 def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> Draw:
-    """Write the public value, what it draws, and the recipes.
+    """Write the public value and what it draws.
 
     Without a value the hash of the newest commit draws, which the maintainers could have chosen. Raises `SeasonError`
     for a season that is not committed, a value of another form or too early, and a second draw.
@@ -106,9 +105,6 @@ def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> D
         drawn=utc_now(),
         runs=drawn_runs(season, recipes, used),
     )
-    for of_set in recipes.values():
-        for recipe in of_set.values():
-            write_whole(folder.path / "recipes" / f"{recipe.name}.toml", recipe_toml(recipe).encode())
     write_record(made, folder.path / "draw.json")
     return made
 

@@ -16,6 +16,7 @@ from leaderboard.season.records import (
     SEASON_NAME,
     Draw,
     Recording,
+    Recordings,
     Scores,
     Season,
     canonical_json,
@@ -28,6 +29,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
 FACTS = "facts.parquet"
+RECORDINGS = "recordings.json"
 EVIDENCE = "evidence"
 """A folder in that of a season for records of other forms, which nothing here reads."""
 
@@ -62,8 +64,8 @@ class SeasonFolder:
     @property
     def recordings(self) -> dict[str, Recording]:
         """Return the recordings so far, by recipe."""
-        paths = sorted((self.path / "recordings").glob("*.json"))
-        return {path.stem: read_record(Recording, path) for path in paths}
+        path = self.path / RECORDINGS
+        return dict(read_record(Recordings, path).runs) if path.is_file() else {}
 
     @property
     def entries(self) -> Path:
@@ -73,10 +75,6 @@ class SeasonFolder:
     def results(self) -> Path:
         """Return the folder of the table, as `moeload_bench.results` writes it."""
         return self.path / "results"
-
-    def recording(self, recipe: str) -> Path:
-        """Return the file of a recipe's recording."""
-        return self.path / "recordings" / f"{recipe}.json"
 
     def trace_id(self, recipe: str) -> str:
         """Return the id of a recipe's trace: RECIPE/SPLIT/seed0."""

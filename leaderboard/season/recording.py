@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Collection
 
 from leaderboard.season.drawing import season_recipes
-from leaderboard.season.folder import SeasonFolder, git, require_committed, season_sha256, uncommitted
-from leaderboard.season.records import Draw, Recording, file_sha256, write_record
+from leaderboard.season.folder import RECORDINGS, SeasonFolder, git, require_committed, season_sha256, uncommitted
+from leaderboard.season.records import Draw, Recording, Recordings, canonical_json, file_sha256
 from moeload_bench.errors import DivergedError, SeasonError
+from moeload_bench.files import write_whole
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import finish_parts
@@ -28,7 +30,7 @@ def record_season(
     draw = folder.draw
     if draw.season_sha256 != season_sha256(folder):
         raise SeasonError("season.toml has changed since the draw")
-    require_committed(folder, "season.toml", "draw.json", "recipes")
+    require_committed(folder, "season.toml", "draw.json")
     recipes = {name: one for of_set in season_recipes(folder, draw.value).values() for name, one in of_set.items()}
     unknown = sorted({*only} - {*draw.runs})
     if unknown:
@@ -65,13 +67,21 @@ def record_run(folder: SeasonFolder, draw: Draw, recipe: Recipe) -> Recording:
         meta_sha256=None if trace is None else trace.meta.sha256(),
         ended=ended,
     )
-    write_record(made, folder.recording(recipe.name))
+    keep_recording(folder, recipe.name, made)
     return made
+
+
+def keep_recording(folder: SeasonFolder, recipe: str, made: Recording) -> None:
+    """Write a run's hashes beside those of the others, also of processes that record at the same time."""
+    with (folder.path / "draw.json").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made_so_far = Recordings(runs={**folder.recordings, recipe: made})
+        write_whole(folder.path / RECORDINGS, canonical_json(made_so_far).encode())
 
 
 def commit_run(folder: SeasonFolder, recipe: str) -> None:
     """Commit a run's trace and hashes, alone; nothing where they are committed."""
-    paths = [path.resolve() for path in (folder.recording(recipe), folder.trace(recipe))]
+    paths = [path.resolve() for path in (folder.path / RECORDINGS, folder.trace(recipe))]
     there = [path for path in paths if path.is_file()]
     if uncommitted(folder.path, there):
         git(folder.path, "add", "--", *map(str, there))

@@ -2,7 +2,7 @@
 
     season.toml       by `open`:    what is drawn, tested and compared, and the hash of every file that is fixed by then
     draw.json         by `draw`:    the public value, and the seed and the recipe's hash of every run
-    recordings/NAME.json  by `record`:  the hashes of a recorded trace
+    recordings.json   by `record`:  the hashes of each recorded trace, as it is done
     scores.json       by `score`:   the hashes of the task list and of the table
 
 Each names the hash of the record before it. When they were written is what git shows.
@@ -148,6 +148,12 @@ class Recording(Record):
     data_sha256: Sha256 | None
     meta_sha256: Sha256 | None
     ended: str | None = None
+
+
+class Recordings(Record):
+    """The recorded runs so far, by recipe."""
+
+    runs: dict[Name, Recording]
 
 
 class Scores(Record):

@@ -13,7 +13,8 @@ from leaderboard.season import scoring
 from leaderboard.season.drawing import draw_season, season_recipes
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.opening import open_season
-from leaderboard.season.records import Recording, file_sha256, write_record
+from leaderboard.season.recording import keep_recording
+from leaderboard.season.records import Recording, file_sha256
 from leaderboard.season.scoring import score_season
 from leaderboard.suites.freeze import to_toml
 from moeload_bench.generator.recipe import Recipe
@@ -220,7 +221,7 @@ def record_made(folder: SeasonFolder) -> None:
             meta_sha256=trace.meta.sha256(),
             ended=ended,
         )
-        write_record(made, folder.recording(recipe.name))
+        keep_recording(folder, recipe.name, made)
 
 
 def scored_season(root: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:

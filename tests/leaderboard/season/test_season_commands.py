@@ -14,7 +14,6 @@ from typer.testing import CliRunner, Result
 from leaderboard.__main__ import app
 from leaderboard.season import recording, scoring
 from leaderboard.season.folder import SeasonFolder
-from leaderboard.season.records import Recording, read_record
 from moeload_bench.harness import pairs
 from moeload_bench.harness.pairs import Pair
 from moeload_bench.traces.store import read_trace
@@ -135,6 +134,6 @@ def test_a_season_from_open_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = SeasonFolder(tmp_path / "shallow" / "seasons" / NAME)
     trace = read_trace(folder.trace("small"))
     assert trace.meta.seed == folder.draw.runs["small"].seed > 2**31
-    assert read_record(Recording, folder.recording("small")).ended is None
+    assert folder.recordings["small"].ended is None
     folder.trace("small").unlink()
     assert "small: left out: its file is not there" in refused(tmp_path / "shallow", "check")
