@@ -97,13 +97,15 @@ class Situation(Seen):
     """What the rule decides from at one step.
 
     ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``moved``: whether any
-    layer was ever moved; ``standing_L``: layers whose move is advised already.
+    layer was ever moved; ``standing_L``: layers whose move is advised already; ``doubt``: why nothing is to be moved,
+    whatever a plan promises.
     """
 
     current_LR: IntArray
     share_hat_LE: FloatArray
     moved: bool
     standing_L: BoolArray
+    doubt: str = ""
 
 
 def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
@@ -152,7 +154,7 @@ def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
     saves, costs = made.percent(chosen_L)
-    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
+    pays = not at.doubt and chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
     if not pays:
         return made.leave(best_L, mean_known(made.before_L), rule)
     return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
@@ -188,7 +190,9 @@ class _Move:
     def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
         saves, costs = self.percent(layer_L)
         prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
-        if not layer_L.any():
+        if self.at.doubt:
+            why = self.at.doubt
+        elif not layer_L.any():
             why = "no plan promises less imbalance than the one in force"
         elif saves - costs >= rule.least_percent:
             why = f"{prices}; a move has to save {rule.margin:g} times what it costs"

@@ -4,8 +4,8 @@ Every candidate has a layout of its own that follows the rule of `advice`, with 
 comes round. What they saved against the even spread is added up over disjoint parts of the run, and again over its
 newest windows; `decide` takes one.
 
-Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts: the one in force, the candidates', vLLM's; N
-parts or windows, X sums of a part.
+Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts (the one in force, the candidates', vLLM's),
+N parts or windows, X sums of a part.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class Placed:
     moved_at: list[int] = field(default_factory=list)
     _moved_seen: int | None = None
 
-    def situation(self, seen: Seen, share_hat_LE: FloatArray) -> Situation:
+    def situation(self, seen: Seen, share_hat_LE: FloatArray, doubt: str = "") -> Situation:
         """Return what the rule decides from, with a forecast and this layout in force."""
         standing_L = np.zeros(len(seen.names_L), dtype=np.bool_)
         if self.last is not None:
             standing_L[list(self.last.layers)] = True
         return Situation(
             **vars(seen), current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE,
-            moved=self.layout.replans > 0, standing_L=standing_L,
+            moved=self.layout.replans > 0, standing_L=standing_L, doubt=doubt,
         )  # fmt: skip
 
     def span(self, steps_seen: int, least: int, steps_left: int | None) -> int:
@@ -86,19 +86,22 @@ class Race:
     """All layouts of a run, and what they cost so far.
 
     ``looks``: steps between looks; ``window``: steps of one of the newest windows, rounded up to whole looks;
-    ``steps_left``: of the run, None for as many again as were seen; ``placed[0]`` is in force.
+    ``steps_left``: of the run, None for as many again as were seen; ``live``: whether an engine moves experts, so that
+    vLLM's default is compared. ``own``: the layout in force.
     """
 
     def __init__(
         self, layers: int, experts: int, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
-        looks: int, window: int, steps_left: int | None = None,
+        looks: int, window: int, steps_left: int | None = None, live: bool = True,
     ) -> None:  # fmt: skip
         def layout() -> Layout:
             return Layout(layers, experts, shape)
 
         self.looks, self._looked, self._steps_left = looks, 0, steps_left
-        tried = (Placed(layout(), name, k) for name in forecasters for k in times)
-        self.placed = [Placed(layout()), *tried, Placed(layout(), VLLM, VLLM_EVERY // looks)]
+        self.own = Placed(layout())
+        self.tried = [Placed(layout(), name, k) for name in forecasters for k in times]
+        self.vllm = [Placed(layout(), VLLM, VLLM_EVERY // looks)] if live else []
+        self.placed = [self.own, *self.tried, *self.vllm]
         self._seen: list[tuple[FloatArray, int]] = []
         self._parts: list[FloatArray] = []
         self._blocks, self._per_part = 0, 1
@@ -137,14 +140,14 @@ class Race:
         if not self._seen:
             return
         blocks, self._seen = self._seen, []
-        static_LR = self.placed[0].layout.static_LR
+        static_LR = self.own.layout.static_LR
         plans = {static_LR.tobytes(): static_LR}
         plans |= {one.layout.current_LR.tobytes(): one.layout.current_LR for one in self.placed}
         at = list(plans)
         of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
         self._vllm_loads.append(np.nan_to_num(share_SLE).sum(axis=0))
-        each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.placed[0].layout.shape.devices)
+        each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.own.layout.shape.devices)
         first = 0
         for share_SLE, steps in blocks:
             each_NSL = each_SNL[first : first + len(share_SLE)].swapaxes(0, 1)
@@ -179,8 +182,9 @@ class Race:
             self._newest = deque(maxlen=WINDOWS * self._window_looks)
         self._looks_to_plan = max(0, -(-(rule.patience - seen.steps_seen) // self.looks))
         self._look = np.zeros_like(self._look)
-        self._look_of_vllm(seen)
-        acting = [one for one in self.placed[1:-1] if self._looked % one.times == 0 and one.forecaster in share_hat]
+        for one in self.vllm:
+            self._look_of_vllm(one, seen)
+        acting = [one for one in self.tried if self._looked % one.times == 0 and one.forecaster in share_hat]
         if not acting:
             return
         asked = [
@@ -190,26 +194,28 @@ class Race:
             )
             for one in acting
         ]
-        for one, advice in zip(acting, advise_each(asked, costs.model, self.placed[0].layout.shape, rule), strict=True):
+        for one, advice in zip(acting, advise_each(asked, costs.model, self.own.layout.shape, rule), strict=True):
             one.follow(advice, seen.steps_seen)
 
-    def _look_of_vllm(self, seen: Seen) -> None:
+    def _look_of_vllm(self, one: Placed, seen: Seen) -> None:
         """Re-plan as vLLM does by default, whatever it promises."""
         due = VLLM_FIRST if self._vllm_at is None else self._vllm_at + VLLM_EVERY
         if seen.steps_seen < due:
             return
         self._vllm_at = seen.steps_seen
-        one, shape = self.placed[-1], self.placed[-1].layout.shape
+        shape = one.layout.shape
         load_LE = np.sum(self._vllm_loads, axis=0)
         load_LE[load_LE.sum(axis=1) == 0] = 1.0
         wanted_LR = with_fewest_moves(one.layout.current_LR, plan(load_LE, shape), shape)
         one.move(wanted_LR, seen.step, seen.steps_seen, VLLM_EVERY)
 
-    def advice(self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule) -> Advice:
-        """Return the advice for the layout in force."""
-        own = self.placed[0]
+    def advice(
+        self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule, doubt: str
+    ) -> Advice:
+        """Return the advice for the layout in force; ``doubt``: why the decision advises no move, "" where it does."""
+        own = self.own
         span = own.span(seen.steps_seen, horizon, self._steps_left)
-        own.last = advise(own.situation(seen, share_hat_LE), span, costs.model, own.layout.shape, rule)
+        own.last = advise(own.situation(seen, share_hat_LE, doubt), span, costs.model, own.layout.shape, rule)
         return own.last
 
     @property
@@ -256,7 +262,8 @@ class Race:
                     worst_N=tuple(worst_NC[:, c].tolist()),
                 )
             )  # fmt: skip
-        return decide(step, found[:-1], even, costs.constants, terms, found[-1])
+        tried = len(self.tried)
+        return decide(step, found[:tried], even, costs.constants, terms, *found[tried:])
 
 
 def percent_saved(

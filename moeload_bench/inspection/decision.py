@@ -165,15 +165,11 @@ class Decision:
         take = self.take
         lead, saved = f"Decision at step {self.step:,}:", f"{take.saved_percent:.1f} % of the step time"
         if self.verdict == "leave":
-            below = np.floor(100 * take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
-            return (
-                f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): re-planning with "
-                f"{take.forecaster} saves {below:.2f} % of the step time, below {LEAST_PERCENT:g} %."
-            )
+            return f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): {self.doubt}."
         if self.verdict == "cannot tell":
             return (
                 f"{lead} cannot tell whether moving experts pays. {take.forecaster}, every {take.every:,} steps, saved "
-                f"{saved} so far; {self._doubt()}."
+                f"{saved} so far; {self.doubt}."
             )
         return (
             f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
@@ -182,9 +178,18 @@ class Decision:
             f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
         )
 
-    def _doubt(self) -> str:
-        """Return why a saving is no reason to move yet."""
+    @property
+    def doubt(self) -> str:
+        """Return why a saving is no reason to move, or not yet; "" where moving is advised."""
         window, missing = self.terms.window, self.terms.missing
+        if self.moves:
+            return ""
+        if self.verdict == "leave":
+            below = np.floor(100 * self.take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
+            return (
+                f"re-planning with {self.take.forecaster} saves {below:.2f} % of the step time, below "
+                f"{LEAST_PERCENT:g} %"
+            )
         if missing:
             return f"five windows of {window:,} steps are needed: {missing:,} steps more"
         lost = sum(value <= 0 for value in self.take.worst_N)

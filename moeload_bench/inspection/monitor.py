@@ -165,7 +165,7 @@ class LoadMonitor:
         lines += [said.headline, said.balance, *said.to_do]
         if latest is not None and latest.decision is not None and latest.advice is not None:
             lines += latest.decision.lines()
-            if latest.decision.moves or latest.advice.verdict != "replan":
+            if latest.decision.moves:
                 lines.append(f"Advice: {latest.advice.reason}.")
         return "\n".join(map(printable, lines))
 

@@ -151,7 +151,8 @@ class Planner:
             raise
         self.failures: dict[str, str] = {}
         self._step_s = Kept(MOST_STEP_TIMES)
-        self.race = Race(L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left)
+        live = settings.cluster.restart_minutes is None
+        self.race = Race(L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, live)
         self._windows = Windows(settings.horizon // stride)
         self._recent: deque[FloatArray] = deque(maxlen=grid.window)
         self._unshown: list[StepBlock] = []
@@ -161,7 +162,7 @@ class Planner:
     @property
     def advice(self) -> Advice | None:
         """Return the newest advice about the layout in force, None before the first look."""
-        return self.race.placed[0].last
+        return self.race.own.last
 
     @property
     def steps_seen(self) -> int:
@@ -184,7 +185,7 @@ class Planner:
 
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
-        own = self.race.placed[0]
+        own = self.race.own
         expected = own.layout.current_LR.shape
         if slot_expert_LR.shape != expected:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
@@ -245,7 +246,7 @@ class Planner:
     def _look(self, step: int) -> Planned:
         """Return the decision so far and the advice, which is carried out at once if the settings say so."""
         race, settings, costs = self.race, self.settings, self.costs()
-        own, share_hat = race.placed[0], self._forecast(step)
+        share_hat = self._forecast(step)
         seen = Seen(
             step=step,
             steps_seen=self.steps_seen,
@@ -255,9 +256,10 @@ class Planner:
         )
         race.look(seen, share_hat, settings.horizon, costs, settings.advice)
         decision = race.decision(step, self.forecasts, costs, settings.steps_left or self.steps_seen)
-        advice = race.advice(seen, share_hat[decision.take.forecaster], settings.horizon, costs, settings.advice)
+        hat_LE = share_hat[decision.take.forecaster]
+        advice = race.advice(seen, hat_LE, settings.horizon, costs, settings.advice, decision.doubt)
         if settings.follow:
-            own.follow(advice, self.steps_seen)
+            race.own.follow(advice, self.steps_seen)
         return Planned(step, decision, advice)
 
 

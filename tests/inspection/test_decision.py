@@ -288,7 +288,7 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     shape = ClusterShape("mine", 2, 6)
     settings = Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,), steps_left=1)
     planner, decision = decided(trace, settings)
-    layout = planner.race.placed[1].layout
+    layout = planner.race.tried[0].layout
     share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
     assert decision.even == pytest.approx(static)

@@ -320,8 +320,8 @@ def test_nothing_is_planned_unless_it_is_asked_for() -> None:
 
 def test_a_summary_is_sentences() -> None:
     """The verdict first, then the decision and advice; before the first step it says so."""
-    monitor = LoadMonitor(Settings(follow=True))
+    monitor = LoadMonitor(Settings("sw_avg", horizon=50, follow=True))
     assert monitor.summary() == "nothing seen yet"
-    fed(monitor, unbalanced())
+    fed(monitor, unbalanced(650))
     assert monitor.summary().startswith("SETTLED since step ")
     assert "Advice: leave it" in monitor.summary()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,9 @@ from tests.support.monitored import assert_same, fed, unbalanced
 
 torch.set_num_threads(1)
 
+SETTINGS = Settings("sw_avg", horizon=50)  # five windows of 50 steps are over at step 450
+STEPS = 650
+
 
 def planner_of(monitor: LoadMonitor) -> Planner:
     """The planner of a monitor that was asked for advice."""
@@ -30,27 +34,36 @@ def planner_of(monitor: LoadMonitor) -> Planner:
 
 
 def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
-    """Each advice to re-plan is handed over once, its plan counts as carried out, and the file holds the plan."""
+    """Each advice to re-plan is handed over once, its plan counts as carried out, and the file holds the plan. Before
+    `plan` would advise a move the advice is to leave it, with the reason of the decision."""
     advice: list[Any] = []
-    monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "out/plan.json")
-    fed(monitor, unbalanced())
-    assert [(one.step, one.layers) for one in advice] == [(200, (0, 1))]
+    monitor = LoadMonitor(SETTINGS, on_advice=advice.append, advice_file=tmp_path / "out/plan.json")
+    fed(monitor, unbalanced(STEPS))
+    assert [(one.step, one.layers) for one in advice] == [(450, (0, 1))]
     written = json.loads((tmp_path / "out/plan.json").read_text())
     slots = np.array([layer["devices"] for layer in written["layers"]])
     np.testing.assert_array_equal(slots.reshape(2, -1), advice[0].slot_expert_LR)
-    assert (written["about"]["first_step"], written["about"]["reason"]) == (200, advice[0].reason)
-    assert planner_of(monitor).race.placed[0].layout.replans == 1
+    assert (written["about"]["first_step"], written["about"]["reason"]) == (450, advice[0].reason)
+    assert planner_of(monitor).race.own.layout.replans == 1
     assert monitor.latest is not None
     assert monitor.latest.advice is not None
     assert monitor.latest.advice.imbalance < advice[0].imbalance - 0.1
     assert "re-plan both layers now: expected max/mean" in advice[0].reason
+    for snapshot in monitor.snapshots:
+        assert snapshot.decision is not None
+        assert snapshot.advice is not None
+        assert snapshot.decision.moves == (snapshot.step >= 450)
+        assert snapshot.decision.moves or snapshot.advice.verdict != "replan"
+    before = monitor.snapshots[7]
+    assert before.advice is not None
+    assert before.advice.reason == "leave it: five windows of 50 steps are needed: 50 steps more"
 
 
 def test_a_plan_that_a_format_cannot_hold_is_warned_of(tmp_path: Path) -> None:
     """vllm-ascend keeps one slot of an expert on a device; training goes on, and no file is left behind."""
-    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="vllm-ascend")
+    monitor = LoadMonitor(SETTINGS, advice_file=tmp_path / "plan.json", advice_format="vllm-ascend")
     with pytest.warns(UserWarning, match=r"plan\.json: the plan cannot be written: vllm-ascend keeps one slot"):
-        fed(monitor, unbalanced())
+        fed(monitor, unbalanced(STEPS))
     assert monitor.stopped is None
     assert list(tmp_path.iterdir()) == []
 
@@ -59,8 +72,8 @@ def test_a_plan_that_a_format_cannot_hold_is_warned_of(tmp_path: Path) -> None:
 def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> None:
     """Every format of `plan --write`: the bytes that it writes for the same slots."""
     advice: list[Any] = []
-    monitor = LoadMonitor(on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
-    fed(monitor, unbalanced())
+    monitor = LoadMonitor(SETTINGS, on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
+    fed(monitor, unbalanced(STEPS))
     whole = placement_of(advice[0].slot_expert_LR, 8, planner_of(monitor).shape, (0, 1), {})
     write_placement(whole, tmp_path / "other.json", kind)
     made, expected = (json_or_text(tmp_path / name) for name in ("plan.json", "other.json"))
@@ -80,11 +93,11 @@ def json_or_text(path: Path) -> Any:
 
 def test_a_format_that_cannot_hold_a_plan_is_a_warning(tmp_path: Path) -> None:
     """Megatron-LM has no replicas: the plan is not written, training and advice go on. Unknown names are refused."""
-    monitor = LoadMonitor(advice_file=tmp_path / "plan.json", advice_format="megatron")
+    monitor = LoadMonitor(SETTINGS, advice_file=tmp_path / "plan.json", advice_format="megatron")
     with pytest.warns(
         RecordingWarning, match=r"plan\.json: the plan cannot be written: Megatron-LM holds each expert once"
     ):
-        fed(monitor, unbalanced())
+        fed(monitor, unbalanced(STEPS))
     assert monitor.stopped is None
     assert not (tmp_path / "plan.json").exists()
     with pytest.raises(NotFoundError, match="unknown placement format 'x'; there is: eplb, json"):
@@ -100,13 +113,13 @@ def test_an_advice_that_is_refused_stands(answer: Any) -> None:
             raise answer
         return answer
 
-    monitor = LoadMonitor(on_advice=refuse)
+    monitor = LoadMonitor(SETTINGS, on_advice=refuse)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RecordingWarning)
-        fed(monitor, unbalanced())
+        fed(monitor, unbalanced(STEPS))
     told = [s.advice.verdict for s in monitor.snapshots if s.advice is not None]
-    assert told == ["wait"] * 3 + ["replan"] * 5
-    layout = planner_of(monitor).race.placed[0].layout
+    assert told == ["wait"] * 3 + ["leave"] * 5 + ["replan"] * 5
+    layout = planner_of(monitor).race.own.layout
     assert layout.replans == 0
     assert monitor.latest is not None
     assert monitor.latest.advice is not None
@@ -126,28 +139,28 @@ def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:
 def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() -> None:
     """Neither an advice that was refused before nor one that was carried out: the even spread is in force, advice that
     stands is given again, and only for steps that are new."""
-    trace, asked = unbalanced(), []
-    monitor = LoadMonitor(on_advice=lambda advice: asked.append(advice.step) or False)
-    coming = resumed(monitor, trace, 300)
-    layout = planner_of(monitor).race.placed[0].layout
+    trace, asked = unbalanced(STEPS), []
+    monitor = LoadMonitor(SETTINGS, on_advice=lambda advice: asked.append(advice.step) or False)
+    coming = resumed(monitor, trace, 500)
+    layout = planner_of(monitor).race.own.layout
     assert layout.replans == 0
     np.testing.assert_array_equal(layout.current_LR, layout.static_LR)
     assert asked == []
     for row in coming:
         monitor.add(row, lambda: trace.meta)
-    assert asked == [350, 400]
-    follows = LoadMonitor(Settings(follow=True))
-    resumed(follows, trace, 300)
-    assert_same(follows, Trace.from_arrays(trace.load_SLE[:300], 20480, 2), follows.settings)
+    assert asked == [550, 600, 650]
+    follows = LoadMonitor(replace(SETTINGS, follow=True))
+    resumed(follows, trace, 500)
+    assert_same(follows, Trace.from_arrays(trace.load_SLE[:500], 20480, 2), follows.settings)
 
 
 def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
     """The slots of the plan that was carried out before: from there on what is said is what the first process said."""
-    trace, advice = unbalanced(), []
-    whole = LoadMonitor(on_advice=advice.append)
+    trace, advice = unbalanced(STEPS), []
+    whole = LoadMonitor(SETTINGS, on_advice=advice.append)
     fed(whole, trace)
-    monitor = LoadMonitor(on_advice=advice.append)
-    coming = resumed(monitor, trace, 300)
+    monitor = LoadMonitor(SETTINGS, on_advice=advice.append)
+    coming = resumed(monitor, trace, 500)
     monitor.carried_out(advice[0].slot_expert_LR)
     for row in coming:
         monitor.add(row, lambda: trace.meta)
@@ -160,7 +173,7 @@ def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
 
 def test_a_layout_that_is_none_is_refused() -> None:
     """Before the first step; of another shape; with an expert left out or one that the model has not."""
-    monitor = LoadMonitor(on_advice=lambda advice: False)
+    monitor = LoadMonitor(SETTINGS, on_advice=lambda advice: False)
     slots = np.tile(np.arange(10) % 8, (2, 1))
     with pytest.raises(PlacementError, match="before the first step"):
         monitor.carried_out(slots)
