@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from moeload_bench.traces.trace import Trace
 
 
-def _writable(out: Path) -> Path:
-    """Return the figure's file, as given, if it can be written."""
-    no_trace(out)
-    check_suffix(out)
+def drawable(out: Path | None) -> Path | None:
+    """Return the figure's file, as given, if it can be drawn and written: this is said before hours of work."""
+    if out is not None:
+        no_trace(out)
+        check_suffix(out)
+        load_matplotlib()
     return out
 
 
@@ -41,7 +43,7 @@ def figure(
             "or forecasters, which are then run.",
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", callback=_writable, help="The figure: .svg, .png or .pdf.")],
+    out: Annotated[Path, typer.Option("--out", "-o", callback=drawable, help="The figure: .svg, .png or .pdf.")],
     layer: Annotated[
         list[str] | None, typer.Option(metavar="<str>", help="A layer of the trace; may be repeated. All by default.")
     ] = None,
@@ -117,7 +119,6 @@ def _results(sources: Sequence[str], tasks: str | Trace, level: str) -> Results:
     parts = [load_results(files)] if files else []
     targets = [source for source in sources if source not in files]
     if targets:
-        load_matplotlib()  # what is missing is said before hours of scoring
         with pair_progress() as report:
             parts.append(evaluate(targets, tasks, level=parse_level(level), progress=report))
     return joined(parts)

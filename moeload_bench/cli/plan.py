@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from moeload_bench.cli.figure import drawable
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, print_on_interrupt, say, say_record
@@ -21,12 +22,14 @@ from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.decision import Candidate, Decision, volume
 from moeload_bench.inspection.plan_change import before_and_after
 from moeload_bench.inspection.planning import Settings, decided
+from moeload_bench.interchange.checkpoints import what_stays
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, write_placement
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.console import plain_table
+from moeload_bench.style import save_figure
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown
 
@@ -67,9 +70,10 @@ def plan(
     replan_ms: Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms.")] = None,
     move: Annotated[
         Literal["live", "restart"],
-        typer.Option(help="By an engine, or a restart from a permuted checkpoint."),
+        typer.Option(help="By an engine, or by a restart."),
     ] = "live",
     restart_minutes: Annotated[float | None, typer.Option(help="Minutes of a restart.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Say what of it a restart leaves behind.")] = None,
     steps_left: Annotated[
         int | None,
         typer.Option(metavar=INT, help="Steps to come; as many as seen by default."),
@@ -87,6 +91,7 @@ def plan(
     ] = None,
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
+    plot: Annotated[Path | None, typer.Option(callback=drawable, help="Draw the hours saved over steps.")] = None,
     details: Annotated[bool, typer.Option("--details", help="All candidates in the table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
 ) -> None:
@@ -117,7 +122,9 @@ def plan(
     stated = {name: value for name, value in costs.items() if value is not None}
     if (move == "restart") != (restart_minutes is not None):
         raise PlacementError("--move restart and --restart-minutes go together: got one of them")
-    loaded = open_trace(trace)
+    if checkpoint is not None and move != "restart":
+        raise PlacementError("--checkpoint is of a restart, expected --move restart --restart-minutes M")
+    loaded, staying = open_trace(trace), [] if checkpoint is None else what_stays(checkpoint)
     if move == "restart" and devices is not None and slots is None:
         slots = loaded.num_experts
     cluster = Cluster(_shape(devices, slots, nodes, groups), stated, restart_minutes)
@@ -154,12 +161,19 @@ def plan(
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
         say_record(
-            {"trace": loaded.id, "decision": decision.record, "now": now, "next": following, "failures": failures}
-        )
+            {"trace": loaded.id, "decision": decision.record, "now": now, "next": following, "failures": failures,
+             "checkpoint": staying}
+        )  # fmt: skip
     else:
+        if checkpoint is not None:
+            say(f"{checkpoint}: {'; '.join(staying) or 'all of it can be put in a new order'}")
         _print(loaded, decision, now, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
+    if plot is not None:
+        from moeload_bench.plots import draw_hours  # loads the harness
+
+        say(f"{save_figure(draw_hours(decision, planner.race.steps_N), plot)}: hours saved over steps", err=as_json)
     if failures:
         raise typer.Exit(1)
 

@@ -154,8 +154,8 @@ def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
     saves, costs = made.percent(chosen_L)
-    pays = not at.doubt and chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
-    if not pays:
+    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
+    if at.doubt or not pays:
         return made.leave(best_L, mean_known(made.before_L), rule)
     return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
 

@@ -120,6 +120,11 @@ class Race:
         return self._parts
 
     @property
+    def steps_N(self) -> FloatArray:
+        """Return the steps of each part with load."""
+        return np.array([row[0] for row in self.parts if row[1] > 0])
+
+    @property
     def total(self) -> FloatArray:
         """Return the sums over all parts."""
         self.settle()

@@ -23,9 +23,16 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from moeload_bench.errors import PlacementError, not_found
+from moeload_bench.errors import MoeloadError, PlacementError, not_found
 from moeload_bench.interchange.logfiles import Progress
-from moeload_bench.interchange.optimizer_states import NUMBER, OPTIMIZER, SHARED, parameters_of, permute_optimizer
+from moeload_bench.interchange.optimizer_states import (
+    NUMBER,
+    OPTIMIZER,
+    SHARED,
+    Parameters,
+    parameters_of,
+    permute_optimizer,
+)
 from moeload_bench.interchange.rows import Report
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
@@ -103,6 +110,24 @@ class Moves(NamedTuple):
     rows: dict[str, Sequence[int]]
 
 
+class Checkpoint(NamedTuple):
+    """A checkpoint whose tensors are all known, by MoE layer in ``layers``; ``left_out``: files not taken along.
+
+    ``groups``: of experts that the router chooses among. ``file_of``: each tensor's; ``parameters``: those that an
+    optimizer's state is of, None without one.
+    """
+
+    files: list[Path]
+    left_out: tuple[str, ...]
+    experts: int
+    groups: int
+    headers: dict[Path, Header]
+    file_of: dict[str, str]
+    shards: _Index | None
+    layers: dict[int, list[Part]]
+    parameters: Parameters | None
+
+
 @dataclass(frozen=True)
 class Permuted:
     """What was done: layers with a new order, all MoE layers, tensors renamed and reordered, parameters whose
@@ -145,6 +170,51 @@ def permute_checkpoint(
     """
     if os.path.lexists(out):
         raise PlacementError(f"{out}: exists already; expected a new folder, nothing is overwritten")
+    opened = _open(checkpoint)
+    for layer, order in orders.items():
+        _check_order(layer, order, opened.experts, opened.layers, opened.groups)
+    moves = _moves(opened.layers, orders)
+    states = 0
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        progress = Progress(list(opened.headers), report)
+        for file in opened.files:
+            if file in opened.headers:
+                _write(file, scratch / file.name, opened.headers[file], moves, progress)
+            elif file.name == OPTIMIZER and opened.parameters is not None:
+                states = permute_optimizer(file, scratch / file.name, opened.parameters, orders)
+            elif file.name != INDEX:
+                shutil.copyfile(file, scratch / file.name)
+        if opened.shards is not None:
+            renamed = {moves.names.get(name, name): file for name, file in opened.file_of.items()}
+            (scratch / INDEX).write_text(json.dumps({**opened.shards.model_dump(), "weight_map": renamed}, indent=2))
+        scratch.chmod(0o755)
+        scratch.rename(out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    names, rows = len(moves.names), len(moves.rows)
+    return Permuted(tuple(sorted(orders)), tuple(opened.layers), names, rows, states, opened.left_out)
+
+
+def what_stays(checkpoint: Path) -> list[str]:
+    """Return what `permute_checkpoint` would not take along, in sentences; [] where all moves. Nothing is written."""
+    try:
+        opened = _open(checkpoint)
+        if opened.parameters is not None:
+            orders = dict.fromkeys(opened.layers, range(opened.experts))
+            permute_optimizer(checkpoint / OPTIMIZER, None, opened.parameters, orders)
+    except MoeloadError as error:
+        return [f"no plan can be carried out: {error}"]
+    found = [f"not taken along: {', '.join(opened.left_out)}"] if opened.left_out else []
+    if opened.parameters is None:
+        found.append(f"no {OPTIMIZER}: the optimizer would begin without its state")
+    return found
+
+
+def _open(checkpoint: Path) -> Checkpoint:
+    """Return a checkpoint, checked; raise what `permute_checkpoint` raises for it."""
     files, left_out = _files(checkpoint)
     config = read_json(_Config, checkpoint / "config.json", MAX_INDEX_BYTES, "a configuration", PlacementError)
     family, experts = _family(config, checkpoint)
@@ -156,32 +226,10 @@ def permute_checkpoint(
     layers = _moe_layers(headers.values(), family)
     for layer, parts in layers.items():
         _check_layer(f"{checkpoint}: layer {layer}", parts, family, experts)
-    for layer, order in orders.items():
-        _check_order(layer, order, experts, layers, config.n_group or 1)
-    moves = _moves(layers, orders)
-    optimizer = next((file for file in files if file.name == OPTIMIZER), None)
-    parameters = None if optimizer is None else parameters_of(checkpoint, _layer_count(file_of))
-    states = 0
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    try:
-        progress = Progress(list(headers), report)
-        for file in files:
-            if file in headers:
-                _write(file, scratch / file.name, headers[file], moves, progress)
-            elif file == optimizer and parameters is not None:
-                states = permute_optimizer(file, scratch / file.name, parameters, orders)
-            elif file.name != INDEX:
-                shutil.copyfile(file, scratch / file.name)
-        if index is not None:
-            renamed = {moves.names.get(name, name): file for name, file in file_of.items()}
-            (scratch / INDEX).write_text(json.dumps({**index.model_dump(), "weight_map": renamed}, indent=2))
-        scratch.chmod(0o755)
-        scratch.rename(out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return Permuted(tuple(sorted(orders)), tuple(layers), len(moves.names), len(moves.rows), states, left_out)
+    has_state = any(file.name == OPTIMIZER for file in files)
+    parameters = parameters_of(checkpoint, _layer_count(file_of)) if has_state else None
+    groups = config.n_group or 1
+    return Checkpoint(files, left_out, experts, groups, headers, file_of, index, layers, parameters)
 
 
 def _once_each(slots: Sequence[int], where: str) -> tuple[int, ...]:

@@ -94,8 +94,11 @@ def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> NewPlace:
     return NewPlace(name, None)
 
 
-def permute_optimizer(path: Path, target: Path, parameters: Parameters, orders: Mapping[int, Sequence[int]]) -> int:
-    """Write the state at ``path`` in the new order to ``target``; return how many parameters' states moved.
+def permute_optimizer(
+    path: Path, target: Path | None, parameters: Parameters, orders: Mapping[int, Sequence[int]]
+) -> int:
+    """Write the state at ``path`` in the new order to ``target`` (None: check alone); return how many parameters'
+    states moved.
 
     Raise `PlacementError` for a file of another form, a state that is not AdamW's or SGD's (factored, sharded,
     quantised: by name), one in another shape than its parameter, and numbers that are not the Trainer's.
@@ -111,7 +114,9 @@ def permute_optimizer(path: Path, target: Path, parameters: Parameters, orders: 
         ) from None
     moved: set[str] = set()
     states = _States(path, parameters, orders, moved)
-    torch.save(states.permuted(saved), target)
+    new = states.permuted(saved)
+    if target is not None:
+        torch.save(new, target)
     return len(moved)
 
 
@@ -221,7 +226,8 @@ class _States:
             return place.name, value
         if value.shape[:1] != (len(place.order),):
             raise PlacementError(f"{what} has shape {tuple(value.shape)}, expected {len(place.order)} rows")
-        return place.name, value[list(place.order)]
+        rows = list(place.order)
+        return place.name, value if rows == sorted(rows) else value[rows]
 
     def _place(self, name: Any) -> NewPlace:
         if not isinstance(name, str) or not (name in self.parameters.shapes or _BLOCK.fullmatch(name)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.plots import draw_hours
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.synthetic import settling_trace
@@ -126,6 +128,18 @@ def test_a_restart_is_what_numpy_says() -> None:
     assert decision.verdict == "move"
 
 
+def test_the_picture_ends_where_the_decision_does() -> None:
+    """Hours saved so far are the sum over parts; the steps left add what the decision says, with its interval."""
+    planner, decision = decided(trace_of(shifted_load()), settings())
+    (ax,) = draw_hours(decision, planner.race.steps_N).axes
+    so_far, left, moves = (line.get_xydata() for line in ax.get_lines()[:3])
+    total = decision.take.saved_percent / 100 * decision.step * STEP_MS / 3.6e6
+    assert so_far[0] == pytest.approx((0, 0))
+    assert so_far[-1] == pytest.approx((STEPS, total))
+    assert left[-1] == pytest.approx((STEPS + LEFT, total + decision.net_hours[0]))
+    assert moves[:, 0].tolist() == list(decision.take.moved_at)
+
+
 def test_fewer_than_five_windows_say_how_many_steps_more() -> None:
     """The first plan is made at 200 steps, so that five windows of 200 steps end at 1,200."""
     decision = decided(trace_of(shifted_load(900)), settings())[1]
@@ -160,13 +174,16 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     words = ["plan", str(path), "--devices", "2", "--step-ms", "100", "--steps-left", "20000", "--level", "none"]
     words += ["--expert-fraction", "0.5"]
     restart = ["--move", "restart", "--restart-minutes", "0.05"]
-    done = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg"])
+    plot = ["--plot", str(tmp_path / "hours.svg")]
+    done = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg", *plot])
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.replace("\\\n", " ").split())
     assert "Stated: 2 devices with 8 slots, steps of 100 ms, 50 % of a step waits" in said
     assert "0.05 minutes for each restart, moves written off over 20,000 steps left." in said
     assert "a move breaks even after" in said
-    assert "vLLM's default 3,000" in said
+    assert said.endswith("hours.svg: hours saved over steps")
+    assert (tmp_path / "hours.svg").exists()
+    assert "vLLM" not in said, "its default moves replicas, which a checkpoint has none of"
     assert "--move restart --restart-minutes 0.05 --write placement.json --format json" in said
     assert "sw_avg 50 " in said
     every = CliRunner().invoke(app, [*words, *restart, "--forecaster", "sw_avg", "--details"])
@@ -174,6 +191,11 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     for wrong in (restart[:2], restart[2:]):
         refused = CliRunner().invoke(app, [*words, *wrong]).exception
         assert "--move restart and --restart-minutes go together" in str(refused)
+    live = CliRunner().invoke(app, [*words, "--checkpoint", str(tmp_path)]).exception
+    assert "--checkpoint is of a restart" in str(live)
+    (tmp_path / "config.json").write_text('{"model_type": "mixtral", "num_local_experts": 8}')
+    told = CliRunner().invoke(app, [*words, *restart, "--checkpoint", str(tmp_path), "--json"])
+    assert "no .safetensors files" in json.loads(told.stdout)["checkpoint"][0]
 
 
 @pytest.mark.slow
@@ -183,5 +205,5 @@ def test_a_model_of_58_layers_and_256_experts_takes_less_than_a_minute() -> None
     decision = decided(trace, Settings(cluster=Cluster(restart_minutes=10.0), steps_left=500_000))[1]
     assert time.process_time() - began < 60
     assert len(decision.candidates) == 40
-    assert decision.vllm is not None
-    assert not any(one.dominates(decision.take) for one in (*decision.candidates, decision.vllm))
+    assert decision.vllm is None
+    assert not any(one.dominates(decision.take) for one in decision.candidates)

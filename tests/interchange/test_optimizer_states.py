@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.interchange.checkpoints import permute_checkpoint
+from moeload_bench.interchange.checkpoints import permute_checkpoint, what_stays
 from moeload_bench.interchange.optimizer_states import Parameters, permute_optimizer
 from tests.conftest import need
 
@@ -62,6 +62,7 @@ def test_the_trainer_goes_on_with_equal_losses_from_a_permuted_checkpoint(optim:
     whole = trainer(tmp_path / "whole", optim)
     whole.train()
     checkpoint = tmp_path / f"whole/checkpoint-{HALF}"
+    assert what_stays(checkpoint) == []
     done = permute_checkpoint(checkpoint, ORDERS, tmp_path / "placed")
     moved = len(ORDERS) * 3  # of each layer the router, and two stacked tensors of experts
     assert done.states == (0 if optim == "sgd" else moved)  # without momentum SGD keeps nothing
@@ -76,6 +77,15 @@ def test_the_trainer_goes_on_with_equal_losses_from_a_permuted_checkpoint(optim:
         wrong = trainer(tmp_path / "wrong", optim, tmp_path / "placed")
         wrong.train(resume_from_checkpoint=str(tmp_path / "placed"))
         assert losses(wrong) != pytest.approx(losses(whole), abs=1e-5)
+        factored = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+        factored["state"][0]["exp_avg_sq_row"] = torch.zeros(2)
+        torch.save(factored, checkpoint / "optimizer.pt")
+        assert "exp_avg_sq_row of model.embed_tokens.weight is unknown" in what_stays(checkpoint)[0]
+    (checkpoint / "optimizer.pt").unlink()
+    (checkpoint / "optimizer_0").mkdir()
+    assert what_stays(checkpoint) == [
+        "not taken along: optimizer_0", "no optimizer.pt: the optimizer would begin without its state"
+    ]  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
