@@ -164,7 +164,8 @@ class Inspection:
 class Inspector:
     """Takes the rows of one run in order; raises `TraceError` for a gap.
 
-    ``meta``: of its trace, as known so far. ``on_event``: called with each event as soon as it is known.
+    ``meta``: of its trace, as known so far. ``on_event``: called with each event once a unit of time is over or an
+    inspection is asked for.
     """
 
     def __init__(
@@ -222,7 +223,7 @@ class Inspector:
         if row["load"].shape != self._shape:
             raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._shape}")
         self._pending.append(row)
-        if len(self._pending) == self._block:
+        if len(self._pending) + (0 if self._held is None else len(self._held)) == self._unit:
             self._flush()
 
     def last_rows(self) -> StepBlock:
