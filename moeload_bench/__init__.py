@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from moeload_bench.inspection.facts import inspect_trace
     from moeload_bench.inspection.monitor import LoadMonitor
     from moeload_bench.inspection.page import report
-    from moeload_bench.inspection.policies import compare_policies
+    from moeload_bench.inspection.planning import compare_policies
     from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
     from moeload_bench.placement.plans import ClusterShape
@@ -70,7 +70,7 @@ _HOME = _by_name({
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
     "inspection.facts": "inspect_trace",
-    "inspection.policies": "compare_policies",
+    "inspection.planning": "compare_policies",
     "inspection.monitor": "LoadMonitor",
     "inspection.page": "report",
     "placement.plans": "ClusterShape",

@@ -20,7 +20,7 @@ from moeload_bench.errors import (
 from moeload_bench.forecaster import trace_info
 from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.inspection.policies import compare_policies
+from moeload_bench.inspection.planning import compare_policies
 from moeload_bench.isolation.hosts import fit_target, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.placement.plans import ClusterShape

@@ -19,12 +19,11 @@ from moeload_bench.cli.progress import pair_progress, plain_console, print_next,
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.inspection.candidates import DEFAULT
 from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.decision import Candidate, Decision, volume
-from moeload_bench.inspection.plan_change import before_and_after
+from moeload_bench.inspection.decision import Candidate, Decision, held_out, volume
 from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.interchange.checkpoints import what_stays
 from moeload_bench.interchange.forecast_files import forecast_ahead
-from moeload_bench.interchange.placements import place_forecast, write_placement
+from moeload_bench.interchange.placements import place_forecast, renumbered, write_placement
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.plans import ClusterShape
@@ -167,7 +166,8 @@ def plan(
     else:
         if checkpoint is not None:
             say(f"{checkpoint}: {'; '.join(staying) or 'all of it can be put in a new order'}")
-        _print(loaded, decision, now, following, failures, details=details)
+        sentences = [*decision.lines(), *([held_out(move), f"At step {decision.step:,}: {now}."] if now else [])]
+        _print(loaded, decision, sentences, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
     if plot is not None:
@@ -215,7 +215,7 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     """Write the plan; return what it changes, and which layers of the model have none."""
     ahead = forecast_ahead(trace, forecaster, settings.horizon, level=settings.level, seed=settings.seed)
     placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
-    placement, text = before_and_after(trace, placement, written.path, written.kind, forecaster, settings)
+    placement, text = renumbered(placement, written.path, written.kind)
     write_placement(placement, written.path, written.kind)
     first = ahead.about["first_step"]
     lines = [
@@ -229,11 +229,17 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
 
 
 def _print(
-    trace: Trace, decision: Decision, now: str | None, following: str, failures: Sequence[str], *, details: bool
+    trace: Trace,
+    decision: Decision,
+    sentences: Sequence[str],
+    following: str,
+    failures: Sequence[str],
+    *,
+    details: bool,
 ) -> None:
     """Print the decision, what to do now, the candidates, what failed, the next command."""
     console = plain_console()
-    for line in [*decision.lines(), *([f"At step {decision.step:,}: {now}."] if now else [])]:
+    for line in sentences:
         console.print(printable(line))
     console.print("")
     console.print(

@@ -8,6 +8,7 @@ its share of the moves, with every assumed constant at the unfavourable end of h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moeload_bench.errors import counted
+from moeload_bench.files import PACKAGE
 from moeload_bench.results.skill import interval_of
 from moeload_bench.words import listed, page
 
@@ -31,6 +33,8 @@ FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
 sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
+HELD_OUT = PACKAGE / "inspection" / "advised.json"
+"""How often moves that were advised paid (`benchmarks/advised_moves.py`), by how experts move."""
 Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
 Verdict = Literal["move", "leave", "cannot tell"]
 
@@ -274,6 +278,16 @@ def decide(
     elif take.pays and not (vllm and vllm.dominates(take)):
         verdict = "move"
     return Decision(step, take, verdict, low, high, alike, tuple(candidates), even, tuple(constants), terms, vllm)
+
+
+def held_out(move: str) -> str:
+    """Return how often such advice paid on runs that were held out; ``move``: `live` or `restart`."""
+    found = json.loads(HELD_OUT.read_text(encoding="utf-8"))[move]
+    return (
+        f"On held-out runs {found['paid']} of {found['advised']} such moves paid, and all of them in "
+        f"{found['runs_paid']} of {found['runs']} runs (95 % interval {found['low']:.0f} to {found['high']:.0f} %, "
+        f"{page('docs/methods/placement.md')})."
+    )
 
 
 def too_short(steps: int, first: int) -> str:

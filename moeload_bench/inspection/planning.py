@@ -9,15 +9,17 @@ Axis letters: S rows, L MoE layers, E experts, R replica slots.
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
@@ -26,11 +28,14 @@ from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
-from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.cost import steps_last
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.states.rule import StateRule, grid_of
+from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 from moeload_bench.words import FineProgress, silent
 
@@ -287,3 +292,37 @@ def decided(trace: Trace, settings: Settings, progress: FineProgress = silent) -
         first = settings.every_at(trace.meta.stride)
         raise TraceError(f"{trace.id}: {too_short(trace.steps * trace.meta.stride, first)}")
     return last[0], last[1].decision
+
+
+def compare_policies(
+    trace: Trace,
+    forecaster: str,
+    shape: ClusterShape,
+    cost: CostModel,
+    *,
+    every: Sequence[int] | None = None,
+    level: Level = "process",
+    seed: int = 0,
+    rule: StateRule | None = None,
+    report: FineProgress | None = None,
+) -> Decision:
+    """Return the decision about a run, as `moeload-bench plan` makes it, with one candidate for each interval.
+
+    Along the trace each candidate is asked for a forecast every so many steps, from the past alone, and moves experts
+    when the forecast promises to save more than the move costs. ``every``: the intervals in training steps; those of
+    `plan` by default. Raise `PlacementError` for a shape that does not hold the experts or a trace without any load,
+    `TraceError` for a trace that is too short or intervals that the state rule does not fit, `TargetError` or
+    `IsolationError` for a forecaster that cannot be run, `ForecastError` for one that fails.
+    """
+    seed, level = whole_number(seed, "seed", 0), parse_level(level)
+    shape.check(trace.num_experts)
+    if not any(trace.load_SLE[rows].any() for rows in parts(trace.load_SLE.shape)):
+        raise PlacementError(
+            f"{trace.id}: no layer has load in any of {trace.steps} rows, expected load in at least one"
+        )
+    settings = Settings(
+        forecaster, level=level, seed=seed, cluster=Cluster(shape, cost), rule=rule or StateRule(),
+        intervals=None if every is None else tuple(sorted(set(every))),
+        every=Settings.every if every is None else math.gcd(*every),
+    )  # fmt: skip
+    return decided(trace, settings, report or silent)[1]

@@ -2,7 +2,8 @@
 
 Slots are numbered over all devices, device d owning slots d * R/D to (d + 1) * R/D - 1, as in every format here.
 
-Axis letters: L MoE layers, E experts, R slots, D devices, X most replicas of one expert.
+Axis letters: L MoE layers, E experts, R slots, D devices, N devices of all layers, C slots of one, X most
+replicas of one expert.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import io
 import itertools
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import MissingExtraError, PlacementError, not_found
+from moeload_bench.errors import MissingExtraError, PlacementError, counted, not_found
 from moeload_bench.files import write_whole
 from moeload_bench.interchange.forecast_files import Ahead, check_sglang_name, put_about, rows_of_model
+from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.replan import with_fewest_moves
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +123,37 @@ def slots_in(path: Path, kind: str, like: Placement) -> IntArray | None:
     whole = slots_LR.shape == like.slot_expert_LR.shape
     held = whole and all(set(slot_R) == set(range(like.experts)) for slot_R in slots_LR.tolist())
     return slots_LR if held else None
+
+
+def renumbered(placement: Placement, path: Path, kind: str) -> tuple[Placement, str]:
+    """Return the plan, its devices and slots numbered so that the fewest replicas move from the file at ``path``, and
+    in words what it changes. Without such a file the change is from the even spread.
+    """
+    shape, last_LR, after_LR = placement.shape, slots_in(path, kind, placement), placement.slot_expert_LR
+    if last_LR is None:
+        last, before_LR = (
+            "the even spread: no such plan was there before",
+            plan(np.ones_like(placement.count_LE), shape),
+        )
+    else:
+        last, before_LR, after_LR = "the last file", last_LR, _slots_beside(last_LR, after_LR, shape)
+    moved = counted(int(replicas_moved(before_LR, after_LR, shape.devices).sum()), "replica")
+    changed = counted(int((before_LR != after_LR).sum()), "slot")
+    return replace(placement, slot_expert_LR=after_LR), f"{moved} to move, {changed} different from {last}"
+
+
+def _slots_beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
+    """Return the same plans, numbered so that the fewest replicas move, each expert that stays in its slot."""
+    settled_LR = with_fewest_moves(before_LR, after_LR, shape)
+    before_NC, after_NC = (each_LR.reshape(-1, shape.slots_per_device) for each_LR in (before_LR, settled_LR))
+    out_NC = np.full_like(after_NC, -1)
+    for before_C, after_C, out_C in zip(before_NC.tolist(), after_NC.tolist(), out_NC, strict=True):
+        for slot, expert in enumerate(before_C):
+            if expert in after_C:
+                after_C.remove(expert)
+                out_C[slot] = expert
+        out_C[out_C < 0] = after_C
+    return out_NC.reshape(after_LR.shape)
 
 
 def _joined(devices: Iterable[list[int]]) -> list[int]:

@@ -12,8 +12,7 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.inspection.advice import Advice, AdviceRule, Situation, advise, name_layers
 from moeload_bench.inspection.candidates import percent_saved
 from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.planning import Planner, Settings, plans_of
-from moeload_bench.inspection.policies import compare_policies
+from moeload_bench.inspection.planning import Planner, Settings, compare_policies, plans_of
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel

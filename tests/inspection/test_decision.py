@@ -314,11 +314,6 @@ def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:
         str(tmp_path / "p.json"),
     ]
     first, second = (" ".join(CliRunner().invoke(app, words).output.split()) for _ in range(2))
-    assert "expected max/mean " in first
-    found = re.search(r"-> ([\d.]+) over the next 200 steps \(80 % interval ([\d.]+) to ([\d.]+)", first)
-    assert found is not None
-    middle, low, high = map(float, found.groups())
-    assert 1 <= low <= middle <= high
     assert "different from the even spread: no such plan was there before" in first
     assert "0 replicas to move, 0 slots different from the last file" in second
     slots = [layer["devices"] for layer in json.loads((tmp_path / "p.json").read_text())["layers"]]
@@ -333,7 +328,6 @@ def test_a_run_too_short_to_decide_on_can_be_planned_for(tmp_path: Path) -> None
     assert done.exit_code == 0, done.output
     assert "no decision: " in done.output
     assert "40 steps, the first look comes after 50" in done.output
-    assert "no interval: 0 such windows so far, 3 are needed" in " ".join(done.output.split())
     assert len(json.loads((tmp_path / "p.json").read_text())["layers"]) == 2
     refused = CliRunner().invoke(app, words).exception
     assert isinstance(refused, TraceError)

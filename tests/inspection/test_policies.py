@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError, TargetError, TraceError
-from moeload_bench.inspection.policies import compare_policies
+from moeload_bench.inspection.planning import compare_policies
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.traces.store import write_trace

@@ -15,6 +15,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.inspection.cluster import Cluster
+from moeload_bench.inspection.decision import held_out
 from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.plots import draw_hours
@@ -182,6 +183,7 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     assert "0.05 minutes for each restart, moves written off over 20,000 steps left." in said
     assert "a move breaks even after" in said
     assert said.endswith("hours.svg: hours saved over steps")
+    assert held_out("restart") in said
     assert (tmp_path / "hours.svg").exists()
     assert "vLLM" not in said, "its default moves replicas, which a checkpoint has none of"
     assert "--move restart --restart-minutes 0.05 --write placement.json --format json" in said
