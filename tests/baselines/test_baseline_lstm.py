@@ -112,21 +112,6 @@ def test_before_a_window_is_full_the_mean_is_used_and_counted() -> None:
     assert forecaster.counts["fallback"] == forecaster.counts["forecasts"] == 2
 
 
-@pytest.mark.parametrize("shape", [(450, 1, 1), (120, 128, 128), (450, 2, 5)])
-def test_odd_shapes_and_dead_experts(shape: tuple[int, int, int]) -> None:
-    """One expert, 128 x 128 with few steps, an expert without tokens, a hole: valid rows, dead experts at 0."""
-    steps, L, E = shape
-    load = synthetic_load_SLE(steps, layers=L, experts=E, tokens=4096)
-    if E > 1:
-        load[:, :, 1] = 0
-    load[50] = 0
-    forecaster = lstm.Lstm(info_of(load), 0, mode="online")
-    forecaster.observe(block(load))
-    forecast = ask(forecaster, load)
-    if E > 1:
-        assert (forecast.share_BLE[:, :, 1] == 0).all()
-
-
 def test_runs_too_short_to_learn_from_fit_nothing() -> None:
     """A fit on 100 steps is empty, not an error."""
     load = synthetic_load_SLE(100)

@@ -10,14 +10,12 @@ import pytest
 from moeload_bench.baselines import _gate, _measures
 from moeload_bench.baselines._history import BLOCK, REACH, SINGLE, History
 from moeload_bench.baselines._path import block_edges, hat_weights
-from moeload_bench.baselines.adaptive import Adaptive
 from moeload_bench.baselines.gated import MIN_ROWS, Gated
 from moeload_bench.baselines.sw_avg import SlidingWindowAverage
 from numpy.typing import NDArray
 
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.traces.trace import shares
 from tests.conftest import synthetic_load_SLE
 from tests.support.archives import changed_archive
@@ -97,12 +95,6 @@ def test_path_means_are_convex_and_exact(horizon: int) -> None:
 # ------------------------------------------------------------------------------------------------------ conformance
 
 
-@pytest.mark.parametrize("target", ["gated", "adaptive", "recent_sum", "since_plan", "since_plan@whole_blocks=true"])
-def test_keeps_every_rule_of_conformance(target: str) -> None:
-    """Every required and every reported rule, the numbering of experts too."""
-    assert [r for r in check_forecaster(target) if not r.passed] == []
-
-
 @pytest.mark.parametrize("balancing", ["none", "aux_loss", "loss_free_bias", "a method nobody has heard of"])
 @pytest.mark.parametrize("stride", [1, 10])
 def test_numbering_and_block_sizes_do_not_matter(balancing: str, stride: int) -> None:
@@ -122,27 +114,7 @@ def test_group_is_not_used() -> None:
     np.testing.assert_array_equal(one.share_BLE, other.share_BLE)
 
 
-@pytest.mark.parametrize("cls", [Gated, Adaptive])
-def test_covariates_are_not_needed(cls: Any) -> None:
-    """What a run records beside its loads changes nothing."""
-    load = synthetic_load_SLE(200)
-    forecaster = cls(INFO, 0)
-    columns = {"lr": np.full(200, 1e-3, np.float32), "load_half": load // 2, "stage": np.zeros(200, np.int32)}
-    forecaster.observe(StepBlock(np.arange(200), load, load.sum(axis=2) // 2, columns))
-    np.testing.assert_array_equal(ask(forecaster, load).share_BLE, ask(followed(cls, load), load).share_BLE)
-
-
 # --------------------------------------------------------------------------------------------------- unusual input
-
-
-@pytest.mark.parametrize("cls", [Gated, Adaptive])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 4), (50, 1, 1), (50, 2, 4), (12, 60, 512), (300, 1, 2)])
-def test_any_shape_and_length(cls: Any, shape: tuple[int, int, int]) -> None:
-    """One expert, one row, 50 steps, 60 layers of 512 experts: a valid forecast; one expert has a share of 1."""
-    load = synthetic_load_SLE(shape[0], layers=shape[1], experts=shape[2])
-    forecast = ask(followed(cls, load), load)
-    if shape[2] == 1:
-        np.testing.assert_allclose(forecast.share_BLE, 1.0, rtol=1e-12)
 
 
 def test_fewer_than_five_rows_give_their_mean() -> None:
@@ -151,16 +123,6 @@ def test_fewer_than_five_rows_give_their_mean() -> None:
     forecaster = followed(Gated, load)
     np.testing.assert_allclose(ask(forecaster, load).share_BLE[0], shares(load).mean(axis=0), rtol=1e-12)
     assert forecaster.counts == {"forecasts": 1, "early": 1, "shipped": 1}
-
-
-@pytest.mark.parametrize("horizon", HORIZONS)
-@pytest.mark.parametrize("cls", [Gated, Adaptive])
-def test_horizons_that_no_network_was_fitted_for(cls: Any, horizon: int) -> None:
-    """The mean over 5, 50, 500 and 5,000 steps is the same asked for alone or among others."""
-    load = synthetic_load_SLE(300)
-    forecaster = followed(cls, load)
-    alone = ask(forecaster, load, (horizon,)).window_means([horizon])
-    np.testing.assert_allclose(alone, ask(forecaster, load).window_means([horizon]), rtol=1e-9)
 
 
 @pytest.mark.parametrize("balancing", ["none", "loss_free_bias"])

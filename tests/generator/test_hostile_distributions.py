@@ -10,90 +10,8 @@ from moeload_bench.errors import RecipeError
 from moeload_bench.generator.draws import draw_recipes, load_distribution, recipe_of
 from tests.support.no_files import put_no_file
 
-SOUND = """
-name = "x"
-prefix = "any-"
-version = 1
-vocabulary = 300
-head_dim = 8
-tokenizer_sources = ["kjv"]
-bytes_per_token = 2.0
-
-[kept_out]
-families = []
-texts = []
-methods = []
-
-[cost]
-processor = "none"
-layer = 0.0
-expert = 0.0
-width = 0.0
-score = 0.0
-value = 0.0
-parameter = 0.0
-vocabulary = 0.0
-probe = 0.0
-
-[quotas.small]
-none = 2
-
-[quotas.large]
-aux_loss = 2
-
-[strata.small]
-minutes = 1
-steps = [400]
-tokens = [512]
-sequence_length = [32, 64]
-sequences_least = 8
-micro_batches = [1]
-experts = [8]
-top_k = [2]
-width = [16]
-layers = [2]
-inner = [1.0]
-
-[strata.large]
-minutes = 1
-steps = [400]
-tokens = [1024]
-sequence_length = [32]
-sequences_least = 8
-micro_batches = [1]
-experts = [8]
-top_k = [2]
-width = [16]
-layers = [2]
-inner = [1.0]
-
-[training]
-optimizers = { SGD = [0.1], AdamW = [1e-3] }
-warmup = [5]
-ramps = [[]]
-ramp_at = [0.1]
-
-[[schedules]]
-kind = "constant"
-
-[mixes]
-prose = ["kjv"]
-both = ["kjv", "factbook"]
-
-[[plans]]
-mixes = ["prose", "both"]
-at = [[0.25], [0.5]]
-
-[methods.none]
-families = ["qwen3_moe"]
-
-[methods.aux_loss]
-families = ["qwen3_moe"]
-coefficient = [1e-3, 1e-2]
-
-[families.qwen3_moe]
-config = { hidden_size = "width", num_experts = "experts", num_experts_per_tok = "top_k" }
-"""
+SOUND = (Path(__file__).parents[1] / "support" / "distribution.toml").read_text(encoding="utf-8")
+CONFIG = "[families.qwen3_moe.config]\n"
 MANY = ", ".join(str(16 * i) for i in range(1, 33))
 CASES = {
     "a quota of 10^12": ("none = 2", "none = 1000000000000"),
@@ -122,9 +40,9 @@ CASES = {
     "a method that there is not": ("none = 2", "weird = 2", "[methods.none]", "[methods.weird]"),
     "a method with escapes": ("none = 2", '"\\u001b[2J" = 2', "[methods.none]", '[methods."\\u001b[2J"]'),
     "a mix without texts": ('prose = ["kjv"]', "prose = []"),
-    "NaN in a configuration": ("config = {", "config = { z = nan,"),
-    "a date in a configuration": ("config = {", "config = { z = 2020-01-01T00:00:00Z,"),
-    "deep nesting": ("config = {", f"config = {{ z = {'[' * 900}{']' * 900},"),
+    "NaN in a configuration": (CONFIG, f"{CONFIG}z = nan\n"),
+    "a date in a configuration": (CONFIG, f"{CONFIG}z = 2020-01-01T00:00:00Z\n"),
+    "deep nesting": (CONFIG, f"{CONFIG}z = {'[' * 900}{']' * 900}\n"),
     "a name that leads out": ('prefix = "any-"', 'prefix = "../any"'),
     "a name of a million letters": ('prefix = "any-"', f'prefix = "{"a" * 1_000_000}"'),
     "a name of two lines": ('prefix = "any-"', 'prefix = "any\\n"'),

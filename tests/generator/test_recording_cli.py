@@ -50,17 +50,6 @@ def test_corpora_are_listed_with_their_licences() -> None:
     assert all(entry["licence"] and "==" in entry["origin"] for entry in listed)
 
 
-def test_a_recording_is_made_and_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command prints the trace's path; another seed or split is another file."""
-    use_small_text(monkeypatch)
-    recipe = write_recipe(tmp_path)
-    out = call("record", recipe, "--seed", 3, "--split", "train", "--steps", 4, "--out", tmp_path / "runs")
-    path = tmp_path / "runs/small/train/seed3.parquet"
-    assert str(path) in out.replace("\n", "")
-    trace = read_trace(path)
-    assert (trace.steps, trace.meta.seed, trace.meta.complete) == (4, 3, False)
-
-
 @pytest.mark.parametrize(("steps", "said"), [(3, True), (4, False)])
 def test_a_trial_that_ends_within_the_warm_up_says_so(
     steps: int, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -102,15 +91,6 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
     else:
         call(*shlex.split(said[1]))
     assert read_trace(tmp_path / "runs/small/test/seed0.parquet").step_S.tolist() == list(range(6))
-
-
-def test_a_second_recording_at_the_target_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is overwritten from the command line either."""
-    use_small_text(monkeypatch)
-    words = ("record", write_recipe(tmp_path), "--steps", 2, "--out", tmp_path)
-    call(*words)
-    with pytest.raises(RecordingError, match="a trace is there already"):
-        call(*words)
 
 
 def test_what_is_no_recipe_is_answered_with_what_is() -> None:

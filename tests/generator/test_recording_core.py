@@ -30,7 +30,7 @@ from moeload_bench.recording.writer import RecordingWarning, TraceWriter, finish
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
-from tests.support.recording.recipes import RECIPE, small_recipe, use_small_text
+from tests.support.recording.recipes import RECIPE, assert_equal, interrupt, small_recipe, use_small_text
 
 torch.set_num_threads(1)
 
@@ -40,15 +40,6 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     use_small_text(monkeypatch)
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     return small_recipe(tmp_path)
-
-
-def assert_equal(got: Trace, expected: Trace) -> None:
-    """Every column but the wall time is the same."""
-    np.testing.assert_array_equal(got.step_S, expected.step_S)
-    np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
-    assert got.columns.keys() == expected.columns.keys()
-    for name in got.columns.keys() - {"step_time_s"}:
-        np.testing.assert_array_equal(got.columns[name], expected.columns[name], err_msg=name)
 
 
 def test_a_recipe_gives_a_complete_trace(recipe: Recipe, tmp_path: Path) -> None:
@@ -77,20 +68,6 @@ def test_micro_batches_change_no_load_at_learning_rate_zero(recipe: Recipe, tmp_
         traces.append(read_trace(record_recipe(job)))
     np.testing.assert_array_equal(traces[0].load_SLE, traces[1].load_SLE)
     np.testing.assert_array_equal(traces[0].columns["load_half"], traces[1].columns["load_half"])
-
-
-def interrupt(job: Job, at_step: int) -> None:
-    """Begin a recording and break it off by an exception before a step."""
-
-    class BrokenOffError(Exception):
-        pass
-
-    def progress(step: int, row: dict[str, Any]) -> None:
-        if step == at_step:
-            raise BrokenOffError
-
-    with pytest.raises(BrokenOffError):
-        record_recipe(job, progress=progress)
 
 
 def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_path: Path) -> None:

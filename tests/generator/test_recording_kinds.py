@@ -18,7 +18,7 @@ from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.recording.routers import Routing, find_routers
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
-from tests.support.recording.recipes import use_small_text
+from tests.support.recording.recipes import assert_equal, interrupt, use_small_text
 
 torch.set_num_threads(1)
 STEPS = 8
@@ -72,13 +72,6 @@ def recorded(recipe: Recipe, out: Path) -> Trace:
     return read_trace(record_recipe(Job(recipe, 0, "test", STEPS, out)))
 
 
-def assert_equal(got: Trace, expected: Trace) -> None:
-    np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
-    assert got.columns.keys() == expected.columns.keys()
-    for name in got.columns.keys() - {"step_time_s"}:
-        np.testing.assert_array_equal(got.columns[name], expected.columns[name], err_msg=name)
-
-
 @pytest.mark.parametrize("name", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_KINDS)])
 def test_every_kind_of_recipe_records_and_goes_on(tmp_path: Path, name: str) -> None:
     """Counts are conserved, and broken off and resumed, each column is that of the uninterrupted recording."""
@@ -86,13 +79,7 @@ def test_every_kind_of_recipe_records_and_goes_on(tmp_path: Path, name: str) -> 
     whole = recorded(recipe, tmp_path / "whole")
     assert (whole.load_SLE.sum(axis=2) == whole.tokens_SL * whole.meta.top_k).all()
     job = Job(recipe, 0, "test", STEPS, tmp_path / "broken", shard_steps=3)
-
-    def break_off(step: int, row: dict[str, Any]) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        record_recipe(job, progress=break_off)
+    interrupt(job, at_step=4)
     assert_equal(read_trace(record_recipe(dataclasses.replace(job, shard_steps=250), resume=True)), whole)
 
 
@@ -153,13 +140,7 @@ def test_another_schedule_does_not_go_on(tmp_path: Path) -> None:
     """A recording is not gone on with when its schedule, ramp or pretraining is another by now: the key is named."""
     recipe = small(RAMP)
     job = Job(recipe, 0, "test", STEPS, tmp_path, shard_steps=3)
-
-    def break_off(step: int, row: dict[str, Any]) -> None:
-        if step == 4:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        record_recipe(job, progress=break_off)
+    interrupt(job, at_step=4)
     record = recipe.model_dump()
     for table, change, says in (
         ("schedule", {"kind": "cosine", "period": 8}, "schedule.kind was 'constant' .* it is 'cosine'"),

@@ -190,11 +190,6 @@ def test_a_trace_is_scored_as_its_file_is(jobs: int, tmp_path: Path) -> None:
     assert same_scores(named, given)
 
 
-def test_the_same_request_gives_the_same_result(trace: Trace, tmp_path: Path) -> None:
-    """Forecasts and metrics are equal from run to run; only timings differ."""
-    assert same_scores(run(trace, tmp_path, "sw_avg"), run(trace, tmp_path, "sw_avg", fresh=True))
-
-
 def test_a_trace_that_is_not_the_suite_s_is_refused(trace: Trace, tmp_path: Path) -> None:
     """Scoring refuses content that the suite was not frozen with."""
     path = write_trace(synthetic_trace(seed=9), tmp_path / "other.parquet")

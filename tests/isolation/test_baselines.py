@@ -54,55 +54,6 @@ def ask(forecaster: Any, load_SLE: NDArray[np.int64], origin: int, horizons: tup
     return check_forecast(forecaster.forecast(request), request, info)
 
 
-def window_mean(forecast: Forecast, horizon: int) -> NDArray[np.float64]:
-    """[L, E] mean over the first ``horizon`` steps."""
-    edges = np.concatenate([[0], np.minimum(forecast.edges_B, horizon)])
-    mean: NDArray[np.float64] = np.einsum("b,ble->le", np.diff(edges), forecast.share_BLE) / horizon
-    return mean
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("sizes", [[1] * 300, [7, 293], [100, 1, 99, 100]])
-def test_block_size_of_observe_does_not_matter(target: str, sizes: list[int]) -> None:
-    """The same rows in other blocks give the same forecast, to 1e-9 relative."""
-    load = synthetic_load_SLE(300)
-    whole, parts = make(target, load), make(target, load)
-    feed(whole, load, 0, 300)
-    start = 0
-    for size in sizes:
-        feed(parts, load, start, start + size)
-        start += size
-    np.testing.assert_allclose(ask(parts, load, 300).share_BLE, ask(whole, load, 300).share_BLE, rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_forecasting_changes_nothing(target: str) -> None:
-    """Asking at earlier origins, or twice, does not change a later answer."""
-    load = synthetic_load_SLE(300)
-    quiet, asked = make(target, load), make(target, load)
-    feed(quiet, load, 0, 300)
-    for start in range(0, 300, 50):
-        feed(asked, load, start, start + 50)
-        ask(asked, load, start + 50)
-    first, again = ask(asked, load, 300), ask(asked, load, 300)
-    np.testing.assert_array_equal(first.share_BLE, again.share_BLE)
-    np.testing.assert_allclose(first.share_BLE, ask(quiet, load, 300).share_BLE, rtol=1e-9, atol=0)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_shorter_horizon_is_a_prefix(target: str) -> None:
-    """The mean over a suite horizon is the same whether it was the largest asked for or not."""
-    load = synthetic_load_SLE(300)
-    forecaster = make(target, load)
-    feed(forecaster, load, 0, 300)
-    longest = ask(forecaster, load, 300)
-    for n in range(1, len(HORIZONS)):
-        shorter = ask(forecaster, load, 300, HORIZONS[:n])
-        horizon = HORIZONS[n - 1]
-        # clipping and dividing by the sum act on block means, so the last block may differ in the last digits
-        np.testing.assert_allclose(window_mean(shorter, horizon), window_mean(longest, horizon), rtol=1e-4)
-
-
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_observed_is_uniform(target: str) -> None:
     """Before any step is seen the forecast is 1/E, and an empty block is not an observation."""
@@ -111,19 +62,6 @@ def test_nothing_observed_is_uniform(target: str) -> None:
     np.testing.assert_allclose(ask(forecaster, load, 0).share_BLE, 1 / load.shape[2], rtol=1e-15)
     feed(forecaster, load, 0, 0)
     np.testing.assert_allclose(ask(forecaster, load, 0).share_BLE, 1 / load.shape[2], rtol=1e-15)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("shape", [(1, 2, 4), (5, 1, 2), (40, 3, 1), (6, 128, 128), (200, 1, 1)])
-def test_odd_shapes(target: str, shape: tuple[int, int, int]) -> None:
-    """One step, one expert, one layer, 128 x 128 with few steps: a valid forecast each time."""
-    steps, L, E = shape
-    load = synthetic_load_SLE(steps, layers=L, experts=E)
-    forecaster = make(target, load)
-    feed(forecaster, load, 0, steps)
-    forecast = ask(forecaster, load, steps)
-    if E == 1:
-        np.testing.assert_allclose(forecast.share_BLE, 1.0, rtol=1e-14)
 
 
 @pytest.mark.parametrize("target", [t for t in TARGETS if t != "uniform"])
@@ -149,29 +87,6 @@ def test_layer_step_without_load_repeats_the_last_valid_share(target: str) -> No
         feed(with_holes, load, start, stop)
         feed(without, filled, start, stop)
     np.testing.assert_array_equal(ask(with_holes, load, 300).share_BLE, ask(without, filled, 300).share_BLE)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_permuting_experts_permutes_the_forecast(target: str) -> None:
-    """No baseline treats experts by their number."""
-    load = synthetic_load_SLE(300, experts=5)
-    order = np.array([3, 0, 4, 1, 2])
-    straight, permuted = make(target, load), make(target, load)
-    feed(straight, load, 0, 300)
-    feed(permuted, load[:, :, order], 0, 300)
-    expected = ask(straight, load, 300).share_BLE[:, :, order]
-    np.testing.assert_allclose(ask(permuted, load, 300).share_BLE, expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_stride_counts_training_steps(target: str) -> None:
-    """On a trace sampled every 10 steps edges are training steps and the last one is the horizon."""
-    load = synthetic_load_SLE(300)
-    forecaster = make(target, load, stride=10)
-    feed(forecaster, load, 0, 300, stride=10)
-    edges = ask(forecaster, load, 3000, (1, 10, 100, 255)).edges_B
-    assert edges[-1] == 255
-    assert (edges[:-1] % 10 == 0).all()
 
 
 @pytest.mark.parametrize(

@@ -152,20 +152,6 @@ def test_what_a_forecaster_raises_is_a_forecast_error_and_it_lives_on(level: Lev
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(
-    ("cls", "reason", "rule"),
-    [("NotANumber", "not finite", "finite"), ("NotNormalised", "sum to 1", "sums"), ("WrongShape", "shape", "shape")],
-)
-def test_a_forecast_of_the_wrong_form_is_refused_the_same_way_at_every_level(
-    level: Level, cls: str, reason: str, rule: str
-) -> None:
-    """By `check_forecast`, on the harness's side of the pipe too."""
-    with pytest.raises(ForecastError, match=reason) as caught:
-        ask(f"{Path(forecasters.__file__)}:{cls}", level)
-    assert caught.value.rule == rule
-
-
-@pytest.mark.parametrize("level", LEVELS)
 def test_fit_runs_at_the_same_level_and_its_bytes_reach_the_constructor(level: Level) -> None:
     """None for a class that does not fit; arguments that `fit` takes by name reach it."""
     need(level)

@@ -69,11 +69,3 @@ def test_a_table_without_a_caption_is_found() -> None:
         False,
         False,
     ]
-
-
-@pytest.mark.parametrize("page", REPORTS, ids=lambda page: page.stem)
-def test_every_report_opens_with_its_answer_and_a_figure(page: Path) -> None:
-    """Before the first table and the first section there are sentences and one picture."""
-    opening = re.split(r"^(?:## |\|)", page.read_text(encoding="utf-8"), maxsplit=1, flags=re.MULTILINE)[0]
-    assert re.search(r"!\[[^\]]+\]\([\w/.-]+\.(svg|png)\)", opening)
-    assert len(re.findall(r"\.\s", opening.partition("![")[0])) >= 2

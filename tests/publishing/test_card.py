@@ -197,30 +197,6 @@ def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> No
         assert {"run", "step", "tokens", "load", *trace.columns} == set(infos[recipe].features)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("folder", FOLDERS, ids=lambda path: path.name)
-def test_load_dataset_reads_every_config_and_split(folder: Path, tmp_path: Path) -> None:
-    """The runs of a split one after the other, as `Array2D`; streaming, the first thousand rows of each split are
-    compared, and all of the first one that has several runs.
-    """
-    from datasets import Array2D, load_dataset
-
-    whole_stream = False
-    for recipe, split in sorted({tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}):
-        refs = [ref for ref in list_traces(folder) if ref.id.startswith(f"{recipe}/{split}/")]
-        expected = np.concatenate([read_trace(ref.path).load_SLE[:] for ref in sorted(refs, key=lambda ref: ref.path)])
-        data = load_dataset(str(folder), recipe, split=split, cache_dir=str(tmp_path))
-        assert data.features["load"] == Array2D(expected.shape[1:], "int64")
-        np.testing.assert_array_equal(data.with_format("numpy")["load"][:], expected)
-        stream = load_dataset(str(folder), recipe, split=split, streaming=True).with_format("numpy")
-        batches = stream.iter(batch_size=1000)  # row by row: 70 times the CPU time
-        if len(refs) > 1 and not whole_stream:
-            whole_stream = True
-            np.testing.assert_array_equal(np.concatenate([batch["load"] for batch in batches]), expected)
-        else:
-            np.testing.assert_array_equal(next(batches)["load"], expected[:1000])
-
-
 def test_the_hub_validates_the_cards_on_upload(hub: LocalHub, api: Any) -> None:
     """The client sends a README.md to `validate-yaml` before it commits it; ours pass, a broken one does not."""
     api().create_repo("acme/card", repo_type="dataset")

@@ -12,15 +12,10 @@ import pytest
 
 from moeload_bench.publishing.folder import CARD, VERIFICATION
 from moeload_bench.publishing.submission import Verification
-from tests.support.submitted import World, make_world, write_folder
+from tests.support.submitted import World, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def git(repo: Path, *arguments: str) -> str:

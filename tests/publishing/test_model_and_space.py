@@ -176,26 +176,3 @@ def test_a_folder_with_anything_else_is_refused(name: str | None, says: str, mad
         (folder / part).write_bytes(b"x")
     with pytest.raises(HubError, match=says):
         publish(folder, REPO["model"], "v1.0", kind="model")
-
-
-@pytest.mark.parametrize("kind", REPO)
-def test_what_is_published_changes_only_if_asked(
-    kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
-) -> None:
-    """Foreign files are left alone; a tag never moves; a changed weight or page needs --overwrite."""
-    api().create_repo(REPO[kind], repo_type=kind, space_sdk="static" if kind == "space" else None)
-    api().upload_file(path_or_fileobj=b"x", path_in_repo=".secret", repo_id=REPO[kind], repo_type=kind)
-    with pytest.raises(HubError, match=r"exists with other content \(\.secret\)"):
-        publish(made[kind], REPO[kind], "v1.0", kind=kind, overwrite=True, api=api())
-    api().delete_file(".secret", REPO[kind], repo_type=kind)
-    publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
-    changed = tmp_path / "changed"
-    for name, data in folder_bytes(made[kind]).items():
-        (changed / name).parent.mkdir(parents=True, exist_ok=True)
-        (changed / name).write_bytes(data + (b"!" if name in ("LICENSE", "page1.html") else b""))
-    with pytest.raises(HubError, match=r"main holds files that the folder changes or lacks.*--overwrite"):
-        publish(changed, REPO[kind], "v1.1", kind=kind, api=api())
-    with pytest.raises(HubError, match=r"release v1\.0 exists with other content"):
-        publish(changed, REPO[kind], "v1.0", kind=kind, overwrite=True, api=api())
-    assert publish(changed, REPO[kind], "v1.1", kind=kind, overwrite=True, api=api()).tagged
-    assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])

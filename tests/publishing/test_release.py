@@ -97,25 +97,6 @@ def test_what_the_hub_holds_already_is_not_sent(hub: LocalHub, api: Any, snapsho
     assert snapshot(REPO, "v1.0") == folder_bytes(release)
 
 
-def test_large_files_go_up_in_parts_and_trees_come_in_pages(tmp_path: Path, hub: LocalHub, release: Path) -> None:
-    """The multipart protocol and pagination give the same release."""
-    from huggingface_hub import HfApi
-
-    with LocalHub(part_size=3000, page_size=2) as other:
-        client = HfApi(endpoint=other.endpoint, token="hf_owner")
-        publish(release, REPO, "v1.0", api=client)
-        assert any("/lfs-part/" in seen.path for seen in other.seen)
-        folder = client.snapshot_download(REPO, repo_type="dataset", revision="v1.0", cache_dir=tmp_path / "c")
-    assert folder_bytes(Path(folder)) == folder_bytes(release)
-
-
-def test_a_private_repository_does_not_exist_for_strangers(hub: LocalHub, api: Any, release: Path) -> None:
-    """--private on a new repository."""
-    publish(release, REPO, "v1.0", private=True, api=api())
-    assert api("maintainer").dataset_info(REPO).private
-    assert not api("outsider").repo_exists(REPO, repo_type="dataset")
-
-
 def test_a_new_release_leaves_the_old_one_as_it_was(hub: LocalHub, api: Any, snapshot: Any, release: Path) -> None:
     """A changed trace needs --overwrite and a new tag; the old tag keeps the old content."""
     old = folder_bytes(release)

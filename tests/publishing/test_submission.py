@@ -18,12 +18,7 @@ from moeload_bench.publishing.folder import CODE, RECORD, VERIFICATION, parse_su
 from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
 from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.schema import load_toml
-from tests.support.submitted import World, fields_of, make_world, write_folder
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+from tests.support.submitted import World, fields_of, write_folder
 
 
 def test_a_folder_is_read_without_executing_it(tmp_path: Path, world: World) -> None:

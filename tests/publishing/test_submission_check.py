@@ -12,24 +12,17 @@ import pytest
 from leaderboard.committed import entry_problems
 from moeload_bench.errors import SubmissionError
 from moeload_bench.publishing.folder import (
-    CODE,
     RECORD,
     Folder,
     check_name,
     check_name_among,
     folder_problems,
     parse_submission,
-    read_folder,
 )
 from moeload_bench.publishing.submission import Submission, Verification
 from moeload_bench.results.entry import Entry
 from tests.support.altered import entry_of
-from tests.support.submitted import World, make_world, results_of, submitted
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
+from tests.support.submitted import World, results_of, submitted
 
 
 @pytest.fixture(scope="module")
@@ -87,16 +80,6 @@ def test_a_result_of_another_submission_is_refused_with_the_reason(
     place[last] = value
     found = list(entry_problems(Entry.model_validate(tree), folder, world.suite))
     assert any(message in line for line in found), found
-
-
-def test_code_changed_after_the_run_is_refused(world: World, tmp_path: Path) -> None:
-    """One more comment is another source."""
-    folder = submitted(tmp_path, world)
-    result = entry_of(results_of(folder, world))
-    with (folder.path / CODE).open("a") as file:
-        file.write("# more\n")
-    (found,) = entry_problems(result, read_folder(folder.path), world.suite)
-    assert "code has changed" in found
 
 
 def test_a_verification_is_bound_to_one_result(entry: tuple[Folder, Entry], world: World) -> None:

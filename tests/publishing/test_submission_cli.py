@@ -20,7 +20,7 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.leaderboard.test_baseline_submissions import BASELINES
 from tests.support.hub import LocalHub
-from tests.support.submitted import NAIVE, World, make_world, write_folder
+from tests.support.submitted import NAIVE, World, write_folder
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,11 +29,6 @@ SUBMISSIONS = [
 ]
 """All but those of baselines, which are checked as they are written again."""
 REPO = "acme/results"
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")
@@ -228,14 +223,3 @@ def test_submit_opens_a_pull_request_that_replaces_what_the_name_held(
     refused = moeload(world, *there, cwd=tmp_path, **nobody)
     assert refused.returncode == 2
     assert "no token: set HF_TOKEN" in refused.stderr
-
-
-def test_a_submission_to_a_closed_suite_is_refused_by_its_name(world: World, tmp_path: Path) -> None:
-    """One line says where the suite is, and which one to use; nothing runs."""
-    (tmp_path / "my.py").write_text(NAIVE)
-    options = ("--name", "mine", "--author", "A", "--licence", "MIT", "--suite", "v2")
-    done = moeload(world, "submit", f"{tmp_path / 'my.py'}:Mine", *options, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("moeload-bench: suite v2 is closed: its results are in docs/archive.md")
-    assert done.stderr.endswith("; use v3\n")
-    assert done.stderr.count("\n") == 1

@@ -19,7 +19,7 @@ from moeload_bench.publishing import folder as module
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.submit import Author, make_draft, prepare_submission
 from tests.isolation.attacks.arena import require_sandbox
-from tests.support.submitted import World, make_world, write_folder
+from tests.support.submitted import World, write_folder
 
 WHO = Author(["A. Stranger"], "MIT", None, False, "a laptop")
 CODE = '''"""A forecaster that says what its weights say."""
@@ -46,11 +46,6 @@ class Mine:
     def forecast(self, request):
         return Forecast.constant(self.mix * self.share + (1 - self.mix) * self.even, request.horizon)
 '''
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"))
 
 
 def npz(mix: float = 0.5, **more: Any) -> bytes:

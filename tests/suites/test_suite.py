@@ -23,7 +23,6 @@ from moeload_bench.suites.suite import (
 )
 from moeload_bench.traces.store import data_sha256, find_trace, read_trace
 from moeload_bench.traces.trace import Trace
-from moeload_bench.words import page
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 FROZEN = {
@@ -139,17 +138,6 @@ def test_submissions_are_for_the_newest_full_suite(
     """Mini until one is frozen."""
     monkeypatch.setattr("moeload_bench.suites.suite.suite_names", lambda: names)
     assert default_suite() == expected
-
-
-@pytest.mark.parametrize("name", ["v1", "v2"])
-def test_a_closed_suite_answers_with_one_line(name: str) -> None:
-    """It says where the suite is, and which one to use."""
-    with pytest.raises(SuiteError) as said:
-        load_suite(name)
-    assert str(said.value) == (
-        f"suite {name} is closed: its results are in {page('docs/archive.md')}, all of it is at commit 07f6d2b8; use v3"
-    )
-    assert name not in suite_names()
 
 
 def test_whether_a_suite_takes_submissions_is_read_and_ignored() -> None:

@@ -28,80 +28,15 @@ from tests.support.submitted import make_world, write_folder
 
 NAME, STEPS, VALUE = "2027-03", 200, "ab" * 32
 WHERE = "round 7 of a beacon, https://beacon.example/7"
-DISTRIBUTION = """
-name = "drawn"
-prefix = "any-"
-version = 1
-vocabulary = 300
-head_dim = 8
-tokenizer_sources = ["prose"]
-bytes_per_token = 2.0
-
-[kept_out]
-families = []
-texts = []
-methods = []
-
-[cost]
-processor = "none"
-layer = 0.0
-expert = 0.0
-width = 0.0
-score = 0.0
-value = 0.0
-parameter = 0.0
-vocabulary = 0.0
-probe = 0.0
-
-[quotas.small]
-none = 2
-
-[strata.small]
-minutes = 1
-steps = [200]
-tokens = [512]
-sequence_length = [32]
-sequences_least = 8
-micro_batches = [1]
-experts = [8]
-top_k = [2]
-width = [16]
-layers = [2]
-inner = [1.0]
-
-[training]
-optimizers = { SGD = [0.1], NAdam = [1e-3] }
-warmup = [5]
-ramps = [[]]
-ramp_at = [0.1]
-
-[[schedules]]
-kind = "constant"
-
-[mixes]
-prose = ["prose"]
-both = ["prose", "code"]
-
-[[plans]]
-mixes = ["prose", "both"]
-at = [[0.25], [0.5]]
-
-[methods.none]
-families = ["qwen3_moe"]
-
-[families.qwen3_moe]
-
-[families.qwen3_moe.config]
-hidden_size = "width"
-intermediate_size = "dense"
-num_hidden_layers = "layers"
-num_attention_heads = "heads"
-num_key_value_heads = "heads"
-head_dim = "head_dim"
-num_experts = "experts"
-num_experts_per_tok = "top_k"
-moe_intermediate_size = "inner"
-"""
+CHANGES = {
+    '"kjv"': '"prose"',
+    '"factbook"': '"code"',
+    "steps = [400]": f"steps = [{STEPS}]",
+    "[32, 64]": "[32]",
+    "AdamW = [1e-3]": "NAdam = [1e-3]",
+    "[quotas.large]\naux_loss = 2\n": "",
+}
+"""What a season has that the shared distribution has not: the small texts, few steps, small batches alone."""
 TERMS = """
 suite = "{suite}"
 horizon = 10
@@ -165,6 +100,15 @@ class Repository:
         return self.folder
 
 
+def distribution() -> str:
+    """The distribution that the season draws from."""
+    text = Path(__file__).with_name("distribution.toml").read_text(encoding="utf-8")
+    for old, new in CHANGES.items():
+        assert old in text
+        text = text.replace(old, new)
+    return text
+
+
 def use_small_world(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small texts and few origins, which the season was made with."""
     use_small_text(monkeypatch)
@@ -189,7 +133,7 @@ def make_repository(root: Path, monkeypatch: pytest.MonkeyPatch) -> Repository:
         write_folder(root, world, name=target, target=target, code=None)
     (root / "submissions" / "sw_avg" / "fitted.bin").write_bytes(b"")
     (root / "small.toml").write_text(RECIPE.replace("steps = 12", f"steps = {STEPS}"))
-    (root / "drawn.toml").write_text(DISTRIBUTION)
+    (root / "drawn.toml").write_text(distribution())
     repository.terms.write_text(TERMS.format(suite=root / "suite.toml"))
     (root / ".gitignore").write_text("*.parts/\n__pycache__/\n")
     repository.commit()

@@ -254,18 +254,6 @@ def test_the_bundled_traces_are_valid() -> None:
     assert [(path, error) for path, error in found if error] == []
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_the_datasets_library_reads_the_bundled_folder(split: str, tmp_path: Path) -> None:
-    """`load_dataset(folder, config, split=...)` gives the same loads, int64."""
-    from datasets import load_dataset
-
-    folder = Path(__file__).parents[2] / "moeload_bench" / "data"
-    dataset = load_dataset(str(folder), "qwen3moe-tiny-8e", split=split, cache_dir=str(tmp_path))
-    ref = next(ref for ref in list_traces(folder) if ref.id.startswith(f"qwen3moe-tiny-8e/{split}/"))
-    load_SLE = np.asarray(dataset.with_format("numpy")["load"][:])
-    np.testing.assert_array_equal(load_SLE, read_trace(ref.path).load_SLE, strict=True)
-
-
 def test_reading_a_trace_imports_no_pandas(trace: Trace, tmp_path: Path) -> None:
     """pyarrow imports pandas for `to_numpy`, which costs every worker more than decoding a small trace."""
     path = write_trace(trace, tmp_path / "t.parquet")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import random
 import struct
 import subprocess
 import sys
@@ -341,23 +340,6 @@ def test_a_suite_names_baselines_only(baselines: str, variants: str, tmp_path: P
     with pytest.raises(SuiteError, match=r"expected (the name of a baseline|one like)"):
         evaluate(None, str(tmp_path / "hostile.toml"))
     assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.slow
-def test_no_change_of_a_trace_s_bytes_gives_a_traceback(tmp_path: Path) -> None:
-    """A thousand files with bytes overwritten, cut and doubled: each is read, or refused as a trace."""
-    path = write_trace(synthetic_trace(30), tmp_path / "t.parquet")
-    content, rng = path.read_bytes(), random.Random(0)
-    for _ in range(1000):
-        changed = bytearray(content)
-        for _ in range(rng.randint(1, 6)):
-            at = rng.randrange(len(changed)) if rng.random() < 0.3 else rng.randrange(len(changed) - 4000, len(changed))
-            changed[at : at + rng.choice((0, 1, 1, 4))] = rng.randbytes(rng.choice((1, 1, 4)))
-        path.write_bytes(changed)
-        try:
-            read_trace(path)
-        except MoeloadError:
-            continue
 
 
 def test_brackets_are_counted_in_linear_time() -> None:

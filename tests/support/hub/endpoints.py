@@ -56,10 +56,10 @@ class Answer:
 
 
 class Endpoints:
-    """What each address answers; tests shrink ``page_size`` and ``part_size`` to see the other branch."""
+    """What each address answers."""
 
-    def __init__(self, storage: Storage, page_size: int = 1000, part_size: int | None = None) -> None:
-        self.storage, self.page_size, self.part_size = storage, page_size, part_size
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
         repo = r"/api/(models|datasets|spaces)/([^/]+/[^/]+)"
         page = r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)"
         table: list[tuple[str, str, Callable[..., Answer]]] = [
@@ -75,15 +75,12 @@ class Endpoints:
             ("POST", rf"{repo}/preupload/([^/]+)", self.preupload),
             ("POST", rf"{repo}/commit/([^/]+)", self.commit),
             ("POST", rf"{repo}/tag/([^/]+)", self.create_tag),
-            ("DELETE", rf"{repo}/tag/([^/]+)", self.delete_tag),
             ("GET", rf"{repo}/discussions", self.pulls),
             ("POST", rf"{repo}/discussions/(\d+)/merge", self.merge),
             ("POST", rf"{page}\.git/info/lfs/objects/batch", self.lfs_batch),
             ("GET HEAD", rf"{page}/resolve/([^/]+)/(.+)", self.resolve),
             ("GET HEAD", r"/storage/([0-9a-f]{64})", self.download),
             ("PUT", r"/lfs-upload/([0-9a-f]{64})", self.lfs_upload),
-            ("PUT", r"/lfs-part/([0-9a-f]{64})/(\d+)", self.lfs_part),
-            ("POST", r"/lfs-complete/([0-9a-f]{64})", self.lfs_complete),
             ("POST", r"/lfs-verify/([0-9a-f]{64})", self.lfs_verify),
         ]
         self.table = [(methods, re.compile(pattern), endpoint) for methods, pattern, endpoint in table]
@@ -162,12 +159,6 @@ class Endpoints:
         repo.tags[tag] = repo.commit_of(revision)
         return Answer(body={})
 
-    def delete_tag(self, request: Request, type_: str, name: str, tag: str) -> Answer:
-        repo = self.open(request, type_, name)
-        self.demand_write(request, repo.owner)
-        del repo.tags[tag]
-        return Answer(body={})
-
     # ------------------------------------------------------------ listing and downloading
 
     def info(self, request: Request, type_: str, name: str, revision: str = "main") -> Answer:
@@ -191,10 +182,7 @@ class Endpoints:
         rows = listing(self.open(request, type_, name).tree(revision), folder, recursive)
         if folder and not rows:
             raise HubRefusalError(404, f"{folder} does not exist on {revision}", "EntryNotFound")
-        start = int(request.query.get("cursor", ["0"])[0])
-        stop = start + self.page_size
-        url = f"{request.base_url}{request.path}?recursive={recursive}&cursor={stop}"
-        return Answer(body=rows[start:stop], headers={"Link": f'<{url}>; rel="next"'} if stop < len(rows) else {})
+        return Answer(body=rows)
 
     def refs(self, request: Request, type_: str, name: str) -> Answer:
         repo = self.open(request, type_, name)
@@ -255,30 +243,14 @@ class Endpoints:
         for item in request.json()["objects"]:
             row: dict[str, Any] = {"oid": item["oid"], "size": item["size"]}
             if item["oid"] not in self.storage.content:
-                row["actions"] = {"upload": self.upload_action(request, item["oid"], item["size"])}
-                row["actions"]["verify"] = {"href": f"{request.base_url}/lfs-verify/{item['oid']}", "header": {}}
+                upload = {"href": f"{request.storage_url}/lfs-upload/{item['oid']}", "header": {}}
+                verify = {"href": f"{request.base_url}/lfs-verify/{item['oid']}", "header": {}}
+                row["actions"] = {"upload": upload, "verify": verify}
             rows.append(row)
         return Answer(body={"transfer": "basic", "objects": rows})
 
-    def upload_action(self, request: Request, sha256: str, size: int) -> dict[str, Any]:
-        if self.part_size is None or size <= self.part_size:
-            return {"href": f"{request.storage_url}/lfs-upload/{sha256}", "header": {}}
-        numbers = range(1, -(-size // self.part_size) + 1)
-        parts = {f"{number:05d}": f"{request.storage_url}/lfs-part/{sha256}/{number}" for number in numbers}
-        header = {"chunk_size": str(self.part_size), **parts}
-        return {"href": f"{request.base_url}/lfs-complete/{sha256}", "header": header}
-
     def lfs_upload(self, request: Request, sha256: str) -> Answer:
         self.storage.put_lfs(sha256, request.body)
-        return Answer(body={})
-
-    def lfs_part(self, request: Request, sha256: str, number: str) -> Answer:
-        self.storage.parts[sha256, int(number)] = request.body
-        return Answer(body={}, headers={"ETag": f'"{number}"'})
-
-    def lfs_complete(self, request: Request, sha256: str) -> Answer:
-        parts = [self.storage.parts[sha256, part["partNumber"]] for part in request.json()["parts"]]
-        self.storage.put_lfs(sha256, b"".join(parts))
         return Answer(body={})
 
     def lfs_verify(self, request: Request, sha256: str) -> Answer:

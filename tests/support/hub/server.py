@@ -90,7 +90,7 @@ class LocalHub:
     (localhost for 127.0.0.1), as the real Hub's does, so that credentials sent there are a failure.
     """
 
-    def __init__(self, *, page_size: int = 1000, part_size: int | None = None) -> None:
+    def __init__(self) -> None:
         self.storage = Storage()
         self.faults = Faults()
         self.seen: list[Seen] = []
@@ -100,7 +100,7 @@ class LocalHub:
             "hf_maintainer": User("maintainer", ("maintainer", "acme")),
             "hf_outsider": User("outsider", ("outsider",)),
         }
-        self.endpoints = Endpoints(self.storage, page_size, part_size)
+        self.endpoints = Endpoints(self.storage)
         self._server: ThreadingHTTPServer | None = None
 
     @property

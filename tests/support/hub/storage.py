@@ -101,7 +101,6 @@ class Storage:
         self.lock = threading.RLock()
         self.repos: dict[tuple[str, str], Repo] = {}
         self.content: dict[str, bytes] = {}
-        self.parts: dict[tuple[str, int], bytes] = {}
 
     def find(self, type_: str, name: str) -> Repo | None:
         return self.repos.get((type_, name))

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from moeload_bench.generator import corpora
 from moeload_bench.generator.corpora import Corpus
 from moeload_bench.generator.recipe import Recipe
+from moeload_bench.traces.trace import Trace
+
+if TYPE_CHECKING:
+    from moeload_bench.generator.training import Job
 
 
 def use_small_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,3 +116,28 @@ def text_recipe(folder: Path, text: str = RECIPE) -> str:
         (folder / name / "text.txt").write_text("".join(lines), encoding="utf-8")
         text = text.replace(f'"{name}"', f'"folder:{folder / name}"')
     return text
+
+
+def assert_equal(got: Trace, expected: Trace) -> None:
+    """Every column but the wall time is the same."""
+    np.testing.assert_array_equal(got.step_S, expected.step_S)
+    np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
+    assert got.columns.keys() == expected.columns.keys()
+    for name in got.columns.keys() - {"step_time_s"}:
+        np.testing.assert_array_equal(got.columns[name], expected.columns[name], err_msg=name)
+
+
+def interrupt(job: Job, at_step: int) -> None:
+    """Begin a recording and break it off by an exception before a step."""
+
+    class BrokenOffError(Exception):
+        pass
+
+    def progress(step: int, row: dict[str, Any]) -> None:
+        if step == at_step:
+            raise BrokenOffError
+
+    from moeload_bench.generator.training import record_recipe  # needs torch
+
+    with pytest.raises(BrokenOffError):
+        record_recipe(job, progress=progress)
