@@ -41,7 +41,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_the_extras_for_trainers_bring_numba() -> None:
     """Without it ARIMA and the averages on a run of one's own take many times as long."""
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
-    for names in re.findall(r"pip install '\.\[([\w,]+)\]'", README):
+    for names in re.findall(r"pip install 'moeload-bench\[([\w,]+)\]'", README):
         brought = " ".join(part for name in names.split(",") for part in (name, *extras[name]))
         assert "fast" in re.findall(r"\w+", brought), names
 

@@ -38,12 +38,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 FILES = {"npz": "counts.npz", "csv": "counts.csv"}
 TORCH = ("sglang",)
+READERS = {"sglang": ("torch", "torch"), "load-history": ("ijson", "import")}
+"""Packages that a format's reader needs, and the extra that brings each."""
 
 
 def made(name: str, folder: Path) -> Path:
     """The log of a format in ``folder``."""
-    if name in TORCH:
-        need("torch", "pip install '.[torch]'")
+    if name in READERS:
+        package, extra = READERS[name]
+        need(package, f"pip install '.[{extra}]'")
     return WRITERS[name](folder / name, CHOSEN)
 
 
