@@ -12,8 +12,8 @@ from leaderboard.season.drawing import Recipes, recipe_stratum, season_recipes
 from leaderboard.season.entries import read_entry
 from leaderboard.season.folder import FACTS, SEASONS, SeasonFolder
 from leaderboard.season.records import RecipeSet, Season, read_record
-from moeload_bench.errors import ResultError
 from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.storage import load_facts
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import Stratum
 
@@ -94,15 +94,10 @@ class ScoredSeason:
 
 def load_table(folder: SeasonFolder, layers: bool = False) -> Results:
     """Return the table of a scored season, the suite's baselines first; raise `ResultError` for an unreadable file."""
-    import pandas as pd
-
     names = [name for name in folder.base.baselines if name in folder.season.entries]
     names += [name for name in folder.season.entries if name not in names]
-    try:
-        facts = pd.read_parquet(folder.path / FACTS)
-    except (OSError, ValueError) as error:
-        raise ResultError(f"{folder.path / FACTS}: {str(error)[:300]}") from None
-    return replace(load_results([folder.results / f"{name}.parquet" for name in names], layers), facts=facts)
+    results = load_results([folder.results / f"{name}.parquet" for name in names], layers)
+    return replace(results, facts=load_facts(folder.path / FACTS))
 
 
 def scored_seasons(root: Path = SEASONS) -> list[ScoredSeason]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from moeload_bench.bounds import check_decoded
 from moeload_bench.errors import ResultError, TraceError, printable
 from moeload_bench.files import PACKAGE, file_name, replacing
 from moeload_bench.results.columns import (
@@ -35,7 +36,7 @@ from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.traces.pages import chunks, largest_page_bytes
+from moeload_bench.traces.pages import chunks, page_bytes
 from moeload_bench.traces.parquet import Mapped, open_mapped
 
 if TYPE_CHECKING:
@@ -45,12 +46,10 @@ if TYPE_CHECKING:
 
 KEY = b"moeload_bench results"
 MAX_FILE_BYTES = 64 << 20
-MAX_ROWS = 5_000_000
 MAX_COLUMNS = 1000
-MAX_CELLS = 200_000_000
-MAX_PAGE_BYTES = 64 << 20
 NAMES = ("forecaster", "trace", "recipe", "state", "horizon", "origin", "crossing", "counts")
 """Columns that have no empty cell."""
+ALL_TEXTS = (*TEXTS, *COST_TEXTS, *FLOOR_NAMES)
 COUNTS = TypeAdapter(dict[str, int])
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
@@ -260,6 +259,11 @@ def _costs(path: Path, changed_ns: int) -> pd.DataFrame:
     return _frame_in(path, COST_KEYS)
 
 
+def load_facts(path: Path) -> pd.DataFrame:
+    """Return the facts of traces in a file of their own; raise `ResultError` for one of another form."""
+    return _frame_in(path, FACT_KEYS)
+
+
 def _facts(about: Description, path: Path) -> pd.DataFrame:
     """Return the facts that the file holds; without any, those that this package has of the suite's traces."""
     suite = about.entries[0].suite
@@ -277,22 +281,18 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         if path.is_file() and (size := path.stat().st_size) > MAX_FILE_BYTES:
             raise ResultError(f"{path}: {size} bytes, at most {MAX_FILE_BYTES} are read")
-        with open_mapped(path) as opened:
-            _check_size(opened, path)
+        with open_mapped(path, texts=ALL_TEXTS) as opened:
+            _check_size(opened)
             yield opened.reader
     except TraceError as error:
         raise ResultError(str(error)) from None
 
 
-def _check_size(opened: Mapped, path: Path) -> None:
-    """Raise for more rows, columns or bytes, unpacked, than a file of results can have."""
-    about = opened.reader.metadata
-    rows, columns = about.num_rows, about.num_columns
-    if rows > MAX_ROWS or columns > MAX_COLUMNS or rows * columns > MAX_CELLS:
-        raise ResultError(f"{path}: {rows} rows of {columns} columns, at most {MAX_ROWS} of {MAX_COLUMNS} are read")
-    page = largest_page_bytes(opened.content, chunks(about), str(path))
-    if page > MAX_PAGE_BYTES:
-        raise ResultError(f"{path}: a page of {page} bytes, unpacked; at most {MAX_PAGE_BYTES} are read")
+def _check_size(opened: Mapped) -> None:
+    """Raise `TraceError` for pages and cells that take memory out of proportion to the file; texts are not decoded."""
+    found, content = chunks(opened.reader.metadata), opened.content
+    decoded = sum(page_bytes(content, found, opened.where)) + sum(taken for _, _, taken in found)
+    check_decoded(decoded, len(content), opened.where)
 
 
 def _description(file: pq.ParquetFile, path: Path) -> Description:
@@ -315,10 +315,23 @@ def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFram
     _check_columns(file.schema_arrow, keys, path)
     table = file.read()
     table.validate(full=True)  # texts that are not UTF-8 would fail later, one by one
-    frame: pd.DataFrame = table.to_pandas()
+    frame: pd.DataFrame = _with_plain_texts(table, path).to_pandas(ignore_metadata=True)
     _check_values(frame, path)
     numbers = frame.select_dtypes("float32").columns
     return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _with_plain_texts(table: pa.Table, path: Path) -> pa.Table:
+    """Return the table without dictionaries; raise `TraceError` for texts out of proportion to the file."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    texts = [i for i, one in enumerate(table.schema) if pa.types.is_dictionary(one.type)]
+    each = [pc.binary_length(one.dictionary).take(one.indices) for i in texts for one in table.column(i).chunks]
+    check_decoded(sum(pc.sum(length).as_py() or 0 for length in each), path.stat().st_size, str(path))
+    for i in texts:
+        table = table.set_column(i, table.column_names[i], table.column(i).cast(table.schema.field(i).type.value_type))
+    return table
 
 
 def _check_values(frame: pd.DataFrame, path: Path) -> None:
@@ -339,12 +352,16 @@ def _check_values(frame: pd.DataFrame, path: Path) -> None:
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
     from pyarrow import types
 
-    lacking = [name for name in keys if name not in schema.names]
+    names = schema.names
+    if len(names) > MAX_COLUMNS or len({*names}) < len(names):
+        raise ResultError(f"{path}: {len(names)} columns, expected at most {MAX_COLUMNS} of different names")
+    lacking = [name for name in keys if name not in names]
     if lacking:
         raise ResultError(f"{path}: column {lacking[0]!r} is missing, expected {', '.join(keys)}")
     for one in schema:
-        if one.name in (*TEXTS, *COST_TEXTS, *FLOOR_NAMES):
-            right, expected = types.is_string(one.type) or types.is_large_string(one.type), "text"
+        if one.name in ALL_TEXTS:
+            kind = one.type.value_type if types.is_dictionary(one.type) else one.type
+            right, expected = types.is_string(kind) or types.is_large_string(kind), "text"
         elif one.name in keys:
             right, expected = types.is_integer(one.type) or types.is_floating(one.type), "a number"
             right |= types.is_boolean(one.type) and one.name == "crossing"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from moeload_bench.errors import TraceError
@@ -72,19 +73,16 @@ def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
     return found
 
 
-def largest_page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> int:
-    """Return the size of the file's largest page, decompressed; raise `TraceError` for headers that cannot be read."""
-    largest = 0
+def page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> Iterator[int]:
+    """Yield the size of every page, decompressed; raise `TraceError` for headers that cannot be read."""
     for start, stop, _ in chunks:
         try:
-            largest = max(largest, _largest_page(content, start, min(stop, len(content))))
+            yield from _pages(content, start, min(stop, len(content)))
         except (IndexError, ValueError) as error:
             raise TraceError(f"{where}: a page of a column at byte {start} is damaged: {error}") from None
-    return largest
 
 
-def _largest_page(content: Bytes, at: int, stop: int) -> int:
-    largest = 0
+def _pages(content: Bytes, at: int, stop: int) -> Iterator[int]:
     while 0 <= at < stop:
         usual = _USUAL.match(content, at)
         if usual is None:
@@ -93,10 +91,8 @@ def _largest_page(content: Bytes, at: int, stop: int) -> int:
             size, compressed, at = _number(usual[1]), _number(usual[2]), usual.end()
         if size < 0 or compressed < 0:
             raise ValueError("its header has no size")
-        if size > largest:
-            largest = size
+        yield size
         at += compressed
-    return largest
 
 
 def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,7 +21,7 @@ from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import MoeloadError, TraceError
 from moeload_bench.files import PACKAGE
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
-from moeload_bench.traces.pages import chunks, largest_page_bytes
+from moeload_bench.traces.pages import chunks, page_bytes
 from moeload_bench.traces.streaming import HELD_BYTES, StoredRows
 from moeload_bench.traces.trace import column_shape
 from moeload_bench.traces.trial import try_to_open
@@ -55,11 +55,12 @@ class Mapped(NamedTuple):
 
 
 @contextmanager
-def open_mapped(path: Path, *, trusted: bool = False) -> Iterator[Mapped]:
+def open_mapped(path: Path, *, trusted: bool = False, texts: Sequence[str] = ()) -> Iterator[Mapped]:
     """Open the file; turn any error of pyarrow inside the block into a `TraceError` that names the file.
 
     ``trusted``: the caller knows the hash of the content, as a suite does. Any other file that is not the package's own
-    is opened in a child process first (`moeload_bench.traces.trial`).
+    is opened in a child process first (`moeload_bench.traces.trial`). ``texts``: columns to read as dictionaries, which
+    hold each text once.
     """
     import pyarrow.parquet as pq
 
@@ -76,7 +77,10 @@ def open_mapped(path: Path, *, trusted: bool = False) -> Iterator[Mapped]:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             # Arrow maps the file a second time: a buffer it would read by threads that may start while Python exits
-            with pq.ParquetFile(path if _is_text(path) else file, memory_map=True) as reader:
+            source = path if _is_text(path) else file
+            footer = pq.read_metadata(source)
+            columns = {*texts} & {*footer.schema.names}
+            with pq.ParquetFile(source, metadata=footer, memory_map=True, read_dictionary=[*columns]) as reader:
                 yield Mapped(reader, content, str(path))
     except MoeloadError:
         raise
@@ -138,7 +142,7 @@ def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> Non
     all values of the file count, else only its largest page.
     """
     content, found = opened.content, chunks(opened.reader.metadata)
-    most = max(announced, largest_page_bytes(content, found, opened.where))
+    most = max(announced, max(page_bytes(content, found, opened.where), default=0))
     if lists:
         most = max(most, sum(taken for _, _, taken in found))
     check_decoded(most, len(content), opened.where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -11,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.errors import ResultError, printable
+from moeload_bench.results.columns import ROW_KEYS
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.results.storage import KEY
+from moeload_bench.results.storage import KEY, load_facts
 from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.suites.suite import load_suite
 from tests.support.tables import made_results
@@ -139,6 +141,78 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, change: d
     with pytest.raises(ResultError, match=rf"mine\.parquet: {message}") as caught:
         load_results(path)
     assert printable(str(caught.value)).isprintable()
+
+
+def forged(path: Path, table: pa.Table, about: bytes, group: int, **options: Any) -> Path:
+    """Return a file that names no types of Arrow, with row groups of so many rows."""
+    with pq.ParquetWriter(path, table.schema, compression="zstd", store_schema=False, **options) as writer:
+        writer.write_table(table, row_group_size=group)
+        writer.add_key_value_metadata({KEY: about})
+    return path
+
+
+@pytest.mark.parametrize("group", [1, 300])
+def test_texts_that_decode_to_much_are_refused(tmp_path: Path, group: int) -> None:
+    """One text of a megabyte in 300 rows, in pages that compress well or in one dictionary."""
+    rows = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
+    first = pa.array([0] * 300)
+    table = rows.replace_schema_metadata(None).take(first)
+    table = table.set_column(table.schema.get_field_index("failure"), "failure", pa.array(["x" * 10**6]).take(first))
+    path = forged(tmp_path / "mine.parquet", table, rows.schema.metadata[KEY], group)
+    with pytest.raises(ResultError, match=r"mine\.parquet: its arrays take 3\d{8} bytes decoded, expected at most 268"):
+        load_results(path)
+
+
+def test_numbers_that_decode_to_much_are_refused(tmp_path: Path) -> None:
+    """Two million rows of one number take kilobytes in a file."""
+    rows = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
+    table = pa.concat_tables([rows.take(pa.array([0] * 2000))] * 2000).combine_chunks()
+    pq.write_table(table, tmp_path / "mine.parquet")
+    with pytest.raises(ResultError, match=r"mine\.parquet: its arrays take \d{9} bytes decoded, expected at most"):
+        load_results(tmp_path / "mine.parquet")
+
+
+def test_texts_of_shared_prefixes_are_not_decoded(tmp_path: Path) -> None:
+    """In such a page a million texts of a megabyte take a megabyte, in a column whose dictionary is not read."""
+    rows = pq.read_table(MINI / "uniform.parquet")
+    table = rows.replace_schema_metadata(None).take(pa.array([0] * 2))
+    table = table.set_column(table.schema.get_field_index("failure"), "failure", pa.array(["x" * 100] * 2))
+    encodings = {"use_dictionary": False, "column_encoding": {"failure": "DELTA_BYTE_ARRAY"}}
+    path = forged(tmp_path / "mine.parquet", table, rows.schema.metadata[KEY], 2, **encodings)
+    with pytest.raises(ResultError, match=r"mine\.parquet: not a readable parquet file .*DeltaByteArray"):
+        load_results(path)
+
+
+def test_columns_of_one_name_or_very_many_are_refused(tmp_path: Path) -> None:
+    """Of two columns of one name neither is the metric; a table of pandas takes minutes for a million columns."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    twice = table.append_column("window_tv", table.column("window_tv"))
+    pq.write_table(twice, tmp_path / "mine.parquet")
+    with pytest.raises(ResultError, match="29 columns, expected at most 1000 of different names"):
+        load_results(tmp_path / "mine.parquet")
+    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    facts = {"trace": ["a"], "state": ["stable"], "horizon": [1]} | {f"m{i}": [0.5] for i in range(1000)}
+    with pytest.raises(ResultError, match="1003 columns, expected at most 1000"):
+        load_results(rewritten(tmp_path / "mine.parquet", about={"facts": facts}))
+
+
+def test_facts_of_a_season_are_read_as_any_table(tmp_path: Path) -> None:
+    """As they were written; a forged file is refused by its name."""
+    path = ROOT / "leaderboard" / "seasons" / "2027-01" / "facts.parquet"
+    same(load_facts(path), pd.read_parquet(path))
+    pq.write_table(pa.table({"trace": ["a"], "state": ["stable"], "horizon": ["1"]}), tmp_path / "facts.parquet")
+    with pytest.raises(ResultError, match=r"facts\.parquet: column 'horizon' is string, expected a number"):
+        load_facts(tmp_path / "facts.parquet")
+
+
+def test_what_a_file_says_of_pandas_is_ignored(tmp_path: Path) -> None:
+    """A column that is to be an index would be missing among the columns."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    described = table.to_pandas().set_index("forecaster")
+    hint = pa.Table.from_pandas(described).schema.metadata[b"pandas"]
+    pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"pandas": hint}), tmp_path / "a.parquet")
+    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    assert load_results(tmp_path / "a.parquet").names == ["uniform"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"\xff" * 1000])

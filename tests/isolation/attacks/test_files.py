@@ -25,7 +25,7 @@ from moeload_bench.errors import MoeloadError, SuiteError, TraceError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.interchange.npz import read_npz
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.pages import chunks, largest_page_bytes
+from moeload_bench.traces.pages import chunks, page_bytes
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.conftest import synthetic_trace
 
@@ -141,7 +141,7 @@ def test_a_page_larger_than_its_footer_says_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pq.ParquetFile(path) as file:
         assert file.metadata.row_group(0).column(0).num_values == 10
-        assert largest_page_bytes(bytes(content), chunks(file.metadata), "") >= 8 * steps
+        assert max(page_bytes(bytes(content), chunks(file.metadata), "")) >= 8 * steps
     arrow = "import pyarrow.parquet as pq; pq.ParquetFile(path).read()"
     assert peak_mib(arrow, path) > 400, "the attack works on Arrow"
 
