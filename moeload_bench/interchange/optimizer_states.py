@@ -2,21 +2,22 @@
 
 Read are the `optimizer.pt` of transformers' Trainer, whose states have the numbers of its parameter groups, and the
 file that torch's own `dcp_to_torch` makes of a distributed checkpoint, whose states have the names of parameters.
-Both by `torch.load(weights_only=True)`, which builds tensors, numbers, strings and containers, nothing else.
+Both by `torch.load(weights_only=True)`, which runs no code, from an archive whose pickle imports nothing but what
+builds plain tensors.
 
 Axis letters: E experts.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from moeload_bench.errors import PlacementError, printable
+from moeload_bench.interchange.torch_archive import check_archive, imported_names
 
 OPTIMIZER = "optimizer.pt"
 KEPT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
@@ -25,6 +26,13 @@ COUNTED = ("step",)
 """What they keep of it in one number."""
 NUMBER = "(0|[1-9][0-9]{0,5})"
 _BLOCK = re.compile(rf"(?s)((?:.*\.)?layers\.{NUMBER}\.(?:mlp|block_sparse_moe)\.)(?:experts\.{NUMBER}\.)?(.+)")
+_PLAIN = re.compile(
+    r"torch\._utils (_rebuild_tensor_v2|_rebuild_parameter)|torch Size|collections OrderedDict"
+    r"|torch (Float|Double|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+)
+"""What a pickle of plain tensors imports."""
+MAX_DEPTH = 64
+"""Of containers in each other."""
 _ROUTER = re.compile(r"(gate|router|router\.layer)\.(weight|bias|e_score_correction_bias)")
 SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
 """Tensors of a block that every token uses: they stay."""
@@ -103,21 +111,43 @@ def permute_optimizer(
     Raise `PlacementError` for a file of another form, a state that is not AdamW's or SGD's (factored, sharded,
     quantised: by name), one in another shape than its parameter, and numbers that are not the Trainer's.
     """
+    states = _States(path, parameters, orders, set(), set())
+    permuted = states.permuted(_loaded(path))
+    if target is not None:
+        _save(permuted, target)
+    return len(states.moved)
+
+
+def _save(states: Any, target: Path) -> None:
+    """Write states; raise `OSError` where the disk cannot take them."""
+    import torch
+
+    with target.open("wb") as file:
+        try:
+            torch.save(states, file)
+        except RuntimeError as error:  # raised over the error of a full disk
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
+
+
+def _loaded(path: Path) -> Any:
+    """Return what a file holds; raise `PlacementError` for one that is not of plain tensors, numbers and texts."""
     import torch
 
     try:
+        check_archive(path, path.stat().st_size)
+        other = next((name for name in imported_names(path) if not _PLAIN.fullmatch(name)), None)
+        if other is not None:
+            raise ValueError(f"it imports {printable(other)[:80]}")
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, AttributeError):
+        for _ in _levels(saved):
+            pass
+    except Exception as error:  # a stranger's pickle can raise almost anything
+        text = printable(" ".join(str(error).split()))[:200]
         raise PlacementError(
-            f"{path}: torch.load(weights_only=True) cannot read it; expected what the Trainer or `dcp_to_torch` wrote, "
-            "with plain tensors"
+            f"{path}: torch.load(weights_only=True) cannot read it ({text}); expected what the Trainer or "
+            "`dcp_to_torch` wrote, with plain tensors"
         ) from None
-    moved: set[str] = set()
-    states = _States(path, parameters, orders, moved)
-    new = states.permuted(saved)
-    if target is not None:
-        torch.save(new, target)
-    return len(moved)
+    return saved
 
 
 @dataclass(frozen=True)
@@ -126,15 +156,16 @@ class _States:
     parameters: Parameters
     orders: Mapping[int, Sequence[int]]
     moved: set[str]
+    storages: set[int]
+    """Of tensors whose rows were moved, by address: a second one on them would take memory without bytes of its own."""
 
     def permuted(self, saved: Any) -> Any:
         """Return what was saved in the new order: one optimizer's state, or one beside the model's tensors."""
         if not isinstance(saved, dict):
             raise PlacementError(f"{self.path}: holds a {type(saved).__name__}, expected a dict")
-        if "state" in saved and "param_groups" in saved:
-            return self._optimizer(saved)
-        if any(isinstance(key, str) and key.startswith("state.") for key in saved):
-            return self._flattened(saved)
+        states = self._optimizer_of(saved)
+        if states is not None:
+            return states
         parts = [value for value in saved.values() if isinstance(value, dict)]
         if any({"state", "param_groups"} <= part.keys() or self._is_model(part) for part in parts):
             return {key: self._part(key, value) for key, value in saved.items()}
@@ -144,10 +175,30 @@ class _States:
     def _part(self, key: Any, value: Any) -> Any:
         if isinstance(value, dict) and self._is_model(value):
             return dict(self._tensor(name, "", tensor) for name, tensor in value.items())
-        if isinstance(value, dict) and ("state" in value or any(str(name).startswith("state.") for name in value)):
-            return self.permuted(value)
-        self._refuse_tensors(str(key), value)
-        return value
+        states = self._optimizer_of(value) if isinstance(value, dict) else None
+        if states is None:
+            self._refuse_tensors(str(key), value)
+        return value if states is None else states
+
+    def _optimizer_of(self, saved: Mapping[Any, Any]) -> dict[str, Any] | None:
+        """Return an optimizer's state in the new order, None for anything else."""
+        if "state" in saved and "param_groups" in saved:
+            self._check_form(saved)
+            return self._optimizer(saved)
+        flat = any(isinstance(key, str) and key.startswith("state.") for key in saved)
+        return self._flattened(saved) if flat else None
+
+    def _check_form(self, saved: Mapping[str, Any]) -> None:
+        """Raise unless states are a dict and groups hold lists of parameters, with no tensors besides."""
+        states, groups = saved["state"], saved["param_groups"]
+        lists = isinstance(groups, list) and all(
+            isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
+        )
+        if not isinstance(states, dict) or not lists:
+            raise PlacementError(
+                f"{self.path}: expected state as a dict, and param_groups as a list of dicts with params"
+            )
+        self._refuse_tensors("its settings", {key: value for key, value in saved.items() if key != "state"})
 
     def _is_model(self, part: Mapping[Any, Any]) -> bool:
         return bool(part) and all(name in self.parameters.shapes or _BLOCK.fullmatch(str(name)) for name in part)
@@ -188,7 +239,7 @@ class _States:
         """Return states whose keys are `state.PARAMETER.ENTRY`, beside `param_groups.PARAMETER.SETTING`."""
         out = {}
         for key, value in saved.items():
-            kind, _, rest = key.partition(".")
+            kind, _, rest = str(key).partition(".")
             name, _, entry = rest.rpartition(".")
             if kind == "state":
                 new, out_value = self._tensor(name, entry, value)
@@ -197,7 +248,7 @@ class _States:
                 self._refuse_tensors(key, value)
                 out[f"param_groups.{self._place(name).name}.{entry}"] = value
             else:
-                raise PlacementError(f"{self.path}: {printable(key)} is unknown beside an optimizer's state")
+                raise PlacementError(f"{self.path}: {printable(str(key))} is unknown beside an optimizer's state")
         return out
 
     def _entries(self, name: str, entries: Any) -> dict[str, Any]:
@@ -212,7 +263,7 @@ class _States:
         place = self._place(name)
         if entry in COUNTED or value is None:
             return place.name, value
-        what = f"{self.path}: {printable(entry or 'the tensor')} of {name}"
+        what = f"{self.path}: {printable(str(entry)) or 'the tensor'} of {name}"
         if entry and entry not in KEPT:
             raise PlacementError(f"{what} is unknown; of AdamW and SGD there are {', '.join((*KEPT, *COUNTED))}")
         if type(value) is not torch.Tensor and type(value) is not torch.nn.Parameter:
@@ -226,6 +277,10 @@ class _States:
             return place.name, value
         if value.shape[:1] != (len(place.order),):
             raise PlacementError(f"{what} has shape {tuple(value.shape)}, expected {len(place.order)} rows")
+        storage = value.untyped_storage()
+        if value.nbytes and (value.nbytes > storage.nbytes() or storage.data_ptr() in self.storages):
+            raise PlacementError(f"{what} has {value.nbytes} bytes, which the file does not hold for it alone")
+        self.storages.add(storage.data_ptr())
         rows = list(place.order)
         return place.name, value if rows == sorted(rows) else value[rows]
 
@@ -242,9 +297,20 @@ class _States:
         """Raise `PlacementError` for a tensor in a place that nothing is known of."""
         import torch
 
-        children: Collection[Any] = value.values() if isinstance(value, dict) else ()
-        children = value if isinstance(value, list | tuple) else children
-        if torch.is_tensor(value) and value.dim():
+        if any(torch.is_tensor(one) and one.dim() for level in _levels(value) for one in level):
             raise PlacementError(f"{self.path}: a tensor in {printable(where)} is unknown: it may belong to experts")
-        for child in children:
-            self._refuse_tensors(where, child)
+
+
+def _levels(value: Any) -> Iterator[list[Any]]:
+    """Yield a value, what it contains, what that contains: each container once in a level, however many contain it.
+
+    Raise `ValueError` from the level `MAX_DEPTH` on, as for a container that contains itself.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        yield level
+        containers = {id(one): one for one in level if isinstance(one, dict | list | tuple)}.values()
+        level = [child for one in containers for child in (one.values() if isinstance(one, dict) else one)]
+        if not level:
+            return
+    raise ValueError(f"it nests deeper than {MAX_DEPTH}")

@@ -27,7 +27,6 @@ import math
 import subprocess
 import sys
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
 from moeload_bench.interchange.logfiles import Progress, find_files, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.torch_archive import check_archive
 
 MAX_BYTES = 2 << 30
 """Unpacked size: a file is read whole, and its counts are held several times."""
@@ -159,7 +159,10 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     Raise `TraceError` for a file that is not an archive of `torch.save`, is larger than ``max_bytes`` unpacked, or
     holds anything but tensors and plain values; `MissingExtraError` without torch.
     """
-    _check_archive(path, max_bytes)
+    try:
+        check_archive(path, max_bytes)
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from None
     command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), str(max_bytes), str(SECONDS)]
     try:
         done = subprocess.run(command, capture_output=True, timeout=2 * SECONDS, cwd=tempfile.gettempdir(), check=False)
@@ -180,21 +183,3 @@ def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
         arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
         start += arrays[name].nbytes
     return arrays
-
-
-def _check_archive(path: Path, max_bytes: int) -> None:
-    """Raise, before anything is opened, if this is not an archive of `torch.save`, is compressed, or too large."""
-    try:
-        with path.open("rb") as file:
-            if file.read(4) != b"PK\x03\x04":  # of a bare pickle with an archive behind it, torch would read the pickle
-                raise ValueError
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError):
-        raise TraceError(f"{path}: not an archive as torch.save writes it; a bare pickle is not read") from None
-    size = sum(entry.file_size for entry in entries)
-    if size > max_bytes or len(entries) > 1_000_000:
-        raise TraceError(f"{path}: {size} bytes in {len(entries)} members unpacked, expected at most {max_bytes}")
-    packed = next((entry for entry in entries if entry.compress_type != zipfile.ZIP_STORED), None)
-    if packed is not None:
-        raise TraceError(f"{path}: member {printable(packed.filename)[:80]} is compressed, torch.save stores plainly")

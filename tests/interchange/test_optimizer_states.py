@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,13 @@ def _entry(name: str, value: Callable[[], Any]) -> dict[str, Any]:
         (saved_state(state={UP.format(7): {}}), "optimizer.pt: "),
         (saved_state(state={0: {}}), r"its groups have \[3\] parameters, expected \[1, 0\]"),
         ({"optimizer": saved_state(), "ema": {"x": torch.zeros(3)}}, "a tensor in ema is unknown"),
+        (saved_state(ema=[{"x": torch.zeros(3)}]), "a tensor in its settings is unknown"),
+        (saved_state(state=[0]), "expected state as a dict, and param_groups as a list"),
+        (saved_state(param_groups={"params": []}), "expected state as a dict, and param_groups as a list"),
+        (saved_state(param_groups=[{"lr": 0.1}]), "expected state as a dict, and param_groups as a list"),
+        (_entry("exp_avg", lambda: torch.zeros(1, 1).expand(2, 4)), "has 32 bytes, which the file does not hold for"),
+        (saved_state(state={GATE: dict.fromkeys(("exp_avg", "exp_avg_sq"), torch.zeros(2, 4))}), "for it alone"),
+        ({5: 2, "state.x": 1}, "5 is unknown beside an optimizer"),
         ({"weights": {"a": 1}}, "holds weights; expected an optimizer's state"),
         ({}, "holds nothing"),
         ([1], "holds a list"),
@@ -187,3 +196,59 @@ def test_a_state_that_torch_does_not_build_without_code_is_refused(tmp_path: Pat
         (tmp_path / "optimizer.pt").write_bytes(content)
         with pytest.raises(PlacementError, match="cannot read it"):
             permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", Parameters({}, [[], []]), {})
+
+
+def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
+    """Torch itself says "unexpected pos 832 vs 726"."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    torch.save(_entry("exp_avg", lambda: torch.zeros(2, 100_000)), tmp_path / "optimizer.pt")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError, match="large"):
+            permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", Parameters({}, [[GATE], []]), {0: (1, 0)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_state_that_contains_itself_or_nests_deep_is_refused(tmp_path: Path) -> None:
+    """Lists of which each is in the next one twice would be looked through 2^70 times."""
+    cycle: dict[str, Any] = {}
+    cycle["state"] = cycle
+    nested: Any = 0
+    for _ in range(70):
+        nested = [nested, nested]
+    for saved in (cycle, saved_state(extra=nested)):
+        with pytest.raises(PlacementError, match="it nests deeper than 64"):
+            permuted(saved, tmp_path)
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], tuple[str, bytes]], **options: Any) -> None:
+    """Write an archive again with other members."""
+    with zipfile.ZipFile(path) as archive:
+        members = [change(name, archive.read(name)) for name in archive.namelist()]
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
+ZEROS = b"\x80\x02cbuiltins\nbytearray\nJ\xff\xff\xff\x7f\x85R."
+"""A pickle of 2 GiB of zeros, which torch builds as plain data."""
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "says"),
+    [
+        (lambda name, content: (name, content), {"compression": zipfile.ZIP_DEFLATED}, "is compressed"),
+        (lambda name, content: (name, ZEROS if "data.pkl" in name else content), {}, "imports builtins bytearray"),
+        (lambda name, content: (name.replace("byteorder", "DATA.pkl"), content), {}, "two members of one name"),
+        (lambda name, content: (name, b"." if name.endswith("data.pkl") else content), {}, "cannot read it"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_torch_save_did_not_write_is_refused(
+    change: Callable[[str, bytes], tuple[str, bytes]], options: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    """Compressed members, a pickle that asks for gigabytes, a name that torch's reader could take for the pickle's."""
+    torch.save(saved_state(), tmp_path / "optimizer.pt")
+    rewritten(tmp_path / "optimizer.pt", change, **options)
+    with pytest.raises(PlacementError, match=says):
+        permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", Parameters({}, [[], []]), {})
