@@ -111,7 +111,14 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self.target is not None and state.is_world_process_zero:
             self.target = free_target(self.target, self._if_exists, goes_on=state.global_step > 0)
             given["run"] = int(self.target.stem.removeprefix("seed")) if self._if_exists == "number" else given["run"]
-        recorder = Recorder(model, self.target, meta=given, writes=state.is_world_process_zero, **self._options)
+        recorder = Recorder(
+            model,
+            self.target,
+            meta=given,
+            writes=state.is_world_process_zero,
+            optimizer=kwargs.get("optimizer"),
+            **self._options,
+        )
         recorder.start(
             state.global_step,
             go_on='continue it with train(resume_from_checkpoint=...), say if_exists="number" or "overwrite"',

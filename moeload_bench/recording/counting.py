@@ -105,7 +105,7 @@ class RouterCounter:
         self._keep_routing = keep_routing
         self._reduce = reduce
         self._handles = [r.module.register_forward_hook(self._hook(i)) for i, r in enumerate(self.routers)]
-        self._handles.append(model.register_forward_pre_hook(_untraced(self._before_pass), with_kwargs=True))
+        self._handles.append(model.register_forward_pre_hook(untraced(self._before_pass), with_kwargs=True))
         self.discard()
 
     def discard(self) -> None:
@@ -244,7 +244,7 @@ class RouterCounter:
             except Exception as error:  # an adapter is the user's code; its errors must not end a forward pass
                 self._broken = _as_recording_error(router, error)
 
-        return _untraced(hook)
+        return untraced(hook)
 
     def _before_pass(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         self._skipped = self._skip is not None and self._skip()
@@ -326,7 +326,7 @@ class RouterCounter:
             self._largest[layer] = load_E if before_E is None else larger(before_E, load_E)
 
 
-def _untraced(hook: Callable[..., None]) -> Any:
+def untraced(hook: Callable[..., None]) -> Any:
     """Return the hook in a form that Python runs as it is, inside a compiled model too.
 
     The hook counts passes. If it were traced, its counts would become guards, and each further pass of a step would

@@ -65,6 +65,14 @@ class RankSum:
         dist.all_reduce(sent, op=dist.ReduceOp.MAX, group=self._group)
         return sent.cpu().numpy()
 
+    def of_each(self, number: int) -> list[int]:
+        """Return the number of at least 0 that each rank gives. Call it after a sum, as `largest`."""
+        import torch.distributed as dist
+
+        sent = np.zeros(dist.get_world_size(self._group), dtype=np.int64)
+        sent[dist.get_rank(self._group)] = number
+        return [int(got) for got in self.largest(sent)]
+
     def leave(self) -> None:
         """Take part in one last sum that says that this rank stops; do nothing if the other ranks know already.
 

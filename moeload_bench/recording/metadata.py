@@ -5,6 +5,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,25 @@ def layer_metas(
     )
 
 
+def recorded_metadata(
+    model: Any, routers: Sequence[Router], experts: int, top_k_L: Sequence[int | None], offset: int
+) -> dict[str, Any]:
+    """Return what model and machine say of a recording, as fields of the metadata."""
+    config = getattr(model, "config", None)
+    return {
+        "recipe": "own",
+        "layers": layer_metas(routers, experts, top_k_L, offset),
+        "experts": experts,
+        "count_semantics": "pre_drop",
+        "gate": type(routers[0].module).__name__,
+        "family": getattr(config, "model_type", type(model).__name__),
+        "config": _config_record(config),
+        "versions": recorded_versions(),
+        "hardware": hardware(),
+        **_balancing(config),
+    }
+
+
 def recorded_versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that decide the numbers of a run."""
     return {"python": platform.python_version(), **package_versions(_PACKAGES)}
@@ -53,6 +73,22 @@ def hardware() -> dict[str, Any]:
     if torch.cuda.is_available():
         found["gpu"] = torch.cuda.get_device_name()
     return found
+
+
+def _balancing(config: Any) -> dict[str, Any]:
+    """Return the auxiliary loss that a transformers model adds to its own loss; empty if that is not known.
+
+    transformers takes its means over all layers together.
+    """
+    coefficient = getattr(config, "router_aux_loss_coef", None)
+    if not (getattr(config, "output_router_logits", False) and isinstance(coefficient, float) and coefficient > 0):
+        return {}
+    return {"balancing": {"method": "aux_loss", "coefficient": coefficient, "scope": "pooled_over_layers"}}
+
+
+def _config_record(config: Any) -> dict[str, Any]:
+    """Return a transformers configuration as plain JSON, without the defaults; {} for other models."""
+    return dict(json.loads(config.to_json_string(use_diff=True))) if hasattr(config, "to_json_string") else {}
 
 
 def measured_cells(measured: Mapping[str, Any], layers: int, experts: int) -> dict[str, Array]:

@@ -11,7 +11,6 @@ with record(model, out="runs", name="my-run") as r:
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,11 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 from moeload_bench.errors import MoeloadError, RecordingError, not_found
 from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
-from moeload_bench.recording.metadata import check_given, hardware, layer_metas, measured_cells, recorded_versions
+from moeload_bench.recording.metadata import check_given, measured_cells, recorded_metadata
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.resumed import check_same_run
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
+from moeload_bench.recording.timing import StepClock
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
 from moeload_bench.traces.meta import TraceMeta, checked_meta
 
@@ -37,9 +37,8 @@ OnError = Literal["warn", "raise"]
 IfExists = Literal["error", "number", "overwrite"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
-SHARD_SECONDS = (
-    60.0  # the most that a killed process loses; recipes close their shards by steps, together with checkpoints
-)
+SHARD_SECONDS = 60.0
+"""The most that a killed process loses; recipes close their shards by steps, together with checkpoints."""
 
 
 class Monitor(Protocol):
@@ -86,6 +85,7 @@ class Recorder:
         micro_max: bool = False,
         stage: Stage | None = None,
         monitor: Monitor | None = None,
+        optimizer: Any = None,
     ) -> None:
         check_on_error(on_error)
         self._given = check_given(meta or {})
@@ -107,9 +107,8 @@ class Recorder:
             micro_max=micro_max,
             skip=skip,
         )
+        self._clock = StepClock(model, self.counter.routers, reduce, optimizer)
         self._counted: Counted = count
-        asked = {"imbalance_rank": imbalance_rank, "micro_max": micro_max}
-        self._columns = [name for name, is_asked in asked.items() if is_asked]
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
@@ -141,8 +140,11 @@ class Recorder:
         continue it), if steps are missing, and if the target cannot be written; the hooks are removed then.
         """
         self._next_step = at_step
-        if not self._writes:
-            return
+        if self._writes:
+            self._start_writing(at_step, go_on)
+        self._clock.open_step(at_step)
+
+    def _start_writing(self, at_step: int, go_on: str) -> None:
         try:
             if self._stage is not None and self._whole is not None and self._whole.exists():
                 raise RecordingError(
@@ -153,6 +155,7 @@ class Recorder:
                 self._writer.truncate(at_step)
                 self._begun = self._resumed = self._writer.started
                 self._halves = "load_half" in self._writer.parts.state["columns"]
+                self._clock.resume(self._writer.parts.state["columns"])
                 self._tell(lambda monitor: monitor.recall(self._writer.recorded(), self._writer.recorded_meta))
         except MoeloadError:
             self.counter.close()
@@ -184,6 +187,7 @@ class Recorder:
     def discard(self) -> None:
         """Forget the passes since the last step: they belong to no optimizer step."""
         self.counter.discard()
+        self._clock.restart()
 
     def flush(self) -> None:
         """Put all closed steps on disk, for example when training saves a checkpoint of its own."""
@@ -196,6 +200,7 @@ class Recorder:
         A pipeline stage writes its own trace; the last stage puts all together and returns the whole. If the trace
         cannot be written now (a full disk), it stays as an unfinished recording, and the result is None, or an error.
         """
+        self._clock.close()
         self.counter.close()
         self._close_monitor()
         written: list[Path] = []
@@ -213,6 +218,7 @@ class Recorder:
     def leave_unfinished(self) -> None:
         """Remove the hooks and keep what was recorded as an unfinished recording."""
         self.flush()
+        self._clock.close()
         self.counter.close()
         self._close_monitor()
         self._writer.parts.close()
@@ -232,13 +238,14 @@ class Recorder:
             raise
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
+        number = self._next_step if step is None else step
+        times = measured_cells(self._clock.close_step(number), 0, 0)
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
         if self._resumed:
             self._resumed = False
             check_same_run(self._meta(), self._writer.recorded_meta(), self._writer.parts.folder)
         self._halves = self._halves if self._begun else split
-        number = self._next_step if step is None else step
-        row: Row = {"step": number, **counts.cells(), **cells}
+        row: Row = {"step": number, **counts.cells(), **times, **cells}
         if not self._halves:
             del row["load_half"]
         if self._writes:
@@ -246,6 +253,7 @@ class Recorder:
         self._next_step, self._begun = number + 1, True
         if self._monitor is not None:
             self._tell(lambda monitor: monitor.add(row, self._meta))
+        self._clock.open_step(self._next_step)
 
     def _close_monitor(self) -> None:
         self._tell(lambda monitor: monitor.close())
@@ -270,25 +278,18 @@ class Recorder:
                 raise
             named = f"{error}" if isinstance(error, MoeloadError) else f"{type(error).__name__}: {error}"
             self.stopped = f"recording stopped: {named}"
+            self._clock.close()
             warnings.warn(f"{self.stopped}; training goes on", RecordingWarning, stacklevel=3)
 
     def _meta(self) -> TraceMeta:
         experts = self.counter.experts[0] or 0
-        config = getattr(self._model, "config", None)
         known: dict[str, Any] = {
-            "recipe": "own",
-            "layers": layer_metas(self.counter.routers, experts, self.counter.top_k, self._offset),
-            "experts": experts,
-            "count_semantics": "pre_drop",
+            "format_version": "1.4",
+            "expert": self._clock.meta(experts),
             "counted": self._counted,
-            "gate": type(self.counter.routers[0].module).__name__,
-            "family": getattr(config, "model_type", type(self._model).__name__),
-            "config": _config_record(config),
             "global_batch_tokens": self._global_tokens,
             "parallel": self._parallel(),
-            "versions": recorded_versions(),
-            "hardware": hardware(),
-            **_balancing(config),
+            **recorded_metadata(self._model, self.counter.routers, experts, self.counter.top_k, self._offset),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
         return checked_meta({**known, **self._given}, "the recording")
@@ -318,22 +319,6 @@ def _writes_stage(stage: Stage, reduce: Reduce | None) -> bool:
     return True
 
 
-def _balancing(config: Any) -> dict[str, Any]:
-    """Return the auxiliary loss that a transformers model adds to its own loss; empty if that is not known.
-
-    transformers takes its means over all layers together.
-    """
-    coefficient = getattr(config, "router_aux_loss_coef", None)
-    if not (getattr(config, "output_router_logits", False) and isinstance(coefficient, float) and coefficient > 0):
-        return {}
-    return {"balancing": {"method": "aux_loss", "coefficient": coefficient, "scope": "pooled_over_layers"}}
-
-
-def _config_record(config: Any) -> dict[str, Any]:
-    """Return a transformers configuration as plain JSON, without the defaults; {} for other models."""
-    return dict(json.loads(config.to_json_string(use_diff=True))) if hasattr(config, "to_json_string") else {}
-
-
 @contextmanager
 def record(
     model: nn.Module,
@@ -356,6 +341,7 @@ def record(
     stage: Stage | None = None,
     monitor: Monitor | None = None,
     if_exists: IfExists = "error",
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
@@ -373,7 +359,7 @@ def record(
     ``count`` "attended" leaves out tokens that the attention mask hides (padding). ``layers`` are the blocks to record,
     for models whose layers differ in experts. ``imbalance_rank`` and ``micro_max`` add the columns of these names.
     ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage to finish
-    makes one trace of all stages.
+    makes one trace of all stages. ``optimizer``: that of the training; the size of its state for an expert is noted.
 
     ``if_exists``: what to do if a trace or an unfinished recording of this name and run is there already. "error"
     raises `RecordingError`; "number" takes the next free run number; "overwrite" removes what is there, unless
@@ -405,6 +391,7 @@ def record(
         micro_max=micro_max,
         stage=stage,
         monitor=monitor,
+        optimizer=optimizer,
     )
     recorder.start(at_step)
     try:

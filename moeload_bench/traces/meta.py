@@ -1,4 +1,4 @@
-"""The metadata record of a trace and the columns of the format, versions 1 to 1.2.
+"""The metadata record of a trace and the columns of the format, versions 1 to 1.4.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -16,12 +16,14 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, extra_field, first_problem
 
-Version = Literal[1, "1.1", "1.2", "1.3"]
-VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3")
-"""A new trace is written as the last one. Those before it differ in what they lack, so that one reader reads all."""
+Version = Literal[1, "1.1", "1.2", "1.3", "1.4"]
+VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3", "1.4")
+"""Each differs from those before it in what it adds, so that one reader reads all."""
 Stratum = Literal["small", "large"]
 STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
 """Tokens per expert and row, least and most. Nothing is recorded between the two."""
+MAX_BYTES = 1 << 50
+"""Larger experts are refused."""
 RECIPE_PATTERN = r"[A-Za-z0-9][\w.-]*"
 SPLIT_PATTERN = r"\w+"
 
@@ -62,6 +64,12 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
         "largest / mean load within one micro-batch on one rank, mean over the step's (format 1.1)",
     ),
     "micro_max": ColumnSpec("int64", "LE", "largest load of the expert in one micro-batch of the step (format 1.2)"),
+    "expert_fraction": ColumnSpec(
+        "float32",
+        "",
+        "part of the step's time in expert modules, mean over ranks; NaN where not measured (format 1.4)",
+    ),
+    "expert_fraction_max": ColumnSpec("float32", "", "the same of the rank where it is largest (format 1.4)"),
 }
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
@@ -122,10 +130,20 @@ class ShapeMeta(Record):
     )
 
 
+class ExpertMeta(Record):
+    """One expert, as measured in the training."""
+
+    weight_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, description="its weights; null: not known")
+    state_bytes: int | None = Field(
+        default=None, ge=0, le=MAX_BYTES, description="the optimizer's state for them; null: not known"
+    )
+    not_timed: str = Field(default="", max_length=300, description="why `expert_fraction` was not measured")
+
+
 class TraceMeta(Record):
     """Everything that a reader needs to tell two traces apart or to repeat the training."""
 
-    format_version: Version = Field(default=VERSIONS[-1], description="version of this format that it is written in")
+    format_version: Version = Field(default="1.3", description="the version that it needs; a recording needs 1.4")
     recipe: str = Field(pattern=f"^{RECIPE_PATTERN}$", description="name of the training configuration")
     recipe_version: int = Field(default=1, description="rises when a recipe is changed")
     split: str = Field(
@@ -154,6 +172,7 @@ class TraceMeta(Record):
         description="by steps trained: entropy of an expert given the token's id over that of the layer, on held-out "
         "text, mean over layers (format 1.3)",
     )
+    expert: ExpertMeta | None = extra_field(None, description="one expert, as measured (format 1.4)")
     gate: str = Field(default="unknown", description="kind of router")
     score_function: str = Field(default="unknown", description="what turns logits into scores")
     balancing: BalancingMeta = Field(default=BalancingMeta(), description="how the router was kept balanced")

@@ -1,4 +1,4 @@
-"""Trace, the loads of one training run, and its invariants (format versions 1 to 1.2).
+"""Trace, the loads of one training run, and its invariants (format versions 1 to 1.4).
 
 Axis letters: S steps, L MoE layers, E experts.
 """
@@ -252,6 +252,24 @@ def check_counts(trace: Trace, where: str) -> None:
                     f"expert {e} has {name} {part[s, m, e]}, expected between 0 and its load {load[s, m, e]}"
                 ),
             )  # fmt: skip
+    check_fractions(trace, where)
+
+
+def check_fractions(trace: Trace, where: str) -> None:
+    """Raise `TraceError` unless 0 <= expert_fraction <= expert_fraction_max <= 1 where both were measured."""
+    mean_S, most_S = (trace.columns.get(name) for name in ("expert_fraction", "expert_fraction_max"))
+    if mean_S is None and most_S is None:
+        return
+    if mean_S is None or most_S is None:
+        raise TraceError(f"{where}: expert_fraction and expert_fraction_max go together: got one of them")
+    good_S = (mean_S >= 0) & (mean_S <= most_S) & (most_S <= 1)
+    wrong = np.flatnonzero(~good_S & ~(np.isnan(mean_S) & np.isnan(most_S)))
+    if wrong.size:
+        at = int(wrong[0])
+        raise TraceError(
+            f"{where}: step {trace.step_S[at]}: expert_fraction is {mean_S[at]} and expert_fraction_max {most_S[at]}, "
+            "expected 0 <= expert_fraction <= expert_fraction_max <= 1, or NaN in both"
+        )
 
 
 _A_COUNT = f"expected 0 to {MAX_COUNT:,}"

@@ -83,6 +83,8 @@ def test_what_the_trainer_knows_is_in_the_metadata(tmp_path: Path) -> None:
     assert (meta.seed, meta.precision) == (7, "mine")
     assert meta.schedule == {"kind": "cosine", "warmup": 2, "steps": 3}
     assert meta.optimizer.items() >= {"name": "AdamW", "lr": 1e-3, "clip": 1.0, "betas": [0.9, 0.999]}.items()
+    assert meta.expert is not None
+    assert meta.expert.state_bytes == 2 * (meta.expert.weight_bytes or 0)  # AdamW's two moments
     other = LoadRecorder(tmp_path, name="other")
     trainer(tmp_path, other, max_steps=1).train()
     assert read_trace(other.target).meta.precision == "fp32"

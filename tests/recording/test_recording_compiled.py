@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from moeload_bench.recording.recorder import record
+from moeload_bench.recording.timing import FIRST
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.recording.families import tiny_batch, tiny_model
 
 torch.set_num_threads(1)
-STEPS = 5
+STEPS = FIRST + 2
 
 
 def need_compiler() -> None:
@@ -57,3 +58,7 @@ def test_gradient_accumulation_compiles_nothing_again(backend: str, passes: int,
     for column in ("tokens_SL", "load_SLE"):
         assert np.array_equal(getattr(compiled, column), getattr(plain, column))
     assert np.array_equal(compiled.columns["load_half"], plain.columns["load_half"])
+    assert np.isnan(compiled.columns["expert_fraction"]).all()
+    assert compiled.meta.expert is not None
+    assert compiled.meta.expert.not_timed.startswith("no expert module was called in a measured step")
+    assert plain.columns["expert_fraction"][FIRST] > 0

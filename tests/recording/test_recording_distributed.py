@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from moeload_bench.recording.distributed import parallel_layout, rank_sum
+from moeload_bench.recording.timing import FIRST
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.recording import loops
@@ -114,6 +115,7 @@ def test_training_processes_conserve_counts_and_agree_at_first(layout: str, tmp_
     assert got.steps == steps
     assert (got.load_SLE.sum(axis=2) == loops.SEQUENCES * 16 * 2).all()
     assert (got.columns["load_half"].sum(axis=2) == loops.SEQUENCES * 8 * 2).all()
+    assert 0 < got.columns["expert_fraction"][FIRST] <= got.columns["expert_fraction_max"][FIRST] < 1
     moved = (got.load_SLE[-1] != one_process("qwen3_moe", tmp_path / "still", steps, 0.0).load_SLE[-1]).any()
     assert moved, "nothing was learnt, so agreement would say nothing"
 

@@ -12,6 +12,7 @@ import torch
 
 from moeload_bench.errors import NotFoundError, RecordingError
 from moeload_bench.recording.recorder import Recorder, RecordingWarning, record
+from moeload_bench.recording.timing import TIMES
 from moeload_bench.traces.store import read_trace
 from tests.support.recording.families import tiny_batch, tiny_model
 
@@ -37,7 +38,7 @@ def test_any_loop_is_recorded_by_a_context_manager(tmp_path: Path) -> None:
     assert trace.steps == 5
     assert trace.meta.licence == "CC0-1.0"
     assert trace.meta.family == "qwen3_moe"
-    assert set(trace.columns) == {"loss", "lr", "load_half"}
+    assert set(trace.columns) == {"loss", "lr", "load_half", *TIMES}
     model(**tiny_batch())  # the hooks are gone: nothing is counted any more
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from moeload_bench.traces.meta import COLUMNS, BalancingMeta, LayerMeta, SourceMeta, TraceMeta
+from moeload_bench.traces.meta import COLUMNS, BalancingMeta, ExpertMeta, LayerMeta, SourceMeta, TraceMeta
 from moeload_bench.traces.parquet import (
     CELLS_A_BATCH,
     CELLS_AT_ONCE,
@@ -80,7 +80,7 @@ def test_every_column_and_field_is_on_the_page() -> None:
     """With its meaning: a field without a description would say nothing."""
     for name in COLUMNS:
         assert f"| `{name}` |" in PAGE
-    for record in (TraceMeta, LayerMeta, SourceMeta, BalancingMeta):
+    for record in (TraceMeta, LayerMeta, SourceMeta, BalancingMeta, ExpertMeta):
         for name, field in record.model_fields.items():
             assert f"| `{name}` |" in PAGE
             assert field.description, f"{record.__name__}.{name}"

@@ -39,6 +39,9 @@ def traces(draw: st.DrawFn) -> Trace:
     for name in draw(st.sets(st.sampled_from(["loss", "lr", "grad_norm", "router_entropy", "expert_bias"]))):
         shape = (S, *({"L": L, "E": E}[axis] for axis in COLUMNS[name].axes))
         columns[name] = draw(hnp.arrays(np.float32, shape, elements=st.floats(width=32)))
+    if draw(st.booleans()):
+        part_S = draw(hnp.arrays(np.float32, (S,), elements=st.floats(0, 1, width=32) | st.just(np.nan)))
+        columns |= {"expert_fraction": part_S / 2, "expert_fraction_max": part_S}
     start, stride = draw(st.integers(0, 10**12)), draw(st.sampled_from([1, 10]))
     return Trace.from_arrays(load, step_S=start + stride * np.arange(S), stride=stride, columns=columns, run=3)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moeload_bench.errors import TraceError
+from moeload_bench.traces.meta import MAX_BYTES
 from moeload_bench.traces.store import TRACES_ENV, find_trace, write_trace
 from moeload_bench.traces.trace import LayerMeta, Trace, TraceMeta, shares
 from tests.conftest import synthetic_load_SLE
@@ -143,19 +147,43 @@ def test_arrays_of_a_trace_are_read_only(trace: Trace) -> None:
         trace.load_SLE[0, 0, 0] = 1
 
 
+@given(mean=st.floats(width=32), most=st.floats(width=32))
+@example(mean=0.5, most=0.25)
+@example(mean=np.nan, most=0.5)
+@example(mean=np.nan, most=np.nan)
+def test_a_part_in_experts_is_a_part(mean: float, most: float) -> None:
+    """It is 0 to 1, the mean over ranks at most the maximum, both or none; any other is refused with its step."""
+    good = 0 <= mean <= most <= 1 or (np.isnan(mean) and np.isnan(most))
+    columns = {"expert_fraction": [np.nan, mean], "expert_fraction_max": [np.nan, most]}
+    refused = pytest.raises(TraceError, match=r"step 1: expert_fraction is .* expected 0 <= expert_fraction <= ")
+    with contextlib.nullcontext() if good else refused:
+        Trace.from_arrays([[[1, 1]], [[1, 1]]], columns=columns)
+    with pytest.raises(TraceError, match="go together"):
+        Trace.from_arrays([[[1, 1]]], columns={"expert_fraction": [0.5]})
+
+
+@pytest.mark.parametrize(
+    "expert", [{"weight_bytes": 0}, {"state_bytes": -1}, {"state_bytes": MAX_BYTES + 1}, {"not_timed": 301 * "x"}]
+)
+def test_an_expert_of_no_plausible_size_is_refused(expert: dict[str, Any]) -> None:
+    """The message names the field."""
+    with pytest.raises(TraceError, match=f"metadata field expert.{next(iter(expert))}"):
+        Trace.from_arrays([[[1, 1]]], expert=expert)
+
+
 def test_metadata_refuses_unknown_fields() -> None:
     """A typo in a metadata field does not pass silently."""
     with pytest.raises(ValidationError, match="colour"):
         TraceMeta.model_validate({"recipe": "x", "layers": [], "experts": 2, "colour": "red"})
 
 
-@pytest.mark.parametrize("version", [1, "1.1", "1.2", "1.3"])
+@pytest.mark.parametrize("version", [1, "1.1", "1.2", "1.3", "1.4"])
 def test_one_reader_reads_every_version_of_the_format(version: Any) -> None:
-    """A new trace is of the last version; metadata of an earlier one keep their text, and so their hash."""
+    """A new trace is of the version that it needs; metadata of an earlier one keep their text, and so their hash."""
     known = {"recipe": "old", "layers": [{"index": 0, "experts": 4, "top_k": 1}], "experts": 4}
     stored = TraceMeta.model_validate({**known, "format_version": version})
     assert TraceMeta.model_validate(json.loads(stored.canonical_json())).sha256() == stored.sha256()
-    assert "counted" not in stored.canonical_json()
+    assert not {"counted", "expert"} & json.loads(stored.canonical_json()).keys()
     assert TraceMeta.model_validate(known).format_version == "1.3"
     with pytest.raises(ValidationError, match="format_version"):
-        TraceMeta.model_validate({**known, "format_version": "1.4"})
+        TraceMeta.model_validate({**known, "format_version": "1.5"})
