@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from leaderboard.committed import DRAWN, drawn_recipes
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.records import canonical_json, read_record
 from moeload_bench.generator.recipe import list_recipes, load_recipe
@@ -27,8 +28,7 @@ SEASON = ROOT / "leaderboard" / "seasons" / "2027-01"
 def hashes() -> dict[str, str]:
     """The SHA-256 of every canonical text of this checkout, by what it is of."""
     found = {f"recipe {name}": _dumped(load_recipe(name)) for name in list_recipes()}
-    drawn = sorted((ROOT / "leaderboard" / "draws").glob("*/*.toml"))
-    found |= {f"recipe {path.parent.name}/{path.stem}": _dumped(load_recipe(str(path))) for path in drawn}
+    found |= {f"recipe {DRAWN.stem}/{name}": _dumped(recipe) for name, recipe in drawn_recipes().items()}
     found |= {f"suite {name}": load_suite(name).sha256() for name in suite_names()}
     found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces()}
     return found | {f"2027-01 {name}": sha256 for name, sha256 in _season()}

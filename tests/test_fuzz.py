@@ -101,7 +101,7 @@ def damaged(content: bytes, edits: list[Edit]) -> bytes:
 
 
 def _season_records(root: Path) -> Path:
-    for name in ("season.toml", "draw.json", "scores.json", "recordings/2027-01a-l00.json"):
+    for name in ("season.toml", "draw.json", "scores.json", "recordings.json"):
         place = root / SEASON.name / name
         place.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(SEASON / name, place)
