@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from leaderboard.committed import recipe_of_run
 from moeload_bench.generator.corpora import find_corpus, text_path
 from moeload_bench.generator.metadata import probe_name
+from moeload_bench.generator.processes import keep_freed_memory
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
@@ -95,3 +97,40 @@ def assert_begins_with(whole: Trace, beginning: Trace) -> None:
 def texts(source: SourceMeta) -> SourceMeta:
     """What was trained on; how often, older traces do not say."""
     return source.model_copy(update={"passes": None})
+
+
+# ---------------------------------------------------------------- memory that is freed
+
+
+STEPS = """
+import resource
+import torch
+from moeload_bench.generator.processes import keep_freed_memory
+
+def steps(count):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(count):
+        torch.ones(16 << 20)  # 64 MiB, freed at once
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+steps(2)
+print(steps(5))
+assert keep_freed_memory()
+steps(2)
+print(steps(5))
+"""
+
+
+def faults() -> list[int]:
+    """Pages that five further steps asked the system for, left alone and kept, in one fresh process."""
+    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    return [int(line) for line in done.stdout.split()]
+
+
+def test_a_step_takes_the_pages_that_the_last_one_freed() -> None:
+    """With glibc, steps after the first ask the system for no memory; left alone, each asks for all of it again."""
+    if platform.libc_ver()[0] == "glibc":
+        alone, kept = faults()
+        assert kept < 100 < alone
+    else:
+        assert not keep_freed_memory()

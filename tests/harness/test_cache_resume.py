@@ -137,19 +137,6 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     assert made(gone) == TRACES
 
 
-def test_a_damaged_entry_is_done_again(tmp_path: Path) -> None:
-    """One of the three is damaged: one forecaster is made, the result is the same."""
-    log = tmp_path / "log"
-    first = run(tmp_path, counted(log))
-    entries = [path for path in cache.cache_dir().rglob("*.json") if "forecasts_sha256" in path.read_text()]
-    assert len(entries) == TRACES
-    entries[0].write_text(entries[0].read_text()[:100])
-    with pytest.warns(UserWarning, match="damaged"):
-        again = run(tmp_path, counted(log))
-    assert made(log) == TRACES + 1
-    assert same_scores(first, again)
-
-
 SCRIPT = """
 import sys
 from pathlib import Path
@@ -323,16 +310,6 @@ def test_a_killed_dask_worker_changes_no_score(tmp_path: Path) -> None:
     """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
     with dask_cluster(tmp_path, 2) as address:
         check_kill(tmp_path, "dask", address)
-
-
-@pytest.mark.slow
-def test_a_killed_ray_worker_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with Dask."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    need("ray", "pip install -e '.[dist]'")
-    with ray_head() as address:
-        check_kill(tmp_path, "ray", address)
 
 
 def check_kill(tmp_path: Path, backend: str, address: str) -> None:

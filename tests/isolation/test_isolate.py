@@ -18,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from moeload_bench.errors import ForecastError, IsolationError, TargetError
-from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, step_block, trace_info
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block, trace_info
 from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.harness.replay import follow
+from moeload_bench.harness.workers import run_spread
 from moeload_bench.isolation.hosts import (
     LEVELS,
     MIB,
@@ -35,9 +38,10 @@ from moeload_bench.isolation.hosts import (
 )
 from moeload_bench.isolation.process import _cache_setting
 from moeload_bench.isolation.system import TICK_S
-from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.isolation.targets import baseline_names, class_target, parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need as need_package
 from tests.conftest import synthetic_trace
 from tests.isolation.attacks.arena import HERE as ATTACKS
@@ -390,3 +394,143 @@ def test_without_bubblewrap_the_sandbox_says_how_to_install_it() -> None:
     environment = {**os.environ, "PATH": "/nowhere"}
     said = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
     assert said.stdout.startswith("process the program bwrap is not installed; install bubblewrap (Debian")
+
+
+# ---------------------------------------------------------------- threads
+
+
+def threads() -> set[int]:
+    """Over all numerical libraries that are loaded."""
+    np.ones((2, 2)) @ np.ones((2, 2))
+    return {int(pool["num_threads"]) for pool in threadpool_info()}
+
+
+class Counts:
+    """Keeps how many threads it had in each of its calls."""
+
+    def __init__(self, info: TraceInfo, seed: int) -> None:
+        self.counts = {"constructor": max(threads())}
+
+    def observe(self, block: StepBlock) -> None:
+        self.counts["observe"] = max(threads())
+
+    def forecast(self, request: ForecastRequest) -> Forecast:
+        self.counts["forecast"] = max(threads())
+        return Forecast.constant([[1.0]], request.horizon)
+
+
+def test_a_forecaster_at_level_none_has_one_thread_as_in_a_child() -> None:
+    """In each of its calls; between them, and afterwards, libraries are as they were."""
+    trace = Trace.from_arrays([[[4]]] * 3, 4, 1)
+    with threadpool_limits(2):
+        before = threads()
+        with follow(class_target(Counts), trace, seed=0, level="none") as feed:
+            feed.at(2, (1,))
+            assert threads() == before
+            assert feed.host.counts() == {"constructor": 1, "observe": 1, "forecast": 1}
+        assert threads() == before
+
+
+TINY = """
+import numpy as np
+import torch
+
+
+class Tiny:
+    def __init__(self, info, seed):
+        pass
+
+    def observe(self, block):
+        pass
+
+    def forecast(self, request):
+        tiny = bool(torch.tensor([torch.finfo(torch.float32).tiny]) * 0.5 > 0)
+        return np.array([[float(tiny), float(not tiny)]])
+"""
+"""Forecasts all load on expert 0 where half of the smallest normal number is a number, else on expert 1."""
+
+
+@pytest.mark.parametrize(("level", "expert"), [("none", 0), ("process", 1)])
+def test_torch_flushes_denormals_in_a_process_of_its_own_only(level: Level, expert: int, tmp_path: Path) -> None:
+    """From the call after the one that loaded it; this process, which others use too, stays as it was."""
+    file = tmp_path / "tiny.py"
+    file.write_text(TINY)
+    trace = Trace.from_arrays([[[4, 4]]] * 4, 8, 1)
+    with follow(parse_target(f"{file}:Tiny"), trace, seed=0, level=level) as feed:
+        assert feed.at(2, (1,)).window_means((1,))[0, 0].argmax() == expert
+
+
+def test_work_in_this_process_has_one_thread_and_the_caller_keeps_his() -> None:
+    """`evaluate` in a notebook is pinned as the command line is; afterwards libraries are as they were."""
+    with threadpool_limits(2):
+        before = threads()
+        assert max(before) == 2
+        assert list(run_spread([threads, threads])) == [{1}, {1}]
+        assert threads() == before
+
+
+# ---------------------------------------------------------------- the future
+
+
+ORIGIN, STEPS = 130, 200
+SLOW = ("arima", "lstm", "arima@order=[1,1,1]", "lstm@mode=online")
+
+
+def altered(trace: Trace) -> Trace:
+    """The same run up to the origin; after it other loads, tokens, losses: everything that is measured."""
+    other = synthetic_trace(STEPS, seed=77)
+
+    def joined(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        return np.concatenate([before[:ORIGIN], after[ORIGIN:][::-1]])
+
+    planned = {"lr": trace.columns["lr"]}
+    columns = {name: joined(column, other.columns[name]) for name, column in trace.columns.items()} | planned
+    return replace(
+        trace,
+        load_SLE=joined(trace.load_SLE, other.load_SLE),
+        tokens_SL=joined(trace.tokens_SL, other.tokens_SL),
+        columns=columns,
+    )
+
+
+def forecasts(name: str, trace: Trace, fitted: bytes | None = None) -> list[Forecast]:
+    """What it says before and at the origin, in a process of its own."""
+    with follow(parse_target(name), trace, seed=0, fitted=fitted, level="process") as feed:
+        found = [answer.forecast for answer in feed.answers([60, ORIGIN], (1, 10, 60))]
+        fallbacks = feed.host.counts().get("fallback", 0)
+    assert all(one is not None for one in found)
+    assert fitted is None or fallbacks < 2, "the fitted network was asked"
+    return [one for one in found if one is not None]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name
+        for name in dict.fromkeys([*baseline_names(), *SLOW])
+    ],
+)
+def test_an_altered_future_changes_no_forecast(name: str) -> None:
+    """At the origin and before it, to the last bit; the two traces do differ after it."""
+    assert_same_forecasts(name, None)
+
+
+@pytest.mark.slow
+def test_an_altered_future_changes_no_forecast_of_a_fitted_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`lstm` as suites run it: with the bytes of a fit on other runs (a short one: its quality does not matter)."""
+    need_package("torch", "pip install -e '.[torch]'")
+    monkeypatch.setattr("moeload_bench.baselines.lstm.OFFLINE_UPDATES", 20)
+    run = synthetic_trace(3000, seed=5)
+    fit = fit_target(parse_target("lstm"), [(trace_info(run), step_block(run, 0, 3000))], seed=0, level="none")
+    assert fit is not None
+    assert_same_forecasts("lstm", fit[0])
+
+
+def assert_same_forecasts(name: str, fitted: bytes | None) -> None:
+    """On a trace and on the one that differs from it after the origin."""
+    trace = synthetic_trace(STEPS)
+    other = altered(trace)
+    assert not np.array_equal(trace.load_SLE[ORIGIN:], other.load_SLE[ORIGIN:])
+    for one, two in zip(forecasts(name, trace, fitted), forecasts(name, other, fitted), strict=True):
+        np.testing.assert_array_equal(one.share_BLE, two.share_BLE)
+        np.testing.assert_array_equal(one.edges_B, two.edges_B)

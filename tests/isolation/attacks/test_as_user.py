@@ -13,7 +13,7 @@ from tests.isolation.attacks.arena import HERE, require_sandbox
 
 USER = 54_321
 REPOSITORY = HERE.parents[2]
-TESTS = ("test_attacks.py", "test_accounting.py", "test_liars.py", "test_cheater.py", "test_files.py")
+TESTS = ("test_attacks.py", "test_accounting.py", "test_liars.py", "test_files.py")
 # Folders that only the superuser may enter are replaced, in a mount namespace of this test, by ones that hold no more
 # than what is needed; then the superuser is left. $1: closed folders, $2: what is needed of them, $3: the user.
 AS_USER = """
