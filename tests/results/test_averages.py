@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from moeload_bench.errors import NotFoundError, ResultError
+from moeload_bench.errors import ResultError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import suite_for_trace
@@ -30,26 +30,6 @@ def test_a_value_is_the_mean_over_runs_of_means_over_origins(v3: Results) -> Non
         cell = cells.loc["small", "stable", 100, name]
         assert cell["value"] == pytest.approx(runs.mean())
         assert (cell["runs"], cell["origins"]) == (len(runs), len(rows) // len(v3))
-
-
-def test_skill_is_recomputed_from_rows_by_loops(v3: Results) -> None:
-    """Tasks, runs, recipes and groups of near twins are averaged one after the other, in plain Python."""
-    found = v3.summarize(["state"]).set_index(["state", "forecaster"])
-    own, reference = (v3.table[v3.table["forecaster"] == name].reset_index() for name in ("guarded", "sw_avg"))
-    ratio = np.log(np.clip(own["window_tv"] / reference["window_tv"], 1 / 20, 20))
-    for state in ("transient", "stable", "crossing"):
-        where = own["crossing"] if state == "crossing" else own["state"] == state
-        groups: dict[str, dict[str, dict[str, list[float]]]] = {}
-        for one, value in zip(own[where].itertuples(), ratio[where], strict=True):
-            if np.isfinite(value):
-                group = v3.twins.get(one.recipe, one.recipe)
-                groups.setdefault(group, {}).setdefault(one.recipe, {}).setdefault(one.trace, []).append(value)
-        means = [
-            np.mean([np.mean([np.mean(tasks) for tasks in runs.values()]) for runs in recipes.values()])
-            for recipes in groups.values()
-        ]
-        assert found.loc[(state, "guarded"), "skill"] == pytest.approx(1 - np.exp(np.mean(means)), rel=1e-9)
-        assert found.loc[(state, "guarded"), "recipes"] == len(groups)
 
 
 def test_the_excess_is_over_the_floor_of_the_same_runs(v3: Results) -> None:
@@ -101,16 +81,6 @@ def test_the_package_has_the_reference_where_it_was_not_run(v3: Results) -> None
     both = v3.summarize(["state"])
     expected = both[both["forecaster"] == "sw_avg.w10"][columns].reset_index(drop=True)
     assert alone.summarize(["state"])[columns].round(12).equals(expected.round(12))
-
-
-def test_an_unknown_group_metric_or_forecaster_is_refused_by_name(v3: Results) -> None:
-    """With what there is."""
-    with pytest.raises(NotFoundError, match="unknown group 'layer'; there is: crossing, horizon"):
-        v3.summarize(["layer"])
-    with pytest.raises(NotFoundError, match=r"unknown metric 'tvv'; there is: .*window_tv"):
-        v3.summarize(metric="tvv")
-    with pytest.raises(NotFoundError, match="unknown forecaster 'me'; there is: guarded"):
-        v3.select(["me"])
 
 
 def test_results_of_two_suites_are_not_joined(v3: Results) -> None:

@@ -12,7 +12,6 @@ import pytest
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import NotFoundError
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.plots import draw_horizon
 from moeload_bench.results.board import Board, board_of, front_of, known_board
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, table_caption
@@ -21,7 +20,6 @@ from moeload_bench.results.results import Results
 from moeload_bench.results.tables import metric_table, signed, skill_text
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule
-from tests.conftest import need
 from tests.support.tables import made_results
 
 HALF = {"sw_avg": [[0.1, 0.2]] * 4, "mine": [[0.05, 0.1]] * 4}
@@ -220,14 +218,6 @@ def test_the_json_is_the_summary(scored: Results) -> None:
     assert cells["stable", 100, "sw_avg"] == pytest.approx(expected["stable", 100, "sw_avg"])
     assert len(record["failures"]) == 80
     assert json.loads(scored.to_json("wql"))["by_state"] == []
-
-
-def test_results_draw_themselves(scored: Results) -> None:
-    """The figure of `plot horizon`, which a notebook asks for its picture."""
-    need("matplotlib", "pip install 'moeload-bench[plot]'")
-    figure = draw_horizon(scored)
-    assert [axis.get_title().partition(":")[0] for axis in figure.axes][:2] == ["transient", "stable"]
-    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

@@ -17,7 +17,6 @@ from moeload_bench.scoring import scores as scoring
 from moeload_bench.scoring.catalogue import forecast_metrics
 from moeload_bench.scoring.plan_scores import reference_plans, score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, score_forecast
-from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.trace import Trace
 from tests.scoring import oracle
 
@@ -195,13 +194,6 @@ def test_another_answer_than_shares_is_refused_by_what_it_is(answer: object, got
     with pytest.raises(ForecastError, match=got):
         check_forecast(answer, request, info)
     assert check_forecast(np.array([[1, 0]]), request, info).edges_B.tolist() == [10]
-
-
-def test_layers_without_load_are_left_out_of_the_mean():
-    """The mean over layers counts those that have a score; without any it is NaN, without a warning."""
-    mean = mean_over(np.array([[0.2, np.nan, 0.4], [np.nan] * 3]), axis=1)
-    assert mean[0] == pytest.approx(0.3)
-    assert np.isnan(mean[1])
 
 
 def test_failures_score_worse_than_uniform_in_every_metric():

@@ -20,7 +20,7 @@ from moeload_bench.traces.parquet import (
     META_KEY,
     ROW_GROUP_STEPS,
 )
-from moeload_bench.traces.store import WRITING, bundled_folder, load_trace, write_trace
+from moeload_bench.traces.store import WRITING, load_trace, write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods" / "format.md").read_text()
@@ -41,13 +41,6 @@ def says(check: Path, trace: Path) -> str:
     """What the script prints of a file."""
     done = subprocess.run([sys.executable, check, trace], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-@pytest.mark.slow
-def test_the_pages_script_finds_bundled_traces_intact(check: Path) -> None:
-    """Both hashes, without the package."""
-    files = sorted(bundled_folder().glob("*/*/*.parquet"))
-    assert {says(check, path) for path in files} == {"intact"}
 
 
 def test_the_pages_script_finds_every_column_intact(check: Path, tmp_path: Path) -> None:
