@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import errno
 import json
+import os
 import queue
 import threading
 import warnings
@@ -56,7 +57,7 @@ def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
 
 
 class Caller:
-    """A function called in a thread of its own; it may raise or block.
+    """A function called in a thread of its own; it may raise, block, exit or fork.
 
     ``name``: what a warning calls it, and ``things``: what it takes. ``waiting``: calls that wait for it at most.
     ``dropped``: calls that did not reach it; ``failed``: why it was given up.
@@ -109,11 +110,14 @@ class Caller:
         warnings.warn(f"{self.name} {what}", RecordingWarning, stacklevel=3)
 
     def _work(self) -> None:
+        process = os.getpid()
         while (item := self._queue.get()) is not None:
             if self.failed is not None:
                 self.dropped += 1
                 continue
             self._guarded(lambda item=item: self._call(*item))  # type: ignore[misc]
+            if os.getpid() != process:  # the function forked, and returned in the child: a second training process
+                os._exit(0)
         if self.failed is None:
             self._guarded(self._close)
 
@@ -121,11 +125,21 @@ class Caller:
         try:
             action()
             self._in_a_row = 0
-        except Exception as error:  # anybody's code
+        except BaseException as error:  # anybody's code, which may call exit
+            if self._thread is None and not isinstance(error, Exception):
+                raise  # Ctrl-C, in the thread of the training
             self._in_a_row += 1
             self.dropped += 1
             if self._in_a_row >= FAILURES:
-                self.failed = printable(f"{type(error).__name__}: {error}")
+                self.failed = _reason(error)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the type and the text of an error whose text may raise, too."""
+    try:
+        return printable(f"{type(error).__name__}: {error}")
+    except Exception:
+        return printable(type(error).__name__)
 
 
 def sink(given: Any) -> Caller:

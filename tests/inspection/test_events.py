@@ -5,6 +5,7 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -162,21 +163,52 @@ def test_a_resumed_run_hands_over_only_what_is_new() -> None:
     assert {one.kind for one in handed} == {"unsettled", "collapsed"}
 
 
-def test_a_callback_that_raises_is_given_up_and_said_once() -> None:
-    """Three errors in a row, as for a sink."""
+class UnprintableError(Exception):
+    """An error whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("no network"), "RuntimeError: no network"),
+        (SystemExit(3), "SystemExit: 3"),
+        (KeyboardInterrupt(), "KeyboardInterrupt: "),
+        (UnprintableError(), "UnprintableError"),
+    ],
+)
+def test_a_callback_that_raises_is_given_up_and_said_once(error: BaseException, says: str) -> None:
+    """Three errors in a row, as for a sink; one that calls exit is no exception."""
     calls: list[Event] = []
 
     def raises(event: Event) -> None:
         calls.append(event)
-        raise RuntimeError("no network")
+        raise error
 
     monitor = LoadMonitor(on_event=raises)
     fed(monitor, broken(1000))
-    with pytest.warns(RecordingWarning, match="on_event was given up: RuntimeError: no network") as caught:
+    with pytest.warns(RecordingWarning, match=f"on_event was given up: {says}$") as caught:
         monitor.close()
     assert len(calls) == 3
     assert len(caught) == 1
     assert monitor.stopped is None
+
+
+def test_a_callback_that_forks_leaves_no_second_training() -> None:
+    """A child that returns from the callback ends there; events are handed over once."""
+    children: list[int] = []
+
+    def forks(event: Event) -> None:
+        if child := os.fork():
+            children.append(child)
+
+    monitor = LoadMonitor(on_event=forks)
+    fed(monitor, broken(1000))
+    monitor.close()
+    assert len(children) > 1
+    assert {os.waitpid(child, 0)[1] for child in children} == {0}
 
 
 @pytest.mark.parametrize("blocks", [False, True])
