@@ -95,9 +95,10 @@ def _better(found: Comparison) -> str:
     """Return which of the two balances better, by the excess of the busiest expert over noise alone."""
     now = [mean_known(each.busiest_L) for each in (found.first, found.second)]
     noise = [mean_known(each.high_L) for each in (found.first, found.second)]
+    alone = [f"{bound:.2f}" if np.isfinite(bound) else "unknown" for bound in noise]
     said = (
-        f"busiest expert over the mean one {now[0]:.2f} in the first (noise alone {noise[0]:.2f}), {now[1]:.2f} in "
-        f"the second ({noise[1]:.2f})"
+        f"busiest expert over the mean one {now[0]:.2f} in the first (noise alone {alone[0]}), {now[1]:.2f} in "
+        f"the second ({alone[1]})"
     )
     known = all(np.isfinite([*now, *noise]))
     ratio = (now[1] / noise[1]) / (now[0] / noise[0]) if known else now[1] / now[0]

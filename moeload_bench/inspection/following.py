@@ -71,7 +71,7 @@ class Follower:
 
     ``status``: whether the recording goes on; ``meta`` of the newest rows read; ``problem``: what could not be read the
     last time it was tried, None when all went well. ``generation`` rises when the recording went back to an earlier
-    step (training resumed from an older checkpoint) or began anew: what was read before counts no more.
+    step (training resumed from an older checkpoint) or has another writer: what was read before counts no more.
     """
 
     def __init__(self, place: Place) -> None:
@@ -82,6 +82,7 @@ class Follower:
         self.generation = 0
         self._next: int | None = None
         self._read: list[str] = []
+        self._owner: str | None = None
 
     def poll(self) -> Iterator[NewRows]:
         """Yield what is new since the last call; never raise where a recording is being written, moved or cut."""
@@ -103,8 +104,10 @@ class Follower:
             raise FileNotFoundError
         self.status = "recording"
         shards = manifest["shards"]
-        if self._read != shards[: len(self._read)] or (self._next or 0) > manifest["next_step"]:
+        known = self._owner in (None, manifest["owner"]) and self._read == shards[: len(self._read)]
+        if not known or (self._next or 0) > manifest["next_step"]:
             self._restart()
+        self._owner = manifest["owner"]
         for name in shards[len(self._read) :]:
             yield from self._new_rows(self.place.parts / name)
             self._read.append(name)
@@ -124,6 +127,8 @@ class Follower:
 
     def _new_rows(self, path: Path) -> Iterator[NewRows]:
         trace = read_trace(path)
+        if self._next is not None and path == self.place.trace and trace.step_S[-1] + trace.meta.stride < self._next:
+            self._restart()  # the trace of another run
         self.meta = trace.meta
         start = 0 if self._next is None else int(np.searchsorted(trace.step_S, self._next))
         if start < trace.steps:

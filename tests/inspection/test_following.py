@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,32 @@ def test_a_recording_that_goes_back_and_overtakes_is_noticed(recording: Recordin
     recording.write(250)
     assert steps_of(follower) == list(range(350))
     assert follower.generation == 1
+
+
+@pytest.mark.parametrize("steps", [100, 300, 500])
+def test_another_recording_in_its_place_is_followed_from_its_start(steps: int, tmp_path: Path) -> None:
+    """Shorter, as long or longer: its rows never follow those of the first."""
+    first, second = (Recording(tmp_path / f"{seed}", synthetic_trace(600, seed=seed)) for seed in (0, 1))
+    follower = Follower(Place.of(str(first.writer.parts.folder)))
+    first.write(300)
+    assert len(steps_of(follower)) == 300
+    second.write(steps)
+    shutil.rmtree(first.writer.parts.folder)
+    shutil.move(second.writer.parts.folder, first.writer.parts.folder)
+    loads = [row["load"] for new in follower.poll() for row in new.each()]
+    np.testing.assert_array_equal(loads, [row["load"] for row in second.rows[:steps]])
+    assert follower.generation == 1
+
+
+def test_a_shorter_trace_in_place_of_a_recording_is_shown(recording: Recording) -> None:
+    """It is that of another run."""
+    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    recording.write(300)
+    assert len(steps_of(follower)) == 300
+    shutil.rmtree(recording.writer.parts.folder)
+    write_trace(synthetic_trace(50), recording.target)
+    assert steps_of(follower) == list(range(50))
+    assert (follower.status, follower.generation) == ("finished", 1)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "gone", "manifest", "names"])
