@@ -20,8 +20,8 @@ from compare_common import table, write_part
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.decision import HELD_OUT, Candidate
-from moeload_bench.inspection.planning import Planner, Settings, plans_of
+from moeload_bench.inspection.decision import HELD_OUT, Candidate, Decision
+from moeload_bench.inspection.planning import Planner, Settings, decided, plans_of
 from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite
@@ -29,7 +29,10 @@ from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace
 
 FIRST, EVERY = 1500, 500
-BEGIN = "<!-- advised moves -->\n"
+BEGIN, BOARD = "<!-- advised moves -->\n", "<!-- policies -->\n"
+FIXED = ("sw_avg", "guarded")
+LOOK = 100
+"""Forecasters and interval of the candidates on the board of policies, the same on every run."""
 LIVE = Cluster(None, {"step_ms": 100, "expert_fraction": 0.5, "expert_mb": 200, "bandwidth_gb_s": 25, "overlap": 0})
 RESTART = Cluster(None, {"step_ms": 100, "expert_fraction": 0.5}, restart_minutes=0.1)
 MODES = {"live": LIVE, "restart": RESTART}
@@ -121,6 +124,26 @@ def row(mode: str, one: dict[str, float]) -> list[str]:
     ]  # fmt: skip
 
 
+def board(decisions: list[Decision]) -> list[list[str]]:
+    """Return rows of policies on the runs in which vLLM's default re-plans at least twice; others are too short."""
+    long = [one for one in decisions if one.vllm is not None and one.vllm.replans > 1]
+    by_policy = {
+        f"{name}, every {LOOK} steps where a move pays": [
+            next(c for c in one.candidates if (c.forecaster, c.every) == (name, LOOK)) for one in long
+        ]
+        for name in FIXED
+    }
+    by_policy["`vllm_eplb`"] = [one.vllm for one in long if one.vllm is not None]
+    rows = []
+    for name, found in by_policy.items():
+        saved = np.array([one.saved_percent for one in found])
+        replans = np.mean([one.replans for one in found])
+        moved = np.mean([one.moved_gb for one in found])
+        rows.append([name, f"{len(found)}", f"{saved.mean():.2f}", f"{saved.min():.2f}", f"{(saved > 0).sum()}",
+                     f"{replans:.1f}", f"{moved:,.0f}"])  # fmt: skip
+    return [*rows, ["too short for a second re-plan", f"{len(decisions) - len(long)}", *["-"] * 5]]
+
+
 def main() -> None:
     """Replay every trace with every mode; print the table, or write it into the page and the numbers that plan says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -142,10 +165,14 @@ def main() -> None:
         "cannot tell: would have saved 1 %",
     ]
     made = "\n".join(["", *table(head, rows), "", ""])
+    head = ["policy", "runs", "saved, %", "worst run, %", "runs that saved", "re-plans a run", "GB moved a run"]
+    rows = board([decided(load_trace(name), Settings(cluster=LIVE))[1] for name in traces])
+    policies = "\n".join(["", *table(head, rows), "", ""])
     if out is None:
-        print(made)
+        print(made, policies)
     else:
         write_part(out, BEGIN, made)
+        write_part(out, BOARD, policies)
         HELD_OUT.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from moeload_bench.isolation.hosts import Limits
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
+    from moeload_bench.placement.vllm_eplb import VllmEplb
     from moeload_bench.recording.callback import LoadRecorder
     from moeload_bench.recording.recorder import record
     from moeload_bench.results.results import load_results
@@ -40,6 +41,7 @@ __all__ = [
     "StepBlock",
     "Trace",
     "TraceInfo",
+    "VllmEplb",
     "__version__",
     "check_forecaster",
     "compare_policies",
@@ -75,6 +77,7 @@ _HOME = _by_name({
     "inspection.page": "report",
     "placement.plans": "ClusterShape",
     "placement.replan": "CostModel",
+    "placement.vllm_eplb": "VllmEplb",
     "recording": "LoadRecorder record",
     "results.results": "load_results",
     "suites.suite": "load_suite",

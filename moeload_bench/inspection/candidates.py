@@ -22,8 +22,9 @@ from moeload_bench.inspection.cluster import Costs
 from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.placement.cost import step_imbalance, steps_last
-from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.placement.replan import CostModel, Layout, with_fewest_moves
+from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.replan import CostModel, Layout
+from moeload_bench.placement.vllm_eplb import EVERY, VllmEplb
 from moeload_bench.traces.means import mean_known
 
 DEFAULT = "sw_avg"
@@ -32,8 +33,6 @@ TIMES = tuple(range(1, 11))
 """Intervals of the candidates, in looks: every 50 steps up to 500, so that no interval between them saves more."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
-VLLM, VLLM_WINDOW, VLLM_EVERY, VLLM_FIRST = "vLLM's default", 1000, 3000, 750
-"""vLLM re-plans for the loads of the last 1,000 steps, every 3,000 steps, and begins with a quarter of that to go."""
 
 
 @dataclass(eq=False)
@@ -100,7 +99,7 @@ class Race:
         self.looks, self._looked, self._steps_left = looks, 0, steps_left
         self.own = Placed(layout())
         self.tried = [Placed(layout(), name, k) for name in forecasters for k in times]
-        self.vllm = [Placed(layout(), VLLM, VLLM_EVERY // looks)] if live else []
+        self.vllm = [Placed(layout(), VllmEplb.name, EVERY // looks)] if live else []
         self.placed = [self.own, *self.tried, *self.vllm]
         self._seen: list[tuple[FloatArray, int]] = []
         self._parts: list[FloatArray] = []
@@ -109,8 +108,7 @@ class Race:
         self._window_looks = -(-window // looks)
         self._newest: deque[FloatArray] | None = None
         self._looks_to_plan = 0
-        self._vllm_loads: deque[FloatArray] = deque(maxlen=-(-VLLM_WINDOW // looks))
-        self._vllm_at: int | None = None
+        self._policy = VllmEplb(shape, looks)
 
     @property
     def parts(self) -> list[FloatArray]:
@@ -151,7 +149,7 @@ class Race:
         at = list(plans)
         of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
-        self._vllm_loads.append(np.nan_to_num(share_SLE).sum(axis=0))
+        self._policy.observe(share_SLE)
         each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.own.layout.shape.devices)
         first = 0
         for share_SLE, steps in blocks:
@@ -188,7 +186,9 @@ class Race:
         self._looks_to_plan = max(0, -(-(rule.patience - seen.steps_seen) // self.looks))
         self._look = np.zeros_like(self._look)
         for one in self.vllm:
-            self._look_of_vllm(one, seen)
+            wanted_LR = self._policy.replan(one.layout.current_LR, seen.steps_seen)
+            if wanted_LR is not None:
+                one.move(wanted_LR, seen.step, seen.steps_seen, EVERY)
         acting = [one for one in self.tried if self._looked % one.times == 0 and one.forecaster in share_hat]
         if not acting:
             return
@@ -201,18 +201,6 @@ class Race:
         ]
         for one, advice in zip(acting, advise_each(asked, costs.model, self.own.layout.shape, rule), strict=True):
             one.follow(advice, seen.steps_seen)
-
-    def _look_of_vllm(self, one: Placed, seen: Seen) -> None:
-        """Re-plan as vLLM does by default, whatever it promises."""
-        due = VLLM_FIRST if self._vllm_at is None else self._vllm_at + VLLM_EVERY
-        if seen.steps_seen < due:
-            return
-        self._vllm_at = seen.steps_seen
-        shape = one.layout.shape
-        load_LE = np.sum(self._vllm_loads, axis=0)
-        load_LE[load_LE.sum(axis=1) == 0] = 1.0
-        wanted_LR = with_fewest_moves(one.layout.current_LR, plan(load_LE, shape), shape)
-        one.move(wanted_LR, seen.step, seen.steps_seen, VLLM_EVERY)
 
     def advice(
         self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule, doubt: str
@@ -249,7 +237,9 @@ class Race:
         gain_C, net_C = (each_NC[0] for each_NC in percent_saved(total[None], even, cost))
         new_gain_NC, newest_NC = percent_saved(self.windows, even, cost)
         worst_NC = percent_saved(self.windows, even, costs.worst, costs.worst_share)[1]
-        judged[VLLM] = Candidate(VLLM, VLLM_EVERY, 0, 0.0, float("nan"), 0.0, 0.0, float("nan"), float("nan"))
+        judged[VllmEplb.name] = Candidate(
+            VllmEplb.name, EVERY, 0, 0.0, float("nan"), 0.0, 0.0, float("nan"), float("nan")
+        )
         found = []
         for c, one in enumerate(self.placed):
             if one.forecaster not in judged:

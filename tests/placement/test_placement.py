@@ -12,6 +12,7 @@ from benchmarks.peers import PEER_SHAPES, balance, imbalance, loop_plan, random_
 from moeload_bench.errors import PlacementError
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, expert_capacity, headline_shapes, plan, replicate
+from moeload_bench.placement.vllm_eplb import VllmEplb
 
 QUICK = settings(max_examples=40)
 
@@ -254,3 +255,23 @@ def test_expert_buffers_follow_the_forecast():
     """All buffers together hold the capacity factor; each expert's part is its expected share."""
     capacity = expert_capacity([[1, 1, 2]], 1.25)
     np.testing.assert_allclose(capacity, [[0.3125, 0.3125, 0.625]])
+
+
+def test_vllms_default_takes_the_last_thousand_steps_every_three_thousand() -> None:
+    """First at 750: loads of older blocks do not count; a layer without load is planned as if it were even."""
+    shape = ClusterShape("two", 2, 4)
+    policy, current_LR = VllmEplb(shape, 250), np.array([[0, 1, 2, 3], [0, 1, 2, 3]])
+    replanned_at = []
+    for block in range(1, 31):
+        load_SLE = np.full((250, 2, 4), np.nan)
+        load_SLE[:, 0] = [9, 8, 1, 1] if block <= 11 else [1, 1, 1, 30]
+        policy.observe(load_SLE)
+        wanted_LR = policy.replan(current_LR, 250 * block)
+        if wanted_LR is not None:
+            replanned_at.append(250 * block)
+            recent_LE = np.ones((2, 4))
+            recent_LE[0] = [9, 8, 1, 1] if block <= 11 else [1, 1, 1, 30]
+            loads = [recent_LE[m][wanted_LR[m].reshape(2, 2)].sum(axis=1).max() for m in range(2)]
+            assert loads == ([10, 2] if block <= 11 else [31, 2])
+            current_LR = wanted_LR
+    assert replanned_at == [750, 3750, 6750]

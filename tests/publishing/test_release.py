@@ -13,7 +13,7 @@ import pytest
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.publishing.release import Publication, publish
 from moeload_bench.traces.store import write_trace
-from tests.conftest import synthetic_trace
+from tests.conftest import needs_traces, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, make_folder, run_python, write_card
 
@@ -344,3 +344,15 @@ def test_publication_of_one_recipe_more(hub: LocalHub, api: Any, snapshot: Any, 
     done: Publication = publish(second, REPO, "v1.1", api=api())
     assert set(done.plan.replace) == {"README.md", "croissant.json"}
     assert snapshot(REPO, "v1.1") == folder_bytes(second)
+
+
+@pytest.mark.slow
+@needs_traces
+def test_the_release_of_this_checkout_is_rehearsed(hub: LocalHub, api: Any, snapshot: Any) -> None:
+    """As RELEASING.md says: all traces with their card go up under a tag, and a second time nothing is sent."""
+    done = publish(Path("traces"), REPO, "v3.0", api=api())
+    assert done.tagged
+    assert set(done.plan.add) == set(folder_bytes(Path("traces")))
+    before = len(writes(hub))
+    assert publish(Path("traces"), REPO, "v3.0", api=api()).plan.empty
+    assert len(writes(hub)) == before
