@@ -135,9 +135,8 @@ def size_summary(runs: Sequence[Run]) -> str:
 
 
 def scale_summary(facts: Sequence[RunFacts]) -> str:
-    """Return how large the runs are, least and largest: parameters, tokens, noise; and what they were trained on."""
+    """Return how large the runs are, least and largest: parameters and tokens; and what they were trained on."""
     parameters = [one.parameters for one in facts if one.parameters is not None]
-    noise = [one.noise for one in facts if one.noise is not None]
     sizes = [
         f"{rounded(min(parameters))} to {rounded(max(parameters))} parameters (median {rounded(median(parameters))})"
         if parameters
@@ -145,9 +144,6 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
         f"{_range(one.tokens for one in facts)} tokens a step",
         f"{_range(round(one.expert_tokens) for one in facts)} per expert",
     ]
-    if noise:
-        low, middle, high = (f"{value:.1%}" for value in (min(noise), median(noise), max(noise)))
-        sizes.append(f"whose shares have a noise of {low} to {high} a row (median {middle})")
     return f"Models of {', '.join(sizes)}. Trained on {machines(one.hardware for one in facts)}."
 
 

@@ -92,9 +92,9 @@ def test_constants_on_the_page_are_the_code_s() -> None:
 
 @pytest.mark.slow
 def test_the_blocks_of_the_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As they stand, in a checkout, with the class of the README; a table has the columns that the page names."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    mine = re.search(r"```python\n(# my\.py\n.*?)```", readme, re.DOTALL)
+    """As they stand, in a checkout, with the class of the tutorial; a table has the columns that the page names."""
+    tutorial = (ROOT / "docs" / "guide" / "tutorial-forecasting.md").read_text(encoding="utf-8")
+    mine = re.search(r"```python\n(# my\.py\n.*?)```", tutorial, re.DOTALL)
     assert mine is not None
     monkeypatch.chdir(tmp_path)
     Path("my.py").write_text(mine[1], encoding="utf-8")

@@ -1,4 +1,4 @@
-"""From Megatron-LM's logs to a scored table and a placement in the three commands of the README."""
+"""From Megatron-LM's logs to a scored table and a placement in the three commands of the guide."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def expert_parallel_logs(folder: Path, steps: int) -> None:
 
 @pytest.mark.slow
 def test_logs_become_a_table_and_a_placement(tmp_path: Path) -> None:
-    """Import, run, plan as they stand in the README, with two forecasters: a table, and every expert placed."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """Import, run, plan as they stand in the guide, with two forecasters: a table, and every expert placed."""
+    text = (ROOT / "docs" / "guide" / "interchange.md").read_text(encoding="utf-8")
     block = re.search(
         r"((?:    moeload-bench [^\n]*\n)*    moeload-bench import megatron-tokens(?:[^\n]+\n)+?)\n", text
     )

@@ -21,18 +21,28 @@ $plot training "$bundled" sw_avg last_value uniform --horizon 100 --out $out/tra
 $plot horizon leaderboard/results/mini --out $out/horizon.svg
 $plot cost leaderboard/results/mini --horizon 100 --out $out/cost.svg
 
-# The screen and the page of inspect (extras live; chromium for the picture of the page).
-"${BIN:-.venv/bin}/python" - "$switch" $out/inspect.svg <<'END'
+# The screen of a training that goes wrong at step 800: recorded first, some three minutes of one core (extra record).
+recordings=$(mktemp -d)
+"${BIN:-.venv/bin}/moeload-bench" record $out/breaks-at-800.toml --seed 1 --out "$recordings"
+
+# The screens and the page of inspect (extras live; chromium for the picture of the page).
+screen() {
+"${BIN:-.venv/bin}/python" - "$1" $2 <<'END'
 import io, re, sys
 from moeload_bench import inspect_trace, load_trace
 from moeload_bench.cli.console import PlainConsole
 from moeload_bench.inspection.overview import overview
 console = PlainConsole(width=80, record=True, file=io.StringIO(), color_system="truecolor")
-console.print(overview(inspect_trace(load_trace(sys.argv[1])), f"moeload-bench plan {sys.argv[1]}"))
-picture = console.export_svg(title=f"moeload-bench inspect {sys.argv[1]}", unique_id="inspect")
+trace = load_trace(sys.argv[1])
+console.print(overview(inspect_trace(trace), f"moeload-bench plan {trace.id}"))
+picture = console.export_svg(title=f"moeload-bench inspect {trace.id}", unique_id="inspect")
 picture = re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL)  # its fonts would come from the network
 open(sys.argv[2], "w", encoding="utf-8").write(picture)
 END
+}
+screen "$recordings/breaks-at-800/test/seed1.parquet" $out/breaks.svg
+screen "$switch" $out/inspect.svg
+rm -r "$recordings"
 page=$(mktemp --suffix .html)
 "${BIN:-.venv/bin}/moeload-bench" inspect "$switch" --html "$page"
 chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,900 --screenshot=$out/report.png "file://$page"
