@@ -312,6 +312,16 @@ def test_a_killed_dask_worker_changes_no_score(tmp_path: Path) -> None:
         check_kill(tmp_path, "dask", address)
 
 
+@pytest.mark.slow
+def test_a_killed_ray_worker_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with Dask."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    need("ray", "pip install -e '.[dist]'")
+    with ray_head() as address:
+        check_kill(tmp_path, "ray", address)
+
+
 def check_kill(tmp_path: Path, backend: str, address: str) -> None:
     """Kill a worker that has just begun once two have taken work; compare with one process."""
     log, killed = tmp_path / "begun", list[int]()

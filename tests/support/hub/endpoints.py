@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote
+from urllib.parse import quote, unquote
 
 import yaml
 
@@ -71,7 +71,6 @@ class Endpoints:
             ("GET", rf"{repo}/tree/([^/]+)(?:/(.*))?", self.tree),
             ("GET", rf"{repo}/refs", self.refs),
             ("GET", rf"{repo}/commits/([^/]+)", self.commits),
-            ("POST", rf"{repo}/paths-info/([^/]+)", self.paths_info),
             ("POST", rf"{repo}/preupload/([^/]+)", self.preupload),
             ("POST", rf"{repo}/commit/([^/]+)", self.commit),
             ("POST", rf"{repo}/tag/([^/]+)", self.create_tag),
@@ -193,18 +192,6 @@ class Endpoints:
     def commits(self, request: Request, type_: str, name: str, revision: str) -> Answer:
         history = self.open(request, type_, name).history(revision)
         rows = [{**commit, "date": EPOCH, "authors": [{"user": commit["author"]}]} for commit in history]
-        return Answer(body=rows)
-
-    def paths_info(self, request: Request, type_: str, name: str, revision: str) -> Answer:
-        tree = self.open(request, type_, name).tree(revision)
-        is_json = "json" in (request.headers.get("Content-Type") or "")
-        paths = request.json()["paths"] if is_json else parse_qs(request.body.decode()).get("paths", [])
-        rows = []
-        for path in paths:
-            if path in tree:
-                rows.append({"type": "file", "path": path, **tree[path]})
-            elif any(other.startswith(f"{path}/") for other in tree):
-                rows.append({"type": "directory", "path": path, "oid": "0" * 40})
         return Answer(body=rows)
 
     def resolve(self, request: Request, type_: str | None, name: str, revision: str, path: str) -> Answer:
