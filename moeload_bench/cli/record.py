@@ -23,6 +23,7 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import StepProgress, finish_parts
 
 if TYPE_CHECKING:
+    from moeload_bench.generator.futures import Fork
     from moeload_bench.generator.training import Job
 
 LINE_EVERY_STEPS = 100
@@ -69,6 +70,14 @@ def record(
         ),
     ] = None,
     futures: Annotated[int, typer.Option(min=1, help="With --fork: how many futures.")] = FUTURES,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="With --fork: a recipe key that the futures have otherwise, as optimizer.lr=0.03. May be repeated.",
+        ),
+    ] = None,
 ) -> None:
     """Train a recipe and record the load of every expert in every step.
 
@@ -86,6 +95,10 @@ def record(
     moeload-bench record qwen3moe-tiny-8e --fork 1000 --futures 4 --steps 500
       four futures of one past
 
+    \b
+    moeload-bench record qwen3moe-tiny-8e --fork 1000 --steps 300 --futures 1 --set optimizer.lr=0.03
+      what a learning rate 30 times as high does to a run
+
     Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
     --shard-steps steps. On one machine a resumed recording equals an uninterrupted one in every count.
     """
@@ -96,14 +109,19 @@ def record(
         raise RecordingError("got --resume and --fresh, expected one of them")
     loaded = load_recipe(recipe)
     try:
+        from moeload_bench.generator.futures import Fork
         from moeload_bench.generator.training import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     if fork is not None:
         if fresh or shard or push is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RecordingError("--fork is for one process, and not for --fresh, --shard or --push")
-        _record_futures(recipe, Job(loaded, seed, split, loaded.steps, out, shard_steps), fork, steps, futures)
+        job = Job(loaded, seed, split, loaded.steps, out, shard_steps)
+        planned = Fork(job, fork, steps or loaded.steps - fork, tuple(settings or ()))
+        _record_futures(recipe, planned, [] if steps is None else ["--steps", str(steps)], futures)
         return
+    if settings:
+        raise RecordingError("--set is for --fork: change a recipe's file to record another one from the beginning")
     job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
     with torchrun_ranks() as ranks:
         train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
@@ -141,15 +159,15 @@ def _cut_short(folder: Path) -> Path:
     return finish_parts(parts, complete=False)
 
 
-def _record_futures(recipe: str, job: Job, fork: int, steps: int | None, futures: int) -> None:
-    """Record ``futures`` of a run from step ``fork`` on, and print their files."""
-    from moeload_bench.generator.futures import Fork, record_futures
+def _record_futures(recipe: str, fork: Fork, steps: Sequence[str], futures: int) -> None:
+    """Record ``futures`` of a run and print their files. ``steps``: the words that the user gave their length in."""
+    from moeload_bench.generator.futures import record_futures
 
-    planned = Fork(job, fork, steps or job.recipe.steps - fork)
-    words = ["--fork", str(fork), "--futures", str(futures)] + ([] if steps is None else ["--steps", str(steps)])
-    total = fork + futures * planned.steps
-    with _advising(_going_on(recipe, job, None, words)) as stop, step_progress(total) as (progress, tell):
-        paths = record_futures(planned, futures, progress=progress, stop=stop, say=tell)
+    words = ["--fork", str(fork.step), "--futures", str(futures), *steps]
+    words += [word for setting in fork.settings for word in ("--set", setting)]
+    total = fork.step + futures * fork.steps
+    with _advising(_going_on(recipe, fork.job, None, words)) as stop, step_progress(total) as (progress, tell):
+        paths = record_futures(fork, futures, progress=progress, stop=stop, say=tell)
     for path in paths:
         say(str(path))
 

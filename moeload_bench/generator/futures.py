@@ -1,7 +1,8 @@
 """Record several futures of one past: train a run to a step, then go on from there with the text in another order.
 
 All futures have the weights, the optimizer, the past and the plan of the run; only the order of the text to come is
-another. They show how much of a future can be known at a step: `moeload_bench.scoring.forks.floor_fork`.
+another. They show how much of a future can be known at a step: `moeload_bench.scoring.forks.floor_fork`. With settings,
+as another learning rate, they show what a change does to a run: its past is the same.
 """
 
 from __future__ import annotations
@@ -13,39 +14,59 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from moeload_bench.errors import InterruptedRecordingError, RecordingError
+from moeload_bench.errors import InterruptedRecordingError, RecipeError, RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.generator.processes import Ranks
+from moeload_bench.generator.recipe import Recipe, with_settings
 from moeload_bench.generator.resuming import recipe_record
 from moeload_bench.generator.training import Job, TrainingRun, record_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import Row, StepProgress, TraceWriter, trace_target
 from moeload_bench.traces.store import read_trace
 
+CHANGEABLE = (
+    *("balancing", "schedule", "optimizer.lr", "optimizer.clip"),
+    *("data.stages", "data.sequences", "data.micro_batches", "data.ramp"),
+)
+"""Recipe keys that a future may have otherwise: all else is in the checkpoint, or was done before the fork."""
+
 
 @dataclass(frozen=True)
 class Fork:
     """A step at which the run of a job forks, and how many steps each future has from there on.
 
-    Future J of the run `RECIPE/SPLIT/seedS` is the trace `RECIPE/SPLIT_seedS_forkSTEP/seedJ`.
+    Future J of the run `RECIPE/SPLIT/seedS` is the trace `RECIPE/SPLIT_seedS_forkSTEP/seedJ`. ``settings``: `KEY=VALUE`
+    of recipe keys that the futures have otherwise; their split then ends in `_set` and a hash of them.
     """
 
     job: Job
     step: int
     steps: int
+    settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raise `RecordingError` for futures that do not lie within the recipe's steps."""
+        """Raise `RecordingError` for futures that do not lie within the recipe's steps, or settings that it refuses."""
         if not 0 < self.step < self.step + self.steps <= self.job.recipe.steps:
             raise RecordingError(
                 f"futures of {self.steps} steps from step {self.step} on do not fit recipe {self.job.recipe.name}: "
                 f"it has {self.job.recipe.steps} steps, and a run can fork from step 1 on"
             )
+        for setting in self.settings:
+            key = setting.partition("=")[0].strip()
+            if not any(key == name or key.startswith(f"{name}.") for name in CHANGEABLE):
+                raise RecipeError(f"{setting!r}: a fork cannot change {key}, expected one of {', '.join(CHANGEABLE)}")
+        _ = self.recipe
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return the recipe of the futures."""
+        return with_settings(self.job.recipe, self.settings)
 
     @property
     def split(self) -> str:
         """Return the split of the futures' traces."""
-        return f"{self.job.split}_seed{self.job.number}_fork{self.step}"
+        change = hashlib.sha256("\n".join(self.settings).encode()).hexdigest()[:8]
+        return f"{self.job.split}_seed{self.job.number}_fork{self.step}{f'_set{change}' if self.settings else ''}"
 
     def target(self, future: int) -> Path:
         """Return the trace's file of a future."""
@@ -152,7 +173,7 @@ def _record_future(fork: Fork, future: int, progress: StepProgress, stop: Callab
     target, job, seed = fork.target(future), fork.job, fork.order_seed(future)
     parts = Parts(target)
     parts.remove()
-    run = TrainingRun(job, Ranks())
+    run = TrainingRun(replace(job, recipe=fork.recipe), Ranks())
     run.restore(fork.checkpoint)
     run.order = run.order.reordered(seed)
     own = {"split": fork.split, "run": future}
@@ -167,6 +188,6 @@ def _record_future(fork: Fork, future: int, progress: StepProgress, stop: Callab
             raise InterruptedRecordingError(f"{parts.folder}: stopped; {future} futures are finished")
     note = (
         f"fork of {job.recipe.name}/{job.split}/seed{job.number} from step {fork.step} on: the text in another order, "
-        f"drawn from seed {seed}"
+        f"drawn from seed {seed}{''.join(f', {setting}' for setting in fork.settings)}"
     )
     return writer.finish(True, (note,))

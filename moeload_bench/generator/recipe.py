@@ -5,16 +5,16 @@ A recipe is one TOML file; unknown keys are refused. Axis letters: B sequences o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.generator.optimizer import Amount, OptimizerTable, Rate, ScheduleTable
-from moeload_bench.schema import Record, extra_field, read_toml
+from moeload_bench.schema import Record, extra_field, first_problem, load_toml, read_toml
 from moeload_bench.traces.meta import ShapeMeta
 
 RECIPE_FOLDER = PACKAGE / "recipes"
@@ -376,3 +376,32 @@ def load_recipe(name_or_path: str) -> Recipe:
     if recipe.name != path.stem:
         raise RecipeError(f"{path}: name is {recipe.name!r}, expected {path.stem!r} like the file")
     return recipe
+
+
+def with_settings(recipe: Recipe, settings: Sequence[str]) -> Recipe:
+    """Return a recipe with other values: each setting is `KEY=VALUE`, such as `optimizer.lr=0.03`.
+
+    A key is that of the recipe's file, with dots; a value is TOML, or a text without quotes. Raise `RecipeError` for a
+    key that a recipe does not have, and for a value that breaks the schema.
+    """
+    document = recipe.model_dump(mode="json", exclude_none=True)
+    for setting in settings:
+        path, _, value = setting.partition("=")
+        *tables, key = path.strip().split(".")
+        table: Any = document
+        for name in tables:
+            table = table.setdefault(name, {})
+            if not isinstance(table, dict):
+                raise RecipeError(f"{setting}: {name} is a value, expected the key of a recipe as KEY=VALUE")
+        table[key] = _toml_value(value)
+    try:
+        return Recipe.model_validate(document)
+    except ValidationError as wrong:
+        raise RecipeError(f"{', '.join(settings)}: {first_problem(wrong, 'recipe')}") from None
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return load_toml(f"value = {text}")["value"]
+    except ValueError:
+        return text

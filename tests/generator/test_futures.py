@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from moeload_bench.cli.app import app
-from moeload_bench.errors import InterruptedRecordingError, RecordingError
+from moeload_bench.errors import InterruptedRecordingError, RecipeError, RecordingError
 from moeload_bench.generator.futures import Fork, record_futures
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.generator.training import Job, TrainingRun, record_recipe
@@ -101,6 +103,37 @@ def test_futures_beyond_the_recipe_are_refused(tmp_path: Path) -> None:
             Fork(job, step, steps)
 
 
+def test_settings_change_the_future_and_not_the_past(tmp_path: Path) -> None:
+    """The learning rate is another from the fork on; the name and the notes say so, and the past is shared."""
+    plain = fork_of(tmp_path)
+    (before,) = map(read_trace, record_futures(plain, 1))
+    fork = replace(plain, settings=("optimizer.lr=0.5", "balancing.method=none", "balancing.coefficient=0"))
+    (changed,) = map(read_trace, record_futures(fork, 1))
+    assert fork.checkpoint.read_bytes() == plain.checkpoint.read_bytes()
+    assert changed.meta.split.startswith("test_seed3_fork4_set")
+    assert changed.meta.notes[-1].endswith("optimizer.lr=0.5, balancing.method=none, balancing.coefficient=0")
+    assert changed.columns["lr"][-1] == 0.5
+    np.testing.assert_array_equal(changed.load_SLE[0], before.load_SLE[0])
+    assert (changed.load_SLE != before.load_SLE).any()
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("optimizer.rate=1", "cannot change optimizer.rate, expected one of balancing"),
+        ("model.config.num_experts=8", "cannot change model.config.num_experts"),
+        ("optimizer.lr.peak=1", "lr is a value, expected the key of a recipe"),
+        ("schedule.warm=1", "schedule.warm: Extra inputs are not permitted"),
+        ("optimizer.lr=fast", "optimizer.lr: Input should be a valid number"),
+        ("balancing.method=none", "method 'none' does not go with coefficient 0.01"),
+    ],
+)
+def test_a_key_that_no_future_can_have_is_refused_by_name(setting: str, said: str, tmp_path: Path) -> None:
+    """The recipe's schema checks keys and values, before anything is trained."""
+    with pytest.raises(RecipeError, match=re.escape(said)):
+        replace(fork_of(tmp_path), settings=(setting,))
+
+
 def record(folder: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["record", str(write_recipe(folder)), "--out", str(folder / "runs"), *words])
 
@@ -112,6 +145,8 @@ def test_the_command_prints_the_futures(tmp_path: Path) -> None:
     paths = [Path(line) for line in found.stdout.split()]
     assert paths == [tmp_path / f"runs/small/test_seed0_fork4/seed{j}.parquet" for j in (0, 1)]
     assert [read_trace(path).steps for path in paths] == [8, 8]
+    alone = record(tmp_path, "--set", "optimizer.lr=1")
+    assert "--set is for --fork" in str(alone.exception)
     refused = record(tmp_path, "--fork", "4", "--push", "a/b")
     assert isinstance(refused.exception, RecordingError)
     assert "--fork is for one process" in str(refused.exception)
@@ -127,7 +162,7 @@ def test_the_command_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.Monke
         return step(run, number)
 
     monkeypatch.setattr(TrainingRun, "step", stopping)
-    found = record(tmp_path, "--fork", "4", "--futures", "2", "--steps", "3")
+    found = record(tmp_path, "--fork", "4", "--futures", "2", "--steps", "3", "--set", "optimizer.lr=1")
     assert found.exit_code == 128 + signal.SIGTERM
-    assert "--fork 4 --futures 2 --steps 3" in found.stderr
+    assert "--fork 4 --futures 2 --steps 3 --set optimizer.lr=1" in found.stderr
     assert "--resume" not in found.stderr
