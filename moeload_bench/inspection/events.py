@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 import numpy as np
@@ -21,18 +22,26 @@ from moeload_bench.inspection.experts import DEAD, DEAD_BLOCKS, FIRST_BLOCK
 
 Kind = Literal["settled", "unsettled", "collapsed", "dead", "recovered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-COLLAPSE = 0.25
-"""Part of its former load below which an expert has collapsed, if it fell there within a unit of 100 steps."""
-LEAST_LOAD = 0.2
-"""Times 1/E: an expert that had less cannot collapse, as noise could do that."""
-RECOVERY = 2.0
-"""Times the bound that an expert fell below: from there on it has recovered."""
-LR_CHANGE = 1.5
-"""A learning rate that changed by this factor, up or down, is named as the cause."""
 CAUSE_STEPS = 200
 """Steps before an event in which a cause is looked for: those that the state rule compares."""
 LAST = 50
 """Events of each kind that are kept."""
+
+
+@dataclass(frozen=True)
+class EventRule:
+    """When the fall of an expert is an event, and what is a cause; chosen by `python -m leaderboard fit events`.
+
+    ``collapse``: part of its former load below which an expert has collapsed, if it fell there within 100 steps;
+    ``least_load``: an expert with less, times 1/E, cannot collapse, as noise could do that. ``recovery``: it has
+    recovered at that many times the bound that it fell below. ``lr_change``: a learning rate that changed by this
+    factor, up or down, is named as the cause.
+    """
+
+    collapse: float = 0.25
+    least_load: float = 0.2
+    recovery: float = 2.0
+    lr_change: float = 1.5
 
 
 class Event(NamedTuple):
@@ -83,16 +92,22 @@ class Conditions(NamedTuple):
 
 
 class EventDetector:
-    """Finds the events of a run. ``names_L``: of its layers; a block has ``block_steps``, a unit ``unit_steps``."""
+    """Finds the events of a run. ``names_L``: of its layers; a block has ``block_steps``, a unit ``unit_steps``.
 
-    def __init__(self, names_L: Sequence[str], experts: int, block_steps: int, unit_steps: int) -> None:
+    Experts have events only once their layer has settled for the first time: before that, loads find their places.
+    """
+
+    def __init__(
+        self, names_L: Sequence[str], experts: int, block_steps: int, unit_steps: int, rule: EventRule | None = None
+    ) -> None:
         shape = (len(names_L), experts)
-        self._names_L, self._unit_steps = names_L, unit_steps
+        self._names_L, self._unit_steps, self._rule = names_L, unit_steps, rule or EventRule()
         self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         self._last: dict[str, deque[Event]] = {kind: deque(maxlen=LAST) for kind in KINDS}
         self._by_block: deque[Conditions] = deque(maxlen=CAUSE_STEPS // block_steps + 1)
         self._settled_L: BoolArray = np.zeros(len(names_L), dtype=np.bool_)
         self._label_since_L: IntArray = np.full(len(names_L), -1)
+        self._first_settled_L: FloatArray = np.full(len(names_L), np.inf)
         self._by_unit: deque[Conditions] = deque(maxlen=max(1, CAUSE_STEPS // unit_steps) + 1)
         self._share: deque[FloatArray] = deque(maxlen=FIRST_BLOCK)
         self._dead_LE: BoolArray = np.zeros(shape, dtype=np.bool_)
@@ -112,6 +127,7 @@ class EventDetector:
         found = [self._label_event(step, layer) for layer in changed]
         self._settled_L = ~transient_L
         self._label_since_L[changed] = step
+        self._first_settled_L[self._settled_L] = np.minimum(self._first_settled_L[self._settled_L], step)
         return self._count(found)
 
     def add_unit(self, next_step: int, share_LE: FloatArray, died_LE: BoolArray, conditions: Conditions) -> list[Event]:
@@ -143,13 +159,13 @@ class EventDetector:
                 return Event("settled", step, step, layer, None, None, "", f"{name} settled")
             words = f"{name} settled again, unsettled since step {since:,}"
             return Event("settled", step, step, layer, None, since, "", words)
-        cause = change(self._by_block[0], self._by_block[-1])
+        cause = self._cause(self._by_block)
         words = _with_cause(f"{name} unsettled, stable since step {since:,}", cause)
         return Event("unsettled", step, step, layer, None, since, cause, words)
 
     def _recoveries(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
         """Yield the experts that are back at twice the bound that they fell below, and end their episodes."""
-        back_LE = (self._bound_LE > 0) & (share_LE >= RECOVERY * self._bound_LE)
+        back_LE = (self._bound_LE > 0) & (share_LE >= self._rule.recovery * self._bound_LE)
         step = next_step - self._unit_steps
         for layer, expert in np.argwhere(back_LE).tolist():
             since, share = int(self._since_LE[layer, expert]), share_LE[layer, expert]
@@ -167,19 +183,21 @@ class EventDetector:
         if len(self._share) < FIRST_BLOCK:
             return
         before_LE = np.minimum(self._share[0], self._share[1])
-        fell_LE = (share_LE < COLLAPSE * before_LE) & (before_LE >= LEAST_LOAD) & (self._bound_LE == 0)
-        step, cause = next_step - self._unit_steps, change(self._by_unit[0], self._by_unit[-1])
+        step, cause = next_step - self._unit_steps, self._cause(self._by_unit)
+        bound_LE = self._rule.collapse * before_LE
+        fell_LE = (share_LE < bound_LE) & (before_LE >= self._rule.least_load) & (self._bound_LE == 0)
+        fell_LE &= self._settled_before(step)
         for layer, expert in np.argwhere(fell_LE).tolist():
             fall = f"{before_LE[layer, expert]:.2f} to {share_LE[layer, expert]:.2f} of an equal share"
             words = _with_cause(f"{self._name(layer, expert)} collapsed from {fall}", cause)
             yield Event("collapsed", step, next_step, layer, expert, None, cause, words)
-        self._bound_LE = np.where(fell_LE, COLLAPSE * before_LE, self._bound_LE)
+        self._bound_LE = np.where(fell_LE, bound_LE, self._bound_LE)
         self._since_LE[fell_LE] = step
 
     def _deaths(self, next_step: int, died_LE: BoolArray) -> Iterator[Event]:
         """Yield the experts that died, whether they had collapsed or fell slowly."""
         step = next_step - DEAD_BLOCKS * self._unit_steps
-        died_LE = died_LE & ~self._dead_LE
+        died_LE = died_LE & ~self._dead_LE & self._settled_before(step)
         for layer, expert in np.argwhere(died_LE).tolist():
             words = f"{self._name(layer, expert)} dead, below {DEAD:g} of an equal share"
             yield Event("dead", step, next_step, layer, expert, None, "", words)
@@ -187,15 +205,22 @@ class EventDetector:
         self._bound_LE = np.where(died_LE, np.maximum(self._bound_LE, DEAD), self._bound_LE)
         self._dead_LE |= died_LE
 
+    def _settled_before(self, step: int) -> BoolArray:
+        """Return which layers had settled once by a step, [L, 1]."""
+        return np.asarray(self._first_settled_L <= step)[:, None]
+
+    def _cause(self, conditions: Sequence[Conditions]) -> str:
+        return change(conditions[0], conditions[-1], self._rule.lr_change)
+
     def _name(self, layer: int, expert: int) -> str:
         return f"expert {self._names_L[layer]}.{expert}"
 
 
-def change(before: Conditions, after: Conditions) -> str:
-    """Return how learning rate and data changed, empty for no change that is known."""
+def change(before: Conditions, after: Conditions, lr_factor: float) -> str:
+    """Return how learning rate, by a factor or more, and data changed; empty for no change that is known."""
     parts = []
     low, high = sorted((before.lr, after.lr))
-    if high > LR_CHANGE * low:
+    if high > lr_factor * low:
         parts.append(f"learning rate {before.lr:.3g} -> {after.lr:.3g}")
     if before.stage != after.stage:
         parts.append("new data")

@@ -94,12 +94,21 @@ def test_a_single_high_unit_is_no_load_to_fall_from() -> None:
     shares: list[list[float]] = [[1.0] * 4] * 3 + [[1.0, 1.0, 5.0, 1.0]] + [[1.0, 0.2, 1.0, 1.0]] * 4
     conditions, nobody_LE = Conditions(np.nan, None), np.zeros((1, 4), dtype=np.bool_)
     events: list[Event] = []
+    detector.add_labels(100, np.array([False]), conditions)
     for unit, share_E in enumerate(shares, 1):
         share_LE: FloatArray = np.array([share_E])
         events += detector.add_unit(100 * unit, share_LE, nobody_LE, conditions)
     assert [(one.kind, one.step, one.report_step, one.expert) for one in events] == [("collapsed", 400, 500, 1)]
     silent_LE = np.full((1, 4), np.nan)
     assert detector.add_unit(900, silent_LE, nobody_LE, conditions) == []
+
+
+def test_an_expert_of_a_layer_that_never_settled_has_no_event() -> None:
+    """Loads find their places first: what falls before the layer is stable is not a collapse, and no death."""
+    detector, all_LE = EventDetector(["0"], 2, 10, 100), np.ones((1, 2), dtype=np.bool_)
+    for unit in range(1, 10):
+        load = 1.0 if unit < 6 else 0.1
+        assert detector.add_unit(100 * unit, np.array([[load, 2 - load]]), all_LE, Conditions(np.nan, None)) == []
 
 
 def test_memory_is_bounded_and_everything_is_counted() -> None:
@@ -115,9 +124,9 @@ def test_memory_is_bounded_and_everything_is_counted() -> None:
 
 def test_causes_are_changes_that_are_known() -> None:
     """A decay is none, an unknown learning rate is none; new data is one."""
-    assert change(Conditions(1e-3, None), Conditions(9e-4, None)) == ""
-    assert change(Conditions(np.nan, None), Conditions(9e-4, None)) == ""
-    assert change(Conditions(0.0, 0), Conditions(1e-3, 1)) == "learning rate 0 -> 0.001, new data"
+    assert change(Conditions(1e-3, None), Conditions(9e-4, None), 1.5) == ""
+    assert change(Conditions(np.nan, None), Conditions(9e-4, None), 1.5) == ""
+    assert change(Conditions(0.0, 0), Conditions(1e-3, 1), 1.5) == "learning rate 0 -> 0.001, new data"
 
 
 def test_screen_tables_and_page_say_what_happened(found: Inspection) -> None:
