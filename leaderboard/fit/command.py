@@ -11,18 +11,20 @@ import typer
 from leaderboard.committed import ROOT
 from leaderboard.fit.alarm import alarm
 from leaderboard.fit.capacity import capacity
+from leaderboard.fit.events import events
 from leaderboard.fit.lists import FitList, read_list
 from leaderboard.fit.states import states
 from leaderboard.fit.weights import gated, guarded
 from moeload_bench.files import write_whole
 
-Name = Literal["gated", "guarded", "capacity", "alarm", "states"]
+Name = Literal["gated", "guarded", "capacity", "alarm", "states", "events"]
 FITS: Mapping[Name, Callable[[FitList], dict[Path, bytes]]] = {
     "gated": gated,
     "guarded": guarded,
     "capacity": capacity,
     "alarm": alarm,
     "states": states,
+    "events": events,
 }
 """What each fit makes from its list: the content of files."""
 
@@ -35,7 +37,7 @@ def fit(
 
     `gated`, `guarded`: the weights of these forecasters, and their hash in the module beside them. `capacity`: how much
     more a window needs than the one before. `alarm`: how often the alarm for dying experts is right. `states`: the
-    constants of the state rule, and the page that says how they were chosen.
+    constants of the state rule, and the page that says how they were chosen. `events`: the constants of events.
 
     The same list gives the same bytes; of weights on the same kind of processor only, since others round otherwise.
     With --check the exit status is 1 if a file differs. To fit on other runs, change the list.

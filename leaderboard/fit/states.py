@@ -31,7 +31,7 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -276,12 +276,10 @@ def score_shifts(labels: StateLabels, shift_N: Sequence[int], within: int = WITH
     return ShiftScores(tuple(shift_N), delay_NL, false_alarms.astype(np.int64))
 
 
-def with_constants(source: str, chosen: Score) -> str:
-    """Return the source of the state rule with other constants."""
-    for name in ("margin", "low", "high"):
-        source = re.sub(
-            rf"^    {name}: float = .*$", f"    {name}: float = {getattr(chosen, name)}", source, flags=re.M
-        )
+def with_constants(source: str, constants: Mapping[str, float]) -> str:
+    """Return the source of a rule with other constants."""
+    for name, value in constants.items():
+        source = re.sub(rf"^    {name}: float = .*$", f"    {name}: float = {value}", source, flags=re.M)
     return source
 
 
@@ -293,4 +291,5 @@ def states(listed: FitList) -> dict[Path, bytes]:
     ids = ", ".join(f"`{trace.id}`" for trace in traces)
     report = f"Chosen on {len(traces)} train runs: {ids}.\n\n{table(scores, chosen)}\n"
     page = f"# Constants of the state rule\n\n{(__doc__ or '').strip()}\n\n{report}"
-    return {RULE: with_constants(RULE.read_text(), chosen).encode(), PAGE: page.encode()}
+    constants = {name: getattr(chosen, name) for name in ("margin", "low", "high")}
+    return {RULE: with_constants(RULE.read_text(), constants).encode(), PAGE: page.encode()}

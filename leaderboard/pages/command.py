@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leaderboard.committed import ROOT
+from leaderboard.events import page as events
 from leaderboard.pages import (
     adapters,
     cards,
@@ -27,6 +28,7 @@ PAGES = (
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
+    page_of_parts("docs/guide/live.md", events.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),

@@ -22,6 +22,8 @@ from moeload_bench.inspection.experts import DEAD, DEAD_BLOCKS, FIRST_BLOCK
 
 Kind = Literal["settled", "unsettled", "collapsed", "dead", "recovered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+ALARMS: tuple[Kind, ...] = ("unsettled", "collapsed", "dead")
+"""Kinds that call for somebody: the others are good news."""
 CAUSE_STEPS = 200
 """Steps before an event in which a cause is looked for: those that the state rule compares."""
 LAST = 50
@@ -39,9 +41,9 @@ class EventRule:
     """
 
     collapse: float = 0.25
-    least_load: float = 0.2
-    recovery: float = 2.0
-    lr_change: float = 1.5
+    least_load: float = 0.5
+    recovery: float = 1.5
+    lr_change: float = 2.0
 
 
 class Event(NamedTuple):
@@ -164,7 +166,7 @@ class EventDetector:
         return Event("unsettled", step, step, layer, None, since, cause, words)
 
     def _recoveries(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
-        """Yield the experts that are back at twice the bound that they fell below, and end their episodes."""
+        """Yield the experts that are back above the bound that they fell below, and end their episodes."""
         back_LE = (self._bound_LE > 0) & (share_LE >= self._rule.recovery * self._bound_LE)
         step = next_step - self._unit_steps
         for layer, expert in np.argwhere(back_LE).tolist():
@@ -175,7 +177,7 @@ class EventDetector:
         self._bound_LE[back_LE] = 0.0
 
     def _collapses(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
-        """Yield the experts that fell below a quarter of their load, and begin their episodes.
+        """Yield the experts that fell below a part of their load, and begin their episodes.
 
         The fall may lie across the unit before this one, so that the load before it is that of the two units before
         that one, the lesser of them: a single high unit makes no collapse.

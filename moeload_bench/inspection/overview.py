@@ -15,6 +15,7 @@ from rich.text import Text
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted, printable
+from moeload_bench.inspection.events import ALARMS
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.timeline import Timeline
 from moeload_bench.inspection.verdict import ends, rank_sentence, verdict
@@ -100,8 +101,9 @@ def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
     unsettled_C = [mean_known(line.unsettled_NL[part]) for part in pick]
     marks = "".join(_state_mark(part) * wide for part in unsettled_C)
     lines.append(Text(f"{'state':>{margin - 1}} {marks}"))
-    name = "^ new data" if found.switch_steps else "step"
-    lines.append(Text(f"{name:>{margin - 1}} {_axis(found, line, len(pick) * wide)}"))
+    axis = _axis(found, line, len(pick) * wide)
+    names = {(True, True): "^new !event", (True, False): "^ new data", (False, True): "! event", (False, False): "step"}
+    lines.append(Text(f"{names['^' in axis, '!' in axis]:>{margin - 1}} {axis}"))
     return lines
 
 
@@ -159,16 +161,18 @@ def _state_mark(unsettled: float) -> str:
 
 
 def _axis(found: Inspection, line: Timeline, columns: int) -> str:
-    """Return the steps below the map, `^` where a planned stage of data begins."""
+    """Return the steps below the map: `^` where a planned stage of data begins, `!` where an event is an alarm."""
     first, last = f"{int(line.step_N[0]):,}", f"{found.step - 1:,}"
     span = max(1, found.step - int(line.step_N[0]))
     cells = [" "] * columns
     cells[: len(first)] = first
     cells[max(len(first) + 1, columns - len(last)) :] = last
-    for step in found.switch_steps:
-        at = min(columns - 1, (step - int(line.step_N[0])) * columns // span)
-        if cells[at] == " ":
-            cells[at] = "^"
+    alarms = [event.step for event in found.events.last if event.kind in ALARMS]
+    for mark, steps in (("^", found.switch_steps), ("!", alarms)):
+        for step in steps:
+            at = min(columns - 1, (step - int(line.step_N[0])) * columns // span)
+            if cells[at] == " ":
+                cells[at] = mark
     return "".join(cells)
 
 

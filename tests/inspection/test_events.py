@@ -17,6 +17,7 @@ from moeload_bench.inspection.details import details
 from moeload_bench.inspection.events import LAST, Conditions, Event, EventDetector, change, event_sentences, moments
 from moeload_bench.inspection.facts import Inspection, Inspector, inspect_trace
 from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.overview import map_lines
 from moeload_bench.inspection.page import marks
 from moeload_bench.inspection.planning import Settings
 from moeload_bench.inspection.verdict import verdict
@@ -78,7 +79,7 @@ def test_a_break_is_named_with_its_cause(found: Inspection) -> None:
     ],
 )
 def test_an_expert_has_one_event_of_each_kind_in_an_episode(down: float, back: int | None, expected: list[str]) -> None:
-    """It collapses below a quarter of its load, dies below a tenth of an equal share, and recovers at twice that."""
+    """It collapses below a quarter of its load, dies below a tenth of an equal share, recovers at 1.5 times that."""
     found = inspect_trace(broken(down=down, back=back))
     assert [kind for kind, _, expert in experts(found) if expert == 2] == expected
     assert [expert for _, _, expert in experts(found) if expert != 2] == []
@@ -140,6 +141,9 @@ def test_screen_tables_and_page_say_what_happened(found: Inspection) -> None:
     assert sentences[0] == "5 events: 2 settled, 2 unsettled, 1 collapsed. The newest first:"
     assert len(sentences) == 3
     assert moved.sentence in "\n".join(map(str, details(found)))
+    axis = str(map_lines(found, 8, 80)[-1])
+    assert axis.strip().startswith("! event 0 ")
+    assert axis.count("!") > 1
     assert (fell.step, fell.words) in {(mark.step, mark.text) for mark in marks(found)}
     assert (moved.step, f"2 layers unsettled: {moved.cause}") in moments(found.events, within=100)
     assert found.record["events"]["counts"]["collapsed"] == 1

@@ -23,7 +23,7 @@ from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.checkout import leaderboard
 
-RUNS = {"gated": 12, "guarded": 77, "capacity": 69, "alarm": 59, "states": 2}
+RUNS = {"gated": 12, "guarded": 77, "capacity": 69, "alarm": 59, "states": 2, "events": 68}
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_check_writes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["capacity", "alarm", "states"])
+@pytest.mark.parametrize("name", ["capacity", "alarm", "states", "events"])
 def test_what_is_shipped_is_made_from_its_list(name: str) -> None:
     """Made again it is the same, byte for byte."""
     assert leaderboard("fit", name, "--check") == 0

@@ -1,0 +1,85 @@
+"""Alarms on a run: events and two rivals, each as the steps at which it begins.
+
+The rivals are a threshold on max violation (the busiest expert's load over the mean, less 1, in the worst layer, over
+the last 100 steps) and one on the z-score of the loss (mean of the last 10 steps against mean and standard deviation of
+the 100 steps before). Both are looked at every 10 steps, as the state rule is. Traces have a row for every step.
+
+Axis letters: C checks, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.inspection.events import ALARMS, Event
+from moeload_bench.inspection.facts import Inspector
+from moeload_bench.traces.trace import Trace
+
+CHECK, WINDOW = 10, 100
+FIRST_STEP = 300
+"""No label of the state rule is known earlier, so no alarm counts before it."""
+WITHIN = 300
+"""Steps after a break in which an alarm answers it; an alarm so soon after another one is the same."""
+EVENTS, VIOLATION, LOSS = "events", "max violation", "loss z-score"
+
+
+def events_of(trace: Trace) -> list[Event]:
+    """Return every event of a run that is an alarm."""
+    found: list[Event] = []
+    inspector = Inspector(trace.meta, on_event=found.append)
+    inspector.add(trace)
+    inspector.last_rows()
+    return [event for event in found if event.kind in ALARMS]
+
+
+def check_steps(trace: Trace) -> IntArray:
+    """Return the step that comes after each check, [C]: what was seen are the steps before it."""
+    return np.asarray(trace.step_S[CHECK - 1 :: CHECK] + 1)
+
+
+def scores(trace: Trace) -> Mapping[str, FloatArray]:
+    """Return what each rival looks at, at each check, [C]; NaN where it is not known yet."""
+    checks = len(check_steps(trace))
+    load_CLE = _sums(trace.load_SLE, checks)
+    violation_C, loss_C = np.full((2, checks), np.nan)
+    loss_S = np.asarray(trace.columns["loss"], dtype=np.float64)
+    for check in range(WINDOW // CHECK, checks):
+        load_LE = load_CLE[check + 1 - WINDOW // CHECK : check + 1].sum(axis=0)
+        violation_C[check] = (load_LE.max(axis=1) / load_LE.mean(axis=1)).max() - 1
+        now = slice(check * CHECK, (check + 1) * CHECK)
+        before_S = loss_S[now.start - WINDOW : now.start]
+        loss_C[check] = (loss_S[now].mean() - before_S.mean()) / before_S.std()
+    return {VIOLATION: violation_C, LOSS: loss_C}
+
+
+def _sums(load_SLE: IntArray, checks: int) -> FloatArray:
+    """Return the loads between checks, [C, L, E]."""
+    by_check = np.asarray(load_SLE[: checks * CHECK], dtype=np.float64)
+    return np.asarray(by_check.reshape(checks, CHECK, *load_SLE.shape[1:]).sum(axis=1))
+
+
+def crossings(score_C: FloatArray, step_C: IntArray, threshold: float) -> list[int]:
+    """Return the steps at which a score rises above a threshold."""
+    above_C = np.nan_to_num(score_C, nan=-np.inf) > threshold
+    risen_C = above_C & ~np.concatenate([[False], above_C[:-1]])
+    return [int(step) for step in step_C[risen_C]]
+
+
+def episodes(steps: Sequence[int]) -> list[int]:
+    """Return the alarms from `FIRST_STEP` on that have no other one in the steps just before."""
+    ordered = sorted(set(steps))
+    before = [-WITHIN - 1, *ordered]
+    return [step for step, last in zip(ordered, before, strict=False) if step - last > WITHIN and step > FIRST_STEP]
+
+
+def unplanned(steps: Sequence[int], planned: Sequence[int]) -> list[int]:
+    """Return the alarms that are not in the 400 steps after a planned switch: 100 more, as units end later."""
+    return [step for step in steps if not any(0 <= step - switch <= WITHIN + WINDOW for switch in planned)]
+
+
+def first_after(steps: Sequence[int], at: int) -> int | None:
+    """Return how many steps after a break the first alarm came, None if none did in time."""
+    return min((step - at for step in steps if 0 < step - at <= WITHIN), default=None)

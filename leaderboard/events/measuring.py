@@ -1,0 +1,135 @@
+"""Measure how right events are: on the runs of a season, none of which has a break, and after breaks that were planted.
+
+Axis letters: C checks of `leaderboard.events.alarms`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from leaderboard.committed import ROOT
+from leaderboard.events.alarms import (
+    EVENTS,
+    LOSS,
+    VIOLATION,
+    check_steps,
+    crossings,
+    episodes,
+    events_of,
+    first_after,
+    scores,
+    unplanned,
+)
+from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NOTHING, base_job, fork_of
+from leaderboard.events.records import Healthy, Measured, Noticed
+from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.inspection.events import ALARMS
+from moeload_bench.recording.parts import Parts
+from moeload_bench.states.shifts import planned_shifts
+from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
+
+HEALTHY = ROOT / "leaderboard" / "seasons" / "2027-01" / "traces"
+RIVALS = (VIOLATION, LOSS)
+CANDIDATES = 400
+"""Thresholds that are tried for a rival: quantiles of its scores."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """What rivals see of a healthy run: their scores at each check, and the steps of its planned switches."""
+
+    step_C: IntArray
+    score: Mapping[str, FloatArray]
+    planned: Sequence[int]
+
+    def false(self, rival: str, threshold: float) -> int:
+        """Return how many episodes of a rival no planned switch explains."""
+        return len(episodes(unplanned(crossings(self.score[rival], self.step_C, threshold), self.planned)))
+
+
+def measure(folder: Path) -> Measured:
+    """Return what events and rivals say on the healthy runs, and after the breaks whose forks a folder has."""
+    healthy, thresholds = false_alarms()
+    return Measured(thresholds=thresholds, healthy=healthy, breaks=tuple(_breaks(folder, thresholds)))
+
+
+def false_alarms() -> tuple[tuple[Healthy, ...], dict[str, float]]:
+    """Return the healthy runs, and the thresholds of the rivals."""
+    traces = [read_trace(path) for path in sorted(HEALTHY.rglob("*.parquet"))]
+    scored = [
+        Scored(check_steps(one), scores(one), [int(one.step_S[row]) for row in planned_shifts(one)]) for one in traces
+    ]
+    healthy = tuple(_healthy(trace, run.planned) for trace, run in zip(traces, scored, strict=True))
+    allowed = sum(one.episodes[EVENTS] for one in healthy)
+    thresholds = {rival: _threshold(scored, rival, allowed) for rival in RIVALS}
+    for one, run in zip(healthy, scored, strict=True):
+        one.episodes.update({rival: run.false(rival, thresholds[rival]) for rival in RIVALS})
+    return healthy, thresholds
+
+
+def _healthy(trace: Trace, planned: Sequence[int]) -> Healthy:
+    found = events_of(trace)
+    steps = unplanned([event.report_step for event in found], planned)
+    false = Counter(event.kind for event in found if event.report_step in steps)
+    answers = Counter(event.kind for event in found if event.report_step not in steps)
+    return Healthy(
+        run=trace.id,
+        steps=trace.steps,
+        balanced=trace.meta.balancing.method != "none",
+        switches=len(planned),
+        alarms={kind: false[kind] for kind in ALARMS},
+        planned={kind: answers[kind] for kind in ALARMS},
+        episodes={EVENTS: len(episodes(steps))},
+    )
+
+
+def _threshold(runs: Sequence[Scored], rival: str, allowed: int) -> float:
+    """Return the least threshold down to which a rival has no more false episodes than ``allowed``."""
+    score_C = np.concatenate([run.score[rival] for run in runs])
+    tried = np.unique(np.quantile(score_C[np.isfinite(score_C)], np.linspace(0.8, 1, CANDIDATES)))[::-1]
+    least = float(tried[0])
+    for threshold in tried.tolist():
+        if sum(run.false(rival, threshold) for run in runs) > allowed:
+            break
+        least = threshold
+    return least
+
+
+def _breaks(folder: Path, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
+    """Yield what was noticed in each fork that is there."""
+    for at in FORKS:
+        for base in FAMILIES:
+            for one in (NOTHING, *BREAKS):
+                path = fork_of(folder, base, at, one).target(0)
+                if path.is_file():
+                    trace = _joined(folder, base, at, read_trace(path))
+                    yield Noticed(base=base, at=at, name=one.name, delay=_delays(trace, at, thresholds))
+
+
+def _delays(trace: Trace, at: int, thresholds: Mapping[str, float]) -> dict[str, int | None]:
+    """Return after how many steps each alarm came."""
+    found, step_C, score = events_of(trace), check_steps(trace), scores(trace)
+    steps = {EVENTS: [event.report_step for event in found]}
+    steps |= {kind: [event.report_step for event in found if event.kind == kind] for kind in ALARMS}
+    steps |= {rival: crossings(score[rival], step_C, thresholds[rival]) for rival in RIVALS}
+    return {name: first_after(given, at) for name, given in steps.items()}
+
+
+def _joined(folder: Path, base: str, at: int, fork: Trace) -> Trace:
+    """Return the past of a fork and the fork as one run."""
+    parts = Parts(base_job(folder, base).target)
+    parts.look()
+    pieces = [*parts.shards(), fork]
+    rows = [slice(0, max(0, min(piece.steps, at - int(piece.step_S[0])))) for piece in pieces[:-1]] + [slice(None)]
+    pairs = list(zip(pieces, rows, strict=True))
+    columns = {
+        name: np.concatenate([piece.columns[name][row] for piece, row in pairs]) for name in ("lr", "loss", "stage")
+    }
+    load_SLE = np.concatenate([piece.load_SLE[row] for piece, row in pairs])
+    return Trace.from_arrays(load_SLE, top_k=fork.meta.layers[0].top_k, columns=columns)

@@ -1,0 +1,123 @@
+"""The parts of docs/guide/live.md that say how right events are, from what was measured."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from leaderboard.events.alarms import EVENTS, LOSS, VIOLATION
+from leaderboard.events.records import MEASURED, Healthy, Measured, Noticed
+from leaderboard.fit.events import CHOSEN, Chosen
+from leaderboard.pages.parts import Maker, aligned_table
+from moeload_bench.inspection.events import ALARMS
+from moeload_bench.results.skill import interval_of
+
+METHODS = (*ALARMS, EVENTS, VIOLATION, LOSS)
+Z95 = 1.96
+"""Standard errors to either side of a 95 % interval."""
+
+
+def measured() -> Measured:
+    """Return what was measured, as it is committed."""
+    return Measured.model_validate_json(MEASURED.read_bytes())
+
+
+def false_alarms() -> str:
+    """Return how often each alarm is raised on runs without a break, for each 100,000 steps."""
+    found = measured()
+    groups = [[one for one in found.healthy if one.balanced is balanced] for balanced in (True, False)]
+    rows = [(f"*{kind}*", *(_rate(group, "alarms", kind) for group in groups)) for kind in ALARMS]
+    rows += [(f"{name}, episodes", *(_rate(group, "episodes", name) for group in groups)) for name in METHODS[3:]]
+    heads = ("alarm", f"{len(groups[0])} balanced runs", f"{len(groups[1])} runs without balancing")
+    steps, switches = (sum(getattr(one, name) for one in found.healthy) for name in ("steps", "switches"))
+    planned = ", ".join(f"{sum(one.planned[kind] for one in found.healthy)} {kind}" for kind in ALARMS)
+    about = (
+        "A row is a kind of alarm, a number how many there are for each 100,000 steps, with the 95 % interval by run; "
+        "less is better. Alarms within 300 steps of each other are one episode. The thresholds of the rivals "
+        f"({found.thresholds[VIOLATION]:.2f} and {found.thresholds[LOSS]:.2f}) are the lowest with no more false "
+        "episodes on all these runs than events have. Counted apart are the 400 steps after each of "
+        f"{switches} planned switches of data or restarts of the learning rate: {planned}."
+    )
+    first = f"On {len(found.healthy)} runs of season 2027-01, {steps:,} steps in which nothing was broken:"
+    return _part(first, aligned_table(heads, rows, 1), about)
+
+
+def _rate(runs: Sequence[Healthy], counts: str, name: str) -> str:
+    """Return alarms for each 100,000 steps, with the interval by run."""
+    rate_N = np.array([1e5 * getattr(one, counts)[name] / one.steps for one in runs])
+    low, high = interval_of(rate_N)
+    return f"{rate_N.mean():.1f} [{max(0.0, low):.1f}, {high:.1f}]"
+
+
+def breaks() -> str:
+    """Return how many breaks were noticed within 300 steps, and after how many."""
+    found = measured().breaks
+    rows = []
+    for name in dict.fromkeys(one.name for one in found):
+        alike = [one for one in found if one.name == name]
+        rows.append((name, str(len(alike)), *(_detection(alike, method) for method in METHODS)))
+    bases = len({one.base for one in found})
+    heads = ("break", "forks", *(f"*{kind}*" for kind in ALARMS), *METHODS[3:])
+    at = " and ".join(f"{step:,}" for step in sorted({one.at for one in found}))
+    about = (
+        "A row is a break, a cell the percentage of forks in which an alarm came within 300 steps, with the 95 % "
+        f"interval (Wilson's, of {bases} base runs: forks of one run do not count twice), and the median delay in "
+        "steps; more and sooner is better. The first row has no break: what is noticed there is false."
+    )
+    return _part(f"In forks of {bases} small runs at step {at}:", aligned_table(heads, rows, 1), about)
+
+
+def _detection(forks: Sequence[Noticed], method: str) -> str:
+    """Return the rate of detection in percent, its interval by base run, and the median delay."""
+    bases = sorted({one.base for one in forks})
+    by_base = [[one.delay[method] for one in forks if one.base == base] for base in bases]
+    rate = float(np.mean([np.mean([delay is not None for delay in delays]) for delays in by_base]))
+    low, high = wilson(rate, len(bases))
+    known = [delay for delays in by_base for delay in delays if delay is not None]
+    after = f", {np.median(known):.0f}" if known else ""
+    return f"{100 * rate:.0f} [{100 * low:.0f}, {100 * high:.0f}]{after}"
+
+
+def wilson(rate: float, number: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a rate among so many; it has a width at 0 and at 1."""
+    centre, spread = (
+        rate + Z95**2 / (2 * number),
+        Z95 * math.sqrt(rate * (1 - rate) / number + (Z95 / (2 * number)) ** 2),
+    )
+    return max(0.0, (centre - spread) / (1 + Z95**2 / number)), min(1.0, (centre + spread) / (1 + Z95**2 / number))
+
+
+def constants() -> str:
+    """Return the candidates for the constants of events, and what was taken."""
+    chosen = Chosen.model_validate_json(CHOSEN.read_bytes())
+    taken = (chosen.constants["collapse"], chosen.constants["least_load"])
+    rows = []
+    for one in chosen.candidates:
+        mark = "**" if (one.collapse, one.least_load) == taken else ""
+        cells = (f"{one.collapse:g}", f"{one.least_load:g}", f"{one.false:.2f}", f"{100 * one.found:.0f}")
+        rows.append(tuple(f"{mark}{cell}{mark}" for cell in cells))
+    heads = ("part of the former load", "least load", "false for each 100,000 layer-steps", "planted ones found, %")
+    about = (
+        "A row is a candidate, the one in bold was taken: fewer false ones and more that are found are better. "
+        f"{_by_factor('Of recovered experts fall again within 500 steps', chosen.relapses)}; taken is "
+        f"x{chosen.constants['recovery']:g}. "
+        f"{_by_factor('The learning rate changes so much within 200 steps', chosen.changes)} of steps; taken is "
+        f"x{chosen.constants['lr_change']:g}."
+    )
+    return _part(aligned_table(heads, rows, 0), about)
+
+
+def _part(*paragraphs: str) -> str:
+    """Return paragraphs, the last one in lines of a page."""
+    return "\n\n".join([*paragraphs[:-1], textwrap.fill(paragraphs[-1], 120)])
+
+
+def _by_factor(words: str, fractions: Mapping[str, float]) -> str:
+    """Return words and the percentage at each factor."""
+    return f"{words}: " + ", ".join(f"x{factor}: {100 * part:.1f} %" for factor, part in fractions.items())
+
+
+PARTS: Mapping[str, Maker] = {"event-constants": constants, "event-rates": false_alarms, "event-breaks": breaks}
