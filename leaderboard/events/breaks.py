@@ -22,7 +22,7 @@ FAMILIES = (
     *("deepseekv3-32e-lossfree", "granitemoe-16e-ramp", "gptoss-32e-top4"),
 )
 """Recipes that the base runs are made from: two MoE layers and 512 tokens a step, else as they are."""
-FORKS = (800, 1100)
+FORKS = (800, 1200)
 STEPS = 300
 """Steps after each break."""
 PROSE = ("kjv", "factbook", "django-docs", "sqlalchemy-docs")

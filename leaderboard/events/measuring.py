@@ -30,6 +30,7 @@ from leaderboard.events.records import Healthy, Measured, Noticed
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS
 from moeload_bench.recording.parts import Parts
+from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -56,12 +57,20 @@ class Scored:
 def measure(folder: Path) -> Measured:
     """Return what events and rivals say on the healthy runs, and after the breaks whose forks a folder has."""
     healthy, thresholds = false_alarms()
-    return Measured(thresholds=thresholds, healthy=healthy, breaks=tuple(_breaks(folder, thresholds)))
+    switches = tuple(one for trace in healthy_traces() for one in _switches(trace, thresholds))
+    return Measured(
+        thresholds=thresholds, healthy=healthy, switches=switches, breaks=tuple(_breaks(folder, thresholds))
+    )
+
+
+def healthy_traces() -> Iterator[Trace]:
+    """Yield the runs in which nothing is broken."""
+    return (read_trace(path) for path in sorted(HEALTHY.rglob("*.parquet")))
 
 
 def false_alarms() -> tuple[tuple[Healthy, ...], dict[str, float]]:
     """Return the healthy runs, and the thresholds of the rivals."""
-    traces = [read_trace(path) for path in sorted(HEALTHY.rglob("*.parquet"))]
+    traces = list(healthy_traces())
     scored = [
         Scored(check_steps(one), scores(one), [int(one.step_S[row]) for row in planned_shifts(one)]) for one in traces
     ]
@@ -109,16 +118,26 @@ def _breaks(folder: Path, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
                 path = fork_of(folder, base, at, one).target(0)
                 if path.is_file():
                     trace = _joined(folder, base, at, read_trace(path))
-                    yield Noticed(base=base, at=at, name=one.name, delay=_delays(trace, at, thresholds))
+                    yield _noticed(trace, base, at, one.name, thresholds)
 
 
-def _delays(trace: Trace, at: int, thresholds: Mapping[str, float]) -> dict[str, int | None]:
+def _switches(trace: Trace, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
+    """Yield what was noticed of each planned switch of data, and of each restart of the learning rate."""
+    stage_S = np.asarray(trace.columns["stage"])
+    for row in planned_shifts(trace):
+        name = "planned switch of text" if stage_S[row] != stage_S[row - 1] else "planned restart of the rate"
+        yield _noticed(trace, trace.id, int(trace.step_S[row]), name, thresholds)
+
+
+def _noticed(trace: Trace, base: str, at: int, name: str, thresholds: Mapping[str, float]) -> Noticed:
     """Return after how many steps each alarm came."""
     found, step_C, score = events_of(trace), check_steps(trace), scores(trace)
     steps = {EVENTS: [event.report_step for event in found]}
     steps |= {kind: [event.report_step for event in found if event.kind == kind] for kind in ALARMS}
     steps |= {rival: crossings(score[rival], step_C, thresholds[rival]) for rival in RIVALS}
-    return {name: first_after(given, at) for name, given in steps.items()}
+    delay = {name: first_after(given, at) for name, given in steps.items()}
+    settled = float(1 - trace_labels(trace).transient_SL[at - 1].mean())
+    return Noticed(base=base, at=at, name=name, settled=settled, delay=delay)
 
 
 def _joined(folder: Path, base: str, at: int, fork: Trace) -> Trace:

@@ -53,27 +53,33 @@ def _rate(runs: Sequence[Healthy], counts: str, name: str) -> str:
 
 
 def breaks() -> str:
-    """Return how many breaks were noticed within 300 steps, and after how many."""
-    found = measured().breaks
+    """Return how many breaks and planned switches were noticed within 300 steps, and after how many."""
+    found = measured()
     rows = []
-    for name in dict.fromkeys(one.name for one in found):
-        alike = [one for one in found if one.name == name]
-        rows.append((name, str(len(alike)), *(_detection(alike, method) for method in METHODS)))
-    bases = len({one.base for one in found})
-    heads = ("break", "forks", *(f"*{kind}*" for kind in ALARMS), *METHODS[3:])
-    at = " and ".join(f"{step:,}" for step in sorted({one.at for one in found}))
+    for name in dict.fromkeys(one.name for one in (*found.breaks, *found.switches)):
+        alike = [one for one in (*found.breaks, *found.switches) if one.name == name]
+        settled = f"{100 * np.mean([one.settled for one in alike]):.0f}"
+        rows.append((name, str(len(alike)), settled, *(_detection(alike, method) for method in METHODS)))
+    forks, bases = ({(one.base, one.at) for one in found.breaks}, {one.base for one in found.breaks})
+    steps = " and ".join(f"{step:,}" for step in sorted({at for _, at in forks}))
+    heads = ("break", "number", "settled, %", *(f"*{kind}*" for kind in ALARMS), *METHODS[3:])
     about = (
-        "A row is a break, a cell the percentage of forks in which an alarm came within 300 steps, with the 95 % "
-        f"interval (Wilson's, of {bases} base runs: forks of one run do not count twice), and the median delay in "
-        "steps; more and sooner is better. The first row has no break: what is noticed there is false."
+        "A row is a break, a cell the percentage in which an alarm came within 300 steps, with the 95 % interval "
+        "(Wilson's, for the number of runs: breaks of one run do not count twice), and the median delay in steps; more "
+        "and sooner is better. The first row has no break: what is noticed there is false. *Settled*: layers that were "
+        "stable just before; others cannot become unsettled."
     )
-    return _part(f"In forks of {bases} small runs at step {at}:", aligned_table(heads, rows, 1), about)
+    first = (
+        f"{len(bases)} small runs, forked at {len(forks)} checkpoints (step {steps}), and the planned switches of the "
+        "season's runs:"
+    )
+    return _part(first, aligned_table(heads, rows, 1), about)
 
 
-def _detection(forks: Sequence[Noticed], method: str) -> str:
-    """Return the rate of detection in percent, its interval by base run, and the median delay."""
-    bases = sorted({one.base for one in forks})
-    by_base = [[one.delay[method] for one in forks if one.base == base] for base in bases]
+def _detection(breaks: Sequence[Noticed], method: str) -> str:
+    """Return the rate of detection in percent, its interval by run, and the median delay."""
+    bases = sorted({one.base for one in breaks})
+    by_base = [[one.delay[method] for one in breaks if one.base == base] for base in bases]
     rate = float(np.mean([np.mean([delay is not None for delay in delays]) for delays in by_base]))
     low, high = wilson(rate, len(bases))
     known = [delay for delays in by_base for delay in delays if delay is not None]

@@ -25,17 +25,26 @@ class Healthy(Record):
 
 
 class Noticed(Record):
-    """A break in a fork: after how many steps each kind of event and each rival came; None for not in 300 steps."""
+    """A break in a fork, or a planned switch.
+
+    ``delay``: after how many steps each kind of event and each rival came; None for not in 300 steps. ``settled``: the
+    fraction of layers that were stable just before; others cannot become unsettled.
+    """
 
     base: str
     at: int
     name: str
+    settled: float
     delay: dict[str, int | None]
 
 
 class Measured(Record):
-    """Everything that was measured; the ``thresholds`` of rivals give as many false episodes as events do, or fewer."""
+    """Everything that was measured; the ``thresholds`` of rivals give as many false episodes as events do, or fewer.
+
+    ``switches``: what was noticed of the switches that the recipes of the healthy runs planned.
+    """
 
     thresholds: dict[str, float]
     healthy: tuple[Healthy, ...]
+    switches: tuple[Noticed, ...]
     breaks: tuple[Noticed, ...]

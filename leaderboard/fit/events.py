@@ -103,7 +103,7 @@ def _least(fractions: Mapping[float, float], most: float) -> float:
 
 def _candidate(traces: Sequence[Trace], part: float, least: float) -> Candidate:
     balanced = [trace for trace in traces if trace.meta.balancing.method != "none"]
-    rule = EventRule(part, least)
+    rule = EventRule(part, least, max(RECOVERY))
     false = sum(_false(trace, rule) for trace in balanced)
     layer_steps = sum(trace.steps * trace.num_layers for trace in balanced)
     found = [one for trace in balanced for one in _found(trace, rule)]
