@@ -17,9 +17,10 @@ def events(
     folder: Annotated[Path, typer.Argument(help="Folder of the recordings; what is there is not recorded again.")],
     recorded: Annotated[bool, typer.Option("--recorded", help="Measure what is there, and record nothing.")] = False,
 ) -> None:
-    """Measure how right events are, and write leaderboard/events/measured.json, which docs/guide/live.md is made from.
+    """Measure how right events are: false ones, and breaks that are planted in forks of small runs.
 
-    Six small runs are trained and forked twice for each of seven breaks: 36,000 steps, about 25 minutes of one core.
+    It writes leaderboard/events/measured.json, from which docs/guide/live.md is made. Six small runs are trained
+    and forked twice for each of seven breaks: 36,000 steps, about 25 minutes of one core.
     """
     if not recorded:
         for done in record(folder):

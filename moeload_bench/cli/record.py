@@ -96,8 +96,8 @@ def record(
       four futures of one past
 
     \b
-    moeload-bench record qwen3moe-tiny-8e --fork 1000 --steps 300 --futures 1 --set optimizer.lr=0.03
-      what a learning rate 30 times as high does to a run
+    moeload-bench record qwen3moe-tiny-8e --fork 1000 --set optimizer.lr=0.03
+      futures with a learning rate 30 times as high
 
     Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
     --shard-steps steps. On one machine a resumed recording equals an uninterrupted one in every count.
