@@ -30,7 +30,6 @@ from moeload_bench.generator.balancing import (
     sequence_aux_loss,
 )
 from moeload_bench.generator.batches import Batch, BatchOrder
-from moeload_bench.generator.metadata import probe_meta, probe_name, recipe_meta
 from moeload_bench.generator.models import build_model, build_optimizer, model_inputs, score_function
 from moeload_bench.generator.processes import (
     Ranks,
@@ -41,6 +40,7 @@ from moeload_bench.generator.processes import (
     seed_process,
     shard,
 )
+from moeload_bench.generator.provenance import probe_meta, probe_name, recipe_meta
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.generator.resuming import check_same_recipe, check_same_text, recipe_record
 from moeload_bench.generator.specialisation import Specialisation

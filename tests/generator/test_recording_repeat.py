@@ -13,8 +13,8 @@ import pytest
 
 from leaderboard.committed import recipe_of_run
 from moeload_bench.generator.corpora import find_corpus, text_path
-from moeload_bench.generator.metadata import probe_name
 from moeload_bench.generator.processes import keep_freed_memory
+from moeload_bench.generator.provenance import probe_name
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, recorded_versions
 from moeload_bench.traces.store import bundled_folder, load_trace
