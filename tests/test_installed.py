@@ -18,7 +18,6 @@ import tarfile
 import threading
 import venv
 import zipfile
-from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +30,6 @@ from tests.conftest import need
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 NAME = "moeload-bench"
-pytestmark = pytest.mark.slow
 
 
 class Installed(NamedTuple):
@@ -85,10 +83,8 @@ def fill(index: Path, files: list[Path], downloads: Path) -> None:
         shutil.copy(file, index / project)
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+def install(scratch: Path) -> Installed:
     """Build, fill the index, serve it, and install from it alone."""
-    scratch = tmp_path_factory.mktemp("installed")
     sh(sys.executable, "-m", "build", "--sdist", "--wheel", "--outdir", scratch / "dist", ROOT)
     files = sorted((scratch / "dist").iterdir())
     fill(scratch / "index", files, scratch / "downloads")
@@ -102,12 +98,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
         alone |= {"PIP_CONFIG_FILE": os.devnull, "PIP_INDEX_URL": f"http://127.0.0.1:{server.server_port}/"}
         sh(python, "-m", "pip", "install", "-q", "--no-compile", "--no-cache-dir", NAME, env=alone)
         server.shutdown()
-    yield Installed(files, python, home)
-    shutil.rmtree(scratch)
+    return Installed(files, python, home)
 
 
-def test_the_files_to_upload_are_what_an_index_takes(installed: Installed) -> None:
-    """An sdist and a wheel that pass `twine check`; the wheel holds the package alone and names its commit."""
+def check_files(installed: Installed) -> None:
+    """The sdist and the wheel pass `twine check`; the wheel holds the package alone and names its commit."""
     need("twine", "pip install '.[dev]'")
     sh(sys.executable, "-m", "twine", "check", "--strict", *installed.files)
     wheel, sdist = sorted(installed.files, key=lambda file: file.suffix, reverse=True)
@@ -120,8 +115,8 @@ def test_the_files_to_upload_are_what_an_index_takes(installed: Installed) -> No
         assert not [name for name in archive.getnames() if "/tests/" in name]
 
 
-def test_the_first_screen_of_the_readme_works(installed: Installed) -> None:
-    """Its first commands, as they stand, with what `pip install moeload-bench` brought: without torch."""
+def check_first_screen(installed: Installed) -> None:
+    """The first commands of README.md work as they stand, with what pip brought: without torch."""
     (block,) = re.findall(r"((?:    (?:pip|moeload-bench) [^\n]+\n)+)", README.split("make bench")[0])
     install, *commands = [shlex.split(line, comments=True) for line in block.splitlines()]
     assert install == ["pip", "install", NAME]
@@ -133,18 +128,21 @@ def test_the_first_screen_of_the_readme_works(installed: Installed) -> None:
     assert installed.run("python", "-m", "moeload_bench", "run", "sw_avg", cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "extra"),
-    [
-        (["run", "lstm"], "torch"),
-        (["record", "qwen3moe-tiny-8e"], "record"),
-        (["import", "load-history", "expert-load.json", "--out", "run.parquet"], "import"),
-    ],
-)
-def test_what_needs_an_extra_names_it(installed: Installed, words: list[str], extra: str) -> None:
-    """In one line."""
+def check_extras(installed: Installed) -> None:
+    """What needs an extra names it, in one line."""
     (installed.home / "expert-load.json").write_text("{}")
-    done = installed.run(NAME, *words)
-    assert done.returncode != 0
-    assert f"{NAME}[{extra}" in done.stderr
-    assert "Traceback" not in done.stderr
+    history = ["import", "load-history", "expert-load.json", "--out", "run.parquet"]
+    for extra, words in {"torch": ["run", "lstm"], "record": ["record", "qwen3moe-tiny-8e"], "import": history}.items():
+        done = installed.run(NAME, *words)
+        assert done.returncode != 0
+        assert f"{NAME}[{extra}" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+def test_the_first_upload_is_rehearsed(tmp_path: Path) -> None:
+    """In one test: builds in one folder must not run side by side."""
+    installed = install(tmp_path)
+    check_files(installed)
+    check_first_screen(installed)
+    check_extras(installed)
