@@ -64,13 +64,16 @@ def read_routed(
 
 
 def _rows(files: list[Path], counter: _Routes, notes: list[str], progress: Progress) -> Iterator[LogRow]:
-    step = 0
+    step, note = 0, ""
     for file in files:
         for where, arrays in _steps(file):
-            yield counter.row(step, where, arrays)
-            step += 1
+            row = counter.row(step, where, arrays)
             if counter.padding:
-                notes[1:2] = [f"{counted(counter.padding, 'token')} without experts left out as padding"]
+                notes[:] = [one for one in notes if one != note]
+                note = f"{counted(counter.padding, 'token')} without experts left out as padding"
+                notes.append(note)
+            yield row
+            step += 1
         progress.add(file.stat().st_size, file.name)
 
 
@@ -83,6 +86,8 @@ def _steps(file: Path) -> Iterator[tuple[str, Iterator[Any]]]:
     with _refusal(str(file)), zipfile.ZipFile(file) as archive:
         entries = sorted(archive.infolist(), key=lambda entry: natural(entry.filename))
         check_decoded(sum(entry.file_size for entry in entries), file.stat().st_size, str(file))
+        if not entries:
+            raise TraceError(f"{file}: no array in it, expected whole numbers [tokens, layers, top-k]")
         together = [entry for entry in entries if entry.filename.removesuffix(".npy").endswith(_NAME)]
         for group in [together] if together else [[entry] for entry in entries]:
             where = f"{file}, {printable(group[0].filename)[:80]}"

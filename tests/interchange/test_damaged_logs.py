@@ -284,6 +284,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("load-history", PICKLE, put("*.json", PICKLED), "entry 0: not JSON"),
     ("routed", OTHER, routed([[1, 2]]), r"request0\.npy: got int64 \[1, 2\], expected whole numbers \[tokens"),
     ("routed", OTHER, put("request0*", b"PK"), "not a NumPy array or archive"),
+    ("routed", OTHER, put("request1*", b"PK\5\6" + bytes(18)), "no array in it"),
     ("routed", MISSING, routed(np.full((9, 4, 2), -1)), "no token has experts, expected ids from 0 to 7"),
     ("routed", MISSING, routed([[[1, 2], [-1, -1]]] * 3), "no token has experts in layers 1: if these are dense, say"),
     ("routed", MISSING, routed([[[1, 2], [3, 4]], [[1, 2], [-1, -1]]]), "1 of 2 tokens have no experts in layer 1"),
