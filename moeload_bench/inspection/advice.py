@@ -96,54 +96,43 @@ class Seen:
 class Situation(Seen):
     """What the rule decides from at one step.
 
-    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast mean over the horizon; ``moved``: whether any
-    layer was ever moved; ``standing_L``: layers whose move is advised already; ``doubt``: why nothing is to be moved,
-    whatever a plan promises.
+    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast; ``horizon``: steps that a move is written off
+    over; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose move is advised already; ``doubt``:
+    why nothing is to be moved, whatever a plan promises.
     """
 
     current_LR: IntArray
     share_hat_LE: FloatArray
+    horizon: int
     moved: bool
     standing_L: BoolArray
     doubt: str = ""
 
 
-def advise(at: Situation, horizon: int, cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> Advice:
-    """Return the advice at one step; a pure function of what was seen before it."""
-    return advise_each([(at, horizon)], cost, shape, rule)[0]
+def advise(asked: Sequence[Situation], cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> list[Advice]:
+    """Return the advice in several situations of one run at one step, a pure function of what was seen before it.
 
-
-def advise_each(
-    asked: Sequence[tuple[Situation, int]], cost: CostModel, shape: ClusterShape, rule: AdviceRule
-) -> list[Advice]:
-    """Return the advice in several situations of one run at one step, each with the steps that a move is written off
-    over, with the same recent rows.
-
-    Axis letter: N situations.
+    Axis letter: N situations, with the same recent rows.
     """
-    at = asked[0][0]
-    recent_SLE = at.recent_SLE
-    current_NLR = np.stack([one.current_LR for one, _ in asked])
-    before_NL = mean_over(step_imbalance(current_NLR, recent_SLE, shape.devices), axis=0)
+    at = asked[0]
+    current_NLR = np.stack([one.current_LR for one in asked])
+    before_NL = mean_over(step_imbalance(current_NLR, at.recent_SLE, shape.devices), axis=0)
     if at.steps_seen < rule.patience:
-        return [
-            _wait(one, horizon, mean_known(before_L), rule)
-            for (one, horizon), before_L in zip(asked, before_NL, strict=True)
-        ]
-    forecasts = {id(one.share_hat_LE): one.share_hat_LE for one, _ in asked}
+        return [_wait(one, mean_known(before_L), rule) for one, before_L in zip(asked, before_NL, strict=True)]
+    forecasts = {id(one.share_hat_LE): one.share_hat_LE for one in asked}
     plans = dict(zip(forecasts, plan(np.stack(list(forecasts.values())), shape), strict=True))
-    wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one, _ in asked])
+    wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one in asked])
     wanted_NLR = with_fewest_moves(current_NLR, wanted_NLR, shape)
-    after_NL = mean_over(step_imbalance(wanted_NLR, recent_SLE, shape.devices), axis=0)
+    after_NL = mean_over(step_imbalance(wanted_NLR, at.recent_SLE, shape.devices), axis=0)
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
-    found = zip(asked, wanted_NLR, before_NL, after_NL, moved_NLD, strict=True)
-    return [_weighed(_Move(*one, cost, before_L, after_L, moved_LD), to_LR, rule)
-            for one, to_LR, before_L, after_L, moved_LD in found]  # fmt: skip
+    found = zip(asked, before_NL, after_NL, moved_NLD, strict=True)
+    moves = [_Move(one, cost, before_L, after_L, moved_LD) for one, before_L, after_L, moved_LD in found]
+    return [_weighed(made, wanted_LR, rule) for made, wanted_LR in zip(moves, wanted_NLR, strict=True)]
 
 
-def _wait(at: Situation, horizon: int, now: float, rule: AdviceRule) -> Advice:
+def _wait(at: Situation, now: float, rule: AdviceRule) -> Advice:
     seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
-    return Advice(at.step, horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+    return Advice(at.step, at.horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
 
 
 def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
@@ -163,7 +152,6 @@ def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
 @dataclass(frozen=True, eq=False)
 class _Move:
     at: Situation
-    horizon: int
     cost: CostModel
     before_L: FloatArray
     after_L: FloatArray
@@ -173,7 +161,7 @@ class _Move:
     def gain_L(self) -> FloatArray:
         """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
         per_unit = self.cost.step_ms * self.cost.expert_fraction / self.at.static_imbalance / len(self.before_L)
-        return np.asarray(np.nan_to_num(self.before_L - self.after_L) * per_unit * self.horizon)
+        return np.asarray(np.nan_to_num(self.before_L - self.after_L) * per_unit * self.at.horizon)
 
     @property
     def price_L(self) -> FloatArray:
@@ -183,7 +171,7 @@ class _Move:
 
     def percent(self, layer_L: BoolArray) -> tuple[float, float]:
         """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
-        span = self.horizon * self.cost.step_ms / 100
+        span = self.at.horizon * self.cost.step_ms / 100
         price = self.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
         return float(self.gain_L[layer_L].sum()) / span, price / span
 
@@ -199,7 +187,7 @@ class _Move:
         else:
             why = prices
         text = f"leave it: {why}"
-        return Advice(self.at.step, self.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
+        return Advice(self.at.step, self.at.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
 
     def replan(self, layer_L: BoolArray, plan_LR: IntArray) -> Advice:
         saves, costs = self.percent(layer_L)
@@ -208,11 +196,11 @@ class _Move:
         before, after = mean_known(self.before_L[layer_L]), mean_known(self.after_L[layer_L])
         text = (
             f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f}, saves {saves:.1f} % of the step "
-            f"time, costs {costs:.1f} % over {self.horizon:,} steps"
+            f"time, costs {costs:.1f} % over {self.at.horizon:,} steps"
         )
         replicas = int(self.moved_LD[layer_L].sum())
         return Advice(
-            self.at.step, self.horizon, "replan", layers, before, after, saves, costs, replicas, text, plan_LR
+            self.at.step, self.at.horizon, "replan", layers, before, after, saves, costs, replicas, text, plan_LR
         )
 
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise, advise_each
+from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise
 from moeload_bench.inspection.cluster import Costs
 from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
 from moeload_bench.inspection.forecasts import Forecasts
@@ -25,7 +25,6 @@ from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel, Layout
 from moeload_bench.placement.vllm_eplb import EVERY, VllmEplb
-from moeload_bench.traces.means import mean_known
 
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
@@ -37,11 +36,17 @@ MOST_PARTS = 40
 
 @dataclass(eq=False)
 class Placed:
-    """A layout that takes advice every ``times`` looks; ``last``: the advice that stands; ``moved_at``: steps."""
+    """A layout that takes advice every ``times`` looks; ``last``: the advice that stands; ``moved_at``: steps.
+
+    ``least``: steps that a move is written off over at least; ``steps_left``: of the run, None for as many again as
+    were seen.
+    """
 
     layout: Layout
-    forecaster: str = ""
-    times: int = 1
+    forecaster: str
+    times: int
+    least: int
+    steps_left: int | None
     last: Advice | None = None
     moved_at: list[int] = field(default_factory=list)
     _moved_seen: int | None = None
@@ -53,19 +58,19 @@ class Placed:
             standing_L[list(self.last.layers)] = True
         return Situation(
             **vars(seen), current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE,
-            moved=self.layout.replans > 0, standing_L=standing_L, doubt=doubt,
+            horizon=self.span(seen.steps_seen), moved=self.layout.replans > 0, standing_L=standing_L, doubt=doubt,
         )  # fmt: skip
 
-    def span(self, steps_seen: int, least: int, steps_left: int | None) -> int:
+    def span(self, steps_seen: int) -> int:
         """Return the steps that a move is written off over, where ``steps_seen`` steps were seen.
 
         The first one: ``steps_left``, by default as many again as were seen. A later one: as many as the plan in force
-        has served, at least ``least``, never more than the steps left.
+        has served, never more than the steps left.
         """
-        left = max(least, steps_seen) if steps_left is None else steps_left
+        left = max(self.least, steps_seen) if self.steps_left is None else self.steps_left
         if self._moved_seen is None:
             return left
-        return min(left, max(least, steps_seen - self._moved_seen))
+        return min(left, max(self.least, steps_seen - self._moved_seen))
 
     def move(self, slot_expert_LR: IntArray, step: int, steps_seen: int, span: int) -> None:
         """Put a plan in force at a step, written off over a span."""
@@ -84,38 +89,36 @@ class Placed:
 class Race:
     """All layouts of a run, and what they cost so far.
 
-    ``looks``: steps between looks; ``window``: steps of one of the newest windows, rounded up to whole looks;
-    ``steps_left``: of the run, None for as many again as were seen; ``live``: whether an engine moves experts, so that
-    vLLM's default is compared. ``own``: the layout in force.
+    ``looks``: steps between looks; ``times``: looks between those of a candidate. ``window``: steps of one of the
+    newest windows, rounded up to whole looks, and that a move is written off over at least. ``steps_left``: as in
+    `Placed`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``own``: the layout in
+    force.
+
+    ``parts``: the sums [X] of each part: steps, layer-steps with load, the even spread's imbalance over them; of each
+    layout [C] its own imbalance, the moves written off, the replicas received that are written off. ``total``: the
+    same over all parts. Both as of the last time that it settled.
     """
 
     def __init__(
         self, layers: int, experts: int, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
-        looks: int, window: int, steps_left: int | None = None, live: bool = True,
+        looks: int, window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
     ) -> None:  # fmt: skip
-        def layout() -> Layout:
-            return Layout(layers, experts, shape)
+        def placed(name: str, k: int) -> Placed:
+            return Placed(Layout(layers, experts, shape), name, k, max(window, k * looks), steps_left)
 
-        self.looks, self._looked, self._steps_left = looks, 0, steps_left
-        self.own = Placed(layout())
-        self.tried = [Placed(layout(), name, k) for name in forecasters for k in times]
-        self.vllm = [Placed(layout(), VllmEplb.name, EVERY // looks)] if live else []
+        self.looks, self.shape, self._rule, self._looked = looks, shape, rule, 0
+        self.own = placed("", 1)
+        self.tried = [placed(name, k) for name in forecasters for k in times]
+        self.vllm = [placed(VllmEplb.name, EVERY // looks)] if live else []
         self.placed = [self.own, *self.tried, *self.vllm]
         self._seen: list[tuple[FloatArray, int]] = []
-        self._parts: list[FloatArray] = []
+        self.parts: list[FloatArray] = []
         self._blocks, self._per_part = 0, 1
-        self._total, self._look = np.zeros((2, 3 + 3 * len(self.placed)))
+        self.total, self._look = np.zeros((2, 3 + 3 * len(self.placed)))
         self._window_looks = -(-window // looks)
         self._newest: deque[FloatArray] | None = None
         self._looks_to_plan = 0
         self._policy = VllmEplb(shape, looks)
-
-    @property
-    def parts(self) -> list[FloatArray]:
-        """Return the sums [X] of each part: steps, layer-steps with load, the even spread's imbalance over them; per
-        layout [C] its own imbalance, the moves written off, and the replicas received that are written off."""
-        self.settle()
-        return self._parts
 
     @property
     def steps_N(self) -> FloatArray:
@@ -123,16 +126,9 @@ class Race:
         return np.array([row[0] for row in self.parts if row[1] > 0])
 
     @property
-    def total(self) -> FloatArray:
-        """Return the sums over all parts."""
-        self.settle()
-        return self._total
-
-    @property
     def even(self) -> float:
         """Return the mean max/mean under the even spread so far, NaN without any load."""
-        total = self.total
-        return float(total[2] / total[1]) if total[1] else float("nan")
+        return float(self.total[2] / self.total[1]) if self.total[1] else float("nan")
 
     def see(self, share_SLE: FloatArray, steps: int) -> None:
         """Take in a block of rows, to be charged before any layout changes."""
@@ -150,7 +146,7 @@ class Race:
         of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
         self._policy.observe(share_SLE)
-        each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.own.layout.shape.devices)
+        each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.shape.devices)
         first = 0
         for share_SLE, steps in blocks:
             each_NSL = each_SNL[first : first + len(share_SLE)].swapaxes(0, 1)
@@ -159,57 +155,44 @@ class Race:
             sum_N = np.ascontiguousarray(each_NSL[:, known_SL]).sum(axis=1)
             due_2C = np.array([one.layout.written_off(steps) for one in self.placed]).T
             self._add(np.concatenate([[steps, known_SL.sum(), sum_N[0]], sum_N[of_C], due_2C.ravel()]))
-        self._total = np.sum(self._parts, axis=0)
+        self.total = np.sum(self.parts, axis=0)
 
     def _add(self, row: FloatArray) -> None:
         """Add a block's row to the parts."""
         self._look = self._look + row
         if self._blocks % self._per_part == 0:
-            if len(self._parts) == MOST_PARTS:
-                self._parts = [a + b for a, b in zip(self._parts[::2], self._parts[1::2], strict=True)]
+            if len(self.parts) == MOST_PARTS:
+                self.parts = [a + b for a, b in zip(self.parts[::2], self.parts[1::2], strict=True)]
                 self._per_part *= 2
-            self._parts.append(row)
+            self.parts.append(row)
         else:
-            self._parts[-1] = self._parts[-1] + row
+            self.parts[-1] = self.parts[-1] + row
         self._blocks += 1
 
-    def look(
-        self, seen: Seen, share_hat: Mapping[str, FloatArray], horizon: int, costs: Costs, rule: AdviceRule
-    ) -> None:
+    def look(self, seen: Seen, share_hat: Mapping[str, FloatArray], costs: Costs) -> None:
         """Let the candidates act whose interval comes round; ``share_hat``: the forecasts by name."""
-        self.settle()
         self._looked += 1
         if self._newest is not None:
             self._newest.append(self._look)
-        elif seen.steps_seen >= rule.patience:
+        elif seen.steps_seen >= self._rule.patience:
             self._newest = deque(maxlen=WINDOWS * self._window_looks)
-        self._looks_to_plan = max(0, -(-(rule.patience - seen.steps_seen) // self.looks))
+        self._looks_to_plan = max(0, -(-(self._rule.patience - seen.steps_seen) // self.looks))
         self._look = np.zeros_like(self._look)
         for one in self.vllm:
             wanted_LR = self._policy.replan(one.layout.current_LR, seen.steps_seen)
             if wanted_LR is not None:
                 one.move(wanted_LR, seen.step, seen.steps_seen, EVERY)
         acting = [one for one in self.tried if self._looked % one.times == 0 and one.forecaster in share_hat]
-        if not acting:
-            return
-        asked = [
-            (
-                one.situation(seen, share_hat[one.forecaster]),
-                one.span(seen.steps_seen, max(horizon, one.times * self.looks), self._steps_left),
-            )
-            for one in acting
-        ]
-        for one, advice in zip(acting, advise_each(asked, costs.model, self.own.layout.shape, rule), strict=True):
-            one.follow(advice, seen.steps_seen)
+        if acting:
+            asked = [one.situation(seen, share_hat[one.forecaster]) for one in acting]
+            for one, advice in zip(acting, advise(asked, costs.model, self.shape, self._rule), strict=True):
+                one.follow(advice, seen.steps_seen)
 
-    def advice(
-        self, seen: Seen, share_hat_LE: FloatArray, horizon: int, costs: Costs, rule: AdviceRule, doubt: str
-    ) -> Advice:
+    def advice(self, seen: Seen, share_hat_LE: FloatArray, costs: Costs, doubt: str) -> Advice:
         """Return the advice for the layout in force; ``doubt``: why the decision advises no move, "" where it does."""
-        own = self.own
-        span = own.span(seen.steps_seen, horizon, self._steps_left)
-        own.last = advise(own.situation(seen, share_hat_LE, doubt), span, costs.model, own.layout.shape, rule)
-        return own.last
+        at = self.own.situation(seen, share_hat_LE, doubt)
+        (self.own.last,) = advise([at], costs.model, self.shape, self._rule)
+        return self.own.last
 
     @property
     def windows(self) -> FloatArray:
@@ -217,7 +200,7 @@ class Race:
         size = self._window_looks
         rows = list(self._newest or ())[::-1]
         whole = len(rows) // size * size
-        return np.asarray(np.array(rows[:whole]).reshape(-1, size, len(self._total)).sum(axis=1)[::-1])
+        return np.asarray(np.array(rows[:whole]).reshape(-1, size, len(self.total)).sum(axis=1)[::-1])
 
     @property
     def terms(self) -> tuple[int, int]:
@@ -228,37 +211,34 @@ class Race:
     def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int) -> Decision:
         """Return the decision at a step."""
         total, even, cost = self.total, self.even, costs.model
-        terms = Terms(steps_left, cost.step_ms, *self.terms)
-        judged = {name: _judged(name, self.looks, each) for name, each in forecasts.items()}
-        if not total[1]:
-            return decide(step, list(judged.values()), float("nan"), costs.constants, terms)
         parts_NX = np.array(self.parts)
         saved_NC = percent_saved(parts_NX[parts_NX[:, 1] > 0], even, cost)[1]
         gain_C, net_C = (each_NC[0] for each_NC in percent_saved(total[None], even, cost))
         new_gain_NC, newest_NC = percent_saved(self.windows, even, cost)
         worst_NC = percent_saved(self.windows, even, costs.worst, costs.worst_share)[1]
-        judged[VllmEplb.name] = Candidate(
-            VllmEplb.name, EVERY, 0, 0.0, float("nan"), 0.0, 0.0, float("nan"), float("nan")
-        )
-        found = []
-        for c, one in enumerate(self.placed):
-            if one.forecaster not in judged:
-                continue
+
+        def candidate(c: int, one: Placed, judged: Forecasts | None) -> Candidate:
             layout = one.layout
             price_ms = cost.price_ms(1, layout.received / max(1, layout.replans))
-            found.append(
-                replace(
-                    judged[one.forecaster], every=one.times * self.looks,
-                    replans=layout.replans, moved_gb=layout.replicas * cost.expert_mb / 1000,
-                    imbalance=float(total[3 + c] / total[1]), saved_percent=float(net_C[c]),
-                    gain_percent=float(gain_C[c]), moved_at=tuple(one.moved_at),
-                    breaks_even=_steps_to_repay(price_ms, new_gain_NC[:, c], cost.step_ms),
-                    saved_N=tuple(saved_NC[:, c].tolist()), newest_N=tuple(newest_NC[:, c].tolist()),
-                    worst_N=tuple(worst_NC[:, c].tolist()),
-                )
+            return Candidate(
+                one.forecaster, one.times * self.looks, layout.replans, layout.replicas * cost.expert_mb / 1000,
+                imbalance=float(total[3 + c] / total[1]) if total[1] else float("nan"),
+                gain_percent=float(gain_C[c]), saved_percent=float(net_C[c]),
+                misplaced=float("nan") if judged is None else judged.misplaced,
+                cpu_ms=float("nan") if judged is None else judged.cpu_ms,
+                moved_at=tuple(one.moved_at), breaks_even=_steps_to_repay(price_ms, new_gain_NC[:, c], cost.step_ms),
+                saved_N=tuple(saved_NC[:, c].tolist()), newest_N=tuple(newest_NC[:, c].tolist()),
+                worst_N=tuple(worst_NC[:, c].tolist()),
             )  # fmt: skip
-        tried = len(self.tried)
-        return decide(step, found[:tried], even, costs.constants, terms, *found[tried:])
+
+        tried = [
+            candidate(c, one, forecasts[one.forecaster])
+            for c, one in enumerate(self.tried, 1)
+            if one.forecaster in forecasts
+        ]
+        vllm = [candidate(c, one, None) for c, one in enumerate(self.vllm, 1 + len(self.tried))]
+        terms = Terms(steps_left, cost.step_ms, *self.terms)
+        return decide(step, tried, even, costs.constants, terms, *vllm)
 
 
 def percent_saved(
@@ -282,9 +262,3 @@ def _steps_to_repay(price_ms: float, gain_percent_N: FloatArray, step_ms: float)
     """Return after how many steps a move is repaid, None where it never is."""
     gain_ms = gain_percent_N.mean() / 100 * step_ms if len(gain_percent_N) else 0.0
     return int(np.ceil(price_ms / gain_ms)) if gain_ms > 0 else None
-
-
-def _judged(name: str, every: int, forecasts: Forecasts) -> Candidate:
-    """Return a candidate that has not moved anything, judged by its forecasts alone."""
-    misplaced = mean_known(np.array(forecasts.errors.values))
-    return Candidate(name, every, 0, 0.0, float("nan"), 0.0, 0.0, misplaced, forecasts.cpu_ms)

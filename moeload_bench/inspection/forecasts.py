@@ -94,6 +94,11 @@ class Forecasts:
         """Return the CPU milliseconds of a forecast, observing included, in this thread."""
         return 1000 * self._cpu_s / max(1, self._asks)
 
+    @property
+    def misplaced(self) -> float:
+        """Return the mean part of the tokens that forecasts put with the wrong expert, NaN before one was judged."""
+        return mean_known(np.array(self.errors.values))
+
     def close(self) -> None:
         """End the forecaster's process, where it has one."""
         self._feed.host.stop()

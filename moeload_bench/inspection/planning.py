@@ -157,7 +157,9 @@ class Planner:
         self.failures: dict[str, str] = {}
         self._step_s = Kept(MOST_STEP_TIMES)
         live = settings.cluster.restart_minutes is None
-        self.race = Race(L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, live)
+        self.race = Race(
+            L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, settings.advice, live=live
+        )
         self._windows = Windows(settings.horizon // stride)
         self._recent: deque[FloatArray] = deque(maxlen=grid.window)
         self._unshown: list[StepBlock] = []
@@ -196,8 +198,7 @@ class Planner:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
         self._settle()
         self.race.settle()
-        span = own.span(self.steps_seen, self.settings.horizon, self.settings.steps_left)
-        own.move(slot_expert_LR, self.steps_seen, self.steps_seen, span)
+        own.move(slot_expert_LR, self.steps_seen, self.steps_seen, own.span(self.steps_seen))
 
     def close(self) -> None:
         """End the processes of forecasters."""
@@ -252,6 +253,7 @@ class Planner:
         """Return the decision so far and the advice, which is carried out at once if the settings say so."""
         race, settings, costs = self.race, self.settings, self.costs()
         share_hat = self._forecast(step)
+        race.settle()
         seen = Seen(
             step=step,
             steps_seen=self.steps_seen,
@@ -259,10 +261,9 @@ class Planner:
             static_imbalance=race.even if np.isfinite(race.even) else 1.0,
             names_L=self.names_L,
         )
-        race.look(seen, share_hat, settings.horizon, costs, settings.advice)
+        race.look(seen, share_hat, costs)
         decision = race.decision(step, self.forecasts, costs, settings.steps_left or self.steps_seen)
-        hat_LE = share_hat[decision.take.forecaster]
-        advice = race.advice(seen, hat_LE, settings.horizon, costs, settings.advice, decision.doubt)
+        advice = race.advice(seen, share_hat[decision.take.forecaster], costs, decision.doubt)
         if settings.follow:
             race.own.follow(advice, self.steps_seen)
         return Planned(step, decision, advice)

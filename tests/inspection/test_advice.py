@@ -39,6 +39,7 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
         steps_seen=1000,
         current_LR=static,
         share_hat_LE=share_LE,
+        horizon=200,
         recent_SLE=np.broadcast_to(share_LE, (100, *share_LE.shape)),
         static_imbalance=float(step_imbalance(static, share_LE[None], 2).mean()),
         moved=False,
@@ -49,7 +50,7 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
 
 
 def said(at: Situation, cost: CostModel = COST, rule: AdviceRule | None = None) -> Advice:
-    return advise(at, 200, cost, SHAPE, rule or AdviceRule())
+    return advise([at], cost, SHAPE, rule or AdviceRule())[0]
 
 
 def test_a_hot_expert_is_worth_a_move_and_the_reason_says_what_it_saves() -> None:

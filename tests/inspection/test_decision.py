@@ -199,6 +199,22 @@ def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> Non
     assert all(set(turn) == set(order[0]) for turn in order)
 
 
+def test_a_forecaster_that_fails_is_out_and_named(tmp_path: Path) -> None:
+    """The others are compared without it, and vLLM's default is no candidate."""
+    (tmp_path / "bad.py").write_text(
+        "class Bad:\n"
+        "    def __init__(self, info, seed): pass\n"
+        "    def observe(self, block): pass\n"
+        "    def forecast(self, request): raise ValueError('no idea')\n"
+    )
+    target = f"{tmp_path / 'bad.py'}:Bad"
+    planner, decision = decided(synthetic_trace(300), Settings(f"sw_avg,{target}"))
+    assert {one.forecaster for one in decision.candidates} == {"sw_avg"}
+    assert decision.vllm is not None
+    assert decision.vllm.forecaster == "vLLM's default"
+    assert "no idea" in planner.failures[target]
+
+
 @pytest.mark.parametrize(("gb", "said"), [(0.0, "0.0 GB"), (0.0041, "4.1 MB"), (10.59, "10.6 GB"), (16254, "16.3 TB")])
 def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> None:
     """Small experts would move `0.0 GB` in many re-plans."""
