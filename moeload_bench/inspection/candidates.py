@@ -145,7 +145,7 @@ class Race:
         at = list(plans)
         of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
-        self._policy.observe(share_SLE)
+        self._policy.add(share_SLE)
         each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.shape.devices)
         first = 0
         for share_SLE, steps in blocks:

@@ -21,7 +21,7 @@ WINDOW, EVERY, FIRST = 1000, 3000, 750
 
 
 class VllmEplb:
-    """Call `observe` with each block of rows, in order, then `replan`; ``block_steps``: training steps of a block."""
+    """Call `add` with each block of rows, in order, then `replan`; ``block_steps``: training steps of a block."""
 
     name = "vLLM's default"
 
@@ -30,7 +30,7 @@ class VllmEplb:
         self._loads: deque[FloatArray] = deque(maxlen=-(-WINDOW // block_steps))
         self._due = FIRST
 
-    def observe(self, share_SLE: FloatArray) -> None:
+    def add(self, share_SLE: FloatArray) -> None:
         """Take in a block of loads or shares; NaN is no load."""
         self._loads.append(np.nan_to_num(share_SLE).sum(axis=0))
 

@@ -265,7 +265,7 @@ def test_vllms_default_takes_the_last_thousand_steps_every_three_thousand() -> N
     for block in range(1, 31):
         load_SLE = np.full((250, 2, 4), np.nan)
         load_SLE[:, 0] = [9, 8, 1, 1] if block <= 11 else [1, 1, 1, 30]
-        policy.observe(load_SLE)
+        policy.add(load_SLE)
         wanted_LR = policy.replan(current_LR, 250 * block)
         if wanted_LR is not None:
             replanned_at.append(250 * block)
