@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 import warnings
 from collections.abc import Callable
@@ -27,14 +28,17 @@ from moeload_bench.generator.draws import draw_recipes, load_distribution, recip
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.sinks import FAILURES, WAITING, sink
+from moeload_bench.interchange import torch_child
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
+from moeload_bench.interchange.optimizer_states import Parameters, permute_optimizer
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_requirements
 from moeload_bench.recording.parts import Parts, unfinished_trace
 from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import read_trace, write_trace
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 from tests.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
@@ -204,6 +208,48 @@ def _format(name: str) -> Reader:
     return Reader(lambda root: made(name, root), read)
 
 
+def _sglang(path: Path) -> object:
+    """Read a file with the script that sglang's reader starts, in a fork of this process, which has torch already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "run", _forked)
+        return imported("sglang", path, path.parent / "out.parquet")
+
+
+def _forked(command: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
+    file, most, seconds = command[-3:]
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        try:
+            torch_child.answer(file, int(most), int(seconds), os.fdopen(writing, "wb"))
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        said = pipe.read()
+    return subprocess.CompletedProcess(command, os.waitpid(child, 0)[1], said, b"")
+
+
+def _made_sglang(root: Path) -> Path:
+    import torch
+
+    torch.set_num_threads(1)  # a fork has no other threads
+    return made("sglang", root)
+
+
+def _states(root: Path) -> Path:
+    torch = need("torch", "pip install '.[torch]'")
+    state = {name: {"step": torch.tensor(3.0), "exp_avg": torch.ones(shape)} for name, shape in SHAPES.items()}
+    torch.save({"state": state, "param_groups": [{"lr": 0.1, "params": list(SHAPES)}]}, root / "optimizer.pt")
+    return root / "optimizer.pt"
+
+
+def _permuted_states(path: Path) -> int:
+    return permute_optimizer(path, path.with_name("new.pt"), Parameters(SHAPES, [[*SHAPES], []]), {0: (1, 0)})
+
+
+SHAPES = {"model.layers.0.mlp.gate.weight": (2, 4), "model.layers.0.mlp.experts.0.up_proj.weight": (3, 4)}
 READERS = {
     "trace": Reader(lambda root: write_trace(synthetic_trace(60), root / "run.parquet"), read_trace),
     "results": Reader(_results("mine.parquet"), _summaries),
@@ -219,12 +265,14 @@ READERS = {
     "safetensors weights": Reader(_safetensors, check_weights),
     "wheel": Reader(lambda root: wheel(root / "w", "a", "1.0", "X = 1\n", {"b/c.py": "1"}), _wheel),
     "checkpoint": Reader(_checkpoint, _permuted),
+    "optimizer": Reader(_states, _permuted_states),
     "plan": Reader(_plan, read_orders),
     "season": Reader(_season_records, _season),
     "distribution": Reader(_distribution, _drawn),
     "manifest": Reader(_manifest, lambda path: list(Follower(Place.of(str(path.parent))).poll())),
     "parts": Reader(_parts, unfinished_trace),
-    **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},  # those load in a child of their own
+    **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},
+    "import sglang": Reader(_made_sglang, _sglang),
 }
 
 
@@ -272,3 +320,45 @@ def test_no_damage_of_a_file_gives_a_traceback(name: str, tmp_path: Path) -> Non
     while time.monotonic() < end:
         tries(number)()
         number += 1
+
+
+class UnprintableError(Exception):
+    """An error whose text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+NUMBERS_OF_ANY_SIZE = st.one_of(st.floats(), st.integers(-(10**30), 10**30))
+ENDS = st.sampled_from([None, None, OSError("disk"), UnprintableError(), SystemExit(1), KeyboardInterrupt(), "slow"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@settings(max_examples=int(30 * SECONDS), deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(ends=st.lists(ENDS, min_size=1, max_size=WAITING), values=st.dictionaries(st.text(), NUMBERS_OF_ANY_SIZE))
+def test_whatever_a_sink_does_each_snapshot_arrives_or_is_counted(
+    ends: list[BaseException | str | None], values: dict[str, float], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """It returns, takes its time, raises anything, or exits: handing over never raises and nothing is lost unsaid."""
+    left, arrived = list(ends), list[int]()
+
+    def log(given: dict[str, float], step: int) -> None:
+        end = left.pop(0)
+        if isinstance(end, BaseException):
+            raise end
+        if end is not None:
+            time.sleep(1e-4)
+        arrived.append(step)
+
+    path = tmp_path_factory.getbasetemp() / "moe.jsonl"
+    path.unlink(missing_ok=True)
+    callers = [sink(log), sink(path)]
+    for step in range(len(ends)):
+        for caller in callers:
+            caller.put(values, step)
+    for caller in callers:
+        caller.close()
+    assert len(arrived) + callers[0].dropped == len(ends)
+    assert (callers[0].failed is None) or callers[0].dropped >= FAILURES
+    assert len(path.read_text().splitlines()) == len(ends)

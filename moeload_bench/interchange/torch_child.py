@@ -103,13 +103,18 @@ def _write(arrays: dict[str, Any], max_bytes: int, out: BinaryIO) -> None:
         out.write(array.data)
 
 
+def answer(file: str, max_bytes: int, seconds: int, out: BinaryIO) -> None:
+    """Write what ``file`` holds, or why it is refused: whatever a stranger's file does, the parent gets one line."""
+    try:
+        main(file, max_bytes, seconds, out)
+    except ModuleNotFoundError as error:
+        out.write(json.dumps({"missing": error.name}).encode())
+    except Exception as error:
+        out.write(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode())
+    out.close()
+
+
 if __name__ == "__main__":
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints goes elsewhere
-    try:
-        main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sink)
-    except ModuleNotFoundError as error:
-        sink.write(json.dumps({"missing": error.name}).encode())
-    except Exception as error:  # whatever an untrusted file does, the parent gets one line
-        sink.write(json.dumps({"error": f"{type(error).__name__}: {error}"[:500]}).encode())
-    sink.close()
+    answer(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sink)
