@@ -19,7 +19,7 @@ from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import TraceMeta, checked_meta
 from moeload_bench.traces.store import write_trace
-from moeload_bench.traces.trace import MAX_COUNT, Trace, check_trace
+from moeload_bench.traces.trace import MAX_COUNT, MAX_LAYERS, Trace, check_trace
 from moeload_bench.words import Progress
 
 Semantics = Literal["pre_drop", "post_drop", "derived", "unknown"]
@@ -188,6 +188,8 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     the last whole step, with a `CutShortWarning`, and marked as cut short.
     """
     options = options or Options()
+    if len(log.layers) > MAX_LAYERS:  # each has a record in the metadata
+        raise TraceError(f"{log.where}: {len(log.layers)} layers, expected at most {MAX_LAYERS}")
     log = replace(log, layers=options.numbered(log.layers, log.where))
     log.notes.extend(options.absent(log.layers))
     if target.suffix != ".parquet":

@@ -24,7 +24,7 @@ from moeload_bench.interchange.rows import Options
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import read_trace
 from tests.support.foreign import logs
-from tests.support.foreign.formats import CHOSEN, TORCH, made
+from tests.support.foreign.formats import CHOSEN, TORCH, imported, made
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "interchange.md"
 LINES = re.findall(
@@ -100,6 +100,13 @@ print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     unit = 1 if sys.platform == "darwin" else 1024
     assert int(done.stdout.split()[-1]) * unit < 300 << 20
+
+
+def test_a_log_of_very_many_layers_is_refused(tmp_path: Path) -> None:
+    """Each has a record in the metadata: three million of them in 12 MB of JSON took four minutes."""
+    np.save(tmp_path / "a.npy", np.full((1, 1 << 17, 2), [0, 1], dtype=np.int8))
+    with pytest.raises(TraceError, match="131072 layers, expected at most 65536"):
+        imported("routed", tmp_path / "a.npy", tmp_path / "out.parquet")
 
 
 def test_padding_is_left_out_and_counted(tmp_path: Path) -> None:

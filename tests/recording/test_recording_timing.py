@@ -216,6 +216,42 @@ def test_a_hook_that_raises_stops_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     assert trace.meta.expert.not_timed.startswith("a hook failed with ZeroDivisionError")
 
 
+@pytest.mark.parametrize("place", ["experts", "attention", "backward"])
+def test_a_pass_that_raises_in_a_measured_step_leaves_no_time_in_it(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training catches it, discards the passes and makes the step again, which is then measured as any other."""
+    monkeypatch.setitem(timing.CLOCKS, "cpu", TestClock)
+    model, at = Model(), [0]
+
+    def fails(*args: Any) -> None:
+        if at[0] == FIRST:
+            at[0] = -1
+            raise MemoryError
+
+    hidden = torch.ones(6, WIDTH, requires_grad=True)
+    layer: Any = model.layers[1]
+    if place == "backward":
+        layer.gate.register_full_backward_hook(fails)
+    else:
+        getattr(layer, place).register_forward_hook(fails)
+    with record(model, tmp_path, adapters={Gate: routed}, on_error="raise") as r:
+        for step in range(FIRST + 2):
+            at[0] = step
+            for _ in range(2):
+                try:
+                    model(hidden).backward()
+                    break
+                except MemoryError:
+                    r.discard()
+            r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    got = trace.columns["expert_fraction"][FIRST]
+    assert got == pytest.approx(EXPERT_S / (EXPERT_S + 2 * OTHER_S))
+    assert np.isnan(trace.columns["expert_fraction"][FIRST + 1])
+    assert not any(one._forward_pre_hooks for one in model.modules() if one is not model)
+
+
 def test_a_model_without_an_expert_module_is_not_measured(tmp_path: Path) -> None:
     """No column, and the reason."""
     model = Model()
