@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -94,10 +95,24 @@ class SeasonFolder:
 
 
 def season_folder(root: Path, name: str) -> SeasonFolder:
-    """Return the folder of a season; raise `SeasonError` for what is no name."""
+    """Return the folder of a season; raise `SeasonError` for what is no name, and for a link in the folder.
+
+    Through a link records and tables would be written, and files be read, elsewhere.
+    """
     if not re.fullmatch(SEASON_NAME, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
-    return SeasonFolder(root / name)
+    path = root / name
+    link = next((one for one in (path, *sorted(path.rglob("*"))) if one.is_symlink()), None)
+    if link is not None:
+        raise SeasonError(f"{link}: a link, expected a season's files and folders themselves")
+    return SeasonFolder(path)
+
+
+def remove_leftovers(folder: SeasonFolder) -> None:
+    """Delete what a scoring that was broken off, or killed as it wrote a record, has left."""
+    shutil.rmtree(folder.results, ignore_errors=True)
+    for path in (folder.path / FACTS, folder.path / "suite.json", *folder.path.glob(".*.tmp")):
+        path.unlink(missing_ok=True)
 
 
 def recordings_sha256(recordings: dict[str, Recording]) -> str:

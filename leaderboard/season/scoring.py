@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from leaderboard.season.folder import (
     SeasonFolder,
     file_hashes,
     recordings_sha256,
+    remove_leftovers,
     require_committed,
     utc_now,
 )
@@ -98,9 +98,7 @@ def score_season(
     missing = sorted(folder.draw.runs.keys() - recordings.keys())
     if missing:
         raise SeasonError(f"{len(missing)} runs are not recorded yet, the first is {missing[0]}")
-    shutil.rmtree(folder.results, ignore_errors=True)  # of a scoring that was broken off
-    for name in (FACTS, "suite.json"):
-        (folder.path / name).unlink(missing_ok=True)
+    remove_leftovers(folder)
     require_committed(folder)
     check_fixed(folder, recordings)
     suite = season_suite(folder, recordings)

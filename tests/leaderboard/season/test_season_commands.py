@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +53,24 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+def killed_at(name: str, root: Path, *words: str) -> None:
+    """Run a command in a fork of this process, which is killed where it would give a file its name."""
+    child = os.fork()
+    if not child:
+        replace = Path.replace
+
+        def dies(scratch: Path, target: Path) -> Path:
+            if target.name == name:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(scratch, target)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", dies)
+            run(root, *words)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+
+
 def killed(*args: Any, **options: Any) -> None:
     raise KeyboardInterrupt
 
@@ -75,10 +95,18 @@ def open_and_draw(repository: Repository) -> None:
 
 
 def record(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a full disk, killed between a trace and its commit, and then to the end."""
+    """On a full disk, through a link, killed, broken off between a trace and its commit, and then to the end."""
     root = repository.root
     with full_disk(30_000):
         refused(root, "record", "--only", RECIPES[0])
+    assert repository.folder.recordings == {}
+    (repository.folder.path / "traces").rename(root / "elsewhere")
+    (repository.folder.path / "traces").symlink_to(root / "elsewhere")
+    for command in ("record", "score", "check"):
+        assert "traces: a link, expected a season's files" in refused(root, command)
+    (repository.folder.path / "traces").unlink()
+    (root / "elsewhere").rename(repository.folder.path / "traces")
+    killed_at("recordings.json", root, "record", "--only", RECIPES[0])
     assert repository.folder.recordings == {}
     with monkeypatch.context() as patch:
         patch.setattr(recording, "commit_run", killed)
@@ -89,12 +117,12 @@ def record(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     assert RECIPES[2] in done(root, "record")
     said = repository.git("log", "--format=%s", "-3").splitlines()
     assert said == [f"Season {NAME}: recorded {name}" for name in reversed(RECIPES)]
-    assert repository.git("status", "--porcelain") == ""
+    assert repository.git("status", "--porcelain", "--untracked-files=no") == ""
     assert done(root, "record") == ""
 
 
 def score(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed after two runs, on a full disk, and then to the end: what was finished is not run again."""
+    """Broken off after two runs, on a full disk, killed, and then to the end: what was finished is not run again."""
     root, replay, run_entry = repository.root, pairs.replay_and_score, scoring.run_entry
     calls: list[tuple[str, str]] = []
 
@@ -113,7 +141,11 @@ def score(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     with full_disk(10_000):
         refused(root, "score", "--level", "process")
     assert repository.folder.scores is None
+    for name in ("facts.parquet", "scores.json"):
+        killed_at(name, root, "score", "--level", "process")
+        assert [*repository.folder.path.glob(f".{name}.*")]
     done(root, "score", "--level", "process")
+    assert not [*repository.folder.path.glob(".*")]
     assert not {*calls[:2]} & {*calls[2:]}
     assert len({*calls}) == 4 * len(RECIPES)
     assert "is scored already" in refused(root, "score")
