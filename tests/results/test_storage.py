@@ -183,6 +183,19 @@ def test_texts_of_shared_prefixes_are_not_decoded(tmp_path: Path) -> None:
         load_results(path)
 
 
+def test_metadata_of_very_many_keys_is_refused(tmp_path: Path) -> None:
+    """A footer of kilobytes announces 2^31 of them."""
+    content = (MINI / "uniform.parquet").read_bytes()
+    at = content.rindex(KEY) - 3  # before a key: the list's header, the field's, and the length
+    assert content[at] & 15 == 12, "a list of structs"
+    forged_footer = content[:at] + b"\xfc\xff\xff\xff\xff\x07" + content[at + 1 : -8]
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    path = tmp_path / "mine.parquet"
+    path.write_bytes(forged_footer + (len(forged_footer) - start).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(ResultError, match=r"mine\.parquet: not a readable parquet file .*Exceeded size limit"):
+        load_results(path)
+
+
 def test_columns_of_one_name_or_very_many_are_refused(tmp_path: Path) -> None:
     """Of two columns of one name neither is the metric; a table of pandas takes minutes for a million columns."""
     table = pq.read_table(MINI / "uniform.parquet")
