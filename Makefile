@@ -13,11 +13,12 @@ unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
 
-test: $(VENV)/.dev lint
+test: $(VENV)/.dev
+	$(MAKE) -j2 lint wheel-check
 	$(BIN)/python -m pytest -m "not slow" -n 2
 
 test-slow: $(VENV)/.dev
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --ignore tests/test_installed.py # wheel-check, a part of `make test`
 
 # Every reader of strangers' files on damaged ones, a minute each.
 fuzz: $(VENV)/.dev
@@ -29,7 +30,7 @@ lint: $(VENV)/.dev
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 
-# Build what would be uploaded, install it from an index of this machine, and use it; one of the slow tests.
+# Build what would be uploaded, install it from an index of this machine, and use it.
 wheel-check: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/test_installed.py
 
