@@ -325,3 +325,10 @@ def test_the_same_results_give_the_same_bytes(tmp_path: Path) -> None:
     assert built[0].keys() == built[1].keys()
     assert [name for name in built[0] if built[0][name] != built[1][name]] == []
     assert len(built[0]) > 20
+
+
+def test_a_board_of_a_thousand_runs_has_pages_in_proportion() -> None:
+    """Two runs of each recipe: the board stays small, and a forecaster's page has a row for each recipe."""
+    inputs = inputs_of(drawn_board({"sw_avg": 0.1, "mine": 0.2}, recipes=500))
+    assert all(len(content) < 200_000 for _, content in board_files(inputs))
+    assert all(len(content) < 1_000_000 for _, content in forecaster_files(inputs))
