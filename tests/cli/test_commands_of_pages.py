@@ -97,7 +97,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wide_SLE = synthetic_load_SLE(50, layers=2, experts=128)
     (made / "history.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in histograms(wide_SLE)))
     history(made / "shares.jsonl", wide_SLE / wide_SLE.sum(-1, keepdims=True))
-    (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", PAGES[0].read_text(), re.DOTALL)
+    text = "".join(page.read_text() for page in PAGES)
+    (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", text, re.DOTALL)
     (made / "my.py").write_text(code)
     return made
 
