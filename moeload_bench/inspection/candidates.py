@@ -11,15 +11,15 @@ N parts or windows, X sums of a part.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise
-from moeload_bench.inspection.cluster import Costs
-from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
+from moeload_bench.inspection.cluster import LEFT, MOST, WORDS, Costs
+from moeload_bench.inspection.decision import WINDOWS, Candidate, Constant, Decision, Terms, decide
 from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.placement.cost import step_imbalance, steps_last
 from moeload_bench.placement.plans import ClusterShape
@@ -231,14 +231,13 @@ class Race:
                 worst_N=tuple(worst_NC[:, c].tolist()),
             )  # fmt: skip
 
-        tried = [
-            candidate(c, one, forecasts[one.forecaster])
-            for c, one in enumerate(self.tried, 1)
-            if one.forecaster in forecasts
-        ]
+        known = [c for c, one in enumerate(self.tried, 1) if one.forecaster in forecasts]
+        tried = [candidate(c, self.placed[c], forecasts[self.placed[c].forecaster]) for c in known]
         vllm = [candidate(c, one, None) for c, one in enumerate(self.vllm, 1 + len(self.tried))]
         terms = Terms(steps_left, cost.step_ms, *self.terms)
-        return decide(step, tried, even, costs.constants, terms, *vllm)
+        decision = decide(step, tried, even, costs.constants, terms, *vllm)
+        take = next(c for c, one in zip(known, tried, strict=True) if one is decision.take)
+        return replace(decision, constants=tuple(_doubted(costs, total[None], even, take)))
 
 
 def percent_saved(
@@ -256,6 +255,22 @@ def percent_saved(
     moves_NC, received_NC = sum_NX[:, 3 + C : 3 + 2 * C], sum_NX[:, 3 + 2 * C :]
     price_NC = share * cost.price_ms(moves_NC, received_NC) / np.maximum(1, steps_N1) / cost.step_ms
     return gain_NC, gain_NC - 100 * price_NC
+
+
+def _doubted(costs: Costs, sum_1X: FloatArray, even: float, c: int) -> Iterator[Constant]:
+    """Yield the constants, with what layout ``c`` saves at half and at twice each ASSUMED one; see `percent_saved`."""
+    names = {option: name for name, (_, option) in WORDS.items()}
+    for one in costs.constants:
+        name = names.get(one.option)
+        if one.source != "ASSUMED" or not (name or one.option == LEFT):
+            yield one
+            continue
+        saved = []
+        for factor in (0.5, 2.0):
+            value = {} if name is None else {name: min(factor * getattr(costs.model, name), MOST.get(name, np.inf))}
+            share = 1 / factor if name is None else 1.0
+            saved.append(float(percent_saved(sum_1X, even, replace(costs.model, **value), share)[1][0, c]))
+        yield one._replace(saved=(min(saved), max(saved)))
 
 
 def _steps_to_repay(price_ms: float, gain_percent_N: FloatArray, step_ms: float) -> int | None:

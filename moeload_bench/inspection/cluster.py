@@ -21,11 +21,15 @@ WORDS: Mapping[str, tuple[Callable[[float], str], str]] = {
     "step_ms": (lambda x: f"steps of {x:,.4g} ms", "--step-ms"),
     "expert_mb": (lambda x: f"{x:,.4g} MB per expert", "--expert-mb"),
     "bandwidth_gb_s": (lambda x: f"{x:,.4g} GB/s into a device", "--bandwidth"),
-    "expert_fraction": (lambda x: f"{100 * x:g} % of a step waits for the most loaded device", "--expert-fraction"),
+    "expert_fraction": (lambda x: f"{100 * x:.3g} % of a step waits for the most loaded device", "--expert-fraction"),
     "overlap": (lambda x: f"{100 * x:g} % of a move is hidden behind training", "--overlap"),
     "replan_ms": (lambda x: f"{x:g} ms for each re-plan", "--replan-ms"),
 }
 """Each constant in words, and the option that states it."""
+LEFT = "--steps-left"
+"""The option that states what moves are written off over."""
+MOST: Mapping[str, float] = {"expert_fraction": 1.0, "overlap": 1.0}
+"""Constants that are parts of a whole."""
 OF_LIVE_MOVES = ("expert_mb", "bandwidth_gb_s", "overlap", "replan_ms")
 """Constants of moves that an engine makes while training runs."""
 
@@ -55,7 +59,8 @@ class Cluster:
 
     ``shape`` None: one spare slot on each of E / 4 devices (the next smaller divisor of E). ``stated``: what you know
     of the cost model, as a whole or by name, such as ``{"expert_mb": 350}``. A constant that you do not state comes
-    from the run (step time) or its model (size of an expert); if these do not say it, it is assumed and called so.
+    from the run (step time, part in experts, size of an expert) or its model (size of an expert); if these do not say
+    it, it is assumed and called so.
 
     ``restart_minutes``: what a move takes where training restarts from a permuted checkpoint, which has no replicas: a
     slot for each expert. None: an engine moves experts while it runs.
@@ -95,18 +100,17 @@ class Cluster:
         return default_shape(experts, replicas=self.restart_minutes is None)
 
     def costs(
-        self, meta: TraceMeta, shape: ClusterShape, step_ms: float | None, steps_left: int, steps_stated: bool
+        self, meta: TraceMeta, shape: ClusterShape, measured: Mapping[str, float], steps_left: int, steps_stated: bool
     ) -> Costs:
-        """Return the costs for a run; ``step_ms``: the median of its steps so far, None if it has no times.
+        """Return the costs for a run; ``measured``: constants by name that its rows say so far.
 
         ``steps_left``: what moves are written off over; ``steps_stated``: whether that is known.
         """
         known: dict[str, tuple[float, Source]] = {name: (value, "ASSUMED") for name, value in ASSUMED.items()}
-        if step_ms is not None:
-            known["step_ms"] = (step_ms, "of this run")
-        size = expert_mb(meta)
+        known |= {name: (value, "measured") for name, value in measured.items()}
+        size, of_size, alone = expert_size(meta)
         if size is not None:
-            known["expert_mb"] = (size, "of the model")
+            known["expert_mb"] = (size, of_size)
         known |= {name: (value, "stated") for name, value in self._stated.items()}
         if self.restart_minutes is not None:
             known |= {"overlap": (1.0, "stated"), "replan_ms": (60_000 * self.restart_minutes, "stated")}
@@ -120,8 +124,9 @@ class Cluster:
             name: value * UNFAVOURABLE[name] if source == "ASSUMED" else value
             for name, (value, source) in known.items()
         }
+        note = {} if "expert_mb" in self._stated else {"expert_mb": alone}
         rest = [
-            Constant(WORDS[name][0](value), source, WORDS[name][1])
+            Constant(WORDS[name][0](value) + note.get(name, ""), source, WORDS[name][1])
             for name, (value, source) in known.items()
             if self.restart_minutes is None or name not in OF_LIVE_MOVES
         ]
@@ -129,9 +134,9 @@ class Cluster:
             rest.append(Constant(f"{self.restart_minutes:g} minutes for each restart", "stated", "--restart-minutes"))
         left = f"moves written off over {steps_left:,} steps left"
         if steps_stated:
-            rest.append(Constant(left, "stated", "--steps-left"))
+            rest.append(Constant(left, "stated", LEFT))
         else:
-            rest.append(Constant(f"{left}, as many again as were seen", "ASSUMED", "--steps-left"))
+            rest.append(Constant(f"{left}, as many again as were seen", "ASSUMED", LEFT))
         return Costs(CostModel(**model), (where, *rest), CostModel(**worst), 1.0 if steps_stated else 2.0)
 
     @property
@@ -148,6 +153,20 @@ class Cluster:
         if self.restart_minutes is not None:
             numbers |= {"--move": "restart", "--restart-minutes": f"{self.restart_minutes:.12g}"}
         return "".join(f" {name} {value}" for name, value in {**options, **numbers}.items())
+
+
+def expert_size(meta: TraceMeta) -> tuple[float | None, Source, str]:
+    """Return the MB of one expert, where they come from, and " (weights alone)" where the optimizer's state is lacking.
+
+    Measured weights and state come first, then the model's configuration, then measured weights.
+    """
+    one, of_model = meta.expert, expert_mb(meta)
+    if one is not None and one.weight_bytes is not None and one.state_bytes is not None:
+        return (one.weight_bytes + one.state_bytes) / 1e6, "measured", ""
+    alone = "" if meta.optimizer.get("name") else " (weights alone)"
+    if of_model is None and one is not None and one.weight_bytes is not None:
+        return one.weight_bytes / 1e6, "measured", " (weights alone)"
+    return of_model, "ASSUMED" if of_model is None else "of the model", alone if of_model is not None else ""
 
 
 def expert_mb(meta: TraceMeta) -> float | None:

@@ -35,16 +35,26 @@ ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 HELD_OUT = PACKAGE / "inspection" / "advised.json"
 """How often moves that were advised paid (`benchmarks/advised_moves.py`), by how experts move."""
-Source = Literal["stated", "of this run", "of the model", "ASSUMED"]
+Source = Literal["stated", "measured", "of the model", "ASSUMED"]
 Verdict = Literal["move", "leave", "cannot tell"]
 
 
 class Constant(NamedTuple):
-    """One constant of the cost model: in words, where it comes from, and the option that states it."""
+    """One constant of the cost model: in words, where it comes from, and the option that states it.
+
+    ``saved``: what `take` saves at half and at twice an ASSUMED one, in percent of the step time, moves unchanged.
+    """
 
     words: str
     source: Source
     option: str
+    saved: tuple[float, float] | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Return the option, with how far the answer moves from half to twice the constant, where it does."""
+        low, high = (0.0, 0.0) if self.saved is None else (round(value, 1) for value in self.saved)
+        return self.option if low == high else f"{self.option}; half to twice: saves {low:.1f} to {high:.1f} %"
 
 
 @dataclass(frozen=True)
@@ -238,11 +248,11 @@ class Decision:
         return f"By step time saved, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}."
 
     def _rests_on(self) -> Iterator[str]:
-        for source, lead in (("stated", "Stated"), ("of this run", "Of this run"), ("of the model", "Of the model")):
+        for source, lead in (("stated", "Stated"), ("measured", "Measured"), ("of the model", "Of the model")):
             words = [one.words for one in self.constants if one.source == source]
             if words:
                 yield f"{lead}: {', '.join(words)}."
-        assumed = [f"{one.words} ({one.option})" for one in self.constants if one.source == "ASSUMED"]
+        assumed = [f"{one.words} ({one.doubt})" for one in self.constants if one.source == "ASSUMED"]
         if assumed:
             yield f"ASSUMED, state yours: {', '.join(assumed)}."
 

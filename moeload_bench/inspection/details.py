@@ -14,6 +14,7 @@ from rich.text import Text
 from moeload_bench.errors import printable
 from moeload_bench.inspection.events import event_sentences
 from moeload_bench.inspection.facts import Inspection
+from moeload_bench.inspection.measured import cost_sentences
 from moeload_bench.inspection.overview import rank_lines
 from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.inspection.verdict import balance_of, ends
@@ -47,6 +48,7 @@ def details(found: Inspection, token_bytes: float | None = None) -> Iterator[Ren
     yield from rank_lines(found, token_bytes, most=len(found.ranks.size_K))
     yield Text("")
     yield from map(Text, expert_sentences(found))
+    yield from map(Text, cost_sentences(found.measured))
     yield Text("")
     yield from map(Text, event_sentences(found.events, NEWEST))
 

@@ -33,6 +33,7 @@ from moeload_bench.inspection.balance import (
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, Events
 from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
 from moeload_bench.inspection.experts import rows_per_block
+from moeload_bench.inspection.measured import TIMED, CostMeter, Measured
 from moeload_bench.inspection.starving import SEEN, Deaths, Starving
 from moeload_bench.inspection.timeline import Bins, Timeline
 from moeload_bench.recording.writer import Row
@@ -44,7 +45,7 @@ from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 
 RECENT_ROWS = 200
 """Rows at the end of a run that balance, noise and expert-parallel sizes are taken over."""
-TAKEN = ("load_half", "dropped", "stage", *SEEN)
+TAKEN = ("load_half", "dropped", "stage", *TIMED, *SEEN)
 """Optional columns that are read."""
 RUN_COLUMNS = ("loss", "lr", "grad_norm")
 """Columns with a value per row that the timeline shows."""
@@ -82,7 +83,8 @@ class Inspection:
     ``oscillates_L``: loads move from row to row by more than noise. ``share_LE``: mean shares; ``dead_LE``: experts
     below a tenth of an equal share; ``dying_LE``: those that the alarm warns of. ``entropy_L``: that of the mean shares
     over ln E. ``dropped_L``: fraction of routed tokens that was dropped, None if not recorded. ``switch_steps``: where
-    a planned stage of data begins. ``events``: what happened, as `inspection.events` has it.
+    a planned stage of data begins. ``events``: what happened, as `inspection.events` has it. ``measured``: what the run
+    says of its costs.
     """
 
     meta: TraceMeta
@@ -106,6 +108,7 @@ class Inspection:
     lr: LearningRate | None
     switch_steps: tuple[int, ...]
     timeline: Timeline | None
+    measured: Measured
 
     @property
     def busiest_L(self) -> FloatArray:
@@ -187,6 +190,7 @@ class Inspector:
         self._on_event = on_event
         self._events = EventDetector(layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride)
         self._bins = Bins()
+        self._meter = CostMeter(meta)
         self._recent: list[StepBlock] = []
         self._held: StepBlock | None = None
         self._labelled = 0
@@ -263,6 +267,7 @@ class Inspector:
             lr=self._lr,
             switch_steps=tuple(self._switches),
             timeline=self._timeline(),
+            measured=self._meter.measured(self.meta),
         )
 
     def _flush(self) -> None:
@@ -279,6 +284,7 @@ class Inspector:
             raise TraceError(f"got step {first}, expected step {self.next_step}: no gap and no repeat")
         self.rows += len(block)
         self._look_at_run(block)
+        self._meter.add(block)
         self._keep(block)
         held = block if self._held is None else joined([self._held, block])
         share_SLE = shares(held.load_SLE)

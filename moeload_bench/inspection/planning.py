@@ -28,6 +28,7 @@ from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
+from moeload_bench.inspection.measured import even_fraction
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.cost import steps_last
@@ -155,7 +156,7 @@ class Planner:
             self.close()
             raise
         self.failures: dict[str, str] = {}
-        self._step_s = Kept(MOST_STEP_TIMES)
+        self._step_s, self._fraction = Kept(MOST_STEP_TIMES), Kept(MOST_STEP_TIMES)
         live = settings.cluster.restart_minutes is None
         self.race = Race(
             L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, settings.advice, live=live
@@ -184,6 +185,8 @@ class Planner:
         self._pending.append(row)
         if np.isfinite(row.get("step_time_s", np.nan)):
             self._step_s.add(float(row["step_time_s"]))
+        if np.isfinite(row.get("expert_fraction", np.nan)):
+            self._fraction.add(float(even_fraction(row["expert_fraction"], row["expert_fraction_max"])))
         self._rows += 1
         if self._rows % self._look_rows:
             return None
@@ -207,9 +210,11 @@ class Planner:
 
     def costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
-        step_ms = 1000 * float(np.median(self._step_s.values)) if self._step_s.values else None
+        kept = {"step_ms": (1000, self._step_s.values), "expert_fraction": (1, self._fraction.values)}
+        found = {name: unit * float(np.median(values)) for name, (unit, values) in kept.items() if values}
+        measured = {name: value for name, value in found.items() if value > 0}
         left = (self.settings.steps_left or self.steps_seen, self.settings.steps_left is not None)
-        return self.settings.cluster.costs(self._meta, self.shape, step_ms or None, *left)
+        return self.settings.cluster.costs(self._meta, self.shape, measured, *left)
 
     def _settle(self) -> None:
         """Take in the whole blocks that came since the last time."""

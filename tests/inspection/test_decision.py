@@ -275,7 +275,7 @@ def test_constants_come_from_the_run_and_its_model() -> None:
     decision = decided(trace, Settings(cluster=Cluster(None, {"bandwidth_gb_s": 40.0})))[1]
     lines = decision.lines()
     median = 1000 * float(np.median(trace.columns["step_time_s"]))
-    assert f"Of this run: steps of {median:,.4g} ms." in lines
+    assert f"Measured: steps of {median:,.4g} ms." in lines
     assert expert_mb(trace.meta) == pytest.approx(3 * 64 * 128 * (4 + 8) / 1e6)
     assert "Of the model: 0.2949 MB per expert." in lines
     assert "Stated: 40 GB/s into a device." in lines
