@@ -17,7 +17,7 @@ from moeload_bench.traces.meta import TraceMeta
 
 TIMED = ("step_time_s", "expert_fraction", "expert_fraction_max")
 """Columns that are read."""
-MOST_ROWS = 4096
+MOST_ROWS = 2048
 """Newest rows that are kept."""
 LEAST_ROWS = 100
 """Rows from which on a slope is given."""
@@ -70,21 +70,18 @@ class CostMeter:
         size = meta.parallel.get("expert", 1)
         divides = isinstance(size, int) and size > 1 and meta.experts % size == 0
         self.ranks = int(size) if divides else 1
-        self._rows: list[FloatArray] = []
+        self._row_S5 = np.full((MOST_ROWS, 5), np.nan)
 
     def add(self, block: StepBlock) -> None:
         """Take in rows: seconds, the part in experts, tokens of the mean rank and of the busiest one, over layers."""
         if "step_time_s" not in block.covariates:
             return
-        rows_S5 = np.stack([*_times(block.covariates), *_loads(block.load_SLE, self.ranks)], axis=1)
-        self._rows.append(rows_S5[-MOST_ROWS:])
-        while sum(map(len, self._rows[1:])) >= MOST_ROWS:
-            del self._rows[0]
+        new_S5 = np.stack([*_times(block.covariates), *_loads(block.load_SLE, self.ranks)], axis=1)
+        self._row_S5 = np.concatenate([self._row_S5, new_S5])[-MOST_ROWS:].copy()
 
     def measured(self, meta: TraceMeta) -> Measured:
         """Return what the rows so far say."""
-        rows_SC = np.concatenate([np.empty((0, 5)), *self._rows])[-MOST_ROWS:]
-        time_S, mean_S, most_S, even_S, busiest_S = rows_SC.T
+        time_S, mean_S, most_S, even_S, busiest_S = self._row_S5.T
         known_S, timed_S = np.isfinite(time_S), np.isfinite(mean_S)
         part_S = even_fraction(mean_S[timed_S], most_S[timed_S])
         expert = meta.expert
