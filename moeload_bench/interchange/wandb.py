@@ -14,12 +14,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyarrow import csv as arrow_csv
 
 from moeload_bench.arrays import FloatArray
@@ -138,7 +139,8 @@ def _batches(
         with open_mapped(file) as opened:
             check_cost(opened, lists=lists)
             rows = max(1, opened.reader.metadata.num_rows)
-            for batch in opened.reader.iter_batches(16 if lists else 256, columns=wanted, use_threads=False):
+            leaves = _number_leaves(opened.reader.metadata.schema, wanted, file)
+            for batch in opened.reader.iter_batches(16 if lists else 256, columns=leaves, use_threads=False):
                 yield batch
                 done += batch.num_rows
                 progress.at(progress.total * done // rows, f"row {done}")
@@ -159,6 +161,23 @@ def _batches(
                 progress.at(stream.tell(), f"row {done}")
     except (pa.ArrowException, OSError, StopIteration) as error:
         raise TraceError(f"{file}: cannot be read as a table: {printable(str(error))[:300]}") from None
+
+
+def _number_leaves(schema: pq.ParquetSchema, wanted: list[str], file: Path) -> list[str]:
+    """Return the paths of numbers in columns, without the kind of each histogram; raise `TraceError` for any text.
+
+    One text in a dictionary takes gigabytes where each row has it.
+    """
+    found, names = [], {*wanted}
+    for leaf in (schema.column(j) for j in range(len(schema))):
+        if names.isdisjoint(accumulate(leaf.path.split("."), "{}.{}".format)):
+            continue
+        if leaf.path.endswith("._type"):
+            continue
+        if leaf.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+            raise TraceError(f"{file}: column {printable(leaf.path)[:80]} holds texts, expected numbers")
+        found.append(leaf.path)
+    return found
 
 
 def _values(file: Path, wanted: list[str], cut: list[str], report: Report | None) -> Iterator[tuple[str, FloatArray]]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange.importing import import_log
+from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need
 from tests.support.foreign.wandb_offline import histogram, history
@@ -139,3 +140,17 @@ def test_a_line_that_breaks_off_ends_the_import(rows: Rows, tmp_path: Path) -> N
         trace = import_log(file, tmp_path / "out.parquet", format="wandb", top_k=4)
     assert trace.steps == 59
     assert not trace.meta.complete
+
+
+def test_texts_of_a_history_are_not_decoded(tmp_path: Path) -> None:
+    """One text of 100 MB as the kind of each histogram takes 4 kB in a file: kinds are left unread, others refused."""
+    path, name = tmp_path / "history.parquet", "train/router/layer_0/routing_hist"
+    kind = pa.array([b"\xff"] * 2).view(pa.string())  # not UTF-8: it fails where it is decoded
+    values, bins = pa.array([[3, 1]] * 2), pa.array([[0.0, 1.0, 2.0]] * 2)
+    for number, counts in enumerate((values, pa.array([["3", "1"]] * 2))):
+        histogram = pa.StructArray.from_arrays([kind, counts, bins], ["_type", "values", "bins"])
+        pq.write_table(pa.table({"_step": [0, 1], name: histogram}), path)
+        if not number:
+            assert [row.load_LE.tolist() for row in read_wandb([path]).rows] == [[[3, 1]]] * 2
+    with pytest.raises(TraceError, match=rf"column {name}\.values\S* holds texts, expected numbers"):
+        read_wandb([path])
