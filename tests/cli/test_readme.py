@@ -30,13 +30,18 @@ def block(begins: str) -> str:
     return str(found)
 
 
+def tutorial_code() -> str:
+    """The forecaster of the tutorial."""
+    tutorial = (ROOT / "docs" / "guide" / "tutorial-forecasting.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", tutorial, re.DOTALL)
+    return str(code)
+
+
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The tutorial's forecaster in the file that the tutorial names, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    tutorial = (ROOT / "docs" / "guide" / "tutorial-forecasting.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", tutorial, re.DOTALL)
-    Path("my.py").write_text(code, encoding="utf-8")
+    Path("my.py").write_text(tutorial_code(), encoding="utf-8")
     return "my.py:Mine"
 
 
@@ -170,9 +175,7 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
     adds the submission's folder and touches nothing else, and that can be read.
     """
     require_sandbox()
-    example = re.search(r"```python\n(# my\.py\n.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert example is not None
-    (tmp_path / "mine.py").write_text(example[1])
+    (tmp_path / "mine.py").write_text(tutorial_code())
     fork = tmp_path / "fork.git"
     subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(fork)], check=True)
     program = tmp_path / "bin" / "moeload-bench"

@@ -54,6 +54,13 @@ def ask(forecaster: Any, load_SLE: NDArray[np.int64], origin: int, horizons: tup
     return check_forecast(forecaster.forecast(request), request, info)
 
 
+def window_mean(forecast: Forecast, horizon: int) -> NDArray[np.float64]:
+    """[L, E] mean over the first ``horizon`` steps."""
+    edges = np.concatenate([[0], np.minimum(forecast.edges_B, horizon)])
+    mean: NDArray[np.float64] = np.einsum("b,ble->le", np.diff(edges), forecast.share_BLE) / horizon
+    return mean
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_observed_is_uniform(target: str) -> None:
     """Before any step is seen the forecast is 1/E, and an empty block is not an observation."""
