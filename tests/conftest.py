@@ -6,9 +6,11 @@ import atexit
 import gc
 import importlib.util
 import os
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,17 @@ if "NUMBA_CACHE_DIR" not in os.environ:
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Let no file grow larger than some bytes: the kernel refuses more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 TOGETHER = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from moeload_bench.generator.draws import (
 )
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.store import list_traces, stored_meta
-from tests.conftest import need
+from tests.conftest import full_disk, need
 from tests.support.no_files import put_no_file
 
 DRAWS = Path(__file__).resolve().parents[2] / "leaderboard" / "draws"
@@ -97,12 +96,8 @@ def test_a_dangling_link_is_replaced_by_the_recipe(tmp_path: Path) -> None:
 def test_a_disk_that_fills_leaves_no_cut_recipe(tmp_path: Path) -> None:
     """The same command would refuse it as another recipe."""
     command = ["draw", str(FILE), "--out", str(tmp_path)]
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
+    with full_disk(100):
         assert isinstance(CliRunner().invoke(app, command).exception, OSError)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.iterdir())
     assert CliRunner().invoke(app, command).exit_code == 0
 

@@ -7,7 +7,6 @@ import json
 import multiprocessing
 import random
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import RecordingWarning, TraceWriter, finish_parts
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import full_disk, synthetic_trace
 from tests.support.recording.recipes import RECIPE, assert_equal, interrupt, small_recipe, use_small_text
 
 torch.set_num_threads(1)
@@ -413,13 +412,8 @@ def test_a_disk_that_fills_within_a_shard_leaves_what_goes_on(tmp_path: Path) ->
     writer, rows = a_writer(tmp_path)
     for row in rows[:7]:
         writer.add(row)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    try:
-        with pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*before 4 are intact"):
-            writer.add(rows[7])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with full_disk(1000), pytest.raises(RecordingError, match=r"cannot write steps 4 to 7.*before 4 are intact"):
+        writer.add(rows[7])
     assert sorted(path.name for path in writer.parts.folder.iterdir()) == [
         "0000000000.parquet",
         "lock",

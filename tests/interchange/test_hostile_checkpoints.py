@@ -17,6 +17,7 @@ import pytest
 from moeload_bench.errors import MoeloadError, PlacementError
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
 from moeload_bench.traces.tensors import BITS, read_header
+from tests.conftest import full_disk
 from tests.support.no_files import put_no_file
 
 E = 4
@@ -266,13 +267,8 @@ def test_a_checkpoint_in_the_hub_s_cache_is_copied_whole(tmp_path: Path) -> None
 def test_a_disk_that_fills_leaves_nothing_of_a_checkpoint(tmp_path: Path) -> None:
     """Everything is copied or nothing."""
     folder = checkpoint(tmp_path / "model", {**TENSORS, "head": ("U8", [100_000])})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
-        with pytest.raises(OSError, match="large"):
-            permute_checkpoint(folder, {0: ORDER}, tmp_path / "after")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(50_000), pytest.raises(OSError, match="large"):
+        permute_checkpoint(folder, {0: ORDER}, tmp_path / "after")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import pytest
 from moeload_bench.errors import PlacementError
 from moeload_bench.interchange.checkpoints import permute_checkpoint, what_stays
 from moeload_bench.interchange.optimizer_states import Parameters, permute_optimizer
-from tests.conftest import need
+from tests.conftest import full_disk, need
 
 torch = need("torch", "pip install '.[torch]'")
 transformers = need("transformers", "pip install '.[record]'")
@@ -200,14 +199,9 @@ def test_a_state_that_torch_does_not_build_without_code_is_refused(tmp_path: Pat
 
 def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
     """Torch itself says "unexpected pos 832 vs 726"."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     torch.save(_entry("exp_avg", lambda: torch.zeros(2, 100_000)), tmp_path / "optimizer.pt")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
-    try:
-        with pytest.raises(OSError, match="large"):
-            permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", Parameters({}, [[GATE], []]), {0: (1, 0)})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with full_disk(50_000), pytest.raises(OSError, match="large"):
+        permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", Parameters({}, [[GATE], []]), {0: (1, 0)})
 
 
 def test_a_state_that_contains_itself_or_nests_deep_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.publishing.release import Publication, publish
 from moeload_bench.traces.store import write_trace
-from tests.conftest import needs_traces, synthetic_trace
+from tests.conftest import full_disk, needs_traces, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, make_folder, run_python, write_card
 
@@ -213,6 +213,15 @@ def test_killed_and_resumed_it_is_complete_or_not_there(
     """SIGKILL at random requests, twice where the second comes before the tag."""
     hub.faults.add("slow", "PUT", times=None)
     assert kill_and_resume(hub, release, tmp_path / "home", REPO, 2, random.Random(4)) >= 1
+    assert snapshot(REPO, "v1.0") == folder_bytes(release)
+
+
+def test_a_full_disk_does_not_matter_to_publish(
+    hub: LocalHub, api: Any, snapshot: Any, release: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It writes nothing on this machine; pytest itself would, to capture what is printed."""
+    with capfd.disabled(), full_disk(0):
+        publish(release, REPO, "v1.0", api=api())
     assert snapshot(REPO, "v1.0") == folder_bytes(release)
 
 

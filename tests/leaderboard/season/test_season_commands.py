@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from leaderboard.season.folder import SeasonFolder
 from moeload_bench.harness import pairs
 from moeload_bench.harness.pairs import Pair
 from moeload_bench.traces.store import read_trace
+from tests.conftest import full_disk
 from tests.support.seasons import NAME, VALUE, WHERE, Repository, make_repository
 
 RECIPES = [f"{NAME}a-s00", f"{NAME}a-s01", "small"]
@@ -40,17 +38,6 @@ def refused(root: Path, command: str, *words: str) -> str:
     found = run(root, command, *words)
     assert found.exit_code != 0
     return f"{found.output} {found.exception}"
-
-
-@contextmanager
-def full_disk(size: int) -> Iterator[None]:
-    """No file can be larger than some bytes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def killed_at(name: str, root: Path, *words: str) -> None:
