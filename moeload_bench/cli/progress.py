@@ -172,6 +172,6 @@ def _lines(unit: str) -> FineProgress:
         if left and done < total and now - last < LINE_EVERY_S:  # a stage that begins is said at once
             return
         last = now
-        say(f"{int(done)}/{total} {unit}, {left or 'begun'}, at {what}", err=True)
+        say(f"{int(done)}/{total} {unit}{left and f', {left}'}: {what}", err=True)
 
     return report

@@ -186,7 +186,7 @@ class Decision:
                 f"{saved} so far; {self.doubt}."
             )
         return (
-            f"{lead} forecast with {take.forecaster}, look every {take.every:,} steps, move when it pays: saves "
+            f"{lead} re-plan with {take.forecaster} every {take.every:,} steps where it pays: saves "
             f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
             f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; max/mean over the "
             f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
@@ -236,12 +236,12 @@ class Decision:
         each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
         span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         take = self.take
-        first = f"takes the least CPU time ({ORDER})"
+        why = f"needs the least CPU time ({ORDER})"
         if names != [name for name in FORECASTERS if name in names]:
-            first = "was named first"
-        cost = f"of those that none beats, {take.forecaster} {first}"
+            why = "was named first"
+        cost = f"{take.forecaster} is taken, as it {why}"
         if not self.matters:
-            return f"Which forecaster does not matter here: they {span}; {cost}."
+            return f"This run cannot tell the forecasters apart: they {span}; {cost}."
         apart = listed([name for name in names if name not in self.alike])
         if len(self.alike) == 1:
             return f"By step time saved, {self.alike[0]} is ahead of {apart} (all {span})."
