@@ -325,6 +325,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     The file is the same as `write_trace` would write. Raise `TraceError` for a damaged shard, and `RecordingError` for
     shards that do not fit together or if a trace is at the target already.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     if target.exists():
@@ -339,6 +340,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     ):
         for table in _row_groups(shards, group_steps(meta)):
             writer.write_table(table)
+            pa.default_memory_pool().release_unused()
     return target
 
 
@@ -389,4 +391,4 @@ def _row_groups(shards: Sequence[Path], steps: int) -> Iterator[pa.Table]:
 
 def _table(path: Path, names: list[str] | None = None) -> pa.Table:
     with open_parquet(path) as file:
-        return file.read(columns=names).replace_schema_metadata(None)
+        return file.read(columns=names, use_threads=False).replace_schema_metadata(None)

@@ -178,7 +178,9 @@ def _to_table(trace: Trace) -> pa.Table:
 def _to_arrow(array: Array) -> pa.Array:
     import pyarrow as pa
 
-    out = pa.array(np.ascontiguousarray(array).reshape(-1))
+    flat = np.ascontiguousarray(array).reshape(-1)
+    # `pa.array` would import pandas, some 40 MB, to see what it was given
+    out = pa.Array.from_buffers(pa.from_numpy_dtype(flat.dtype), len(flat), [None, pa.py_buffer(flat)])
     for size in reversed(array.shape[1:]):
         out = pa.FixedSizeListArray.from_arrays(out, size)
     return out
