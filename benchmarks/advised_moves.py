@@ -1,4 +1,4 @@
-"""How often moves that `plan` advises paid on the rest of held-out runs: a part of docs/methods/placement.md.
+"""Measure how often moves paid that `plan` advises on held-out runs: a part of docs/methods/placement.md.
 
     python benchmarks/advised_moves.py [--out docs/methods/placement.md]
 
@@ -19,6 +19,7 @@ import numpy as np
 from compare_common import table, write_part
 
 from moeload_bench.arrays import FloatArray
+from moeload_bench.inspection.candidates import percent_saved
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.decision import HELD_OUT, Candidate, Decision
 from moeload_bench.inspection.planning import Planner, Settings, decided, plans_of
@@ -41,7 +42,7 @@ WORDS = {"live": "live: 200 MB per expert, 25 GB/s", "restart": "restart of 0.1 
 
 
 class Outcome(NamedTuple):
-    """What was decided at a step, and what that saved over as many steps again, in percent of their time."""
+    """A decision, and the percentage of the step time that it saved over as many steps again."""
 
     verdict: str
     saved_percent: float
@@ -83,8 +84,7 @@ def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: Co
 
 def _saved(planner: Planner, one: Advised, cost: CostModel) -> float:
     sum_X, layout = planner.race.total - one.sum_X, planner.race.placed[one.at].layout
-    even = sum_X[2] / sum_X[1]
-    gain = 100 * cost.expert_fraction * (1 - sum_X[3 + one.at] / sum_X[1] / even)
+    gain = percent_saved(sum_X[None], sum_X[2] / sum_X[1], cost)[0][0, one.at]
     price_ms = cost.price_ms(layout.replans, layout.received) - one.price_ms
     return float(gain - 100 * price_ms / sum_X[0] / cost.step_ms)
 

@@ -1,4 +1,4 @@
-"""What the parts of `compare.py` share: a line of its table, spreads, jobs in other processes."""
+"""Write a line of a table, compute a spread, run a job in another process: for all parts of `compare.py`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from moeload_bench.results.skill import interval_of
 
 WARM_UP = 2
 NODE = "autograd::engine::evaluate_function: "
-"""What the profiler calls a node of the backward pass."""
+"""The profiler's prefix of a node of the backward pass: `autograd::engine::evaluate_function: MulBackward0`."""
 Span = tuple[float, float]
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS, Event
 from moeload_bench.inspection.facts import Inspector
+from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace
 
 CHECK, WINDOW = 10, 100
@@ -23,6 +24,8 @@ FIRST_STEP = 300
 """No label of the state rule is known earlier, so no alarm counts before it."""
 WITHIN = 300
 """Steps after a break in which an alarm answers it; an alarm so soon after another one is the same."""
+SWITCH_STEPS = WITHIN + WINDOW
+"""Steps after a planned switch that are counted apart: units of `WINDOW` steps end later."""
 EVENTS, VIOLATION, LOSS = "events", "max violation", "loss z-score"
 
 
@@ -75,9 +78,14 @@ def episodes(steps: Sequence[int]) -> list[int]:
     return [step for step, last in zip(ordered, before, strict=False) if step - last > WITHIN and step > FIRST_STEP]
 
 
+def planned_steps(trace: Trace) -> list[int]:
+    """Return the steps of the planned switches of data and restarts of the learning rate."""
+    return [int(trace.step_S[row]) for row in planned_shifts(trace)]
+
+
 def unplanned(steps: Sequence[int], planned: Sequence[int]) -> list[int]:
-    """Return the alarms that are not in the 400 steps after a planned switch: 100 more, as units end later."""
-    return [step for step in steps if not any(0 <= step - switch <= WITHIN + WINDOW for switch in planned)]
+    """Return the alarms that are not in the `SWITCH_STEPS` after a planned switch."""
+    return [step for step in steps if not any(0 <= step - switch <= SWITCH_STEPS for switch in planned)]
 
 
 def first_after(steps: Sequence[int], at: int) -> int | None:

@@ -22,6 +22,7 @@ from leaderboard.events.alarms import (
     episodes,
     events_of,
     first_after,
+    planned_steps,
     scores,
     unplanned,
 )
@@ -29,7 +30,7 @@ from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NOTHING, base_job
 from leaderboard.events.records import Healthy, Measured, Noticed
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS
-from moeload_bench.recording.parts import Parts
+from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.store import read_trace
@@ -43,7 +44,7 @@ CANDIDATES = 400
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """What rivals see of a healthy run: their scores at each check, and the steps of its planned switches."""
+    """Scores of the rivals at each check of a healthy run, and the steps of its planned switches."""
 
     step_C: IntArray
     score: Mapping[str, FloatArray]
@@ -71,9 +72,7 @@ def healthy_traces() -> Iterator[Trace]:
 def false_alarms() -> tuple[tuple[Healthy, ...], dict[str, float]]:
     """Return the healthy runs, and the thresholds of the rivals."""
     traces = list(healthy_traces())
-    scored = [
-        Scored(check_steps(one), scores(one), [int(one.step_S[row]) for row in planned_shifts(one)]) for one in traces
-    ]
+    scored = [Scored(check_steps(one), scores(one), planned_steps(one)) for one in traces]
     healthy = tuple(_healthy(trace, run.planned) for trace, run in zip(traces, scored, strict=True))
     allowed = sum(one.episodes[EVENTS] for one in healthy)
     thresholds = {rival: _threshold(scored, rival, allowed) for rival in RIVALS}
@@ -142,13 +141,7 @@ def _noticed(trace: Trace, base: str, at: int, name: str, thresholds: Mapping[st
 
 def _joined(folder: Path, base: str, at: int, fork: Trace) -> Trace:
     """Return the past of a fork and the fork as one run."""
-    parts = Parts(base_job(folder, base).target)
-    parts.look()
-    pieces = [*parts.shards(), fork]
-    rows = [slice(0, max(0, min(piece.steps, at - int(piece.step_S[0])))) for piece in pieces[:-1]] + [slice(None)]
-    pairs = list(zip(pieces, rows, strict=True))
-    columns = {
-        name: np.concatenate([piece.columns[name][row] for piece, row in pairs]) for name in ("lr", "loss", "stage")
-    }
-    load_SLE = np.concatenate([piece.load_SLE[row] for piece, row in pairs])
+    past = unfinished_trace(base_job(folder, base).target.with_suffix(".parts"))
+    columns = {name: np.concatenate([past.columns[name][:at], fork.columns[name]]) for name in ("lr", "loss", "stage")}
+    load_SLE = np.concatenate([past.load_SLE[:at], fork.load_SLE])
     return Trace.from_arrays(load_SLE, top_k=fork.meta.layers[0].top_k, columns=columns)

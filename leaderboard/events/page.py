@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.events.alarms import EVENTS, LOSS, VIOLATION
+from leaderboard.events.alarms import EVENTS, LOSS, SWITCH_STEPS, VIOLATION, WITHIN
 from leaderboard.events.records import MEASURED, Healthy, Measured, Noticed
 from leaderboard.fit.events import CHOSEN, Chosen
 from leaderboard.pages.parts import Maker, aligned_table
@@ -36,9 +36,10 @@ def false_alarms() -> str:
     planned = ", ".join(f"{sum(one.planned[kind] for one in found.healthy)} {kind}" for kind in ALARMS)
     about = (
         "A row is a kind of alarm, a number how many there are for each 100,000 steps, with the 95 % interval by run; "
-        "less is better. Alarms within 300 steps of each other are one episode. The thresholds of the rivals "
+        f"less is better. Alarms within {WITHIN} steps of each other are one episode. The thresholds of the rivals "
         f"({found.thresholds[VIOLATION]:.2f} and {found.thresholds[LOSS]:.2f}) are the lowest with no more false "
-        "episodes on all these runs than events have. Counted apart are the 400 steps after each of "
+        "episodes on all these runs than events have. Counted apart are the "
+        f"{SWITCH_STEPS} steps after each of "
         f"{switches} planned switches of data or restarts of the learning rate: {planned}."
     )
     first = f"On {len(found.healthy)} runs of season 2027-01, {steps:,} steps in which nothing was broken:"
@@ -64,7 +65,7 @@ def breaks() -> str:
     steps = " and ".join(f"{step:,}" for step in sorted({at for _, at in forks}))
     heads = ("break", "number", "settled, %", *(f"*{kind}*" for kind in ALARMS), *METHODS[3:])
     about = (
-        "A row is a break, a cell the percentage in which an alarm came within 300 steps, with the 95 % interval "
+        f"A row is a break, a cell the percentage in which an alarm came within {WITHIN} steps, with the 95 % interval "
         "(Wilson's, for the number of runs: breaks of one run do not count twice), and the median delay in steps; more "
         "and sooner is better. The first row has no break: what is noticed there is false. *Settled*: layers that were "
         "stable just before; others cannot become unsettled."

@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from leaderboard.committed import ROOT
+from leaderboard.events.alarms import SWITCH_STEPS, planned_steps, unplanned
 from leaderboard.fit.lists import FitList
 from leaderboard.fit.states import with_constants
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, EventRule
@@ -41,7 +42,7 @@ RECOVERY = (1.5, 2.0, 3.0)
 CAUSE = (1.2, 1.5, 2.0)
 KEPT_LOAD = (0.05, 0.15, 0.3)
 MOST_FALSE, MOST_RELAPSES, MOST_CHANGES = 1.0, 0.1, 0.01
-PLANT_BLOCKS, RELAPSE_STEPS, LR_STEPS, SWITCH_STEPS = 8, 500, 200, 400
+PLANT_BLOCKS, RELAPSE_STEPS, LR_STEPS = 8, 500, 200
 UNKNOWN = Conditions(math.nan, None)
 
 
@@ -112,9 +113,8 @@ def _candidate(traces: Sequence[Trace], part: float, least: float) -> Candidate:
 
 def _false(trace: Trace, rule: EventRule) -> int:
     """Return how many collapses no planned switch explains."""
-    switches = [int(trace.step_S[row]) for row in planned_shifts(trace)]
     steps = [event.report_step for event in run_events(trace, rule) if event.kind == "collapsed"]
-    return sum(not any(0 <= step - switch <= SWITCH_STEPS for switch in switches) for step in steps)
+    return len(unplanned(steps, planned_steps(trace)))
 
 
 def run_events(trace: Trace, rule: EventRule) -> list[Event]:
