@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moeload_bench.files import read_at_most
 
@@ -21,6 +22,16 @@ class Record(BaseModel):
     """A frozen record that knows all of its fields; numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def problems(self) -> Iterator[str]:
+        """Yield how fields that are right one by one do not fit each other; the first problem is raised."""
+        yield from ()
+
+    @model_validator(mode="after")
+    def _has_no_problem(self) -> Self:
+        for problem in self.problems():
+            raise ValueError(problem)
+        return self
 
 
 def extra_field(default: Any, **constraints: Any) -> Any:

@@ -17,7 +17,6 @@ import typer
 from moeload_bench.cli.opening import is_unfinished
 from moeload_bench.cli.progress import say, terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
-from moeload_bench.generator.processes import torchrun_ranks
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import StepProgress, finish_parts
@@ -110,6 +109,7 @@ def record(
     loaded = load_recipe(recipe)
     try:
         from moeload_bench.generator.futures import Fork
+        from moeload_bench.generator.processes import torchrun_ranks
         from moeload_bench.generator.training import Job, record_recipe
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None

@@ -7,13 +7,13 @@ the experts' inner size relative to the width. Its cost is a formula of operatio
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import prod
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue
 
 from moeload_bench.errors import NotFoundError
 from moeload_bench.generator.corpora import find_corpus
@@ -104,20 +104,14 @@ class TrainingTable(Record):
         """Return the peak learning rates of every optimizer that can be drawn."""
         return self.optimizers or {"AdamW": self.lr or ()}
 
-    @model_validator(mode="after")
-    def _rates_once(self) -> TrainingTable:
+    def problems(self) -> Iterator[str]:
         if (self.lr is None) == (self.optimizers is None):
-            raise ValueError("expected lr, the rates of AdamW, or optimizers, the rates of each: one of the two")
-        return self
-
-    @model_validator(mode="after")
-    def _ramps_end(self) -> TrainingTable:
+            yield "expected lr, the rates of AdamW, or optimizers, the rates of each: one of the two"
         if () not in self.ramps:
-            raise ValueError("ramps needs an empty one: not every batch can be divided")
+            yield "ramps needs an empty one: not every batch can be divided"
         longest = max(map(len, self.ramps)) * max(self.ramp_at)
         if longest >= 1:
-            raise ValueError(f"ramp_at: the longest ramp takes {longest:g} of the steps, expected less than 1")
-        return self
+            yield f"ramp_at: the longest ramp takes {longest:g} of the steps, expected less than 1"
 
 
 class ScheduleOption(Record):
@@ -144,12 +138,10 @@ class PlanTable(Record):
     mixes: Texts
     at: tuple[tuple[Share, ...], ...] = Field(default=((),), min_length=1, max_length=MANY)
 
-    @model_validator(mode="after")
-    def _one_share_for_each_change(self) -> PlanTable:
+    def problems(self) -> Iterator[str]:
         for shares in self.at:
             if len(shares) != len(self.mixes) - 1 or list(shares) != sorted(set(shares)):
-                raise ValueError(f"at: {list(shares)}, expected {len(self.mixes) - 1} rising shares: one per change")
-        return self
+                yield f"at: {list(shares)}, expected {len(self.mixes) - 1} rising shares: one per change"
 
 
 class MethodTable(Record):
@@ -189,47 +181,43 @@ class Distribution(Record):
     methods: dict[Method, MethodTable]
     families: dict[str, FamilyTable] = Field(max_length=MANY)
 
-    @model_validator(mode="after")
-    def _names_and_sizes_fit(self) -> Distribution:
+    def problems(self) -> Iterator[str]:
         for stratum, quotas in self.quotas.items():
-            _known(f"quotas.{stratum}", [stratum], self.strata)
-            _known(f"quotas.{stratum}", quotas, self.methods)
+            yield from _unknown(f"quotas.{stratum}", [stratum], self.strata)
+            yield from _unknown(f"quotas.{stratum}", quotas, self.methods)
         for name, method in self.methods.items():
-            _known(f"methods.{name}.families", method.families, self.families)
+            yield from _unknown(f"methods.{name}.families", method.families, self.families)
         for number, plan in enumerate(self.plans):
-            _known(f"plans.{number}.mixes", plan.mixes, self.mixes)
+            yield from _unknown(f"plans.{number}.mixes", plan.mixes, self.mixes)
         for where, used, kept in (
             ("families", self.families, self.kept_out.families),
             ("mixes", [text for mix in self.mixes.values() for text in mix], self.kept_out.texts),
             ("methods", self.methods, self.kept_out.methods),
         ):
             if both := sorted({*used} & {*kept}):
-                raise ValueError(f"{where}: {both[0]!r} is in kept_out")
+                yield f"{where}: {both[0]!r} is in kept_out"
         for stratum, table in self.strata.items():
             shapes = prod(len(getattr(table, key)) for key in SHAPE)
             if shapes > MOST_SHAPES:
-                raise ValueError(
-                    f"strata.{stratum}: {shapes} combinations of sizes, at most {MOST_SHAPES} are drawn from"
-                )
+                yield f"strata.{stratum}: {shapes} combinations of sizes, at most {MOST_SHAPES} are drawn from"
             for width in table.width:
                 if width % self.head_dim:
-                    raise ValueError(f"strata.{stratum}.width: {width} is no multiple of head_dim {self.head_dim}")
+                    yield f"strata.{stratum}.width: {width} is no multiple of head_dim {self.head_dim}"
                 for inner in table.inner:
                     if inner * width % ALIGNED:
-                        raise ValueError(
+                        yield (
                             f"strata.{stratum}.inner: {inner} of width {width} is {inner * width:g}, expected a "
                             f"multiple of {ALIGNED}"
                         )
             for length in table.sequence_length:
                 if table.probe is not None and table.probe.tokens % length:
-                    raise ValueError(f"strata.{stratum}.probe: its tokens are no whole sequences of {length}")
+                    yield f"strata.{stratum}.probe: its tokens are no whole sequences of {length}"
         for mix, texts in self.mixes.items():
             for text in texts:
                 try:
                     find_corpus(text)
                 except NotFoundError as error:
-                    raise ValueError(f"mixes.{mix}: {error}") from None
-        return self
+                    yield f"mixes.{mix}: {error}"
 
 
 def rounded(step: float) -> int:
@@ -237,10 +225,11 @@ def rounded(step: float) -> int:
     return 10 * round(step / 10)
 
 
-def _known(where: str, names: Iterable[str], known: Iterable[str]) -> None:
+def _unknown(where: str, names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+    """Yield what is wrong with names that are not known."""
     for name in names:
         if name not in known:
-            raise ValueError(f"{where}: {name!r} is unknown; there is: {', '.join(known)}")
+            yield f"{where}: {name!r} is unknown; there is: {', '.join(known)}"
 
 
 # ------------------------------------------------------------------------------------------------ shapes and their cost

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from moeload_bench.schema import Record, extra_field
 
@@ -30,13 +31,11 @@ class OptimizerTable(Record):
     weight_decay: Amount = 0.1
     clip: Rate = 1.0
 
-    @model_validator(mode="after")
-    def _settings_only_where_used(self) -> OptimizerTable:
+    def problems(self) -> Iterator[str]:
         fields = type(self).model_fields
         for name in ("beta2", "eps") if self.kind == "SGD" else ():
             if getattr(self, name) != fields[name].default:
-                raise ValueError(f"kind {self.kind!r} has no {name}, got {getattr(self, name)}")
-        return self
+                yield f"kind {self.kind!r} has no {name}, got {getattr(self, name)}"
 
 
 class ScheduleTable(Record):
@@ -59,23 +58,17 @@ class ScheduleTable(Record):
     decay_start: int | None = Field(default=None, ge=1)
     decay: int | None = Field(default=None, ge=1)
 
-    @model_validator(mode="after")
-    def _settings_only_where_used(self) -> ScheduleTable:
+    def problems(self) -> Iterator[str]:
         if self.kind.startswith("cosine") != (self.period is not None):
-            raise ValueError(f"kind {self.kind!r} does not go with period {self.period}")
+            yield f"kind {self.kind!r} does not go with period {self.period}"
         if self.kind != "cosine_restarts" and (self.restart_factor != 1 or self.restart_from_weights):
-            raise ValueError(f"kind {self.kind!r} has no restarts, so no restart_factor and no restart_from_weights")
+            yield f"kind {self.kind!r} has no restarts, so no restart_factor and no restart_from_weights"
         given = [self.decay_start is not None, self.decay is not None]
         if given != [self.kind == "warmup_stable_decay"] * 2:
-            raise ValueError(f"kind {self.kind!r} does not go with decay_start {self.decay_start}, decay {self.decay}")
-        return self
-
-    @model_validator(mode="after")
-    def _warm_up_ends_first(self) -> ScheduleTable:
+            yield f"kind {self.kind!r} does not go with decay_start {self.decay_start}, decay {self.decay}"
         for name, end in (("period", self.period), ("decay_start", self.decay_start)):
             if end is not None and end <= self.warmup:
-                raise ValueError(f"a warm-up of {self.warmup} steps does not end before {name} {end}")
-        return self
+                yield f"a warm-up of {self.warmup} steps does not end before {name} {end}"
 
     @property
     def first_restart(self) -> int | None:

@@ -14,18 +14,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
 
 from moeload_bench.errors import MoeloadError, RecordingError
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.recording.distributed import device_of
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from moeload_bench.generator.recipe import Recipe
 
 T = TypeVar("T")
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc, malloc.h
@@ -47,9 +45,6 @@ class Ranks:
         """Return what ``action`` returns on the first process; raise its error on all processes."""
         if self.count == 1:
             return action()
-        import torch
-        import torch.distributed as dist
-
         error: MoeloadError | None = None
         answer = torch.zeros(2, dtype=torch.int64)
         if self.leads:
@@ -80,9 +75,6 @@ class Ranks:
         """Return a file that process 0 holds, for all processes; None if it holds none."""
         if self.count == 1:
             return path
-        import torch
-        import torch.distributed as dist
-
         size = self.led(lambda: path.stat().st_size if path is not None else -1)
         if size < 0:
             return None
@@ -97,9 +89,6 @@ class Ranks:
         """Return the mean of a tensor over all processes."""
         if self.count == 1:
             return value
-        import torch
-        import torch.distributed as dist
-
         total = value.detach().to(device_of(), torch.float64)
         dist.all_reduce(total)
         return (total / self.count).to(value.device, value.dtype)
@@ -114,9 +103,6 @@ def torchrun_ranks() -> Iterator[Ranks]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
-    import torch
-    import torch.distributed as dist
-
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -131,7 +117,6 @@ def torchrun_ranks() -> Iterator[Ranks]:
 
 def shard(model: Any, device: torch.device) -> nn.Module:
     """Cut each layer of a transformers model, and what is outside of layers, over all processes, in place."""
-    import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -181,8 +166,6 @@ def load_whole(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[s
 
 def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Return the model with gradients averaged over all processes; all start from the first process's weights."""
-    import torch
-
     # in Switch each expert is a module of its own, which gets no gradient in a pass without tokens for it
     unused = recipe.model.family == "switch_transformers"
     return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
@@ -190,8 +173,6 @@ def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
 
 def seed_process(seed: int, step: int, rank: int) -> None:
     """Seed dropout from (seed, step, rank) alone: processes differ, and resuming needs no stored state."""
-    import torch
-
     digest = hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()
     torch.manual_seed(int.from_bytes(digest[:7], "big"))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
@@ -47,26 +47,18 @@ class ModelTable(Record):
     checkpointing: bool = False
     noisy_gate: bool | None = None
 
-    @model_validator(mode="after")
-    def _sizes_fit_the_products(self) -> ModelTable:
+    def problems(self) -> Iterator[str]:
         for key in SIZES:
             size = self.config.get(key)
             if isinstance(size, int) and (size < ALIGNED or size % ALIGNED):
-                raise ValueError(
-                    f"config.{key} is {size}, expected a multiple of {ALIGNED}, as grouped matrix products need"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _names_and_numbers_are_plain(self) -> ModelTable:
+                yield f"config.{key} is {size}, expected a multiple of {ALIGNED}, as grouped matrix products need"
         for key, value in _leaves(self.config):
             if key.startswith("_"):
-                raise ValueError(f"config.{key[:80]!r}: expected a public key of the configuration")
+                yield f"config.{key[:80]!r}: expected a public key of the configuration"
             if isinstance(value, str) and value not in NAMES:
-                raise ValueError(f"config.{key} is {value[:80]!r}, expected one of {', '.join(NAMES)}")
+                yield f"config.{key} is {value[:80]!r}, expected one of {', '.join(NAMES)}"
             if isinstance(value, int | float) and not abs(value) <= LARGEST:
-                raise ValueError(f"config.{key} is beyond {LARGEST}")
-        return self
+                yield f"config.{key} is beyond {LARGEST}"
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -95,17 +87,15 @@ class BalancingTable(Record):
     z_loss: Rate | None = None
     until: int | None = extra_field(None, ge=1)
 
-    @model_validator(mode="after")
-    def _coefficient_only_where_used(self) -> BalancingTable:
+    def problems(self) -> Iterator[str]:
         if (self.method in ("none", "quantile_balancing", "hash")) != (self.coefficient == 0):
-            raise ValueError(f"method {self.method!r} does not go with coefficient {self.coefficient}")
+            yield f"method {self.method!r} does not go with coefficient {self.coefficient}"
         if self.sequence_coefficient is not None and self.method != "loss_free_bias":
-            raise ValueError(f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}")
+            yield f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}"
         if self.z_loss is not None and self.method == "hash":
-            raise ValueError("z_loss does not go with method 'hash', whose routers learn nothing")
+            yield "z_loss does not go with method 'hash', whose routers learn nothing"
         if self.until is not None and self.method != "aux_loss":
-            raise ValueError(f"until goes with method 'aux_loss' only, got {self.method!r}")
-        return self
+            yield f"until goes with method 'aux_loss' only, got {self.method!r}"
 
     @property
     def within_sequences(self) -> float:
@@ -126,13 +116,11 @@ class StageTable(Record):
     towards: tuple[str, ...] | None = Field(default=None, min_length=1)
     weights: tuple[Annotated[int, Field(ge=1, le=1024)], ...] | None = extra_field(None)
 
-    @model_validator(mode="after")
-    def _one_weight_for_each_source(self) -> StageTable:
+    def problems(self) -> Iterator[str]:
         if self.weights is not None and len(self.weights) != len(self.sources):
-            raise ValueError(f"weights has {len(self.weights)} numbers, expected one for each of {len(self.sources)}")
+            yield f"weights has {len(self.weights)} numbers, expected one for each of {len(self.sources)}"
         if self.weights is not None and self.towards is not None:
-            raise ValueError("a mixture that drifts takes its sources in turn, so it cannot have weights")
-        return self
+            yield "a mixture that drifts takes its sources in turn, so it cannot have weights"
 
     @property
     def turns(self) -> tuple[int, ...]:
@@ -194,46 +182,36 @@ class DataTable(Record):
     pretraining: PretrainingTable | None = None
     held_out: int | None = extra_field(None, ge=1)
 
-    @model_validator(mode="after")
-    def _stages_in_order(self) -> DataTable:
+    def problems(self) -> Iterator[str]:
         starts = [stage.start for stage in self.stages]
         if starts[0] != 0 or starts != sorted(set(starts)):
-            raise ValueError(f"stages must start at 0 and rise, got starts {starts}")
+            yield f"stages must start at 0 and rise, got starts {starts}"
         following = [*(stage.sources for stage in self.stages[1:]), None]
         for stage, sources in zip(self.stages, following, strict=True):
             if stage.towards is not None and stage.towards != sources:
-                raise ValueError(
+                yield (
                     f"the stage from step {stage.start} on drifts towards {stage.towards}, expected a next stage that "
                     f"trains on them, got {sources}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _ramp_in_order(self) -> DataTable:
         starts = [piece.start for piece in self.ramp or ()]
         if starts != sorted(set(starts)):
-            raise ValueError(f"the starts of a ramp must rise, got {starts}")
+            yield f"the starts of a ramp must rise, got {starts}"
         drifts = any(stage.towards is not None for stage in self.stages)
         if drifts and self.ramp:
-            raise ValueError("a mixture that drifts does not go with a ramp of the batch")
+            yield "a mixture that drifts does not go with a ramp of the batch"
         if drifts and self.sequences % 2:
-            raise ValueError(f"a mixture that drifts takes pairs of sequences, got {self.sequences} sequences")
-        return self
-
-    @model_validator(mode="after")
-    def _micro_batches_share_equally(self) -> DataTable:
+            yield f"a mixture that drifts takes pairs of sequences, got {self.sequences} sequences"
         for start, sequences in self.batch_sizes:
             if sequences % self.micro_batches:
-                raise ValueError(
+                yield (
                     f"{sequences} sequences per step from step {start} on cannot be shared equally by "
                     f"{self.micro_batches} micro-batches"
                 )
             if sequences * self.sequence_length > MOST_TOKENS:
-                raise ValueError(
+                yield (
                     f"{sequences} sequences of {self.sequence_length} tokens per step, expected at most {MOST_TOKENS} "
                     "tokens"
                 )
-        return self
 
     @property
     def batch_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -272,20 +250,12 @@ class Recipe(Record):
     shape: ShapeMeta | None = extra_field(None)
     load_half: bool = extra_field(True)
 
-    @model_validator(mode="after")
-    def _probe_is_a_plain_count(self) -> Recipe:
-        if self.probe is None:
-            return self
-        if self.probe.tokens % self.data.sequence_length:
-            raise ValueError(
-                f"probe.tokens is {self.probe.tokens}, expected whole sequences of {self.data.sequence_length}"
-            )
-        if any(stage.towards is not None for stage in self.data.stages) or self.model.noisy_gate:
-            raise ValueError("probe needs a mixture that does not drift and a gate without noise")
-        return self
-
-    @model_validator(mode="after")
-    def _everything_happens_within_the_steps(self) -> Recipe:
+    def problems(self) -> Iterator[str]:
+        if self.probe is not None and self.probe.tokens % self.data.sequence_length:
+            yield f"probe.tokens is {self.probe.tokens}, expected whole sequences of {self.data.sequence_length}"
+        drifts = any(stage.towards is not None for stage in self.data.stages)
+        if self.probe is not None and (drifts or self.model.noisy_gate):
+            yield "probe needs a mixture that does not drift and a gate without noise"
         starts = {
             "schedule.warmup": self.schedule.warmup,
             "schedule.decay_start": self.schedule.decay_start or 0,
@@ -296,33 +266,20 @@ class Recipe(Record):
         }
         for name, step in starts.items():
             if step >= self.steps:
-                raise ValueError(f"{name} reaches to step {step}, expected less than steps, which is {self.steps}")
+                yield f"{name} reaches to step {step}, expected less than steps, which is {self.steps}"
         before = self.data.pretraining
         if before is not None and before.steps <= self.schedule.warmup:
-            raise ValueError(
+            yield (
                 f"data.pretraining has {before.steps} steps, expected more than the warm-up of {self.schedule.warmup}"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _recorded_steps_alone_switch(self) -> Recipe:
         if self.balancing.until is not None and self.data.pretraining is not None:
-            raise ValueError("balancing.until does not go with data.pretraining, whose steps are not recorded")
-        return self
-
-    @model_validator(mode="after")
-    def _noise_has_a_gate(self) -> Recipe:
+            yield "balancing.until does not go with data.pretraining, whose steps are not recorded"
         if self.model.noisy_gate and self.balancing.method == "hash":
-            raise ValueError("model.noisy_gate does not go with balancing.method 'hash', which replaces the gate")
-        return self
-
-    @model_validator(mode="after")
-    def _rate_reaches_its_floor(self) -> Recipe:
-        """Raise if the steps cut off a decay or cosine: the run would differ from what the recipe says."""
+            yield "model.noisy_gate does not go with balancing.method 'hash', which replaces the gate"
+        # steps that cut off a decay or cosine make another run than the recipe says
         fall = self.schedule.whole_fall
         if fall is not None and fall[1] > self.steps:
-            raise ValueError(f"{fall[0]} ends at step {fall[1]}, expected at most steps, which is {self.steps}")
-        return self
+            yield f"{fall[0]} ends at step {fall[1]}, expected at most steps, which is {self.steps}"
 
     def stage_at(self, step: int) -> int:
         """Return the number of the data stage that optimizer step `step` belongs to."""

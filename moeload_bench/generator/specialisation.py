@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from moeload_bench.arrays import FloatArray, IntArray
@@ -72,8 +73,6 @@ class Specialisation:
 
     def _counted_LVE(self) -> IntArray:
         """Return how often each token id was sent to each expert."""
-        import torch
-
         counts: list[Any] = [0] * len(self._routers)
         token_T = torch.empty(0, dtype=torch.int64)
 

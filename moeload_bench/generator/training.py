@@ -12,9 +12,10 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
@@ -53,9 +54,6 @@ from moeload_bench.recording.routers import find_routers
 from moeload_bench.recording.writer import StepProgress, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
-if TYPE_CHECKING:
-    import torch
-
 
 @dataclass(frozen=True)
 class Job:
@@ -92,8 +90,6 @@ class TrainingRun:
     """
 
     def __init__(self, job: Job, ranks: Ranks, say: Callable[[str], None] = lambda stage: None) -> None:
-        import torch
-
         torch.set_num_threads(1)
         keep_freed_memory()
         self.job, self.recipe, self.ranks, self._say = job, job.recipe, ranks, say
@@ -154,7 +150,6 @@ class TrainingRun:
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; return the step's cells of the trace by column."""
-        import torch
         from torch.distributed.tensor import DTensor
 
         start = time.perf_counter()
@@ -192,8 +187,6 @@ class TrainingRun:
 
     def probe(self, number: int) -> dict[str, Any]:
         """Count the recipe's probe of a step, with the weights that the step is trained from; return its row."""
-        import torch
-
         table = self.recipe.probe
         assert table is not None
         assert self._probe_counter is not None
@@ -231,8 +224,6 @@ class TrainingRun:
 
         ``aux_loss``: weight of the per-layer auxiliary loss.
         """
-        import torch
-
         token_BN = torch.from_numpy(part.token_BN).to(self.device)
         self.counter.halves.set(torch.from_numpy(part.half_B))
         balancing = self.recipe.balancing
@@ -297,14 +288,10 @@ class TrainingRun:
 
     def save(self, path: Path) -> None:
         """Write model, optimizer and random state."""
-        import torch
-
         torch.save(self._saved or self._state(), path)
         self._saved = {}
 
     def _state(self) -> dict[str, Any]:
-        import torch
-
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -313,8 +300,6 @@ class TrainingRun:
 
     def restore(self, file: Path | BinaryIO) -> None:
         """Restore model, optimizer and random state from a file that `save` wrote."""
-        import torch
-
         state = torch.load(file, weights_only=True, map_location="cpu", mmap=self.job.sharded)
         if self.job.sharded:
             load_whole(self.model, self.optimizer, state)

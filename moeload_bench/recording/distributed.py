@@ -7,16 +7,15 @@ batch must be counted once, so loads are summed over the data-parallel ranks onl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import RecordingError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import nn
 
 
 class RankSum:
@@ -38,8 +37,6 @@ class RankSum:
     @property
     def first(self) -> bool:
         """Return whether this rank is the first of those that are summed over."""
-        import torch.distributed as dist
-
         return dist.get_rank(self._group) == 0
 
     def __call__(self, vector: IntArray) -> IntArray:
@@ -58,17 +55,12 @@ class RankSum:
         """Return the largest of the ranks' numbers, per entry. Call it after a sum, which shows whether all ranks
         continue.
         """
-        import torch
-        import torch.distributed as dist
-
         sent = torch.from_numpy(vector).to(device_of(self._group))
         dist.all_reduce(sent, op=dist.ReduceOp.MAX, group=self._group)
         return sent.cpu().numpy()
 
     def of_each(self, number: int) -> list[int]:
         """Return the number of at least 0 that each rank gives. Call it after a sum, as `largest`."""
-        import torch.distributed as dist
-
         sent = np.zeros(dist.get_world_size(self._group), dtype=np.int64)
         sent[dist.get_rank(self._group)] = number
         return [int(got) for got in self.largest(sent)]
@@ -101,17 +93,11 @@ class RankSum:
         )
 
     def _exchange_sizes(self, size: int) -> tuple[int, int]:
-        import torch
-        import torch.distributed as dist
-
         sizes = torch.tensor([-size, size], device=device_of(self._group))
         dist.all_reduce(sizes, op=dist.ReduceOp.MAX, group=self._group)
         return -int(sizes[0]), int(sizes[1])
 
     def _all_reduce(self, vector: IntArray, stopped: int) -> tuple[int, IntArray]:
-        import torch
-        import torch.distributed as dist
-
         sent = torch.from_numpy(np.concatenate([[np.int64(stopped)], vector])).to(device_of(self._group))
         dist.all_reduce(sent, group=self._group)
         total: IntArray = sent.cpu().numpy()
@@ -160,15 +146,11 @@ def _layout(model: nn.Module) -> dict[str, int]:
 
 def unwrapped(model: Any) -> Any:
     """Return the model inside `DistributedDataParallel`, or the model itself."""
-    import torch
-
     return model.module if isinstance(model, torch.nn.parallel.DistributedDataParallel) else model
 
 
 def this_rank() -> tuple[int, int]:
     """Return (rank, number of ranks) of this process; (0, 1) outside a process group."""
-    import torch.distributed as dist
-
     if not (dist.is_available() and dist.is_initialized()):
         return 0, 1
     return dist.get_rank(), dist.get_world_size()
@@ -176,9 +158,6 @@ def this_rank() -> tuple[int, int]:
 
 def device_of(group: Any = None) -> torch.device:
     """Return a device whose tensors the group's backend can reduce."""
-    import torch
-    import torch.distributed as dist
-
     # "cpu:gloo,cuda:nccl": the devices that the group serves, each with its backend
     served = [entry.partition(":")[0] for entry in str(dist.get_backend_config(group)).split(",")]
     if "cpu" in served:

@@ -9,19 +9,18 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from pydantic import ValidationError
 
 from moeload_bench.arrays import Array
 from moeload_bench.environment import package_versions, processor_name
 from moeload_bench.errors import RecordingError
+from moeload_bench.recording.routers import Router
 from moeload_bench.traces.meta import wrong_field
 from moeload_bench.traces.trace import OPTIONAL_COLUMNS, LayerMeta, TraceMeta
-
-if TYPE_CHECKING:
-    from moeload_bench.recording.routers import Router
 
 _PACKAGES = ("moeload-bench", "torch", "transformers", "accelerate", "tokenizers", "numpy")
 
@@ -64,8 +63,6 @@ def recorded_versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return machine, processor and accelerator, without names of hosts or users."""
-    import torch
-
     found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": processor_name()}
     found["cpu_count"] = os.cpu_count()
     found["threads"] = torch.get_num_threads()

@@ -8,10 +8,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, extra_field, first_problem
@@ -83,11 +83,9 @@ class LayerMeta(Record):
     experts: int = Field(ge=1, description="logical experts, never slots of replicas; the same in every layer")
     top_k: int | None = Field(default=None, ge=1, description="experts per token; null where it varies")
 
-    @model_validator(mode="after")
-    def _has_so_many(self) -> LayerMeta:
+    def problems(self) -> Iterator[str]:
         if self.top_k is not None and self.top_k > self.experts:
-            raise ValueError(f"top_k is {self.top_k}, expected at most the layer's {self.experts} experts")
-        return self
+            yield f"top_k is {self.top_k}, expected at most the layer's {self.experts} experts"
 
 
 class SourceMeta(Record):
@@ -206,11 +204,9 @@ class TraceMeta(Record):
             )
         return name
 
-    @model_validator(mode="after")
-    def _rows_fit_the_stride(self) -> TraceMeta:
+    def problems(self) -> Iterator[str]:
         if self.row_steps > self.stride:
-            raise ValueError(f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}")
-        return self
+            yield f"row_steps is {self.row_steps}, expected at most the stride, {self.stride}"
 
     @property
     def top_k(self) -> int | None:
