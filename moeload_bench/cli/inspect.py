@@ -19,13 +19,11 @@ from moeload_bench.cli.opening import is_unfinished, open_trace
 from moeload_bench.cli.options import INT, check_ending, no_trace
 from moeload_bench.cli.progress import plain_console, say, say_record
 from moeload_bench.errors import NotFoundError, TraceError
-from moeload_bench.inspection.against import compare
+from moeload_bench.inspection.against import compare, comparison
 from moeload_bench.inspection.capacity import Capacity
-from moeload_bench.inspection.details import details
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.following import Follower, Place
-from moeload_bench.inspection.overview import WIDTH, overview
-from moeload_bench.inspection.sides import comparison
+from moeload_bench.inspection.terminal import WIDTH, details, overview
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.trace import Trace

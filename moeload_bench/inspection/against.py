@@ -1,28 +1,38 @@
 """Two runs, or two parts of one: which balances better, how far loads moved, whether a placement made on one holds.
 
+`compare` gives a `Comparison`, `comparison` its screen.
+
 Axis letters: S rows, L MoE layers, E experts, K expert-parallel sizes.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import TraceError, printable
 from moeload_bench.inspection.facts import Inspection, Inspector, plain
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.results.console import plain_table
+from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.traces.trace import shares
+from moeload_bench.words import shown
 
 ALIKE = 0.05
 """Two balances are alike if their excess over noise differs by at most this part."""
 WORTH_PLACING = 0.02
 """A placement is worth a sentence if it makes the busiest rank of some size this much less busy, over the mean."""
+SIDE_HEADS = ("steps", "state", "busiest expert over the mean", "noise alone", "dead experts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,4 +134,43 @@ def _holds(found: Comparison) -> str:
         f"The most even placement made on the first {held} on the second: at {size} ranks the busiest has "
         f"{even_K[k]:.2f} times the mean in the order of numbers, {placed_K[k]:.2f} under it, {best_K[k]:.2f} under "
         "the second's own."
+    )
+
+
+# ---------------------------------------------------------------- the screen
+
+
+def comparison(found: Comparison, names: tuple[str, str], width: int) -> RenderableType:
+    """Return the screen of two runs, or of two parts of one; ``names``: what the first and the second are."""
+    said = [Text(f"First: {printable(names[0])}. Second: {printable(names[1])}.", style="bold", overflow="fold")]
+    said += [Text(line) for text in sentences(found) for line in textwrap.wrap(text, width)]
+    sides = Table(box=None, padding=(0, 2), pad_edge=False)
+    for head in ("", "first", "second"):
+        sides.add_column(head, justify="right" if head else "left")
+    for row in zip(SIDE_HEADS, _side(found.first), _side(found.second), strict=True):
+        sides.add_row(*row)
+    ranks = plain_table("ranks", "experts", "first", "second", "second, placed by first", "second, placed best")
+    second = found.second.ranks
+    for k, size in enumerate(second.size_K):
+        means = (found.first.ranks.busiest_KL[k], second.busiest_KL[k], found.placed_KL[k], found.best_KL[k])
+        ranks.add_row(f"{size}", f"{found.second.meta.experts // size}", *(f"{mean_known(of_L):.2f}" for of_L in means))
+    about = (
+        "Busiest rank over the mean one, mean over layers and the last rows of each; experts in the order of their "
+        "numbers, then under the most even placement by the first's and by the second's own loads. Whole batch in one "
+        "pass, one expert-parallel group: a lower bound otherwise."
+    )
+    return Group(
+        *said, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))
+    )
+
+
+def _side(found: Inspection) -> tuple[str, ...]:
+    """Return the cells of one run, in the order of `SIDE_HEADS`."""
+    too_short = found.rows * found.meta.stride < StateRule().earliest_stable
+    return (
+        f"{found.first_step:,} to {found.step - 1:,}",
+        "too short to say" if too_short and found.state == "not settled" else found.state,
+        shown(mean_known(found.busiest_L), ".2f"),
+        shown(mean_known(found.high_L), ".2f"),
+        f"{int(found.dead_LE.sum()):,}",
     )

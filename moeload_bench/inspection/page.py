@@ -1,11 +1,14 @@
 """An inspection as one page that needs nothing else: no network, no script, light and dark, wide and narrow.
 
-Axis letters: N bins of time, L MoE layers, K expert-parallel sizes.
+Axis letters: N bins of time, L MoE layers, X places on a scale of colours.
 """
 
 from __future__ import annotations
 
+import base64
 import math
+import struct
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -16,15 +19,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import MissingExtraError, PlotError, printable
 from moeload_bench.files import write_whole
 from moeload_bench.inspection.capacity import Capacity, capacity_sentences, capacity_tables
-from moeload_bench.inspection.details import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, layer_rows
-from moeload_bench.inspection.drawing import Curve, curve, data_uri, excess_png, excess_ramp
 from moeload_bench.inspection.events import moments
 from moeload_bench.inspection.facts import Inspection, inspect_trace
-from moeload_bench.inspection.overview import floor_of
-from moeload_bench.inspection.verdict import against_noise, ends, rank_sentence, verdict
+from moeload_bench.inspection.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
+from moeload_bench.inspection.verdict import against_noise, ends, rank_rows, rank_sentence, verdict
 from moeload_bench.traces.means import mean_known
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace, TraceMeta
@@ -43,14 +45,8 @@ MOST_PLACES, MOST_MARKED = 50, 12
 """Places on the time axis where events differ, and marks of events, the last ones."""
 CURVES = {"loss": "loss", "lr": "lr"}
 """Columns that are drawn below the map."""
-
-
-class Tile(NamedTuple):
-    """A number of the first screen: its name, the number, what it is."""
-
-    name: str
-    value: str
-    about: str
+MILD, STRONG, UNKNOWN = (245, 166, 35), (214, 30, 70), (128, 128, 128, 255)
+"""Colours of little and of much excess over noise, and of none that is known."""
 
 
 class Mark(NamedTuple):
@@ -61,14 +57,12 @@ class Mark(NamedTuple):
     text: str
 
 
-class Size(NamedTuple):
-    """An expert-parallel size, in words: ranks, and the busiest one over the mean one."""
+class Curve(NamedTuple):
+    """A line along time: SVG paths in a box of 1,000 x 100 without proportions, and the values at its two ends."""
 
-    ranks: str
-    mean: str
-    noise: str
-    worst: str
-    tokens: str
+    path: str
+    low: float
+    high: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +113,7 @@ def render(found: Inspection, capacity: Capacity | None = None) -> str:
         first=f"{found.first_step:,}",
         last=f"{found.step - 1:,}",
         rank_sentence=rank_sentence(found),
-        sizes=list(sizes(found)),
+        sizes=list(rank_rows(found)),
         layer_heads=LAYER_HEADS,
         layer_rows=list(layer_rows(found)),
         about_layers=ABOUT_LAYERS,
@@ -152,33 +146,19 @@ def shape_words(found: Inspection) -> str:
     )
 
 
-def tiles(found: Inspection) -> list[Tile]:
-    """Return balance now, that of noise alone, and the worst layer."""
+def tiles(found: Inspection) -> list[tuple[str, str, str]]:
+    """Return balance now, that of noise alone, and the worst layer: each a name, the number, what it is."""
     worst = found.worst
-    low, high = mean_known(found.low_L), mean_known(found.high_L)
+    noise = ends(found.low_L[worst], found.high_L[worst])
     return [
-        Tile("now", shown(mean_known(found.busiest_L), ".2f"), f"busiest expert / mean, last {found.recent} rows"),
-        Tile("noise alone", ends(low, high), "if all experts were equally likely"),
-        Tile(
+        ("now", shown(mean_known(found.busiest_L), ".2f"), f"busiest expert / mean, last {found.recent} rows"),
+        ("noise alone", ends(mean_known(found.low_L), mean_known(found.high_L)), "if all experts were equally likely"),
+        (
             "worst layer",
             shown(float(found.busiest_L[worst]), ".2f"),
-            f"layer {found.names_L[worst]}; noise alone {ends(found.low_L[worst], found.high_L[worst])}",
+            f"layer {found.names_L[worst]}; noise alone {noise}",
         ),
     ]
-
-
-def sizes(found: Inspection) -> Iterator[Size]:
-    """Yield the expert-parallel table, the smallest size first."""
-    table = found.ranks
-    for k, size in enumerate(table.size_K):
-        worst = int(np.nan_to_num(table.busiest_KL[k], nan=-1.0).argmax())
-        yield Size(
-            ranks=f"{size:,}",
-            mean=shown(mean_known(table.busiest_KL[k]), ".2f"),
-            noise=ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k])),
-            worst=f"layer {found.names_L[worst]}: {shown(float(table.busiest_KL[k, worst]), '.2f')}",
-            tokens=f"{int(table.tokens_KL[k].max()):,}",
-        )
 
 
 def marks(found: Inspection) -> Iterator[Mark]:
@@ -191,7 +171,7 @@ def marks(found: Inspection) -> Iterator[Mark]:
 
 
 class Map(NamedTuple):
-    """The heat map: its address, its height in pixels, the excess of the strongest colour, whether it has gaps.
+    """The heat map: its bytes in base 64, height in pixels, the excess of the strongest colour, whether it has gaps.
 
     ``labels``: names of layers with their places in percent, and whether it is the worst one.
     """
@@ -212,7 +192,8 @@ def _map(found: Inspection) -> Map:
     labels = [(100 * (i + 0.5) / L, found.names_L[i], i == found.worst and L > 1) for i in far]
     excess_NL = line.busiest_NL / floor_of(line)
     most = max(LEAST_SCALE, 2 ** math.ceil(math.log2(np.nanmax(excess_NL, initial=1.0))))
-    return Map(data_uri(excess_png(excess_NL, most)), height, most, bool(np.isnan(excess_NL).any()), labels)
+    image = base64.b64encode(excess_png(excess_NL, most)).decode("ascii")
+    return Map(image, height, most, bool(np.isnan(excess_NL).any()), labels)
 
 
 def _curves(found: Inspection) -> Iterator[tuple[str, Curve]]:
@@ -222,6 +203,47 @@ def _curves(found: Inspection) -> Iterator[tuple[str, Curve]]:
         drawn = None if line is None or column not in line.run else curve(line.run[column])
         if drawn is not None:
             yield name, drawn
+
+
+def curve(value_N: FloatArray) -> Curve | None:
+    """Return a line with gaps where a value is not known; None for fewer than two values."""
+    known_N = np.isfinite(value_N)
+    if known_N.sum() < 2:
+        return None
+    low, high = float(value_N[known_N].min()), float(value_N[known_N].max())
+    x_N = 1000 * (np.arange(len(value_N)) + 0.5) / len(value_N)
+    y_N = 96 - 92 * (value_N - low) / (high - low or 1.0)
+    begins_N = np.diff(known_N.astype(int), prepend=0) > 0
+    points = zip(x_N.tolist(), y_N.tolist(), known_N.tolist(), begins_N.tolist(), strict=True)
+    path = "".join(f"{'M' if begins else 'L'}{x:.1f} {y:.1f}" for x, y, known, begins in points if known)
+    return Curve(path, low, high)
+
+
+def excess_colours(excess_X: FloatArray, most: float) -> IntArray:
+    """Return red, green, blue and cover [..., 4] of how many times noise alone: clear at 1, strongest at ``most``."""
+    place_X1 = np.clip(np.log(np.maximum(excess_X, 1.0)) / np.log(most), 0.0, 1.0)[..., None]
+    colour_X3 = np.array(MILD) + place_X1 * np.subtract(STRONG, MILD)
+    colour_X4 = np.concatenate([colour_X3, 255 * np.minimum(1.0, 1.6 * place_X1)], axis=-1)
+    return np.where(np.isnan(place_X1), UNKNOWN, np.round(np.nan_to_num(colour_X4))).astype(np.int64)
+
+
+def excess_ramp() -> str:
+    """Return the scale of the excess as a CSS gradient."""
+    stops = excess_colours(2.0 ** np.linspace(0, 1, 9), 2.0).tolist()
+    return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b} / {a / 255:.3f})' for r, g, b, a in stops)})"
+
+
+def excess_png(excess_NL: FloatArray, most: float) -> bytes:
+    """Return a PNG of `excess_colours`: a pixel for each bin and layer, time to the right."""
+    pixels = np.ascontiguousarray(excess_colours(excess_NL.T, most).astype(np.uint8))
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", len(excess_NL), len(pixels), 8, 6, 0, 0, 0)),
+        (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
 
 
 def run_facts(found: Inspection) -> Iterator[tuple[str, str]]:

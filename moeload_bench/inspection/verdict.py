@@ -15,7 +15,7 @@ from moeload_bench.errors import counted
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known
-from moeload_bench.words import every, listed
+from moeload_bench.words import every, listed, shown
 
 AT_FLOOR = 1.05
 """Balance counts as that of noise alone up to so many times the lower end of it."""
@@ -66,20 +66,11 @@ def balance_of(found: Inspection) -> list[Balance]:
     Without half batches noise lies between two ends, and where loads swing from row to row the upper one is not known:
     only a balance at the lower end or above the upper one can be told from noise.
     """
-    known = zip(
-        found.busiest_L.tolist(), found.low_L.tolist(), found.high_L.tolist(), found.oscillates_L.tolist(), strict=True
-    )
-    return [_balance_of_layer(*layer, found.has_half) for layer in known]
-
-
-def _balance_of_layer(busiest: float, low: float, high: float, oscillates: bool, has_half: bool) -> Balance:
-    if np.isnan(busiest):
-        return "no load"
-    if np.isnan(high) or (oscillates and not has_half):
-        return "cannot tell"
-    if busiest <= AT_FLOOR * low:
-        return "noise alone"
-    return "above noise" if busiest > AT_FLOOR * high else "cannot tell"
+    busiest_L, low_L, high_L = found.busiest_L, found.low_L, found.high_L
+    unknown_L = np.isnan(high_L) | (found.oscillates_L & (not found.has_half))
+    cases = [np.isnan(busiest_L), unknown_L, busiest_L <= AT_FLOOR * low_L, busiest_L > AT_FLOOR * high_L]
+    kinds: list[Balance] = ["no load", "cannot tell", "noise alone", "above noise"]
+    return list(np.select(cases, kinds, "cannot tell").tolist())
 
 
 # ---------------------------------------------------------------- state
@@ -268,16 +259,37 @@ def _expert_names(found: Inspection, pairs: Sequence[tuple[int, int | None]]) ->
     return f"layer.expert {', '.join(names)}{more}"
 
 
-def even_up_to(found: Inspection) -> int | None:
-    """Return the largest expert-parallel size whose busiest rank is within 10 % of the mean one, None for none."""
-    sizes = zip(found.ranks.size_K, found.ranks.busiest_KL, strict=True)
-    fits = [size for size, of_L in sizes if mean_known(of_L) <= EVEN_RANKS]
-    return max(fits, default=None)
+class RankRow(NamedTuple):
+    """An expert-parallel size in words: the busiest rank over the mean one, mean over layers and in the worst layer.
+
+    ``tokens``: the most that a rank received in one row.
+    """
+
+    size: int
+    mean: str
+    noise: str
+    worst: str
+    worst_layer: str
+    tokens: int
+
+
+def rank_rows(found: Inspection) -> Iterator[RankRow]:
+    """Yield the expert-parallel table, the smallest size first."""
+    table = found.ranks
+    for k, size in enumerate(table.size_K):
+        worst = int(np.nan_to_num(table.busiest_KL[k], nan=-1.0).argmax())
+        yield RankRow(
+            size,
+            shown(mean_known(table.busiest_KL[k]), ".2f"),
+            ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k])),
+            shown(float(table.busiest_KL[k, worst]), ".2f"),
+            found.names_L[worst],
+            int(table.tokens_KL[k].max()),
+        )
 
 
 def rank_sentence(found: Inspection) -> str:
-    """Return up to which expert-parallel size ranks are about equally busy."""
-    size = even_up_to(found)
-    if size is None:
-        return "more than 10 % above it at every size."
-    return f"within 10 % up to {counted(size, 'rank')}."
+    """Return up to which expert-parallel size the busiest rank is within 10 % of the mean one."""
+    sizes = zip(found.ranks.size_K, found.ranks.busiest_KL, strict=True)
+    even = [size for size, of_L in sizes if mean_known(of_L) <= EVEN_RANKS]
+    return f"within 10 % up to {counted(max(even), 'rank')}." if even else "more than 10 % above it at every size."

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.inspection.details import details
 from moeload_bench.inspection.events import LAST, Conditions, Event, EventDetector, change, event_sentences, moments
 from moeload_bench.inspection.facts import Inspection, Inspector, inspect_trace
 from moeload_bench.inspection.monitor import LoadMonitor
-from moeload_bench.inspection.overview import map_lines
 from moeload_bench.inspection.page import marks
 from moeload_bench.inspection.planning import Settings
+from moeload_bench.inspection.terminal import details, map_lines
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.recording.writer import RecordingWarning, rows_of
 from moeload_bench.states.rule import StateRule

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.cli.inspect import _place
 from moeload_bench.errors import MoeloadError, NotFoundError
-from moeload_bench.inspection.details import expert_sentences
 from moeload_bench.inspection.facts import inspect_trace
 from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.terminal import expert_sentences
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.store import write_trace

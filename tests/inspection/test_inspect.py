@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
-from moeload_bench.inspection import facts, overview
+from moeload_bench.inspection import facts, terminal
 from moeload_bench.inspection.against import compare, even_placement
 from moeload_bench.inspection.facts import Inspector, inspect_trace
 from moeload_bench.recording.parts import Parts
@@ -86,7 +86,7 @@ def test_the_screen_has_80_columns_and_24_lines(layers: int, experts: int) -> No
     columns = {"load_half": half_SLE, "dropped": load_SLE // 9}
     found = inspect_trace(Trace.from_arrays(load_SLE, top_k=1, columns=columns))
     console = Console(width=80, height=24, record=True, file=io.StringIO())
-    console.print(overview.overview(found, "moeload-bench inspect RUN --details"))
+    console.print(terminal.overview(found, "moeload-bench inspect RUN --details"))
     lines = console.export_text().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
@@ -95,9 +95,9 @@ def test_the_screen_has_80_columns_and_24_lines(layers: int, experts: int) -> No
 def test_layers_that_behave_alike_share_a_line_and_the_worst_has_its_own() -> None:
     """Neighbours within ten percent are one line; of more kinds than lines, the most alike are joined."""
     excess_CL = np.array([[1.0, 1.05, 2.0, 3.0, 1.0, 1.02]])
-    assert overview.folded(excess_CL, 6, worst=3) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 6)]
-    assert overview.folded(excess_CL, 3, worst=3) == [slice(0, 3), slice(3, 4), slice(4, 6)]
-    assert len(overview.folded(np.ones((2, 6)), 6, worst=0)) == 2
+    assert terminal.folded(excess_CL, 6, worst=3) == [slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 6)]
+    assert terminal.folded(excess_CL, 3, worst=3) == [slice(0, 3), slice(3, 4), slice(4, 6)]
+    assert len(terminal.folded(np.ones((2, 6)), 6, worst=0)) == 2
 
 
 def test_a_run_without_any_load_is_refused(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.inspection.details import expert_sentences
 from moeload_bench.inspection.experts import alarms, block_shares, deaths, measured
 from moeload_bench.inspection.facts import Inspector, inspect_trace
 from moeload_bench.inspection.starving import Deaths, alarm_errors, death_sentences
+from moeload_bench.inspection.terminal import expert_sentences
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace

@@ -1,13 +1,16 @@
-"""The first screen of a run, 80 columns by 24 lines: verdict, map, expert-parallel sizes, what to do next.
+"""A run in a terminal: its first screen, 80 columns by 24 lines, and the tables of `--details`.
 
-Axis letters: N bins of time, C columns of the screen, L MoE layers, K expert-parallel sizes.
+The screen: verdict, map, expert-parallel sizes, what to do next. The tables: every layer and size, the hottest and the
+coldest experts, deaths, costs, events.
+
+Axis letters: N bins of time, C columns of the screen, L MoE layers, E experts, K expert-parallel sizes.
 """
 
 from __future__ import annotations
 
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -15,10 +18,14 @@ from rich.text import Text
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted, printable
-from moeload_bench.inspection.events import ALARMS
+from moeload_bench.inspection.events import ALARMS, event_sentences
 from moeload_bench.inspection.facts import Inspection
+from moeload_bench.inspection.measured import cost_sentences
+from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.inspection.timeline import Timeline
-from moeload_bench.inspection.verdict import ends, rank_sentence, verdict
+from moeload_bench.inspection.verdict import balance_of, ends, rank_rows, rank_sentence, verdict
+from moeload_bench.results.console import plain_table
+from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import shown
 
@@ -37,6 +44,19 @@ MOST_SIZES, LEAST_SIZES = 6, 3
 MOST_LAYERS, LEAST_LAYERS = 8, 3
 MAP_FRAME, SIZES_FRAME = 3, 3
 """Lines of the map and of the table that are no layer's and no size's."""
+NAMED = 8
+"""Experts that are named as the hottest or the coldest."""
+NEWEST = 20
+"""Events that are described."""
+LAYER_HEADS = ("layer", "state", "first settled", "drift", "now", "noise", "is", "dead", "fall")
+SHORT = {"noise alone": "noise", "above noise": "above", "cannot tell": "?", "no load": "-"}
+ABOUT_LAYERS = (
+    "state: whether loads settled or move, and since which step. first settled: by the rule, and by looser to stricter "
+    "thresholds. drift: percent of a layer's tokens that move to other experts between two windows of 100 steps. now: "
+    "busiest expert over the mean one. noise: what would be seen if all experts were equally likely. is: what "
+    f"now is by that, ? for cannot tell. dead: experts below {DEAD_SHARE:g} of an equal share. fall: experts that "
+    "fell below a fifth of it and have not recovered."
+)
 
 
 def overview(
@@ -179,34 +199,90 @@ def _axis(found: Inspection, line: Timeline, columns: int) -> str:
 # ---------------------------------------------------------------- expert-parallel sizes
 
 
-def rank_lines(found: Inspection, token_bytes: float | None, most: int = MOST_SIZES) -> list[Text]:
+def rank_lines(found: Inspection, token_bytes: float | None, most: int) -> list[Text]:
     """Return the expert-parallel table: a line for each size, at most so many of them."""
     if found.silent_L.all():
         return []
-    table, worst_K = found.ranks, [int(np.nan_to_num(of_L, nan=-1.0).argmax()) for of_L in found.ranks.busiest_KL]
-    heads = ("ranks", "experts", "all layers", "noise alone", "worst layer", "most tokens")
-    lines = [
+    rows = list(rank_rows(found))
+    heads = ("ranks", "experts", "all layers", "noise alone", "worst layer", "most tokens", "MB")
+    columns = len(heads) if token_bytes is not None else len(heads) - 1
+    cells = [heads]
+    for k in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)).tolist():
+        row = rows[k]
+        mb = f"{row.tokens * (token_bytes or 0) / 1e6:,.1f}"
+        worst, tokens = f"{row.worst} ({row.worst_layer})", f"{row.tokens:,}"
+        cells.append((f"{row.size}", f"{found.meta.experts // row.size}", row.mean, row.noise, worst, tokens, mb))
+    widths = SIZE_COLUMNS[:columns]
+    return [
         Text(f"Busiest rank over the mean one: {rank_sentence(found)}", style="bold"),
-        Text(_cells(*heads, *(() if token_bytes is None else ("MB",)))),
+        *(Text("".join(f"{cell:>{wide}}" for cell, wide in zip(line, widths, strict=False))) for line in cells),
+        Text("The whole batch in one pass, one expert-parallel group: a lower bound otherwise.", style="dim"),
     ]
-    for k in chosen(len(table.size_K), most):
-        size, worst = table.size_K[k], worst_K[k]
-        noise = ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k]))
-        layer = f"{table.busiest_KL[k, worst]:.2f} ({found.names_L[worst]})"
-        tokens = int(table.tokens_KL[k].max())
-        mb = () if token_bytes is None else (f"{tokens * token_bytes / 1e6:,.1f}",)
-        mean = shown(mean_known(table.busiest_KL[k]), ".2f")
-        lines.append(Text(_cells(f"{size}", f"{found.meta.experts // size}", mean, noise, layer, f"{tokens:,}", *mb)))
-    lines.append(Text("The whole batch in one pass, one expert-parallel group: a lower bound otherwise.", style="dim"))
-    return lines
 
 
-def _cells(*cells: str) -> str:
-    """Return the cells of a line of the expert-parallel table."""
-    return "".join(f"{cell:>{wide}}" for cell, wide in zip(cells, SIZE_COLUMNS, strict=False))
+# ---------------------------------------------------------------- the tables of --details
 
 
-def chosen(sizes: int, most: int) -> list[int]:
-    """Return which sizes are shown: all, or so many from the smallest to the largest."""
-    picked = np.linspace(0, sizes - 1, min(sizes, most)).round().astype(int)
-    return [int(one) for one in np.unique(picked)]
+def details(found: Inspection, token_bytes: float | None = None) -> Iterator[RenderableType]:
+    """Yield the tables, each with what its columns mean."""
+    table = plain_table(*LAYER_HEADS, left=("state", "is"), fold="layer")
+    for cells in layer_rows(found):
+        table.add_row(*cells)
+    yield table
+    yield Text(ABOUT_LAYERS)
+    yield Text("")
+    yield from rank_lines(found, token_bytes, len(found.ranks.size_K))
+    yield Text("")
+    yield from map(Text, expert_sentences(found))
+    yield from map(Text, cost_sentences(found.measured))
+    yield Text("")
+    yield from map(Text, event_sentences(found.events, NEWEST))
+
+
+def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of each layer, in the order of `LAYER_HEADS`."""
+    balance, states = balance_of(found), found.states
+    for layer, name in enumerate(found.names_L):
+        state = ("-", "-", "-")
+        if states is not None:
+            state = (
+                f"{'moves' if states.unsettled_L[layer] else 'settled'} {max(0, states.since_L[layer]):,}",
+                _onset(*states.onset_L3[layer].tolist()),
+                shown(100 * states.drift_L[layer], ".2f"),
+            )
+        yield (
+            printable(name),
+            *state,
+            shown(found.busiest_L[layer], ".2f"),
+            ends(found.low_L[layer], found.high_L[layer]),
+            SHORT[balance[layer]],
+            str(int(found.dead_LE[layer].sum())),
+            str(int(found.dying_LE[layer].sum())),
+        )
+
+
+def _onset(step: int, loose: int, strict: int) -> str:
+    """Return `480 (400-610)`, `never` for -1."""
+    step_, loose_, strict_ = ("never" if one < 0 else f"{one:,}" for one in (step, loose, strict))
+    return f"{step_} ({loose_}-{strict_})"
+
+
+def expert_sentences(found: Inspection) -> Iterator[str]:
+    """Yield the hottest and the coldest experts, those that fall, and what was seen at deaths."""
+    load_X = (found.share_LE * found.meta.experts).ravel()
+    order = np.argsort(load_X, kind="stable")[: int(np.isfinite(load_X).sum())]
+    if order.size:
+        yield f"Hottest experts (layer.expert, load over an equal share): {_names(found, order[::-1][:NAMED])}."
+        yield f"Coldest: {_names(found, order[:NAMED])}."
+    if found.dying_LE.any():
+        yield f"Falling: {_names(found, np.flatnonzero(found.dying_LE)[:NAMED])}. {alarm_errors()}"
+    yield from death_sentences(found.deaths, found.names_L)
+
+
+def _names(found: Inspection, flat: np.ndarray) -> str:
+    """Name experts, given by their places in a flat [L, E], each with its load over an equal share."""
+    E = found.meta.experts
+    pairs = zip(*(one.tolist() for one in np.divmod(flat, E)), strict=True)
+    return ", ".join(
+        f"{found.names_L[layer]}.{expert} {found.share_LE[layer, expert] * E:.2f}" for layer, expert in pairs
+    )
