@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+from typer.main import get_command
 
-from moeload_bench.cli.options import INT, FirstLayer, taking
+from moeload_bench.cli.options import INT, FirstLayer
 from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.formats import FORMATS
 from moeload_bench.interchange.importing import import_from
 from moeload_bench.interchange.model_layers import read_layers
-from moeload_bench.interchange.rows import CutShortWarning, Options, spans
+from moeload_bench.interchange.rows import CutShortWarning, Imported, Options, spans
 from moeload_bench.recording.stages import merge_stages
 from moeload_bench.traces.store import read_trace
 
 app = typer.Typer(no_args_is_help=True, help="Turn counts of engines, arrays and tables into a trace.")
 
-Source = Annotated[Path, typer.Argument(help="The file to read.")]
 Sources = Annotated[list[str], typer.Argument(help="Files, folders or globs in quotes.")]
 MAX_EXPERTS = 1 << 16
 MAX_INTERVAL = 1 << 20
@@ -50,21 +51,20 @@ def _numbers(text: str) -> tuple[int, ...]:
     return tuple(n for part in parts if part for n in range(int(part[1]), int(part[2] or part[1]) + 1))
 
 
-@dataclass(frozen=True)
-class Common:
-    """The options that every format has in addition to its own."""
-
-    out: Annotated[Path, typer.Option(help="The trace to write (.parquet).")]
-    top_k: Annotated[int | None, typer.Option(metavar=INT, min=1, help="Experts per token, if fixed and known.")] = None
+def common(
+    out: Annotated[Path, typer.Option(help="The trace to write (.parquet).")],
+    top_k: Annotated[
+        int | None, typer.Option(metavar=INT, min=1, help="Experts per token, if fixed and known.")
+    ] = None,
     tokens: Annotated[
         int | None,
         typer.Option(
             metavar=INT, min=1, help="Tokens entering each layer in each step; else the log's, else loads / top-k."
         ),
-    ] = None
-    name: Annotated[str, typer.Option(help="The trace's recipe name.")] = "own"
-    split: Annotated[str, typer.Option(help="train, test or a name of your own.")] = "test"
-    run: Annotated[int, typer.Option(metavar=INT, min=0, help="Number of the run within its split.")] = 0
+    ] = None,
+    name: Annotated[str, typer.Option(help="The trace's recipe name.")] = "own",
+    split: Annotated[str, typer.Option(help="train, test or a name of your own.")] = "test",
+    run: Annotated[int, typer.Option(metavar=INT, min=0, help="Number of the run within its split.")] = 0,
     counted: Annotated[
         Literal["pre_drop", "post_drop"] | None,
         typer.Option(
@@ -72,46 +72,56 @@ class Common:
             help="pre_drop or post_drop: with the tokens over an expert's capacity or without; by default as the "
             "format has it.",
         ),
-    ] = None
-    licence: Annotated[str, typer.Option(help="Licence of the numbers.")] = "unknown"
-    first_layer: FirstLayer = None
+    ] = None,
+    licence: Annotated[str, typer.Option(help="Licence of the numbers.")] = "unknown",
+    first_layer: FirstLayer = None,
     layers: Annotated[
         str | None, typer.Option(help="The numbers of all MoE layers in the model instead: 3-60, or 1,3,5.")
-    ] = None
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="The model's config.json instead: it says which layers are MoE layers.")
-    ] = None
-
-    def options(self) -> Options:
-        """Return what the user says of the log; raise `TraceError` for layers that are numbered twice."""
-        if [self.first_layer, self.layers, self.model].count(None) < 2:
-            raise TraceError("--first-layer, --layers and --model: expected one of them")
-        meta = {"recipe": self.name, "group": self.name, "split": self.split, "run": self.run, "licence": self.licence}
-        known = Options(self.top_k, self.tokens, self.counted, meta=meta)
-        if self.model is not None:
-            model = read_layers(self.model)
-            return replace(known, layers=model.decoder + model.predicting, predicting=model.predicting)
-        return replace(known, layers=self.first_layer if self.layers is None else _numbers(self.layers))
-
-
-@dataclass(frozen=True)
-class Stepwise(Common):
-    """The options of the formats that are read step by step."""
-
-    first_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The first step to import.")] = None
-    last_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The last step to import.")] = None
-
-    def options(self) -> Options:
-        """Return what the user says of the log and which of its steps are wanted."""
-        return replace(super().options(), first_step=self.first_step, last_step=self.last_step)
+    ] = None,
+    first_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The first step to import.")] = None,
+    last_step: Annotated[int | None, typer.Option(metavar=INT, min=0, help="The last step to import.")] = None,
+) -> tuple[Path, Options]:
+    """Return the trace to write and what the user says of the log: the options that every format has."""
+    if [first_layer, layers, model].count(None) < 2:
+        raise TraceError("--first-layer, --layers and --model: expected one of them")
+    meta = {"recipe": name, "group": name, "split": split, "run": run, "licence": licence}
+    known = Options(top_k, tokens, counted, first_step, last_step, meta)
+    if model is not None:
+        found = read_layers(model)
+        return out, replace(known, layers=found.decoder + found.predicting, predicting=found.predicting)
+    return out, replace(known, layers=first_layer if layers is None else _numbers(layers))
 
 
-def _import(ctx: typer.Context, source: str | Path | Sequence[str], **own: Any) -> None:
-    """Import ``source`` as the command says; ``own``: the format's own options."""
-    common: Common = ctx.obj
-    with pair_progress(unit="bytes") as report, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
-        done = import_from(str(ctx.info_name), source, common.out, common.options(), report, **own)
+_shared = typer.Typer(add_completion=False)
+_shared.command()(common)
+
+
+class ImportCommand(TyperCommand):
+    """The command of a format: a function declares its help and its own options, and this imports the log."""
+
+    shared = get_command(_shared)
+
+    def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
+        super().__init__(name, params=[*params, *self.shared.params], **settings)
+
+    def invoke(self, ctx: Any) -> None:
+        """Import the files that the call names, and say what the trace holds."""
+        own = dict(ctx.params)
+        shared = {str(one.name): own.pop(one.name) for one in self.shared.params}
+        assert self.shared.callback is not None
+        out, options = self.shared.callback(**shared)
+        with pair_progress(unit="bytes") as report, warnings.catch_warnings():
+            warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
+            _say_imported(import_from(str(self.name), own.pop("paths"), out, options, report, **own))
+
+
+format_command = functools.partial(app.command, cls=ImportCommand)
+
+
+def _say_imported(done: Imported) -> None:
     made, indices = done.meta, [layer.index for layer in done.meta.layers]
     sampled = f", one in {made.stride}" if made.stride > 1 else ""
     layers, experts = counted(len(indices), "layer"), counted(made.experts, "expert")
@@ -133,8 +143,8 @@ def formats() -> None:
     )
 
 
-@app.command("npz", cls=taking(Common))
-def from_npz(ctx: typer.Context, path: Source) -> None:
+@format_command("npz")
+def from_npz(paths: Sources) -> None:
     """Import a NumPy archive.
 
     Arrays: load [steps, layers, experts], and optionally step [steps], tokens [steps] or [steps, layers], and the
@@ -143,11 +153,10 @@ def from_npz(ctx: typer.Context, path: Source) -> None:
     \b
     moeload-bench import npz counts.npz --top-k 2 --tokens 4096 --out run.parquet
     """
-    _import(ctx, path)
 
 
-@app.command("csv", cls=taking(Stepwise))
-def from_csv(ctx: typer.Context, path: Source) -> None:
+@format_command("csv")
+def from_csv(paths: Sources) -> None:
     """Import a CSV table with a header line.
 
     Columns: step,layer,expert,load (one count per row) or step,layer,load_0,load_1,... (one layer-step per row), each
@@ -156,11 +165,10 @@ def from_csv(ctx: typer.Context, path: Source) -> None:
     \b
     moeload-bench import csv counts.csv --top-k 2 --out my-run.parquet
     """
-    _import(ctx, path)
 
 
-@app.command("jsonl", cls=taking(Stepwise))
-def from_jsonl(ctx: typer.Context, paths: Sources) -> None:
+@format_command("jsonl")
+def from_jsonl(paths: Sources) -> None:
     """Import JSON Lines: one record per step and layer.
 
     Each is {"step": 0, "layer": 3, "load": [12, 9, 0, 11], "tokens": 16}. Several files are ranks that routed
@@ -169,12 +177,10 @@ def from_jsonl(ctx: typer.Context, paths: Sources) -> None:
     \b
     moeload-bench import jsonl 'loads/rank*.jsonl' --top-k 2 --out my-run.parquet
     """
-    _import(ctx, paths)
 
 
-@app.command("megatron-tokens", cls=taking(Stepwise))
+@format_command("megatron-tokens")
 def from_megatron_tokens(
-    ctx: typer.Context,
     paths: Sources,
     expert_parallel: Annotated[
         int | None, typer.Option(metavar=INT, min=1, help="Expert-parallel size; needed with several ranks.")
@@ -195,19 +201,10 @@ def from_megatron_tokens(
       --expert-parallel 4 --pipeline-parallel 2 --stage-layers 12 \\
       --out my-run.parquet
     """
-    _import(
-        ctx,
-        paths,
-        expert_parallel=expert_parallel,
-        pipeline_parallel=pipeline_parallel,
-        stage_layers=stage_layers,
-        expert_tensor_parallel=expert_tensor_parallel,
-    )
 
 
-@app.command("megatron-routing", cls=taking(Stepwise))
+@format_command("megatron-routing")
 def from_megatron_routing(
-    ctx: typer.Context,
     paths: Sources,
     experts: Experts,
     pipeline_parallel: Pipeline = None,
@@ -217,12 +214,10 @@ def from_megatron_routing(
 
     Files: router_trace_rank*.jsonl of all ranks, by --moe-routing-trace-path.
     """
-    _import(ctx, paths, experts=experts, pipeline_parallel=pipeline_parallel, stage_layers=stage_layers)
 
 
-@app.command("load-history", cls=taking(Stepwise))
+@format_command("load-history")
 def from_load_history(
-    ctx: typer.Context,
     paths: Sources,
     interval: Annotated[
         int, typer.Option(metavar=INT, min=1, max=MAX_INTERVAL, help="Steps whose loads an entry adds up.")
@@ -233,11 +228,10 @@ def from_load_history(
     File: one JSON document, {"load_history": [{"logical_expert_load": [[..]]}]},
     known as expert-load.json.
     """
-    _import(ctx, paths, interval=interval)
 
 
-@app.command("routed", cls=taking(Stepwise))
-def from_routed(ctx: typer.Context, paths: Sources, experts: Experts) -> None:
+@format_command("routed")
+def from_routed(paths: Sources, experts: Experts) -> None:
     """Import arrays of routed expert ids.
 
     Files: .npy and .npz of [tokens, layers, top-k], one array per request or
@@ -246,21 +240,18 @@ def from_routed(ctx: typer.Context, paths: Sources, experts: Experts) -> None:
     \b
     moeload-bench import routed 'routed/*.npy' --experts 128 --out run.parquet
     """
-    _import(ctx, paths, experts=experts)
 
 
-@app.command("sglang", cls=taking(Stepwise))
-def from_sglang(ctx: typer.Context, paths: Sources) -> None:
+@format_command("sglang")
+def from_sglang(paths: Sources) -> None:
     """Import sglang's expert distribution.
 
     Files: one .pt of mode stat, or those of all ranks of mode per_pass.
     """
-    _import(ctx, paths)
 
 
-@app.command("tensorrt-llm", cls=taking(Stepwise))
+@format_command("tensorrt-llm")
 def from_tensorrt_llm(
-    ctx: typer.Context,
     paths: Sources,
     replicated: Annotated[bool, typer.Option(help="Every rank counts all tokens: take them once.")] = False,
 ) -> None:
@@ -268,18 +259,15 @@ def from_tensorrt_llm(
 
     Files: a folder with meta_info.json and rank*.safetensors.
     """
-    _import(ctx, paths, replicated=replicated)
 
 
-@app.command("smartmoe", cls=taking(Stepwise))
-def from_smartmoe(ctx: typer.Context, paths: Sources) -> None:
+@format_command("smartmoe")
+def from_smartmoe(paths: Sources) -> None:
     """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
-    _import(ctx, paths)
 
 
-@app.command("flame-moe", cls=taking(Stepwise))
+@format_command("flame-moe")
 def from_flame_moe(
-    ctx: typer.Context,
     paths: Sources,
     experts: Experts,
     column: Annotated[str, typer.Option(help="The column of chosen experts.")] = "indices",
@@ -288,12 +276,10 @@ def from_flame_moe(
 
     Files: parquet by checkpoint and layer.
     """
-    _import(ctx, paths, experts=experts, column=column)
 
 
-@app.command("wandb", cls=taking(Stepwise))
+@format_command("wandb")
 def from_wandb(
-    ctx: typer.Context,
     paths: Sources,
     pattern: Pattern = None,
     step_column: Annotated[str | None, typer.Option(help="The column of steps, where it has an unusual name.")] = None,
@@ -311,16 +297,14 @@ def from_wandb(
     moeload-bench import wandb history.jsonl --experts 128 --top-k 4 \\
       --out run.parquet
     """
-    _import(ctx, paths, pattern=pattern, step_column=step_column, experts=experts, shares=shares)
 
 
-@app.command("tensorboard", cls=taking(Stepwise))
-def from_tensorboard(ctx: typer.Context, paths: Sources, pattern: Pattern = None, shares: Shares = False) -> None:
+@format_command("tensorboard")
+def from_tensorboard(paths: Sources, pattern: Pattern = None, shares: Shares = False) -> None:
     """Import scalars of TensorBoard's event files.
 
     One per layer and expert.
     """
-    _import(ctx, paths, pattern=pattern, shares=shares)
 
 
 @app.command("merge")

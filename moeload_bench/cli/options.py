@@ -1,13 +1,11 @@
-"""Options that several commands share, written once: their declarations, and records whose fields are options."""
+"""Options that several commands share, declared once."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperCommand
-from typer.main import get_command
 
 from moeload_bench.errors import TraceError, printable
 
@@ -49,24 +47,3 @@ FirstLayer = Annotated[
     int | None,
     typer.Option(metavar=INT, min=0, help="Number in the model of the first MoE layer, if the source numbers from 0."),
 ]
-
-
-def taking(record: type) -> type[TyperCommand]:
-    """Return the class of commands that take a record's fields as options, too, and find the record as ``ctx.obj``.
-
-    The fields of the record, a frozen dataclass, are annotated as the parameters of a command are.
-    """
-    apart = typer.Typer(add_completion=False)
-    apart.command()(record)
-    make = get_command(apart)
-
-    class Taking(TyperCommand):
-        def __init__(self, name: str | None, *, params: list[Any], **settings: Any) -> None:
-            super().__init__(name, params=[*params, *make.params], **settings)
-
-        def invoke(self, ctx: Any) -> Any:
-            assert make.callback is not None
-            ctx.obj = make.callback(**{str(one.name): ctx.params.pop(one.name) for one in make.params})
-            return super().invoke(ctx)
-
-    return Taking

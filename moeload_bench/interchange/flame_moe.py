@@ -13,23 +13,21 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import Progress, find_files
+from moeload_bench.interchange.logfiles import Paths, Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.parquet import check_cost, open_mapped
 
 _ROWS = 1 << 16
 
 
-def read_flame_moe(
-    paths: Sequence[str | Path], experts: int, *, column: str = "indices", report: Report | None = None
-) -> Log:
+def read_flame_moe(paths: Paths, experts: int, *, column: str = "indices", report: Report | None = None) -> Log:
     """Return the log in a folder of checkpoints; ``experts`` per layer is needed because the files do not say it."""
     found: dict[int, dict[int, list[Path]]] = {}
     files = find_files(paths, "**/*.parquet")

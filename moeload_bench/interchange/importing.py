@@ -5,27 +5,22 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeload_bench.errors import TraceError, not_found
 from moeload_bench.interchange.formats import FORMATS
-from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, doubts, unused_experts, write_log
-from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.interchange.logfiles import Paths
+from moeload_bench.interchange.rows import Imported, Log, Options, Report, Semantics, write_log
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
-
-Reader = Callable[..., Log | Trace]
 
 _MODULES = {"csv": "table", "jsonl": "jsonlines", "megatron-tokens": "megatron", "megatron-routing": "megatron"}
 """The modules of formats that do not have one of their own name; the reader of `my-format` is `read_my_format`."""
-_OF_ONE_FILE = ("npz", "csv")
 
 
 def import_log(
-    source: str | Path | Sequence[str | Path],
+    source: Paths,
     out: str | Path,
     *,
     format: str,
@@ -55,7 +50,7 @@ def import_log(
 
 def import_from(
     format: str,
-    source: str | Path | Sequence[str | Path],
+    source: Paths,
     out: Path,
     options: Options,
     report: Report | None = None,
@@ -66,25 +61,9 @@ def import_from(
         raise not_found("format", format, known)
     name = format.replace("-", "_")
     module = importlib.import_module(f"{__package__}.{_MODULES.get(format, name)}")
-    read: Reader = getattr(module, f"read_{name}")
-    paths: Any = [source] if isinstance(source, str | Path) else list(source)
-    if format in _OF_ONE_FILE:
-        paths = Path(paths[0])
-    if "options" in inspect.signature(read).parameters:
-        more["options"] = options
-    _check_options(format, read, paths, more)
-    found = read(paths, report=report, **more)
-    if isinstance(found, Log):
-        return write_log(found, out, options)
-    notes = (*doubts(found), *unused_experts(np.any(found.load_SLE, axis=(0, 1))))
-    meta = found.meta.model_copy(update={"notes": (*found.meta.notes, *notes)})
-    write_trace(replace(found, meta=meta), out)
-    return Imported(out, meta, found.steps, int(found.tokens_SL[0].max()))
-
-
-def _check_options(format: str, read: Reader, paths: Any, more: Mapping[str, Any]) -> None:
-    """Raise `TraceError` for an option that the format lacks, or needs and did not get."""
+    read: Callable[..., Log] = getattr(module, f"read_{name}")
     try:
-        inspect.signature(read).bind(paths, **more)
-    except TypeError as error:
+        inspect.signature(read).bind(source, **more)
+    except TypeError as error:  # an option that the format lacks, or needs and did not get
         raise TraceError(f"format {format}: {error}") from None
+    return write_log(read(source, report=report, **more), out, options)

@@ -10,9 +10,7 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from moeload_bench.errors import TraceError
 from moeload_bench.interchange.logfiles import (
     FileStep,
     JsonLines,
+    Paths,
     Progress,
     field_of,
     find_files,
@@ -43,7 +42,7 @@ class _FileStep(FileStep):
     dropped: dict[int, IntArray] = field(default_factory=dict)
 
 
-def read_jsonl(paths: Sequence[str | Path], report: Report | None = None) -> Log:
+def read_jsonl(paths: Paths, report: Report | None = None) -> Log:
     """Return the log in one or more files (a folder's `*.jsonl`); raise `TraceError` with file and line."""
     files = find_files(paths, "*.jsonl")
     progress = Progress(files, report)
@@ -86,7 +85,7 @@ def _row(files: list[_FileStep], layers: tuple[int, ...], experts: int) -> LogRo
         load_LE,
         files[0].where,
         tokens_L if files[0].tokens else None,
-        dropped_LE if files[0].dropped else None,
+        columns={"dropped": dropped_LE} if files[0].dropped else {},
     )
 
 

@@ -10,14 +10,14 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
 from moeload_bench.bounds import MAX_DEPTH, check_depth
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.logfiles import Progress, field_of, find_files, whole_counts
+from moeload_bench.interchange.logfiles import Paths, Progress, field_of, find_file, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 BLOCK = 1 << 16
@@ -29,12 +29,9 @@ _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _DOCUMENT = f'{{"load_history": [{{"{LOAD}": [[...], ...]}}, ...]}}'
 
 
-def read_load_history(paths: Sequence[str | Path], *, interval: int = 1, report: Report | None = None) -> Log:
+def read_load_history(paths: Paths, *, interval: int = 1, report: Report | None = None) -> Log:
     """Return the log in one document; an entry holds the loads of ``interval`` steps, added up."""
-    files = find_files(paths, "*.json")
-    if len(files) != 1:
-        raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the history of one run")
-    file, cut = files[0], list[str]()
+    file, cut = find_file(paths, "*.json"), list[str]()
     rows = _rows(_entries(file, Progress([file], report), cut), interval)
     first = next(rows, None)
     if first is None:

@@ -22,19 +22,20 @@ from moeload_bench.traces.trace import MAX_COUNT
 from moeload_bench.words import silent
 
 S = TypeVar("S", bound="FileStep")
+Paths = str | Path | Sequence[str | Path]
 
 MAX_FILES = 20_000
 MAX_LINE = 256 << 20
 _BLOCK, _SMALL_BLOCK, _MANY = 1 << 20, 1 << 16, 64
 
 
-def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
+def find_files(paths: Paths, pattern: str) -> list[Path]:
     """Return the files that paths, folders (searched for ``pattern``) and globs name; numbers in names sort as numbers.
 
     Raise `TraceError` if there is none, if a path does not exist, and for more than MAX_FILES.
     """
     found: dict[Path, None] = {}
-    for path in map(str, paths):
+    for path in map(str, [paths] if isinstance(paths, str | Path) else paths):
         here = Path(path)
         if here.is_dir():
             matches = [str(file) for file in here.glob(pattern)]
@@ -50,6 +51,14 @@ def find_files(paths: Sequence[str | Path], pattern: str) -> list[Path]:
         if not file.is_file():
             raise TraceError(f"{printable(str(file))}: not a file")
     return sorted(found, key=lambda file: natural(str(file)))
+
+
+def find_file(paths: Paths, pattern: str) -> Path:
+    """Return the one file that is found as by `find_files`; raise `TraceError` for several."""
+    file, *others = find_files(paths, pattern)
+    if others:
+        raise TraceError(f"{file.parent}: got {1 + len(others)} files, expected the file of one run")
+    return file
 
 
 def natural(name: str) -> list[Any]:

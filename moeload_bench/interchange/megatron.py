@@ -35,6 +35,7 @@ from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.logfiles import (
     FileStep,
     JsonLines,
+    Paths,
     Progress,
     TextLine,
     field_of,
@@ -132,7 +133,7 @@ _Add = Callable[[_RankStep, dict[str, Any], str], None]
 
 
 def read_megatron_tokens(
-    paths: Sequence[str | Path],
+    paths: Paths,
     *,
     expert_parallel: int | None = None,
     pipeline_parallel: int | None = None,
@@ -152,7 +153,7 @@ def read_megatron_tokens(
 
 
 def read_megatron_routing(
-    paths: Sequence[str | Path],
+    paths: Paths,
     experts: int,
     *,
     pipeline_parallel: int | None = None,

@@ -9,13 +9,14 @@ Axis letters: S steps, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.rows import Options, Report
+from moeload_bench.interchange.logfiles import Paths, find_file
+from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS
 from moeload_bench.traces.trace import Trace
@@ -26,45 +27,37 @@ STREAMED = "; read in pieces, whatever their size: logs of engines and trackers 
 _NAMES = ("load", "step", "tokens", "layer", *OPTIONAL_COLUMNS)
 
 
-def read_npz(
-    path: Path, options: Options | None = None, *, max_bytes: int = MAX_BYTES, report: Report | None = None
-) -> Trace:
-    """Return the trace in an archive; ``options`` as for any log. ``report`` is not called: the file is read at once.
+def read_npz(paths: Paths, *, max_bytes: int = MAX_BYTES, report: Report | None = None) -> Log:
+    """Return the log in an archive; ``report`` is not called: the file is read at once.
 
     Sizes are checked before anything is unpacked (``max_bytes`` over all arrays, and in proportion to the archive, see
     `moeload_bench.bounds`), and object arrays are refused: nothing is unpickled. Raise `TraceError` that names file,
-    array, what was got and expected: for tokens both in the archive and in ``options``, and for loads after drops with
-    neither.
+    array, what was got and expected.
     """
-    options = options or Options()
-    top_k, tokens = options.top_k, options.tokens
-    semantics = options.counted or "pre_drop"
+    path = find_file(paths, "*.npz")
     arrays = read_arrays(path, _NAMES, max_bytes, STREAMED)
     if "load" not in arrays:
         raise TraceError(f"{path}: no array 'load' [steps, layers, experts]; there is: {', '.join(arrays) or 'none'}")
-    if "tokens" in arrays and tokens is not None:
-        raise TraceError(f"{path}: tokens are in the file, but {tokens} was given too; expected one of them")
-    counted = arrays.get("tokens", tokens)
-    if counted is None and top_k is not None and semantics == "post_drop":
-        raise TraceError(f"{path}: tokens do not follow from loads after drops, expected an array or number of tokens")
-    # without top-k, drops are unknown, and nothing can be checked against the tokens
-    known = semantics if top_k is not None or semantics == "post_drop" else "unknown"
-    meta = {"count_semantics": known, **options.meta}
     columns = {name: arrays[name] for name in OPTIONAL_COLUMNS if name in arrays}
-    layer_L = options.numbered(_layers(arrays, path), str(path))
-    meta["layers"] = [{"index": m, "experts": arrays["load"].shape[-1], "top_k": top_k} for m in layer_L]
     try:
-        return Trace.from_arrays(arrays["load"], counted, top_k, step_S=arrays.get("step"), columns=columns, **meta)
+        trace = Trace.from_arrays(arrays["load"], arrays.get("tokens"), step_S=arrays.get("step"), columns=columns)
+        layers = _layers(arrays.get("layer", np.arange(trace.num_layers)), trace.num_layers)
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
+    return Log(str(path), layers, trace.num_experts, _rows(trace, "tokens" in arrays, str(path)))
 
 
-def _layers(arrays: dict[str, Any], path: Path) -> list[int]:
-    layers = arrays["load"].shape[1] if arrays["load"].ndim == 3 else 0
-    layer_L = arrays.get("layer", np.arange(layers))
+def _rows(trace: Trace, has_tokens: bool, where: str) -> Iterator[LogRow]:
+    for s, step in enumerate(trace.step_S.tolist()):
+        tokens_L = trace.tokens_SL[s] if has_tokens else None
+        columns = {name: column[s] for name, column in trace.columns.items()}
+        yield LogRow(step, trace.load_SLE[s], where, tokens_L, columns=columns)
+
+
+def _layers(layer_L: Any, layers: int) -> tuple[int, ...]:
     if layer_L.shape != (layers,) or layer_L.dtype.kind not in "iu" or (np.diff(layer_L.astype(np.int64)) <= 0).any():
         raise TraceError(
-            f"{path}: layer has shape {list(layer_L.shape)} and dtype {layer_L.dtype}, expected the rising numbers of "
+            f"layer has shape {list(layer_L.shape)} and dtype {layer_L.dtype}, expected the rising numbers of "
             f"{layers} layers"
         )
-    return [int(m) for m in layer_L]
+    return tuple(layer_L.tolist())

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -28,8 +28,8 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, IntArray
 from moeload_bench.bounds import check_decoded
 from moeload_bench.errors import TraceError, counted, printable
-from moeload_bench.interchange.logfiles import Progress, find_files, natural
-from moeload_bench.interchange.rows import Log, LogRow, Options, Report, spans
+from moeload_bench.interchange.logfiles import Paths, Progress, find_files, natural
+from moeload_bench.interchange.rows import Log, LogRow, Report, spans
 from moeload_bench.traces.archives import npy_header
 
 CHUNK = 1 << 20
@@ -39,28 +39,18 @@ MAX_CELLS = 1 << 22
 _NAME = "routed_experts"
 
 
-def read_routed(
-    paths: Sequence[str | Path], experts: int, *, options: Options | None = None, report: Report | None = None
-) -> Log:
-    """Return the log in `.npy` and `.npz` files, one step per array; ``experts`` per layer: the arrays do not say it.
-
-    Raise `TraceError` where layers have no expert at all, unless ``options`` names exactly the others.
-    """
+def read_routed(paths: Paths, experts: int, *, report: Report | None = None) -> Log:
+    """Return the log in `.npy` and `.npz` files, a step per array; ``experts`` of a layer: the arrays do not say it."""
     files = find_files(paths, "*.np[yz]")
     notes = ["each array is a step; its tokens are a request's or a batch's"]
     counter = _Routes(experts)
     rows = _rows(files, counter, notes, Progress(files, report))
     first = next(rows)
-    layers = tuple(int(m) for m in np.flatnonzero(counter.routed_L))
-    if len(layers) < len(counter.routed_L):
-        without = spans([int(m) for m in np.flatnonzero(~counter.routed_L)])
-        if options is None or options.layers is None or options.numbered(layers, first.where) != layers:
-            raise TraceError(
-                f"{first.where}: no token has experts in layers {without}: if these are dense, say --layers "
-                f"{spans(layers)}; else they were not captured"
-            )
-        notes.append(f"layers {without} hold no experts and are left out")
-    return Log(str(files[0].parent), layers, experts, chain([first], rows), top_k=counter.top_k, notes=notes)
+    layers, empty = (tuple(np.flatnonzero(mask_L).tolist()) for mask_L in (counter.routed_L, ~counter.routed_L))
+    if empty:
+        notes.append(f"layers {spans(empty)} hold no experts and are left out")
+    where, all_rows = str(files[0].parent), chain([first], rows)
+    return Log(where, layers, experts, all_rows, top_k=counter.top_k, notes=notes, empty=empty)
 
 
 def _rows(files: list[Path], counter: _Routes, notes: list[str], progress: Progress) -> Iterator[LogRow]:

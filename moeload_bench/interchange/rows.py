@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.recording.parts import merge_shards
 from moeload_bench.traces.meta import TraceMeta, checked_meta
@@ -39,7 +40,7 @@ class CutShortWarning(UserWarning):
 
 
 class LogRow(NamedTuple):
-    """One step of a log; ``where`` names the file and line that it came from.
+    """One step of a log; ``where`` names the file and line that it came from, ``columns`` are the format's others.
 
     Where the log has ``share_LE``, of any scale, the loads are made from it and from the tokens that are given.
     """
@@ -48,8 +49,8 @@ class LogRow(NamedTuple):
     load_LE: IntArray
     where: str
     tokens_L: IntArray | None = None
-    dropped_LE: IntArray | None = None
     share_LE: FloatArray | None = None
+    columns: Mapping[str, Array] = MappingProxyType({})
 
 
 def logged_row(step: int, value_LE: FloatArray, where: str, shares: bool) -> LogRow:
@@ -65,7 +66,8 @@ class Log:
 
     ``semantics`` says what the format's counts are, ``top_k`` is the files' own. ``notes`` grows while rows are read.
     ``cut`` names what was left out at the end, if a file breaks off. ``hint`` says why steps may be missing.
-    ``row_steps`` are the steps whose loads a row adds up.
+    ``row_steps`` are the steps whose loads a row adds up. ``empty``: layers without any expert, which are dense if the
+    user names the others.
     """
 
     where: str
@@ -78,6 +80,7 @@ class Log:
     cut: list[str] = field(default_factory=list)
     hint: str = ""
     row_steps: int = 1
+    empty: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,13 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
     options = options or Options()
     if len(log.layers) > MAX_LAYERS:  # each has a record in the metadata
         raise TraceError(f"{log.where}: {len(log.layers)} layers, expected at most {MAX_LAYERS}")
-    log = replace(log, layers=options.numbered(log.layers, log.where))
+    numbers = options.numbered(log.layers, log.where)
+    if log.empty and (options.layers is None or numbers != log.layers):
+        raise TraceError(
+            f"{log.where}: no token has experts in layers {spans(log.empty)}: if these are dense, say --layers "
+            f"{spans(log.layers)}; else they were not captured"
+        )
+    log = replace(log, layers=numbers)
     log.notes.extend(options.absent(log.layers))
     if target.suffix != ".parquet":
         raise TraceError(f"{target}: expected a file name that ends in .parquet")
@@ -297,7 +306,7 @@ class _Chunks:
             )
         self._rows: list[LogRow] = []
         self._stride = log.row_steps
-        self._given: dict[str, bool] = {}
+        self._given: set[str] | None = None
         self._doubts: list[str] = []
         self._used_E = np.zeros(log.experts, dtype=np.bool_)
         self.paths: list[Path] = []
@@ -309,8 +318,8 @@ class _Chunks:
         if row.share_LE is not None and self.top_k is not None and self._options.tokens is not None:
             row = row._replace(load_LE=counts_of_shares(row.share_LE, self._options.tokens, self.top_k, row.where))
         self._rows.append(row)
-        held = len(self._rows) * row.load_LE.size * (1 if row.dropped_LE is None else 2)
-        if held >= CELLS_IN_MEMORY and len(self._rows) > 1:
+        cells = row.load_LE.size + sum(value.size for value in row.columns.values())
+        if len(self._rows) * cells >= CELLS_IN_MEMORY and len(self._rows) > 1:
             self._flush()
 
     def finish(self) -> TraceMeta:
@@ -329,11 +338,8 @@ class _Chunks:
         if self.steps == 0 and len(rows) > 1:
             self._stride = rows[1].step - rows[0].step
         load_SLE = np.stack([row.load_LE for row in rows])
-        columns = {}
-        self._check_given("tokens", [row.tokens_L for row in rows], rows)
-        self._check_given("dropped tokens", [row.dropped_LE for row in rows], rows)
-        if rows[0].dropped_LE is not None:
-            columns["dropped"] = np.stack([row.dropped_LE for row in rows if row.dropped_LE is not None])
+        self._check_given(rows)
+        columns = {name: np.stack([row.columns[name] for row in rows]) for name in rows[0].columns}
         step_S = np.array([row.step for row in rows], dtype=np.int64)
         trace = Trace(self._meta(), step_S, self._tokens(rows, load_SLE), load_SLE, columns)
         check_trace(trace, where=self._log.where)
@@ -343,14 +349,15 @@ class _Chunks:
         self.paths.append(write_trace(trace, self._folder / f"{len(self.paths):06d}.parquet"))
         self.steps += len(rows)
 
-    def _check_given(self, what: str, values: Sequence[object], rows: Sequence[LogRow]) -> None:
+    def _check_given(self, rows: Sequence[LogRow]) -> None:
         """Raise `TraceError` at the first step that has what an earlier one has not, or the other way round."""
-        first = self._given.setdefault(what, values[0] is not None)
-        for value, row in zip(values, rows, strict=True):
-            if (value is not None) != first:
+        for row in rows:
+            given = {*row.columns} | ({"tokens"} if row.tokens_L is not None else set())
+            self._given = given if self._given is None else self._given
+            for what in sorted(given ^ self._given):
                 raise TraceError(
-                    f"{row.where}: step {row.step} has {'no ' if first else ''}{what}, the steps before have "
-                    f"{'them' if first else 'none'}; expected them in all steps or in none"
+                    f"{row.where}: step {row.step} has {'' if what in given else 'no '}{what}, the steps before have "
+                    f"{'none' if what in given else 'them'}; expected them in all steps or in none"
                 )
 
     def _tokens(self, rows: list[LogRow], load_SLE: IntArray) -> IntArray:

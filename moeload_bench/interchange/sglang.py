@@ -27,7 +27,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MissingExtraError, TraceError, printable
-from moeload_bench.interchange.logfiles import Progress, find_files, whole_counts
+from moeload_bench.interchange.logfiles import Paths, Progress, find_files, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.interchange.torch_archive import check_archive
 
@@ -46,7 +46,7 @@ UNLIMITED = "--expert-distribution-recorder-buffer-size -1"
 CHILD = Path(__file__).with_name("torch_child.py")
 
 
-def read_sglang(paths: Sequence[str | Path], report: Report | None = None) -> Log:
+def read_sglang(paths: Paths, report: Report | None = None) -> Log:
     """Return the log in one `stat` file, or in the `per_pass` files of all ranks."""
     files = find_files(paths, "expert_distribution_recorder_*.pt")
     loaded = []

@@ -12,21 +12,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import Progress, find_files, read_lines, whole_counts
+from moeload_bench.interchange.logfiles import Paths, Progress, find_files, read_lines, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")
 _LINE = re.compile(rb"(\d{1,6}):(\[.*\])\s*")
 
 
-def read_smartmoe(paths: Sequence[str | Path], report: Report | None = None) -> Log:
+def read_smartmoe(paths: Paths, report: Report | None = None) -> Log:
     """Return the log in a folder's `table_iter*_rank*.log`; raise if a rank lacks an iteration."""
     files = find_files(paths, "table_iter*_rank*.log")
     found: dict[int, dict[int, Path]] = {}

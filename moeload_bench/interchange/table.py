@@ -27,7 +27,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError
-from moeload_bench.interchange.logfiles import WholeLines
+from moeload_bench.interchange.logfiles import Paths, WholeLines, find_file
 from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.trace import MAX_COUNT
 
@@ -67,12 +67,13 @@ class _Shape(NamedTuple):
         return f"expert {expert} of {where}" if self.units > 1 else where
 
 
-def read_csv(path: Path, report: Report | None = None) -> Log:
+def read_csv(paths: Paths, report: Report | None = None) -> Log:
     """Return the log in a table.
 
     Raise `TraceError` that names file, row (the header is row 1), what was got and what was expected. If the last line
     breaks off, the table ends before it, and the step that it may belong to is left out.
     """
+    path = find_file(paths, "*.csv")
     names = _header(path)
     lines = WholeLines.of(path)
     shape = _survey(path, names, lines, report)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import Progress, find_files
+from moeload_bench.interchange.logfiles import Paths, Progress, find_files
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.traces.pages import varint
@@ -41,7 +41,7 @@ class Scalar(NamedTuple):
 
 
 def read_tensorboard(
-    paths: Sequence[str | Path], *, pattern: str | None = None, shares: bool = False, report: Report | None = None
+    paths: Paths, *, pattern: str | None = None, shares: bool = False, report: Report | None = None
 ) -> Log:
     """Return the log in the event files of one run; a first pass over them finds the tags.
 

@@ -13,7 +13,7 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +23,7 @@ from pydantic import BaseModel, Field
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import (
+    Paths,
     Progress,
     files_by_number,
     find_files,
@@ -43,12 +44,10 @@ class _MetaInfo(BaseModel):
     num_experts_per_token: Number
 
 
-def read_tensorrt_llm(paths: Sequence[str | Path], *, replicated: bool = False, report: Report | None = None) -> Log:
+def read_tensorrt_llm(paths: Paths, *, replicated: bool = False, report: Report | None = None) -> Log:
     """Return the log of a statistics folder; ``replicated``: every rank saw the same tokens."""
-    files = [f for f in find_files(paths, "rank*.safetensors") if re.fullmatch(r"rank\d+\.safetensors", f.name)]
-    if not files:
-        raise TraceError(f"{paths[0]}: no rank*.safetensors, expected one per rank")
-    ranks = [_Safetensors(file) for _, file in sorted(files_by_number(files, r"rank(\d+)\.", "rank").items())]
+    files = find_files(paths, "rank[0-9]*.safetensors")
+    ranks = [_Safetensors(f) for _, f in sorted(files_by_number(files, r"^rank(\d+)\.safetensors$", "rank").items())]
     whole = "JSON with num_experts and num_experts_per_token"
     about = read_json(_MetaInfo, files[0].parent / "meta_info.json", 1_000_000, whole, TraceError)
     experts, top_k = about.num_experts, about.num_experts_per_token

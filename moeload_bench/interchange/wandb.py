@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from pyarrow import csv as arrow_csv
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.histograms import DEFAULT_BINS, Histograms, histogram_rows, match_histograms
-from moeload_bench.interchange.logfiles import JsonLines, Progress, WholeLines, find_files
+from moeload_bench.interchange.logfiles import JsonLines, Paths, Progress, WholeLines, find_file
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names
 from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
@@ -40,7 +40,7 @@ STEPS = ("Step", "_step", "step", "global_step", "trainer/global_step", "train/g
 
 
 def read_wandb(
-    paths: Sequence[str | Path],
+    paths: Paths,
     *,
     pattern: str | None = None,
     step_column: str | None = None,
@@ -53,10 +53,7 @@ def read_wandb(
     ``experts`` is how many a layer must have. ``shares``: the values are not counts but shares of their
     layer's load, or ratios to its mean.
     """
-    files = find_files(paths, "*.csv")
-    if len(files) != 1:
-        raise TraceError(f"{files[0].parent}: got {len(files)} files, expected the table of one run")
-    file = files[0]
+    file = find_file(paths, "*.csv")
     columns = _columns(file)
     again = next((name for name, times in Counter(columns).items() if name and times > 1), None)
     if again is not None:

@@ -190,7 +190,7 @@ def test_an_archive_gives_back_every_column(tmp_path: Path) -> None:
     trace = synthetic_trace(20)
     arrays = {"load": trace.load_SLE, "step": trace.step_S, "tokens": trace.tokens_SL, **trace.columns}
     np.savez_compressed(tmp_path / "counts.npz", **arrays)
-    got = read_npz(tmp_path / "counts.npz", Options(top_k=2))
+    got = import_log(tmp_path / "counts.npz", tmp_path / "out.parquet", format="npz", top_k=2)
     np.testing.assert_array_equal(got.load_SLE, trace.load_SLE)
     np.testing.assert_array_equal(got.tokens_SL, trace.tokens_SL)
     assert got.columns.keys() == trace.columns.keys()
@@ -250,8 +250,8 @@ def test_what_is_no_archive_is_refused(content: bytes, tmp_path: Path) -> None:
 def test_tokens_are_given_once(tmp_path: Path) -> None:
     """A number beside the file's own tokens is refused, and so are loads after drops without any."""
     np.savez(tmp_path / "a.npz", load=np.ones((2, 1, 2)), tokens=np.full(2, 1))
-    with pytest.raises(TraceError, match="tokens are in the file, but 5 was given"):
-        read_npz(tmp_path / "a.npz", Options(2, 5))
+    with pytest.raises(TraceError, match="tokens are in the log, but --tokens 5 was given too"):
+        import_log(tmp_path / "a.npz", tmp_path / "out.parquet", format="npz", top_k=2, tokens=5)
     with pytest.raises(TraceError, match="tokens do not follow from loads after drops"):
         import_csv(write(tmp_path, GOOD), 2, counted="post_drop")
 

@@ -129,7 +129,7 @@ def test_dense_layers_of_routed_arrays_have_to_be_named(tmp_path: Path) -> None:
     np.save(tmp_path / "request.npy", dense)
     np.save(tmp_path / "request2.npy", np.concatenate([dense, np.full_like(dense, -1)]))
     with pytest.raises(TraceError, match="no token has experts in layers 0-1: if these are dense, say --layers 2-5"):
-        read_routed([tmp_path], 8)
+        import_log(tmp_path, tmp_path / "out.parquet", format="routed", experts=8)
     trace = import_log(tmp_path, tmp_path / "out.parquet", format="routed", experts=8, layers=range(2, 6))
     assert [layer.index for layer in trace.meta.layers] == [2, 3, 4, 5]
     assert {"layers 0-1 hold no experts and are left out", "12 tokens without experts left out as padding"} <= set(
