@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Paths, Progress, find_files
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.ranks import RankStep, added
+from moeload_bench.interchange.rows import Log, Report
 from moeload_bench.traces.parquet import check_cost, open_mapped
 
 _ROWS = 1 << 16
@@ -36,14 +37,11 @@ def read_flame_moe(paths: Paths, experts: int, *, column: str = "indices", repor
         step, layer = _place(file, common)
         found.setdefault(step, {}).setdefault(layer, []).append(file)
     layers = tuple(sorted(set().union(*found.values())))
-    for step in sorted(found):
-        lacking = sorted(set(layers) - set(found[step]))
-        if lacking:
-            raise TraceError(f"{common}: layer {lacking[0]} of checkpoint {step} is missing, other checkpoints have it")
     counter = _Counter(experts, column)
-    first = min(found)
-    counter.count(found[first][layers[0]][0], look_only=True)
-    rows = _rows(found, layers, counter, Progress(files, report))
+    first = found[min(found)]
+    counter.count(first[min(first)][0], look_only=True)
+    progress = Progress(files, report)
+    rows = (added([_checkpoint(step, found[step], counter, progress)], layers, experts) for step in sorted(found))
     notes = ["snapshots at checkpoints: no step between two of them was recorded"]
     return Log(str(common), layers, experts, rows, top_k=counter.top_k, notes=notes)
 
@@ -57,16 +55,15 @@ def _place(file: Path, common: Path) -> tuple[int, int]:
     return int(folders[-1]), int(layer[1])
 
 
-def _rows(
-    found: dict[int, dict[int, list[Path]]], layers: tuple[int, ...], counter: _Counter, progress: Progress
-) -> Iterator[LogRow]:
-    for step in sorted(found):
-        counted = [[counter.count(file) for file in found[step][layer]] for layer in layers]
-        load_LE = np.stack([np.sum([load_E for load_E, _ in parts], axis=0) for parts in counted])
-        tokens_L = np.array([sum(tokens for _, tokens in parts) for parts in counted], dtype=np.int64)
-        yield LogRow(step, load_LE, str(found[step][layers[0]][0]), tokens_L)
-        size = sum(file.stat().st_size for files in found[step].values() for file in files)
-        progress.add(size, f"checkpoint {step}")
+def _checkpoint(number: int, files: Mapping[int, list[Path]], counter: _Counter, progress: Progress) -> RankStep:
+    """Return what the files of one checkpoint hold, by layer."""
+    step = RankStep(number, str(files[min(files)][0]))
+    for layer in sorted(files):
+        counted = [counter.count(file) for file in files[layer]]
+        step.put(layer, np.sum([load_E for load_E, _ in counted], axis=0), str(files[layer][0]))
+        step.tokens[layer] = sum(tokens for _, tokens in counted)
+        progress.add(sum(file.stat().st_size for file in files[layer]), f"checkpoint {number}")
+    return step
 
 
 class _Counter:

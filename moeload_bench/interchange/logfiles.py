@@ -6,11 +6,10 @@ import glob
 import io
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,7 +20,6 @@ from moeload_bench.traces.tensors import named_once
 from moeload_bench.traces.trace import MAX_COUNT
 from moeload_bench.words import silent
 
-S = TypeVar("S", bound="FileStep")
 Paths = str | Path | Sequence[str | Path]
 
 MAX_FILES = 20_000
@@ -203,7 +201,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, progress: Progress) -> None:
-        self.path, self.cut = path, ""
+        self.path, self.cut = path, list[str]()
         self._lines = read_lines(path, progress)
 
     def __iter__(self) -> Iterator[tuple[TextLine, dict[str, Any]]]:
@@ -214,93 +212,13 @@ class JsonLines:
                 record = json.loads(line.text, object_pairs_hook=named_once)
             except (ValueError, RecursionError) as error:
                 if not line.whole:
-                    self.cut = f"{line.where}: the last line breaks off (is the run still writing?); read up to it"
+                    said = "the last line breaks off (is the run still writing?); read up to it"
+                    self.cut.append(f"{line.where}: {said}")
                     return
                 raise TraceError(f"{line.where}: not JSON: {printable(str(error))[:200]}") from None
             if not isinstance(record, dict):
                 raise TraceError(f"{line.where}: got a JSON {type(record).__name__}, expected an object")
             yield line, record
-
-
-@dataclass
-class FileStep:
-    """One step of a file, by layer; ``where``: the place of its first line, such as ``rank0.jsonl, line 7``."""
-
-    number: int
-    where: str
-    load: dict[int, IntArray] = field(default_factory=dict)
-    tokens: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def size(self) -> object:
-        """Return what whole steps of a file have in common: the number of layers."""
-        return len(self.load)
-
-
-def steps_of(
-    lines: JsonLines,
-    key: str,
-    expected: Sequence[str],
-    begin: Callable[[int, str], S],
-    add: Callable[[S, dict[str, Any], str], None],
-) -> Iterator[S]:
-    """Yield the steps of one file in order, each made of consecutive lines whose field ``key`` is its number.
-
-    The last step is left out if a broken line may belong to it.
-    """
-    step: S | None = None
-    whole: object = None
-    for line, record in lines:
-        number = whole_number(field_of(record, key, line.where, expected), key, line.where)
-        if step is not None and number < step.number:
-            raise TraceError(
-                f"{line.where}: {key} {number} after {step.number}: out of order or twice (was the run restarted into "
-                "the same folder?), expected numbers that rise"
-            )
-        if step is None or number > step.number:
-            if step is not None:
-                whole = whole or step.size
-                yield step
-            step = begin(number, line.where)
-        add(step, record, line.where)
-    if step is not None and (not lines.cut or step.size == whole):
-        yield step
-
-
-def side_by_side(
-    files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str, cut: list[str]
-) -> tuple[list[S], Iterator[list[S]]]:
-    """Return the first step of all files, and all steps; ``cut`` gets the files that break off, once they are read.
-
-    Raise `TraceError` if no step is whole, and later if a file lacks a step that another has.
-    """
-    groups = _groups(files, steps, what, cut)
-    first = next(groups, None)
-    if first is None:
-        raise TraceError(f"{files[0].path}: no complete {what} in it{': ' if cut else ''}{'; '.join(cut)}")
-    return first, chain([first], groups)
-
-
-def _groups(files: Sequence[JsonLines], steps: Sequence[Iterator[S]], what: str, cut: list[str]) -> Iterator[list[S]]:
-    """Yield the same step of all files; end with the first file that breaks off."""
-    before: int | None = None
-    while True:
-        group = [next(each, None) for each in steps]
-        there = [step for step in group if step is not None]
-        ended = [file for file, step in zip(files, group, strict=True) if step is None]
-        if not there or any(file.cut for file in ended):
-            cut += [file.cut for file in files if file.cut]
-            return
-        first = min(there, key=lambda step: step.number)
-        late = [file for file, step in zip(files, group, strict=True) if step and step.number != first.number]
-        if ended or late:
-            raise TraceError(
-                f"{(ended or late)[0].path}: {what} {first.number} is missing, other files have it ({first.where}), "
-                "expected the same in every file"
-                + ("" if before is None else f" (--last-step {before} imports what comes before)")
-            )
-        before = first.number
-        yield there
 
 
 def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequence[str]) -> Any:
@@ -337,9 +255,3 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
         at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise TraceError(f"{where}: {what}{list(at)} is {array[at]}, expected a whole number from 0 to {MAX_COUNT}")
     return array.astype(np.int64)
-
-
-def same_on_all(rank_loads: Mapping[int, IntArray]) -> bool:
-    """Return whether several ranks hold exactly the same counts, as if each of them saw the same tokens."""
-    first, *others = rank_loads.values()
-    return bool(others) and bool(first.any()) and all(np.array_equal(first, other) for other in others)

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,6 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, counted
 from moeload_bench.interchange.logfiles import (
-    FileStep,
     JsonLines,
     Paths,
     Progress,
@@ -41,12 +40,10 @@ from moeload_bench.interchange.logfiles import (
     field_of,
     files_by_number,
     find_files,
-    same_on_all,
-    side_by_side,
-    steps_of,
     whole_counts,
     whole_number,
 )
+from moeload_bench.interchange.ranks import RankStep, rank_of, same_on_all, side_by_side
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 ALIKE = 3
@@ -116,19 +113,7 @@ def layout_of(
     return layout
 
 
-@dataclass
-class _RankStep(FileStep):
-    """What one rank reports for one iteration, by layer: loads [its experts, or all], tokens, micro-batches."""
-
-    passes: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def size(self) -> dict[int, int]:
-        """Return the number of micro-batches of each layer."""
-        return self.passes
-
-
-_Add = Callable[[_RankStep, dict[str, Any], str], None]
+_Add = Callable[[RankStep, dict[str, Any], str], None]
 """Adds a line's counts to its layer's."""
 
 
@@ -181,14 +166,11 @@ def _log(
     notes, cut = [words] if len(ranks) > 1 else [], list[str]()
     progress = Progress(list(ranks.values()), report)
     files = [_DecoderLines(ranks[rank], progress, names, notes) for rank in sorted(ranks)]
-
-    first, steps = side_by_side(
-        files, [steps_of(lines, key, names, _RankStep, add) for lines in files], "iteration", cut
-    )
+    first, steps = side_by_side([rank_of(lines, key, names, add) for lines in files], "iteration", cut)
     _refuse_other_stages(first, layout)
     layers = tuple(sorted({layout.layer(rank, m) for rank, step in enumerate(first) for m in step.load}))
     local = max(len(load_E) for step in first for load_E in step.load.values())
-    if experts is not None and same_on_all({r: np.concatenate([*s.load.values()]) for r, s in enumerate(first)}):
+    if experts is not None and same_on_all([np.concatenate([*step.load.values()]) for step in first]):
         raise TraceError(
             f"{first[0].where}: all {len(first)} ranks hold the same choices, expected each to route tokens of its own "
             "(tensor parallelism without sequence parallelism routes them several times)"
@@ -198,7 +180,7 @@ def _log(
     return Log(f"{ranks[0].parent} ({words})", layers, table.experts, rows, notes=notes, cut=cut)
 
 
-def _refuse_other_stages(ranks: Sequence[_RankStep], layout: RankLayout) -> None:
+def _refuse_other_stages(ranks: Sequence[RankStep], layout: RankLayout) -> None:
     """Raise `TraceError` where a stage of the layout would hold ranks with other layers, and other stages would not.
 
     Stages have the same number of ranks: layers that change at rank 4 of 8 mean 2 stages, or a multiple of 2.
@@ -230,13 +212,11 @@ class _DecoderLines(JsonLines):
                 self._notes.append(OTHERS)
 
 
-def _add_tokens(step: _RankStep, record: dict[str, Any], where: str) -> None:
+def _add_tokens(step: RankStep, record: dict[str, Any], where: str) -> None:
     """Add the tokens per expert of one line, which holds all micro-batches of a layer."""
     layer = whole_number(field_of(record, "layer", where, _TOKENS), "layer", where)
-    if layer in step.load:
-        raise TraceError(f"{where}: layer {layer} of iter {step.number} again, expected one line for it")
     tpe = whole_counts(field_of(record, "tpe", where, _TOKENS), "tpe", where, ndim=2)
-    step.load[layer], step.passes[layer] = tpe.sum(axis=0), len(tpe)
+    step.put(layer, tpe.sum(axis=0), where, len(tpe))
 
 
 class _Choices:
@@ -246,7 +226,7 @@ class _Choices:
         self.experts = experts
         self.top_k: int | None = None
 
-    def add(self, step: _RankStep, record: dict[str, Any], where: str) -> None:
+    def add(self, step: RankStep, record: dict[str, Any], where: str) -> None:
         """Count one line's choices."""
         layer = whole_number(field_of(record, "layer", where, _TRACE), "layer", where)
         tokens = whole_number(field_of(record, "num_tokens", where, _TRACE), "num_tokens", where)
@@ -274,7 +254,7 @@ class _Table:
     """Merges the ranks' parts of an iteration."""
 
     def __init__(
-        self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool, first: list[_RankStep]
+        self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool, first: list[RankStep]
     ) -> None:
         self.layers, self.experts = layers, experts
         self._place = {layer: m for m, layer in enumerate(layers)}
@@ -285,7 +265,7 @@ class _Table:
         self._even = [size for size in range(stated, layout.world + 1, stated) if layout.world % size == 0]
         self._tried = 0
 
-    def row(self, ranks: list[_RankStep]) -> LogRow:
+    def row(self, ranks: list[RankStep]) -> LogRow:
         """Return one step, after checking every rank's layers against those of its first iteration."""
         load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
         tokens_L = np.zeros(len(self.layers), dtype=np.int64)
@@ -303,7 +283,7 @@ class _Table:
                     tokens_L[at] += step.tokens.get(local, 0)
         return LogRow(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
 
-    def _stage_layers(self, ranks: list[_RankStep]) -> list[set[int]]:
+    def _stage_layers(self, ranks: list[RankStep]) -> list[set[int]]:
         """Return the layers of each rank: all that any rank of its stage has."""
         stages = [self._layout.stage(rank) for rank in range(len(ranks))]
         for rank, step in enumerate(ranks):
@@ -315,7 +295,7 @@ class _Table:
                 )
         return [{m for r, s in enumerate(ranks) if stages[r] == stage for m in s.load} for stage in stages]
 
-    def _refuse_hidden_stages(self, ranks: list[_RankStep]) -> None:
+    def _refuse_hidden_stages(self, ranks: list[RankStep]) -> None:
         """Raise `TraceError` if, in each of the first iterations, parts of an expert group hold the same totals.
 
         Each part then holds all experts: they are stages or copies, which see as many tokens.
@@ -333,7 +313,7 @@ class _Table:
                 f"{self._layout.expert // parts}, with --pipeline-parallel {parts * self._layout.pipeline} for stages"
             )
 
-    def _refuse_split_groups(self, ranks: list[_RankStep]) -> None:
+    def _refuse_split_groups(self, ranks: list[RankStep]) -> None:
         """Raise `TraceError` if expert groups have other totals in each layer, and larger groups have the same ones.
 
         The stated groups then hold some of the experts only.
@@ -348,7 +328,7 @@ class _Table:
                 f"--expert-parallel {expert}"
             )
 
-    def _check_all(self, ranks: list[_RankStep]) -> None:
+    def _check_all(self, ranks: list[RankStep]) -> None:
         for rank, step in enumerate(ranks):
             self._check(rank, step)
         number = [next(iter(step.passes.values())) for step in ranks]  # checked: the same in each layer of a rank
@@ -363,7 +343,7 @@ class _Table:
     def _left_out(self) -> str:
         return ": the tracer leaves out those in which tokens were dropped" if self._global else ""
 
-    def _check(self, rank: int, step: _RankStep) -> None:
+    def _check(self, rank: int, step: RankStep) -> None:
         wrong = self._expected[rank] ^ set(step.load)
         if wrong:
             layer = min(wrong)
@@ -380,7 +360,7 @@ class _Table:
                 f"{self._left_out()}"
             )
 
-    def _first_expert(self, rank: int, step: _RankStep, layer: int, ranks: list[_RankStep]) -> int | None:
+    def _first_expert(self, rank: int, step: RankStep, layer: int, ranks: list[RankStep]) -> int | None:
         """Return the first expert that a rank's counts are for; None if another rank counts the same tokens."""
         if self._global:
             return 0
@@ -400,7 +380,7 @@ class _Table:
         return None
 
 
-def _even_groups(ranks: list[_RankStep], size: int) -> bool:
+def _even_groups(ranks: list[RankStep], size: int) -> bool:
     """Return whether groups of that many ranks each got the same total in every layer."""
     for first in range(0, len(ranks), size):
         totals: Counter[int] = Counter()

@@ -12,25 +12,20 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from pydantic import BaseModel, Field
 
-from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.interchange.logfiles import (
-    Paths,
-    Progress,
-    files_by_number,
-    find_files,
-    same_on_all,
-    whole_counts,
-)
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.interchange.logfiles import Paths, Progress, files_by_number, find_files, whole_counts
+from moeload_bench.interchange.ranks import Rank, RankStep, log_of_ranks, same_on_all
+from moeload_bench.interchange.rows import Log, Report
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Tensor, read_header
 from moeload_bench.traces.trace import MAX_COUNT
@@ -46,93 +41,61 @@ class _MetaInfo(BaseModel):
 
 def read_tensorrt_llm(paths: Paths, *, replicated: bool = False, report: Report | None = None) -> Log:
     """Return the log of a statistics folder; ``replicated``: every rank saw the same tokens."""
-    files = find_files(paths, "rank[0-9]*.safetensors")
-    ranks = [_Safetensors(f) for _, f in sorted(files_by_number(files, r"^rank(\d+)\.safetensors$", "rank").items())]
+    files = files_by_number(find_files(paths, "rank[0-9]*.safetensors"), r"^rank(\d+)\.safetensors$", "rank")
     whole = "JSON with num_experts and num_experts_per_token"
     about = read_json(_MetaInfo, files[0].parent / "meta_info.json", 1_000_000, whole, TraceError)
-    experts, top_k = about.num_experts, about.num_experts_per_token
-    keys = _keys(ranks)
-    steps, layers = sorted({step for step, _ in keys}), tuple(sorted({layer for _, layer in keys}))
-    missing = next(((s, m) for s in steps for m in layers if (s, m) not in keys), None)
-    if missing:
+    progress = Progress([*files.values()], report)
+    return log_of_ranks(
+        [Rank(files[rank], _steps(files[rank], progress)) for rank in sorted(files)],
+        "iteration",
+        functools.partial(_counting, replicated=replicated),
+        about.num_experts,
+        top_k=about.num_experts_per_token,
+        notes=["iterations of an inference engine"],
+    )
+
+
+def _counting(ranks: list[RankStep], replicated: bool) -> list[RankStep]:
+    """Return the ranks whose counts are taken: all, or one if every rank counts all tokens, as it must say."""
+    first = ranks[0]
+    same = same_on_all([np.concatenate([*step.load.values()]) for step in ranks])
+    if replicated and len(ranks) > 1 and not same:
+        raise TraceError(f"{first.where}: ranks differ in iteration {first.number}, expected the same (--replicated)")
+    if same and not replicated:
         raise TraceError(
-            f"{files[0]}: layer {missing[1]} of iteration {missing[0]} is missing, other iterations have it"
+            f"{first.where}: all {len(ranks)} ranks hold the same counts: without attention data parallelism every "
+            "rank counts all tokens; say --replicated to take them once"
         )
-    progress = Progress([rank.path for rank in ranks], report)
-    rows = _rows(ranks, steps, layers, experts, replicated, progress)
-    where = f"{files[0].parent} ({len(ranks)} ranks)"
-    return Log(where, layers, experts, rows, top_k=top_k, notes=["iterations of an inference engine"])
+    return ranks[:1] if replicated else ranks
 
 
-def _keys(ranks: list[_Safetensors]) -> set[tuple[int, int]]:
-    """Return (iteration, layer) of every tensor; all ranks must hold the same."""
-    first = set(ranks[0].tensors)
-    for rank in ranks[1:]:
-        wrong = first ^ set(rank.tensors)
-        if wrong:
-            step, layer = min(wrong)
-            raise TraceError(f"{rank.path}: layer {layer} of iteration {step} is in one rank only, expected it in all")
-    return first
+def _steps(path: Path, progress: Progress) -> Iterator[RankStep]:
+    """Yield the iterations of one rank, a tensor in memory at a time."""
+    try:
+        header = read_header(path)
+    except ValueError as error:
+        raise TraceError(f"{path}: {error}") from None
+    progress.add(header.start, path.name)
+    keys = {_key(name, tensor, path): tensor for name, tensor in header.tensors.items()}
+    with path.open("rb") as file:
+        for number, group in itertools.groupby(sorted(keys), key=lambda key: key[0]):
+            step = RankStep(number, str(path))
+            for _, layer in group:
+                tensor = keys[number, layer]
+                file.seek(header.start + tensor.data_offsets[0])
+                load_E = np.frombuffer(file.read(tensor.size), _DTYPES[tensor.dtype])
+                where = f"{path}, tensor {number}_{layer}"
+                step.put(layer, whole_counts(load_E, f"{number}_{layer}", str(path)), where)
+                progress.add(tensor.size, path.name)
+            yield step
 
 
-def _rows(
-    ranks: list[_Safetensors],
-    steps: list[int],
-    layers: tuple[int, ...],
-    experts: int,
-    replicated: bool,
-    progress: Progress,
-) -> Iterator[LogRow]:
-    for done, step in enumerate(steps, 1):
-        load = {rank: reader.load_LE(step, layers, experts) for rank, reader in enumerate(ranks)}
-        same = same_on_all(load)
-        if replicated and len(ranks) > 1 and not same:
-            raise TraceError(f"{ranks[0].path}: ranks differ in iteration {step}, expected the same (--replicated)")
-        if same and not replicated:
-            raise TraceError(
-                f"{ranks[0].path}: all {len(ranks)} ranks hold the same counts: without attention data parallelism "
-                "every rank counts all tokens; say --replicated to take them once"
-            )
-        yield LogRow(step, load[0] if replicated else sum(load.values(), np.zeros_like(load[0])), str(ranks[0].path))
-        progress.at(progress.total * done // len(steps), f"iteration {step}")
-
-
-class _Safetensors:
-    """The counts in one safetensors file, read a tensor at a time; ``tensors`` has those of (iteration, layer)."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            header = read_header(path)
-        except ValueError as error:
-            raise TraceError(f"{path}: {error}") from None
-        self._data = header.start
-        self.tensors = {self._key(name, tensor): tensor for name, tensor in header.tensors.items()}
-        if not self.tensors:
-            raise TraceError(f"{path}: holds no tensor, expected one per iteration and layer")
-
-    def _key(self, name: str, tensor: Tensor) -> tuple[int, int]:
-        key = re.fullmatch(r"([0-9]{1,18})_([0-9]{1,18})", name)
-        if key is None:
-            raise TraceError(
-                f"{self.path}: tensor {printable(name)[:80]!r}, expected names like 100_3 (iteration, layer)"
-            )
-        if tensor.dtype not in _DTYPES or len(tensor.shape) != 1:
-            raise TraceError(
-                f"{self.path}: tensor {name} is {tensor.dtype} {list(tensor.shape)}, expected I32 or I64 counts of one "
-                "axis"
-            )
-        return int(key[1]), int(key[2])
-
-    def load_LE(self, step: int, layers: tuple[int, ...], experts: int) -> IntArray:
-        """Return the counts of one iteration."""
-        with self.path.open("rb") as file:
-            return np.stack([self._counts(file, step, layer, experts) for layer in layers])
-
-    def _counts(self, file: Any, step: int, layer: int, experts: int) -> IntArray:
-        tensor, what = self.tensors[step, layer], f"{step}_{layer}"
-        file.seek(self._data + tensor.data_offsets[0])
-        load_E = whole_counts(np.frombuffer(file.read(tensor.size), _DTYPES[tensor.dtype]), what, str(self.path))
-        if len(load_E) != experts:
-            raise TraceError(f"{self.path}: tensor {what} has {len(load_E)} counts, expected {experts} experts")
-        return load_E
+def _key(name: str, tensor: Tensor, path: Path) -> tuple[int, int]:
+    """Return the iteration and the layer of a tensor; raise `TraceError` for one that holds no counts."""
+    key = re.fullmatch(r"([0-9]{1,18})_([0-9]{1,18})", name)
+    if key is None:
+        raise TraceError(f"{path}: tensor {printable(name)[:80]!r}, expected names like 100_3 (iteration, layer)")
+    if tensor.dtype not in _DTYPES or len(tensor.shape) != 1:
+        got = f"{tensor.dtype} {list(tensor.shape)}"
+        raise TraceError(f"{path}: tensor {name} is {got}, expected I32 or I64 counts of one axis")
+    return int(key[1]), int(key[2])

@@ -105,7 +105,7 @@ def _records(
     if file.suffix in JSON:
         lines = JsonLines(file, Progress([file], report))
         yield from ((line.where, record) for line, record in lines)
-        cut += [lines.cut] if lines.cut else []
+        cut += lines.cut
         return
     records = (record for batch in _batches(file, wanted, cut, report, lists=True) for record in batch.to_pylist())
     yield from ((f"{file}, row {number}", record) for number, record in enumerate(records, 2))

@@ -133,7 +133,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("rank2*", r'("iter": 20[^\n]*"tpe": \[)\[[^]]*\], ', r"\1", 2),
         "rank 2 has 1 micro-batches in iteration 20, rank 0 has 2",
     ),
-    ("megatron-tokens", ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of iter 20 again"),
+    ("megatron-tokens", ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of step 20 again"),
     ("megatron-tokens", ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
     (
         "megatron-tokens",
@@ -225,7 +225,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("tensorrt-llm", OTHER, lose("meta*"), r"meta_info\.json: .*expected JSON with num_experts"),
     ("tensorrt-llm", OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
     ("tensorrt-llm", MISSING, lose("rank1*"), r"rank 1 missing"),
-    ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "layer 4 of iteration 101 is in one rank only"),
+    ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "step 101: layer 4 is missing or new"),
     ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "'101_4' occurs twice"),
     ("tensorrt-llm", NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
     (
@@ -250,7 +250,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         "tensorrt-llm",
         EXPERT,
         safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})),
-        "has 5 counts, expected 8 experts",
+        "layer 4 has 5 experts, expected 8",
     ),
     (
         "tensorrt-llm",
@@ -309,9 +309,9 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
         edit("table_iter11_rank2*", r"^0:", "9" * 5000 + ":"),
         r"line 1: got '9999.*expected layer:\[\[",
     ),
-    ("smartmoe", MISSING, lose("table_iter11_rank2*"), r"table_iter11_rank2\.log is missing"),
+    ("smartmoe", MISSING, lose("table_iter11_rank2*"), r"rank2\.log: iteration 11 is missing"),
     ("smartmoe", MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
-    ("smartmoe", ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 again"),
+    ("smartmoe", ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 of step 11 again"),
     ("smartmoe", NEGATIVE, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
     ("smartmoe", FRACTION, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
     (
@@ -324,7 +324,7 @@ DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
     ("smartmoe", PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
     ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
     ("flame-moe", OTHER, parquet([1, 2]), "column indices is not a column of lists"),
-    ("flame-moe", MISSING, lose("540/layer_02*"), "layer 2 of checkpoint 540 is missing"),
+    ("flame-moe", MISSING, lose("540/layer_02*"), "step 540: layer 2 is missing"),
     ("flame-moe", NEGATIVE, parquet([[1, -2]]), "expert -2, expected 0 to 7"),
     ("flame-moe", FRACTION, parquet([[1.5, 2.0]]), "expected the same number of whole numbers in each"),
     ("flame-moe", EXPERT, parquet([[1, 9]]), r"expert 9, expected 0 to 7"),
