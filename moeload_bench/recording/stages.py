@@ -10,23 +10,22 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.parts import merge_shards, read_manifest
 from moeload_bench.recording.resumed import first_difference
-from moeload_bench.traces.meta import COLUMNS
-from moeload_bench.traces.store import read_trace, write_trace
-from moeload_bench.traces.trace import Trace, TraceMeta, check_trace
+from moeload_bench.traces import streaming
+from moeload_bench.traces.meta import COLUMNS, OPTIONAL_COLUMNS
+from moeload_bench.traces.store import columns_of, read_trace, stored_meta, write_trace
+from moeload_bench.traces.trace import Trace, TraceMeta
 
-CHUNK_STEPS = 1024
 SAME = ("recipe", "split", "run", "experts", "count_semantics", "counted", "stride", "seed")
 """Metadata that all stages of a run share."""
 _PIPELINING = "torch.distributed.pipelining.stage"
@@ -106,40 +105,46 @@ def merge_stages(paths: Sequence[Path], target: Path) -> Path:
         raise RecordingError(f"{target}: expected a file name that ends in .parquet")
     if target.exists():
         raise RecordingError(f"{target}: a trace is there already")
-    parts = [_Part(path) for path in paths]
-    meta, order = _meta(parts)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.stem}.", suffix=".merging") as folder:
-        shards: list[Path] = []
-        for chunk in _chunks(parts):
-            trace = _side_by_side(parts, chunk, meta, order)
-            shards.append(write_trace(trace, Path(folder) / f"{len(shards):06d}.parquet"))
+        parts = [_part(path, Path(folder) / f"stage{p}.parquet") for p, path in enumerate(paths)]
+        meta, order = _meta(parts)
+        _check_rows(parts)
+        shape = (parts[0].trace.steps, len(order), meta.experts)
+        shards = [
+            write_trace(_side_by_side(parts, rows, meta, order), Path(folder) / f"{rows.start:010d}.parquet")
+            for rows in streaming.parts(shape)
+        ]
         merge_shards(shards, target, meta)
     return target
 
 
-class _Part:
-    """The trace of one stage: whole, or the shards of an unfinished recording."""
+class _Part(NamedTuple):
+    """One stage: its file or folder, and its steps."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        if path.is_dir():
-            try:
-                self._files = [path / name for name in read_manifest(path)["shards"]]
-            except OSError:
-                raise RecordingError(f"{path}: no recording's manifest in it, expected a folder NAME.parts") from None
-        else:
-            self._files = [path]
-        if not self._files:
-            raise RecordingError(f"{path}: nothing was recorded")
-        first = read_trace(self._files[0])
-        self.meta, self.columns = first.meta, sorted(first.columns)
-        self.complete = path.suffix == ".parquet" and self.meta.complete
+    path: Path
+    trace: Trace
 
-    def traces(self) -> Iterator[Trace]:
-        """Yield its steps in order, some at a time, each checked."""
-        for file in self._files:
-            yield from read_trace(file).in_parts()
+    @property
+    def meta(self) -> TraceMeta:
+        return self.trace.meta
+
+    @property
+    def complete(self) -> bool:
+        return self.path.suffix == ".parquet" and self.meta.complete
+
+
+def _part(path: Path, scratch: Path) -> _Part:
+    """Return a stage; the shards of an unfinished recording become one trace at ``scratch`` first."""
+    if not path.is_dir():
+        return _Part(path, read_trace(path))
+    try:
+        shards = [path / name for name in read_manifest(path)["shards"]]
+    except OSError:
+        raise RecordingError(f"{path}: no recording's manifest in it, expected a folder NAME.parts") from None
+    if not shards:
+        raise RecordingError(f"{path}: nothing was recorded")
+    return _Part(path, read_trace(merge_shards(shards, scratch, stored_meta(shards[0]))))
 
 
 def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
@@ -163,7 +168,7 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
     places.sort(key=lambda place: (place[2].stack == "decoder", place[2].index))
     parallel = {k: v for k, v in first.parallel.items() if k not in ("stage", "stages")}
     notes = list(dict.fromkeys(note for part in parts for note in part.meta.notes))
-    left_out = sorted({c for part in parts for c in part.columns if COLUMNS[c].axes} - _shared(parts))
+    left_out = sorted({c for part in parts for c in part.trace.columns if COLUMNS[c].axes} - _shared(parts))
     notes += [f"{name} is not in every pipeline stage and left out" for name in left_out]
     record = {
         **first.model_dump(mode="json"),
@@ -194,82 +199,39 @@ def _check_stages(parts: Sequence[_Part]) -> None:
 
 
 def _shared(parts: Sequence[_Part]) -> set[str]:
-    """Return the columns of single layers that every stage has."""
-    return {c for c in parts[0].columns if COLUMNS[c].axes and all(c in part.columns for part in parts)}
+    """Return the optional columns of single layers that every stage has."""
+    return set.intersection(*({c for c in part.trace.columns if COLUMNS[c].axes} for part in parts))
 
 
-Chunk = list[dict[str, Array]]
-
-
-def _chunks(parts: Sequence[_Part]) -> Iterator[Chunk]:
-    """Yield the same steps of every stage, some at a time."""
-    readers = [_Rows(part) for part in parts]
-    while True:
-        have = [reader.rows(CHUNK_STEPS) for reader in readers]
-        least = min(have)
-        if least == 0:
-            longest = max(range(len(have)), key=lambda p: have[p])
-            if have[longest]:
-                shortest = have.index(0)
-                step = readers[longest].held["step"][0]
-                raise RecordingError(
-                    f"{parts[shortest].path}: ends before step {step}, which {parts[longest].path} has; expected the "
-                    "same steps in every stage"
-                )
-            return
-        yield [reader.take(least) for reader in readers]
-
-
-class _Rows:
-    """Rows of one stage, held until the other stages have reached them too."""
-
-    def __init__(self, part: _Part) -> None:
-        self._traces = part.traces()
-        self.held: dict[str, Array] = {}
-
-    def rows(self, wanted: int) -> int:
-        """Return how many rows are held, after reading up to ``wanted`` or to the end."""
-        while len(self.held.get("step", ())) < wanted:
-            trace = next(self._traces, None)
-            if trace is None:
-                break
-            new = {"step": trace.step_S, "tokens": trace.tokens_SL, "load": trace.load_SLE, **trace.columns}
-            self.held = {k: np.concatenate([self.held[k], v]) if k in self.held else v for k, v in new.items()}
-        return min(wanted, len(self.held.get("step", ())))
-
-    def take(self, count: int) -> dict[str, Array]:
-        """Return the first rows, and stop holding them."""
-        taken = {name: array[:count] for name, array in self.held.items()}
-        self.held = {name: array[count:] for name, array in self.held.items()}
-        return taken
-
-
-def _side_by_side(parts: Sequence[_Part], chunk: Chunk, meta: TraceMeta, order: list[tuple[int, int]]) -> Trace:
-    first = chunk[0]
-    for part, rows in zip(parts, chunk, strict=True):
-        wrong = np.flatnonzero(rows["step"] != first["step"])
-        if wrong.size:
-            s = int(wrong[0])
+def _check_rows(parts: Sequence[_Part]) -> None:
+    """Raise unless all stages have the same steps, and in each the same tokens."""
+    first = parts[0]
+    for part in parts[1:]:
+        shorter, longer = sorted((part, first), key=lambda one: one.trace.steps)
+        steps = shorter.trace.steps
+        step_S, expected_S = part.trace.step_S[:steps], first.trace.step_S[:steps]
+        tokens_S, wanted_S = part.trace.tokens_SL[:steps, 0], first.trace.tokens_SL[:steps, 0]
+        for s in np.flatnonzero(step_S != expected_S):
             raise RecordingError(
-                f"{part.path}: step {rows['step'][s]} stands where {parts[0].path} has {first['step'][s]}; expected "
-                "the same steps"
+                f"{part.path}: step {step_S[s]} stands where {first.path} has {expected_S[s]}; expected the same steps"
             )
-        wrong = np.flatnonzero(rows["tokens"][:, 0] != first["tokens"][:, 0])
-        if wrong.size:
-            s = int(wrong[0])
+        for s in np.flatnonzero(tokens_S != wanted_S):
             raise RecordingError(
-                f"{part.path}: {rows['tokens'][s, 0]} tokens in step {rows['step'][s]}, {parts[0].path} has "
-                f"{first['tokens'][s, 0]}; expected the same in every stage"
+                f"{part.path}: {tokens_S[s]} tokens in step {step_S[s]}, {first.path} has {wanted_S[s]}; expected the "
+                "same in every stage"
             )
-    layered = {name: _stacked(chunk, name, order) for name in ("tokens", "load", *sorted(_shared(parts)))}
-    unlayered = {name: rows[name] for rows in chunk for name in rows if name in COLUMNS and not COLUMNS[name].axes}
-    step_S = unlayered.pop("step").copy()
-    columns = {**unlayered, **{k: v for k, v in layered.items() if k not in ("tokens", "load")}}
-    columns = {name: columns[name].copy() for name in COLUMNS if name in columns}
-    trace = Trace(meta, step_S, layered["tokens"], layered["load"], columns)
-    check_trace(trace, where=str(parts[0].path.parent))
-    return trace
+        if steps < longer.trace.steps:
+            raise RecordingError(
+                f"{shorter.path}: ends before step {longer.trace.step_S[steps]}, which {longer.path} has; expected the "
+                "same steps in every stage"
+            )
 
 
-def _stacked(chunk: Chunk, name: str, order: list[tuple[int, int]]) -> Array:
-    return np.stack([chunk[p][name][:, m] for p, m in order], axis=1)
+def _side_by_side(parts: Sequence[_Part], rows: slice, meta: TraceMeta, order: list[tuple[int, int]]) -> Trace:
+    """Return rows of the whole: layers side by side, and of the whole step what the last stage says that has it."""
+    columns = [columns_of(part.trace) for part in parts]
+    whole = {name: each[name][rows] for each in columns for name in each if not COLUMNS[name].axes}
+    for name in ("tokens", "load", *_shared(parts)):
+        whole[name] = np.stack([columns[p][name][rows, m] for p, m in order], axis=1)
+    optional = {name: whole[name] for name in OPTIONAL_COLUMNS if name in whole}
+    return Trace(meta, whole["step"], whole["tokens"], whole["load"], optional)
