@@ -14,45 +14,31 @@ from typing import TYPE_CHECKING, Any
 from moeload_bench.errors import MissingExtraError
 
 if TYPE_CHECKING:
-    from moeload_bench.recording.callback import LoadRecorder
-    from moeload_bench.recording.engines import (
-        deepspeed_routing,
-        megatron_routing,
-        nemo_automodel_routing,
-        olmo_core_routing,
-        torchtitan_routing,
-    )
-    from moeload_bench.recording.recorder import Recorder, record
-    from moeload_bench.recording.routers import Routing
-    from moeload_bench.recording.stages import Stage, merge_stages
-
-__all__ = [
-    "LoadRecorder",
-    "Recorder",
-    "Routing",
-    "Stage",
-    "deepspeed_routing",
-    "megatron_routing",
-    "merge_stages",
-    "nemo_automodel_routing",
-    "olmo_core_routing",
-    "record",
-    "torchtitan_routing",
-]
+    from moeload_bench.recording.callback import LoadRecorder as LoadRecorder
+    from moeload_bench.recording.engines import deepspeed_routing as deepspeed_routing
+    from moeload_bench.recording.engines import megatron_routing as megatron_routing
+    from moeload_bench.recording.engines import nemo_automodel_routing as nemo_automodel_routing
+    from moeload_bench.recording.engines import olmo_core_routing as olmo_core_routing
+    from moeload_bench.recording.engines import torchtitan_routing as torchtitan_routing
+    from moeload_bench.recording.recorder import Recorder as Recorder
+    from moeload_bench.recording.recorder import record as record
+    from moeload_bench.recording.routers import Routing as Routing
+    from moeload_bench.recording.stages import Stage as Stage
+    from moeload_bench.recording.stages import merge_stages as merge_stages
 
 _HOME = {
     "LoadRecorder": "callback",
     "Recorder": "recorder",
+    "record": "recorder",
     "Routing": "routers",
     "Stage": "stages",
-    "deepspeed_routing": "engines",
-    "megatron_routing": "engines",
     "merge_stages": "stages",
-    "nemo_automodel_routing": "engines",
-    "olmo_core_routing": "engines",
-    "torchtitan_routing": "engines",
-    "record": "recorder",
+    **dict.fromkeys(
+        ("deepspeed_routing", "megatron_routing", "nemo_automodel_routing", "olmo_core_routing", "torchtitan_routing"),
+        "engines",
+    ),
 }
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

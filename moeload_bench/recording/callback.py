@@ -27,8 +27,7 @@ from moeload_bench.recording.recorder import (
     Monitor,
     OnError,
     Recorder,
-    check_if_exists,
-    check_on_error,
+    check_word,
     free_target,
 )
 from moeload_bench.recording.routers import Adapter
@@ -80,7 +79,8 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         monitor: Monitor | None = None,
         if_exists: IfExists = "error",
     ) -> None:
-        check_if_exists(if_exists)
+        check_word("if_exists", if_exists, IfExists)
+        check_word("on_error", on_error, OnError)
         self.target = None if out is None else trace_target(out, name, split, run)
         if if_exists == "error" and self.target is not None and self.target.exists():
             raise RecordingError(
@@ -92,7 +92,6 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         counted = {"count": count, "layers": layers, "imbalance_rank": imbalance_rank, "micro_max": micro_max}
         how = {"adapters": adapters, "reduce": reduce, "on_error": on_error, "shard_steps": shard_steps}
         self._options: dict[str, Any] = {**counted, **how, "monitor": monitor}
-        check_on_error(on_error)
         check_given(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[Any, LoadRecorder] | None = None

@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
-from moeload_bench.arrays import Array
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.schema import first_problem
@@ -211,7 +210,7 @@ class Parts:
                 break
             if count < trace.steps:  # under a new name: until the manifest is replaced, the old shard counts
                 name = f"{trace.step_S[0]:010d}-{before_step}.parquet"
-                write_trace(first_steps(trace, count), self.folder / name, overwrite=True, durable=True)
+                write_trace(trace.cut(slice(count)), self.folder / name, overwrite=True, durable=True)
             kept.append(name)
         self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})
         self._remove_leftovers()
@@ -305,18 +304,6 @@ def unfinished_trace(folder: Path) -> Trace:
 def checkpoint_name(step: int) -> str:
     """Return the file name of the checkpoint that continues with a step."""
     return f"{step:010d}.checkpoint"
-
-
-def first_steps(trace: Trace, count: int) -> Trace:
-    """Return the first ``count`` steps of a trace."""
-    columns: dict[str, Array] = {name: column[:count].copy() for name, column in trace.columns.items()}
-    return Trace(
-        trace.meta,
-        trace.step_S[:count].copy(),
-        trace.tokens_SL[:count].copy(),
-        trace.load_SLE[:count].copy(),
-        columns,
-    )
 
 
 def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:

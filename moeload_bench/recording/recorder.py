@@ -87,7 +87,7 @@ class Recorder:
         monitor: Monitor | None = None,
         optimizer: Any = None,
     ) -> None:
-        check_on_error(on_error)
+        check_word("on_error", on_error, OnError)
         self._given = check_given(meta or {})
         self._stage, self._whole = stage, target
         if stage is None:
@@ -369,7 +369,7 @@ def record(
     exists or cannot be written; later errors follow ``on_error``.
     """
     target = None if out is None else trace_target(out, name, split, run)
-    check_if_exists(if_exists)
+    check_word("if_exists", if_exists, IfExists)
     if stage is not None and if_exists != "error":
         raise RecordingError(f'if_exists is "{if_exists}", expected "error" where a stage is recorded')
     if target is not None and if_exists != "error" and (this_rank()[0] == 0 if writes is None else writes):
@@ -421,13 +421,7 @@ def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
     return target
 
 
-def check_if_exists(if_exists: str) -> None:
-    """Raise `NotFoundError` for a word that says nothing about a trace that is there already."""
-    if if_exists not in get_args(IfExists):
-        raise not_found("if_exists", if_exists, get_args(IfExists))
-
-
-def check_on_error(on_error: str) -> None:
-    """Raise `NotFoundError` for any other word: a mistyped "raise" would silently turn errors into warnings."""
-    if on_error not in get_args(OnError):
-        raise not_found("on_error", on_error, get_args(OnError))
+def check_word(argument: str, word: str, words: Any) -> None:
+    """Raise `NotFoundError` for a word that is none of these: a mistyped "raise" would turn errors into warnings."""
+    if word not in get_args(words):
+        raise not_found(argument, word, get_args(words))

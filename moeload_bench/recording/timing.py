@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -31,40 +31,26 @@ MILLIONTHS = 1_000_000
 """Ranks exchange whole numbers, so a part is sent in millionths."""
 
 
-class Clock(Protocol):
-    """Moments, and the seconds between two of them."""
+class Clock(NamedTuple):
+    """``mark`` returns this moment, ``seconds`` the time from one moment to another."""
 
-    def mark(self) -> Any:
-        """Return this moment."""
-
-    def seconds(self, begin: Any, end: Any) -> float:
-        """Return the seconds from one moment to the other."""
+    mark: Callable[[], Any]
+    seconds: Callable[[Any, Any], float]
 
 
-class WallClock:
-    """Wall time, for a model on the CPU."""
-
-    def mark(self) -> float:
-        return time.perf_counter()
-
-    def seconds(self, begin: float, end: float) -> float:
-        return end - begin
+def _event() -> Any:
+    """Return an event on the current stream of a GPU: nothing waits for it until the step is closed."""
+    event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch does not say
+    event.record()
+    return event
 
 
-class CudaClock:
-    """Events on the current stream of a GPU: nothing waits for it until the step is closed."""
-
-    def mark(self) -> Any:
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch does not say
-        event.record()
-        return event
-
-    def seconds(self, begin: Any, end: Any) -> float:
-        end.synchronize()
-        return float(begin.elapsed_time(end)) / 1000
+def _between_events(begin: Any, end: Any) -> float:
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1000
 
 
-CLOCKS: dict[str, Callable[[], Clock]] = {"cpu": WallClock, "cuda": CudaClock}
+CLOCKS = {"cpu": Clock(time.perf_counter, lambda begin, end: end - begin), "cuda": Clock(_event, _between_events)}
 
 
 class ExpertTimer:
@@ -79,7 +65,7 @@ class ExpertTimer:
         self.missing = "no expert module stands beside the routers" if not experts else ""
         if device not in CLOCKS:
             self.missing = f"no clock for the device {device}"
-        self._clock = CLOCKS.get(device, WallClock)()
+        self._clock = CLOCKS.get(device, CLOCKS["cpu"])
         self._handles: list[Any] = []
         self._running = False
         self._enter_backward = self._safe(self._gradient_of_expert)

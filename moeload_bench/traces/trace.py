@@ -96,10 +96,13 @@ class Trace:
         return shares(self.load_SLE[:])
 
     def in_parts(self) -> Iterator[Trace]:
-        """Yield the trace in pieces of consecutive steps, each in memory, one after the other."""
-        for part in parts(self.load_SLE.shape):
-            columns = {name: column[part] for name, column in self.columns.items()}
-            yield Trace(self.meta, self.step_S[part], self.tokens_SL[part], self.load_SLE[part], columns)
+        """Return the trace in pieces of consecutive steps, each in memory, one after the other."""
+        return map(self.cut, parts(self.load_SLE.shape))
+
+    def cut(self, rows: slice) -> Trace:
+        """Return consecutive steps as a trace of their own, in memory."""
+        columns = {name: column[rows] for name, column in self.columns.items()}
+        return Trace(self.meta, self.step_S[rows], self.tokens_SL[rows], self.load_SLE[rows], columns)
 
     @classmethod
     def from_arrays(

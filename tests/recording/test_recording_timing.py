@@ -26,16 +26,13 @@ EXPERT_S, OTHER_S, BACKWARD = 3.0, 5.0, 2.0
 """Seconds of a call by the clock of the test; a backward pass takes `BACKWARD` times as long."""
 
 
-class TestClock:
-    """A clock that only the test's own modules move."""
+class Planted:
+    """A moment that only the test's own modules move."""
 
     now = 0.0
 
-    def mark(self) -> float:
-        return TestClock.now
 
-    def seconds(self, begin: float, end: float) -> float:
-        return end - begin
+PLANTED = timing.Clock(lambda: Planted.now, lambda begin, end: end - begin)
 
 
 class Work(torch.autograd.Function):
@@ -43,7 +40,7 @@ class Work(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, seconds: float) -> torch.Tensor:
-        TestClock.now += seconds
+        Planted.now += seconds
         ctx.seconds = seconds
         ctx.save_for_backward(hidden)
         return hidden * 2
@@ -51,7 +48,7 @@ class Work(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (_,) = ctx.saved_tensors  # under activation checkpointing the layer is computed once more for it
-        TestClock.now += BACKWARD * ctx.seconds
+        Planted.now += BACKWARD * ctx.seconds
         return gradients[0] * 2, None
 
 
@@ -135,7 +132,7 @@ def test_the_part_in_experts_is_the_planted_one(
     reentrant: bool | None, computed: int, one_each: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Forward, backward and the recomputation of activation checkpointing count; a shared expert does not."""
-    monkeypatch.setitem(timing.CLOCKS, "cpu", TestClock)
+    monkeypatch.setitem(timing.CLOCKS, "cpu", PLANTED)
     trace = recorded(Model(reentrant, one_each=one_each), tmp_path, EVERY + FIRST + 1, passes=2)
     experts, others = ((computed + BACKWARD) * seconds for seconds in (EXPERT_S, 2 * OTHER_S))
     measured_S = np.isfinite(trace.columns["expert_fraction"])
@@ -148,14 +145,14 @@ def test_the_part_in_experts_is_the_planted_one(
 
 def test_a_pass_that_ends_in_the_experts_is_left_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing before the experts needs a gradient: what the optimizer takes is not theirs."""
-    monkeypatch.setitem(timing.CLOCKS, "cpu", TestClock)
+    monkeypatch.setitem(timing.CLOCKS, "cpu", PLANTED)
     model = Model()
     model.layers[1].requires_grad_(False)
     model.layers[0].attention.requires_grad_(False)
 
     class Slow(torch.optim.SGD):
         def step(self, *args: Any) -> None:  # type: ignore[override]
-            TestClock.now += 100
+            Planted.now += 100
 
     with record(model, tmp_path, adapters={Gate: routed}, on_error="raise") as r:
         for _ in range(FIRST + 1):
@@ -194,11 +191,10 @@ def test_measuring_changes_no_number(family: str) -> None:
 def test_a_hook_that_raises_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training and recording go on, and the trace says why nothing was measured."""
 
-    class Broken(TestClock):
-        def mark(self) -> float:
-            raise OSError("no clock")
+    def broken() -> float:
+        raise OSError("no clock")
 
-    monkeypatch.setitem(timing.CLOCKS, "cpu", Broken)
+    monkeypatch.setitem(timing.CLOCKS, "cpu", PLANTED._replace(mark=broken))
     trace = recorded(Model(), tmp_path, FIRST + 3)
     assert trace.steps == FIRST + 3
     assert np.isnan(trace.columns["expert_fraction"]).all()
@@ -208,7 +204,7 @@ def test_a_hook_that_raises_stops_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     def fails(self: Any, module: Any, args: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setitem(timing.CLOCKS, "cpu", TestClock)
+    monkeypatch.setitem(timing.CLOCKS, "cpu", PLANTED)
     monkeypatch.setattr(timing.ExpertTimer, "_call_expert", fails)
     trace = recorded(Model(), tmp_path / "hook", FIRST + 3)
     assert trace.steps == FIRST + 3
@@ -221,7 +217,7 @@ def test_a_pass_that_raises_in_a_measured_step_leaves_no_time_in_it(
     place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Training catches it, discards the passes and makes the step again, which is then measured as any other."""
-    monkeypatch.setitem(timing.CLOCKS, "cpu", TestClock)
+    monkeypatch.setitem(timing.CLOCKS, "cpu", PLANTED)
     model, at = Model(), [0]
 
     def fails(*args: Any) -> None:
