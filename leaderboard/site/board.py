@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from leaderboard.committed import model_type_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.publishing.submission import ModelType, Submission, Verification, VerificationStatus
+from moeload_bench.results.averages import grouped_tasks, long, value_columns
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -153,7 +154,8 @@ class Board:
         """Return the values of each metric by cell and forecaster, without those that do not exist."""
         found: dict[str, dict[Cell, dict[str, float]]] = {metric: {} for metric in self.metrics}
         for metric, cells in found.items():
-            rows = _without_gaps(self.results.summarize(CELL, metric)).dropna(subset="value")
+            means = value_columns(grouped_tasks(self.results.errors(metric), CELL), CELL)["value"][self.results.names]
+            rows = _without_gaps(long({"value": means}, CELL)).dropna(subset="value")
             for stratum, state, name, value in rows[[*CELL, "forecaster", "value"]].itertuples(index=False):
                 cells.setdefault(Cell(stratum, state), {})[name] = value
         return found

@@ -7,19 +7,22 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from leaderboard.pages.findings import Saving, saving
 from leaderboard.site.board import REGRET, Board, Cell
 from leaderboard.site.forests import forest
 from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, percent, signed_skill
 from moeload_bench.errors import counted
+from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.traces.meta import STRATA
 from moeload_bench.words import listed
 
 WHEN = {
-    "transient": "while loads still move",
-    "mixed": "while some layers have settled",
-    "stable": "once they are stable",
+    "transient": "While loads still move (transient)",
+    "mixed": "While some layers have settled (mixed)",
+    "stable": "Once loads are stable",
 }
 STANDINGS = ("forecaster", "skill", "95 %, a new recipe", "95 %, new seeds", "ranks", PRIMARY, REGRET, "ms", "type",
              "status")  # fmt: skip
@@ -41,9 +44,10 @@ def board_page(board: Board) -> dict[str, Any]:
         "about": board.about,
         "sentences": sentences(board),
         "size": size(board),
+        "batches": batches(),
         "reference": board.results.suite.reference,
         "panels": forest({cell.title: cell.of(board.summary) for cell in board.state_cells}, "forecaster"),
-        "standings": [(cell.title, standings(board, cell)) for cell in board.cells],
+        "standings": [(cell.title, without_empty_columns(standings(board, cell))) for cell in board.cells],
         "horizons": [(cell.title, horizons(board, cell)) for cell in board.cells],
         "recipes": recipe_maps(board),
         "metrics": [(named(metric), by_metric(board, metric)) for metric in board.metrics],
@@ -51,7 +55,7 @@ def board_page(board: Board) -> dict[str, Any]:
 
 
 def sentences(board: Board) -> list[str]:
-    """Return for each state who saves how much of the best simple rule's error, and how sure that is."""
+    """Return for each state who leads, by how much against the best simple rule, on what, and how sure that is."""
     return [_sentence(board, state) for state in board.states]
 
 
@@ -59,20 +63,23 @@ def _sentence(board: Board, state: str) -> str:
     order = board.by_state.loc[board.by_state["state"] == state, "forecaster"].tolist()
     simple = [name for name in order if board.entry(name).model_type == "statistical"]
     leader, rule = order[0], (simple or order)[0]
-    rows = board.results.compare(leader, rule, ("state",)).to_dict("records")
-    found = next(row for row in rows if row["state"] == state)
-    where = f"On {counted(int(found['recipes']), 'recipe')} {board.runs}, {WHEN[state]}"
-    if leader == rule:
-        return f"{where}, {leader} has the least error; it learns nothing from other runs."
-    if len({found[name] > 0 for name in ("saving", "median", "clipped_mean")}) > 1:
-        return f"{where}, {leader} has the least error, but mean and median against {rule} have different signs."
-    saved = f"{leader} saved {percent(found['saving'])} of the error of {rule}, the best simple rule"
-    if math.isnan(found["low"]):
-        return f"{where}, {saved} (too few recipes for an interval)."
-    sure = f"95 %: {percent(found['low'])} to {percent(found['high'])}" + (
-        "" if found["low"] > 0 else ", may be chance"
-    )
-    return f"{where}, {saved} ({sure}; without the two most influential runs {percent(found['without_two'])})."
+    found = saving(board.results, leader, rule, state=state)
+    leads = f"{WHEN[state]}, {leader} leads"
+    if leader == rule or found is None:
+        return f"{leads} on recipes {board.runs}; it learns nothing from other runs."
+    on = f"on {counted(found.recipes, 'recipe')} {board.runs}"
+    if not found.consistent:
+        return f"{leads} {on}, but its mean and its median against {rule} have different signs: this is not a lead."
+    return f"{leads} {on}: {percent(found.saving)} less error than {rule}, the best that learns nothing from other runs. {certainty(found)}"
+
+
+def certainty(found: Saving) -> str:
+    """Return how sure a saving is: its interval, and what is left without the two most influential runs."""
+    if math.isnan(found.low):
+        return "There are too few recipes for an interval."
+    interval = f"95 % interval for a new recipe: {percent(found.low)} to {percent(found.high)}"
+    chance = ", so this may be chance" if found.by_chance else ""
+    return f"{interval}{chance}; without the two most influential runs: {percent(found.without_two)}."
 
 
 def size(board: Board) -> str:
@@ -85,6 +92,12 @@ def size(board: Board) -> str:
         f"{counted(len(board.recipes), 'recipe')}, {counted(origins, 'origin')}, forecasts of "
         f"{listed([f'{horizon:,}' for horizon in steps])} steps"
     )
+
+
+def batches() -> str:
+    """Return which batches are small and which are large."""
+    small, large = STRATA["small"][1], STRATA["large"][0]
+    return f"small: at most {small:,.0f} tokens per expert and step; large: at least {large:,.0f}"
 
 
 @lru_cache(maxsize=256)
@@ -104,7 +117,7 @@ def standings(board: Board, cell: Cell) -> Table:
                      entry.standing + failures))  # fmt: skip
     first = cell.of(board.summary).iloc[0]
     caption = (
-        f"{cell.title}: a row is a forecaster. Means over {counted(int(first['runs']), 'run')} of "
+        f"{cell.title.capitalize()}: a row is a forecaster. Means over {counted(int(first['runs']), 'run')} of "
         f"{counted(int(first['recipes']), 'recipe')} and {counted(int(first['origins']), 'origin')}, over layers and "
         "horizons. More skill is better, less of all else."
     )
@@ -121,8 +134,8 @@ def horizons(board: Board, cell: Cell) -> Table:
     names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
     lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(steps))) for name in names]
     caption = (
-        f"{cell.title}: a row is a forecaster or a floor, a column a horizon h in training steps; "
-        f"{direction(PRIMARY)}. {named(PRIMARY)}: mean over runs of means over origins and layers."
+        f"{cell.title.capitalize()}: a row is a forecaster or a floor, a column a horizon h in training steps. "
+        f"Errors: {named(PRIMARY)}, mean over runs of means over origins and layers; {direction(PRIMARY)}."
     )
     quiet = frozenset(range(len(order), len(lines)))
     return Table(caption, ("forecaster", *horizon_heads(steps)), tuple(lines), quiet=quiet)
@@ -153,8 +166,23 @@ def by_metric(board: Board, metric: str) -> Table:
     columns = [board.values[metric][cell] for cell in cells]
     rows = tuple((one.name, *(digits(values.get(one.name)) for values in columns)) for one in board.entries)
     better = direction(metric) or "no direction is better"
-    caption = f"{named(metric)}: a row is a forecaster, a column the runs and their state, all horizons; {better}."
+    caption = f"A row is a forecaster, a column the runs and their state, all horizons. {better.capitalize()}."
     return Table(caption, ("forecaster", *(cell.title for cell in cells)), rows)
+
+
+def without_empty_columns(table: Table) -> Table:
+    """Return the table without the columns of numbers that hold no value; its caption names them."""
+    columns = range(len(table.heads))
+    empty = [at for at in columns if table.numeric(at) and all(row[at] in (NOT_GIVEN, NONE) for row in table.rows)]
+    if not empty:
+        return table
+
+    def shown(cells: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(cell for at, cell in enumerate(cells) if at not in empty)
+
+    caption = f"{table.caption} Without a value: {listed([table.heads[at] for at in empty])}."
+    rows = tuple(shown(row) for row in table.rows)
+    return Table(caption, shown(table.heads), rows, table.numbers_from, table.numbers_to - len(empty), table.quiet)
 
 
 def rank_text(ranks: Mapping[Hashable, int] | None) -> str:

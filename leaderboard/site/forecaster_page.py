@@ -8,7 +8,7 @@ from typing import Any
 
 from leaderboard.site import words
 from leaderboard.site.board import Board, BoardEntry
-from leaderboard.site.board_page import digits, standings
+from leaderboard.site.board_page import digits, standings, without_empty_columns
 from leaderboard.site.forests import forest
 from leaderboard.site.words import Facts, arguments_text, direction, fact_text, named, three_digits
 from moeload_bench.errors import counted
@@ -87,8 +87,10 @@ def in_cells(board: Board, name: str) -> Table:
     tables = {cell.title: standings(board, cell) for cell in board.cells}
     rows = tuple((title, *row[1:8]) for title, table in tables.items() for row in table.rows if row[0] == name)
     heads = ("runs", *next(iter(tables.values())).heads[1:8])
-    caption = f"A row is a size of batches and a state. More skill is better, less of all else. {named(PRIMARY)}."
-    return Table(caption, heads, rows)
+    caption = (
+        f"A row is a size of batches and a state. More skill is better, less of all else. Errors: {named(PRIMARY)}."
+    )
+    return without_empty_columns(Table(caption, heads, rows))
 
 
 def by_horizon(board: Board, name: str) -> Table:
@@ -100,7 +102,7 @@ def by_horizon(board: Board, name: str) -> Table:
         values = cell.of(rows).set_index("horizon")["value"].reindex(steps)
         lines.append((cell.title, *map(digits, values)))
     caption = (
-        f"{named(PRIMARY)}: a row is a size of batches and a state, a column a horizon h in training steps; "
+        f"A row is a size of batches and a state, a column a horizon h in training steps. Errors: {named(PRIMARY)}; "
         f"{direction(PRIMARY)}."
     )
     return Table(caption, ("runs", *horizon_heads(steps)), tuple(lines))

@@ -9,8 +9,8 @@ from typing import Any
 from leaderboard.site import board_page, forecaster_page, trace_page
 from leaderboard.site.board import Board
 from leaderboard.site.cite import citations
-from leaderboard.site.docs_pages import DOCS, doc_files, doc_html, doc_title
 from leaderboard.site.inputs import Inputs
+from leaderboard.site.submit_page import submit_html
 from leaderboard.templates import template_environment
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
@@ -23,7 +23,6 @@ TEMPLATES, STATIC = FOLDER / "templates", FOLDER / "static"
 NAV = (
     ("Leaderboard", "index.html"),
     ("Traces", "traces/index.html"),
-    ("Methods", "methods/metrics.html"),
     ("Submit", "submit.html"),
     ("Cite", "cite.html"),
 )
@@ -110,17 +109,9 @@ def trace_files(inputs: Inputs, report: Progress = silent) -> Iterator[File]:
 
 
 def text_files(inputs: Inputs) -> Iterator[File]:
-    """Yield pages of the documentation, and how to cite."""
-    render, docs = Renderer(inputs), doc_files(inputs.root)
-    titles = [(doc_title(text), DOCS[name]) for name, text in docs.items() if DOCS[name] != "submit.html"]
-    for name, text in docs.items():
-        path = DOCS[name]
-        submit = path == "submit.html"
-        yield render.page(
-            path, "doc.html", path if submit else "methods/metrics.html", title=doc_title(text),
-            html=markup(doc_html(text, "../" * path.count("/"))),
-            others=[] if submit else [(title, href) for title, href in titles if href != path],
-        )  # fmt: skip
+    """Yield how to submit, and how to cite."""
+    render = Renderer(inputs)
+    yield render.page("submit.html", "submit.html", "submit.html", html=markup(submit_html(inputs.root)))
     source = inputs.root / "CITATION.cff"
     if not source.is_file():
         raise MoeloadError(f"{source}: no such file; the page on how to cite is made from it")

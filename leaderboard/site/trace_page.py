@@ -24,7 +24,7 @@ from moeload_bench.results.tables import Table, horizon_heads
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import run_spans
 from moeload_bench.traces.trace import Trace, shares
-from moeload_bench.words import ordinal
+from moeload_bench.words import listed, ordinal
 
 ACROSS = 4
 """Bins are as fine as so many panels side by side allow."""
@@ -66,7 +66,7 @@ def trace_page(trace: Trace, boards: Sequence[Board], file: str) -> dict[str, An
         "steps": (f"{first:,}", f"{end:,}"),
         "maps": [layer_map(view, layer) for layer in view.layers],
         "sources": sources(trace),
-        "scores": [(board.title, table) for board in boards for table in scores(board, trace.id)],
+        "scores": [(board.title, tables) for board in boards if (tables := scores(board, trace.id))],
     }
 
 
@@ -160,8 +160,8 @@ def scores(board: Board, trace_id: str) -> list[Table]:
         order = list(dict.fromkeys(found["forecaster"]))
         lines = tuple((name, *map(digits, values.loc[name])) for name in order)
         caption = (
-            f"{named(PRIMARY)}, {state}: mean over {found['origins'].max()} origins and over layers. A row is a "
-            f"forecaster, a column a horizon h in training steps; {direction(PRIMARY)}."
+            f"{str(state).capitalize()}: a row is a forecaster, a column a horizon h in training steps. Errors: "
+            f"{named(PRIMARY)}, mean over {found['origins'].max()} origins and over layers; {direction(PRIMARY)}."
         )
         tables.append(
             Table(caption, ("forecaster", *horizon_heads([int(horizon) for horizon in values.columns])), lines)
@@ -172,11 +172,12 @@ def scores(board: Board, trace_id: str) -> list[Table]:
 def list_row(trace: Trace, boards: Sequence[Board]) -> tuple[str, ...]:
     """Return the row of a trace in the list of all."""
     meta, (_, L, E) = trace.meta, trace.load_SLE.shape
-    uses = [f"scored in {board.name}" for board in boards if trace.id in board.traces]
-    uses += [f"to fit on in {board.name}" for board in boards if trace.id in {one.id for one in board.suite.fit}]
+    scored = [board.name for board in boards if trace.id in board.traces]
+    training = {board.suite.name: None for board in boards if trace.id in {one.id for one in board.suite.fit}}
+    uses = [f"{use} {listed(list(names))}" for use, names in (("scored in", scored), ("train of", training)) if names]
     even = step_tokens(trace)
     size = f"{L} x {E}, {meta.top_k or 'varies'}"
-    return (trace.id, ", ".join(dict.fromkeys(uses)) or NONE, f"{trace.steps:,}", size, even, balancing_words(meta),
+    return (trace.id, "; ".join(uses) or NONE, f"{trace.steps:,}", size, even, balancing_words(meta),
             first_spans(run_spans(trace)))  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def signed_skill(value: float) -> str:
 
 def percent(value: float) -> str:
     """Format a fraction as per cent, without decimals from 10 % on."""
-    return number(f"{100 * value:.0f} %" if abs(value) >= 0.1 else f"{100 * value:.1f} %")
+    return number(f"{100 * value:.{0 if abs(value) >= 0.1 else 1}f}\N{NO-BREAK SPACE}%")
 
 
 def interval_text(low: float, high: float) -> str:

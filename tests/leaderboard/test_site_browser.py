@@ -28,7 +28,7 @@ TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
 MINI = "boards/mini.html"
 PAGES = ("index.html", MINI, "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE,
-         "methods/metrics.html", "submit.html", "cite.html")  # fmt: skip
+         "submit.html", "cite.html")  # fmt: skip
 FIRST_SCREEN = """return ["h1", ".answer p", ".button"].map((one) =>
   document.querySelector(one).getBoundingClientRect().bottom <= innerHeight)"""
 
