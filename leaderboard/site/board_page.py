@@ -70,7 +70,8 @@ def _sentence(board: Board, state: str) -> str:
     on = f"on {counted(found.recipes, 'recipe')} {board.runs}"
     if not found.consistent:
         return f"{leads} {on}, but its mean and its median against {rule} have different signs: this is not a lead."
-    return f"{leads} {on}: {percent(found.saving)} less error than {rule}, the best that learns nothing from other runs. {certainty(found)}"
+    margin = f"{percent(found.saving)} less error than {rule}, the best that learns nothing from other runs"
+    return f"{leads} {on}: {margin}. {certainty(found)}"
 
 
 def certainty(found: Saving) -> str:
