@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from moeload_bench.forecaster import (
     TraceInfo,
     check_forecast,
 )
-from moeload_bench.isolation import bubblewrap, messages
+from moeload_bench.isolation import bubblewrap, frames
 from moeload_bench.isolation.frames import Header, Rules
-from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Level, Limits, Meter, is_count
+from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Level, Limits, is_count
 from moeload_bench.isolation.local import one_line
 from moeload_bench.isolation.process import Process
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, is_baseline
@@ -33,7 +34,7 @@ class ChildHost(Host):
     def __init__(self, target: StoredTarget, level: Level, limits: Limits, numba_cache: Path | None = None) -> None:
         self._target, self._level, self._limits = target, level, limits
         self._counts: dict[str, int] = {}
-        self._meter = Meter()
+        self._began, self._cost = time.perf_counter(), Cost()
         self._process = Process(target, level, limits, numba_cache)
 
     def start(self, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
@@ -45,33 +46,34 @@ class ChildHost(Host):
         if self._load(seed, None, None).get("has_fit") is not True:
             return None
         for info, block in runs:
-            self._call({"op": "run", "info": messages.info_header(info)}, messages.block_arrays(block))
-            self._meter.rows += len(block)
+            self._call({"op": "run", "info": frames.info_header(info)}, frames.block_arrays(block))
+            self._cost = self._cost.with_rows(len(block))
         self._start_charging()
         most = self._limits.fitted_bytes
-        header, rules = {"op": "fit", "most": most}, messages.fitted_rules(most)
+        header, rules = {"op": "fit", "most": most}, frames.fitted_rules(most)
         _, out = self._timed("observe", lambda: self._call(header, {}, rules, self._limits.fit_wall_s))
-        return messages.fitted_from(out)
+        return frames.fitted_from(out)
 
     def observe(self, block: StepBlock) -> None:
-        arrays = messages.block_arrays(block)
+        arrays = frames.block_arrays(block)
         self._timed("observe", lambda: self._call({"op": "observe"}, arrays))
-        self._meter.rows += len(block)
+        self._cost = self._cost.with_rows(len(block))
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        header, arrays = messages.request_frame(request)
-        rules = messages.forecast_rules(request, self._info)
+        header, arrays = frames.request_frame(request)
+        rules = frames.forecast_rules(request, self._info)
         reply, out = self._timed("forecast", lambda: self._call({"op": "forecast", **header}, arrays, rules))
         found = reply.get("counts")
         if isinstance(found, dict) and len(found) <= MAX_COUNTS and all(map(is_count, found, found.values())):
             self._counts = found
-        return check_forecast(messages.forecast_from(out), request, self._info)
+        return check_forecast(frames.forecast_from(out), request, self._info)
 
     def counts(self) -> dict[str, int]:
         return dict(self._counts)
 
     def cost(self) -> Cost:
-        return self._meter.cost(self._process.watch.peak_memory_bytes(), self._process.accounting)
+        peak_bytes = self._process.watch.peak_memory_bytes()
+        return replace(self._cost, peak_memory_bytes=peak_bytes, accounting=self._process.accounting)
 
     def stop(self) -> None:
         self._process.close()
@@ -83,11 +85,11 @@ class ChildHost(Host):
             "op": "init",
             "seed": seed,
             "trail": self._level != "sandbox" or self._limits.traceback,
-            "target": messages.target_header(self._target, seen),
-            "info": None if info is None else messages.info_header(info),
+            "target": frames.target_header(self._target, seen),
+            "info": None if info is None else frames.info_header(info),
         }
-        reply, _ = self._call(header, messages.fitted_array(fitted), wall_s=self._limits.startup_wall_s)
-        self._meter.started()
+        reply, _ = self._call(header, frames.fitted_array(fitted), wall_s=self._limits.startup_wall_s)
+        self._cost = replace(self._cost, startup_wall_s=time.perf_counter() - self._began)
         return reply
 
     def _call(
@@ -115,7 +117,8 @@ class ChildHost(Host):
         finally:
             wall = time.perf_counter() - started
             before, now = self._process.cpu_seen, self._process.watch.cpu_s()
-            self._meter.add(kind, wall, None if before is None or now is None else max(0.0, now - before))
+            cpu = None if before is None or now is None else max(0.0, now - before)
+            self._cost = self._cost.with_call(kind, wall, cpu)
             self._process.cpu_seen = before if now is None else now
 
     def _start_charging(self) -> None:

@@ -1,4 +1,4 @@
-"""The frames on the pipe between the harness and a forecaster's process.
+"""The frames on the pipe between the harness and a forecaster's process, and the records of the contract in them.
 
 A frame is a prefix (magic, length of the header), a JSON header and raw little-endian arrays whose names, dtypes and
 shapes the header declares, in that order, without padding. Nothing is pickled. Whoever reads a frame bounds the
@@ -7,18 +7,22 @@ header's length, its depth and every array's size before reading or allocating i
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import Array
 from moeload_bench.bounds import check_depth
-from moeload_bench.errors import IsolationError
+from moeload_bench.errors import IsolationError, TargetError
+from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, module_target
 
 Header = dict[str, Any]
 ReadInto = Callable[[memoryview], None]
@@ -45,15 +49,8 @@ class ArrayRule:
 
 
 Rules = Mapping[str, ArrayRule]
-
-
-@dataclass(frozen=True)
-class ArraySpec:
-    """One array that a header announces."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
+Announced = tuple[str, str, tuple[int, ...]]
+"""Name, dtype and shape of an array that a header announces."""
 
 
 def encode_frame(header: Header, arrays: Mapping[str, Array]) -> list[memoryview]:
@@ -84,15 +81,12 @@ def read_frame(
     text = bytearray(length)
     read_into(memoryview(text))
     header = parse_header(bytes(text))
-    specs = _parse_specs(header.pop("arrays", None))
-    if rules is not None:
-        check_specs(specs, rules)
-    arrays = {}
-    for spec in specs:
-        array = np.empty(spec.shape, dtype=spec.dtype)
-        if array.size:
-            read_into(_bytes_of(array))
-        arrays[spec.name] = array
+    arrays: dict[str, Array] = {}
+    announced = _announced(header.pop("arrays", None))
+    for name, dtype, shape in announced if rules is None else _expected(announced, rules):
+        arrays[name] = np.empty(shape, dtype=dtype)
+        if arrays[name].size:
+            read_into(_bytes_of(arrays[name]))
     return header, arrays
 
 
@@ -108,39 +102,19 @@ def parse_header(text: bytes) -> Header:
     return header
 
 
-def check_specs(specs: Sequence[ArraySpec], rules: Rules) -> None:
-    """Raise `IsolationError` unless every announced array is an expected one with dtype and shape within bounds.
-
-    Whether all are there is for the caller to say: an answer that reports an error has none.
-    """
-    for spec in specs:
-        rule = rules.get(spec.name)
-        if rule is None:
-            raise IsolationError(f"a frame announces the array {spec.name[:40]!r}, expected {sorted(rules) or 'none'}")
-        fits = len(spec.shape) == len(rule.axes) and all(
-            least <= got <= most for got, (least, most) in zip(spec.shape, rule.axes, strict=True)
-        )
-        if spec.dtype != rule.dtype or not fits:
-            expected = [f"{least}..{most}" if least != most else str(most) for least, most in rule.axes]
-            raise IsolationError(
-                f"a frame announces {spec.name} as {spec.dtype} {list(spec.shape)[:8]}, expected {rule.dtype} "
-                f"[{', '.join(expected)}]"
-            )
-
-
-def _parse_specs(found: Any) -> list[ArraySpec]:
+def _announced(found: Any) -> list[Announced]:
+    """Return what a header announces, each name once."""
     if not isinstance(found, list) or len(found) > MAX_ARRAYS:
         raise IsolationError(f"a frame's header has no list of at most {MAX_ARRAYS} arrays")
-    specs: dict[str, ArraySpec] = {}
-    for entry in found:
-        spec = _parse_spec(entry)
-        if spec.name in specs:
-            raise IsolationError(f"a frame announces the array {spec.name[:40]!r} twice")
-        specs[spec.name] = spec
-    return list(specs.values())
+    arrays = [_array_announced(entry) for entry in found]
+    names = [name for name, _, _ in arrays]
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise IsolationError(f"a frame announces the array {twice[:40]!r} twice")
+    return arrays
 
 
-def _parse_spec(entry: Any) -> ArraySpec:
+def _array_announced(entry: Any) -> Announced:
     if not (isinstance(entry, list) and len(entry) == 3):
         raise IsolationError(f"a frame announces an array as {str(entry)[:80]}, expected [name, dtype, shape]")
     name, dtype, shape = entry
@@ -149,7 +123,27 @@ def _parse_spec(entry: Any) -> ArraySpec:
     valid = isinstance(shape, list) and len(shape) <= 8 and all(type(n) is int and 0 <= n < MAX_ITEMS for n in shape)
     if not valid or math.prod(shape) > MAX_ITEMS:
         raise IsolationError(f"a frame announces the shape {str(shape)[:80]}, expected a list of sizes")
-    return ArraySpec(name, dtype, tuple(shape))
+    return name, dtype, tuple(shape)
+
+
+def _expected(announced: list[Announced], rules: Rules) -> list[Announced]:
+    """Return the arrays; raise `IsolationError` unless each is an expected one with dtype and shape within bounds.
+
+    Whether all are there is for the caller to say: an answer that reports an error has none.
+    """
+    for name, dtype, shape in announced:
+        rule = rules.get(name)
+        if rule is None:
+            raise IsolationError(f"a frame announces the array {name[:40]!r}, expected {sorted(rules) or 'none'}")
+        fits = len(shape) == len(rule.axes) and all(
+            least <= got <= most for got, (least, most) in zip(shape, rule.axes, strict=True)
+        )
+        if dtype != rule.dtype or not fits:
+            expected = [f"{least}..{most}" if least != most else str(most) for least, most in rule.axes]
+            raise IsolationError(
+                f"a frame announces {name} as {dtype} {list(shape)[:8]}, expected {rule.dtype} [{', '.join(expected)}]"
+            )
+    return announced
 
 
 def _little(array: Array) -> Array:
@@ -162,3 +156,103 @@ def _little(array: Array) -> Array:
 
 def _bytes_of(array: Array) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8).data)
+
+
+# ------------------------------------------------------------------------------------------------ records
+
+_COVARIATE = "covariate:"
+
+
+def target_header(target: StoredTarget, seen: str | None = None) -> Header:
+    """Return a target for the worker, which sees its file at ``seen`` if not at its own path; raise `TargetError`."""
+    try:
+        json.dumps(dict(target.kwargs))
+    except TypeError as error:
+        raise TargetError(f"{target.text!r}: an argument cannot be handed to another process: {error}") from None
+    asked = {"text": target.text, "class_name": target.class_name, "kwargs": dict(target.kwargs)}
+    if isinstance(target, FileTarget):
+        return {**asked, "file": seen or str(target.file)}
+    return {**asked, "module": target.module}
+
+
+def target_from(header: Mapping[str, Any]) -> StoredTarget:
+    """Return the target as the worker loads it."""
+    text, class_name, kwargs = header["text"], header["class_name"], header["kwargs"]
+    if "file" in header:
+        return FileTarget(text=text, file=Path(header["file"]), class_name=class_name, kwargs=kwargs)
+    return module_target(text, header["module"], class_name, kwargs)
+
+
+def info_header(info: TraceInfo) -> Header:
+    """Return `TraceInfo` as JSON."""
+    return dataclasses.asdict(info)
+
+
+def info_from(header: Mapping[str, Any]) -> TraceInfo:
+    """Return `TraceInfo` from JSON."""
+    return TraceInfo(**{**header, "layer_indices": tuple(header["layer_indices"])})
+
+
+def block_arrays(block: StepBlock) -> dict[str, Array]:
+    """Return the arrays of a block by name."""
+    arrays: dict[str, Array] = {"step_S": block.step_S, "load_SLE": block.load_SLE, "tokens_SL": block.tokens_SL}
+    return {**arrays, **{f"{_COVARIATE}{name}": column for name, column in block.covariates.items()}}
+
+
+def block_from(arrays: Mapping[str, Array]) -> StepBlock:
+    """Return a block that owns its arrays."""
+    covariates = {
+        name.removeprefix(_COVARIATE): column for name, column in arrays.items() if name.startswith(_COVARIATE)
+    }
+    return StepBlock(arrays["step_S"], arrays["load_SLE"], arrays["tokens_SL"], covariates)
+
+
+def request_frame(request: ForecastRequest) -> tuple[Header, dict[str, Array]]:
+    """Return a request as header and arrays."""
+    header = {name: getattr(request, name) for name in ("origin", "horizon", "horizons", "quantiles")}
+    planned = {"lr_H": request.lr_H, "stage_H": request.stage_H}
+    return header, {name: plan for name, plan in planned.items() if plan is not None}
+
+
+def request_from(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> ForecastRequest:
+    """Return a request from header and arrays."""
+    horizons, quantiles = tuple(header["horizons"]), tuple(header["quantiles"])
+    planned = arrays.get("lr_H"), arrays.get("stage_H")
+    return ForecastRequest(header["origin"], header["horizon"], horizons, quantiles, *planned)
+
+
+def forecast_rules(request: ForecastRequest, info: TraceInfo) -> Rules:
+    """Return what an answer to this request may hold: the bound on what is read from a stranger."""
+    L, E = info.num_layers, info.num_experts
+    quantile_axes = tuple((n, n) for n in (len(request.quantiles), len(request.horizons), L, E))
+    return {
+        "share_BLE": ArrayRule("<f8", ((1, request.horizon), (L, L), (E, E))),
+        "edges_B": ArrayRule("<i8", ((1, request.horizon),)),
+        "quantile_QKLE": ArrayRule("<f8", quantile_axes, required=False),
+    }
+
+
+def forecast_arrays(forecast: Forecast) -> dict[str, Array]:
+    """Return the arrays of a forecast by name."""
+    arrays: dict[str, Array] = {"share_BLE": forecast.share_BLE, "edges_B": forecast.edges_B}
+    return arrays if forecast.quantile_QKLE is None else {**arrays, "quantile_QKLE": forecast.quantile_QKLE}
+
+
+def forecast_from(arrays: Mapping[str, Array]) -> Forecast:
+    """Return a forecast that has still to pass `check_forecast`."""
+    return Forecast(arrays["share_BLE"], arrays["edges_B"], arrays.get("quantile_QKLE"))
+
+
+def fitted_array(fitted: bytes | None) -> dict[str, Array]:
+    """Return opaque bytes as an array; {} for None."""
+    return {} if fitted is None else {"fitted": np.frombuffer(fitted, dtype=np.uint8)}
+
+
+def fitted_rules(most: int) -> Rules:
+    """Return what an answer to `fit` may hold."""
+    return {"fitted": ArrayRule("|u1", ((0, most),))}
+
+
+def fitted_from(arrays: Mapping[str, Array]) -> bytes | None:
+    """Return the bytes of an array; None without one."""
+    return arrays["fitted"].tobytes() if "fitted" in arrays else None

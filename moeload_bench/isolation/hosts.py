@@ -64,9 +64,9 @@ def fit_target(
 
 def class_here(target: Target) -> type[Any]:
     """Return a target's class, imported into this process, as level `none` does; raise as `open_host`."""
-    from moeload_bench.isolation.local import import_class
+    from moeload_bench.isolation.local import Loaded
 
-    return import_class(target)
+    return Loaded(target).cls
 
 
 def _place(target: Target, level: Level, limits: Limits, numba_cache: Path | None = None) -> Host:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 import signal
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from moeload_bench.errors import MoeloadError
@@ -73,6 +72,19 @@ class Cost:
     peak_memory_bytes: int | None = None
     accounting: Accounting | None = None
 
+    def with_call(self, call: str, wall_s: float, cpu_s: float | None) -> Cost:
+        """Return the cost with one more call of `observe` or `forecast`; CPU time that is unknown once stays so."""
+        before: float | None = getattr(self, f"{call}_cpu_s")
+        total = {
+            f"{call}_wall_s": getattr(self, f"{call}_wall_s") + wall_s,
+            f"{call}_cpu_s": None if before is None or cpu_s is None else before + cpu_s,
+        }
+        return replace(self, forecasts=self.forecasts + (call == "forecast"), **total)
+
+    def with_rows(self, rows: int) -> Cost:
+        """Return the cost with so many more rows observed."""
+        return replace(self, observed_rows=self.observed_rows + rows)
+
 
 class Host(ABC):
     """One forecaster and where it lives; a context manager that stops it. All that others know of isolation.
@@ -132,40 +144,3 @@ def end_words(status: int) -> str:
     """Return how a process ended: `was ended by SIGSEGV`, `ended with status 1`."""
     name = signal_name(status)
     return f"ended with status {status}" if name is None else f"was ended by {name}"
-
-
-class Meter:
-    """Adds up the cost of calls; not thread-safe."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-        self.startup_wall_s = 0.0
-        self.rows = 0
-        self.calls = {"observe": 0, "forecast": 0}
-        self.wall_s = {"observe": 0.0, "forecast": 0.0}
-        self.cpu_s: dict[str, float | None] = {"observe": 0.0, "forecast": 0.0}
-
-    def started(self) -> None:
-        """Count the time since this meter was made as start-up."""
-        self.startup_wall_s = time.perf_counter() - self._began
-
-    def add(self, call: str, wall_s: float, cpu_s: float | None) -> None:
-        """Count one call of `observe` or `forecast`."""
-        self.calls[call] += 1
-        self.wall_s[call] += wall_s
-        before = self.cpu_s[call]
-        self.cpu_s[call] = None if before is None or cpu_s is None else before + cpu_s
-
-    def cost(self, peak_memory_bytes: int | None, accounting: Accounting | None = None) -> Cost:
-        """Return the sums so far."""
-        return Cost(
-            observe_wall_s=self.wall_s["observe"],
-            observe_cpu_s=self.cpu_s["observe"],
-            forecast_wall_s=self.wall_s["forecast"],
-            forecast_cpu_s=self.cpu_s["forecast"],
-            observed_rows=self.rows,
-            forecasts=self.calls["forecast"],
-            startup_wall_s=self.startup_wall_s,
-            peak_memory_bytes=peak_memory_bytes,
-            accounting=accounting,
-        )

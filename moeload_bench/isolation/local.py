@@ -7,15 +7,17 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from moeload_bench.errors import ForecastError, MissingExtraError, TargetError, printable
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, check_forecast
-from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Limits, Meter, is_count
+from moeload_bench.isolation.levels import MAX_COUNTS, Cost, Host, Limits, is_count
 from moeload_bench.isolation.targets import Target, check_kwargs, load_class
 
 MAX_TEXT = 300
 MAX_TRAIL = 4
+REFUSALS = (TargetError, MissingExtraError)
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -50,70 +52,53 @@ def one_line(text: str) -> str:
     return line if len(line) <= MAX_TEXT else f"{line[:MAX_TEXT]}..."
 
 
-def guarded_call(
-    call: Callable[[], Any], what: str, *, trail: bool = True, passing: tuple[type[Exception], ...] = ()
-) -> Any:
-    """Call a stranger's code; whatever it raises, `SystemExit` included, becomes a `ForecastError`.
+class Loaded:
+    """A target's class, imported into this process: whatever a stranger's code raises becomes a `ForecastError`.
 
-    Errors of the types in ``passing`` stay what they are.
+    ``trail``: whether errors say which lines led to them. A `TargetError` of the module, of its arguments or of the
+    constructor (an argument that makes no sense) passes unchanged, and so does a `MissingExtraError`.
     """
-    try:
-        return call()
-    except passing:
-        raise
-    except (Exception, SystemExit) as error:
-        raise ForecastError(f"{what} raised {error_text(error, trail=trail)}") from error
 
+    def __init__(self, target: Target, *, trail: bool = True) -> None:
+        self.target, self._trail = target, trail
+        self.cls: type[Any] = self.call(self._import, "import", passing=REFUSALS)
 
-def import_class(target: Target, *, trail: bool = True) -> type[Any]:
-    """Return the target's class, its arguments checked; what its module raises becomes a `ForecastError`."""
-
-    def load() -> type[Any]:
-        cls = load_class(target)
-        check_kwargs(target, cls)
+    def _import(self) -> type[Any]:
+        cls = load_class(self.target)
+        check_kwargs(self.target, cls)
         return cls
 
-    loaded: type[Any] = guarded_call(load, "import", trail=trail, passing=(TargetError, MissingExtraError))
-    return loaded
+    def call(self, function: Callable[[], Any], what: str, passing: tuple[type[Exception], ...] = ()) -> Any:
+        """Call a stranger's code; errors of the types in ``passing`` stay what they are, `SystemExit` does not."""
+        try:
+            return function()
+        except passing:
+            raise
+        except (Exception, SystemExit) as error:
+            raise ForecastError(f"{what} raised {error_text(error, trail=self._trail)}") from error
 
+    def construct(self, info: TraceInfo, seed: int, fitted: bytes | None) -> Any:
+        """Return the forecaster; ``fitted`` is passed only when there is one."""
+        extra = {} if fitted is None else {"fitted": fitted}
+        return self.call(
+            lambda: self.cls(info, seed, **extra, **self.target.kwargs), "the constructor", passing=REFUSALS
+        )
 
-def construct_forecaster(
-    cls: type[Any], target: Target, info: TraceInfo, seed: int, fitted: bytes | None, *, trail: bool = True
-) -> Any:
-    """Return the forecaster; ``fitted`` is passed only when there is one. A `TargetError` of the constructor (an
-    argument that makes no sense) passes unchanged.
-    """
-    extra = {} if fitted is None else {"fitted": fitted}
-    passing = (TargetError, MissingExtraError)
-    return guarded_call(
-        lambda: cls(info, seed, **extra, **target.kwargs), "the constructor", trail=trail, passing=passing
-    )
+    @property
+    def has_fit(self) -> bool:
+        """Return whether the class learns from the `train` split."""
+        return callable(getattr(self.cls, "fit", None))
 
-
-def has_fit(cls: type[Any]) -> bool:
-    """Return whether the class learns from the `train` split."""
-    return callable(getattr(cls, "fit", None))
-
-
-def run_fit(
-    cls: type[Any],
-    target: Target,
-    runs: Sequence[tuple[TraceInfo, StepBlock]],
-    seed: int,
-    most: int,
-    *,
-    trail: bool = True,
-) -> bytes:
-    """Call `fit` and insist on at most so many bytes. Arguments of the target that `fit` takes by name are passed to
-    it."""
-    takes = inspect.signature(cls.fit).parameters
-    kwargs = {name: value for name, value in target.kwargs.items() if name in takes}
-    out = guarded_call(lambda: cls.fit(list(runs), seed, **kwargs), "fit", trail=trail)
-    if not isinstance(out, bytes):
-        raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
-    if len(out) > most:
-        raise ForecastError(f"fit returned {len(out)} bytes, at most {most} are kept")
-    return out
+    def fit(self, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int, most: int) -> bytes:
+        """Call `fit` with those of the target's arguments that it takes, and insist on at most so many bytes."""
+        takes = inspect.signature(self.cls.fit).parameters
+        kwargs = {name: value for name, value in self.target.kwargs.items() if name in takes}
+        out = self.call(lambda: self.cls.fit(list(runs), seed, **kwargs), "fit")
+        if not isinstance(out, bytes):
+            raise ForecastError(f"fit returned {type(out).__name__}, expected bytes")
+        if len(out) > most:
+            raise ForecastError(f"fit returned {len(out)} bytes, at most {most} are kept")
+        return out
 
 
 def read_counts(forecaster: Any) -> dict[str, int]:
@@ -148,40 +133,42 @@ class LocalHost(Host):
 
     def __init__(self, target: Target, limits: Limits) -> None:
         self._target, self._limits = target, limits
-        self._meter = Meter()
+        self._began, self._cost = time.perf_counter(), Cost()
         self._find_threads()
 
     def start(self, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
         self._info = info
         with self._threads.limit(limits=1):
-            self._forecaster = construct_forecaster(import_class(self._target), self._target, info, seed, fitted)
+            self._loaded = Loaded(self._target)
+            self._forecaster = self._loaded.construct(info, seed, fitted)
         self._find_threads()
-        self._meter.started()
+        self._cost = replace(self._cost, startup_wall_s=time.perf_counter() - self._began)
 
     def fit(self, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes | None:
-        cls = import_class(self._target)
-        if not has_fit(cls):
+        loaded = Loaded(self._target)
+        if not loaded.has_fit:
             return None
         self._find_threads()
         own = [(info, own_copy(block)) for info, block in runs]
-        self._meter.rows = sum(len(block) for _, block in runs)
-        fitted: bytes = self._timed("observe", lambda: run_fit(cls, self._target, own, seed, self._limits.fitted_bytes))
+        self._cost = self._cost.with_rows(sum(len(block) for _, block in runs))
+        fitted: bytes = self._timed("observe", lambda: loaded.fit(own, seed, self._limits.fitted_bytes))
         return fitted
 
     def observe(self, block: StepBlock) -> None:
         block = own_copy(block)
-        self._timed("observe", lambda: guarded_call(lambda: self._forecaster.observe(block), "observe"))
-        self._meter.rows += len(block)
+        self._timed("observe", lambda: self._loaded.call(lambda: self._forecaster.observe(block), "observe"))
+        self._cost = self._cost.with_rows(len(block))
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        answer = self._timed("forecast", lambda: guarded_call(lambda: self._forecaster.forecast(request), "forecast"))
+        call = self._loaded.call
+        answer = self._timed("forecast", lambda: call(lambda: self._forecaster.forecast(request), "forecast"))
         return check_forecast(answer, request, self._info)
 
     def counts(self) -> dict[str, int]:
         return read_counts(self._forecaster)
 
     def cost(self) -> Cost:
-        return self._meter.cost(None)
+        return self._cost
 
     def stop(self) -> None:
         pass
@@ -192,10 +179,10 @@ class LocalHost(Host):
 
         self._threads = ThreadpoolController()
 
-    def _timed(self, call: str, function: Callable[[], Any]) -> Any:
+    def _timed(self, kind: str, call: Callable[[], Any]) -> Any:
         wall, cpu = time.perf_counter(), time.process_time()
         try:
             with self._threads.limit(limits=1):
-                return function()
+                return call()
         finally:
-            self._meter.add(call, time.perf_counter() - wall, time.process_time() - cpu)
+            self._cost = self._cost.with_call(kind, time.perf_counter() - wall, time.process_time() - cpu)

@@ -1,7 +1,7 @@
-"""The process that a forecaster lives in: reads frames from standard input, answers on standard output.
+"""The process that a forecaster lives in: set up before any of its code, or of this package, is imported.
 
 Run as a script by `isolation.process`. What the forecaster prints goes nowhere; its limits are set before any of
-its code runs. Nothing here is trusted by the harness.
+its code runs. Nothing here is trusted by the harness. Then `isolation.serving` answers requests.
 """
 
 from __future__ import annotations
@@ -9,11 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from moeload_bench.arrays import Array
-    from moeload_bench.isolation.frames import Header
+from typing import Any
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER = 1, 4, 36
 SIGKILL = 9
@@ -32,16 +28,9 @@ def main() -> None:
         sys.path[:] = settings["path"]
     sys.path[:0] = settings["first_path"]
     sys.path.extend(settings["extra_path"])
-    from moeload_bench.errors import IsolationError
+    from moeload_bench.isolation.serving import Worker
 
-    worker = Worker(read_fd, write_fd)
-    while True:
-        try:
-            worker.serve_one()
-        except (EOFError, BrokenPipeError):
-            os._exit(0)
-        except IsolationError:
-            os._exit(3)
+    os._exit(Worker(read_fd, write_fd).serve())
 
 
 def _private_pipes() -> tuple[int, int]:
@@ -114,101 +103,6 @@ def _die_with(parent: int | None) -> None:
     _prctl(PR_SET_PDEATHSIG, SIGKILL)
     if os.getppid() != parent:
         os._exit(0)
-
-
-def _flush_denormals() -> None:
-    """Let numbers below 1e-38 be zero once the forecaster has loaded torch: they slow an LSTM on Intel's processors."""
-    flush = getattr(sys.modules.get("torch"), "set_flush_denormal", None)
-    if flush is not None:
-        flush(True)
-
-
-class Worker:
-    """Answers one request at a time."""
-
-    def __init__(self, read_fd: int, write_fd: int) -> None:
-        self._read_fd, self._write_fd = read_fd, write_fd
-        self._forecaster: Any = None
-        self._class: Any = None
-        self._init: Header = {}
-        self._runs: list[Any] = []
-
-    def serve_one(self) -> None:
-        """Read a request, do it, answer with the same number."""
-        from moeload_bench.errors import ForecastError, MissingExtraError, TargetError
-        from moeload_bench.isolation import frames
-
-        header, arrays = frames.read_frame(self._read_into, None)
-        reply: Header = {"seq": header["seq"]}
-        out: dict[str, Array] = {}
-        _flush_denormals()
-        try:
-            extra, out = getattr(self, f"_do_{header['op']}")(header, arrays)
-            reply |= {"status": "ok", **extra}
-        except ForecastError as error:
-            reply |= {"status": "forecast_error", "text": str(error), "rule": error.rule}
-        except (TargetError, MissingExtraError) as error:
-            reply |= {"status": "target_error", "text": str(error)}
-        self._write(frames.encode_frame(reply, out))
-
-    def _do_init(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench.isolation import local, messages
-
-        os.dup2(0, 2)  # from here on warnings go nowhere: nobody reads them, and a full pipe would hang it
-        target = messages.target_from(header["target"])
-        self._class = self._class or local.import_class(target, trail=header["trail"])
-        self._init = header
-        if header["info"] is None:
-            return {"has_fit": local.has_fit(self._class)}, {}
-        info = messages.info_from(header["info"])
-        fitted = messages.fitted_from(arrays)
-        self._forecaster = local.construct_forecaster(
-            self._class, target, info, header["seed"], fitted, trail=header["trail"]
-        )
-        return {}, {}
-
-    def _do_observe(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench.isolation import local, messages
-
-        block = messages.block_from(arrays)
-        local.guarded_call(lambda: self._forecaster.observe(block), "observe", trail=self._init["trail"])
-        return {}, {}
-
-    def _do_forecast(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench.forecaster import check_forecast
-        from moeload_bench.isolation import local, messages
-
-        request = messages.request_from(header, arrays)
-        answer = local.guarded_call(lambda: self._forecaster.forecast(request), "forecast", trail=self._init["trail"])
-        info = messages.info_from(self._init["info"])
-        out = messages.forecast_arrays(check_forecast(answer, request, info))
-        return {"counts": local.read_counts(self._forecaster)}, out
-
-    def _do_run(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench.isolation import messages
-
-        self._runs.append((messages.info_from(header["info"]), messages.block_from(arrays)))
-        return {}, {}
-
-    def _do_fit(self, header: Header, arrays: dict[str, Array]) -> tuple[Header, dict[str, Array]]:
-        from moeload_bench.isolation import local, messages
-
-        target = messages.target_from(self._init["target"])
-        seed, trail = self._init["seed"], self._init["trail"]
-        fitted = local.run_fit(self._class, target, self._runs, seed, header["most"], trail=trail)
-        return {}, messages.fitted_array(fitted)
-
-    def _read_into(self, view: memoryview) -> None:
-        while len(view):
-            count = os.readv(self._read_fd, [view])
-            if not count:
-                raise EOFError
-            view = view[count:]
-
-    def _write(self, buffers: list[memoryview]) -> None:
-        for buffer in buffers:
-            while len(buffer):
-                buffer = buffer[os.write(self._write_fd, buffer) :]
 
 
 if __name__ == "__main__":
