@@ -21,7 +21,7 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Paths, Progress, find_files
-from moeload_bench.interchange.ranks import RankStep, added
+from moeload_bench.interchange.rank_logs import RankStep, added
 from moeload_bench.interchange.rows import Log, Report
 from moeload_bench.traces.parquet import check_cost, open_mapped
 

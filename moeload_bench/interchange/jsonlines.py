@@ -20,7 +20,7 @@ from moeload_bench.interchange.logfiles import (
     whole_counts,
     whole_number,
 )
-from moeload_bench.interchange.ranks import RankStep, log_of_ranks, rank_of
+from moeload_bench.interchange.rank_logs import RankStep, log_of_ranks, rank_of
 from moeload_bench.interchange.rows import Log, Report
 
 _FIELDS = ("step", "layer", "load", "tokens", "dropped")

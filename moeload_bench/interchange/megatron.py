@@ -43,7 +43,7 @@ from moeload_bench.interchange.logfiles import (
     whole_counts,
     whole_number,
 )
-from moeload_bench.interchange.ranks import RankStep, rank_of, same_on_all, side_by_side
+from moeload_bench.interchange.rank_logs import RankStep, rank_of, same_on_all, side_by_side
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
 ALIKE = 3

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Paths, Progress, find_files, read_lines, whole_counts
-from moeload_bench.interchange.ranks import Rank, RankStep, log_of_ranks
+from moeload_bench.interchange.rank_logs import Rank, RankStep, log_of_ranks
 from moeload_bench.interchange.rows import Log, Report
 
 _NAME = re.compile(r"table_iter(\d+)_rank(\d+)\.log")

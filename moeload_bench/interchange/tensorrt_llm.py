@@ -24,7 +24,7 @@ from pydantic import BaseModel, Field
 
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Paths, Progress, files_by_number, find_files, whole_counts
-from moeload_bench.interchange.ranks import Rank, RankStep, log_of_ranks, same_on_all
+from moeload_bench.interchange.rank_logs import Rank, RankStep, log_of_ranks, same_on_all
 from moeload_bench.interchange.rows import Log, Report
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Tensor, read_header
