@@ -25,10 +25,11 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.events.alarms import SWITCH_STEPS, planned_steps, unplanned
+from leaderboard.fit.alarm import block_shares
 from leaderboard.fit.lists import FitList
 from leaderboard.fit.states import with_constants
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, EventRule
-from moeload_bench.inspection.experts import BLOCK_STEPS, DEAD_BLOCKS, block_shares, deaths, over_even
+from moeload_bench.inspection.experts import BLOCK_STEPS, ExpertAlarm, over_even
 from moeload_bench.schema import Record
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts
@@ -119,14 +120,12 @@ def _false(trace: Trace, rule: EventRule) -> int:
 
 def run_events(trace: Trace, rule: EventRule) -> list[Event]:
     """Return what happened to the experts of a run."""
-    detector = _detector(trace, rule)
-    share_BLE, onset_L = block_shares(trace), trace_labels(trace).onset_L
-    died_BLE, found = deaths(share_BLE), list[Event]()
-    for block, share_LE in enumerate(share_BLE):
+    detector, alarm = _detector(trace, rule), ExpertAlarm(trace.num_layers, trace.num_experts)
+    onset_L, found = trace_labels(trace).onset_L, list[Event]()
+    for block, share_LE in enumerate(block_shares(trace)):
         after = (block + 1) * BLOCK_STEPS
         detector.add_labels(after, (onset_L < 0) | (onset_L >= after), UNKNOWN)
-        known = died_BLE[block + 1 - DEAD_BLOCKS] if block + 1 >= DEAD_BLOCKS else died_BLE[0]
-        found += detector.add_unit(after, share_LE, known, UNKNOWN)
+        found += detector.add_unit(after, share_LE, alarm.add_block(after, share_LE, {}), UNKNOWN)
     return found
 
 

@@ -32,9 +32,8 @@ from moeload_bench.inspection.balance import (
 )
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, Events
 from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
-from moeload_bench.inspection.experts import rows_per_block
+from moeload_bench.inspection.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
 from moeload_bench.inspection.measured import TIMED, CostMeter, Measured
-from moeload_bench.inspection.starving import SEEN, Deaths, Starving
 from moeload_bench.inspection.timeline import Bins, Timeline
 from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
@@ -186,7 +185,7 @@ class Inspector:
             self._detector = StateDetector(L, E, meta.stride, rule)
         except TraceError:
             pass
-        self._starving = Starving(L, E, meta.stride)
+        self._alarm = ExpertAlarm(L, E, self._unit * meta.stride)
         self._on_event = on_event
         self._events = EventDetector(layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride)
         self._bins = Bins()
@@ -260,8 +259,8 @@ class Inspector:
             share_LE=share_LE,
             entropy_L=_entropy(share_LE),
             dead_LE=dead_LE,
-            dying_LE=self._starving.alarm_LE & ~dead_LE & np.isfinite(share_LE),
-            deaths=self._starving.deaths,
+            dying_LE=self._alarm.alarm_LE & ~dead_LE & np.isfinite(share_LE),
+            deaths=self._alarm.deaths,
             events=self._events.events,
             dropped_L=_dropped(recent),
             lr=self._lr,
@@ -349,7 +348,7 @@ class Inspector:
             self._bins.add(int(block.step_S[rows.start]), value_UX[at])
             means = {name: column[rows].mean(axis=0, dtype=np.float64) for name, column in seen.items()}
             next_step = int(block.step_S[rows.stop - 1]) + self.meta.stride
-            died_LE = self._starving.add_block(next_step, load_ULE[at], means)
+            died_LE = self._alarm.add_block(next_step, over_even(load_ULE[at]), means)
             conditions = _conditions(block, rows.stop - 1)
             self._report(self._events.add_unit(next_step, share_ULE[at] * E, died_LE, conditions))
 

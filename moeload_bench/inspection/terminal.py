@@ -19,9 +19,9 @@ from rich.text import Text
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted, printable
 from moeload_bench.inspection.events import ALARMS, event_sentences
+from moeload_bench.inspection.experts import alarm_errors, death_sentences
 from moeload_bench.inspection.facts import Inspection
 from moeload_bench.inspection.measured import cost_sentences
-from moeload_bench.inspection.starving import alarm_errors, death_sentences
 from moeload_bench.inspection.timeline import Timeline
 from moeload_bench.inspection.verdict import balance_of, ends, rank_rows, rank_sentence, verdict
 from moeload_bench.results.console import plain_table
