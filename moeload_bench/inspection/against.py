@@ -25,7 +25,6 @@ from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.results.console import plain_table
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known, mean_over
-from moeload_bench.traces.trace import shares
 from moeload_bench.words import shown
 
 ALIKE = 0.05
@@ -64,7 +63,7 @@ def compare(first: Inspector, second: Inspector) -> Comparison:
     if shapes[0] != shapes[1]:
         (L, E), (layers, experts) = shapes
         raise TraceError(f"cannot compare {L} layers x {E} experts with {layers} layers x {experts} experts")
-    share_SLE = shares(second.last_rows().load_SLE)
+    share_SLE = second.last_rows().covariates["share"]
     placed, best = (
         np.stack([_busiest(each.share_LE, size, share_SLE) for size in two.ranks.size_K]) for each in (one, two)
     )

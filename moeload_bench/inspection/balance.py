@@ -1,20 +1,96 @@
-"""Balance that noise alone would give: the busiest expert or rank over the mean if all experts were equally likely.
+"""Balance: how much busier the busiest rank of each expert-parallel size is, and what noise alone would give.
+
+Rank r of R holds experts r E / R to (r + 1) E / R - 1; with an expert on each rank it is the busiest expert. The whole
+batch is taken as one pass of one expert-parallel group: with several groups or micro-batches each is less even, so that
+the numbers are a lower bound.
 
 A step routes a limited number of tokens, so its busiest expert is above the mean even where the router favours none.
-That excess is measured here around equal probabilities: noise around the present means would give nearly what is seen.
+That excess is measured around equal probabilities: noise around the present means would give nearly what is seen.
 
-Axis letters: S rows, L MoE layers, E experts, R expert-parallel ranks.
+Axis letters: S rows, U units of time, L MoE layers, E experts, R expert-parallel ranks, K expert-parallel sizes.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.forecaster import StepBlock
 from moeload_bench.traces.means import mean_over, ratio_of
+
+
+@dataclass(frozen=True, eq=False)
+class RankTable:
+    """By expert-parallel size (``size_K``, the last one is an expert on each rank), and layer.
+
+    ``busiest_KL``: load of the busiest rank over the mean rank, mean over rows. ``low_KL`` and ``high_KL``: the two
+    ends of what noise alone would give; they are equal where half batches were recorded, and NaN where unknown.
+    ``tokens_KL``: the most tokens that a rank received in one row, a token counted once per expert that it goes to.
+    """
+
+    size_K: tuple[int, ...]
+    busiest_KL: FloatArray
+    low_KL: FloatArray
+    high_KL: FloatArray
+    tokens_KL: IntArray
+
+
+def sizes_of(experts: int) -> tuple[int, ...]:
+    """Return the expert-parallel sizes that divide the experts, from 2 up; (1,) for a single expert."""
+    return tuple(size for size in range(2, experts + 1) if experts % size == 0) or (1,)
+
+
+def rank_table(rows: StepBlock, share_SLE: FloatArray, top_k_L: FloatArray) -> RankTable:
+    """Return the table of some rows. ``top_k_L``: as in `sampling_alone`."""
+    E, half_SLE = share_SLE.shape[2], rows.covariates.get("load_half")
+    different_SLE = row_differences(share_SLE) if half_SLE is None else half_differences(rows.load_SLE, half_SLE)
+    deviation_SLE = around_equal(different_SLE, mean_over(share_SLE, axis=0))
+    sizes = sizes_of(E)
+    busiest, tokens = zip(*(busiest_ranks(load_SLR) for load_SLR in rank_sums(rows.load_SLE, sizes)), strict=True)
+    measured_KL = np.stack([noise_alone(moved_SLR) for moved_SLR in rank_sums(deviation_SLE, sizes)])
+    low_KL = high_KL = measured_KL
+    if half_SLE is None:
+        sampled_KL = np.stack([sampling_alone(rows.tokens_SL, E, top_k_L, size) for size in sizes])
+        low_KL, high_KL = np.minimum(sampled_KL, measured_KL), np.maximum(sampled_KL, measured_KL)
+    return RankTable(sizes, np.stack(busiest), low_KL, high_KL, np.stack(tokens))
+
+
+def expert_noise(rows: StepBlock, share_ULE: FloatArray, top_k_L: FloatArray) -> FloatArray:
+    """Return what noise alone gives for the busiest expert in each unit [U, L]: draws alone without half batches."""
+    U, L, E = share_ULE.shape
+    half_SLE = rows.covariates.get("load_half")
+    if half_SLE is None:
+        by_unit = rows.tokens_SL.reshape(U, -1, L)
+        return np.stack([sampling_alone(tokens_SL, E, top_k_L, E) for tokens_SL in by_unit])
+    deviation_SLE = half_differences(rows.load_SLE, half_SLE)
+    moved_UsLE = around_equal(deviation_SLE.reshape(U, -1, L, E), share_ULE[:, None])
+    return np.asarray(1.0 + E * mean_over(half_range(moved_UsLE), axis=1))
+
+
+def rank_sums(values_SLE: Array, sizes: Sequence[int]) -> list[Array]:
+    """Return the sums over each rank's consecutive experts, [S, L, R] for each size.
+
+    Those of few ranks are made of those of more, where one divides the other.
+    """
+    sums = {values_SLE.shape[-1]: values_SLE}
+    for size in sorted(sizes, reverse=True):
+        more = min(known for known in sums if known % size == 0)
+        if more != size:
+            parts = sums[more].reshape(*values_SLE.shape[:-1], size, more // size)
+            sums[size] = np.einsum("...rm->...r", parts)
+    return [sums[size] for size in sizes]
+
+
+def busiest_ranks(load_SLR: IntArray) -> tuple[FloatArray, IntArray]:
+    """Return the busiest rank over the mean, mean over rows [L], and the most tokens on a rank in a row [L]."""
+    most_SL = load_SLR.max(axis=-1)
+    busiest_SL = ratio_of(most_SL, np.einsum("slr->sl", load_SLR))
+    return load_SLR.shape[-1] * mean_over(busiest_SL, axis=0), np.asarray(most_SL.max(axis=0), dtype=np.int64)
 
 
 def half_differences(load_SLE: IntArray, half_SLE: IntArray) -> FloatArray:
@@ -67,14 +143,14 @@ def sampling_alone(tokens_SL: IntArray, experts: int, top_k_L: FloatArray, ranks
 
     The least noise there is: tokens of one sequence choose alike. A rank's count varies by m v (E - m) / (E - 1) with
     v = (1 - k / E) / (E k T) for T tokens, m experts on a rank and draws without replacement; counts are taken as
-    normal. NaN where top-k is unknown.
+    normal. No noise (1) where top-k is unknown, as for counts that were made from shares.
     """
     if ranks == 1:
         return np.ones(tokens_SL.shape[1])
     m = experts // ranks
     v_SL = ratio_of(np.maximum(1.0 - top_k_L / experts, 0.0), experts * top_k_L * tokens_SL)
     spread_SL = np.sqrt(v_SL * m * (experts - m) / (experts - 1))
-    return 1.0 + ranks * largest_of(ranks) * mean_over(spread_SL, axis=0)
+    return np.nan_to_num(1.0 + ranks * largest_of(ranks) * mean_over(spread_SL, axis=0), nan=1.0)
 
 
 @functools.cache

@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -21,20 +21,11 @@ import numpy as np
 from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock
-from moeload_bench.inspection.balance import (
-    around_equal,
-    half_differences,
-    half_range,
-    noise_alone,
-    oscillates,
-    row_differences,
-    sampling_alone,
-)
+from moeload_bench.inspection.balance import RankTable, expert_noise, oscillates, rank_table
 from moeload_bench.inspection.events import Conditions, Event, EventDetector, Events
-from moeload_bench.inspection.expert_parallel import RankTable, busiest_ranks, rank_sums, sizes_of
 from moeload_bench.inspection.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
 from moeload_bench.inspection.measured import TIMED, CostMeter, Measured
-from moeload_bench.inspection.timeline import Bins, Timeline
+from moeload_bench.inspection.timeline import RUN_COLUMNS, Bins, Timeline
 from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
@@ -46,8 +37,6 @@ RECENT_ROWS = 200
 """Rows at the end of a run that balance, noise and expert-parallel sizes are taken over."""
 TAKEN = ("load_half", "dropped", "stage", *TIMED, *SEEN)
 """Optional columns that are read."""
-RUN_COLUMNS = ("loss", "lr", "grad_norm")
-"""Columns with a value per row that the timeline shows."""
 
 _AXES = re.compile(r"_[A-Z]+\d*$")
 
@@ -176,7 +165,8 @@ class Inspector:
         self.meta, rule = meta, rule or StateRule()
         L, E = len(meta.layers), meta.experts
         self._shape = (L, E)
-        self._top_k_L = np.array([layer.top_k or math.nan for layer in meta.layers])
+        draws = meta.count_semantics != "derived"
+        self._top_k_L = np.array([layer.top_k if draws and layer.top_k else math.nan for layer in meta.layers])
         self._unit = rows_per_block(meta.stride)
         self._detector: StateDetector | None = None
         self._block = 1
@@ -191,8 +181,7 @@ class Inspector:
         self._bins = Bins()
         self._meter = CostMeter(meta)
         self._recent: list[StepBlock] = []
-        self._held: StepBlock | None = None
-        self._labelled = 0
+        self._blocks, self._units = WholeGroups(self._block), WholeGroups(self._unit)
         self._pending: list[Row] = []
         self._unsettled: list[BoolArray] = []
         self._lr: LearningRate | None = None
@@ -226,14 +215,14 @@ class Inspector:
         if row["load"].shape != self._shape:
             raise TraceError(f"step {row['step']}: load has shape {row['load'].shape}, expected {self._shape}")
         self._pending.append(row)
-        if len(self._pending) + (0 if self._held is None else len(self._held)) == self._unit:
+        if (self.rows + len(self._pending)) % self._unit == 0:
             self._flush()
 
     def last_rows(self) -> StepBlock:
-        """Return the recent rows: the last `RECENT_ROWS`, or all of fewer."""
+        """Return the recent rows: the last `RECENT_ROWS`, or all of fewer; a column ``share`` [S, L, E] among them."""
         self._flush()
-        held = joined(self._recent)
-        return held.rows(max(0, len(held) - RECENT_ROWS), len(held))
+        recent = joined(self._recent)
+        return recent.rows(max(0, len(recent) - RECENT_ROWS), len(recent))
 
     def inspection(self) -> Inspection:
         """Return what the rows so far say; raise `TraceError` before the first."""
@@ -241,7 +230,7 @@ class Inspector:
         if self.first_step is None:
             raise TraceError("no row to inspect")
         recent = self.last_rows()
-        share_SLE = shares(recent.load_SLE)
+        share_SLE = recent.covariates["share"]
         share_LE = mean_over(share_SLE, axis=0)
         dead_LE = share_LE < DEAD_SHARE / self._shape[1]
         return Inspection(
@@ -255,7 +244,7 @@ class Inspector:
             states=self._states(),
             has_half="load_half" in recent.covariates,
             oscillates_L=oscillates(share_SLE),
-            ranks=self._ranks(recent, share_SLE, share_LE),
+            ranks=rank_table(recent, share_SLE, self._top_k_L),
             share_LE=share_LE,
             entropy_L=_entropy(share_LE),
             dead_LE=dead_LE,
@@ -265,7 +254,7 @@ class Inspector:
             dropped_L=_dropped(recent),
             lr=self._lr,
             switch_steps=tuple(self._switches),
-            timeline=self._timeline(),
+            timeline=self._bins.timeline(self._shape[0]),
             measured=self._meter.measured(self.meta),
         )
 
@@ -282,27 +271,23 @@ class Inspector:
         elif first != self.next_step:
             raise TraceError(f"got step {first}, expected step {self.next_step}: no gap and no repeat")
         self.rows += len(block)
+        block = replace(block, covariates={**block.covariates, "share": shares(block.load_SLE)})
         self._look_at_run(block)
         self._meter.add(block)
         self._keep(block)
-        held = block if self._held is None else joined([self._held, block])
-        share_SLE = shares(held.load_SLE)
-        whole = len(held) // self._block * self._block
-        if self._detector is not None and whole > self._labelled:
-            steps = held.step_S[self._labelled : whole : self._block].tolist()
-            labels = self._detector.add(share_SLE[self._labelled : whole], steps, self._block * self.meta.stride)
-            self._unsettled += labels
-            for start, transient_L in zip(range(self._labelled, whole, self._block), labels, strict=True):
-                last = start + self._block - 1
-                next_step = int(held.step_S[last]) + self.meta.stride
-                self._report(self._events.add_labels(next_step, transient_L, _conditions(held, last)))
-        self._labelled = whole
-        units = len(held) // self._unit
-        if units:
-            self._close(held.rows(0, units * self._unit), share_SLE[: units * self._unit])
-        rest = held.rows(units * self._unit, len(held))
-        self._held = _copied(rest) if len(rest) else None
-        self._labelled -= units * self._unit
+        self._label(self._blocks.add(block))
+        self._close(self._units.add(block))
+
+    def _label(self, block: StepBlock) -> None:
+        """Take in whole blocks of the state rule."""
+        if self._detector is None or not len(block):
+            return
+        first_steps = block.step_S[:: self._block].tolist()
+        labels = self._detector.add(block.covariates["share"], first_steps, self._block * self.meta.stride)
+        self._unsettled += labels
+        for last, transient_L in zip(range(self._block - 1, len(block), self._block), labels, strict=True):
+            next_step = int(block.step_S[last]) + self.meta.stride
+            self._report(self._events.add_labels(next_step, transient_L, _conditions(block, last)))
 
     def _look_at_run(self, block: StepBlock) -> None:
         lr_S = block.covariates.get("lr")
@@ -324,15 +309,18 @@ class Inspector:
         while sum(map(len, self._recent[1:])) >= RECENT_ROWS:
             del self._recent[0]
 
-    def _close(self, block: StepBlock, share_SLE: FloatArray) -> None:
+    def _close(self, block: StepBlock) -> None:
         """Take in whole units of time: the timeline's bins, and the alarm."""
         unit, (L, E) = self._unit, self._shape
         N = len(block) // unit
+        if not N:
+            return
+        share_SLE = block.covariates["share"]
         share_ULE = mean_over(share_SLE.reshape(N, unit, L, E), axis=1)
         value_UXL = np.stack(
             [
                 mean_over(share_SLE.max(axis=-1).reshape(N, unit, L), axis=1) * E,
-                self._noise(block, share_ULE),
+                expert_noise(block, share_ULE, self._top_k_L),
                 self._unsettled_part(N),
                 np.where(np.isfinite(share_ULE[..., 0]), (share_ULE < DEAD_SHARE / E).sum(axis=-1), np.nan),
             ],
@@ -357,17 +345,6 @@ class Inspector:
             for event in events:
                 self._on_event(event)
 
-    def _noise(self, block: StepBlock, share_ULE: FloatArray) -> FloatArray:
-        """Return what noise alone would give for the busiest expert in each unit; [U, L]."""
-        U, L, E = share_ULE.shape
-        half_SLE = block.covariates.get("load_half")
-        if half_SLE is None:
-            tokens_UsL = block.tokens_SL.reshape(U, self._unit, L)
-            return np.stack([self._sampling(tokens_SL, E) for tokens_SL in tokens_UsL])
-        deviation_SLE = half_differences(block.load_SLE, half_SLE)
-        moved_UsLE = around_equal(deviation_SLE.reshape(U, self._unit, L, E), share_ULE[:, None])
-        return np.asarray(1.0 + E * mean_over(half_range(moved_UsLE), axis=1))
-
     def _unsettled_part(self, units: int) -> FloatArray:
         """Return the part of each unit that is labelled transient; [U, L]."""
         if self._detector is None:
@@ -376,42 +353,11 @@ class Inspector:
         labels, self._unsettled = self._unsettled[: units * each], self._unsettled[units * each :]
         return np.asarray(np.stack(labels).reshape(units, each, -1).mean(axis=1))
 
-    def _sampling(self, tokens_SL: IntArray, ranks: int) -> FloatArray:
-        """Return the least noise, of draws alone; 1 (no noise) for counts made from shares or an unknown top-k; [L]."""
-        if self.meta.count_semantics == "derived":
-            return np.ones(self._shape[0])
-        return np.nan_to_num(sampling_alone(tokens_SL, self._shape[1], self._top_k_L, ranks), nan=1.0)
-
-    def _ranks(self, recent: StepBlock, share_SLE: FloatArray, share_LE: FloatArray) -> RankTable:
-        """Return the expert-parallel table of the recent rows."""
-        half_SLE = recent.covariates.get("load_half")
-        different_SLE = row_differences(share_SLE) if half_SLE is None else half_differences(recent.load_SLE, half_SLE)
-        deviation_SLE = around_equal(different_SLE, share_LE)
-        sizes = sizes_of(self._shape[1])
-        found = [busiest_ranks(load_SLR) for load_SLR in rank_sums(recent.load_SLE, sizes)]
-        measured_KL = np.stack([noise_alone(moved_SLR) for moved_SLR in rank_sums(deviation_SLE, sizes)])
-        low_KL = high_KL = measured_KL
-        if half_SLE is None:
-            sampled_KL = np.stack([self._sampling(recent.tokens_SL, size) for size in sizes])
-            low_KL, high_KL = np.minimum(sampled_KL, measured_KL), np.maximum(sampled_KL, measured_KL)
-        busiest, tokens = zip(*found, strict=True)
-        return RankTable(sizes, np.stack(busiest), low_KL, high_KL, np.stack(tokens))
-
     def _states(self) -> States | None:
         found = self._detector
         if found is None:
             return None
         return States(found.transient_L.copy(), found.since_L.copy(), found.onset_L3.copy(), found.drift_L.copy())
-
-    def _timeline(self) -> Timeline | None:
-        if self.rows < self._unit:
-            return None
-        step_N, mean_NX = self._bins.means()
-        L = self._shape[0]
-        busiest_NL, noise_NL, unsettled_NL, dead_NL = np.moveaxis(mean_NX[:, : 4 * L].reshape(-1, 4, L), 1, 0)
-        run_XN = mean_NX[:, 4 * L :].T
-        run = {name: mean_N for name, mean_N in zip(RUN_COLUMNS, run_XN, strict=True) if np.isfinite(mean_N).any()}
-        return Timeline(step_N, busiest_NL, noise_NL, unsettled_NL, dead_NL, run)
 
 
 def plain(value: Any) -> Any:
@@ -453,6 +399,21 @@ def block_of(rows: Sequence[Row], names: Iterable[str]) -> StepBlock:
     columns: Mapping[str, Array] = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in names}
     step_S, load_SLE, tokens_SL = (np.stack([row[name] for row in rows]) for name in ("step", "load", "tokens"))
     return StepBlock(step_S.astype(np.int64), load_SLE, tokens_SL, columns)
+
+
+class WholeGroups:
+    """Rows that follow each other, handed on in whole groups of ``size``."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._rest: StepBlock | None = None
+
+    def add(self, block: StepBlock) -> StepBlock:
+        """Take in rows; return those of the groups that are complete, none where there is no such group."""
+        rows = block if self._rest is None else joined([self._rest, block])
+        end = len(rows) // self._size * self._size
+        self._rest = _copied(rows.rows(end, len(rows))) if end < len(rows) else None
+        return rows.rows(0, end)
 
 
 def _conditions(block: StepBlock, row: int) -> Conditions:

@@ -14,6 +14,8 @@ from moeload_bench.arrays import FloatArray, IntArray
 
 BINS = 240
 """Bins at most twice as many; then every two become one."""
+RUN_COLUMNS = ("loss", "lr", "grad_norm")
+"""Columns with a value per row that are shown too."""
 
 
 class Timeline(NamedTuple):
@@ -33,7 +35,10 @@ class Timeline(NamedTuple):
 
 
 class Bins:
-    """Sums per bin, at most 2 x `BINS` of them whatever the length of the run. What is NaN does not count."""
+    """Sums per bin, at most 2 x `BINS` of them whatever the length of the run. What is NaN does not count.
+
+    The values [X] of a unit: busiest, noise, unsettled and dead by layer, then those of `RUN_COLUMNS`.
+    """
 
     def __init__(self) -> None:
         self._step: list[int] = []
@@ -65,3 +70,13 @@ class Bins:
         mean_NX = np.full(total_NX.shape, np.nan)
         np.divide(total_NX, count_NX, out=mean_NX, where=count_NX > 0)
         return np.array(self._step, dtype=np.int64), mean_NX
+
+    def timeline(self, layers: int) -> Timeline | None:
+        """Return the bins as they are shown, None before the first."""
+        if not self._step:
+            return None
+        step_N, mean_NX = self.means()
+        busiest_NL, noise_NL, unsettled_NL, dead_NL = np.split(mean_NX[:, : 4 * layers], 4, axis=1)
+        run_XN = mean_NX[:, 4 * layers :].T
+        run = {name: mean_N for name, mean_N in zip(RUN_COLUMNS, run_XN, strict=True) if np.isfinite(mean_N).any()}
+        return Timeline(step_N, busiest_NL, noise_NL, unsettled_NL, dead_NL, run)
