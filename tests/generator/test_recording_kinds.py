@@ -136,22 +136,6 @@ def test_continued_pretraining_begins_with_what_was_learnt(tmp_path: Path) -> No
     assert trace.meta.notes == ("step 0 follows 40 steps that are not recorded, on code; the optimizer begins anew",)
 
 
-def test_another_schedule_does_not_go_on(tmp_path: Path) -> None:
-    """A recording is not gone on with when its schedule, ramp or pretraining is another by now: the key is named."""
-    recipe = small(RAMP)
-    job = Job(recipe, 0, "test", STEPS, tmp_path, shard_steps=3)
-    interrupt(job, at_step=4)
-    record = recipe.model_dump()
-    for table, change, says in (
-        ("schedule", {"kind": "cosine", "period": 8}, "schedule.kind was 'constant' .* it is 'cosine'"),
-        ("data", {"ramp": None}, "data.ramp was "),
-        ("data", {"pretraining": {"steps": 4, "sources": ("code",)}}, "data.pretraining was None"),
-    ):
-        other = Recipe.model_validate({**record, table: {**record[table], **change}})
-        with pytest.raises(RecordingError, match=says):
-            record_recipe(dataclasses.replace(job, recipe=other), resume=True)
-
-
 def test_checkpointing_changes_no_number_of_a_recipe(tmp_path: Path) -> None:
     """Layers that are computed twice are counted once, in every step of a recipe."""
     plain, saving = (recorded(small("qwen3moe-16e-aux", checkpointing=on), tmp_path / str(on)) for on in (False, True))

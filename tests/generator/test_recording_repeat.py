@@ -102,7 +102,7 @@ def texts(source: SourceMeta) -> SourceMeta:
 # ---------------------------------------------------------------- memory that is freed
 
 
-STEPS = """
+FIVE_STEPS_TWICE = """
 import resource
 import torch
 from moeload_bench.generator.processes import keep_freed_memory
@@ -123,7 +123,7 @@ print(steps(5))
 
 def faults() -> list[int]:
     """Pages that five further steps asked the system for, left alone and kept, in one fresh process."""
-    done = subprocess.run([sys.executable, "-c", STEPS], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", FIVE_STEPS_TWICE], capture_output=True, text=True, check=True)
     return [int(line) for line in done.stdout.split()]
 
 

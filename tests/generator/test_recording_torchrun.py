@@ -95,16 +95,6 @@ def test_two_processes_share_a_recipe(two: tuple[Path, subprocess.CompletedProce
 
 
 @pytest.mark.slow
-def test_two_processes_that_learn_nothing_record_the_trace_of_one(tmp_path: Path) -> None:
-    """At a learning rate of almost zero every step agrees, whatever the micro-batches."""
-    text = long_recipe(tmp_path, RECIPE.replace("lr = 1e-2", "lr = 1e-30"))
-    done = run(torchrun(write_recipe(tmp_path, text), tmp_path / "two"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    job = Job(small_recipe(tmp_path, text), 0, "test", STEPS, tmp_path / "one")
-    assert_same(read_trace(tmp_path / "two/small/test/seed0.parquet"), read_trace(record_recipe(job)))
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="finds the processes of torchrun in /proc")
 def test_two_killed_processes_go_on(two: tuple[Path, subprocess.CompletedProcess[str]], tmp_path: Path) -> None:
     """Killed and resumed, the trace is the uninterrupted one; another number of processes may not go on."""

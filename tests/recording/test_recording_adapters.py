@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.generator.balancing import LossFreeBias, router_statistics
+from moeload_bench.generator.balancing import router_statistics
 from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.engines import deepspeed_routing
 from moeload_bench.recording.recorder import record
@@ -185,24 +185,6 @@ def test_an_output_that_is_not_understood_is_refused() -> None:
     router = counter.routers[0]
     with pytest.raises(RecordingError, match=r"Qwen3MoeTopKRouter returned \(Tensor\[4, 8\], int\), expected"):
         router.adapter(router.module, (), (torch.zeros(4, 8), 3))
-
-
-def test_bias_moves_against_the_load_by_the_sign_rule() -> None:
-    """Loss-free balancing: the bias of an expert above the mean falls by the rate, below it rises."""
-    model = tiny_model("deepseek_v3")
-    routers = find_routers(model)
-    bias = LossFreeBias(routers, rate=0.25)
-    bias.update(np.array([[4, 0, 2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 0, 0, 0, 16]]))
-    np.testing.assert_array_equal(
-        bias.value_LE(),
-        [[-0.25, 0.25, 0, 0, 0, 0, 0, 0], [0.25, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25, -0.25]],
-    )
-
-
-def test_bias_needs_a_router_that_adds_it() -> None:
-    """Loss-free balancing of a router without the buffer is refused."""
-    with pytest.raises(RecordingError, match="e_score_correction_bias"):
-        LossFreeBias(find_routers(tiny_model("qwen3_moe")), rate=0.1)
 
 
 def test_auxiliary_loss_is_one_when_balanced_and_e_when_collapsed() -> None:

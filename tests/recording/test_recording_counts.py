@@ -181,16 +181,6 @@ def test_halves_can_be_named() -> None:
     assert (counter.take().load_half_LE.sum(axis=1) == 3 * 16 * 2).all()
 
 
-def test_mixed_precision_changes_no_sum() -> None:
-    """Under bfloat16 autocast counts stay whole and conserved."""
-    model = tiny_model("qwen3_moe")
-    counter = RouterCounter(model)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(**tiny_batch()).loss
-    loss.backward()
-    assert (counter.take().load_LE.sum(axis=1) == 128).all()
-
-
 def test_a_step_without_a_training_pass_is_refused() -> None:
     """Closing a step in which nothing was trained names the first silent router."""
     counter = RouterCounter(tiny_model("qwen3_moe"))
@@ -238,23 +228,6 @@ def test_devices_count_like_the_cpu() -> None:
     cell_P = torch.randint(0, 16, (1000,), generator=torch.Generator().manual_seed(0))
     np.testing.assert_array_equal(bincount_on_device(cell_P, 16), np.bincount(cell_P, minlength=16))
     assert bincount_on_device(torch.tensor([-7, -1, 0, 2, 3, 99]), 3).tolist() == [1, 0, 1]
-
-
-def test_a_model_without_experts_is_refused() -> None:
-    """A dense model is refused with the way out."""
-    with pytest.raises(RecordingError, match=r"no MoE layer found in Linear.*write an adapter"):
-        RouterCounter(nn.Linear(2, 2))
-
-
-def test_experts_or_top_k_that_change_are_refused() -> None:
-    """A trace holds one shape: another top-k in mid-run stops the recording."""
-    model = tiny_model("qwen3_moe")
-    counter = RouterCounter(model)
-    model(**tiny_batch()).loss.backward()
-    counter.routers[0].module.top_k = 3
-    model(**tiny_batch())
-    with pytest.raises(RecordingError, match=r"changed from \(8, 2\) to \(8, 3\)"):
-        counter.take()
 
 
 def test_counts_are_summed_by_one_call_per_step() -> None:

@@ -88,13 +88,6 @@ def test_an_error_in_recording_does_not_stop_training(tmp_path: Path) -> None:
     assert "no training pass" in trace.meta.notes[0]
 
 
-def test_an_error_in_recording_can_be_raised(tmp_path: Path) -> None:
-    """`on_error="raise"` stops at once; an unknown column is named."""
-    model = tiny_model("qwen3_moe")
-    with pytest.raises(RecordingError, match="unknown column 'speed'"), record(model, tmp_path, on_error="raise") as r:
-        r.step(speed=3)
-
-
 def test_the_auxiliary_loss_of_a_model_is_in_the_metadata(tmp_path: Path) -> None:
     """Mixtral with its loss on: method, factor and scope are known; off, nothing is claimed."""
     for on in (True, False):
@@ -117,20 +110,6 @@ def test_a_forgotten_step_is_named(tmp_path: Path) -> None:
         train(model, 2, lambda step, loss: None)
 
 
-def test_padding_is_marked(tmp_path: Path) -> None:
-    """Padding tokens are routed and counted; the trace says so."""
-    model = tiny_model("qwen3_moe")
-    batch = tiny_batch()
-    mask = torch.ones_like(batch["input_ids"])
-    mask[0, 8:] = 0
-    with record(model, tmp_path) as r:
-        model(**batch, attention_mask=mask).loss.backward()
-        r.step()
-    trace = read_trace(tmp_path / "own/test/seed0.parquet")
-    assert "padding" in trace.meta.notes[0]
-    assert trace.tokens_SL[0, 0] == 64
-
-
 def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
     """`discard` forgets passes that belong to no optimizer step."""
     model = tiny_model("qwen3_moe")
@@ -140,16 +119,6 @@ def test_a_step_that_was_not_trained_can_be_dropped(tmp_path: Path) -> None:
         model(**tiny_batch(sequences=2)).loss.backward()
         r.step()
     assert read_trace(tmp_path / "own/test/seed0.parquet").tokens_SL.tolist() == [[32, 32]]
-
-
-def test_a_trace_at_the_target_is_refused_before_training(tmp_path: Path) -> None:
-    """An existing trace stops the recording at once, before a step is lost."""
-    model = tiny_model("qwen3_moe")
-    for _ in range(1):
-        with record(model, tmp_path) as r:
-            train(model, 1, lambda step, loss: r.step())
-    with pytest.raises(RecordingError, match="a trace is there already"), record(model, tmp_path):
-        pass
 
 
 @pytest.mark.parametrize(("name", "split"), [("../up", "test"), ("mine", "my split"), ("", "test")])

@@ -27,14 +27,6 @@ def test_tokens_are_derived_from_loads_and_top_k() -> None:
     assert trace.meta.top_k == 4
 
 
-def test_loads_that_do_not_add_up_are_refused() -> None:
-    """The message names step and layer, got and expected."""
-    load = synthetic_load_SLE(10, tokens=100, top_k=2)
-    load[3, 1, 0] += 1
-    with pytest.raises(TraceError, match=r"step 3, layer 1: loads sum to 201, expected tokens x top_k = 200"):
-        Trace.from_arrays(load, 100, 2)
-
-
 def test_no_expert_has_more_than_every_token() -> None:
     """A token's experts are different ones; after drops, or where top-k is not known, nothing follows of tokens."""
     load = [[[20, 30, 14]], [[2, 60, 2]]]
@@ -51,14 +43,6 @@ def test_every_valid_name_can_be_looked_up(tmp_path: Path, monkeypatch: pytest.M
     trace = Trace.from_arrays([[[1, 1]]], recipe="mod\u00e8le..2")
     path = write_trace(trace, tmp_path / f"{trace.id}.parquet")
     assert find_trace(trace.id) == path
-
-
-def test_fractions_are_not_counts() -> None:
-    """Shares given as loads are refused, whole floats are taken."""
-    load = synthetic_load_SLE(5)
-    with pytest.raises(TraceError, match="whole numbers"):
-        Trace.from_arrays(load / load.sum(axis=2, keepdims=True))
-    assert Trace.from_arrays(load.astype(np.float64)).load_SLE.dtype == np.int64
 
 
 @pytest.mark.parametrize(
@@ -114,7 +98,7 @@ def test_whole_numbers_of_any_type_are_taken_as_they_are() -> None:
     assert trace.load_SLE.tolist() == [[[1, 1]]]
     assert trace.columns["stage"].dtype == np.int32
     assert np.isposinf(trace.columns["loss"]).all()
-    assert Trace.from_arrays([[[2**50]]]).load_SLE[0, 0, 0] == 2**50
+    assert Trace.from_arrays([[[2.0**50]]]).load_SLE[0, 0, 0] == 2**50
 
 
 def test_unequal_experts_are_refused_by_name() -> None:
@@ -169,12 +153,6 @@ def test_an_expert_of_no_plausible_size_is_refused(expert: dict[str, Any]) -> No
     """The message names the field."""
     with pytest.raises(TraceError, match=f"metadata field expert.{next(iter(expert))}"):
         Trace.from_arrays([[[1, 1]]], expert=expert)
-
-
-def test_metadata_refuses_unknown_fields() -> None:
-    """A typo in a metadata field does not pass silently."""
-    with pytest.raises(ValidationError, match="colour"):
-        TraceMeta.model_validate({"recipe": "x", "layers": [], "experts": 2, "colour": "red"})
 
 
 @pytest.mark.parametrize("version", [1, "1.1", "1.2", "1.3", "1.4"])
