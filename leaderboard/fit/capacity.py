@@ -16,8 +16,7 @@ import numpy as np
 from leaderboard.committed import recipe_name
 from leaderboard.fit.lists import FitList
 from moeload_bench.arrays import FloatArray
-from moeload_bench.inspection.capacity_forecast import PRIOR, TIMES, at_parts, seen, size_of
-from moeload_bench.inspection.needs import dropped_after, expert_needs, totals
+from moeload_bench.inspection.needs import PRIOR, TIMES, at_parts, dropped_after, needs, seen, size_of, totals
 from moeload_bench.schema import Record
 from moeload_bench.traces.meta import STRATA, Stratum
 from moeload_bench.traces.trace import Trace
@@ -57,7 +56,7 @@ class RunNeeds(Record):
 
 def run_needs(name: str, rows: Trace) -> RunNeeds:
     """Return what a run needed."""
-    need_S = expert_needs(rows).max(axis=1)
+    need_S = needs(rows).max(axis=1)
     whole = len(need_S) // BLOCK * BLOCK
     dropped = {h: dropped_after(rows, need_S, h, np.array(TIMES)) for h in HORIZONS if len(need_S) >= 2 * h}
     return RunNeeds(

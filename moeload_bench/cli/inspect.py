@@ -14,21 +14,21 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.capacity import CapacityOptions, capacity_options, print_capacity
 from moeload_bench.cli.opening import is_unfinished, open_trace
 from moeload_bench.cli.options import INT, check_ending, no_trace
 from moeload_bench.cli.progress import plain_console, say, say_record
-from moeload_bench.errors import NotFoundError, TraceError
+from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.inspection.against import compare, comparison
-from moeload_bench.inspection.capacity import Capacity
+from moeload_bench.inspection.capacity import RISK, STEPS, Capacity, capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.inspection.terminal import WIDTH, details, overview
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.recording.parts import Parts
+from moeload_bench.results.console import plain_table
 from moeload_bench.traces.trace import Trace
 
-STEPS = re.compile(r"(\d+)-(\d+)")
+RANGE = re.compile(r"(\d+)-(\d+)")
 """A range of steps, as `0-5000`: no run is called so."""
 
 
@@ -83,20 +83,21 @@ def inspect(
         check_ending("--html", html, ".html")
     if follow and (steps or against):
         raise TraceError("--follow takes a whole run, got --steps or --against")
-    asked = capacity_options(capacity, horizon, risk, devices)
-    if asked and (follow or steps or against):
+    if not capacity and (horizon, risk, devices) != (None, None, None):
+        raise TraceError("--horizon, --risk and --devices are of a forecast of capacity, expected --capacity")
+    part = bool(follow or steps or against)
+    if capacity and part:
         raise TraceError("--capacity takes a whole run, got --follow, --steps or --against")
     if against is not None:
         _compare(run, steps, against, as_json)
         return
     for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
         _refuse_silent(found, run)
-        forecasts = asked is not None or (_drops(found) and not (follow or steps or as_json))
-        needed = (asked or CapacityOptions()).of(open_trace(run), token_bytes) if forecasts else None
-        _show(
-            found, needed, run, status,
-            tables=tables, asked=asked is not None, token_bytes=token_bytes, as_json=as_json,
-        )  # fmt: skip
+        needed = None
+        if capacity or (_drops(found) and not (part or as_json)):
+            chosen = RISK if risk is None else risk
+            needed = capacity_of(open_trace(run), horizon or STEPS, chosen, devices, token_bytes)
+        _show(found, needed, run, status, tables=tables, asked=capacity, token_bytes=token_bytes, as_json=as_json)
     if html is not None:
         _write_page(found, html, needed)
 
@@ -125,8 +126,20 @@ def _show(
         console.clear()
     console.print(overview(found, following, token_bytes=token_bytes, status=status, width=min(console.width, WIDTH)))
     if capacity is not None:
-        console.print("")
-        print_capacity(capacity, tables=asked)
+        _print_capacity(capacity, tables=asked)
+
+
+def _print_capacity(found: Capacity, *, tables: bool) -> None:
+    """Print the answer, and its tables."""
+    console = plain_console()
+    console.print("")
+    for line in capacity_sentences(found):
+        console.print(printable(line))
+    for table in capacity_tables(found) if tables else ():
+        printed = plain_table(*table.columns)
+        for row in table.rows:
+            printed.add_row(*row)
+        console.print("", printed, table.caption, sep="\n")
 
 
 def _following(found: Inspection, run: str) -> str:
@@ -170,7 +183,7 @@ def _bounds(steps: str | None) -> tuple[int, int] | None:
     """Return a range of steps; raise `TraceError` for a text that is none."""
     if steps is None:
         return None
-    match = STEPS.fullmatch(steps)
+    match = RANGE.fullmatch(steps)
     if match is None or int(match[1]) >= int(match[2]):
         raise TraceError(f"--steps is {steps!r}, expected two numbers such as 0-5000, the smaller one first")
     return int(match[1]), int(match[2])
@@ -178,7 +191,7 @@ def _bounds(steps: str | None) -> tuple[int, int] | None:
 
 def _compare(run: str, steps: str | None, against: str, as_json: bool) -> None:
     """Print how a run compares with another one, or with some of its own steps."""
-    part = STEPS.fullmatch(against) is not None
+    part = RANGE.fullmatch(against) is not None
     first = _inspector(run, against) if part else _inspector(against)
     found = compare(first, _inspector(run, steps))
     names = f"steps {against} of {run}" if part else against, f"steps {steps} of {run}" if steps else run

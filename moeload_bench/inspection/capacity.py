@@ -13,22 +13,19 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import TraceError, counted
-from moeload_bench.inspection.capacity_forecast import (
+from moeload_bench.inspection.needs import (
     LEAST_RISK,
     MOST_RISK,
     PRIOR_WINDOWS,
     Prior,
-    need_quantiles,
-    prior_for,
-    seen,
-)
-from moeload_bench.inspection.needs import (
-    device_needs,
     dropped_after,
     dropped_parts,
-    expert_needs,
     micro_needs,
     most_need,
+    need_quantiles,
+    needs,
+    prior_for,
+    seen,
     totals,
 )
 from moeload_bench.traces.trace import Trace
@@ -112,7 +109,7 @@ class CapacityTable(NamedTuple):
 
 
 def capacity_of(
-    trace: Trace, steps: int = STEPS, risk: float = RISK, devices: int | None = None, token_bytes: int | None = None
+    trace: Trace, steps: int = STEPS, risk: float = RISK, devices: int | None = None, token_bytes: float | None = None
 ) -> Capacity:
     """Return what the run needs in its next steps.
 
@@ -132,7 +129,7 @@ def capacity_of(
     chosen = risks.index(risk)
     even = float(totals(trace.load_SLE[-SIZE_ROWS:]).max()) / E
     prior = prior_for(rows, even)
-    need_SL = expert_needs(trace)
+    need_SL = needs(trace)
     need_S = need_SL.max(axis=1)
     level, own_N = seen(need_S, rows)
 
@@ -142,7 +139,7 @@ def capacity_of(
     def buffers(need_SL: FloatArray, sharers: int) -> Buffers:
         factor = float(factors(need_SL.max(axis=1), most_need(trace, sharers))[chosen])
         tokens = int(np.ceil(round(factor * even * E / sharers, 6)))
-        return Buffers(tokens, None if token_bytes is None else tokens * token_bytes, factor)
+        return Buffers(tokens, None if token_bytes is None else tokens * round(token_bytes), factor)
 
     factor_Q = factors(need_S, ceiling)
     asked = np.concatenate([factor_Q, np.clip(FACTORS, factor_Q.min(), ceiling)])
@@ -166,7 +163,7 @@ def capacity_of(
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,
-        busiest=buffers(need_SL if devices is None else device_needs(trace, devices), devices or E),
+        busiest=buffers(need_SL if devices is None else needs(trace, devices), devices or E),
         micro=micro if micro is not None and micro.tokens else None,
         own_windows=len(own_N),
         prior_rows=prior.rows,

@@ -24,8 +24,8 @@ from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
 from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection import experts
-from moeload_bench.inspection.capacity_forecast import PRIOR, PRIOR_WINDOWS
 from moeload_bench.inspection.cluster import ASSUMED
+from moeload_bench.inspection.needs import PRIOR, PRIOR_WINDOWS
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import CostResult, metric_columns
