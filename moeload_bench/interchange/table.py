@@ -9,9 +9,10 @@ Both may have a column `tokens` (tokens entering the layer in that step). Rows m
 index of the block in the model; every step has every layer, every layer every expert from 0 on.
 
 The first reading finds steps, layers and experts. The second puts every count in its place in a temporary file (in
-`$TMPDIR`, 8 bytes for each count): so rows may come in any order, and memory stays bounded.
+`$TMPDIR`, 8 bytes for each count and each number of tokens): so rows may come in any order, and memory stays bounded.
 
-Axis letters: S steps, L MoE layers, E experts, N rows of a batch, W counts in a row, P places of rows.
+Axis letters: S steps, L MoE layers, E experts, N rows of a batch, P places of rows, C columns of numbers, U rows of a
+layer-step.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ class _Shape(NamedTuple):
     def places(self) -> int:
         return len(self.step_S) * len(self.layer_L) * self.units
 
-    def of(self, table: dict[str, IntArray]) -> IntArray:
-        """Return the place of each row [N], ordered by step, layer and expert."""
+    def place_N(self, table: dict[str, IntArray]) -> IntArray:
+        """Return the place of each row, ordered by step, layer and expert."""
         step_N, layer_N = np.searchsorted(self.step_S, table["step"]), np.searchsorted(self.layer_L, table["layer"])
         place_N = step_N * len(self.layer_L) + layer_N
         return np.asarray(place_N * self.units + table["expert"] if "expert" in table else place_N)
@@ -77,13 +78,14 @@ def read_csv(paths: Paths, report: Report | None = None) -> Log:
     names = _header(path)
     lines = WholeLines.of(path)
     shape = _survey(path, names, lines, report)
-    cells = _Cells(path, shape, "tokens" in names)
+    wide = [f"load_{e}" for e in range(shape.experts)]
+    counts = ["load"] if "expert" in names else wide
+    cells = _Cells(path, shape, counts + ["tokens"] * ("tokens" in names))
     for table, row in _batches(path, names, lines, report, half=1):
         cells.put(table, row)
     steps = cells.whole_steps(lines.cut)
-    cut = [lines.cut] if lines.cut else []
-    layers = tuple(int(m) for m in shape.layer_L)
-    return Log(str(path), layers, shape.experts, cells.rows(steps), cut=cut)
+    layers = tuple(shape.layer_L.tolist())
+    return Log(str(path), layers, shape.experts, cells.rows(steps), cut=[lines.cut] if lines.cut else [])
 
 
 def _header(path: Path) -> list[str]:
@@ -174,53 +176,38 @@ def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | No
 
 
 class _Cells:
-    """Every count in its place, in a file without a name: each is stored plus 1, so that 0 means that none came.
+    """Every row in its place, in a file without a name: numbers are stored plus 1, so that 0 means that none came.
 
-    If there are fewer rows than places, one of the first ``rows`` + 1 places is empty; so no more places are kept.
+    If there are fewer rows than places, one of the first ``rows`` + 1 places is empty; so no more places are stored.
     """
 
-    def __init__(self, path: Path, shape: _Shape, has_tokens: bool) -> None:
-        self._path, self._shape = path, shape
-        self._kept = min(shape.places, shape.rows + 1)
-        self._loads = _reserved(path, self._kept * shape.width * 8)
-        self._tokens = _reserved(path, (self._kept // shape.units + 1) * 8) if has_tokens else None
+    def __init__(self, path: Path, shape: _Shape, columns: list[str]) -> None:
+        self._path, self._shape, self._columns = path, shape, columns
+        self._stored = min(shape.places, shape.rows + 1)
+        self._file = _reserved(path, self._stored * len(columns) * 8)
 
     def put(self, table: dict[str, IntArray], row: int) -> None:
-        """Write some rows; raise if a row's place is taken, or if its tokens differ from its neighbours'."""
-        shape = self._shape
-        place_N = shape.of(table)
-        kept_N = place_N < self._kept
-        place_N, row_N = place_N[kept_N], row + np.flatnonzero(kept_N)
+        """Write some rows; raise if a row's place is taken."""
+        place_N = self._shape.place_N(table)
+        stored_N = place_N < self._stored
+        place_N, row_N = place_N[stored_N], row + np.flatnonzero(stored_N)
         if not len(place_N):
             return
-        columns = ["load"] if shape.width == 1 and "load" in table else [f"load_{e}" for e in range(shape.width)]
         first, last = int(place_N.min()), int(place_N.max())
-        held_PW = _mapped(self._loads, first, last - first + 1, shape.width)
+        held_PC = self._mapped(first, last - first + 1)
         _, once = np.unique(place_N, return_index=True)
-        again_N = held_PW[place_N - first, 0] != 0
+        again_N = held_PC[place_N - first, 0] != 0
         again_N[np.setdiff1d(np.arange(len(place_N)), once)] = True
         if again_N.any():
             n = int(np.argmax(again_N))
-            named = shape.name(int(place_N[n]))
+            named = self._shape.name(int(place_N[n]))
             raise TraceError(f"{self._path}, row {row_N[n]}: {named} again, expected one row for it")
-        held_PW[place_N - first] = 1 + np.stack([table[name][kept_N] for name in columns], axis=1)
-        if self._tokens is not None:
-            self._put_tokens(self._tokens, place_N // shape.units, table["tokens"][kept_N], row_N)
+        held_PC[place_N - first] = 1 + np.stack([table[name][stored_N] for name in self._columns], axis=1)
 
-    def _put_tokens(self, file: IO[bytes], cell_N: IntArray, token_N: IntArray, row_N: IntArray) -> None:
-        first, last = int(cell_N.min()), int(cell_N.max())
-        held_P = _mapped(file, first, last - first + 1, 1)[:, 0]
-        before_N = held_P[cell_N - first]
-        held_P[cell_N - first] = np.where(before_N != 0, before_N, token_N + 1)
-        expected_N = held_P[cell_N - first] - 1
-        wrong = np.flatnonzero(expected_N != token_N)
-        if wrong.size:
-            n = int(wrong[0])
-            where = self._shape.name(int(cell_N[n]) * self._shape.units).split(" of ")[-1]
-            raise TraceError(
-                f"{self._path}, row {row_N[n]}: got {token_N[n]} tokens for {where}, expected {expected_N[n]} as in "
-                "another of its rows"
-            )
+    def _mapped(self, first: int, count: int) -> Any:
+        """Map the numbers of ``count`` places from ``first`` on; the pages are freed with the array."""
+        width = len(self._columns)
+        return np.memmap(self._file, np.int64, mode="r+", offset=first * width * 8, shape=(count, width))
 
     def whole_steps(self, cut: str) -> int:
         """Return how many steps are whole: all of them, or all but the last if the table breaks off (``cut``)."""
@@ -239,20 +226,23 @@ class _Cells:
         )
 
     def _first_missing(self) -> int | None:
-        for first in range(0, self._kept, CELLS_AT_ONCE):
-            held_PW = _mapped(self._loads, first, min(CELLS_AT_ONCE, self._kept - first), self._shape.width)
-            if (empty_P := held_PW[:, 0] == 0).any():
+        for first in range(0, self._stored, CELLS_AT_ONCE):
+            held_PC = self._mapped(first, min(CELLS_AT_ONCE, self._stored - first))
+            if (empty_P := held_PC[:, 0] == 0).any():
                 return first + int(np.argmax(empty_P))
         return None
 
     def rows(self, steps: int) -> Iterator[LogRow]:
-        """Yield the first ``steps`` steps."""
-        shape = self._shape
-        L, E = len(shape.layer_L), shape.experts
+        """Yield the first ``steps`` steps; raise if a layer's rows have different tokens."""
+        shape, where, width = self._shape, str(self._path), self._shape.width
+        L, units = len(shape.layer_L), shape.units
         for s, step in enumerate(shape.step_S[:steps].tolist()):
-            held = _mapped(self._loads, s * L * shape.units, L * shape.units, shape.width)
-            tokens_L = None if self._tokens is None else np.array(_mapped(self._tokens, s * L, L, 1)[:, 0]) - 1
-            yield LogRow(step, np.array(held).reshape(L, E) - 1, str(self._path), tokens_L)
+            value_LUC = np.array(self._mapped(s * L * units, L * units)).reshape(L, units, -1) - 1
+            load_LE, tokens_LU = value_LUC[..., :width].reshape(L, -1), value_LUC[..., width:].reshape(L, -1)
+            for m in np.flatnonzero((tokens_LU != tokens_LU[:, :1]).any(axis=1)):
+                got = f"its rows have {tokens_LU[m].min()} and {tokens_LU[m].max()} tokens"
+                raise TraceError(f"{where}: step {step}, layer {shape.layer_L[m]}: {got}, expected one number")
+            yield LogRow(step, load_LE, where, tokens_LU[:, 0] if tokens_LU.size else None)
 
 
 def _reserved(path: Path, size: int) -> IO[bytes]:
@@ -270,8 +260,3 @@ def _reserved(path: Path, size: int) -> IO[bytes]:
             f"{path}: needs {size} bytes of temporary space in {where} (set $TMPDIR for another place): {error}"
         ) from None
     return file
-
-
-def _mapped(file: IO[bytes], first: int, count: int, width: int) -> Any:
-    """Map [count, width] of the file from place ``first`` on; the pages are freed with the array."""
-    return np.memmap(file, dtype=np.int64, mode="r+", offset=first * width * 8, shape=(count, width))
