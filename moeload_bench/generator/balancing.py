@@ -85,12 +85,15 @@ def _logits(routing: Routing | None) -> tuple[Routing, torch.Tensor]:
 
 
 def _probabilities(routing: Routing | None, score_function: str) -> tuple[Routing, torch.Tensor]:
-    """Return the routing and the router's probabilities [T, E]."""
+    """Return the routing and the router's probabilities [T, E]: scores that sum to 1."""
     known, logits_TE = _logits(routing)
-    if score_function == "sigmoid":
-        score_TE = torch.sigmoid(logits_TE)
-        return known, score_TE / score_TE.sum(-1, keepdim=True)
-    return known, torch.softmax(logits_TE, dim=-1)
+    score_TE = _scores(logits_TE, score_function)
+    return known, score_TE / score_TE.sum(-1, keepdim=True) if score_function == "sigmoid" else score_TE
+
+
+def _scores(logits_TE: torch.Tensor, score_function: str) -> torch.Tensor:
+    """Return what the router chooses by [T, E]."""
+    return torch.sigmoid(logits_TE) if score_function == "sigmoid" else torch.softmax(logits_TE, dim=-1)
 
 
 def add_noise_to_gates(routers: Sequence[Router]) -> None:
@@ -204,12 +207,9 @@ class QuantileBias(RoutingBias):
         found = []
         with torch.no_grad():
             for routing, bias_E in zip(routings, self._bias, strict=True):
-                if routing is None or routing.logits_TE is None or routing.top_k is None:
-                    raise RecordingError("quantile balancing needs the logits and top-k of routers, and one gave none")
-                logits_TE = routing.logits_TE.float()
-                sigmoid = self._score_function == "sigmoid"
-                score_TE = logits_TE.sigmoid() if sigmoid else logits_TE.softmax(dim=-1)
-                found.append(quantile_bias(score_TE, bias_E, routing.top_k))
+                known, logits_TE = _logits(routing)
+                assert known.top_k is not None, "a router with such a bias chooses as many experts for every token"
+                found.append(quantile_bias(_scores(logits_TE, self._score_function), bias_E, known.top_k))
         self._passes.append(torch.stack(found))
 
     def update(self, load_LE: NDArray[np.int64]) -> None:

@@ -17,8 +17,8 @@ from pathlib import Path
 from moeload_bench.errors import InterruptedRecordingError, RecipeError, RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.generator.processes import Ranks
+from moeload_bench.generator.provenance import recipe_record
 from moeload_bench.generator.recipe import Recipe, with_settings
-from moeload_bench.generator.resuming import recipe_record
 from moeload_bench.generator.training import Job, TrainingRun, record_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import Row, StepProgress, TraceWriter, trace_target

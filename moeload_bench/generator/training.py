@@ -41,9 +41,15 @@ from moeload_bench.generator.processes import (
     seed_process,
     shard,
 )
-from moeload_bench.generator.provenance import probe_meta, probe_name, recipe_meta
+from moeload_bench.generator.provenance import (
+    check_same_recipe,
+    check_same_text,
+    probe_meta,
+    probe_name,
+    recipe_meta,
+    recipe_record,
+)
 from moeload_bench.generator.recipe import Recipe
-from moeload_bench.generator.resuming import check_same_recipe, check_same_text, recipe_record
 from moeload_bench.generator.specialisation import Specialisation
 from moeload_bench.generator.text import resolve_source, token_stream, train_tokenizer
 from moeload_bench.recording.counting import RouterCounter, StepCounts
@@ -208,12 +214,9 @@ class TrainingRun:
         share = batch.split(self.ranks.count)[self.ranks.rank]
         parts = share.split(self.recipe.data.micro_batches)
         aux_loss = self.recipe.aux_loss_at(number)
-        if self.ranks.count == 1:
-            return [self._backward(part, aux_loss) for part in parts]
-        seed_process(self.job.seed, number, self.ranks.rank)
-        if (
-            self.job.sharded
-        ):  # average gradients after each pass: later averaging would make each process hold all of them
+        if self.ranks.count > 1:
+            seed_process(self.job.seed, number, self.ranks.rank)
+        if self.ranks.count == 1 or self.job.sharded:  # cut gradients are averaged after each pass: they stay small
             return [self._backward(part, aux_loss) for part in parts]
         with self._passing.no_sync():
             passes = [self._backward(part, aux_loss) for part in parts[:-1]]

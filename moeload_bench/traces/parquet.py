@@ -268,31 +268,23 @@ def _empty(shape: tuple[int, ...], name: str, where: str) -> Array:
 
 
 def cell_rows(name: str, column: pa.Array, cell_shape: tuple[int, ...], where: str) -> Array:
-    """Return the rows of one column; [rows, *cell_shape]."""
-
+    """Return the rows of one column, whose type is the format's; [rows, *cell_shape]."""
     if column.null_count:
         raise TraceError(f"{where}: column {name} has {column.null_count} empty cells, expected none")
     flat: Any = column
     for size in cell_shape:
         flat = _flattened(name, flat, size, where)
     dtype = COLUMNS[name].dtype
-    if flat.type != _arrow_type(dtype):
-        raise TraceError(f"{where}: column {name} has type {column.type}, expected cells of {dtype} in each list level")
     # Not `to_numpy`, which imports pandas: 0.15 s of CPU and 40 MB in every process. The result is read-only.
     buffer = flat.buffers()[1]
     values = np.frombuffer(b"" if buffer is None else buffer, dtype, len(flat), flat.offset * np.dtype(dtype).itemsize)
-    values = values.reshape(len(column), *cell_shape)
-    if name in REQUIRED_COLUMNS and values.dtype.kind == "f" and np.isnan(values).any():
-        raise TraceError(f"{where}: column {name} holds NaN")
-    return values
+    return values.reshape(len(column), *cell_shape)
 
 
 def _flattened(name: str, lists: Any, size: int, where: str) -> Any:
     """Return the values with one list level less; raise unless every list has exactly ``size`` cells."""
     import pyarrow as pa
 
-    if not pa.types.is_fixed_size_list(lists.type) and not pa.types.is_list(lists.type):
-        raise TraceError(f"{where}: column {name} has type {lists.type}, expected lists of {size}")
     lengths = {lists.type.list_size} if pa.types.is_fixed_size_list(lists.type) else _lengths(lists)
     wrong = lengths - {size}
     if wrong:

@@ -153,18 +153,6 @@ def shares(load_SLE: IntArray) -> FloatArray:
     return np.asarray(load_SLE / np.where(total > 0, total, np.nan), dtype=np.float64)
 
 
-class RowShares:
-    """The shares of a trace's loads, made when rows are asked for: [S, L, E] without an array of that size."""
-
-    def __init__(self, load_SLE: IntArray) -> None:
-        self._load_SLE = load_SLE
-        self.shape = load_SLE.shape
-
-    def __getitem__(self, key: Any) -> FloatArray:
-        """Return the shares of rows; ``key`` must leave the experts whole."""
-        return shares(self._load_SLE[key])
-
-
 def column_shape(name: str, steps: int, layers: int, experts: int) -> tuple[int, ...]:
     """Return the shape that a column of the format has."""
     return (steps, *({"L": layers, "E": experts}[axis] for axis in COLUMNS[name].axes))

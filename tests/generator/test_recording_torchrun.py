@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.generator.resuming import check_same_recipe
+from moeload_bench.generator.provenance import check_same_recipe
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.store import read_trace

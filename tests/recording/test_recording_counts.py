@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ from torch import nn
 
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.counting import RouterCounter, StepCounts, bincount_on_device
+from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import find_routers
+from moeload_bench.traces.store import read_trace
 from tests.support.recording.families import CONFIGS, EXPERTS, tiny_batch, tiny_model
 
 torch.set_num_threads(1)
@@ -28,7 +31,7 @@ TOP_K = {
     "llama4_text": 1,
     "switch_transformers": 1,
 }
-MODES = ("plain", "accumulation", "checkpointing", "reentrant checkpointing")
+MODES = ("plain", "accumulation", "checkpointing", "reentrant checkpointing", "bfloat16")
 UNSUPPORTED = {("jetmoe", "checkpointing"), ("jetmoe", "reentrant checkpointing")}
 COMMON_CONTRACT = [family for family in CONFIGS if family not in ("jetmoe", "llama4_text", "switch_transformers")]
 
@@ -39,10 +42,12 @@ def checkpointed(model: nn.Module, reentrant: bool) -> nn.Module:
     return model
 
 
-def one_step(model: nn.Module, passes: int = 1) -> StepCounts:
+def one_step(model: nn.Module, passes: int = 1, *, autocast: bool = False, sequences: int = 4) -> StepCounts:
     counter = RouterCounter(model)
     for number in range(passes):
-        model(**tiny_batch(seed=number)).loss.backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+            loss = model(**tiny_batch(sequences, seed=number)).loss
+        loss.backward()
     counts = counter.take()
     counter.close()
     return counts
@@ -60,7 +65,7 @@ def test_loads_sum_to_tokens_times_top_k(family: str, mode: str) -> None:
                 checkpointed(model, reentrant=mode.startswith("reentrant"))
             return
         checkpointed(model, reentrant=mode.startswith("reentrant"))
-    counts = one_step(model, passes)
+    counts = one_step(model, passes, autocast=mode == "bfloat16")
     assert (counts.tokens_L == 64 * passes).all()
     assert (counts.load_LE.sum(axis=1) == 64 * passes * TOP_K[family]).all()
     assert (counts.load_half_LE.sum(axis=1) == 32 * passes * TOP_K[family]).all()
@@ -92,15 +97,16 @@ def test_counts_are_what_the_experts_received(family: str) -> None:
     np.testing.assert_array_equal(counts.load_LE, expected)
 
 
-def test_switch_counts_before_and_after_drops() -> None:
-    """Load is counted before drops; load minus dropped is the dispatch mask that the experts received."""
+@pytest.mark.parametrize("autocast", [False, True])
+def test_switch_counts_before_and_after_drops(autocast: bool) -> None:
+    """Loads count before drops, in the precision of the router; without the dropped they are the mask it returned."""
     model = tiny_model("switch_transformers")
     kept: list[np.ndarray] = []
     for router in find_routers(model):
         router.module.register_forward_hook(
             lambda m, args, output: kept.append(output[0].reshape(-1, EXPERTS).sum(0).numpy())
         )
-    counts = one_step(model)
+    counts = one_step(model, autocast=autocast, sequences=8)
     assert counts.dropped_LE is not None
     assert counts.dropped_LE.sum() > 0
     np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, np.stack(kept))
@@ -256,3 +262,27 @@ def test_a_layer_that_two_backward_passes_run_again_counts_once() -> None:
     loss.backward(retain_graph=True)
     loss.backward()
     np.testing.assert_array_equal(counter.take().load_LE, plain.load_LE)
+
+
+def test_a_step_that_the_scaler_skips_is_a_step(tmp_path: Path) -> None:
+    """Infinite gradients in step 2: the scaler changes no weight, the batch was routed and has its row, and the next
+    row holds the next batch only."""
+    model = tiny_model("qwen3_moe")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    skipped = []
+    with record(model, tmp_path, on_error="raise") as r:
+        for step in range(5):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                loss = model(**tiny_batch(sequences=2 + step, seed=step)).loss
+            scaler.scale(loss * torch.inf if step == 2 else loss).backward()
+            before = [p.detach().clone() for p in model.parameters()]
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            skipped.append(all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)))
+            r.step()
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert skipped == [False, False, True, False, False]
+    assert trace.tokens_SL[:, 0].tolist() == [16 * (2 + step) for step in range(5)]
+    assert (trace.load_SLE.sum(axis=2) == 2 * trace.tokens_SL).all()
