@@ -10,6 +10,7 @@ COMMANDS = {
     "season": "Evaluation rounds on unseen runs: open, draw, record, score, check.",
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
+    "shapes": "Measure what layers do at the depth of models that people train.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",
     "site": "Build the leaderboard's static site from the committed results.",
@@ -25,7 +26,7 @@ COMMANDS = {
 ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
     "season": "season.command", "submit-baselines": "verifying.baselines", "verify": "verifying.command",
-    **{name: f"{name}.command" for name in ("events", "fit", "paper", "pages", "site")},
+    **{name: f"{name}.command" for name in ("events", "fit", "paper", "pages", "shapes", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 
