@@ -43,10 +43,10 @@ from moeload_bench.interchange.logfiles import (
     whole_counts,
     whole_number,
 )
-from moeload_bench.interchange.rank_logs import RankStep, rank_of, same_on_all, side_by_side
+from moeload_bench.interchange.rank_logs import RankStep, added, rank_of, same_on_all, side_by_side
 from moeload_bench.interchange.rows import Log, LogRow, Report
 
-ALIKE = 3
+TRIED = 3
 """Iterations whose totals have to agree before ranks are taken for stages or copies; one may agree by chance."""
 OTHERS = "multi-token-prediction layers of the log are left out"
 _TOKENS = ("iter", "block", "layer", "tpe")
@@ -80,9 +80,10 @@ class RankLayout:
         """Return the pipeline stage of a rank."""
         return rank // (self.world // self.pipeline)
 
-    def layer(self, rank: int, local: int) -> int:
-        """Return the layer's number in the model."""
-        return self.stage(rank) * (self.stage_layers or 0) + local
+    def holders(self, stage: int, part: int) -> list[int]:
+        """Return the ranks of a stage that hold the same part of the experts, the first of each tensor group."""
+        size, group = self.world // self.pipeline, self.expert * self.tensor
+        return list(range(stage * size + part * self.tensor, (stage + 1) * size, group))
 
 
 def layout_of(
@@ -168,16 +169,78 @@ def _log(
     files = [_DecoderLines(ranks[rank], progress, names, notes) for rank in sorted(ranks)]
     first, steps = side_by_side([rank_of(lines, key, names, add) for lines in files], "iteration", cut)
     _refuse_other_stages(first, layout)
-    layers = tuple(sorted({layout.layer(rank, m) for rank, step in enumerate(first) for m in step.load}))
-    local = max(len(load_E) for step in first for load_E in step.load.values())
     if experts is not None and same_on_all([np.concatenate([*step.load.values()]) for step in first]):
         raise TraceError(
             f"{first[0].where}: all {len(first)} ranks hold the same choices, expected each to route tokens of its own "
             "(tensor parallelism without sequence parallelism routes them several times)"
         )
-    table = _Table(layers, local * layout.expert if experts is None else experts, layout, experts is not None, first)
-    rows = (table.row(step) for step in steps)
-    return Log(f"{ranks[0].parent} ({words})", layers, table.experts, rows, notes=notes, cut=cut)
+    local = experts or max(len(load_E) for step in first for load_E in step.load.values())
+    stages = _layers_of_stages(first, layout)
+    layers = tuple(stage * (layout.stage_layers or 0) + m for stage, numbers in enumerate(stages) for m in numbers)
+    hint = ": the tracer leaves out those in which tokens were dropped" if experts is not None else ""
+    check = _LayoutCheck(layout) if experts is None else None
+    rows = (_row(step, layout, stages, local, check, hint) for step in steps)
+    return Log(f"{ranks[0].parent} ({words})", layers, local * layout.expert, rows, notes=notes, cut=cut)
+
+
+def _layers_of_stages(ranks: Sequence[RankStep], layout: RankLayout) -> list[tuple[int, ...]]:
+    """Return the layers of each stage, numbered inside it: all that any of its ranks has."""
+    found: list[set[int]] = [set() for _ in range(layout.pipeline)]
+    for rank, step in enumerate(ranks):
+        top = max(step.load)
+        if layout.stage_layers is not None and top >= layout.stage_layers:
+            raise TraceError(
+                f"{step.where}: layer {top} of rank {rank}, expected 0 to {layout.stage_layers - 1} inside a stage of "
+                f"{layout.stage_layers} layers (--stage-layers), of {len(ranks)} ranks"
+            )
+        found[layout.stage(rank)] |= set(step.load)
+    return [tuple(sorted(layers)) for layers in found]
+
+
+def _row(
+    ranks: list[RankStep],
+    layout: RankLayout,
+    stages: list[tuple[int, ...]],
+    local: int,
+    check: _LayoutCheck | None,
+    hint: str,
+) -> LogRow:
+    """Return one step: parts of the experts beside each other, and stages below each other; copies are added."""
+    parts = [
+        [added([ranks[rank] for rank in layout.holders(stage, part)], layers, local) for part in range(layout.expert)]
+        for stage, layers in enumerate(stages)
+    ]
+    _check_passes(ranks, hint)
+    _check_twins(ranks, layout.tensor)
+    if check is not None:
+        check.add(ranks)
+    load_LE = np.concatenate([np.concatenate([part.load_LE for part in stage], axis=1) for stage in parts])
+    tokens = [stage[0].tokens_L for stage in parts if stage[0].tokens_L is not None]
+    return LogRow(ranks[0].number, load_LE, ranks[0].where, np.concatenate(tokens) if tokens else None)
+
+
+def _check_passes(ranks: Sequence[RankStep], hint: str) -> None:
+    """Raise `TraceError` unless every layer of every rank has as many micro-batches as the others."""
+    places = [(number, rank, layer) for rank, step in enumerate(ranks) for layer, number in step.passes.items()]
+    (few, rank, layer), (many, other, of_other) = min(places), max(places)
+    if few < many:
+        raise TraceError(
+            f"{ranks[rank].where}: rank {rank} has {few} micro-batches in layer {layer} of iteration "
+            f"{ranks[rank].number}, rank {other} has {many} in layer {of_other} ({ranks[other].where}), expected the "
+            f"same in each{hint}"
+        )
+
+
+def _check_twins(ranks: Sequence[RankStep], tensor: int) -> None:
+    """Raise `TraceError` unless the ranks of a tensor group count the same tokens."""
+    for rank, step in enumerate(ranks):
+        twin = rank - rank % tensor
+        mine, other = step.load, ranks[twin].load
+        if twin != rank and not (mine.keys() == other.keys() and all(np.array_equal(mine[m], other[m]) for m in mine)):
+            raise TraceError(
+                f"{step.where}: rank {rank} counts other tokens than rank {twin}, expected the same in a group of "
+                f"{tensor} (--expert-tensor-parallel)"
+            )
 
 
 def _refuse_other_stages(ranks: Sequence[RankStep], layout: RankLayout) -> None:
@@ -250,137 +313,43 @@ class _Choices:
         step.passes[layer] = step.passes.get(layer, 0) + 1
 
 
-class _Table:
-    """Merges the ranks' parts of an iteration."""
+class _LayoutCheck:
+    """Raises `TraceError` where the totals of the first iterations show that another layout is the true one."""
 
-    def __init__(
-        self, layers: tuple[int, ...], experts: int, layout: RankLayout, is_global: bool, first: list[RankStep]
-    ) -> None:
-        self.layers, self.experts = layers, experts
-        self._place = {layer: m for m, layer in enumerate(layers)}
-        self._layout, self._global = layout, is_global
-        self._expected = self._stage_layers(first)
-        self._alike = [parts for parts in range(2, layout.expert + 1) if layout.expert % parts == 0]
-        stated = layout.expert * layout.tensor
-        self._even = [size for size in range(stated, layout.world + 1, stated) if layout.world % size == 0]
-        self._tried = 0
+    def __init__(self, layout: RankLayout) -> None:
+        self._layout, self._tried = layout, 0
+        self._equal = [parts for parts in range(2, layout.expert + 1) if layout.expert % parts == 0]
+        self._stated = layout.expert * layout.tensor
+        multiples = range(self._stated, layout.world + 1, self._stated)
+        self._even = [size for size in multiples if layout.world % size == 0]
 
-    def row(self, ranks: list[RankStep]) -> LogRow:
-        """Return one step, after checking every rank's layers against those of its first iteration."""
-        load_LE = np.zeros((len(self.layers), self.experts), dtype=np.int64)
-        tokens_L = np.zeros(len(self.layers), dtype=np.int64)
-        self._check_all(ranks)
-        if not self._global and self._tried < ALIKE:
-            self._tried += 1
-            self._refuse_hidden_stages(ranks)
-            self._refuse_split_groups(ranks)
-        for rank, step in enumerate(ranks):
-            for local, load_E in step.load.items():
-                at = self._place[self._layout.layer(rank, local)]
-                first = self._first_expert(rank, step, local, ranks)
-                if first is not None:
-                    load_LE[at, first : first + len(load_E)] += load_E
-                    tokens_L[at] += step.tokens.get(local, 0)
-        return LogRow(ranks[0].number, load_LE, ranks[0].where, tokens_L if self._global else None)
-
-    def _stage_layers(self, ranks: list[RankStep]) -> list[set[int]]:
-        """Return the layers of each rank: all that any rank of its stage has."""
-        stages = [self._layout.stage(rank) for rank in range(len(ranks))]
-        for rank, step in enumerate(ranks):
-            top = max(step.load)
-            if self._layout.stage_layers is not None and top >= self._layout.stage_layers:
-                raise TraceError(
-                    f"{step.where}: layer {top} of rank {rank}, expected 0 to {self._layout.stage_layers - 1} inside a "
-                    f"stage of {self._layout.stage_layers} layers (--stage-layers), of {len(ranks)} ranks"
-                )
-        return [{m for r, s in enumerate(ranks) if stages[r] == stage for m in s.load} for stage in stages]
-
-    def _refuse_hidden_stages(self, ranks: list[RankStep]) -> None:
-        """Raise `TraceError` if, in each of the first iterations, parts of an expert group hold the same totals.
-
-        Each part then holds all experts: they are stages or copies, which see as many tokens.
-        """
-        if not self._alike:
+    def add(self, ranks: Sequence[RankStep]) -> None:
+        """Look at one more iteration, up to the last of TRIED."""
+        if self._tried == TRIED:
             return
-        group = ranks[: self._layout.expert * self._layout.tensor]
-        load_RL = np.array([[load_E.sum() for load_E in step.load.values()] for step in group])
-        self._alike = [parts for parts in self._alike if _equal_parts(load_RL, parts)]
-        if self._tried == ALIKE and self._alike:
-            parts = self._alike[-1]
-            raise TraceError(
-                f"{ranks[0].where}: {parts} parts of {len(group)} ranks got exactly as many tokens as each other in "
-                f"every layer of {ALIKE} iterations, as stages and copies do; expected --expert-parallel "
-                f"{self._layout.expert // parts}, with --pipeline-parallel {parts * self._layout.pipeline} for stages"
-            )
-
-    def _refuse_split_groups(self, ranks: list[RankStep]) -> None:
-        """Raise `TraceError` if expert groups have other totals in each layer, and larger groups have the same ones.
-
-        The stated groups then hold some of the experts only.
-        """
-        stated = self._layout.expert * self._layout.tensor
+        self._tried += 1
+        load_RL = np.array([[load_E.sum() for load_E in step.load.values()] for step in ranks[: self._stated]])
+        self._equal = [parts for parts in self._equal if _equal_parts(load_RL, parts)]
         self._even = [size for size in self._even if _even_groups(ranks, size)]
-        if self._tried == ALIKE and self._even and stated not in self._even:
-            expert = self._even[0] // self._layout.tensor
+        if self._tried < TRIED:
+            return
+        layout = self._layout
+        if self._equal:  # each part then holds all experts: stages or copies, which see as many tokens
+            parts = self._equal[-1]
             raise TraceError(
-                f"{ranks[0].where}: each group of {self._even[0]} ranks got as many tokens in every layer of {ALIKE} "
-                f"iterations, groups of {stated} did not: they hold some of the experts only; expected "
-                f"--expert-parallel {expert}"
+                f"{ranks[0].where}: {parts} parts of {self._stated} ranks got exactly as many tokens as each other in "
+                f"every layer of {TRIED} iterations, as stages and copies do; expected --expert-parallel "
+                f"{layout.expert // parts}, with --pipeline-parallel {parts * layout.pipeline} for stages"
+            )
+        if self._even and self._stated not in self._even:
+            raise TraceError(
+                f"{ranks[0].where}: each group of {self._even[0]} ranks got as many tokens in every layer of {TRIED} "
+                f"iterations, groups of {self._stated} did not: they hold some of the experts only; expected "
+                f"--expert-parallel {self._even[0] // layout.tensor}"
             )
 
-    def _check_all(self, ranks: list[RankStep]) -> None:
-        for rank, step in enumerate(ranks):
-            self._check(rank, step)
-        number = [next(iter(step.passes.values())) for step in ranks]  # checked: the same in each layer of a rank
-        if len(set(number)) > 1:
-            few, many = number.index(min(number)), number.index(max(number))
-            step = ranks[few]
-            raise TraceError(
-                f"{step.where}: rank {few} has {number[few]} micro-batches in iteration {step.number}, rank {many} has "
-                f"{number[many]} ({ranks[many].where}), expected the same in each{self._left_out()}"
-            )
 
-    def _left_out(self) -> str:
-        return ": the tracer leaves out those in which tokens were dropped" if self._global else ""
-
-    def _check(self, rank: int, step: RankStep) -> None:
-        wrong = self._expected[rank] ^ set(step.load)
-        if wrong:
-            layer = min(wrong)
-            kind = "has no" if layer in self._expected[rank] else "has an unexpected"
-            raise TraceError(
-                f"{step.where}: rank {rank} {kind} layer {layer} in iteration {step.number}, expected layers "
-                f"{sorted(self._expected[rank])}"
-            )
-        if len(set(step.passes.values())) > 1:
-            few, many = (pick(step.passes, key=lambda m: step.passes[m]) for pick in (min, max))
-            raise TraceError(
-                f"{step.where}: rank {rank} has {step.passes[few]} micro-batches in layer {few} and "
-                f"{step.passes[many]} in layer {many} of iteration {step.number}, expected the same in each"
-                f"{self._left_out()}"
-            )
-
-    def _first_expert(self, rank: int, step: RankStep, layer: int, ranks: list[RankStep]) -> int | None:
-        """Return the first expert that a rank's counts are for; None if another rank counts the same tokens."""
-        if self._global:
-            return 0
-        local, tensor = self.experts // self._layout.expert, self._layout.tensor
-        if len(step.load[layer]) != local:
-            raise TraceError(
-                f"{step.where}: layer {layer} of rank {rank} has {len(step.load[layer])} experts, expected {local}"
-            )
-        twin = rank - rank % tensor
-        if twin == rank:
-            return rank // tensor % self._layout.expert * local
-        if layer not in ranks[twin].load or not np.array_equal(step.load[layer], ranks[twin].load[layer]):
-            raise TraceError(
-                f"{step.where}: rank {rank} counts other tokens than rank {twin}, expected the same in a group of "
-                f"{tensor} (--expert-tensor-parallel)"
-            )
-        return None
-
-
-def _even_groups(ranks: list[RankStep], size: int) -> bool:
+def _even_groups(ranks: Sequence[RankStep], size: int) -> bool:
     """Return whether groups of that many ranks each got the same total in every layer."""
     for first in range(0, len(ranks), size):
         totals: Counter[int] = Counter()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
-from moeload_bench.errors import TraceError
+from moeload_bench.cli.import_ import app
+from moeload_bench.errors import RecordingError, TraceError
+from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange import logfiles
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.rows import CutShortWarning, Log, LogRow, write_log
 from moeload_bench.interchange.smartmoe import read_smartmoe
 from moeload_bench.interchange.wandb import read_wandb
+from moeload_bench.recording.parts import Parts
 from tests.support.foreign import logs
 from tests.support.foreign.damage import (
     arrays,
@@ -49,345 +53,219 @@ PICKLED = pickle.dumps([1] * 99)
 LINE = r'(\{"iter": 20[^\n]*\n)'
 TAG = "moe/layer_{}/expert_{}"
 ONES = np.ones((3, 4, 8), dtype=np.int64)
-DAMAGES: list[tuple[str, str, Callable[[Path], None], str]] = [
-    ("npz", OTHER, arrays(loads=ONES), "unknown array 'loads', expected: load, step, tokens"),
-    ("npz", MISSING, arrays(step=np.array([0, 10, 30])), "gap after step 10"),
-    ("npz", ORDER, arrays(step=np.array([0, 20, 10])), "step 10"),
-    ("npz", NEGATIVE, arrays(load=-ONES), "step 0, layer 0: expert 0 has load -1"),
-    ("npz", FRACTION, arrays(load=0.5 * ONES), "load must hold whole numbers"),
-    ("npz", CUT, cut("*.npz"), "not a NumPy archive"),
-    ("npz", TOP_K, arrays(load=logs.truth(CHOSEN) + (np.arange(8) == 0)), "loads sum to|sum to"),
-    ("npz", PICKLE, put("*.npz", PICKLED), "not a NumPy archive"),
-    (
-        "csv",
-        OTHER,
-        edit("*.csv", "expert", "device"),
-        "row 1: columns are 'step,layer,device,load', expected step,layer",
-    ),
-    ("csv", MISSING, edit("*.csv", r"\n10,1,2,\d+", ""), "no row for expert 2 of step 10, layer 1: got 95 rows"),
-    ("csv", ORDER, edit("*.csv", r"\n10,1,2,", "\n10,1,1,"), "row 44: expert 1 of step 10, layer 1 again"),
-    ("csv", NEGATIVE, edit("*.csv", r"\n10,1,2,", "\n10,1,2,-"), r"row 44, column load: got -\d+, expected at least 0"),
-    (
-        "csv",
-        FRACTION,
-        edit("*.csv", r"(\n10,1,2,\d+)", r"\1.5"),
-        r"row 44, column load: got '\d+\.5', expected a whole",
-    ),
-    ("csv", EXPERT, edit("*.csv", r"\n10,1,2,", "\n10,1,8,"), "got 96 rows, expected 3 steps x 4 layers x 9 experts"),
-    ("csv", TOP_K, edit("*.csv", r"\n10,1,2,", "\n10,1,2,1"), "step 10: loads sum to"),
-    ("csv", PICKLE, put("*.csv", PICKLED), "not a CSV table"),
-    ("jsonl", OTHER, put("rank0*", b"step,layer\n1,2\n"), r"rank0\.jsonl, line 1: not JSON"),
-    ("jsonl", OTHER, put("rank0*", b"[" * 100_000 + b"\n"), r"rank0\.jsonl, line 1: not JSON"),
-    ("jsonl", OTHER, edit("rank0*", r'"tokens"', '"token"'), r"unknown field 'token'; there is: step, layer, load"),
-    (
-        "jsonl",
-        MISSING,
-        edit("rank0*", r'"layer": 1', '"layer": 7'),
-        r"layer [17] of step|step 0: layer [17]|expected \(0, 2",
-    ),
-    ("jsonl", ORDER, edit("rank0*", r'"layer": 1', '"layer": 1, "layer": 1'), "'layer' occurs twice in one object"),
-    ("megatron-tokens", ORDER, edit("rank0*", r'"tpe"', '"tpe": [[1]], "tpe"'), "'tpe' occurs twice in one object"),
-    ("jsonl", MISSING, edit("rank1*", r'\{"step": 10.*?(\{"step": 20)', r"\1"), "step 10 is missing"),
-    (
-        "jsonl",
-        ORDER,
-        edit("rank0*", r'"step": 20', '"step": 5'),
-        r"rank0\.jsonl, line 9: step 5 after 10: out of order",
-    ),
-    (
-        "jsonl",
-        ORDER,
-        edit("rank0*", r'("step": 10, "layer": 3.*?\n)', r'\1{"step": 10, "layer": 3, "load": [1]}\n'),
-        "again",
-    ),
-    ("jsonl", NEGATIVE, edit("rank0*", r'("load": \[)\d+', r"\1-1"), r"rank0\.jsonl, line 1: load\[0\] is -1"),
-    (
-        "jsonl",
-        FRACTION,
-        edit("rank0*", r'("load": \[)\d+', r"\g<1>1.5"),
-        r"line 1: load\[0\] is 1\.5, expected a whole",
-    ),
-    ("jsonl", FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
-    ("jsonl", EXPERT, edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
-    ("jsonl", TOP_K, edit("rank0*", r'("load": \[)\d+', r"\g<1>99"), r"step 0, layer 0: loads sum to"),
-    ("jsonl", PICKLE, put("rank0*", PICKLED), "not JSON|no complete step in it"),
-    (
-        "megatron-tokens",
-        OTHER,
-        put("rank0*", b'{"step": 1}\n'),
-        r"rank0\.jsonl, line 1: no field 'block'; got step, expected",
-    ),
-    ("megatron-tokens", MISSING, lose("rank3*"), r"rank 3 missing: got 7 files"),
-    ("megatron-tokens", MISSING, lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
-    ("megatron-tokens", MISSING, edit("rank2*", LINE + LINE, ""), r"rank2\.jsonl: iteration 20 is missing"),
-    ("megatron-tokens", MISSING, edit("rank2*", LINE, ""), "rank 2 has no layer 0 in iteration 20"),
-    (
-        "megatron-tokens",
-        MISSING,
-        edit("rank2*", r'"tpe": \[\[[^]]*\], ', '"tpe": ['),
-        r"rank 2 has 1 micro-batches in layer 0",
-    ),
-    (
-        "megatron-tokens",
-        MISSING,
-        edit("rank2*", r'("iter": 20[^\n]*"tpe": \[)\[[^]]*\], ', r"\1", 2),
-        "rank 2 has 1 micro-batches in iteration 20, rank 0 has 2",
-    ),
-    ("megatron-tokens", ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of step 20 again"),
-    ("megatron-tokens", ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
-    (
-        "megatron-tokens",
-        NEGATIVE,
-        edit("rank2*", r'("tpe": \[\[)\d+', r"\1-3"),
-        r"rank2\.jsonl, line 1: tpe\[0, 0\] is -3",
-    ),
-    ("megatron-tokens", FRACTION, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>0.5"), r"tpe\[0, 0\] is 0\.5"),
-    ("megatron-tokens", EXPERT, edit("rank2*", r'("tpe": \[\[)\d+, ', r"\1"), r"tpe is not a table of numbers"),
-    ("megatron-tokens", EXPERT, edit("rank2*", r"(\[\[|\], \[)", r"\g<1>0, ", 2), r"rank \d has 2 experts, expected 3"),
-    (
-        "megatron-tokens",
-        TOP_K,
-        edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>99"),
-        r"loads sum to .* tokens were dropped or padded",
-    ),
-    ("megatron-tokens", PICKLE, put("rank0*", PICKLED), "not JSON|no complete iteration in it"),
-    ("megatron-routing", OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'block'; got iter, expected"),
-    ("megatron-routing", MISSING, lose("*rank5*"), r"rank 5 missing"),
-    ("megatron-routing", MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
-    (
-        "megatron-routing",
-        MISSING,
-        lambda f: lines_of(f / "router_trace_rank1.jsonl", 1),
-        "rank 1 has 1 micro-batches in iteration 1, rank 0 has 2 .* tokens were dropped",
-    ),
-    (
-        "megatron-routing",
-        ORDER,
-        edit("*rank0*", r'"step": 2', '"step": 0', 4),
-        r"step 0 after 1: out of order or twice",
-    ),
-    ("megatron-routing", NEGATIVE, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\1-1"), r"top_indices\[0, 0\] is -1"),
-    (
-        "megatron-routing",
-        FRACTION,
-        edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>1.5"),
-        r"top_indices\[0, 0\] is 1\.5",
-    ),
-    (
-        "megatron-routing",
-        EXPERT,
-        edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>8"),
-        r"holds expert 8, expected 0 to 7",
-    ),
-    ("megatron-routing", TOP_K, edit("*rank0*", r'"topk": 2', '"topk": 3'), r"line 1: top_indices has shape|topk is"),
-    (
-        "megatron-routing",
-        TOP_K,
-        edit("*rank0*", r'("step": 1.*?"topk": )2', r"\g<1>3"),
-        "topk is 3, it was 2 before: mixed top-k",
-    ),
-    ("megatron-routing", PICKLE, put("*rank0*", PICKLED), "not JSON|no complete iteration in it"),
-    ("sglang", OTHER, tensor(lambda torch: [1]), "holds a list, expected a dict"),
-    ("sglang", OTHER, tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
-    ("sglang", OTHER, tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
-    (
-        "sglang",
-        OTHER,
-        tensor(lambda torch: {"logical_count": torch.ones(2, 4)}),
-        r"has shape \[2, 4\], expected 3 axes",
-    ),
-    ("sglang", MISSING, tensor(lambda torch: {"logical_count": torch.zeros(2, 1, 4)}), "no count in any layer"),
-    (
-        "sglang",
-        MISSING,
-        per_pass(lambda r: r["records"].pop()),
-        "rank 0 has 0 records of pass 9, expected one from each",
-    ),
-    ("sglang", ORDER, per_pass(lambda r: r["records"].append(r["records"][0])), "rank 0 has 2 records of pass 7"),
-    ("sglang", NEGATIVE, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), -1)}), r"\[0, 0, 0\] is -1"),
-    ("sglang", FRACTION, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), 0.5)}), r"\[0, 0, 0\] is 0\.5"),
-    (
-        "sglang",
-        EXPERT,
-        per_pass(lambda r: r["last_physical_to_logical_map"].fill_(-1)),
-        r"physical_to_logical_map\[0, 0\] is -1",
-    ),
-    ("sglang", CUT, cut("*.pt"), "not an archive as torch.save writes it"),
-    (
-        "sglang",
-        TOP_K,
-        tensor(lambda torch: {"logical_count": torch.arange(8).reshape(1, 2, 4)}),
-        "loads sum to 6 in layer 0",
-    ),
-    ("sglang", PICKLE, put("*.pt", b"PK"), r"\.pt: not an archive as torch.save writes it"),
-    ("sglang", PICKLE, put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
-    ("sglang", PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is not a tensor"),
-    ("tensorrt-llm", OTHER, lose("meta*"), r"meta_info\.json: .*expected JSON with num_experts"),
-    ("tensorrt-llm", OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
-    ("tensorrt-llm", MISSING, lose("rank1*"), r"rank 1 missing"),
-    ("tensorrt-llm", MISSING, safetensor(lambda t: t.pop("101_4")), "step 101: layer 4 is missing or new"),
-    ("tensorrt-llm", ORDER, lambda f: twice(f / "rank0.safetensors"), "'101_4' occurs twice"),
-    ("tensorrt-llm", NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
-    (
-        "tensorrt-llm",
-        FRACTION,
-        lambda f: replaced(f / "rank0.safetensors", b'"I32"', b'"F32"'),
-        "expected I32 or I64 counts",
-    ),
-    (
-        "tensorrt-llm",
-        FRACTION,
-        lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [0.0, 32.0]'),
-        r"100_3\.data_offsets\.0: .* valid integer, got 0\.0",
-    ),
-    (
-        "tensorrt-llm",
-        OTHER,
-        lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [false, 32]'),
-        r"100_3\.data_offsets\.0: .* valid integer, got False",
-    ),
-    (
-        "tensorrt-llm",
-        EXPERT,
-        safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})),
-        "layer 4 has 5 experts, expected 8",
-    ),
-    (
-        "tensorrt-llm",
-        CUT,
-        lambda f: trimmed(f / "rank0.safetensors", 40),
-        "it breaks off or has a tail",
-    ),
-    (
-        "tensorrt-llm",
-        TOP_K,
-        safetensor(lambda t: t.update({"101_4": t["101_4"] + 1})),
-        "step 101: loads sum to .* multiple of top-k",
-    ),
-    ("tensorrt-llm", PICKLE, put("rank0*", PICKLED), "not a safetensors file: a header of"),
-    ("load-history", OTHER, edit("*.json", "load_history", "history"), "no whole entry, expected"),
-    ("load-history", OTHER, put("*.json", b'{"load_history": [5]}'), "entry 0: got a JSON int, expected an object"),
-    ("load-history", OTHER, put("*.json", b'{"load_history":' + b"[" * 100_000), "nested deeper than 64"),
-    ("load-history", OTHER, put("*.json", b'{"a": "' + b"x" * (1 << 21)), "a string of more than 1048576 bytes"),
-    ("load-history", MISSING, edit("*.json", "logical_expert_load", "load"), "entry 0: no field 'logical_expert_load'"),
-    ("load-history", NEGATIVE, edit("*.json", r"\[\[\d+", "[[-1"), r"entry 0: logical_expert_load\[0, 0\] is -1"),
-    ("load-history", FRACTION, edit("*.json", r"\[\[\d+", "[[1.5"), r"logical_expert_load\[0, 0\] is 1\.5, expected a"),
-    ("load-history", FRACTION, edit("*.json", r"\[\[\d+", f"[[{2**70}"), "entry 0: not JSON: .*integer overflow"),
-    ("load-history", EXPERT, edit("*.json", r"\[\[\d+, ", "[["), "is not a table of numbers, expected rows of one"),
-    (
-        "load-history",
-        EXPERT,
-        edit("*.json", r"(.*\[)\[[^]]*\], ", r"\1"),
-        r"entry 2: .* has shape \[3, 8\], expected \[4",
-    ),
-    ("load-history", TOP_K, edit("*.json", r"\[\[\d+", "[[99"), "step 0: loads sum to"),
-    ("load-history", PICKLE, put("*.json", PICKLED), "entry 0: not JSON"),
-    ("routed", OTHER, routed([[1, 2]]), r"request0\.npy: got int64 \[1, 2\], expected whole numbers \[tokens"),
-    ("routed", OTHER, put("request0*", b"PK"), "not a NumPy array or archive"),
-    ("routed", OTHER, put("request1*", b"PK\5\6" + bytes(18)), "no array in it"),
-    ("routed", MISSING, routed(np.full((9, 4, 2), -1)), "no token has experts, expected ids from 0 to 7"),
-    ("routed", MISSING, routed([[[1, 2], [-1, -1]]] * 3), "no token has experts in layers 1: if these are dense, say"),
-    ("routed", MISSING, routed([[[1, 2], [3, 4]], [[1, 2], [-1, -1]]]), "1 of 2 tokens have no experts in layer 1"),
-    ("routed", MISSING, routed([[[1, -1]]]), r"a token has experts \[1, -1\] in layer 0, expected different ones"),
-    ("routed", NEGATIVE, routed([[[1, -2]]]), r"request0\.npy: expert -2, expected 0 to 7 \(--experts\), or -1"),
-    ("routed", FRACTION, routed([[[1.0, 2.0]]]), r"request0\.npy: got float64 \[1, 1, 2\], expected whole numbers"),
-    ("routed", EXPERT, routed([[[1, 8]]]), r"request0\.npy: expert 8, expected 0 to 7"),
-    (
-        "routed",
-        EXPERT,
-        routed([[[1, 2]]]),
-        r"request1\.npz, .*: 4 layers, expected 1 as in the arrays before",
-    ),
-    ("routed", CUT, cut("request0*"), r"request0\.npy: got int16 .* in \d+ bytes, expected as many ids"),
-    ("routed", TOP_K, routed([[[1, 2, 3]] * 4], "request2"), r"request2\.npy: top-k is 3, it was 2 before: mixed"),
-    ("routed", PICKLE, put("request0*", PICKLED), "not a NumPy array or archive"),
-    ("routed", PICKLE, routed(np.array([[[None]]])), r"got object \[1, 1, 1\], expected whole numbers"),
-    ("smartmoe", OTHER, edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
-    (
-        "smartmoe",
-        OTHER,
-        edit("table_iter11_rank2*", r"^0:", "9" * 5000 + ":"),
-        r"line 1: got '9999.*expected layer:\[\[",
-    ),
-    ("smartmoe", MISSING, lose("table_iter11_rank2*"), r"rank2\.log: iteration 11 is missing"),
-    ("smartmoe", MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
-    ("smartmoe", ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 of step 11 again"),
-    ("smartmoe", NEGATIVE, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
-    ("smartmoe", FRACTION, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
-    (
-        "smartmoe",
-        EXPERT,
-        edit("table_iter11_rank2*", r"(\[\[|\], \[)", r"\g<1>0.0, ", 2),
-        "layer 0 has 9 experts, expected 8",
-    ),
-    ("smartmoe", TOP_K, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[99.0"), "step 11: loads sum to"),
-    ("smartmoe", PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
-    ("flame-moe", OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
-    ("flame-moe", OTHER, parquet([1, 2]), "column indices is not a column of lists"),
-    ("flame-moe", MISSING, lose("540/layer_02*"), "step 540: layer 2 is missing"),
-    ("flame-moe", NEGATIVE, parquet([[1, -2]]), "expert -2, expected 0 to 7"),
-    ("flame-moe", FRACTION, parquet([[1.5, 2.0]]), "expected the same number of whole numbers in each"),
-    ("flame-moe", EXPERT, parquet([[1, 9]]), r"expert 9, expected 0 to 7"),
-    ("flame-moe", CUT, cut("540/layer_02*"), "not a readable parquet file"),
-    ("flame-moe", TOP_K, parquet([[1, 2], [1]]), "mixed top-k"),
-    ("flame-moe", TOP_K, parquet([[1, 2, 3]]), "3 experts per token|2 experts per token"),
-    ("flame-moe", PICKLE, put("*/*.parquet", PICKLED), "not a readable parquet file"),
-    ("wandb", OTHER, edit("*.csv", "TokensTotal", "tokens", 0), "no name fits"),
-    ("wandb", OTHER, edit("*.csv", "Step", "when"), "no column of steps"),
-    ("wandb", MISSING, edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
-    ("wandb", MISSING, edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
-    ("wandb", ORDER, edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
-    ("wandb", ORDER, edit("*.csv", "layer0/expert1", "layer0/expert0"), r"column .*layer0/expert0 occurs twice"),
-    ("wandb", ORDER, edit("*.csv", "Step,loss", "Step,Step"), "column Step occurs twice"),
-    ("wandb", OTHER, edit("*.csv", "loss", "x" * 200_000), "row 1: not a CSV table: field larger than"),
-    (
-        "wandb",
-        ORDER,
-        edit("*.csv", "\n0,,", "\n1e30,,"),
-        r"row 2: Step is 1e\+30, expected a whole number from 0 to \d",
-    ),
-    ("wandb", ORDER, edit("*.csv", "\n0,,", "\ninf,,"), r"row 2: Step is inf, expected a whole number from 0 to \d"),
-    ("wandb", NEGATIVE, edit("*.csv", r"\n0,,\d+", "\n0,,-2"), r"layer0/expert0 is -2"),
-    (
-        "wandb",
-        FRACTION,
-        edit("*.csv", r"\n0,,\d+", "\n0,,0.5"),
-        r"row 2: .*layer0/expert0 is 0\.5, expected a whole number",
-    ),
-    (
-        "wandb",
-        EXPERT,
-        edit("*.csv", "layer3/expert7", "layer3/expert9"),
-        "expert 8 of layer 0|expert . of layer . is missing",
-    ),
-    ("wandb", TOP_K, edit("*.csv", r"\n0,,\d+", "\n0,,99"), "step 0: loads sum to"),
-    ("wandb", PICKLE, put("*.csv", PICKLED), "not a CSV table"),
-    ("tensorboard", OTHER, put("events*", b"\xff" * 100), "is this an event file"),
-    ("tensorboard", OTHER, put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
-    ("tensorboard", MISSING, event(*(logs._scalar(s, TAG.format(0, 0), 1.0) for s in (30, 40))), "no value in step 30"),
-    ("tensorboard", ORDER, event(logs._scalar(20, TAG.format(0, 0), 1.0)), "expert_0 of step 20 again"),
-    (
-        "tensorboard",
-        ORDER,
-        event(*(logs._scalar(2**64 - 1, TAG.format(m, e), 1.0) for m in range(4) for e in range(8))),
-        r"record \d+: step is -1, expected a whole number from 0 to \d",
-    ),
-    ("tensorboard", NEGATIVE, event(logs._scalar(30, TAG.format(0, 0), -1.0)), "expert_0 of step 30 is -1"),
-    ("tensorboard", FRACTION, event(logs._scalar(30, TAG.format(0, 0), 0.5)), "expert_0 of step 30 is 0.5"),
-    (
-        "tensorboard",
-        EXPERT,
-        event(logs._scalar(30, TAG.format(0, 9), 1.0)),
-        "expert 8 of layer 0 is missing, expected 10",
-    ),
-    (
-        "tensorboard",
-        TOP_K,
-        event(*(logs._scalar(30, TAG.format(m, e), float(m + e)) for m in range(4) for e in range(8))),
-        "step 30: loads sum to 28 in layer 0 and to 52 in layer 3",
-    ),
-    ("tensorboard", PICKLE, put("events*", PICKLED), "is this an event file"),
-]
+DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
+    "npz": [
+        (OTHER, arrays(loads=ONES), "unknown array 'loads', expected: load, step, tokens"),
+        (MISSING, arrays(step=np.array([0, 10, 30])), "gap after step 10"),
+        (ORDER, arrays(step=np.array([0, 20, 10])), "step 10"),
+        (NEGATIVE, arrays(load=-ONES), "step 0, layer 0: expert 0 has load -1"),
+        (FRACTION, arrays(load=0.5 * ONES), "load must hold whole numbers"),
+        (CUT, cut("*.npz"), "not a NumPy archive"),
+        (TOP_K, arrays(load=logs.truth(CHOSEN) + (np.arange(8) == 0)), "loads sum to|sum to"),
+        (PICKLE, put("*.npz", PICKLED), "not a NumPy archive"),
+    ],
+    "csv": [
+        (OTHER, edit("*.csv", "expert", "device"), "row 1: columns are 'step,layer,device,load', expected step,layer"),
+        (MISSING, edit("*.csv", r"\n10,1,2,\d+", ""), "no row for expert 2 of step 10, layer 1: got 95 rows"),
+        (ORDER, edit("*.csv", r"\n10,1,2,", "\n10,1,1,"), "row 44: expert 1 of step 10, layer 1 again"),
+        (NEGATIVE, edit("*.csv", r"\n10,1,2,", "\n10,1,2,-"), r"row 44, column load: got -\d+, expected at least 0"),
+        (FRACTION, edit("*.csv", r"(\n10,1,2,\d+)", r"\1.5"), r"row 44, column load: got '\d+\.5', expected a whole"),
+        (EXPERT, edit("*.csv", r"\n10,1,2,", "\n10,1,8,"), "got 96 rows, expected 3 steps x 4 layers x 9 experts"),
+        (TOP_K, edit("*.csv", r"\n10,1,2,", "\n10,1,2,1"), "step 10: loads sum to"),
+        (PICKLE, put("*.csv", PICKLED), "not a CSV table"),
+    ],
+    "jsonl": [
+        (OTHER, put("rank0*", b"step,layer\n1,2\n"), r"rank0\.jsonl, line 1: not JSON"),
+        (OTHER, put("rank0*", b"[" * 100_000 + b"\n"), r"rank0\.jsonl, line 1: not JSON"),
+        (OTHER, edit("rank0*", r'"tokens"', '"token"'), r"unknown field 'token'; there is: step, layer, load"),
+        (
+            MISSING,
+            edit("rank0*", r'"layer": 1', '"layer": 7'),
+            r"layer [17] of step|step 0: layer [17]|expected \(0, 2",
+        ),
+        (ORDER, edit("rank0*", r'"layer": 1', '"layer": 1, "layer": 1'), "'layer' occurs twice in one object"),
+        (MISSING, edit("rank1*", r'\{"step": 10.*?(\{"step": 20)', r"\1"), "step 10 is missing"),
+        (ORDER, edit("rank0*", r'"step": 20', '"step": 5'), r"rank0\.jsonl, line 9: step 5 after 10: out of order"),
+        (
+            ORDER,
+            edit("rank0*", r'("step": 10, "layer": 3.*?\n)', r'\1{"step": 10, "layer": 3, "load": [1]}\n'),
+            "again",
+        ),
+        (NEGATIVE, edit("rank0*", r'("load": \[)\d+', r"\1-1"), r"rank0\.jsonl, line 1: load\[0\] is -1"),
+        (FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1.5"), r"line 1: load\[0\] is 1\.5, expected a whole"),
+        (FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
+        (EXPERT, edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
+        (TOP_K, edit("rank0*", r'("load": \[)\d+', r"\g<1>99"), r"step 0, layer 0: loads sum to"),
+        (PICKLE, put("rank0*", PICKLED), "not JSON|no complete step in it"),
+    ],
+    "megatron-tokens": [
+        (ORDER, edit("rank0*", r'"tpe"', '"tpe": [[1]], "tpe"'), "'tpe' occurs twice in one object"),
+        (OTHER, put("rank0*", b'{"step": 1}\n'), r"rank0\.jsonl, line 1: no field 'block'; got step, expected"),
+        (MISSING, lose("rank3*"), r"rank 3 missing: got 7 files"),
+        (MISSING, lose("rank7*"), r"got 7 ranks, expected a multiple of 2 pipeline x 4 expert"),
+        (MISSING, edit("rank2*", LINE + LINE, ""), r"rank2\.jsonl: iteration 20 is missing"),
+        (MISSING, edit("rank2*", LINE, ""), "step 20: layer 0 is missing"),
+        (MISSING, edit("rank2*", r'"tpe": \[\[[^]]*\], ', '"tpe": ['), r"rank 2 has 1 micro-batches in layer 0"),
+        (MISSING, edit("rank2*", r'("iter": 20[^\n]*"tpe": \[)\[[^]]*\], ', r"\1", 2), "rank 2 has 1 micro-batches in"),
+        (ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of step 20 again"),
+        (ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
+        (NEGATIVE, edit("rank2*", r'("tpe": \[\[)\d+', r"\1-3"), r"rank2\.jsonl, line 1: tpe\[0, 0\] is -3"),
+        (FRACTION, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>0.5"), r"tpe\[0, 0\] is 0\.5"),
+        (EXPERT, edit("rank2*", r'("tpe": \[\[)\d+, ', r"\1"), r"tpe is not a table of numbers"),
+        (EXPERT, edit("rank2*", r"(\[\[|\], \[)", r"\g<1>0, ", 2), "layer . has 2 experts, expected 3"),
+        (TOP_K, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>99"), r"loads sum to .* tokens were dropped or padded"),
+        (PICKLE, put("rank0*", PICKLED), "not JSON|no complete iteration in it"),
+    ],
+    "megatron-routing": [
+        (OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'block'; got iter, expected"),
+        (MISSING, lose("*rank5*"), r"rank 5 missing"),
+        (MISSING, edit("*rank0*", r'\{"step": 1[^\n]*\n', ""), "micro-batches .* tokens were dropped"),
+        (MISSING, lambda f: lines_of(f / "router_trace_rank1.jsonl", 1), "rank 1 has 1 micro-batches in layer"),
+        (ORDER, edit("*rank0*", r'"step": 2', '"step": 0', 4), r"step 0 after 1: out of order or twice"),
+        (NEGATIVE, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\1-1"), r"top_indices\[0, 0\] is -1"),
+        (FRACTION, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>1.5"), r"top_indices\[0, 0\] is 1\.5"),
+        (EXPERT, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>8"), r"holds expert 8, expected 0 to 7"),
+        (TOP_K, edit("*rank0*", r'"topk": 2', '"topk": 3'), r"line 1: top_indices has shape|topk is"),
+        (TOP_K, edit("*rank0*", r'("step": 1.*?"topk": )2', r"\g<1>3"), "topk is 3, it was 2 before: mixed top-k"),
+        (PICKLE, put("*rank0*", PICKLED), "not JSON|no complete iteration in it"),
+    ],
+    "sglang": [
+        (OTHER, tensor(lambda torch: [1]), "holds a list, expected a dict"),
+        (OTHER, tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
+        (OTHER, tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
+        (OTHER, tensor(lambda torch: {"logical_count": torch.ones(2, 4)}), r"has shape \[2, 4\], expected 3 axes"),
+        (MISSING, tensor(lambda torch: {"logical_count": torch.zeros(2, 1, 4)}), "no count in any layer"),
+        (MISSING, per_pass(lambda r: r["records"].pop()), "rank 0 has 0 records of pass 9, expected one from each"),
+        (ORDER, per_pass(lambda r: r["records"].append(r["records"][0])), "rank 0 has 2 records of pass 7"),
+        (NEGATIVE, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), -1)}), r"\[0, 0, 0\] is -1"),
+        (FRACTION, tensor(lambda torch: {"logical_count": torch.full((2, 1, 4), 0.5)}), r"\[0, 0, 0\] is 0\.5"),
+        (EXPERT, per_pass(lambda r: r["last_physical_to_logical_map"].fill_(-1)), r"physical_to_logical_map\[0, 0\]"),
+        (CUT, cut("*.pt"), "not an archive as torch.save writes it"),
+        (TOP_K, tensor(lambda torch: {"logical_count": torch.arange(8).reshape(1, 2, 4)}), "loads sum to 6 in layer 0"),
+        (PICKLE, put("*.pt", b"PK"), r"\.pt: not an archive as torch.save writes it"),
+        (PICKLE, put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
+        (PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is not a tensor"),
+    ],
+    "tensorrt-llm": [
+        (OTHER, lose("meta*"), r"meta_info\.json: .*expected JSON with num_experts"),
+        (OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
+        (MISSING, lose("rank1*"), r"rank 1 missing"),
+        (MISSING, safetensor(lambda t: t.pop("101_4")), "step 101: layer 4 is missing or new"),
+        (ORDER, lambda f: twice(f / "rank0.safetensors"), "'101_4' occurs twice"),
+        (NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
+        (FRACTION, lambda f: replaced(f / "rank0.safetensors", b'"I32"', b'"F32"'), "expected I32 or I64 counts"),
+        (
+            FRACTION,
+            lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [0.0, 32.0]'),
+            r"100_3\.data_offsets\.0: .* valid integer, got 0\.0",
+        ),
+        (
+            OTHER,
+            lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [false, 32]'),
+            r"100_3\.data_offsets\.0: .* valid integer, got False",
+        ),
+        (EXPERT, safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})), "layer 4 has 5 experts, expected 8"),
+        (CUT, lambda f: trimmed(f / "rank0.safetensors", 40), "it breaks off or has a tail"),
+        (TOP_K, safetensor(lambda t: t.update({"101_4": t["101_4"] + 1})), "step 101: loads sum to .* multiple of"),
+        (PICKLE, put("rank0*", PICKLED), "not a safetensors file: a header of"),
+    ],
+    "load-history": [
+        (OTHER, edit("*.json", "load_history", "history"), "no whole entry, expected"),
+        (OTHER, put("*.json", b'{"load_history": [5]}'), "entry 0: got a JSON int, expected an object"),
+        (OTHER, put("*.json", b'{"load_history":' + b"[" * 100_000), "nested deeper than 64"),
+        (OTHER, put("*.json", b'{"a": "' + b"x" * (1 << 21)), "a string of more than 1048576 bytes"),
+        (MISSING, edit("*.json", "logical_expert_load", "load"), "entry 0: no field 'logical_expert_load'"),
+        (NEGATIVE, edit("*.json", r"\[\[\d+", "[[-1"), r"entry 0: logical_expert_load\[0, 0\] is -1"),
+        (FRACTION, edit("*.json", r"\[\[\d+", "[[1.5"), r"logical_expert_load\[0, 0\] is 1\.5, expected a"),
+        (FRACTION, edit("*.json", r"\[\[\d+", f"[[{2**70}"), "entry 0: not JSON: .*integer overflow"),
+        (EXPERT, edit("*.json", r"\[\[\d+, ", "[["), "is not a table of numbers, expected rows of one"),
+        (EXPERT, edit("*.json", r"(.*\[)\[[^]]*\], ", r"\1"), r"entry 2: .* has shape \[3, 8\], expected \[4"),
+        (TOP_K, edit("*.json", r"\[\[\d+", "[[99"), "step 0: loads sum to"),
+        (PICKLE, put("*.json", PICKLED), "entry 0: not JSON"),
+    ],
+    "routed": [
+        (OTHER, routed([[1, 2]]), r"request0\.npy: got int64 \[1, 2\], expected whole numbers \[tokens"),
+        (OTHER, put("request0*", b"PK"), "not a NumPy array or archive"),
+        (OTHER, put("request1*", b"PK\5\6" + bytes(18)), "no array in it"),
+        (MISSING, routed(np.full((9, 4, 2), -1)), "no token has experts, expected ids from 0 to 7"),
+        (MISSING, routed([[[1, 2], [-1, -1]]] * 3), "no token has experts in layers 1: if these are dense, say"),
+        (MISSING, routed([[[1, 2], [3, 4]], [[1, 2], [-1, -1]]]), "1 of 2 tokens have no experts in layer 1"),
+        (MISSING, routed([[[1, -1]]]), r"a token has experts \[1, -1\] in layer 0, expected different ones"),
+        (NEGATIVE, routed([[[1, -2]]]), r"request0\.npy: expert -2, expected 0 to 7 \(--experts\), or -1"),
+        (FRACTION, routed([[[1.0, 2.0]]]), r"request0\.npy: got float64 \[1, 1, 2\], expected whole numbers"),
+        (EXPERT, routed([[[1, 8]]]), r"request0\.npy: expert 8, expected 0 to 7"),
+        (EXPERT, routed([[[1, 2]]]), r"request1\.npz, .*: 4 layers, expected 1 as in the arrays before"),
+        (CUT, cut("request0*"), r"request0\.npy: got int16 .* in \d+ bytes, expected as many ids"),
+        (TOP_K, routed([[[1, 2, 3]] * 4], "request2"), r"request2\.npy: top-k is 3, it was 2 before: mixed"),
+        (PICKLE, put("request0*", PICKLED), "not a NumPy array or archive"),
+        (PICKLE, routed(np.array([[[None]]])), r"got object \[1, 1, 1\], expected whole numbers"),
+    ],
+    "smartmoe": [
+        (OTHER, edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
+        (OTHER, edit("table_iter11_rank2*", r"^0:", "9" * 5000 + ":"), r"line 1: got '9999.*expected layer:\[\["),
+        (MISSING, lose("table_iter11_rank2*"), r"rank2\.log: iteration 11 is missing"),
+        (MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
+        (ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 of step 11 again"),
+        (NEGATIVE, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
+        (FRACTION, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
+        (EXPERT, edit("table_iter11_rank2*", r"(\[\[|\], \[)", r"\g<1>0.0, ", 2), "layer 0 has 9 experts, expected 8"),
+        (TOP_K, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[99.0"), "step 11: loads sum to"),
+        (PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
+    ],
+    "flame-moe": [
+        (OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
+        (OTHER, parquet([1, 2]), "column indices is not a column of lists"),
+        (MISSING, lose("540/layer_02*"), "step 540: layer 2 is missing"),
+        (NEGATIVE, parquet([[1, -2]]), "expert -2, expected 0 to 7"),
+        (FRACTION, parquet([[1.5, 2.0]]), "expected the same number of whole numbers in each"),
+        (EXPERT, parquet([[1, 9]]), r"expert 9, expected 0 to 7"),
+        (CUT, cut("540/layer_02*"), "not a readable parquet file"),
+        (TOP_K, parquet([[1, 2], [1]]), "mixed top-k"),
+        (TOP_K, parquet([[1, 2, 3]]), "3 experts per token|2 experts per token"),
+        (PICKLE, put("*/*.parquet", PICKLED), "not a readable parquet file"),
+    ],
+    "wandb": [
+        (OTHER, edit("*.csv", "TokensTotal", "tokens", 0), "no name fits"),
+        (OTHER, edit("*.csv", "Step", "when"), "no column of steps"),
+        (MISSING, edit("*.csv", r"\n0,,\d+", "\n0,,"), r"row 2: .*layer0/expert0 is empty"),
+        (MISSING, edit("*.csv", "\n10,,", "\n12,,"), r"step 24 is missing: got step 20|step 20 after 12|step 24"),
+        (ORDER, edit("*.csv", "\n10,,", "\n0,,"), r"row 4: step 0 twice"),
+        (ORDER, edit("*.csv", "layer0/expert1", "layer0/expert0"), r"column .*layer0/expert0 occurs twice"),
+        (ORDER, edit("*.csv", "Step,loss", "Step,Step"), "column Step occurs twice"),
+        (OTHER, edit("*.csv", "loss", "x" * 200_000), "row 1: not a CSV table: field larger than"),
+        (ORDER, edit("*.csv", "\n0,,", "\n1e30,,"), r"row 2: Step is 1e\+30, expected a whole number from 0 to \d"),
+        (ORDER, edit("*.csv", "\n0,,", "\ninf,,"), r"row 2: Step is inf, expected a whole number from 0 to \d"),
+        (NEGATIVE, edit("*.csv", r"\n0,,\d+", "\n0,,-2"), r"layer0/expert0 is -2"),
+        (FRACTION, edit("*.csv", r"\n0,,\d+", "\n0,,0.5"), r"row 2: .*layer0/expert0 is 0\.5, expected a whole number"),
+        (
+            EXPERT,
+            edit("*.csv", "layer3/expert7", "layer3/expert9"),
+            "expert 8 of layer 0|expert . of layer . is missing",
+        ),
+        (TOP_K, edit("*.csv", r"\n0,,\d+", "\n0,,99"), "step 0: loads sum to"),
+        (PICKLE, put("*.csv", PICKLED), "not a CSV table"),
+    ],
+    "tensorboard": [
+        (OTHER, put("events*", b"\xff" * 100), "is this an event file"),
+        (OTHER, put("events*", logs._record(b"\xff\xff\xff")), "record 0: not an event"),
+        (MISSING, event(*(logs._scalar(s, TAG.format(0, 0), 1.0) for s in (30, 40))), "no value in step 30"),
+        (ORDER, event(logs._scalar(20, TAG.format(0, 0), 1.0)), "expert_0 of step 20 again"),
+        (
+            ORDER,
+            event(*(logs._scalar(2**64 - 1, TAG.format(m, e), 1.0) for m in range(4) for e in range(8))),
+            r"record \d+: step is -1, expected a whole number from 0 to \d",
+        ),
+        (NEGATIVE, event(logs._scalar(30, TAG.format(0, 0), -1.0)), "expert_0 of step 30 is -1"),
+        (FRACTION, event(logs._scalar(30, TAG.format(0, 0), 0.5)), "expert_0 of step 30 is 0.5"),
+        (EXPERT, event(logs._scalar(30, TAG.format(0, 9), 1.0)), "expert 8 of layer 0 is missing, expected 10"),
+        (
+            TOP_K,
+            event(*(logs._scalar(30, TAG.format(m, e), float(m + e)) for m in range(4) for e in range(8))),
+            "step 30: loads sum to 28 in layer 0 and to 52 in layer 3",
+        ),
+        (PICKLE, put("events*", PICKLED), "is this an event file"),
+    ],
+}
 CUT_SHORT = {
     "csv": 15,
     "jsonl": 20,
@@ -406,11 +284,7 @@ BOMBS: dict[str, tuple[str, Any, str]] = {
     "megatron-tokens": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "megatron-routing": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "smartmoe": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
-    "load-history": (
-        "moeload_bench.interchange.load_history.MAX_ENTRY",
-        50,
-        "more than 50 bytes without an entry's end",
-    ),
+    "load-history": ("moeload_bench.interchange.load_history.MAX_ENTRY", 50, "more than 50 bytes without an entry"),
     "routed": ("moeload_bench.interchange.routed.MAX_CELLS", 9, "4 layers x 8 experts, expected at most 9"),
     "sglang": ("moeload_bench.interchange.sglang.MAX_BYTES", 100, "members unpacked, expected at most 100"),
     "tensorrt-llm": ("moeload_bench.traces.tensors.MAX_HEADER_BYTES", 100, "not a safetensors file: a header of"),
@@ -429,49 +303,29 @@ ABSENT = {
 
 def test_every_kind_of_damage_is_made_for_every_format() -> None:
     """The matrix of formats and kinds is full: a damage below, or the reason why there can be none."""
-    made_here = {(name, kind) for name, kind, _, _ in DAMAGES}
+    made_here = {(name, kind) for name, damages in DAMAGES.items() for kind, _, _ in damages}
     made_here |= {(name, CUT) for name in CUT_SHORT} | {(name, BOMB) for name in BOMBS}
     assert not made_here & set(ABSENT)
     assert made_here | set(ABSENT) == {(name, kind) for name in WRITERS for kind in KINDS}
 
 
-def cases() -> list[Any]:
+def cases() -> Iterator[Any]:
     """Damages of sglang's tensors start a process with torch each, seconds of work: these are slow."""
-    slow = [damage.__qualname__.startswith(("tensor.", "per_pass.")) for _, _, damage, _ in DAMAGES]
-    return [pytest.param(*d, marks=pytest.mark.slow) if s else d for d, s in zip(DAMAGES, slow, strict=True)]
+    for name, damages in DAMAGES.items():
+        for kind, damage, says in damages:
+            slow = damage.__qualname__.startswith(("tensor.", "per_pass."))
+            marks = [pytest.mark.slow] if slow else []
+            yield pytest.param(name, damage, says, marks=marks, id=f"{name}-{kind}-{says[:20]}".replace(" ", "_"))
 
 
-@pytest.mark.parametrize(
-    ("name", "kind", "damage", "says"),
-    cases(),
-    ids=lambda value: value.replace(" ", "_")[:20] if isinstance(value, str) else "",
-)
-def test_a_damaged_log_is_refused(
-    name: str, kind: str, damage: Callable[[Path], None], says: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "damage", "says"), [*cases()])
+def test_a_damaged_log_is_refused(name: str, damage: Callable[[Path], None], says: str, tmp_path: Path) -> None:
     """Every kind of damage has its message, with file and line or name; nothing is written."""
     folder = made(name, tmp_path)
     damage(folder)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
         imported(name, folder, tmp_path / "out.parquet", top_k=2)
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
-
-
-@pytest.mark.parametrize(
-    ("column", "says"),
-    [
-        (np.array([2**53 + 1] * 3), "more than 53 bits"),
-        (np.array([2**63 + 5] * 3, dtype=np.uint64), "more than 53 bits"),
-        (np.array([2**51] * 3), "expected a whole number from 0"),
-    ],
-)
-def test_counts_that_a_float_cannot_hold_are_refused(column: Any, says: str, tmp_path: Path) -> None:
-    """Of a parquet table of W&B's, which may hold integers of any size: they are never rounded."""
-    counts = {f"train/TokensTotal/layer0/expert{e}": np.ones(3, dtype=np.int64) for e in range(2)}
-    table = {"_step": np.arange(3), **counts, "train/TokensTotal/layer0/expert1": column}
-    pq.write_table(pa.table(table), tmp_path / "history.parquet")
-    with pytest.raises(TraceError, match=says):
-        list(read_wandb([tmp_path / "history.parquet"]).rows)
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -578,3 +432,69 @@ def test_json_of_any_kind_is_no_traceback(tmp_path: Path) -> None:
             path.write_text(json.dumps({**good, name: value}) + "\n")
             with pytest.raises(TraceError, match=r"a\.jsonl"):
                 list(read_jsonl([path]).rows)
+
+
+NAMES = [f"moe/layer_{layer}/expert_{expert}" for layer in range(2) for expert in range(4)]
+DEEP = "[" * 100_000
+
+
+def test_a_history_with_a_field_over_128_kib_is_read_or_refused(tmp_path: Path) -> None:
+    """A long text beside the counts is no harm; a name so long is."""
+    path = tmp_path / "history.csv"
+    path.write_text(f"_step,{','.join(NAMES)},note\n0{',1' * 8},{'x' * 200_000}\n")
+    assert [row.load_LE.sum() for row in read_wandb([path]).rows] == [8]
+    path.write_text(f"_step,{','.join(NAMES)},{'x' * 200_000}\n0{',1' * 8},\n")
+    with pytest.raises(TraceError, match=r"history\.csv, row 1: not a CSV table: field larger than field limit"):
+        list(read_wandb([path]).rows)
+
+
+@pytest.mark.parametrize("value", [np.int64(2**53 + 1), np.uint64(2**64 - 1)], ids=["above 2^53", "unsigned"])
+@pytest.mark.parametrize("name", ["_step", NAMES[0]])
+def test_integers_that_no_float_holds_are_refused(name: str, value: np.integer, tmp_path: Path) -> None:
+    """By the column's name."""
+    table = {column: np.array([0, 1]) for column in ("_step", *NAMES)} | {name: np.array([value, value])}
+    pq.write_table(pa.table(table), tmp_path / "history.parquet")
+    with pytest.raises(TraceError, match=f"column {name} holds a number of more than 53 bits"):
+        list(read_wandb([tmp_path / "history.parquet"]).rows)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        DEEP,
+        "5",
+        '{"shards": 5}',
+        '{"shards": [{}]}',
+        '{"shards": ["../x"]}',
+        '{"next_step": "x"}',
+        '{"checkpoint": {}}',
+        '{"checkpoint": "../x"}',
+    ],
+)
+def test_a_manifest_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    """By `inspect --follow`, which follows a recording, and by a recording that goes on."""
+    parts = tmp_path / "run.parts"
+    parts.mkdir()
+    (parts / "manifest.json").write_text(text)
+    follower = Follower(Place.of(str(parts)))
+    assert list(follower.poll()) == []
+    assert "manifest.json: not a manifest" in str(follower.problem)
+    with pytest.raises(RecordingError, match=r"manifest\.json: not a manifest"):
+        Parts(tmp_path / "run.parquet").look()
+
+
+@pytest.mark.parametrize("words", [["flame-moe"], ["wandb"]])
+def test_experts_are_bounded(words: list[str], tmp_path: Path) -> None:
+    """2^31 of them would take 16 GiB before a file is opened."""
+    done = CliRunner().invoke(
+        app, [*words, str(tmp_path), "--experts", "2147483648", "--out", str(tmp_path / "x.parquet")]
+    )
+    assert done.exit_code == 2
+    assert "less than or equal to 65536" in done.output
+
+
+def test_a_deep_line_of_json_is_refused(tmp_path: Path) -> None:
+    """In a history of JSON Lines too."""
+    (tmp_path / "history.jsonl").write_text(json.dumps({"_step": 0}) + "\n" + DEEP + "\n")
+    with pytest.raises(TraceError, match=r"history\.jsonl, line 2: not JSON"):
+        read_wandb([tmp_path / "history.jsonl"])
