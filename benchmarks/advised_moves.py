@@ -73,17 +73,17 @@ def outcomes(trace: Trace, cluster: Cluster) -> Iterator[Outcome]:
 def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: CostModel) -> Advised:
     race = planner.race
     at = next(
-        c for c, one in enumerate(race.placed)
+        c for c, one in enumerate(race.layouts)
         if (one.forecaster, one.times * race.looks) == (take.forecaster, take.every)
     )  # fmt: skip
-    layout = race.placed[at].layout
-    moved_LD = replicas_moved(layout.static_LR, layout.current_LR, layout.shape.devices)
+    layout = race.layouts[at]
+    moved_LD = replicas_moved(race.static_LR, layout.current_LR, race.shape.devices)
     first_ms = cost.migration_ms(moved_LD) if moved_LD.any() else 0.0
     return Advised(verdict, end, at, race.total.copy(), cost.price_ms(layout.replans, layout.received) - first_ms)
 
 
 def _saved(planner: Planner, one: Advised, cost: CostModel) -> float:
-    sum_X, layout = planner.race.total - one.sum_X, planner.race.placed[one.at].layout
+    sum_X, layout = planner.race.total - one.sum_X, planner.race.layouts[one.at]
     gain = percent_saved(sum_X[None], sum_X[2] / sum_X[1], cost)[0][0, one.at]
     price_ms = cost.price_ms(layout.replans, layout.received) - one.price_ms
     return float(gain - 100 * price_ms / sum_X[0] / cost.step_ms)

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -125,9 +124,8 @@ def advise(asked: Sequence[Situation], cost: CostModel, shape: ClusterShape, rul
     wanted_NLR = with_fewest_moves(current_NLR, wanted_NLR, shape)
     after_NL = mean_over(step_imbalance(wanted_NLR, at.recent_SLE, shape.devices), axis=0)
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
-    found = zip(asked, before_NL, after_NL, moved_NLD, strict=True)
-    moves = [_Move(one, cost, before_L, after_L, moved_LD) for one, before_L, after_L, moved_LD in found]
-    return [_weighed(made, wanted_LR, rule) for made, wanted_LR in zip(moves, wanted_NLR, strict=True)]
+    found = zip(asked, before_NL, after_NL, moved_NLD, wanted_NLR, strict=True)
+    return [_weighed(one, cost, rule, Move(*move)) for one, *move in found]
 
 
 def _wait(at: Situation, now: float, rule: AdviceRule) -> Advice:
@@ -135,73 +133,56 @@ def _wait(at: Situation, now: float, rule: AdviceRule) -> Advice:
     return Advice(at.step, at.horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
 
 
-def _weighed(made: _Move, wanted_LR: IntArray, rule: AdviceRule) -> Advice:
-    """Return the advice about the move to a plan: the layers that pay, if they pay together."""
-    at, gain_L, moves_L = made.at, made.gain_L, made.moved_LD.any(axis=1)
-    margin_L = np.where(at.standing_L, rule.keep, rule.margin)
-    chosen_L = (gain_L > margin_L * made.price_L) & moves_L
-    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
-    least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
-    saves, costs = made.percent(chosen_L)
-    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
-    if at.doubt or not pays:
-        return made.leave(best_L, mean_known(made.before_L), rule)
-    return made.replan(chosen_L, np.where(chosen_L[:, None], wanted_LR, at.current_LR))
+class Move(NamedTuple):
+    """A move to the plan ``wanted_LR``: max / mean before and after it, and the replicas that each device receives."""
 
-
-@dataclass(frozen=True, eq=False)
-class _Move:
-    at: Situation
-    cost: CostModel
     before_L: FloatArray
     after_L: FloatArray
     moved_LD: IntArray
+    wanted_LR: IntArray
 
-    @cached_property
-    def gain_L(self) -> FloatArray:
-        """Milliseconds that each layer's move saves over the horizon, by the cost model of `placement.replan`."""
-        per_unit = self.cost.step_ms * self.cost.expert_fraction / self.at.static_imbalance / len(self.before_L)
-        return np.asarray(np.nan_to_num(self.before_L - self.after_L) * per_unit * self.at.horizon)
 
-    @property
-    def price_L(self) -> FloatArray:
-        """Milliseconds to move each layer alone, the fixed cost of a re-plan aside; together they cost no more."""
-        per_replica = (1 - self.cost.overlap) * self.moved_LD.max(axis=1)
-        return np.asarray(per_replica * self.cost.expert_mb / self.cost.bandwidth_gb_s)
+def _weighed(at: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Advice:
+    """Return the advice about a move: the layers that pay, if they pay together.
 
-    def percent(self, layer_L: BoolArray) -> tuple[float, float]:
+    Gain and price of a layer in milliseconds, by the cost model of `placement.replan`: what its move saves over the
+    horizon, and what it costs alone, the fixed cost of a re-plan aside. Together layers cost no more.
+    """
+    before_L, after_L, moved_LD, wanted_LR = move
+    layers, moves_L = len(before_L), moved_LD.any(axis=1)
+    per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / layers
+    gain_L = np.nan_to_num(before_L - after_L) * per_unit * at.horizon
+    price_L = (1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s
+    margin_L = np.where(at.standing_L, rule.keep, rule.margin)
+    chosen_L = (gain_L > margin_L * price_L) & moves_L
+
+    def percent(layer_L: BoolArray) -> tuple[float, float]:
         """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
-        span = self.at.horizon * self.cost.step_ms / 100
-        price = self.cost.migration_ms(self.moved_LD[layer_L]) if layer_L.any() else 0.0
-        return float(self.gain_L[layer_L].sum()) / span, price / span
+        span = at.horizon * cost.step_ms / 100
+        price = cost.migration_ms(moved_LD[layer_L]) if layer_L.any() else 0.0
+        return float(gain_L[layer_L].sum()) / span, price / span
 
-    def leave(self, layer_L: BoolArray, now: float, rule: AdviceRule) -> Advice:
-        saves, costs = self.percent(layer_L)
-        prices = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
-        if self.at.doubt:
-            why = self.at.doubt
-        elif not layer_L.any():
-            why = "no plan promises less imbalance than the one in force"
-        elif saves - costs >= rule.least_percent:
-            why = f"{prices}; a move has to save {rule.margin:g} times what it costs"
-        else:
-            why = prices
-        text = f"leave it: {why}"
-        return Advice(self.at.step, self.at.horizon, "leave", (), now, now, saves, costs, 0, text, self.at.current_LR)
-
-    def replan(self, layer_L: BoolArray, plan_LR: IntArray) -> Advice:
-        saves, costs = self.percent(layer_L)
-        layers = tuple(np.flatnonzero(layer_L).tolist())
-        named = name_layers([self.at.names_L[i] for i in layers], len(layer_L))
-        before, after = mean_known(self.before_L[layer_L]), mean_known(self.after_L[layer_L])
+    saves, costs = percent(chosen_L)
+    least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
+    pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
+    if pays and not at.doubt:
+        moved = tuple(np.flatnonzero(chosen_L).tolist())
+        before, after = mean_known(before_L[chosen_L]), mean_known(after_L[chosen_L])
         text = (
-            f"re-plan {named} now: expected max/mean {before:.2f} -> {after:.2f}, saves {saves:.1f} % of the step "
-            f"time, costs {costs:.1f} % over {self.at.horizon:,} steps"
+            f"re-plan {name_layers([at.names_L[i] for i in moved], layers)} now: expected max/mean {before:.2f} -> "
+            f"{after:.2f}, saves {saves:.1f} % of the step time, costs {costs:.1f} % over {at.horizon:,} steps"
         )
-        replicas = int(self.moved_LD[layer_L].sum())
-        return Advice(
-            self.at.step, self.at.horizon, "replan", layers, before, after, saves, costs, replicas, text, plan_LR
-        )
+        replicas, plan_LR = int(moved_LD[chosen_L].sum()), np.where(chosen_L[:, None], wanted_LR, at.current_LR)
+        return Advice(at.step, at.horizon, "replan", moved, before, after, saves, costs, replicas, text, plan_LR)
+    best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
+    saves, costs = percent(best_L)
+    why = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
+    if not best_L.any():
+        why = "no plan promises less imbalance than the one in force"
+    elif saves - costs >= rule.least_percent:
+        why = f"{why}; a move has to save {rule.margin:g} times what it costs"
+    text, now = f"leave it: {at.doubt or why}", mean_known(before_L)
+    return Advice(at.step, at.horizon, "leave", (), now, now, saves, costs, 0, text, at.current_LR)
 
 
 def name_layers(names: Sequence[str], of: int) -> str:

@@ -1,8 +1,8 @@
 """Forecasters and intervals tried side by side while a run goes on: what each would have saved, from the past alone.
 
-Every candidate has a layout of its own that follows the rule of `advice`, with its forecaster, whenever its interval
-comes round. What they saved against the even spread is added up over disjoint parts of the run, and again over its
-newest windows; `decide` takes one.
+Forecasts are scored once the rows that they are about have come. Every candidate has a layout of its own that follows
+the rule of `advice`, with its forecaster, whenever its interval comes round. What they saved against the even spread is
+added up over disjoint parts of the run, and again over its newest windows; `decide` takes one.
 
 Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts (the one in force, the candidates', vLLM's),
 N parts or windows, X sums of a part.
@@ -10,46 +10,58 @@ N parts or windows, X sums of a part.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
+from moeload_bench.harness.replay import follow
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise
-from moeload_bench.inspection.cluster import LEFT, MOST, WORDS, Costs
-from moeload_bench.inspection.decision import WINDOWS, Candidate, Constant, Decision, Terms, decide
-from moeload_bench.inspection.forecasts import Forecasts
-from moeload_bench.placement.cost import step_imbalance, steps_last
-from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.placement.replan import CostModel, Layout
+from moeload_bench.inspection.cluster import CONSTANTS, LEFT, Constant, Costs
+from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
+from moeload_bench.isolation.hosts import Level
+from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.placement.cost import replicas_moved, step_imbalance, steps_last
+from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.replan import CostModel
 from moeload_bench.placement.vllm_eplb import EVERY, VllmEplb
+from moeload_bench.traces.means import mean_known, ratio_of
 
 DEFAULT = "sw_avg"
 """The forecaster of a plan that is written where nothing can be decided."""
 TIMES = tuple(range(1, 11))
 """Intervals of the candidates, in looks: every 50 steps up to 500, so that no interval between them saves more."""
+MOST_ERRORS = 40
+"""Errors that forecasters are compared by."""
 MOST_PARTS = 40
 """Parts of a run that savings are kept for; when there are more, neighbours are put together."""
 
 
-@dataclass(eq=False)
-class Placed:
-    """A layout that takes advice every ``times`` looks; ``last``: the advice that stands; ``moved_at``: steps.
+class Layout:
+    """The plan in force for a forecaster that is asked every ``times`` looks, and what its moves cost.
 
-    ``least``: steps that a move is written off over at least; ``steps_left``: of the run, None for as many again as
-    were seen.
+    It begins as ``static_LR``. ``replans`` and ``replicas`` add up, and so does ``received``, by the device that
+    receives most in each move; ``moved_at``: steps of the moves. ``last``: the advice that stands. A move is written
+    off evenly over a span of steps, ``least`` at least; what is left of it when the next one comes is due at once.
+    ``steps_left``: of the run, None for as many again as were seen.
     """
 
-    layout: Layout
-    forecaster: str
-    times: int
-    least: int
-    steps_left: int | None
-    last: Advice | None = None
-    moved_at: list[int] = field(default_factory=list)
-    _moved_seen: int | None = None
+    def __init__(
+        self, static_LR: IntArray, devices: int, forecaster: str, times: int, least: int, steps_left: int | None
+    ) -> None:
+        self.current_LR, self._devices = static_LR, devices
+        self.forecaster, self.times = forecaster, times
+        self._least, self._steps_left = least, steps_left
+        self.replans = self.replicas = self.received = 0
+        self.moved_at: list[int] = []
+        self.last: Advice | None = None
+        self._moved_seen: int | None = None
+        self._due_2, self._left_2, self._per_step_2 = np.zeros((3, 2))
 
     def situation(self, seen: Seen, share_hat_LE: FloatArray, doubt: str = "") -> Situation:
         """Return what the rule decides from, with a forecast and this layout in force."""
@@ -57,8 +69,8 @@ class Placed:
         if self.last is not None:
             standing_L[list(self.last.layers)] = True
         return Situation(
-            **vars(seen), current_LR=self.layout.current_LR, share_hat_LE=share_hat_LE,
-            horizon=self.span(seen.steps_seen), moved=self.layout.replans > 0, standing_L=standing_L, doubt=doubt,
+            **vars(seen), current_LR=self.current_LR, share_hat_LE=share_hat_LE,
+            horizon=self.span(seen.steps_seen), moved=self.replans > 0, standing_L=standing_L, doubt=doubt,
         )  # fmt: skip
 
     def span(self, steps_seen: int) -> int:
@@ -67,17 +79,25 @@ class Placed:
         The first one: ``steps_left``, by default as many again as were seen. A later one: as many as the plan in force
         has served, never more than the steps left.
         """
-        left = max(self.least, steps_seen) if self.steps_left is None else self.steps_left
+        left = max(self._least, steps_seen) if self._steps_left is None else self._steps_left
         if self._moved_seen is None:
             return left
-        return min(left, max(self.least, steps_seen - self._moved_seen))
+        return min(left, max(self._least, steps_seen - self._moved_seen))
 
     def move(self, slot_expert_LR: IntArray, step: int, steps_seen: int, span: int) -> None:
         """Put a plan in force at a step, written off over a span."""
-        self.last = None
-        if self.layout.step(slot_expert_LR, span).any():
+        moved_LD = replicas_moved(self.current_LR, slot_expert_LR, self._devices)
+        self.current_LR, self.last = slot_expert_LR, None
+        if moved_LD.any():
+            most = int(moved_LD.sum(axis=0).max())
+            self.replans += 1
+            self.replicas += int(moved_LD.sum())
+            self.received += most
             self.moved_at.append(step)
             self._moved_seen = steps_seen
+            self._due_2 = self._due_2 + self._left_2
+            self._left_2 = np.array([1.0, most])
+            self._per_step_2 = self._left_2 / span
 
     def follow(self, advice: Advice, steps_seen: int) -> None:
         """Carry out what is advised."""
@@ -85,13 +105,121 @@ class Placed:
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
             self.move(advice.slot_expert_LR, advice.step, steps_seen, advice.horizon)
 
+    def written_off(self, steps: int) -> FloatArray:
+        """Return what the next ``steps`` steps are charged with [2]: moves, and replicas received."""
+        part_2 = np.minimum(self._left_2, self._per_step_2 * steps)
+        due_2 = self._due_2 + part_2
+        self._due_2, self._left_2 = np.zeros(2), self._left_2 - part_2
+        return due_2
+
+
+class Windows:
+    """Mean shares of the windows that forecasts are about, added up once for all forecasters. ``rows``: of a window."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._open: deque[_Window] = deque()
+
+    def open(self) -> None:
+        """Begin a window with the next row."""
+        self._open.append(_Window())
+
+    def add(self, share_SLE: FloatArray) -> list[FloatArray]:
+        """Take in some rows; return the means [L, E] of the windows that are over, NaN in a layer without load."""
+        known_SL = np.isfinite(share_SLE[:, :, 0])
+        total_LE, count_L = np.where(known_SL[:, :, None], share_SLE, 0.0).sum(axis=0), known_SL.sum(axis=0)
+        for one in self._open:
+            one.total_LE = one.total_LE + total_LE
+            one.count_L = one.count_L + count_L
+            one.rows += len(share_SLE)
+        over = []
+        while self._open and self._open[0].rows >= self._rows:
+            done = self._open.popleft()
+            over.append(ratio_of(done.total_LE, done.count_L[:, None]))
+        return over
+
+
+@dataclass(eq=False)
+class _Window:
+    """Shares added up so far, and the rows with load."""
+
+    total_LE: FloatArray = field(default_factory=lambda: np.zeros(()))
+    count_L: IntArray = field(default_factory=lambda: np.zeros((), dtype=np.int64))
+    rows: int = 0
+
+
+class Sample:
+    """At most so many of the numbers of a run, spread over it: when there are more, every other one is let go."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._every, self._seen = most, 1, 0
+        self.values: list[float] = []
+
+    def add(self, value: float) -> None:
+        """Take in the next number."""
+        if self._seen % self._every == 0:
+            if len(self.values) == self._most:
+                self.values, self._every = self.values[::2], 2 * self._every
+            if self._seen % self._every == 0:
+                self.values.append(value)
+        self._seen += 1
+
+
+class Forecasts:
+    """A forecaster, and how much of what it forecast was wrong."""
+
+    def __init__(
+        self, info: TraceInfo, forecaster: str | type[Any], horizon: int, *, seed: int, fitted: bytes | None,
+        level: Level = "none",
+    ) -> None:  # fmt: skip
+        self._horizon = horizon
+        target = class_target(forecaster) if isinstance(forecaster, type) else parse_target(forecaster)
+        self._feed = follow(target, info, seed=seed, fitted=fitted, level=level)
+        self._unscored: deque[FloatArray] = deque()
+        self.errors = Sample(MOST_ERRORS)
+        self._cpu_s, self._asks = 0.0, 0
+
+    @property
+    def cpu_ms(self) -> float:
+        """Return the CPU milliseconds of a forecast, observing included, in this thread."""
+        return 1000 * self._cpu_s / max(1, self._asks)
+
+    @property
+    def misplaced(self) -> float:
+        """Return the mean part of the tokens that forecasts put with the wrong expert, NaN before one was judged."""
+        return mean_known(np.array(self.errors.values))
+
+    def close(self) -> None:
+        """End the forecaster's process, where it has one."""
+        self._feed.host.stop()
+
+    def ask(self, block: StepBlock, origin: int) -> FloatArray:
+        """Show the steps since the last forecast, and return the mean shares [L, E] forecast at a step."""
+        request = ForecastRequest(origin, self._horizon, (self._horizon,))
+        began = time.thread_time()
+        self._feed.rows(block)
+        share_LE: FloatArray = self._feed.ask(request).window_means((self._horizon,))[0]
+        self._cpu_s += time.thread_time() - began
+        self._asks += 1
+        self._unscored.append(share_LE)
+        return share_LE
+
+    def score(self, truth_LE: FloatArray) -> None:
+        """Score the oldest forecast that is not scored yet."""
+        self.errors.add(mean_known(misplaced(self._unscored.popleft(), truth_LE)))
+
+
+def misplaced(share_LE: FloatArray, truth_LE: FloatArray) -> FloatArray:
+    """Return the part of each layer's tokens [L] that a forecast puts with the wrong expert."""
+    return np.asarray(0.5 * np.abs(share_LE - truth_LE).sum(axis=1))
+
 
 class Race:
     """All layouts of a run, and what they cost so far.
 
     ``looks``: steps between looks; ``times``: looks between those of a candidate. ``window``: steps of one of the
     newest windows, rounded up to whole looks, and that a move is written off over at least. ``steps_left``: as in
-    `Placed`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``own``: the layout in
+    `Layout`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``own``: the layout in
     force.
 
     ``parts``: the sums [X] of each part: steps, layer-steps with load, the even spread's imbalance over them; of each
@@ -103,18 +231,20 @@ class Race:
         self, layers: int, experts: int, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
         looks: int, window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
     ) -> None:  # fmt: skip
-        def placed(name: str, k: int) -> Placed:
-            return Placed(Layout(layers, experts, shape), name, k, max(window, k * looks), steps_left)
+        self.static_LR = plan(np.ones((layers, experts)), shape)
+
+        def layout(name: str, k: int) -> Layout:
+            return Layout(self.static_LR, shape.devices, name, k, max(window, k * looks), steps_left)
 
         self.looks, self.shape, self._rule, self._looked = looks, shape, rule, 0
-        self.own = placed("", 1)
-        self.tried = [placed(name, k) for name in forecasters for k in times]
-        self.vllm = [placed(VllmEplb.name, EVERY // looks)] if live else []
-        self.placed = [self.own, *self.tried, *self.vllm]
+        self.own = layout("", 1)
+        self.tried = [layout(name, k) for name in forecasters for k in times]
+        self.vllm = [layout(VllmEplb.name, EVERY // looks)] if live else []
+        self.layouts = [self.own, *self.tried, *self.vllm]
         self._seen: list[tuple[FloatArray, int]] = []
         self.parts: list[FloatArray] = []
         self._blocks, self._per_part = 0, 1
-        self.total, self._look = np.zeros((2, 3 + 3 * len(self.placed)))
+        self.total, self._look = np.zeros((2, 3 + 3 * len(self.layouts)))
         self._window_looks = -(-window // looks)
         self._newest: deque[FloatArray] | None = None
         self._looks_to_plan = 0
@@ -139,11 +269,10 @@ class Race:
         if not self._seen:
             return
         blocks, self._seen = self._seen, []
-        static_LR = self.own.layout.static_LR
-        plans = {static_LR.tobytes(): static_LR}
-        plans |= {one.layout.current_LR.tobytes(): one.layout.current_LR for one in self.placed}
+        plans = {self.static_LR.tobytes(): self.static_LR}
+        plans |= {one.current_LR.tobytes(): one.current_LR for one in self.layouts}
         at = list(plans)
-        of_C = [at.index(one.layout.current_LR.tobytes()) for one in self.placed]
+        of_C = [at.index(one.current_LR.tobytes()) for one in self.layouts]
         share_SLE = steps_last(np.concatenate([share_SLE for share_SLE, _ in blocks]))
         self._policy.add(share_SLE)
         each_SNL = step_imbalance(np.stack(list(plans.values())), share_SLE, self.shape.devices)
@@ -153,7 +282,7 @@ class Race:
             first += len(share_SLE)
             known_SL = np.isfinite(each_NSL[0])
             sum_N = np.ascontiguousarray(each_NSL[:, known_SL]).sum(axis=1)
-            due_2C = np.array([one.layout.written_off(steps) for one in self.placed]).T
+            due_2C = np.array([one.written_off(steps) for one in self.layouts]).T
             self._add(np.concatenate([[steps, known_SL.sum(), sum_N[0]], sum_N[of_C], due_2C.ravel()]))
         self.total = np.sum(self.parts, axis=0)
 
@@ -179,7 +308,7 @@ class Race:
         self._looks_to_plan = max(0, -(-(self._rule.patience - seen.steps_seen) // self.looks))
         self._look = np.zeros_like(self._look)
         for one in self.vllm:
-            wanted_LR = self._policy.replan(one.layout.current_LR, seen.steps_seen)
+            wanted_LR = self._policy.replan(one.current_LR, seen.steps_seen)
             if wanted_LR is not None:
                 one.move(wanted_LR, seen.step, seen.steps_seen, EVERY)
         acting = [one for one in self.tried if self._looked % one.times == 0 and one.forecaster in share_hat]
@@ -217,11 +346,10 @@ class Race:
         new_gain_NC, newest_NC = percent_saved(self.windows, even, cost)
         worst_NC = percent_saved(self.windows, even, costs.worst, costs.worst_share)[1]
 
-        def candidate(c: int, one: Placed, judged: Forecasts | None) -> Candidate:
-            layout = one.layout
-            price_ms = cost.price_ms(1, layout.received / max(1, layout.replans))
+        def candidate(c: int, one: Layout, judged: Forecasts | None) -> Candidate:
+            price_ms = cost.price_ms(1, one.received / max(1, one.replans))
             return Candidate(
-                one.forecaster, one.times * self.looks, layout.replans, layout.replicas * cost.expert_mb / 1000,
+                one.forecaster, one.times * self.looks, one.replans, one.replicas * cost.expert_mb / 1000,
                 imbalance=float(total[3 + c] / total[1]) if total[1] else float("nan"),
                 gain_percent=float(gain_C[c]), saved_percent=float(net_C[c]),
                 misplaced=float("nan") if judged is None else judged.misplaced,
@@ -232,7 +360,7 @@ class Race:
             )  # fmt: skip
 
         known = [c for c, one in enumerate(self.tried, 1) if one.forecaster in forecasts]
-        tried = [candidate(c, self.placed[c], forecasts[self.placed[c].forecaster]) for c in known]
+        tried = [candidate(c, self.layouts[c], forecasts[self.layouts[c].forecaster]) for c in known]
         vllm = [candidate(c, one, None) for c, one in enumerate(self.vllm, 1 + len(self.tried))]
         terms = Terms(steps_left, cost.step_ms, *self.terms)
         decision = decide(step, tried, even, costs.constants, terms, *vllm)
@@ -259,7 +387,7 @@ def percent_saved(
 
 def _doubted(costs: Costs, sum_1X: FloatArray, even: float, c: int) -> Iterator[Constant]:
     """Yield the constants, with what layout ``c`` saves at half and at twice each ASSUMED one; see `percent_saved`."""
-    names = {option: name for name, (_, option) in WORDS.items()}
+    names = {one.option: name for name, one in CONSTANTS.items()}
     for one in costs.constants:
         name = names.get(one.option)
         if one.source != "ASSUMED" or not (name or one.option == LEFT):
@@ -267,7 +395,7 @@ def _doubted(costs: Costs, sum_1X: FloatArray, even: float, c: int) -> Iterator[
             continue
         saved = []
         for factor in (0.5, 2.0):
-            value = {} if name is None else {name: min(factor * getattr(costs.model, name), MOST.get(name, np.inf))}
+            value = {} if name is None else {name: min(factor * getattr(costs.model, name), CONSTANTS[name].most)}
             share = 1 / factor if name is None else 1.0
             saved.append(float(percent_saved(sum_1X, even, replace(costs.model, **value), share)[1][0, c]))
         yield one._replace(saved=(min(saved), max(saved)))

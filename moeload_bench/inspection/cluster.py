@@ -5,39 +5,65 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.inspection.decision import Constant, Source
 from moeload_bench.placement.plans import ClusterShape, default_shape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.traces.meta import TraceMeta
 
-ASSUMED: Mapping[str, float] = {
-    "step_ms": 100.0, "expert_mb": 200.0, "bandwidth_gb_s": 25.0, "expert_fraction": 0.5, "overlap": 0.0,
-    "replan_ms": 0.0,
-}  # fmt: skip
-WORDS: Mapping[str, tuple[Callable[[float], str], str]] = {
-    "step_ms": (lambda x: f"steps of {x:,.4g} ms", "--step-ms"),
-    "expert_mb": (lambda x: f"{x:,.4g} MB per expert", "--expert-mb"),
-    "bandwidth_gb_s": (lambda x: f"{x:,.4g} GB/s into a device", "--bandwidth"),
-    "expert_fraction": (lambda x: f"{100 * x:.3g} % of a step waits for the most loaded device", "--expert-fraction"),
-    "overlap": (lambda x: f"{100 * x:g} % of a move is hidden behind training", "--overlap"),
-    "replan_ms": (lambda x: f"{x:g} ms for each re-plan", "--replan-ms"),
+
+class CostConstant(NamedTuple):
+    """A constant of the cost model: its words, the option that states it, and what is assumed.
+
+    ``worst``: the factor, half or twice, at which moving experts pays least. ``most``: the largest value that there is.
+    ``of_live_moves``: of moves that an engine makes while training runs.
+    """
+
+    words: Callable[[float], str]
+    option: str
+    assumed: float
+    worst: float
+    most: float = math.inf
+    of_live_moves: bool = False
+
+
+CONSTANTS: Mapping[str, CostConstant] = {
+    "step_ms": CostConstant(lambda x: f"steps of {x:,.4g} ms", "--step-ms", 100.0, 0.5),
+    "expert_mb": CostConstant(lambda x: f"{x:,.4g} MB per expert", "--expert-mb", 200.0, 2.0, of_live_moves=True),
+    "bandwidth_gb_s": CostConstant(
+        lambda x: f"{x:,.4g} GB/s into a device", "--bandwidth", 25.0, 0.5, of_live_moves=True
+    ),
+    "expert_fraction": CostConstant(
+        lambda x: f"{100 * x:.3g} % of a step waits for the most loaded device", "--expert-fraction", 0.5, 0.5, most=1.0
+    ),
+    "overlap": CostConstant(
+        lambda x: f"{100 * x:g} % of a move is hidden behind training", "--overlap", 0.0, 0.5, 1.0, of_live_moves=True
+    ),
+    "replan_ms": CostConstant(lambda x: f"{x:g} ms for each re-plan", "--replan-ms", 0.0, 2.0, of_live_moves=True),
 }
-"""Each constant in words, and the option that states it."""
 LEFT = "--steps-left"
 """The option that states what moves are written off over."""
-MOST: Mapping[str, float] = {"expert_fraction": 1.0, "overlap": 1.0}
-"""Constants that are parts of a whole."""
-OF_LIVE_MOVES = ("expert_mb", "bandwidth_gb_s", "overlap", "replan_ms")
-"""Constants of moves that an engine makes while training runs."""
+Source = Literal["stated", "measured", "of the model", "ASSUMED"]
 
 
-UNFAVOURABLE: Mapping[str, float] = {
-    "step_ms": 0.5, "expert_mb": 2.0, "bandwidth_gb_s": 0.5, "expert_fraction": 0.5, "overlap": 0.5, "replan_ms": 2.0,
-}  # fmt: skip
-"""The end of half to twice at which an assumed constant makes moving experts pay least."""
+class Constant(NamedTuple):
+    """One constant of a run in words, where it comes from, and the option that states it.
+
+    ``saved``: what the candidate taken saves at half and at twice an ASSUMED one, in percent of the step time, moves
+    unchanged.
+    """
+
+    words: str
+    source: Source
+    option: str
+    saved: tuple[float, float] | None = None
+
+    @property
+    def doubt(self) -> str:
+        """Return the option, with how far the answer moves from half to twice the constant, where it does."""
+        low, high = (0.0, 0.0) if self.saved is None else (round(value, 1) for value in self.saved)
+        return self.option if low == high else f"{self.option}; half to twice: saves {low:.1f} to {high:.1f} %"
 
 
 class Costs(NamedTuple):
@@ -75,10 +101,12 @@ class Cluster:
         if minutes is not None:
             if not (math.isfinite(minutes) and minutes >= 0):
                 raise PlacementError(f"restart_minutes is {minutes}, expected a finite number of at least 0")
-            given = sorted(set(self._stated) & set(OF_LIVE_MOVES))
+            given = sorted(name for name, one in CONSTANTS.items() if one.of_live_moves and name in self._stated)
             if given:
                 raise PlacementError(f"{', '.join(given)}: of moves while training runs, not of a restart")
-        CostModel(**{**ASSUMED, **self._stated})  # raises for what no cost model holds
+        CostModel(
+            **{name: one.assumed for name, one in CONSTANTS.items()} | self._stated
+        )  # raises for what no cost model holds
 
     @property
     def _stated(self) -> dict[str, float]:
@@ -106,38 +134,34 @@ class Cluster:
 
         ``steps_left``: what moves are written off over; ``steps_stated``: whether that is known.
         """
-        known: dict[str, tuple[float, Source]] = {name: (value, "ASSUMED") for name, value in ASSUMED.items()}
-        known |= {name: (value, "measured") for name, value in measured.items()}
+        restart, stated = self.restart_minutes, self._stated
         size, of_size, alone = expert_size(meta)
-        if size is not None:
-            known["expert_mb"] = (size, of_size)
-        known |= {name: (value, "stated") for name, value in self._stated.items()}
-        if self.restart_minutes is not None:
-            known |= {"overlap": (1.0, "stated"), "replan_ms": (60_000 * self.restart_minutes, "stated")}
-        nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
-        where = Constant(
-            f"{shape.devices} devices with {shape.slots} slots{nodes}",
-            "ASSUMED" if self.shape is None else "stated", "--devices, --slots",
-        )  # fmt: skip
+        note = "" if "expert_mb" in stated else alone
+        if restart is not None:
+            stated |= {"overlap": 1.0, "replan_ms": 60_000 * restart}
+        known: dict[str, tuple[float, Source]] = {name: (one.assumed, "ASSUMED") for name, one in CONSTANTS.items()}
+        known |= {name: (value, "measured") for name, value in measured.items()}
+        known |= {} if size is None else {"expert_mb": (size, of_size)}
+        known |= {name: (value, "stated") for name, value in stated.items()}
         model = {name: value for name, (value, _) in known.items()}
-        worst = {
-            name: value * UNFAVOURABLE[name] if source == "ASSUMED" else value
-            for name, (value, source) in known.items()
-        }
-        note = {} if "expert_mb" in self._stated else {"expert_mb": alone}
-        rest = [
-            Constant(WORDS[name][0](value) + note.get(name, ""), source, WORDS[name][1])
-            for name, (value, source) in known.items()
-            if self.restart_minutes is None or name not in OF_LIVE_MOVES
-        ]
-        if self.restart_minutes is not None:
-            rest.append(Constant(f"{self.restart_minutes:g} minutes for each restart", "stated", "--restart-minutes"))
+        assumed = [name for name, (_, source) in known.items() if source == "ASSUMED"]
+        worst = model | {name: model[name] * CONSTANTS[name].worst for name in assumed}
+        nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
+        where = f"{shape.devices} devices with {shape.slots} slots{nodes}"
+        constants = [Constant(where, "ASSUMED" if self.shape is None else "stated", "--devices, --slots")]
+        for name, (value, source) in known.items():
+            one = CONSTANTS[name]
+            if restart is None or not one.of_live_moves:
+                words = one.words(value) + (note if name == "expert_mb" else "")
+                constants.append(Constant(words, source, one.option))
+        if restart is not None:
+            constants.append(Constant(f"{restart:g} minutes for each restart", "stated", "--restart-minutes"))
         left = f"moves written off over {steps_left:,} steps left"
         if steps_stated:
-            rest.append(Constant(left, "stated", LEFT))
+            constants.append(Constant(left, "stated", LEFT))
         else:
-            rest.append(Constant(f"{left}, as many again as were seen", "ASSUMED", LEFT))
-        return Costs(CostModel(**model), (where, *rest), CostModel(**worst), 1.0 if steps_stated else 2.0)
+            constants.append(Constant(f"{left}, as many again as were seen", "ASSUMED", LEFT))
+        return Costs(CostModel(**model), tuple(constants), CostModel(**worst), 1.0 if steps_stated else 2.0)
 
     @property
     def options(self) -> str:
@@ -149,7 +173,7 @@ class Cluster:
                 options["--nodes"] = shape.nodes
             if shape.groups != shape.nodes:
                 options["--groups"] = shape.groups
-        numbers = {WORDS[name][1]: f"{value:.12g}" for name, value in self._stated.items()}
+        numbers = {CONSTANTS[name].option: f"{value:.12g}" for name, value in self._stated.items()}
         if self.restart_minutes is not None:
             numbers |= {"--move": "restart", "--restart-minutes": f"{self.restart_minutes:.12g}"}
         return "".join(f" {name} {value}" for name, value in {**options, **numbers}.items())

@@ -17,6 +17,7 @@ import numpy as np
 
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
+from moeload_bench.inspection.cluster import Constant
 from moeload_bench.results.skill import interval_of
 from moeload_bench.words import listed, page
 
@@ -35,26 +36,7 @@ ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 HELD_OUT = PACKAGE / "inspection" / "advised.json"
 """How often moves that were advised paid (`benchmarks/advised_moves.py`), by how experts move."""
-Source = Literal["stated", "measured", "of the model", "ASSUMED"]
 Verdict = Literal["move", "leave", "cannot tell"]
-
-
-class Constant(NamedTuple):
-    """One constant of the cost model: in words, where it comes from, and the option that states it.
-
-    ``saved``: what `take` saves at half and at twice an ASSUMED one, in percent of the step time, moves unchanged.
-    """
-
-    words: str
-    source: Source
-    option: str
-    saved: tuple[float, float] | None = None
-
-    @property
-    def doubt(self) -> str:
-        """Return the option, with how far the answer moves from half to twice the constant, where it does."""
-        low, high = (0.0, 0.0) if self.saved is None else (round(value, 1) for value in self.saved)
-        return self.option if low == high else f"{self.option}; half to twice: saves {low:.1f} to {high:.1f} %"
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,10 @@ from moeload_bench.bounds import whole_number
 from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
-from moeload_bench.inspection.candidates import TIMES, Race
+from moeload_bench.inspection.candidates import TIMES, Forecasts, Race, Sample, Windows
 from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
-from moeload_bench.inspection.forecasts import Forecasts, Kept, Windows
 from moeload_bench.inspection.measured import even_fraction
 from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.isolation.targets import split_targets
@@ -156,7 +155,7 @@ class Planner:
             self.close()
             raise
         self.failures: dict[str, str] = {}
-        self._step_s, self._fraction = Kept(MOST_STEP_TIMES), Kept(MOST_STEP_TIMES)
+        self._step_s, self._fraction = Sample(MOST_STEP_TIMES), Sample(MOST_STEP_TIMES)
         live = settings.cluster.restart_minutes is None
         self.race = Race(
             L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, settings.advice, live=live
@@ -196,7 +195,7 @@ class Planner:
     def carried_out(self, slot_expert_LR: IntArray) -> None:
         """Say that a plan [L, R] is in force from here on; what moving to it costs is charged."""
         own = self.race.own
-        expected = own.layout.current_LR.shape
+        expected = own.current_LR.shape
         if slot_expert_LR.shape != expected:
             raise PlacementError(f"the plan has shape {slot_expert_LR.shape}, expected [layers, slots] = {expected}")
         self._settle()

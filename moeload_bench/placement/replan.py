@@ -1,4 +1,4 @@
-"""What moving experts costs and brings, and the plan in force step by step (docs/methods/placement.md).
+"""What moving experts costs and brings, and the plans that move the fewest (docs/methods/placement.md).
 
 The cost model, in milliseconds. T is the step time measured in the static layout (the plan for uniform loads), f the
 part of it that waits for the most loaded device, I(t, l) = max / mean device load of layer l in step t:
@@ -18,8 +18,11 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement.cost import held_by, replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.cost import held_by
+from moeload_bench.placement.plans import ClusterShape
+
+PARTS = ("expert_fraction", "overlap")
+"""Constants that are parts of a whole."""
 
 
 @dataclass(frozen=True)
@@ -34,24 +37,11 @@ class CostModel:
     replan_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, least, most in (
-            ("step_ms", "above 0", None),
-            ("bandwidth_gb_s", "above 0", None),
-            ("expert_mb", "of at least 0", None),
-            ("replan_ms", "of at least 0", None),
-            ("expert_fraction", "above 0", 1),
-            ("overlap", "of at least 0", 1),
-        ):
-            value = getattr(self, name)
-            low_enough = most is None or value <= most
-            if not (np.isfinite(value) and low_enough and (value > 0 if least == "above 0" else value >= 0)):
-                limit = "" if most is None else f" and at most {most}"
+        for name, value in vars(self).items():
+            positive, part = name in ("step_ms", "bandwidth_gb_s", "expert_fraction"), name in PARTS
+            if not (np.isfinite(value) and (value > 0 if positive else value >= 0) and (value <= 1 or not part)):
+                least, limit = "above 0" if positive else "of at least 0", " and at most 1" if part else ""
                 raise PlacementError(f"{name} is {value}, expected a finite number {least}{limit}")
-
-    def step_time(self, imbalance: float, static: float) -> float:
-        """Return the step time, in ms, for a mean imbalance over layers; ``static`` is that of the static layout."""
-        waiting = self.step_ms * self.expert_fraction
-        return self.step_ms - waiting + waiting * imbalance / static
 
     def price_ms(self, moves: Any, received: Any) -> Any:
         """Return the time of moves in which the busiest devices receive so many replicas in all; numbers or arrays."""
@@ -60,52 +50,6 @@ class CostModel:
     def migration_ms(self, moved_LD: IntArray) -> float:
         """Return the time to move replicas, all layers at once, every device receiving over its own link."""
         return float(self.price_ms(1, int(moved_LD.sum(axis=0).max(initial=0))))
-
-
-class Layout:
-    """The plan in force, step by step, and what its changes cost: of a run that goes on, or of a trace.
-
-    It begins as ``static_LR``, the plan for uniform loads; ``replans`` and ``replicas`` add up, and so does
-    ``received``, by the device that receives most in each move.
-
-    A move is written off evenly over a span of steps. What is left of it when the next one comes is due at once.
-    """
-
-    def __init__(self, layers: int, experts: int, shape: ClusterShape) -> None:
-        self.experts, self.shape = experts, shape
-        self.static_LR = self.current_LR = plan(np.ones((layers, experts)), shape)
-        self.replans = self.replicas = self.received = 0
-        self._due_2, self._left_2, self._per_step_2 = np.zeros((3, 2))
-
-    def imbalance(self, share_SLE: FloatArray, slot_expert_LR: IntArray | None = None) -> FloatArray:
-        """Return max / mean device load [S, L] under the plan in force, or another."""
-        plan_LR = self.current_LR if slot_expert_LR is None else slot_expert_LR
-        return step_imbalance(plan_LR, share_SLE, self.shape.devices)
-
-    def moved(self, slot_expert_LR: IntArray) -> IntArray:
-        """Return the replicas [L, D] that each device would receive."""
-        return replicas_moved(self.current_LR, slot_expert_LR, self.shape.devices)
-
-    def step(self, slot_expert_LR: IntArray, span: int = 1) -> IntArray:
-        """Put a plan [L, R] in force, to be written off over ``span`` steps; return the replicas [L, D] that move."""
-        moved_LD = self.moved(slot_expert_LR)
-        self.current_LR = slot_expert_LR
-        if moved_LD.any():
-            most = int(moved_LD.sum(axis=0).max())
-            self.replans += 1
-            self.replicas += int(moved_LD.sum())
-            self.received += most
-            self._due_2 = self._due_2 + self._left_2
-            self._left_2 = np.array([1.0, most])
-            self._per_step_2 = self._left_2 / span
-        return moved_LD
-
-    def written_off(self, steps: int) -> FloatArray:
-        """Return what the next ``steps`` steps are charged with [2]: moves, and replicas received."""
-        part_2 = np.minimum(self._left_2, self._per_step_2 * steps)
-        due_2 = self._due_2 + part_2
-        self._due_2, self._left_2 = np.zeros(2), self._left_2 - part_2
-        return due_2
 
 
 def with_fewest_moves(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:

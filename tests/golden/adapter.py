@@ -24,7 +24,7 @@ from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
 from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection import experts
-from moeload_bench.inspection.cluster import ASSUMED
+from moeload_bench.inspection.cluster import CONSTANTS
 from moeload_bench.inspection.needs import PRIOR, PRIOR_WINDOWS
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
@@ -134,7 +134,7 @@ def constants() -> dict[str, Any]:
         "alarm": {name: getattr(experts, name) for name in rules},
         "alarm measured": experts.measured()._asdict(),
         "state rule": asdict(StateRule()),
-        "cluster assumed": dict(ASSUMED),
+        "cluster assumed": {name: one.assumed for name, one in CONSTANTS.items()},
     }
 
 

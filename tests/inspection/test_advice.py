@@ -155,7 +155,7 @@ def followed(trace: Trace) -> tuple[Planner, float]:
         for (start, plan_LR), stop in zip(plans, stops, strict=True)
     ]
     even = float(np.nanmean(step_imbalance(static, share_SLE, shape.devices)))
-    gain = COST.step_ms - COST.step_time(float(np.nanmean(np.concatenate(under))), even)
+    gain = COST.step_ms * COST.expert_fraction * (1 - float(np.nanmean(np.concatenate(under))) / even)
     return planner, 100 * (gain - migration / trace.steps) / COST.step_ms
 
 

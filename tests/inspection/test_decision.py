@@ -16,9 +16,9 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError, TraceError
+from moeload_bench.inspection.candidates import Forecasts
 from moeload_bench.inspection.cluster import Cluster, expert_mb
 from moeload_bench.inspection.decision import FORECASTERS, Candidate, Terms, decide, volume
-from moeload_bench.inspection.forecasts import Forecasts
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings, decided, plans_of
 from moeload_bench.placement.cost import step_imbalance
@@ -304,7 +304,7 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     shape = ClusterShape("mine", 2, 6)
     settings = Settings("sw_avg", cluster=Cluster(shape, cost), intervals=(50,), steps_left=1)
     planner, decision = decided(trace, settings)
-    layout = planner.race.tried[0].layout
+    layout = planner.race.tried[0]
     share_SLE = trace.share_SLE()[: decision.step]
     static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
     assert decision.even == pytest.approx(static)

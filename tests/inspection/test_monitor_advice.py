@@ -44,7 +44,7 @@ def test_advice_goes_to_a_function_and_a_file(tmp_path: Path) -> None:
     slots = np.array([layer["devices"] for layer in written["layers"]])
     np.testing.assert_array_equal(slots.reshape(2, -1), advice[0].slot_expert_LR)
     assert (written["about"]["first_step"], written["about"]["reason"]) == (450, advice[0].reason)
-    assert planner_of(monitor).race.own.layout.replans == 1
+    assert planner_of(monitor).race.own.replans == 1
     assert monitor.latest is not None
     assert monitor.latest.advice is not None
     assert monitor.latest.advice.imbalance < advice[0].imbalance - 0.1
@@ -119,7 +119,7 @@ def test_an_advice_that_is_refused_stands(answer: Any) -> None:
         fed(monitor, unbalanced(STEPS))
     told = [s.advice.verdict for s in monitor.snapshots if s.advice is not None]
     assert told == ["wait"] * 3 + ["leave"] * 5 + ["replan"] * 5
-    layout = planner_of(monitor).race.own.layout
+    layout = planner_of(monitor).race.own
     assert layout.replans == 0
     assert monitor.latest is not None
     assert monitor.latest.advice is not None
@@ -142,9 +142,9 @@ def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() ->
     trace, asked = unbalanced(STEPS), []
     monitor = LoadMonitor(SETTINGS, on_advice=lambda advice: asked.append(advice.step) or False)
     coming = resumed(monitor, trace, 500)
-    layout = planner_of(monitor).race.own.layout
+    layout = planner_of(monitor).race.own
     assert layout.replans == 0
-    np.testing.assert_array_equal(layout.current_LR, layout.static_LR)
+    np.testing.assert_array_equal(layout.current_LR, planner_of(monitor).race.static_LR)
     assert asked == []
     for row in coming:
         monitor.add(row, lambda: trace.meta)
