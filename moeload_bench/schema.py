@@ -54,15 +54,16 @@ def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> 
     try:
         return kind.model_validate(load_toml(read_at_most(path, MAX_TOML).decode()))
     except ValidationError as wrong:
-        raise error(f"{path}: {first_problem(wrong, whole)}") from None
+        problem = first_problem(wrong, whole)
     except OSError as wrong:
-        raise error(f"{path}: {wrong.strerror}") from None
+        problem = wrong.strerror or str(wrong)
     except error as wrong:  # raised by a part of the record
-        raise error(f"{path}: {wrong}") from None
+        problem = str(wrong)
     except RecursionError:
-        raise error(f"{path}: not TOML: nested too deep") from None
+        problem = "not TOML: nested too deep"
     except ValueError as wrong:  # also text that is not UTF-8, and numbers of thousands of digits
-        raise error(f"{path}: not TOML: {str(wrong)[:300]}") from None
+        problem = f"not TOML: {str(wrong)[:300]}"
+    raise error(f"{path}: {problem}")
 
 
 def read_json(kind: type[R], path: Path, most: int, whole: str, error: type[Exception]) -> R:

@@ -132,7 +132,8 @@ def _train_past(fork: Fork, progress: StepProgress, stop: Callable[[], bool], sa
     if fork.checkpoint.is_file():
         return
     again = fork.target(0).with_name("past")
-    job = replace(fork.job, out=again) if _is_past(fork.job, fork.step) else fork.job
+    is_past = fork.job.target.is_file() or _next_step(fork.job) > fork.step
+    job = replace(fork.job, out=again) if is_past else fork.job
     reached = 0
 
     def hear(number: int, row: Row) -> None:
@@ -154,10 +155,6 @@ def _train_past(fork: Fork, progress: StepProgress, stop: Callable[[], bool], sa
     with replacing(fork.checkpoint) as scratch:
         shutil.copyfile(parts.checkpoint, scratch)
     shutil.rmtree(again, ignore_errors=True)
-
-
-def _is_past(job: Job, step: int) -> bool:
-    return job.target.is_file() or _next_step(job) > step
 
 
 def _next_step(job: Job) -> int:

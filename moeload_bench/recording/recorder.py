@@ -210,10 +210,9 @@ class Recorder:
             self._guard(_forgotten_step)
         elif self._writes:
             self._guard(lambda: written.append(self._writer.finish(whole, notes)))
-            if written and self._stage is not None:
-                self._guard(self._merge_stages, written)
+            self._guard(lambda: written.extend(self._merged_stages() if written else ()))
         self._writer.parts.close()
-        return written[0] if written else None
+        return written[-1] if written else None
 
     def leave_unfinished(self) -> None:
         """Remove the hooks and keep what was recorded as an unfinished recording."""
@@ -223,12 +222,10 @@ class Recorder:
         self._close_monitor()
         self._writer.parts.close()
 
-    def _merge_stages(self, written: list[Path]) -> None:
-        if self._stage is None or self._whole is None:
-            return
-        merged = merge_when_complete(self._whole, self._stage.stages)
-        if merged is not None:
-            written[0] = merged
+    def _merged_stages(self) -> list[Path]:
+        """Return the trace of all stages if this was the last one to finish."""
+        merged = self._stage and self._whole and merge_when_complete(self._whole, self._stage.stages)
+        return [merged] if merged else []
 
     def _close_step(self, step: int | None, measured: Mapping[str, Any]) -> None:
         try:
@@ -270,9 +267,9 @@ class Recorder:
             text = f"monitoring stopped: {type(error).__name__}: {error}"
             warnings.warn(f"{text}; training and recording go on", RecordingWarning, stacklevel=4)
 
-    def _guard(self, action: Callable[..., None], *args: Any) -> None:
+    def _guard(self, action: Callable[[], None]) -> None:
         try:
-            action(*args)
+            action()
         except Exception as error:  # no error here may end a training that others pay for
             if self._on_error == "raise":
                 raise

@@ -16,6 +16,7 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.results.skill import (
     EXACT,
+    grouped,
     half_widths,
     log_ratio,
     new_recipe_errors,
@@ -52,22 +53,21 @@ def savings(errors: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -
 
     means = run_means(_ratios(errors, OFFSET), by)
     groups = votes(means, by, twins)
-    grouped = groups["ratio"].groupby(level=list(by), sort=False, dropna=False)
-    center, index = grouped.mean(), list(by)
+    votes_by = grouped(groups["ratio"], by)
+    center = votes_by.mean()
     recipe = half_widths(*new_recipe_errors(groups, by))["ratio"]
     seeds = half_widths(*new_seeds_errors(means, by, twins))["ratio"]
-    runs = means["ratio"].groupby(level=index, sort=False, dropna=False)
-    others = {f"saving@{offset:g}": _center(errors, offset, by, twins) for offset in OFFSETS}
+    runs = grouped(means["ratio"], by)
     ratios = {
         "saving": center,
         **{"low": center + recipe, "high": center - recipe},
         **{"seeds_low": center + seeds, "seeds_high": center - seeds},
-        "median": grouped.median(),
-        "clipped_mean": groups["ratio"].clip(-CLIP, CLIP).groupby(level=index, sort=False, dropna=False).mean(),
+        "median": votes_by.median(),
+        "clipped_mean": grouped(groups["ratio"].clip(-CLIP, CLIP), by).mean(),
         "without_two": runs.agg(lambda found: without_most_influential(found, twins, 2)),
-        **others,
+        **{f"saving@{offset:g}": _center(errors, offset, by, twins) for offset in OFFSETS},
     }
-    counts = {"p": p_values(groups, by)["ratio"], "recipes": grouped.count(), "runs": runs.count()}
+    counts = {"p": p_values(groups, by)["ratio"], "recipes": votes_by.count(), "runs": runs.count()}
     columns = {name: 1.0 - np.exp(ratio) for name, ratio in ratios.items()} | counts
     rows = pd.DataFrame({name: column.reindex(center.index) for name, column in columns.items()})
     return rows[list(SAVINGS)].reset_index()
@@ -107,5 +107,5 @@ def _ratios(errors: pd.DataFrame, offset: float) -> pd.DataFrame:
 
 
 def _center(errors: pd.DataFrame, offset: float, by: Sequence[str], twins: Mapping[str, str]) -> pd.Series:
-    found = votes(run_means(_ratios(errors, offset), by), by, twins)["ratio"]
-    return found.groupby(level=list(by), sort=False, dropna=False).mean()
+    center: pd.Series = grouped(votes(run_means(_ratios(errors, offset), by), by, twins)["ratio"], by).mean()
+    return center

@@ -75,7 +75,7 @@ def ratios_to(errors: pd.DataFrame, reference: str) -> pd.DataFrame:
     return pd.DataFrame(ratios, index=errors.index, columns=errors.columns)
 
 
-def grouped(frame: pd.DataFrame, levels: Sequence[Hashable]) -> Any:
+def grouped(frame: pd.DataFrame | pd.Series, levels: Sequence[Hashable]) -> Any:
     """Return the rows grouped by these levels of the index, groups in the order in which they come, NaN as a group."""
     return frame.groupby(level=list(levels), sort=False, dropna=False)
 

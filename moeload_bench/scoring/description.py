@@ -257,7 +257,7 @@ def describe_layers(trace: Trace) -> list[LayerDescription]:
         labels, refusal = None, f"not defined: {error}"
     rows, E = _rows(trace, END_STEPS), trace.num_experts
     ends = ((0, rows), (trace.steps - rows, trace.steps))
-    first_LE, last_LE = (_mean_share(trace.load_SLE[start:stop].sum(axis=0)) for start, stop in ends)
+    first_LE, last_LE = (shares(trace.load_SLE[start:stop].sum(axis=0)) for start, stop in ends)
     floors, names = _floors(trace, labels), layer_names(trace)
     described = []
     for layer, (first_E, last_E) in enumerate(zip(first_LE, last_LE, strict=True)):
@@ -279,12 +279,6 @@ def describe_layers(trace: Trace) -> list[LayerDescription]:
             )
         )
     return described
-
-
-def _mean_share(load_LE: IntArray) -> FloatArray:
-    """Return shares of the sum of several rows; NaN for a layer without load in them."""
-    total_L1 = load_LE.sum(axis=1, keepdims=True)
-    return np.asarray(load_LE / np.where(total_L1 > 0, total_L1, np.nan))
 
 
 def _spans(trace: Trace, labels: StateLabels, layer: int) -> str:

@@ -9,7 +9,6 @@ from moeload_bench.errors import ResultError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import suite_for_trace
-from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.tables import made_results
 
@@ -102,34 +101,15 @@ def test_a_failed_task_is_in_failures_with_its_reason() -> None:
     assert results.summarize().set_index("forecaster").loc["bad", "value"] == pytest.approx(0.55)
 
 
-# ---------------------------------------------------------------- regret
-
-
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """Three baselines on an unequal run whose hot expert moves once."""
+def test_uniform_plans_regret_most_on_an_unequal_run() -> None:
+    """Every task has what plans cost at every horizon; who sees the hot expert, which moves once, plans better."""
     rng = np.random.default_rng(3)
     p = np.where(np.arange(700)[:, None] < 350, [[0.4] + [0.6 / 7] * 7], [[0.6 / 7] * 7 + [0.4]])
-    load = rng.multinomial(2000, p[:, None].repeat(2, axis=1))
-    trace = Trace.from_arrays(load, 1000, 2)
-    path = tmp_path_factory.mktemp("regret") / "own.parquet"
-    write_trace(trace, path)
+    trace = Trace.from_arrays(rng.multinomial(2000, p[:, None].repeat(2, axis=1)), 1000, 2)
     suite = suite_for_trace(trace, horizons=(1, 10, 100), per_state=6)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOELOAD_CACHE", str(path.parent / "cache"))
-        return evaluate(["uniform", "last_value", "sw_avg"], suite, paths={suite.traces[0].id: path}, level="none")
-
-
-def test_results_hold_regret_beside_window_tv(results):
-    """Every task has window_tv and, per shape, imbalance, regret and drop rate at every horizon."""
-    names = {
-        f"{metric}@{shape}" for metric in ("imbalance", "regret", "drop_rate") for shape in ("quarter", "half", "plain")
-    }
-    assert names <= set(results.metrics)
+    results = evaluate(["uniform", "last_value", "sw_avg"], suite, traces=[trace], level="none")
+    shapes = ("quarter", "half", "plain")
+    names = [f"{metric}@{shape}" for metric in ("imbalance", "regret", "drop_rate") for shape in shapes]
     assert results.table[["window_tv", *names]].notna().all(axis=None)
-
-
-def test_uniform_plans_regret_most_on_an_unequal_run(results):
-    """A forecaster that sees the hot expert makes better plans than one that does not."""
     cells = results.summarize(["horizon"], "regret@quarter").set_index(["horizon", "forecaster"])["value"]
     assert cells[10, "uniform"] > 2 * max(cells[10, "last_value"], cells[10, "sw_avg"])

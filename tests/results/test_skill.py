@@ -131,15 +131,6 @@ def test_the_two_claims_differ():
     assert found["seeds_low"] < found["skill"] < found["seeds_high"]
 
 
-def test_new_recipe_interval_is_the_t_interval_on_recipe_means():
-    """Against scipy's t interval on the recipe means, mapped to skill."""
-    ratio = simulate(np.random.default_rng(3), 7, 2, 5)
-    mean_G = ratio.reshape(7, -1).mean(axis=1)
-    low, high = stats.t.interval(0.95, 6, mean_G.mean(), stats.sem(mean_G))
-    found = columns(ratios_frame(ratio, 7, 2, 5))
-    assert (found["low"][0], found["high"][0]) == pytest.approx((1 - np.exp(high), 1 - np.exp(low)))
-
-
 def test_fewer_than_five_recipes_give_no_interval():
     """With four recipes there is no interval, and no p value: tables print n/a. Skill stays."""
     assert MIN_RECIPES == 5

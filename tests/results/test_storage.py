@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def test_a_folder_takes_one_entry_more(tmp_path: Path) -> None:
 
 
 def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
-    """No suite of the package has them."""
+    """No suite of the package has them; a trace may have no floor that is known."""
     own = made_results({"sw_avg": [[0.1, 0.1]], "mine": [[0.05, 0.1]]})
     facts = pd.DataFrame({"trace": ["own/test/seed0"] * 2, "state": ["stable"] * 2, "horizon": [1, 10],
                           "floor_batch": ["exact"] * 2, "floor_batch.window_tv": [0.01, 0.02]})  # fmt: skip
@@ -74,15 +75,9 @@ def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
         found = load_results(results.save(tmp_path / place))
         same(found.facts, facts)
         assert found.summarize(["state", "horizon"])["excess"].notna().all()
-
-
-@pytest.mark.parametrize("name", ["own.parquet", "own"])
-def test_results_without_floors_are_written_and_read(tmp_path: Path, name: str) -> None:
-    """A trace may have no floor that is known."""
-    own = made_results({"sw_avg": [[0.1, 0.1]], "mine": [[0.05, 0.1]]})
-    found = load_results(own.save(tmp_path / name))
-    assert found.facts.empty
-    assert found.summarize(["state", "horizon"])["excess"].isna().all()
+        bare = load_results(own.save(tmp_path / "bare" / place))
+        assert bare.facts.empty
+        assert bare.summarize(["state", "horizon"])["excess"].isna().all()
 
 
 @pytest.mark.parametrize("suite", SUITES)
@@ -143,70 +138,72 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, change: d
     assert printable(str(caught.value)).isprintable()
 
 
-def forged(path: Path, table: pa.Table, about: bytes, group: int, **options: Any) -> Path:
-    """Return a file that names no types of Arrow, with row groups of so many rows."""
-    with pq.ParquetWriter(path, table.schema, compression="zstd", store_schema=False, **options) as writer:
-        writer.write_table(table, row_group_size=group)
-        writer.add_key_value_metadata({KEY: about})
-    return path
+def forged(path: Path, text: str, rows: int, group: int, **options: Any) -> None:
+    """Write a file that names no types of Arrow, with a text in many rows, in row groups of so many."""
+    table = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
+    first = pa.array([0] * rows)
+    many = table.replace_schema_metadata(None).take(first)
+    many = many.set_column(many.schema.get_field_index("failure"), "failure", pa.array([text]).take(first))
+    with pq.ParquetWriter(path, many.schema, compression="zstd", store_schema=False, **options) as writer:
+        writer.write_table(many, row_group_size=group)
+        writer.add_key_value_metadata({KEY: table.schema.metadata[KEY]})
 
 
-@pytest.mark.parametrize("group", [1, 300])
-def test_texts_that_decode_to_much_are_refused(tmp_path: Path, group: int) -> None:
-    """One text of a megabyte in 300 rows, in pages that compress well or in one dictionary."""
+def millions_of_rows(path: Path) -> None:
+    """Write four million rows of one number, which take kilobytes."""
     rows = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
-    first = pa.array([0] * 300)
-    table = rows.replace_schema_metadata(None).take(first)
-    table = table.set_column(table.schema.get_field_index("failure"), "failure", pa.array(["x" * 10**6]).take(first))
-    path = forged(tmp_path / "mine.parquet", table, rows.schema.metadata[KEY], group)
-    with pytest.raises(ResultError, match=r"mine\.parquet: its arrays take 3\d{8} bytes decoded, expected at most 268"):
-        load_results(path)
+    pq.write_table(pa.concat_tables([rows.take(pa.array([0] * 2000))] * 2000).combine_chunks(), path)
 
 
-def test_numbers_that_decode_to_much_are_refused(tmp_path: Path) -> None:
-    """Two million rows of one number take kilobytes in a file."""
-    rows = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
-    table = pa.concat_tables([rows.take(pa.array([0] * 2000))] * 2000).combine_chunks()
-    pq.write_table(table, tmp_path / "mine.parquet")
-    with pytest.raises(ResultError, match=r"mine\.parquet: its arrays take \d{9} bytes decoded, expected at most"):
-        load_results(tmp_path / "mine.parquet")
-
-
-def test_texts_of_shared_prefixes_are_not_decoded(tmp_path: Path) -> None:
-    """In such a page a million texts of a megabyte take a megabyte, in a column whose dictionary is not read."""
-    rows = pq.read_table(MINI / "uniform.parquet")
-    table = rows.replace_schema_metadata(None).take(pa.array([0] * 2))
-    table = table.set_column(table.schema.get_field_index("failure"), "failure", pa.array(["x" * 100] * 2))
-    encodings = {"use_dictionary": False, "column_encoding": {"failure": "DELTA_BYTE_ARRAY"}}
-    path = forged(tmp_path / "mine.parquet", table, rows.schema.metadata[KEY], 2, **encodings)
-    with pytest.raises(ResultError, match=r"mine\.parquet: not a readable parquet file .*DeltaByteArray"):
-        load_results(path)
-
-
-def test_metadata_of_very_many_keys_is_refused(tmp_path: Path) -> None:
-    """A footer of kilobytes announces 2^31 of them."""
+def many_keys(path: Path) -> None:
+    """Write a footer of kilobytes that announces 2^31 keys of metadata."""
     content = (MINI / "uniform.parquet").read_bytes()
     at = content.rindex(KEY) - 3  # before a key: the list's header, the field's, and the length
     assert content[at] & 15 == 12, "a list of structs"
-    forged_footer = content[:at] + b"\xfc\xff\xff\xff\xff\x07" + content[at + 1 : -8]
+    footer = content[:at] + b"\xfc\xff\xff\xff\xff\x07" + content[at + 1 : -8]
     start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
-    path = tmp_path / "mine.parquet"
-    path.write_bytes(forged_footer + (len(forged_footer) - start).to_bytes(4, "little") + b"PAR1")
-    with pytest.raises(ResultError, match=r"mine\.parquet: not a readable parquet file .*Exceeded size limit"):
-        load_results(path)
+    path.write_bytes(footer + (len(footer) - start).to_bytes(4, "little") + b"PAR1")
 
 
-def test_columns_of_one_name_or_very_many_are_refused(tmp_path: Path) -> None:
-    """Of two columns of one name neither is the metric; a table of pandas takes minutes for a million columns."""
+def one_column_twice(path: Path) -> None:
+    """Write two columns of one name, of which neither is the metric."""
     table = pq.read_table(MINI / "uniform.parquet")
-    twice = table.append_column("window_tv", table.column("window_tv"))
-    pq.write_table(twice, tmp_path / "mine.parquet")
-    with pytest.raises(ResultError, match="29 columns, expected at most 1000 of different names"):
-        load_results(tmp_path / "mine.parquet")
-    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    pq.write_table(table.append_column("window_tv", table.column("window_tv")), path)
+
+
+def many_facts(path: Path) -> None:
+    """Write facts of a thousand columns: a table of pandas takes minutes for a million."""
+    (path.parent / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
     facts = {"trace": ["a"], "state": ["stable"], "horizon": [1]} | {f"m{i}": [0.5] for i in range(1000)}
-    with pytest.raises(ResultError, match="1003 columns, expected at most 1000"):
-        load_results(rewritten(tmp_path / "mine.parquet", about={"facts": facts}))
+    rewritten(path, about={"facts": facts})
+
+
+PREFIXES = {"use_dictionary": False, "column_encoding": {"failure": "DELTA_BYTE_ARRAY"}}
+"""In such a page a million texts of a megabyte take a megabyte, in a column whose dictionary is not read."""
+FORGED: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a megabyte of text in 300 rows": (lambda p: forged(p, "x" * 10**6, 300, 1), r"take 3\d{8} bytes decoded, .* 268"),
+    "the same in one dictionary": (lambda p: forged(p, "x" * 10**6, 300, 300), r"take 3\d{8} bytes decoded, .* 268"),
+    "texts of shared prefixes": (lambda p: forged(p, "x" * 100, 2, 2, **PREFIXES), "not a readable .*DeltaByteArray"),
+    "millions of rows": (millions_of_rows, r"its arrays take \d{9} bytes decoded, expected at most"),
+    "very many keys": (many_keys, "not a readable parquet file .*Exceeded size limit"),
+    "one column twice": (one_column_twice, "29 columns, expected at most 1000 of different names"),
+    "very many facts": (many_facts, "1003 columns, expected at most 1000"),
+    "nothing": (lambda p: p.write_bytes(b""), ""),
+    "JSON": (lambda p: p.write_bytes(b"{"), ""),
+    "a mark alone": (lambda p: p.write_bytes(b"PAR1"), ""),
+    "two marks": (lambda p: p.write_bytes(b"PAR1" + bytes(100) + b"PAR1"), ""),
+    "ones": (lambda p: p.write_bytes(b"\xff" * 1000), ""),
+}
+
+
+@pytest.mark.parametrize("kind", FORGED)
+def test_a_forged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
+    """Whatever the bytes are, the message names the file, and nothing of that size is decoded."""
+    write, says = FORGED[kind]
+    write(tmp_path / "mine.parquet")
+    with pytest.raises(ResultError, match=rf"mine\.parquet: .*{says}") as caught:
+        load_results(tmp_path / "mine.parquet")
+    assert "\n" not in str(caught.value)
 
 
 def test_facts_of_a_season_are_read_as_any_table(tmp_path: Path) -> None:
@@ -226,16 +223,6 @@ def test_what_a_file_says_of_pandas_is_ignored(tmp_path: Path) -> None:
     pq.write_table(table.replace_schema_metadata({**table.schema.metadata, b"pandas": hint}), tmp_path / "a.parquet")
     (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
     assert load_results(tmp_path / "a.parquet").names == ["uniform"]
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", b"\xff" * 1000])
-def test_what_is_no_parquet_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
-    """Whatever the bytes are, the message names the file."""
-    path = tmp_path / "odd.parquet"
-    path.write_bytes(content)
-    with pytest.raises(ResultError, match=r"odd\.parquet: ") as caught:
-        load_results(path)
-    assert "\n" not in str(caught.value)
 
 
 def test_json_of_former_schemas_names_the_commit_that_reads_it(tmp_path: Path) -> None:

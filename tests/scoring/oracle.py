@@ -49,11 +49,6 @@ def window_error_rate(forecast_HLE: FloatArray, share_HLE: FloatArray) -> FloatA
     return relative_error(*window_means(forecast_HLE, share_HLE))
 
 
-def nominal_coverage(levels: tuple[float, ...]) -> float:
-    """The coverage that the outermost levels promise."""
-    return float(max(levels) - min(levels))
-
-
 def window_means(forecast_HLE: FloatArray, share_HLE: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Means over the valid steps of the window: forecast and truth, each [L, E]."""
     valid_HL = valid_rows(share_HLE)

@@ -166,7 +166,6 @@ def test_coverage_counts_experts_inside():
     share = np.array([[0.2, 0.3, 0.5]])
     quantile = np.array([[[0.1, 0.35, 0.5]], [[0.3, 0.4, 0.5]]])
     assert metrics.coverage(quantile, share, (0.1, 0.9))[0] == pytest.approx(2 / 3)
-    assert oracle.nominal_coverage((0.1, 0.9)) == pytest.approx(0.8)
     assert np.isnan(metrics.coverage(quantile[:1], share, (0.5,))[0])
 
 

@@ -66,21 +66,12 @@ def test_a_planned_shift_is_found_in_every_layer_that_it_moves(name):
 
 
 def test_fewer_tokens_keep_the_labels(recorded):
-    """At least 95 % of each layer's labels, and 98 % of all, stay at a half, a quarter and an eighth of the tokens."""
-    full = label_states(recorded.load_SLE).transient_SL
-    rng = np.random.default_rng(0)
-    for fraction in (2, 4, 8):
-        same = label_states(rng.binomial(recorded.load_SLE, 1.0 / fraction)).transient_SL == full
-        assert same.mean(axis=0).min() >= 0.95
-        assert same.mean() >= 0.98
-
-
-def test_half_batches_keep_the_labels(recorded):
-    """The same for the recorded half batches, which change the composition of the batch and not only its size."""
-    half = recorded.columns["load_half"]
-    full = label_states(recorded.load_SLE).transient_SL
-    for load in (half, recorded.load_SLE - half):
-        same = label_states(load).transient_SL == full
+    """At least 95 % of each layer's labels, and 98 % of all, stay at a half, a quarter and an eighth of the tokens, and
+    with the recorded half batches, which change the composition of the batch and not only its size."""
+    load, half, rng = recorded.load_SLE, recorded.columns["load_half"], np.random.default_rng(0)
+    full = label_states(load).transient_SL
+    for fewer in (*(rng.binomial(load, 1.0 / fraction) for fraction in (2, 4, 8)), half, load - half):
+        same = label_states(fewer).transient_SL == full
         assert same.mean(axis=0).min() >= 0.95
         assert same.mean() >= 0.98
 
