@@ -9,7 +9,7 @@ many say no. Nothing is tested for significance: windows of one run are not inde
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -45,6 +45,10 @@ class Study(NamedTuple):
         folder.mkdir(parents=True, exist_ok=True)
         self.runs.to_csv(folder / "runs.csv", float_format="%.6g")
         self.errors.to_csv(folder / "errors.csv", float_format="%.6g", index=False)
+
+    def only(self, runs: Collection[str]) -> Study:
+        """Return the rows of those of ``runs`` that the study has."""
+        return Study(self.runs[self.runs.index.isin(runs)], self.errors[self.errors["run"].isin(runs)])
 
     @property
     def horizons(self) -> list[int]:

@@ -34,7 +34,7 @@ def paper(
     in the cache. Works offline.
     """
     runs, errors = [], []
-    names = trace or facts().runs
+    names = trace or [*facts().runs, *(setup.run for setup in facts().setups)]
     with pair_progress(unit="runs") as report:
         for done, name in enumerate(names):
             report(done, len(names), name)

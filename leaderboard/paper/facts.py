@@ -15,13 +15,14 @@ GPT3_TOKENS = 2048
 
 
 class Setup(Record):
-    """A model of the paper; ``sequences`` in a step."""
+    """A model of the paper; ``sequences`` in a step, ``run``: our recording of its layers and experts at width 64."""
 
     name: str
     layers: int
     moe_layers: int
     experts: int
     sequences: int
+    run: str
 
 
 class PaperError(Record):
@@ -53,7 +54,7 @@ class Claim(Record):
 
 
 class Paper(Record):
-    """What is quoted from the paper, and ``runs``, the trace ids of the page; the first ``drawn`` have figures."""
+    """What is quoted from the paper; ``runs``: trace ids that decide claims, the first ``drawn`` with figures."""
 
     citation: str
     url: str

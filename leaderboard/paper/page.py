@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import pandas as pd
 from leaderboard.pages.parts import aligned_table as table
 from leaderboard.paper import claims as rules
 from leaderboard.paper.claims import Finding, Study, Verdict, findings
-from leaderboard.paper.facts import PaperError, paper
-from leaderboard.paper.measuring import EVERY, METRICS, PREDICTORS, RATES
+from leaderboard.paper.facts import Setup, paper
+from leaderboard.paper.measuring import EVERY, FLOORS, METRICS, PREDICTORS, RATES, STATISTICS
 from leaderboard.templates import render_text
 from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
@@ -27,6 +27,12 @@ HEADS: dict[Verdict, str] = {
 
 def paper_page(study: Study) -> str:
     """Return the whole page; it links figures in the folder `paper` beside it."""
+    of_shapes = study.only([setup.run for setup in paper().setups])
+    study = (
+        study.only(study.runs.index.difference(of_shapes.runs.index))
+        if len(of_shapes.runs) < len(study.runs)
+        else study
+    )
     found = list(findings(study))
     answers = {claim.key: _answer(found, claim.key) for claim in paper().claims}
     return render_text(
@@ -34,6 +40,9 @@ def paper_page(study: Study) -> str:
         facts=paper(),
         rules=rules,
         every=EVERY,
+        shape_answers=_shape_answers(of_shapes),
+        shape_table=_shape_table(of_shapes),
+        shape_facts=_shape_facts(of_shapes),
         runs=f"{len(study.runs)} runs of {len({run.split('/')[0] for run in study.runs.index})} recipes",
         told={
             head: [one.statement for one in paper().claims if not one.ours and answers[one.key] == verdict]
@@ -70,8 +79,8 @@ def _cell(one: Finding) -> str:
 
 
 def _span(values: pd.Series[float]) -> str:
-    known = values.dropna()
-    return f"{three_digits(known.min())} to {three_digits(known.max())}" if len(known) else "-"
+    ends = dict.fromkeys(three_digits(end) for end in (values.min(), values.max()) if not pd.isna(end))
+    return " to ".join(ends) or "-"
 
 
 def _claim_table(found: Sequence[Finding], readings: Sequence[str], heads: Sequence[str]) -> str:
@@ -94,13 +103,13 @@ def _error_table(study: Study, found: Sequence[Finding]) -> str:
     for protocol in ("sliding", "blocks"):
         for horizon in study.horizons:
             for name in PREDICTORS:
-                reported = {one.setup: _reported(one) for one in paper().reported(name, horizon)}
+                reported = [_reported(name, horizon, setup) for setup in paper().setups]
                 variant = f"{name}, {protocol}, {horizon:,}"
                 ours = [
                     _span(100 * study.error(name, metric, horizon, protocol)) + sizes.get((variant, metric), "")
                     for metric in METRICS
                 ]
-                rows.append([variant, *(reported.get(one.name, "") for one in paper().setups), *ours])
+                rows.append([variant, *reported, *ours])
     for horizon in study.horizons:
         floors = [_span(100 * study.error("sw_avg", f"floor_batch.{metric}", horizon)) for metric in METRICS]
         rows.append([f"*floor_batch*, {horizon:,}", *("" for _ in paper().setups), *floors])
@@ -108,8 +117,70 @@ def _error_table(study: Study, found: Sequence[Finding]) -> str:
     return table((*heads, *(f"`{metric}`" for metric in METRICS)), rows)
 
 
-def _reported(one: PaperError) -> str:
-    return f"{one.bound} {100 * one.value:g}" + f" ({one.note})" * bool(one.note)
+def _shape_table(study: Study) -> str:
+    """Return the paper's table on its own shapes: a setup's reported error, then ours in each reading, in percent.
+
+    A run that never settles has no error in the stable state: its column shows the transient one and says so.
+    """
+    states = {setup: "transient" if pd.isna(row["onset"]) else "stable" for setup, row in _of_shapes(study).items()}
+    rows = []
+    for protocol in ("sliding", "blocks"):
+        for horizon in study.horizons:
+            for name in (*PREDICTORS, *FLOORS):
+                row = [f"{name}, {protocol}, {horizon:,}"]
+                for setup, state in states.items():
+                    forecaster, prefix = ("sw_avg", f"{name}.") if name in FLOORS else (name, "")
+                    row.append(_reported(name, horizon, setup))
+                    for metric in METRICS:
+                        error = study.error(forecaster, prefix + metric, horizon, protocol, state)
+                        row.append(_span(100 * error[[setup.run]]))
+                rows.append(row)
+    heads = [
+        f"{setup.name}, {column}"
+        for setup, state in states.items()
+        for column in ("paper", *(f"{state}, `{metric}`" for metric in METRICS))
+    ]
+    return table(("forecaster, protocol, next steps", *heads), rows) if states else ""
+
+
+def _shape_answers(study: Study) -> list[str]:
+    """Return a sentence per setup: whether its shape settles, and what SW_Avg errs there beside what the paper says."""
+    answers = []
+    for setup, row in _of_shapes(study).items():
+        settled = not pd.isna(row["onset"])
+        when = f"is stable from step {row['onset']:,.0f}" if settled else f"never settles in {row['steps']:,} steps"
+        state, horizon = "stable" if settled else "transient", study.horizons[0]
+        error = study.error("sw_avg", RATES[1], horizon, state=state)[setup.run]
+        answers.append(
+            f"The shape of {setup.name} {when}: SW_Avg forecasts the next {horizon:,} steps with an error of "
+            f"{three_digits(100 * error)} %, where the paper says {_reported('sw_avg', horizon, setup)} %."
+        )
+    return answers
+
+
+def _shape_facts(study: Study) -> str:
+    """Return a row per setup: its run, its onset, the first layer against the others, what its LSTM learned from."""
+    rows = []
+    for setup, row in _of_shapes(study).items():
+        first = [three_digits(row[f"first {statistic} w={window}"]) for statistic, window in STATISTICS]
+        learned = "itself, as it goes" if row["lstm"] == "online" else f"`{row['lstm']}`"
+        rows.append([setup.name, f"`{setup.run}`", _count(row["steps"]), _onset(row), *first, learned])
+    heads = ("setup", "our run", "steps", "onset", *(f"{name} w={window}" for name, window in STATISTICS))
+    return table((*heads, "the LSTM learns from"), rows) if rows else ""
+
+
+def _of_shapes(study: Study) -> dict[Setup, Mapping[Any, Any]]:
+    """Return the rows of the runs that have the shape of one of the paper's models, by setup."""
+    rows = study.runs.to_dict("index")
+    return {setup: rows[setup.run] for setup in paper().setups if setup.run in rows}
+
+
+def _reported(forecaster: str, horizon: int, setup: Setup) -> str:
+    """Return the error that the paper reports, in percent; empty for none."""
+    for one in paper().errors:
+        if (one.forecaster, one.horizon, one.setup) == (forecaster, horizon, setup.name):
+            return f"{one.bound} {100 * one.value:g}" + f" ({one.note})" * bool(one.note)
+    return ""
 
 
 def _run_table(study: Study) -> str:
@@ -133,12 +204,12 @@ def _run_table(study: Study) -> str:
     rows = [
         [f"`{run}`", _count(row["steps"]), f"{row['layers']} x {row['experts']}", _count(row["top_k"]),
          _count(row["tokens"]), _onset(row), *(three_digits(column.iloc[i]) for column in columns)]
-        for i, (run, row) in enumerate(study.runs.iterrows())
+        for i, (run, row) in enumerate(study.runs.to_dict("index").items())
     ]  # fmt: skip
     return table(heads, rows)
 
 
-def _onset(row: pd.Series[Any]) -> str:
+def _onset(row: Mapping[Any, Any]) -> str:
     step, low, high = (None if pd.isna(row[name]) else int(row[name]) for name in ("onset", "onset_low", "onset_high"))
     return "never" if step is None else Onset(step, low, high).words(",")
 
