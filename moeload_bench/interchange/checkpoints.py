@@ -29,6 +29,8 @@ from moeload_bench.interchange.optimizer_states import (
     NUMBER,
     OPTIMIZER,
     SHARED,
+    NewPlace,
+    Orders,
     Parameters,
     parameters_of,
     permute_optimizer,
@@ -103,13 +105,6 @@ class Part(NamedTuple):
     tensor: Tensor
 
 
-class Moves(NamedTuple):
-    """The new names of single experts' tensors, and the order of the rows of stacked ones, by name."""
-
-    names: dict[str, str]
-    rows: dict[str, Sequence[int]]
-
-
 class Checkpoint(NamedTuple):
     """A checkpoint whose tensors are all known, by MoE layer in ``layers``; ``left_out``: files not taken along.
 
@@ -173,29 +168,30 @@ def permute_checkpoint(
     opened = _open(checkpoint)
     for layer, order in orders.items():
         _check_order(layer, order, opened.experts, opened.layers, opened.groups)
-    moves = _moves(opened.layers, orders)
-    states = 0
+    new_order, states = Orders(orders), 0
+    places = {name: new_order.place(name) for name in opened.file_of}
     out.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         progress = Progress(list(opened.headers), report)
         for file in opened.files:
             if file in opened.headers:
-                _write(file, scratch / file.name, opened.headers[file], moves, progress)
+                _write(file, scratch / file.name, opened.headers[file], places, progress)
             elif file.name == OPTIMIZER and opened.parameters is not None:
                 states = permute_optimizer(file, scratch / file.name, opened.parameters, orders)
             elif file.name != INDEX:
                 shutil.copyfile(file, scratch / file.name)
         if opened.shards is not None:
-            renamed = {moves.names.get(name, name): file for name, file in opened.file_of.items()}
-            (scratch / INDEX).write_text(json.dumps({**opened.shards.model_dump(), "weight_map": renamed}, indent=2))
+            files = {places[name].name: file for name, file in opened.file_of.items()}
+            (scratch / INDEX).write_text(json.dumps({**opened.shards.model_dump(), "weight_map": files}, indent=2))
         scratch.chmod(0o755)
         scratch.rename(out)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    names, rows = len(moves.names), len(moves.rows)
-    return Permuted(tuple(sorted(orders)), tuple(opened.layers), names, rows, states, opened.left_out)
+    renamed = sum(place.name != name for name, place in places.items())
+    reordered = sum(place.order is not None for place in places.values())
+    return Permuted(tuple(sorted(orders)), tuple(opened.layers), renamed, reordered, states, opened.left_out)
 
 
 def what_stays(checkpoint: Path) -> list[str]:
@@ -398,29 +394,16 @@ def _check_order(layer: int, order: Sequence[int], experts: int, moe_layers: Col
             )
 
 
-def _moves(layers: Mapping[int, Sequence[Part]], orders: Mapping[int, Sequence[int]]) -> Moves:
-    """Return what moves in the layers of ``orders``, all of whose tensors are known."""
-    moves = Moves({}, {})
-    for layer, order in orders.items():
-        place = {expert: j for j, expert in enumerate(order)}
-        for part in layers[layer]:
-            if part.expert is not None:
-                moves.names[part.name] = f"{part.head}experts.{place[part.expert]}.{part.tail}"
-            elif not re.fullmatch(SHARED, part.tail):
-                moves.rows[part.name] = order
-    return moves
-
-
-def _write(file: Path, target: Path, header: Header, moves: Moves, progress: Progress) -> None:
+def _write(file: Path, target: Path, header: Header, places: Mapping[str, NewPlace], progress: Progress) -> None:
     """Write one file, and report the bytes of each tensor."""
-    entries = {moves.names.get(name, name): tensor.model_dump() for name, tensor in header.tensors.items()}
+    entries = {places[name].name: tensor.model_dump() for name, tensor in header.tensors.items()}
     about = {"__metadata__": header.metadata} if header.metadata else {}
     text = json.dumps({**about, **entries}, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with file.open("rb") as source, target.open("wb") as sink:
         sink.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in header.tensors.items():
-            rows = moves.rows.get(name, (0,))
+            rows = places[name].order or (0,)
             size = tensor.size // len(rows)
             for row in rows:
                 source.seek(header.start + tensor.data_offsets[0] + row * size)

@@ -33,7 +33,10 @@ _PLAIN = re.compile(
 """What a pickle of plain tensors imports."""
 MAX_DEPTH = 64
 """Of containers in each other."""
-_ROUTER = re.compile(r"(gate|router|router\.layer)\.(weight|bias|e_score_correction_bias)")
+_BY_ROWS = re.compile(
+    r"(gate|router|router\.layer)\.(weight|bias|e_score_correction_bias)|experts\..+|(input|output)_linear\.weight"
+)
+"""Tensors of a block that have a row for each expert: the router's, and stacked ones."""
 SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
 """Tensors of a block that every token uses: they stay."""
 
@@ -47,10 +50,35 @@ class Parameters:
 
 
 class NewPlace(NamedTuple):
-    """Where a parameter is in the new order: its name there, and the order of its rows, None where they stay."""
+    """Where a tensor is in the new order: its name there, and the order of its rows, None where they stay."""
 
     name: str
     order: Sequence[int] | None
+
+
+class Orders:
+    """The order of the experts of some layers, by the layer's number: the expert of each slot."""
+
+    def __init__(self, orders: Mapping[int, Sequence[int]]) -> None:
+        self._orders = orders
+        self._slots = {layer: {expert: slot for slot, expert in enumerate(order)} for layer, order in orders.items()}
+
+    def place(self, name: str) -> NewPlace:
+        """Return where a tensor is in the new order; raise `PlacementError` for one of a block that is unknown."""
+        found = _BLOCK.fullmatch(name)
+        if found is None or int(found[2]) not in self._orders:
+            return NewPlace(name, None)
+        layer, expert, tail = int(found[2]), found[3], found[4]
+        if expert is not None:
+            slot = self._slots[layer].get(int(expert))
+            if slot is None:
+                raise PlacementError(f"{name}: the plan has no expert {expert} in layer {layer}")
+            return NewPlace(f"{found[1]}experts.{slot}.{tail}", None)
+        if _BY_ROWS.fullmatch(tail):
+            return NewPlace(name, self._orders[layer])
+        if not re.fullmatch(SHARED, tail):
+            raise PlacementError(f"{name} is unknown: it may belong to the router or to experts")
+        return NewPlace(name, None)
 
 
 def parameters_of(checkpoint: Path, layers: int) -> Parameters:
@@ -87,21 +115,6 @@ def parameters_of(checkpoint: Path, layers: int) -> Parameters:
     return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]])
 
 
-def place_of(name: str, orders: Mapping[int, Sequence[int]]) -> NewPlace:
-    """Return where a parameter is in the new order; raise `PlacementError` for one beside a router that is unknown."""
-    found = _BLOCK.fullmatch(name)
-    if found is None or int(found[2]) not in orders:
-        return NewPlace(name, None)
-    order, expert, tail = orders[int(found[2])], found[3], found[4]
-    if expert is not None:
-        return NewPlace(f"{found[1]}experts.{order.index(int(expert))}.{tail}", None)
-    if tail.startswith("experts.") or _ROUTER.fullmatch(tail):
-        return NewPlace(name, order)
-    if not re.fullmatch(SHARED, tail):
-        raise PlacementError(f"{name} is unknown: it may belong to the router or to experts")
-    return NewPlace(name, None)
-
-
 def permute_optimizer(
     path: Path, target: Path | None, parameters: Parameters, orders: Mapping[int, Sequence[int]]
 ) -> int:
@@ -111,7 +124,7 @@ def permute_optimizer(
     Raise `PlacementError` for a file of another form, a state that is not AdamW's or SGD's (factored, sharded,
     quantised: by name), one in another shape than its parameter, and numbers that are not the Trainer's.
     """
-    states = _States(path, parameters, orders, set(), set())
+    states = _States(path, parameters, Orders(orders), set(), set())
     permuted = states.permuted(_loaded(path))
     if target is not None:
         _save(permuted, target)
@@ -154,7 +167,7 @@ def _loaded(path: Path) -> Any:
 class _States:
     path: Path
     parameters: Parameters
-    orders: Mapping[int, Sequence[int]]
+    orders: Orders
     moved: set[str]
     storages: set[int]
     """Of tensors whose rows were moved, by address: a second one on them would take memory without bytes of its own."""
@@ -163,33 +176,30 @@ class _States:
         """Return what was saved in the new order: one optimizer's state, or one beside the model's tensors."""
         if not isinstance(saved, dict):
             raise PlacementError(f"{self.path}: holds a {type(saved).__name__}, expected a dict")
-        states = self._optimizer_of(saved)
-        if states is not None:
-            return states
-        parts = [value for value in saved.values() if isinstance(value, dict)]
-        if any({"state", "param_groups"} <= part.keys() or self._is_model(part) for part in parts):
-            return {key: self._part(key, value) for key, value in saved.items()}
-        keys = ", ".join(printable(str(key)) for key in list(saved)[:8])
-        raise PlacementError(f"{self.path}: holds {keys or 'nothing'}; expected an optimizer's state and param_groups")
+        if (whole := self._optimizer(saved)) is not None:
+            return whole
+        parts = {key: self._part(value) for key, value in saved.items() if isinstance(value, dict)}
+        parts = {key: part for key, part in parts.items() if part is not None}
+        if not parts:
+            keys = ", ".join(printable(str(key)) for key in list(saved)[:8]) or "nothing"
+            raise PlacementError(f"{self.path}: holds {keys}; expected an optimizer's state and param_groups")
+        self._refuse_tensors({key: value for key, value in saved.items() if key not in parts})
+        return {**saved, **parts}
 
-    def _part(self, key: Any, value: Any) -> Any:
-        if isinstance(value, dict) and self._is_model(value):
+    def _part(self, value: dict[Any, Any]) -> dict[Any, Any] | None:
+        """Return the model's tensors or an optimizer's state in the new order, None for anything else."""
+        if value and all(self._is_parameter(name) for name in value):
             return dict(self._tensor(name, "", tensor) for name, tensor in value.items())
-        states = self._optimizer_of(value) if isinstance(value, dict) else None
-        if states is None:
-            self._refuse_tensors(str(key), value)
-        return value if states is None else states
+        return self._optimizer(value)
 
-    def _optimizer_of(self, saved: Mapping[Any, Any]) -> dict[str, Any] | None:
+    def _is_parameter(self, name: Any) -> bool:
+        return name in self.parameters.shapes or (isinstance(name, str) and _BLOCK.fullmatch(name) is not None)
+
+    def _optimizer(self, saved: Mapping[Any, Any]) -> dict[Any, Any] | None:
         """Return an optimizer's state in the new order, None for anything else."""
-        if "state" in saved and "param_groups" in saved:
-            self._check_form(saved)
-            return self._optimizer(saved)
-        flat = any(isinstance(key, str) and key.startswith("state.") for key in saved)
-        return self._flattened(saved) if flat else None
-
-    def _check_form(self, saved: Mapping[str, Any]) -> None:
-        """Raise unless states are a dict and groups hold lists of parameters, with no tensors besides."""
+        if "state" not in saved or "param_groups" not in saved:
+            flat = any(isinstance(key, str) and key.startswith("state.") for key in saved)
+            return self._flattened(saved) if flat else None
         states, groups = saved["state"], saved["param_groups"]
         lists = isinstance(groups, list) and all(
             isinstance(group, dict) and isinstance(group.get("params"), list) for group in groups
@@ -198,44 +208,31 @@ class _States:
             raise PlacementError(
                 f"{self.path}: expected state as a dict, and param_groups as a list of dicts with params"
             )
-        self._refuse_tensors("its settings", {key: value for key, value in saved.items() if key != "state"})
+        self._refuse_tensors({"its settings": [value for key, value in saved.items() if key != "state"]})
+        if all(isinstance(number, int) for number in states):
+            return {**saved, "state": self._numbered(states, [len(group["params"]) for group in groups])}
+        state = {self._place(name).name: self._entries(name, entries) for name, entries in states.items()}
+        renamed = [{**group, "params": [self._place(name).name for name in group["params"]]} for group in groups]
+        return {**saved, "state": state, "param_groups": renamed}
 
-    def _is_model(self, part: Mapping[Any, Any]) -> bool:
-        return bool(part) and all(name in self.parameters.shapes or _BLOCK.fullmatch(str(name)) for name in part)
-
-    def _optimizer(self, saved: Mapping[str, Any]) -> dict[str, Any]:
-        if all(isinstance(number, int) for number in saved["state"]):
-            return {**saved, "state": self._numbered(saved)}
-        state = {}
-        for name, entries in saved["state"].items():
-            state[self._place(name).name] = self._entries(name, entries)
-        groups = [{**group, "params": self._names(group["params"])} for group in saved["param_groups"]]
-        return {**saved, "state": state, "param_groups": groups}
-
-    def _names(self, names: Sequence[str]) -> list[str]:
-        """Return the names of a group in their new order; the group's place of each parameter stays."""
-        return [self._place(name).name for name in names]
-
-    def _numbered(self, saved: Mapping[str, Any]) -> dict[int, Any]:
+    def _numbered(self, states: Mapping[int, Any], sizes: list[int]) -> dict[int, Any]:
         """Return states by number: each group's parameters have the numbers that follow those of the one before."""
-        sizes = [len(group["params"]) for group in saved["param_groups"]]
         expected = [len(group) for group in self.parameters.groups]
         if sizes != expected:
             raise PlacementError(
                 f"{self.path}: its groups have {sizes} parameters, expected {expected} as the Trainer groups them: "
                 "frozen or added parameters, or another loop"
             )
-        name_of = [name for group in self.parameters.groups for name in group]
-        number_of = {name: number for number, name in enumerate(name_of)}
+        names = [name for group in self.parameters.groups for name in group]
+        number_of = {name: number for number, name in enumerate(names)}
         state = {}
-        for number, entries in saved["state"].items():
-            if not 0 <= number < len(name_of):
-                raise PlacementError(f"{self.path}: state of parameter {number}, there are {len(name_of)}")
-            name = name_of[number]
-            state[number_of[self._place(name).name]] = self._entries(name, entries)
+        for number, entries in states.items():
+            if not 0 <= number < len(names):
+                raise PlacementError(f"{self.path}: state of parameter {number}, there are {len(names)}")
+            state[number_of[self._place(names[number]).name]] = self._entries(names[number], entries)
         return state
 
-    def _flattened(self, saved: Mapping[str, Any]) -> dict[str, Any]:
+    def _flattened(self, saved: Mapping[str, Any]) -> dict[Any, Any]:
         """Return states whose keys are `state.PARAMETER.ENTRY`, beside `param_groups.PARAMETER.SETTING`."""
         out = {}
         for key, value in saved.items():
@@ -245,7 +242,7 @@ class _States:
                 new, out_value = self._tensor(name, entry, value)
                 out[f"state.{new}.{entry}"] = out_value
             elif kind == "param_groups":
-                self._refuse_tensors(key, value)
+                self._refuse_tensors({key: value})
                 out[f"param_groups.{self._place(name).name}.{entry}"] = value
             else:
                 raise PlacementError(f"{self.path}: {printable(str(key))} is unknown beside an optimizer's state")
@@ -285,20 +282,22 @@ class _States:
         return place.name, value if rows == sorted(rows) else value[rows]
 
     def _place(self, name: Any) -> NewPlace:
-        if not isinstance(name, str) or not (name in self.parameters.shapes or _BLOCK.fullmatch(name)):
+        if not self._is_parameter(name):
             some = ", ".join(list(self.parameters.shapes)[:3])
             raise PlacementError(f"{self.path}: {printable(str(name))[:200]} is no parameter; there is {some}, ...")
         try:
-            return place_of(name, self.orders)
-        except (PlacementError, ValueError) as error:
+            return self.orders.place(name)
+        except PlacementError as error:
             raise PlacementError(f"{self.path}: {error}") from None
 
-    def _refuse_tensors(self, where: str, value: Any) -> None:
+    def _refuse_tensors(self, values: Mapping[Any, Any]) -> None:
         """Raise `PlacementError` for a tensor in a place that nothing is known of."""
         import torch
 
-        if any(torch.is_tensor(one) and one.dim() for level in _levels(value) for one in level):
-            raise PlacementError(f"{self.path}: a tensor in {printable(where)} is unknown: it may belong to experts")
+        for where, value in values.items():
+            if any(torch.is_tensor(one) and one.dim() for level in _levels(value) for one in level):
+                place = printable(str(where))
+                raise PlacementError(f"{self.path}: a tensor in {place} is unknown: it may belong to experts")
 
 
 def _levels(value: Any) -> Iterator[list[Any]]:
