@@ -16,8 +16,7 @@ from typer.main import get_command
 from moeload_bench.cli.options import INT, FirstLayer
 from moeload_bench.cli.progress import pair_progress, print_entries, say
 from moeload_bench.errors import TraceError, counted
-from moeload_bench.interchange.formats import FORMATS
-from moeload_bench.interchange.importing import import_from
+from moeload_bench.interchange.importing import FORMATS, import_from
 from moeload_bench.interchange.model_layers import read_layers
 from moeload_bench.interchange.rows import CutShortWarning, Imported, Options, spans
 from moeload_bench.recording.stages import merge_stages

@@ -37,6 +37,7 @@ ModelLayers = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the forecaster.")]
 Level = Annotated[str, typer.Option(help="Isolation: none, process or sandbox.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
 Jobs = Annotated[int, typer.Option(min=1, help="How many runs at a time.")]
 FindLinks = Annotated[Path | None, typer.Option(help="A folder of wheels for the requirements.")]
 NoIndex = Annotated[bool, typer.Option("--no-index", help="Take wheels from --find-links only.")]

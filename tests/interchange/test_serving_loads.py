@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MissingExtraError, TraceError
-from moeload_bench.interchange.formats import FORMATS
-from moeload_bench.interchange.importing import import_log
+from moeload_bench.interchange.importing import FORMATS, import_log
 from moeload_bench.interchange.load_history import read_load_history
 from moeload_bench.interchange.model_layers import layers_of, read_layers
 from moeload_bench.interchange.routed import read_routed
