@@ -4,6 +4,10 @@ monitor = LoadMonitor(sinks=["runs/moe.jsonl"])
 with record(model, out="runs", name="my-run", monitor=monitor) as r: ...    # any PyTorch loop
 LoadRecorder("runs", name="my-run", monitor=monitor)                        # transformers' Trainer, as a callback
 monitor.attach(trainer, out="runs", name="my-run")                          # and into the Trainer's own logs
+
+One row of counts at a time goes in, a `Snapshot` every so many steps comes out. What is known at a step is a function
+of the rows before it and of the `Settings`, whether the rows come out of a training in progress or out of a finished
+trace (`replay`).
 """
 
 from __future__ import annotations
@@ -11,6 +15,7 @@ from __future__ import annotations
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +24,16 @@ import numpy as np
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.inspection.advice import Advice
+from moeload_bench.inspection.decision import Decision
 from moeload_bench.inspection.events import Event
-from moeload_bench.inspection.facts import Inspection
-from moeload_bench.inspection.log_series import console_line, series_of
+from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.planning import Planner, Settings
-from moeload_bench.inspection.sinks import Log, event_caller, sink
-from moeload_bench.inspection.snapshot import Snapshot, Watch
+from moeload_bench.inspection.sinks import Log, console_line, event_caller, series_of, sink
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
-from moeload_bench.recording.writer import RecordingWarning, Row
-from moeload_bench.traces.trace import TraceMeta
+from moeload_bench.recording.writer import RecordingWarning, Row, rows_of
+from moeload_bench.traces.trace import Trace, TraceMeta
 
 PRINTERS = ("PrinterCallback", "ProgressCallback", "NotebookProgressCallback")
 """Callbacks of transformers that print all that is logged."""
@@ -37,12 +41,79 @@ KEPT = 512
 """Snapshots that a monitor keeps."""
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What is known at step ``step``, the first one not seen.
+
+    ``inspection``: the facts, without their timeline. ``decision`` and ``advice``: None unless they are asked for.
+    """
+
+    step: int
+    inspection: Inspection
+    decision: Decision | None
+    advice: Advice | None
+
+
+class Watch:
+    """Facts of a run and, if ``advise``, its plans.
+
+    ``batch_tokens``: tokens of the first row. ``on_event``: called with each event.
+
+    Raises what `Planner` raises, and `TraceError` for a stride that the state rule does not fit.
+    """
+
+    def __init__(
+        self, meta: TraceMeta, settings: Settings, batch_tokens: int, *, advise: bool,
+        on_event: Callable[[Event], object] | None = None,
+    ) -> None:  # fmt: skip
+        self.inspector = Inspector(meta, settings.rule, on_event)
+        self.planner = Planner(meta, settings, batch_tokens) if advise else None
+        self._look_rows = settings.every_at(meta.stride) // meta.stride
+        self._rows = 0
+
+    def add(self, row: Row) -> Snapshot | None:
+        """Take in one step: `step`, `tokens` [L], `load` [L, E] and the optional columns; a snapshot where one is due.
+
+        Raise `TraceError` for a step that does not follow the last one or counts of another shape, and what a
+        forecaster raises.
+        """
+        self.inspector.add_row(row)
+        planned = None if self.planner is None else self.planner.add(row)
+        self._rows += 1
+        if self._rows % self._look_rows:
+            return None
+        found = replace(self.inspector.inspection(), timeline=None)
+        if planned is None:
+            return Snapshot(found.step, found, None, None)
+        return Snapshot(found.step, found, planned.decision, planned.advice)
+
+    def close(self) -> None:
+        """End the processes of forecasters."""
+        if self.planner is not None:
+            self.planner.close()
+
+
+def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]:
+    """Yield the snapshots that a monitor with these settings gave, or would have given, during the recording."""
+    settings = settings or Settings()
+    watch: Watch | None = None
+    try:
+        for row in rows_of(trace):
+            watch = watch or Watch(trace.meta, settings, int(row["tokens"].max()), advise=settings.asks_for_advice)
+            snapshot = watch.add(row)
+            if snapshot is not None:
+                yield snapshot
+    finally:
+        if watch is not None:
+            watch.close()
+
+
 class LoadMonitor:
     """Facts of a run that is training and, if asked for, advice; nothing in it stops the training.
 
-    ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of `log_series` go
-    (`inspection.sinks`). ``on_event``: called with each `Event` (`inspection.events`) in a thread of its own; if it
-    raises or is too slow, a warning at the end says so. ``on_advice``: called with each `Advice` to re-plan; unless it
+    ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of `inspection.sinks`
+    go. ``on_event``: called with each `Event` (`inspection.events`) in a thread of its own; if it raises or is too
+    slow, a warning at the end says so. ``on_advice``: called with each `Advice` to re-plan; unless it
     returns False (or raises) the plan counts as carried out. ``advice_file``: the newest plan to have, in a format of
     `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one). Nothing is planned unless one
     of these two is given or the settings state a cluster. Without ``on_advice`` nothing counts as carried out until

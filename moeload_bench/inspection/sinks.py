@@ -1,4 +1,6 @@
-"""Where a monitor's numbers and events go. What raises or blocks never stops training: a thread of its own calls it.
+"""What a monitor logs, few series with stable names (docs/guide/live.md), and where its numbers and events go.
+
+What raises or blocks never stops training: a thread of its own calls it.
 
 A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_scalar`), a module or run with
 `log(dict, step=...)` (trackio, wandb), or any function `log(dict, step)`.
@@ -9,17 +11,22 @@ from __future__ import annotations
 import contextvars
 import errno
 import json
+import math
 import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from moeload_bench.errors import RecordingError, printable
 from moeload_bench.inspection.events import Event
+from moeload_bench.inspection.facts import Inspection
 from moeload_bench.recording.writer import RecordingWarning
+from moeload_bench.traces.means import mean_known
 
 Log = Callable[[dict[str, float], int], Any]
 
@@ -31,6 +38,35 @@ FAILURES = 3
 """Errors in a row after which a sink is given up."""
 CLOSE_S = 5.0
 """How long the end of training waits for what still waits."""
+PREFIX = "moe"
+SERIES: Mapping[str, str] = {
+    "max_violation": "violation {:.2f} in the worst layer",
+    "mean_violation": "{:.2f} on average",
+    "dead": "{:,.0f} experts dead",
+    "drift": "drift {:.1%} of tokens",
+    "events": "{:,.0f} events",
+}
+"""Each series, and what a console says of it. Violation: the busiest expert's load over the mean, less 1."""
+
+
+def series_of(found: Inspection) -> dict[str, float]:
+    """Return `moe/NAME` of each of `SERIES`; what is not known is left out."""
+    violation_L = found.busiest_L - 1
+    values = {"drift": math.nan if found.states is None else mean_known(found.states.drift_L)}
+    if np.isfinite(violation_L).any():
+        values |= {
+            "max_violation": float(np.nanmax(violation_L)),
+            "mean_violation": mean_known(violation_L),
+            "dead": float(found.dead_LE.sum()),
+            "events": float(found.events.total),
+        }
+    return {f"{PREFIX}/{name}": values[name] for name in SERIES if math.isfinite(values.get(name, math.nan))}
+
+
+def console_line(values: Mapping[str, float], step: int) -> str:
+    """Return what a console says of a step: `moe, step 500: violation 1.58 in the worst layer, 3 experts dead, ...`."""
+    known = [words.format(values[key]) for name, words in SERIES.items() if (key := f"{PREFIX}/{name}") in values]
+    return f"{PREFIX}, step {step:,}: {', '.join(known) or 'no load'}"
 
 
 def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:

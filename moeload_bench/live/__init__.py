@@ -13,9 +13,8 @@ if TYPE_CHECKING:
     from moeload_bench.inspection.advice import Advice, AdviceRule
     from moeload_bench.inspection.cluster import Cluster
     from moeload_bench.inspection.events import Event
-    from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.monitor import LoadMonitor, Snapshot, replay
     from moeload_bench.inspection.planning import Settings
-    from moeload_bench.inspection.snapshot import Snapshot, replay
 
 __all__ = ["Advice", "AdviceRule", "Cluster", "Event", "LoadMonitor", "Settings", "Snapshot", "replay"]
 
@@ -26,8 +25,8 @@ _HOME = {
     "Event": "events",
     "LoadMonitor": "monitor",
     "Settings": "planning",
-    "Snapshot": "snapshot",
-    "replay": "snapshot",
+    "Snapshot": "monitor",
+    "replay": "monitor",
 }
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.inspection.log_series import SERIES, series_of
 from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.sinks import SERIES, series_of
 from moeload_bench.recording.writer import RecordingWarning
 from tests.conftest import need
 from tests.support.monitored import OFTEN, loop, trainer

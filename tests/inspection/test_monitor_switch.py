@@ -11,9 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
-from moeload_bench.inspection.monitor import LoadMonitor
+from moeload_bench.inspection.monitor import LoadMonitor, replay
 from moeload_bench.inspection.planning import Settings
-from moeload_bench.inspection.snapshot import replay
 from moeload_bench.recording.callback import LoadRecorder
 from moeload_bench.traces.store import read_trace
 from tests.conftest import need

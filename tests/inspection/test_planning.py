@@ -11,8 +11,8 @@ from moeload_bench.errors import PlacementError, TraceError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo, step_block
 from moeload_bench.harness.replay import make_request
 from moeload_bench.inspection.cluster import Cluster
+from moeload_bench.inspection.monitor import Snapshot, Watch, replay
 from moeload_bench.inspection.planning import Planner, Settings, decided
-from moeload_bench.inspection.snapshot import Snapshot, Watch, replay
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.states.rule import label_states
