@@ -25,6 +25,7 @@ TARGETS = [
     "since_plan@whole_blocks=true",
     "adaptive",
     "average_tuned",
+    "online",
     "gated",
     "guarded",
     "arima@order=[1,1,1],history=150",
@@ -100,6 +101,7 @@ def test_layer_step_without_load_repeats_the_last_valid_share(target: str) -> No
     "target",
     ["sw_avg@window=0", "sw_avg@window=2.5", "ema@gain=0", "ema@gain=1.5", "recent_sum@steps=0",
      "since_plan@every=true", "since_plan@whole_blocks=1", "adaptive@sharpness=-1", "gated@weights=mine",
+     "online@trust=-1", "online@window=5",
      "arima@order=[1,1]", "arima@order=[0,1,0]",
      "arima@order=[1,3,1]", "arima@engine=abacus", "arima@maxiter=0", "arima@history=true"],
 )  # fmt: skip
