@@ -190,13 +190,13 @@ def read_network(data: bytes, origin: str) -> Network:
     shape = (EXTRA, 2 + len(gate.inner_U))
     if more.shape != shape or more.dtype != np.float32 or not np.isfinite(more).all():
         raise TargetError(f"guarded: more of {origin} is {more.dtype} {more.shape}, expected finite float32 {shape}")
-    whole = {
+    weights = {
         "mean_C": np.append(gate.mean_C, more[:, 0]),
         "scale_C": np.append(gate.scale_C, more[:, 1]),
         "inner_CU": np.concatenate([gate.inner_CU, more[:, 2:]]),
         "quiet": None if quiet_CKQ is None else Spread.checked(quiet_CKQ, origin),
     }
-    return Network(**{**vars(gate), **whole})
+    return Network(**{**vars(gate), **weights})
 
 
 @lru_cache(maxsize=1)

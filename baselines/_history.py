@@ -46,9 +46,9 @@ class History:
             return
         self._blocks.push(self._single.rows_SLE[-BLOCK:].sum(axis=0)[None])
         rest = row_SLE[head:]
-        whole = len(rest) // BLOCK
-        if whole:
-            sum_NLE = rest[: whole * BLOCK].reshape(whole, BLOCK, *rest.shape[1:]).sum(axis=1)
+        blocks = len(rest) // BLOCK
+        if blocks:
+            sum_NLE = rest[: blocks * BLOCK].reshape(blocks, BLOCK, *rest.shape[1:]).sum(axis=1)
             self._blocks.push(sum_NLE)
         self._single.push(rest)
 

@@ -162,7 +162,7 @@ class Residuals:
     """Scaled residuals of several runs, and the factors that they give."""
 
     def __init__(self) -> None:
-        self._known: list[list[list[tuple[int, FloatArray]]]] = [[[] for _ in HORIZONS] for _ in range(2)]
+        self._residuals: list[list[list[tuple[int, FloatArray]]]] = [[[] for _ in HORIZONS] for _ in range(2)]
 
     def add(
         self, run: int, mean_KLE: FloatArray, truth_KLE: FloatArray, scale_KLE: FloatArray, moving_L: BoolArray
@@ -175,12 +175,12 @@ class Residuals:
             for state in (0, 1):
                 found = scaled_LE[moving_L == bool(state)].ravel()
                 if len(found):
-                    self._known[state][k].append((run, found))
+                    self._residuals[state][k].append((run, found))
 
     def spread(self) -> Spread | None:
         """The factors; a state and horizon that was never seen takes those of a neighbouring horizon, else of the other
         state. None where nothing was seen at all."""
-        still, moves = (_filled([_weighted_quantiles(known) for known in state]) for state in self._known)
+        still, moves = (_filled([_weighted_quantiles(known) for known in state]) for state in self._residuals)
         if still is None and moves is None:
             return None
         both = [moves if still is None else still, still if moves is None else moves]

@@ -170,8 +170,8 @@ def fit_due(rows: int, refit: int, least: int) -> int | None:
 
 def _checked_order(order: Sequence[int]) -> exact.Order:
     values = list(order) if isinstance(order, list | tuple) else []
-    whole = all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
-    if len(values) != 3 or not whole or values[0] + values[2] == 0 or values[1] > 2:
+    integers = all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values)
+    if len(values) != 3 or not integers or values[0] + values[2] == 0 or values[1] > 2:
         raise TargetError(
             f"arima: order is {order!r}, expected whole numbers [p, d, q] with p + q of at least 1 and d of at most 2"
         )

@@ -29,7 +29,7 @@ class SincePlan:
         if not isinstance(whole_blocks, bool):
             raise TargetError(f"since_plan: whole_blocks is {whole_blocks!r}, expected true or false")
         self._stream = ShareStream(info)
-        self._every, self._whole = row_count(every, info.stride), whole_blocks
+        self._every, self._whole_blocks = row_count(every, info.stride), whole_blocks
         self._sum_LE, self._rows = np.zeros_like(self._stream.last_LE), 0
         self._last_LE: FloatArray | None = None
 
@@ -48,7 +48,7 @@ class SincePlan:
 
     def forecast(self, request: ForecastRequest) -> Forecast:
         """The mean over the whole horizon."""
-        if self._last_LE is not None and (self._whole or not self._rows):
+        if self._last_LE is not None and (self._whole_blocks or not self._rows):
             return Forecast.constant(self._last_LE, request.horizon)
         share_LE = self._sum_LE / self._rows if self._rows else self._stream.last_LE
         return Forecast.constant(share_LE, request.horizon)

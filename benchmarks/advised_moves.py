@@ -104,14 +104,14 @@ def measured(found: list[list[Outcome]]) -> dict[str, float]:
     moves = [[one for one in run if one.verdict == "move"] for run in found]
     moves = [run for run in moves if run]
     paid = [one.saved_percent > 0 for run in moves for one in run]
-    whole = sum(all(one.saved_percent > 0 for one in run) for run in moves)
-    low, high = interval(whole, len(moves)) if moves else (0.0, 100.0)
+    runs_paid = sum(all(one.saved_percent > 0 for one in run) for run in moves)
+    low, high = interval(runs_paid, len(moves)) if moves else (0.0, 100.0)
     others = [one for run in found for one in run if one.verdict == "cannot tell"]
     missed = sum(one.saved_percent > 1 for one in others)
     saved = np.mean([one.saved_percent for run in moves for one in run]) if moves else float("nan")
     return {
-        "advised": len(paid), "paid": sum(paid), "saved_percent": float(saved), "runs": len(moves), "runs_paid": whole,
-        "low": low, "high": high, "cannot_tell": len(others), "missed": missed,
+        "advised": len(paid), "paid": sum(paid), "saved_percent": float(saved), "runs": len(moves),
+        "runs_paid": runs_paid, "low": low, "high": high, "cannot_tell": len(others), "missed": missed,
     }  # fmt: skip
 
 

@@ -120,9 +120,9 @@ def main() -> None:
     add(*compare_arima.rows(peer, args.quick))
     add(replay_row(peer, args.quick))
     add(*command_rows(args.quick))
-    kept = OTHERS.findall(args.out.read_text()) if args.out.exists() else []
+    other_parts = OTHERS.findall(args.out.read_text()) if args.out.exists() else []
     text = page(rows, table_of_files, args.quick)
-    args.out.write_text("\n".join([text, *(f"{part}\n" for part in kept)]))
+    args.out.write_text("\n".join([text, *(f"{part}\n" for part in other_parts)]))
     reopen(args.out)
     print(f"{time.perf_counter() - start:4.0f} s | {args.out}")
 

@@ -34,12 +34,12 @@ MAX_LINES = 20
 """Differences printed of each result; the rest is counted."""
 
 
-def same_machine(then: Environment, here: Environment) -> str | None:
+def same_machine(then: Environment, now: Environment) -> str | None:
     """Return what tells two machines apart, None for nothing: the processor, Python, the numerical libraries."""
     pairs = {
-        "hardware": (then.hardware, here.hardware),
-        "python": (then.python, here.python),
-        **{name: (then.versions.get(name), here.versions.get(name)) for name in {**then.versions, **here.versions}},
+        "hardware": (then.hardware, now.hardware),
+        "python": (then.python, now.python),
+        **{name: (then.versions.get(name), now.versions.get(name)) for name in {**then.versions, **now.versions}},
     }
     differ = [f"{name} {a} -> {b}" for name, (a, b) in sorted(pairs.items()) if a != b]
     return ", ".join(differ) or None

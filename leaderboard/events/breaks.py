@@ -53,7 +53,7 @@ class Break(NamedTuple):
         return tuple(found)
 
 
-NOTHING = Break("nothing")
+NO_BREAK = Break("nothing")
 BREAKS = (
     *(Break(f"learning rate x{rate}", rate=rate) for rate in (2, 5, 30)),
     *(Break(f"router row x{row:g}", row=row) for row in (0.3, 0.0)),
@@ -80,8 +80,8 @@ def record(folder: Path) -> Iterator[str]:
     """Record the runs and forks that are not there yet; yield the name of each fork."""
     for at in FORKS:
         for name in FAMILIES:
-            plain = fork_of(folder, name, at, NOTHING)
-            for one in (NOTHING, *BREAKS):
+            plain = fork_of(folder, name, at, NO_BREAK)
+            for one in (NO_BREAK, *BREAKS):
                 fork = fork_of(folder, name, at, one)
                 if one.row != 1 and not fork.checkpoint.is_file():
                     scale_row(plain.checkpoint, fork.checkpoint, one.row)

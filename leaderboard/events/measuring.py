@@ -26,7 +26,7 @@ from leaderboard.events.alarms import (
     scores,
     unplanned,
 )
-from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NOTHING, base_job, fork_of
+from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NO_BREAK, base_job, fork_of
 from leaderboard.events.records import Healthy, Measured, Noticed
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS
@@ -113,7 +113,7 @@ def _breaks(folder: Path, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
     """Yield what was noticed in each fork that is there."""
     for at in FORKS:
         for base in FAMILIES:
-            for one in (NOTHING, *BREAKS):
+            for one in (NO_BREAK, *BREAKS):
                 path = fork_of(folder, base, at, one).target(0)
                 if path.is_file():
                     trace = _joined(folder, base, at, read_trace(path))

@@ -58,9 +58,9 @@ def breaks() -> str:
     found = measured()
     rows = []
     for name in dict.fromkeys(one.name for one in (*found.breaks, *found.switches)):
-        alike = [one for one in (*found.breaks, *found.switches) if one.name == name]
-        settled = f"{100 * np.mean([one.settled for one in alike]):.0f}"
-        rows.append((name, str(len(alike)), settled, *(_detection(alike, method) for method in METHODS)))
+        same_break = [one for one in (*found.breaks, *found.switches) if one.name == name]
+        settled = f"{100 * np.mean([one.settled for one in same_break]):.0f}"
+        rows.append((name, str(len(same_break)), settled, *(_detection(same_break, method) for method in METHODS)))
     forks, bases = ({(one.base, one.at) for one in found.breaks}, {one.base for one in found.breaks})
     steps = " and ".join(f"{step:,}" for step in sorted({at for _, at in forks}))
     heads = ("break", "number", "settled, %", *(f"*{kind}*" for kind in ALARMS), *METHODS[3:])

@@ -57,12 +57,12 @@ class RunNeeds(Record):
 def run_needs(name: str, rows: Trace) -> RunNeeds:
     """Return what a run needed."""
     need_S = needs(rows).max(axis=1)
-    whole = len(need_S) // BLOCK * BLOCK
+    blocks = len(need_S) // BLOCK * BLOCK
     dropped = {h: dropped_after(rows, need_S, h, np.array(TIMES)) for h in HORIZONS if len(need_S) >= 2 * h}
     return RunNeeds(
         id=name,
         tokens=float(totals(rows.load_SLE[rows.steps - 1 :]).max() / rows.num_experts),
-        peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:whole].reshape(-1, BLOCK).max(axis=1)),
+        peak_B=tuple(float(f"{peak:.6g}") for peak in need_S[:blocks].reshape(-1, BLOCK).max(axis=1)),
         dropped={h: tuple(float(f"{one:.3g}") for one in found.mean(axis=0)) for h, found in dropped.items()},
     )
 
@@ -83,8 +83,8 @@ def weights(runs: Sequence[RunNeeds], groups: Mapping[str, str], size: Stratum) 
     Runs with batches of another size count `OTHER_SIZE` as much.
     """
     recipes = Counter(run.recipe for run in runs)
-    alike = Counter(groups[recipe] for recipe in recipes)
-    weight_R = np.array([1 / (alike[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
+    recipes_of_group = Counter(groups[recipe] for recipe in recipes)
+    weight_R = np.array([1 / (recipes_of_group[groups[run.recipe]] * recipes[run.recipe]) for run in runs])
     return weight_R * [1.0 if size_of(run.tokens) == size else OTHER_SIZE for run in runs]
 
 

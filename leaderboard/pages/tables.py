@@ -87,12 +87,12 @@ def suites_table() -> str:
 
 def tolerances() -> str:
     """Return by how much a re-run may differ, metrics with the same tolerances in one row."""
-    alike: dict[tuple[str, ...], list[str]] = {}
+    metrics_by_cells: dict[tuple[str, ...], list[str]] = {}
     for metric in METRICS.values():
         allowed = metric.tolerance
         cells = (_larger(allowed.value), _larger(allowed.mean), _larger(allowed.overall))
-        alike.setdefault(cells, []).append(f"`{metric.label}`")
-    rows = [(", ".join(metrics), *cells) for cells, metrics in alike.items()]
+        metrics_by_cells.setdefault(cells, []).append(f"`{metric.label}`")
+    rows = [(", ".join(metrics), *cells) for cells, metrics in metrics_by_cells.items()]
     return aligned_table(("metric", "a value", "a mean", "over all horizons"), rows)
 
 

@@ -225,5 +225,5 @@ def rerun_level(own_code: bool) -> Level:
 def runs_to_record_again(folder: SeasonFolder) -> list[str]:
     """Return the recipes that a stranger records again, drawn from the hashes of all traces."""
     recordings = folder.recordings
-    whole = sorted(name for name, one in recordings.items() if one.ended is None)
-    return random.Random(recordings_sha256(recordings)).sample(whole, min(RUNS, len(whole)))
+    complete = sorted(name for name, one in recordings.items() if one.ended is None)
+    return random.Random(recordings_sha256(recordings)).sample(complete, min(RUNS, len(complete)))

@@ -58,10 +58,10 @@ class BlockMemory:
         self.rows += len(share_SLE)
         self._row_SLE = np.concatenate([self._row_SLE, share_SLE])[-ROWS:]
         waiting = np.concatenate([self._part_SLE, share_SLE])
-        whole = len(waiting) // 10 * 10
-        tens = waiting[:whole].reshape(-1, 10, *share_SLE.shape[1:]).sum(axis=1)
+        rows = len(waiting) // 10 * 10
+        tens = waiting[:rows].reshape(-1, 10, *share_SLE.shape[1:]).sum(axis=1)
         self._ten_SLE = np.concatenate([self._ten_SLE, tens])[-TENS:]
-        self._part_SLE = waiting[whole:]
+        self._part_SLE = waiting[rows:]
 
     def count(self, block: int) -> int:
         """How many whole blocks of so many rows are remembered."""
@@ -72,8 +72,8 @@ class BlockMemory:
         if block == 1:
             return self._row_SLE.reshape(len(self._row_SLE), self.last_LE.size).T
         size = block // 10
-        whole = self._ten_SLE[len(self._ten_SLE) % size :]
-        return np.asarray(whole.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block)
+        ten_SLE = self._ten_SLE[len(self._ten_SLE) % size :]
+        return np.asarray(ten_SLE.reshape(-1, size, self.last_LE.size).sum(axis=1).T / block)
 
 
 class BlockAdapter(ABC):

@@ -84,8 +84,8 @@ def figure(
 
     if kind in ("horizon", "cost"):
         results = _results(sources, suite if trace is None else open_trace(trace), level)
-        drawn = plots.draw_horizon(results, metric) if kind == "horizon" else plots.draw_cost(results, metric, horizon)
-        say(str(save_figure(drawn, out)))
+        figure = plots.draw_horizon(results, metric) if kind == "horizon" else plots.draw_cost(results, metric, horizon)
+        say(str(save_figure(figure, out)))
         return
     name, *forecasters = sources
     if forecasters and kind != "training":

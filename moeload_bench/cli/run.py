@@ -265,10 +265,10 @@ def _make_folder(folder: Path, what: str) -> None:
 
 def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
     """Return the default forecasters whose packages are installed; say on standard error which are left out."""
-    kept, missing = installed(defaults, suite)
+    baselines, missing = installed(defaults, suite)
     for reason in missing:
         say(f"left out: {reason}", err=True)
-    return kept
+    return baselines
 
 
 def _one_trace(traces: Sequence[str] | None) -> str | None:

@@ -124,8 +124,8 @@ def shard(model: Any, device: torch.device) -> nn.Module:
     for module in reversed(list(model.modules())):  # layers within layers first
         if module is not model and type(module).__name__ in model._no_split_modules:
             fully_shard(module, mesh=mesh)
-    whole: nn.Module = fully_shard(model, mesh=mesh)
-    return whole
+    sharded: nn.Module = fully_shard(model, mesh=mesh)
+    return sharded
 
 
 def gathered(value: Any, keep: bool) -> Any:
@@ -136,20 +136,20 @@ def gathered(value: Any, keep: bool) -> Any:
     if isinstance(value, dict):
         return {key: gathered(item, keep) for key, item in value.items()}
     if hasattr(value, "full_tensor"):
-        whole = value.full_tensor()
-        return whole.cpu() if keep else None
+        tensor = value.full_tensor()
+        return tensor.cpu() if keep else None
     return value
 
 
-def scattered(whole: Any, like: nn.Parameter) -> Any:
+def scattered(tensor: Any, like: nn.Parameter) -> Any:
     """Return this process's part of a whole tensor, cut as ``like`` is; a tensor of another shape is returned
     unchanged.
     """
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    if not isinstance(like, DTensor) or getattr(whole, "shape", None) != like.shape:
-        return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
+    if not isinstance(like, DTensor) or getattr(tensor, "shape", None) != like.shape:
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def load_whole(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

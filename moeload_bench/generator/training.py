@@ -122,8 +122,8 @@ class TrainingRun:
             RouterCounter(body, ADAPTERS, reduce=total, without_gradients=True) if self.recipe.probe else None
         )
         self.specialisation = Specialisation(self.recipe, body, self.counter.routers, self.order.held_out_BN)
-        whole = ranks.count == 1 or job.sharded
-        self._passing: Any = self.model if whole else data_parallel(self.model, self.recipe)
+        alone = ranks.count == 1 or job.sharded
+        self._passing: Any = self.model if alone else data_parallel(self.model, self.recipe)
         self._saved: dict[str, Any] = {}
         self._score = score_function(self.recipe)
         self._bias: RoutingBias | None = None

@@ -115,9 +115,9 @@ def deterministic(subject: Subject) -> str | None:
 
 def block_size(subject: Subject) -> str | None:
     """Check that the sizes of the blocks that `observe` is given do not matter, to 1e-9 relative."""
-    whole = subject.basic()
+    one_block = subject.basic()
     for sizes in ((1,), (7, 1, 30)):
-        wrong = differs(whole, subject.ask(BASIC, sizes), BASIC.horizons)
+        wrong = differs(one_block, subject.ask(BASIC, sizes), BASIC.horizons)
         if wrong is not None:
             return f"blocks of {sizes} steps and one of {BASIC.steps}: {wrong}"
     return None
@@ -136,8 +136,8 @@ def forecast_is_pure(subject: Subject) -> str | None:
             return f"asked twice: {again}"
         for feed in (asked, quiet):
             feed.rows(run.rows(half, BASIC.steps))
-        later = differs(asked.ask(BASIC.request()), quiet.ask(BASIC.request()), BASIC.horizons)
-        return None if later is None else f"asked half-way or not: {later}"
+        difference = differs(asked.ask(BASIC.request()), quiet.ask(BASIC.request()), BASIC.horizons)
+        return None if difference is None else f"asked half-way or not: {difference}"
 
 
 def horizon_prefix(subject: Subject) -> str | None:

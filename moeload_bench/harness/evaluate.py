@@ -206,15 +206,15 @@ def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
 
 def installed(forecasters: Iterable[str], suite: Suite | None = None) -> tuple[list[str], list[str]]:
     """Return those whose packages are installed, and what is missing for each of the others."""
-    kept, missing = [], []
+    names_found, missing = [], []
     for name in forecasters:
         try:
             preflight(as_target(name, suite))
         except MissingExtraError as error:
             missing.append(str(error))
         else:
-            kept.append(name)
-    return kept, missing
+            names_found.append(name)
+    return names_found, missing
 
 
 def suite_baselines(suite: Suite) -> Sequence[str]:

@@ -198,7 +198,7 @@ class _RunScores:
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
         self.digest = hashlib.sha256()
-        self.kept: list[StoredForecast] = []
+        self.forecasts: list[StoredForecast] = []
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
@@ -207,7 +207,7 @@ class _RunScores:
         for part in _hashed(answer):
             self.digest.update(part)
         if self.pair.setting.keep is not None:
-            self.kept.append(StoredForecast.of(answer, self.truth))
+            self.forecasts.append(StoredForecast.of(answer, self.truth))
 
     def fail_rest(self, reason: str) -> None:
         """Every origin without an answer fails for one reason."""
@@ -230,18 +230,21 @@ class _RunScores:
                     crossing=self.facts.crossing[origin],
                     failure=failure,
                     metrics=rounded_tree(
-                        {name: self._whole(mean_over(value, axis=1)) for name, value in known.items()}
+                        {name: self._with_all_horizons(mean_over(value, axis=1)) for name, value in known.items()}
                     ),
                 )
             )
         per_layer = {
-            state: {metric: self._whole(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
+            state: {
+                metric: self._with_all_horizons(mean_over(np.stack(values), axis=0))
+                for metric, values in metrics.items()
+            }
             for state, metrics in layered.items()
         }
         if self.pair.setting.keep is not None:
             sha256, horizons = self.pair.entry.data_sha256, self.truth.horizons
             path = forecasts_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
-            save_forecasts(path, self.kept, horizons)
+            save_forecasts(path, self.forecasts, horizons)
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,
@@ -257,7 +260,7 @@ class _RunScores:
             accounting=host.cost().accounting if host else None,
         )
 
-    def _whole(self, value_K: FloatArray) -> FloatArray:
+    def _with_all_horizons(self, value_K: FloatArray) -> FloatArray:
         """Fill up to the suite's horizons: one that the run is too short for has no value."""
         return filled(value_K, len(self.pair.setting.suite.horizons))
 

@@ -63,22 +63,22 @@ class StoredForecast(NamedTuple):
         return cls(answer.origin, np.full(shape, np.nan), None)
 
 
-def save_forecasts(path: Path, kept: Sequence[StoredForecast], horizons: Sequence[int]) -> None:
+def save_forecasts(path: Path, forecasts: Sequence[StoredForecast], horizons: Sequence[int]) -> None:
     """Write the forecasts of one run as an archive, whole or not at all; their means are over these horizons.
 
     A run without origins has none, and no archive.
     """
-    if not kept:
+    if not forecasts:
         return
     arrays: dict[str, Any] = {
-        "origin_O": np.array([one.origin for one in kept]),
+        "origin_O": np.array([one.origin for one in forecasts]),
         "horizon_K": np.array(horizons, dtype=np.int64),
-        "mean_OKLE": np.stack([one.mean_KLE for one in kept]),
+        "mean_OKLE": np.stack([one.mean_KLE for one in forecasts]),
     }
-    given = next((one.quantile_QKLE for one in kept if one.quantile_QKLE is not None), None)
+    given = next((one.quantile_QKLE for one in forecasts if one.quantile_QKLE is not None), None)
     if given is not None:
         nothing_QKLE = np.full(given.shape, np.nan)
-        quantiles = [nothing_QKLE if one.quantile_QKLE is None else one.quantile_QKLE for one in kept]
+        quantiles = [nothing_QKLE if one.quantile_QKLE is None else one.quantile_QKLE for one in forecasts]
         arrays["quantile_OQKLE"] = np.stack(quantiles)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch, scratch.open("wb") as file:

@@ -62,10 +62,10 @@ class Truth:
 
     def facts(self, origins: Sequence[tuple[int, State]], K: int) -> TraceFacts:
         """Return what belongs to the trace and not to a forecaster, for a suite's origins and number of horizons."""
-        floors, later = self.floors(origins), (False,) * (K - len(self.horizons))
+        floors, unasked = self.floors(origins), (False,) * (K - len(self.horizons))
         return TraceFacts(
             data_sha256=data_sha256(self.trace),
-            crossing={origin: self.crosses(origin) + later for origin, _ in origins},
+            crossing={origin: self.crosses(origin) + unasked for origin, _ in origins},
             floors=rounded_tree(floors.by_state(K)),
             floor_marks=floors.marks(),
         )

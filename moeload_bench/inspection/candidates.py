@@ -328,8 +328,8 @@ class Race:
         """Return the sums [N, X] of the newest disjoint windows that began after the first plan, at most five."""
         size = self._window_looks
         rows = list(self._newest or ())[::-1]
-        whole = len(rows) // size * size
-        return np.asarray(np.array(rows[:whole]).reshape(-1, size, len(self.total)).sum(axis=1)[::-1])
+        count = len(rows) // size * size
+        return np.asarray(np.array(rows[:count]).reshape(-1, size, len(self.total)).sum(axis=1)[::-1])
 
     @property
     def terms(self) -> tuple[int, int]:

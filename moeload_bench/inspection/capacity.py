@@ -148,7 +148,7 @@ def capacity_of(
         Choice(one, float(factor), float(dropped), one < LEAST_RISK)
         for one, factor, dropped in zip(risks, factor_Q, dropped, strict=False)
     )
-    whole = choices[chosen].factor  # the one that is tested; a layer alone cannot need more
+    model_factor = choices[chosen].factor  # the one that is tested; a layer alone cannot need more
     micro_SL = micro_needs(trace)
     micro = None if micro_SL is None else buffers(micro_SL, E)
     return Capacity(
@@ -159,7 +159,7 @@ def capacity_of(
         ceiling=ceiling,
         drops=_drops(trace, rows, dropped[len(risks) :]),
         lately=level,
-        factor_L=tuple(float(factors(need_S, whole)[chosen]) for need_S in need_SL.T),
+        factor_L=tuple(float(factors(need_S, model_factor)[chosen]) for need_S in need_SL.T),
         lately_L=tuple(seen(need_S, rows)[0] for need_S in need_SL.T),
         layers=tuple(layer.index for layer in trace.meta.layers),
         devices=devices,

@@ -68,7 +68,7 @@ class Candidate:
     @property
     def record(self) -> dict[str, Any]:
         """Return the fields of its row in a table."""
-        return {name: _known(value) for name, value in vars(self).items() if not name.endswith("_N")}
+        return {name: none_for_nan(value) for name, value in vars(self).items() if not name.endswith("_N")}
 
     @property
     def misplaced_percent(self) -> float | None:
@@ -144,11 +144,11 @@ class Decision:
         """Return all of it as a JSON record."""
         return {
             "step": self.step, "verdict": self.verdict, "moves": self.moves, "take": self.take.record,
-            "interval": [_known(self.low), _known(self.high)],
-            "net_hours": [_known(value) for value in self.net_hours], **self.terms._asdict(),
+            "interval": [none_for_nan(self.low), none_for_nan(self.high)],
+            "net_hours": [none_for_nan(value) for value in self.net_hours], **self.terms._asdict(),
             "vllm": None if self.vllm is None else self.vllm.record,
             "judged_by": "step time saved", "alike": list(self.alike), "matters": self.matters,
-            "even": _known(self.even),
+            "even": none_for_nan(self.even),
             "candidates": [one.record for one in self.candidates],
             "constants": [one._asdict() for one in self.constants],
         }  # fmt: skip
@@ -254,7 +254,7 @@ def decide(
     windows, then the first forecaster is taken, with the interval that moves least.
     """
     best = max(candidates, key=lambda one: one.saved_percent)
-    floor = min(one.saved_percent for one in candidates if _alike(best, one))
+    floor = min(one.saved_percent for one in candidates if _as_good(best, one))
     eligible = [one for one in candidates if one.saved_percent >= floor]
     free = [one for one in eligible if not any(other.dominates(one) for other in candidates)]
     names = list(dict.fromkeys(one.forecaster for one in candidates))
@@ -293,12 +293,12 @@ def volume(gb: float) -> str:
     return f"{gb * scale:,.1f} {unit}"
 
 
-def _known(value: Any) -> Any:
+def none_for_nan(value: Any) -> Any:
     """Return None for NaN, which JSON does not have."""
     return None if value != value else value
 
 
-def _alike(best: Candidate, other: Candidate) -> bool:
+def _as_good(best: Candidate, other: Candidate) -> bool:
     """Return whether a candidate saves hardly less than the best, or parts of the run do not show that it does."""
     gap = best.saved_percent - other.saved_percent
     if gap <= SAME_PERCENT:

@@ -246,16 +246,16 @@ def moments(events: Events, within: int) -> list[tuple[int, str]]:
         if not groups or groups[-1][0].kind != event.kind or event.step - groups[-1][0].step >= within:
             groups.append([])
         groups[-1].append(event)
-    return sorted((alike[0].step, _together(alike)) for alike in groups)
+    return sorted((group[0].step, _together(group)) for group in groups)
 
 
-def _together(alike: Sequence[Event]) -> str:
+def _together(group: Sequence[Event]) -> str:
     """Return the words of one event, or of several of a kind."""
-    if len(alike) == 1:
-        return alike[0].words
-    number = len({(one.layer, one.expert) for one in alike})
-    who = counted(number, "layer" if alike[0].expert is None else "expert")
-    return _with_cause(f"{who} {alike[0].kind}", next((one.cause for one in alike if one.cause), ""))
+    if len(group) == 1:
+        return group[0].words
+    number = len({(one.layer, one.expert) for one in group})
+    who = counted(number, "layer" if group[0].expert is None else "expert")
+    return _with_cause(f"{who} {group[0].kind}", next((one.cause for one in group if one.cause), ""))
 
 
 def _with_cause(words: str, cause: str) -> str:

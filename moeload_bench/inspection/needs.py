@@ -130,10 +130,10 @@ class Prior(NamedTuple):
 @functools.cache
 def priors() -> tuple[Prior, ...]:
     """Return what was fitted on `train` runs, a record for each size of batch and length of a window."""
-    kept = json.loads(PRIOR.read_text())
+    prior = json.loads(PRIOR.read_text())
     return tuple(
         Prior(size, int(rows), np.array(one["ratio"]), np.array(one["dropped"]))
-        for size, fitted in kept.items()
+        for size, fitted in prior.items()
         for rows, one in fitted.items()
     )
 

@@ -200,9 +200,9 @@ def _curves(found: Inspection) -> Iterator[tuple[str, Curve]]:
     """Yield what is drawn below the map, on its time axis."""
     line = found.timeline
     for column, name in CURVES.items():
-        drawn = None if line is None or column not in line.run else curve(line.run[column])
-        if drawn is not None:
-            yield name, drawn
+        shown = None if line is None or column not in line.run else curve(line.run[column])
+        if shown is not None:
+            yield name, shown
 
 
 def curve(value_N: FloatArray) -> Curve | None:

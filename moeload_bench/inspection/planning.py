@@ -209,8 +209,8 @@ class Planner:
 
     def costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
-        kept = {"step_ms": (1000, self._step_s.values), "expert_fraction": (1, self._fraction.values)}
-        found = {name: unit * float(np.median(values)) for name, (unit, values) in kept.items() if values}
+        series = {"step_ms": (1000, self._step_s.values), "expert_fraction": (1, self._fraction.values)}
+        found = {name: unit * float(np.median(values)) for name, (unit, values) in series.items() if values}
         measured = {name: value for name, value in found.items() if value > 0}
         left = (self.settings.steps_left or self.steps_seen, self.settings.steps_left is not None)
         return self.settings.cluster.costs(self._meta, self.shape, measured, *left)
@@ -218,14 +218,14 @@ class Planner:
     def _settle(self) -> None:
         """Take in the whole blocks that came since the last time."""
         size = self._block_rows
-        whole = len(self._pending) // size * size
-        if not whole:
+        rows_taken = len(self._pending) // size * size
+        if not rows_taken:
             return
-        rows, self._pending = self._pending[:whole], self._pending[whole:]
+        rows, self._pending = self._pending[:rows_taken], self._pending[rows_taken:]
         block = block_of(rows, [name for name in rows[0] if name not in ("step", "load", "tokens")])
         self._unshown.append(block)
         share_SLE = shares(block.load_SLE)
-        for part_SLE in np.split(share_SLE, whole // size):
+        for part_SLE in np.split(share_SLE, rows_taken // size):
             self._recent.append(part_SLE)
             self.race.see(part_SLE, size * self.info.stride)
             for truth_LE in self._windows.add(part_SLE):

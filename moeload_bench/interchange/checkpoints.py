@@ -143,8 +143,8 @@ def read_orders(path: Path) -> dict[int, tuple[int, ...]]:
     Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
     """
     orders: dict[int, tuple[int, ...]] = {}
-    whole = "a plan, as `plan --write FILE --format json` writes it"
-    for entry in read_json(_Plan, path, MAX_PLAN_BYTES, whole, PlacementError).layers:
+    content = "a plan, as `plan --write FILE --format json` writes it"
+    for entry in read_json(_Plan, path, MAX_PLAN_BYTES, content, PlacementError).layers:
         if entry.layer in orders:
             raise PlacementError(f"{path}: layer {entry.layer} is there twice, expected each layer's number once")
         slots = [expert for device in entry.devices for expert in device]

@@ -34,13 +34,13 @@ def find_files(paths: Paths, pattern: str) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for path in map(str, [paths] if isinstance(paths, str | Path) else paths):
-        here = Path(path)
-        if here.is_dir():
-            matches = [str(file) for file in here.glob(pattern)]
+        place = Path(path)
+        if place.is_dir():
+            matches = [str(file) for file in place.glob(pattern)]
         else:
-            matches = [path] if here.exists() else glob.glob(path, recursive=True)
+            matches = [path] if place.exists() else glob.glob(path, recursive=True)
         if not matches:
-            what = f"no file {pattern} in this folder" if here.is_dir() else "no such file, and no glob that finds one"
+            what = f"no file {pattern} in this folder" if place.is_dir() else "no such file, and no glob that finds one"
             raise TraceError(f"{printable(path)}: {what}")
         found.update(dict.fromkeys(map(Path, matches)))
         if len(found) > MAX_FILES:
@@ -102,12 +102,12 @@ class Progress:
 
 
 class TextLine(NamedTuple):
-    """One line of a file, numbered from 1; ``whole`` is False for a last line without a line break."""
+    """One line of a file, numbered from 1; ``complete`` is False for a last line without a line break."""
 
     path: Path
     number: int
     text: bytes
-    whole: bool
+    complete: bool
 
     @property
     def where(self) -> str:
@@ -211,7 +211,7 @@ class JsonLines:
             try:
                 record = json.loads(line.text, object_pairs_hook=named_once)
             except (ValueError, RecursionError) as error:
-                if not line.whole:
+                if not line.complete:
                     said = "the last line breaks off (is the run still writing?); read up to it"
                     self.cut.append(f"{line.where}: {said}")
                     return

@@ -120,8 +120,8 @@ def slots_in(path: Path, kind: str, like: Placement) -> IntArray | None:
         slots_LR = np.array(READERS[kind](json.loads(path.read_text(encoding="utf-8"))), dtype=np.int64)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    whole = slots_LR.shape == like.slot_expert_LR.shape
-    held = whole and all(set(slot_R) == set(range(like.experts)) for slot_R in slots_LR.tolist())
+    same_shape = slots_LR.shape == like.slot_expert_LR.shape
+    held = same_shape and all(set(slot_R) == set(range(like.experts)) for slot_R in slots_LR.tolist())
     return slots_LR if held else None
 
 

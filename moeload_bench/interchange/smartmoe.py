@@ -64,7 +64,7 @@ def _step(number: int, path: Path, progress: Progress, cut: list[str]) -> RankSt
         match = _LINE.fullmatch(line.text)
         if match is None:
             got = printable(line.text[:60].decode(errors="replace"))
-            if line.whole:
+            if line.complete:
                 raise TraceError(f"{line.where}: got {got!r}, expected layer:[[count, ...], ...]")
             cut.append(f"{line.where}: the last line breaks off after {got!r} (is the run still writing?)")
             return step

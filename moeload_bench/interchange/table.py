@@ -219,9 +219,9 @@ class _Cells:
         if cut and last and missing // (shape.places // len(shape.step_S)) == last:
             return last
         S, L, E = len(shape.step_S), len(shape.layer_L), shape.experts
-        whole = f"{S} steps x {L} layers" + (f" x {E} experts" if shape.units > 1 else "") + f" = {shape.places}"
+        size = f"{S} steps x {L} layers" + (f" x {E} experts" if shape.units > 1 else "") + f" = {shape.places}"
         raise TraceError(
-            f"{self._path}: no row for {shape.name(missing)}: got {shape.rows} rows, expected {whole} (write zeros too)"
+            f"{self._path}: no row for {shape.name(missing)}: got {shape.rows} rows, expected {size} (write zeros too)"
             + (f"; {cut}" if cut else "")
         )
 

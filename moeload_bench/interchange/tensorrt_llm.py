@@ -42,8 +42,8 @@ class _MetaInfo(BaseModel):
 def read_tensorrt_llm(paths: Paths, *, replicated: bool = False, report: Report | None = None) -> Log:
     """Return the log of a statistics folder; ``replicated``: every rank saw the same tokens."""
     files = files_by_number(find_files(paths, "rank[0-9]*.safetensors"), r"^rank(\d+)\.safetensors$", "rank")
-    whole = "JSON with num_experts and num_experts_per_token"
-    about = read_json(_MetaInfo, files[0].parent / "meta_info.json", 1_000_000, whole, TraceError)
+    content = "JSON with num_experts and num_experts_per_token"
+    about = read_json(_MetaInfo, files[0].parent / "meta_info.json", 1_000_000, content, TraceError)
     progress = Progress([*files.values()], report)
     return log_of_ranks(
         [Rank(files[rank], _steps(files[rank], progress)) for rank in sorted(files)],

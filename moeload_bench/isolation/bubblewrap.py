@@ -357,11 +357,11 @@ def _outermost_package(module: str) -> tuple[Path, Path]:
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that do not lie within another one of them."""
-    kept: list[Path] = []
+    outermost: list[Path] = []
     for path in sorted(set(paths), key=lambda one: len(one.parts)):
-        if not any(path.is_relative_to(other) for other in kept):
-            kept.append(path)
-    return kept
+        if not any(path.is_relative_to(other) for other in outermost):
+            outermost.append(path)
+    return outermost
 
 
 def _ancestors(destinations: Iterable[Path]) -> list[Path]:

@@ -214,15 +214,15 @@ def _sweep(place: Group) -> None:
                         os.rmdir(f"{folder}/{name}")
 
 
-def read_proc(path: str, whole: bool = True) -> bytes:
+def read_proc(path: str, one_line: bool = False) -> bytes:
     """Return a file of /proc or of a group; many are read at every look, and `open` takes three times as long.
 
-    A list comes a page at a time and is ``whole`` when a read gives nothing; a single line needs no second read.
+    A list comes a page at a time and ends when a read gives nothing; ``one_line`` needs no second read.
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         parts = [os.read(fd, 1 << 16)]
-        while whole and parts[-1]:
+        while not one_line and parts[-1]:
             parts.append(os.read(fd, 1 << 16))
         return b"".join(parts)
     finally:

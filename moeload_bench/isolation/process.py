@@ -82,9 +82,9 @@ class Process:
             if missing and reply.get("status") == "ok":
                 raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
-            whole = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
+            run_limit = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
             call = f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(allowed)}"
-            self._fail(whole if left < allowed else call)
+            self._fail(run_limit if left < allowed else call)
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._fail(self._how_it_ended())
         except IsolationError as error:

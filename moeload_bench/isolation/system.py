@@ -49,7 +49,7 @@ class ProcFiles:
         See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages.
         """
         try:
-            text = read_proc(f"/proc/{pid}/stat", whole=False)
+            text = read_proc(f"/proc/{pid}/stat", one_line=True)
         except OSError:
             return None
         fields = text.rpartition(b")")[2].split()

@@ -149,11 +149,11 @@ def scale_summary(facts: Sequence[RunFacts]) -> str:
 
 def machines(hardware: Iterable[str]) -> str:
     """Return `1 thread of A, B or C`: what is counted once for all that have as many, makers' marks left out."""
-    alike: dict[str, list[str]] = {}
+    names_by_count: dict[str, list[str]] = {}
     for words in sorted({re.sub(r"\(R\)| Processor", "", text) for text in hardware}):
         count, of, name = words.rpartition(" of ")
-        alike.setdefault(count + of, []).append(name)
-    return " or ".join(f"{count}{listed(names, 'or')}" for count, names in alike.items())
+        names_by_count.setdefault(count + of, []).append(name)
+    return " or ".join(f"{count}{listed(names, 'or')}" for count, names in names_by_count.items())
 
 
 def _range(values: Iterable[int]) -> str:

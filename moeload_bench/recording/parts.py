@@ -186,8 +186,8 @@ class Parts:
     def look(self) -> None:
         """See what a folder holds, and change nothing there; raise `RecordingError` if no recording is in it."""
         if not (self.folder / "manifest.json").is_file():
-            whole = f"; it is finished: {self.target}" if self.target.is_file() else ""
-            raise RecordingError(f"{self.folder}: no unfinished recording is there{whole}")
+            finished = f"; it is finished: {self.target}" if self.target.is_file() else ""
+            raise RecordingError(f"{self.folder}: no unfinished recording is there{finished}")
         self._manifest = read_manifest(self.folder)
 
     def truncate(self, before_step: int) -> None:
@@ -202,7 +202,7 @@ class Parts:
             )
         if before_step == self.next_step:
             return
-        kept = []
+        shards = []
         for name in self._manifest["shards"]:
             trace = read_trace(self.folder / name)
             count = int((trace.step_S < before_step).sum())
@@ -211,8 +211,8 @@ class Parts:
             if count < trace.steps:  # under a new name: until the manifest is replaced, the old shard counts
                 name = f"{trace.step_S[0]:010d}-{before_step}.parquet"
                 write_trace(trace.cut(slice(count)), self.folder / name, overwrite=True, durable=True)
-            kept.append(name)
-        self._write_manifest({**self._manifest, "shards": kept, "next_step": before_step, "checkpoint": None})
+            shards.append(name)
+        self._write_manifest({**self._manifest, "shards": shards, "next_step": before_step, "checkpoint": None})
         self._remove_leftovers()
 
     def merge(self, meta: TraceMeta) -> Path:

@@ -48,9 +48,9 @@ class Stage:
         if not 0 <= self.index < self.stages or self.layer_offset < 0:
             raise RecordingError(f"{self}: expected an index from 0 to stages - 1 and an offset of at least 0")
 
-    def target(self, whole: Path) -> Path:
+    def target(self, merged: Path) -> Path:
         """Return where the stage's own trace goes, next to the whole one."""
-        return whole.with_name(f"{whole.stem}.stage{self.index}of{self.stages}.parquet")
+        return merged.with_name(f"{merged.stem}.stage{self.index}of{self.stages}.parquet")
 
 
 def finding_shapes() -> bool:
@@ -67,16 +67,16 @@ def finding_shapes() -> bool:
     return False
 
 
-def merge_when_complete(whole: Path, stages: int) -> Path | None:
+def merge_when_complete(merged: Path, stages: int) -> Path | None:
     """Merge the stages if all of them are there, and remove them; return None if some are still missing.
 
     Every stage may call this as it finishes: one of them does the work. Raise `RecordingError` or `TraceError` if the
     stages do not fit; they stay as they are then.
     """
-    paths = [Stage(index, stages).target(whole) for index in range(stages)]
+    paths = [Stage(index, stages).target(merged) for index in range(stages)]
     if not all(path.exists() for path in paths):
         return None
-    lock = whole.with_name(f".{whole.name}.merging")
+    lock = merged.with_name(f".{merged.name}.merging")
     try:
         lock.mkdir()
     except FileExistsError:
@@ -84,13 +84,13 @@ def merge_when_complete(whole: Path, stages: int) -> Path | None:
     try:
         if not all(path.exists() for path in paths):
             return None
-        merge_stages(paths, whole)
+        merge_stages(paths, merged)
         for path in paths:
             path.unlink()
     finally:
         with suppress(OSError):
             lock.rmdir()
-    return whole
+    return merged
 
 
 def merge_stages(paths: Sequence[Path], target: Path) -> Path:

@@ -97,16 +97,16 @@ class ExpertTimer:
         try:
             ended = self._clock.mark()
             self.close()
-            whole = self._clock.seconds(self._began, ended)
+            step_s = self._clock.seconds(self._began, ended)
             inside = sum(self._clock.seconds(*span) for span in self._spans)
         except Exception as error:
             self._fail(error)
             return None
         if not self._spans and not self.missing:
             self.missing = "no expert module was called in a measured step: compiled code runs no hooks"
-        if self.missing or self._entered is not None or whole <= 0:
+        if self.missing or self._entered is not None or step_s <= 0:
             return None
-        return min(1.0, inside / whole)
+        return min(1.0, inside / step_s)
 
     def close(self) -> None:
         """Remove the hooks."""

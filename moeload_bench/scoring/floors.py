@@ -258,7 +258,7 @@ class _Layer:
     def _keep(self, floor: str, metric: str, name: str, k: int, at_W: IntArray, values: FloatArray) -> None:
         self._found[floor, metric, name, k].append((at_W, values))
 
-    def _kept(self, floor: str, metric: str, name: str = "", k: int = 0) -> FloatArray:
+    def _cached(self, floor: str, metric: str, name: str = "", k: int = 0) -> FloatArray:
         """Return what was kept of every window, in the windows' order."""
         at, values = zip(*self._found[floor, metric, name, k], strict=True)
         return np.concatenate(values)[np.argsort(np.concatenate(at), kind="stable")]
@@ -268,7 +268,7 @@ class _Layer:
         tv_S1 = np.concatenate(self._size[floor])
         # at every point, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0. The metric
         # divides by the observed share, which carries the noise too, and leaves out experts without tokens
-        relative_P2 = self._kept(floor, "error_rate") if "error_rate" in self.metrics else None
+        relative_P2 = self._cached(floor, "error_rate") if "error_rate" in self.metrics else None
         out: dict[str, dict[str, FloatArray]] = {}
         for name, first_KW in self._windows.items():
             values_K: dict[str, list[float]] = {metric: [] for metric in self.metrics}
@@ -283,7 +283,9 @@ class _Layer:
                     )
                     found["error_rate"] = mean_known(ratio_of(ratio_W1, cells_W1))
                 for metric, values in values_K.items():
-                    values.append(found[metric] if metric in found else mean_known(self._kept(floor, metric, name, k)))
+                    values.append(
+                        found[metric] if metric in found else mean_known(self._cached(floor, metric, name, k))
+                    )
             out[name] = {metric: np.array(values) for metric, values in values_K.items()}
         return out
 

@@ -63,8 +63,8 @@ class StateRule:
         return 2 * self.window + self.hold
 
     def __post_init__(self) -> None:
-        whole = bool(self.scales) and min(self.window, self.block, *self.scales) >= 1
-        if not whole or self.window % self.block or any(self.block % m for m in self.scales):
+        positive = bool(self.scales) and min(self.window, self.block, *self.scales) >= 1
+        if not positive or self.window % self.block or any(self.block % m for m in self.scales):
             raise SuiteError(
                 f"a state rule needs scales that divide its block and a block that divides its window, all at least 1, "
                 f"got scales {self.scales}, block {self.block}, window {self.window}"

@@ -128,11 +128,11 @@ class Trace:
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1):
             raise TraceError(f"top_k is {top_k!r}, expected a whole number from 1, or None where it varies")
         top_k = None if top_k is None else int(top_k)
-        load = _whole("load", load_SLE, ndim=3)
+        load = _whole_numbers("load", load_SLE, ndim=3)
         S, L, E = load.shape
         if not 1 <= L <= MAX_LAYERS:
             raise TraceError(f"load has {L} layers (its second axis), expected 1 to {MAX_LAYERS}")
-        steps = np.arange(S, dtype=np.int64) if step_S is None else _whole("step", step_S, ndim=1)
+        steps = np.arange(S, dtype=np.int64) if step_S is None else _whole_numbers("step", step_S, ndim=1)
         tokens_SL = _tokens(tokens, load, top_k)
         meta.setdefault("stride", int(steps[1] - steps[0]) if len(steps) > 1 and steps[1] > steps[0] else 1)
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
@@ -277,7 +277,7 @@ def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:
         raise TraceError(f"{where}: step {trace.step_S[at[0]]}, layer {trace.meta.layers[at[1]].index}: {say(*at)}")
 
 
-def _whole(name: str, value: Any, ndim: int, dtype: str = "int64") -> Array:
+def _whole_numbers(name: str, value: Any, ndim: int, dtype: str = "int64") -> Array:
     """Return the numbers as ``dtype``, unchanged, or raise `TraceError`."""
     array = _array(name, value)
     if array.ndim != ndim:
@@ -310,7 +310,7 @@ def _tokens(tokens: Any, load: IntArray, top_k: int | None) -> IntArray:
     array = _array("tokens", tokens)
     if array.shape not in ((), (S,), (S, L)):
         raise TraceError(f"tokens have shape {array.shape}, expected a number, {(S,)} or {(S, L)}")
-    return _whole("tokens", np.broadcast_to(array[:, None] if array.ndim == 1 else array, (S, L)), ndim=2)
+    return _whole_numbers("tokens", np.broadcast_to(array[:, None] if array.ndim == 1 else array, (S, L)), ndim=2)
 
 
 def _cast(name: str, value: Any) -> Array:
@@ -318,7 +318,7 @@ def _cast(name: str, value: Any) -> Array:
         raise TraceError(f"unknown column {name!r}; there is: {', '.join(OPTIONAL_COLUMNS)}")
     spec = OPTIONAL_COLUMNS[name]
     if spec.dtype.startswith("int"):
-        return _whole(f"column {name}", value, 1 + len(spec.axes), spec.dtype)
+        return _whole_numbers(f"column {name}", value, 1 + len(spec.axes), spec.dtype)
     try:
         with np.errstate(over="ignore"):
             return np.array(value, dtype=spec.dtype)

@@ -46,7 +46,9 @@ def test_rivals_see_a_hot_expert_and_a_loss_that_jumps() -> None:
 @pytest.mark.parametrize("name", breaks.FAMILIES)
 def test_every_break_is_a_fork_of_every_small_run(name: str, tmp_path: Path) -> None:
     """The recipe's schema takes each of its settings, and each break has a trace of its own."""
-    forks = [breaks.fork_of(tmp_path, name, at, one) for at in breaks.FORKS for one in (breaks.NOTHING, *breaks.BREAKS)]
+    forks = [
+        breaks.fork_of(tmp_path, name, at, one) for at in breaks.FORKS for one in (breaks.NO_BREAK, *breaks.BREAKS)
+    ]
     assert len({fork.target(0) for fork in forks}) == len(breaks.FORKS) * 8
     assert {fork.recipe.data.sequences for fork in forks} == {4}
 
