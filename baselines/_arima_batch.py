@@ -154,10 +154,10 @@ def _likelihood(w_S: FloatArray, x_P: FloatArray, p: int, maxiter: int, least: f
     cost, damping = exact(w_S, x_P, p, r_S, a_M), 1e-3
     for _ in range(maxiter):
         for i in range(m):
-            kept, small = x_P[i], 1e-6 if x_P[i] < 0.0 else -1e-6
+            value, small = x_P[i], 1e-6 if x_P[i] < 0.0 else -1e-6
             x_P[i] += small
             exact(w_S, x_P, p, new_S, a_M)
-            x_P[i] = kept
+            x_P[i] = value
             for t in range(n):
                 column_PS[i, t] = (r_S[t] - new_S[t]) / small
         before = cost

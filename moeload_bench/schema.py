@@ -49,12 +49,12 @@ def load_toml(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> R:
+def read_toml(kind: type[R], path: Path, content: str, error: type[Exception]) -> R:
     """Return the record in a TOML file; raise an ``error`` that names the file and the first field that is wrong."""
     try:
         return kind.model_validate(load_toml(read_at_most(path, MAX_TOML).decode()))
     except ValidationError as wrong:
-        problem = first_problem(wrong, whole)
+        problem = first_problem(wrong, content)
     except OSError as wrong:
         problem = wrong.strerror or str(wrong)
     except error as wrong:  # raised by a part of the record
@@ -66,20 +66,20 @@ def read_toml(kind: type[R], path: Path, whole: str, error: type[Exception]) -> 
     raise error(f"{path}: {problem}")
 
 
-def read_json(kind: type[R], path: Path, most: int, whole: str, error: type[Exception]) -> R:
-    """Return the record in a JSON file of at most ``most`` bytes; raise as `read_toml`. ``whole`` is what it holds."""
+def read_json(kind: type[R], path: Path, most: int, content: str, error: type[Exception]) -> R:
+    """Return the record in a JSON file of at most ``most`` bytes; raise as `read_toml`; ``content`` says what it is."""
     try:
         return kind.model_validate_json(read_at_most(path, most))
     except ValidationError as wrong:
-        raise error(f"{path}: {first_problem(wrong, whole)}") from None
+        raise error(f"{path}: {first_problem(wrong, content)}") from None
     except OSError as wrong:
-        raise error(f"{path}: {wrong.strerror}; expected {whole}") from None
+        raise error(f"{path}: {wrong.strerror}; expected {content}") from None
 
 
-def first_problem(error: ValidationError, whole: str) -> str:
-    """Return the first field that is wrong, why, and what was got; ``whole`` names the record if no field is wrong."""
+def first_problem(error: ValidationError, content: str) -> str:
+    """Return the first field that is wrong, why, and what was got; ``content`` stands for the whole record."""
     first = error.errors()[0]
-    at = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or whole
+    at = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or content
     given = first.get("input")
     says_it = first["type"] in ("missing", "value_error") or not isinstance(given, str | int | float | None)
     got = "" if says_it else f", got {_shown(given)}"

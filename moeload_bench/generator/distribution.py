@@ -189,12 +189,12 @@ class Distribution(Record):
             yield from _unknown(f"methods.{name}.families", method.families, self.families)
         for number, plan in enumerate(self.plans):
             yield from _unknown(f"plans.{number}.mixes", plan.mixes, self.mixes)
-        for where, used, kept in (
+        for where, used, held_out in (
             ("families", self.families, self.kept_out.families),
             ("mixes", [text for mix in self.mixes.values() for text in mix], self.kept_out.texts),
             ("methods", self.methods, self.kept_out.methods),
         ):
-            if both := sorted({*used} & {*kept}):
+            if both := sorted({*used} & {*held_out}):
                 yield f"{where}: {both[0]!r} is in kept_out"
         for stratum, table in self.strata.items():
             shapes = prod(len(getattr(table, key)) for key in SHAPE)

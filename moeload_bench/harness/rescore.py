@@ -214,10 +214,10 @@ def _rescored(
     entry = next(entry for entry in suite.traces if entry.id == run.trace)
     horizons = entry.asked(suite.horizons)
     truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
-    kept = load_forecasts(folder, run, horizons)
+    forecasts = load_forecasts(folder, run, horizons)
     value_OK: dict[str, list[FloatArray]] = {name: [] for name in scorers}
     for origin, has_failed in failed.items():
-        window = _window(kept[origin], truth, suite.quantiles)
+        window = _window(forecasts[origin], truth, suite.quantiles)
         for name, scorer in scorers.items():
             value_KL = scorer(window, has_failed)
             mean_K = np.full(len(horizons), np.nan) if value_KL is None else mean_over(value_KL, axis=1)
@@ -241,11 +241,11 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
     return scored_columns(frame)
 
 
-def _window(kept: StoredForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
-    share_HLE = truth.window(kept.origin)
+def _window(forecast: StoredForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
+    share_HLE = truth.window(forecast.origin)
     rows_K = horizon_rows(truth.horizons, truth.trace.meta.stride, len(share_HLE))
     share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
-    return _Windows(kept.mean_KLE, kept.quantile_QKLE, share_KLE, kept.origin, truth, quantiles)
+    return _Windows(forecast.mean_KLE, forecast.quantile_QKLE, share_KLE, forecast.origin, truth, quantiles)
 
 
 def _package_metric(metric: str) -> _Scorer:

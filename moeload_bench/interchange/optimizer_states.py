@@ -176,8 +176,8 @@ class _States:
         """Return what was saved in the new order: one optimizer's state, or one beside the model's tensors."""
         if not isinstance(saved, dict):
             raise PlacementError(f"{self.path}: holds a {type(saved).__name__}, expected a dict")
-        if (whole := self._optimizer(saved)) is not None:
-            return whole
+        if (state := self._optimizer(saved)) is not None:
+            return state
         parts = {key: self._part(value) for key, value in saved.items() if isinstance(value, dict)}
         parts = {key: part for key, part in parts.items() if part is not None}
         if not parts:
@@ -210,12 +210,12 @@ class _States:
             )
         self._refuse_tensors({"its settings": [value for key, value in saved.items() if key != "state"]})
         if all(isinstance(number, int) for number in states):
-            return {**saved, "state": self._numbered(states, [len(group["params"]) for group in groups])}
+            return {**saved, "state": self._states_by_number(states, [len(group["params"]) for group in groups])}
         state = {self._place(name).name: self._entries(name, entries) for name, entries in states.items()}
         renamed = [{**group, "params": [self._place(name).name for name in group["params"]]} for group in groups]
         return {**saved, "state": state, "param_groups": renamed}
 
-    def _numbered(self, states: Mapping[int, Any], sizes: list[int]) -> dict[int, Any]:
+    def _states_by_number(self, states: Mapping[int, Any], sizes: list[int]) -> dict[int, Any]:
         """Return states by number: each group's parameters have the numbers that follow those of the one before."""
         expected = [len(group) for group in self.parameters.groups]
         if sizes != expected:

@@ -89,7 +89,7 @@ class Recorder:
     ) -> None:
         check_word("on_error", on_error, OnError)
         self._given = check_given(meta or {})
-        self._stage, self._whole = stage, target
+        self._stage, self._merged = stage, target
         if stage is None:
             reduce = rank_sum(model) if reduce is None else reduce
         elif target is None:
@@ -146,9 +146,9 @@ class Recorder:
 
     def _start_writing(self, at_step: int, go_on: str) -> None:
         try:
-            if self._stage is not None and self._whole is not None and self._whole.exists():
+            if self._stage is not None and self._merged is not None and self._merged.exists():
                 raise RecordingError(
-                    f"{self._whole}: a trace is there already; choose another out, name or run or remove it first"
+                    f"{self._merged}: a trace is there already; choose another out, name or run or remove it first"
                 )
             self._writer.parts.start(resume=at_step > 0, go_on=go_on, elsewhere="another out, name or run")
             if self._writer.started:
@@ -205,11 +205,11 @@ class Recorder:
         self._close_monitor()
         written: list[Path] = []
         notes = (*self._notes, self.stopped) if self.stopped else tuple(self._notes)
-        whole = complete and self.stopped is None
+        finished = complete and self.stopped is None
         if self._writes and not self._writer.started and self.stopped is None and self.counter.has_passes:
             self._guard(_forgotten_step)
         elif self._writes:
-            self._guard(lambda: written.append(self._writer.finish(whole, notes)))
+            self._guard(lambda: written.append(self._writer.finish(finished, notes)))
             self._guard(lambda: written.extend(self._merged_stages() if written else ()))
         self._writer.parts.close()
         return written[-1] if written else None
@@ -224,7 +224,7 @@ class Recorder:
 
     def _merged_stages(self) -> list[Path]:
         """Return the trace of all stages if this was the last one to finish."""
-        merged = self._stage and self._whole and merge_when_complete(self._whole, self._stage.stages)
+        merged = self._stage and self._merged and merge_when_complete(self._merged, self._stage.stages)
         return [merged] if merged else []
 
     def _close_step(self, step: int | None, measured: Mapping[str, Any]) -> None:

@@ -230,8 +230,8 @@ def _check_rows(parts: Sequence[_Part]) -> None:
 def _side_by_side(parts: Sequence[_Part], rows: slice, meta: TraceMeta, order: list[tuple[int, int]]) -> Trace:
     """Return rows of the whole: layers side by side, and of the whole step what the last stage says that has it."""
     columns = [columns_of(part.trace) for part in parts]
-    whole = {name: each[name][rows] for each in columns for name in each if not COLUMNS[name].axes}
+    values = {name: each[name][rows] for each in columns for name in each if not COLUMNS[name].axes}
     for name in ("tokens", "load", *_shared(parts)):
-        whole[name] = np.stack([columns[p][name][rows, m] for p, m in order], axis=1)
-    optional = {name: whole[name] for name in OPTIONAL_COLUMNS if name in whole}
-    return Trace(meta, whole["step"], whole["tokens"], whole["load"], optional)
+        values[name] = np.stack([columns[p][name][rows, m] for p, m in order], axis=1)
+    optional = {name: values[name] for name in OPTIONAL_COLUMNS if name in values}
+    return Trace(meta, values["step"], values["tokens"], values["load"], optional)
