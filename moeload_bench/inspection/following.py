@@ -6,7 +6,6 @@ one is `seedN.parquet` beside it. Nothing is written, locked or removed here, an
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ import numpy as np
 
 from moeload_bench.errors import MoeloadError, NotFoundError
 from moeload_bench.recording.parts import read_manifest
-from moeload_bench.recording.writer import Row, rows_of
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import find_trace, read_trace
 from moeload_bench.traces.trace import Trace
@@ -60,10 +58,6 @@ class NewRows:
 
     trace: Trace
     start: int
-
-    def each(self) -> Iterator[Row]:
-        """Yield them one by one."""
-        return itertools.islice(rows_of(self.trace), self.start, None)
 
 
 class Follower:

@@ -91,7 +91,10 @@ def test_facts_are_those_of_the_definitions() -> None:
     assert found.states.onset_L3[:, 0].tolist() == labels.onset_L.tolist()
     assert found.states.onset_L3[:, 1:].tolist() == labels.onset_band_L2.tolist()
     np.testing.assert_array_equal(found.states.drift_L, labels.grid_drift_GL[-1])
-    np.testing.assert_allclose(found.share_LE, share_SLE[-200:].mean(axis=0))
+    mean_LE = share_SLE[-200:].mean(axis=0)
+    np.testing.assert_allclose(found.share_LE, mean_LE)
+    np.testing.assert_allclose(found.busiest_L, 6 * share_SLE[-200:].max(axis=2).mean(axis=0))
+    np.testing.assert_allclose(found.entropy_L, [-(row_E * np.log(row_E)).sum() / np.log(6) for row_E in mean_LE])
     assert np.argwhere(found.dead_LE).tolist() == [[0, 3]]
     assert [(death.layer, death.expert, death.step) for death in found.deaths.last] == [(0, 3, 500)]
     assert found.switch_steps == (425,)

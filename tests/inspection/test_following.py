@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from moeload_bench.cli.app import app
 from moeload_bench.cli.inspect import _place
 from moeload_bench.errors import MoeloadError, NotFoundError
 from moeload_bench.inspection.facts import inspect_trace
@@ -45,7 +44,7 @@ def recording(tmp_path: Path) -> Recording:
 
 
 def steps_of(follower: Follower) -> list[int]:
-    return [row["step"] for new in follower.poll() for row in new.each()]
+    return [row["step"] for new in follower.poll() for row in islice(rows_of(new.trace), new.start, None)]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
@@ -115,7 +114,7 @@ def test_another_recording_in_its_place_is_followed_from_its_start(steps: int, t
     second.write(steps)
     shutil.rmtree(first.writer.parts.folder)
     shutil.move(second.writer.parts.folder, first.writer.parts.folder)
-    loads = [row["load"] for new in follower.poll() for row in new.each()]
+    loads = [row["load"] for new in follower.poll() for row in islice(rows_of(new.trace), new.start, None)]
     np.testing.assert_array_equal(loads, [row["load"] for row in second.rows[:steps]])
     assert follower.generation == 1
 
@@ -171,20 +170,6 @@ def test_a_place_is_found_by_any_of_its_names(recording: Recording, tmp_path: Pa
         Place.of("nowhere/test/seed0")
 
 
-def test_a_cluster_that_fits_no_plan_is_refused(tmp_path: Path) -> None:
-    """Too few slots, devices that do not divide them, half of the options."""
-    path = str(write_trace(synthetic_trace(60), tmp_path / "own/test/seed0.parquet"))
-    for arguments, expected in (
-        (["--devices", "2", "--slots", "2"], "4 experts"),
-        (["--devices", "3", "--slots", "10"], "do not divide over 3 devices"),
-        (["--devices", "3"], "--devices and --slots go together"),
-        (["--nodes", "2"], "--nodes 2 needs --devices and --slots"),
-    ):
-        refused = CliRunner().invoke(app, ["plan", path, *arguments]).exception
-        assert isinstance(refused, MoeloadError)
-        assert expected in str(refused)
-
-
 def test_a_layer_without_load_has_no_coldest_expert() -> None:
     """Of its experts nothing is known: they are named neither as the hottest nor as the coldest."""
     load_SLE = np.full((100, 2, 32), 10)
@@ -192,13 +177,6 @@ def test_a_layer_without_load_has_no_coldest_expert() -> None:
     hottest, coldest = expert_sentences(inspect_trace(Trace.from_arrays(load_SLE)))
     assert "nan" not in hottest + coldest
     assert re.findall(r"(\d+)\.\d+ 1\.00", hottest + coldest) == ["0"] * 16
-
-
-def test_a_finished_run_is_found_from_any_folder_above_it(tmp_path: Path) -> None:
-    """`inspect runs/my-run` during training and after it, `runs` and `runs/my-run/test` too."""
-    path = write_trace(synthetic_trace(40), tmp_path / "runs/my-run/test/seed0.parquet")
-    for folder in (path.parent, path.parent.parent, tmp_path / "runs"):
-        assert Place.of(str(folder)).trace == path
 
 
 def test_inspect_follow_waits_for_a_recording_that_is_not_there_yet(

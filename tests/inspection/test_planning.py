@@ -58,18 +58,6 @@ def test_states_are_those_of_the_batch_rule(begun: Trace, aux0: list[Snapshot]) 
     assert last.since_L.tolist() == [labels.spans(layer)[-1].start for layer in range(begun.num_layers)]
 
 
-def test_shares_balance_and_entropy_are_those_of_the_last_rows(begun: Trace, aux0: list[Snapshot]) -> None:
-    """Computed again from the last 200 rows."""
-    snapshot = aux0[30]
-    share_SLE = begun.share_SLE()[snapshot.step - 200 : snapshot.step]
-    mean_LE = share_SLE.mean(axis=0)
-    np.testing.assert_allclose(snapshot.inspection.share_LE, mean_LE)
-    np.testing.assert_allclose(snapshot.inspection.busiest_L, (share_SLE.max(axis=2) * 8).mean(axis=0))
-    entropy_L = [-sum(p * np.log(p) for p in row if p > 0) / np.log(8) for row in mean_LE]
-    np.testing.assert_allclose(snapshot.inspection.entropy_L, entropy_L)
-    np.testing.assert_array_equal(snapshot.inspection.dead_LE, mean_LE < 0.1 / 8)
-
-
 def test_forecast_errors_are_those_of_the_windows_that_came() -> None:
     """The part of tokens that forecasts of 200 steps misplaced, computed again from the whole trace."""
     from moeload_bench.baselines.sw_avg import SlidingWindowAverage
@@ -103,22 +91,6 @@ def test_a_snapshot_depends_on_the_past_alone() -> None:
     for a, b in zip(one, two, strict=True):
         np.testing.assert_equal(numbers(a), numbers(b))
     assert len(one) == 12
-
-
-def test_an_expert_that_starves_is_dying_then_dead() -> None:
-    """A share that falls below a fifth of 1/E is warned of, dead below a tenth, and neither before."""
-    S, E = 1000, 8
-    fade_S = np.clip(1 - (np.arange(S) - 200) / 400, 0.0, 1.0)
-    weight_SE = np.ones((S, E))
-    weight_SE[:, 3] = fade_S
-    share_SE = weight_SE / weight_SE.sum(axis=1, keepdims=True)
-    load_SLE = np.round(share_SE * 80_000).astype(np.int64)[:, None]
-    said = {s.step: s.inspection for s in replay(Trace.from_arrays(load_SLE))}
-    assert not said[200].dying_LE.any()
-    assert said[600].dying_LE[0].tolist() == [e == 3 for e in range(E)]
-    assert not said[600].dead_LE.any()
-    assert said[800].dead_LE[0].tolist() == [e == 3 for e in range(E)]
-    assert not said[1000].dying_LE.any()
 
 
 def test_a_layer_without_load_is_unknown_not_wrong() -> None:

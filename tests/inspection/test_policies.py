@@ -94,6 +94,8 @@ def test_an_unknown_forecaster_is_refused_by_name():
         (["--every", "ten"], "--every is 'ten'"),
         (["--nodes", "2", "--groups", "3"], "multiple of 2"),
         (["--groups", "0"], "groups is 0"),
+        (["--slots", "2"], "8 experts need a slot each"),
+        (["--devices", "3"], "do not divide over 3 devices"),
     ],
 )
 def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):
@@ -103,6 +105,17 @@ def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):
     done = plan_command(path, *more)
     assert done.exit_code != 0
     assert says in str(done.exception)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [(["--devices", "3"], "--devices and --slots go together"), (["--nodes", "2"], "--nodes 2 needs --devices")],
+)
+def test_half_a_cluster_is_refused(tmp_path, options, says):
+    """What is missing is named."""
+    path = write_trace(skewed_trace(60), tmp_path / "own.parquet")
+    with pytest.raises(PlacementError, match=says):
+        CliRunner().invoke(app, ["plan", str(path), *options], catch_exceptions=False)
 
 
 def test_forecasters_that_are_named_are_compared_in_that_order(tmp_path):
