@@ -22,9 +22,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from moeload_bench.recording.modules import expert_modules
 from moeload_bench.recording.routers import find_routers
-from moeload_bench.recording.timing import ExpertTimer
+from moeload_bench.recording.timing import ExpertTimer, expert_modules
 from moeload_bench.results.skill import interval_of
 
 WARM_UP = 2

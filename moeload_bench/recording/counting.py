@@ -20,9 +20,8 @@ from torch import nn
 from moeload_bench.arrays import Array, FloatArray, IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
-from moeload_bench.recording.halves import Halves
-from moeload_bench.recording.masks import TokenMask
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
+from moeload_bench.recording.tokens import Halves, TokenMask
 
 _MOST_PENDING = 2**17  # tokens, each once per layer (top-k MB); beyond that, count before the step is closed
 

@@ -117,39 +117,34 @@ def test_layers_that_agree_are_recorded(tmp_path: Path) -> None:
         record(model, tmp_path / "c", adapters=ADAPTERS, layers=[1, 7]).__enter__()
 
 
+def together_and_alone(out: Path, **options: Any) -> Trace:
+    """A step of four passes, then each of them as a step of its own."""
+    model = TinyModel()
+    with record(model, out, adapters=ADAPTERS, on_error="raise", **options) as r:
+        for parts in (batch(0).chunk(4), *([part] for part in batch(0).chunk(4))):
+            for part in parts:
+                model(part).sum().backward()
+            r.step()
+    return read_trace(out / NAME)
+
+
 def test_unevenness_of_single_passes_is_a_mean_over_them(tmp_path: Path) -> None:
     """`imbalance_rank`: max / mean load in each pass, as recorded one pass a step; never below that of their sum."""
-    model = TinyModel()
-    with record(model, tmp_path / "a", adapters=ADAPTERS, imbalance_rank=True, on_error="raise") as r:
-        for part in batch(0).chunk(4):
-            model(part).sum().backward()
-        r.step()
-        for part in batch(0).chunk(4):
-            model(part).sum().backward()
-            r.step()
-    trace = read_trace(tmp_path / "a" / NAME)
-    alone_SL = trace.load_SLE[1:].max(axis=2) * EXPERTS / trace.load_SLE[1:].sum(axis=2)
-    np.testing.assert_allclose(trace.columns["imbalance_rank"][0], alone_SL.mean(axis=0), rtol=1e-5)
-    np.testing.assert_allclose(trace.columns["imbalance_rank"][1:], alone_SL, rtol=1e-5)
-    whole_L = trace.load_SLE[0].max(axis=1) * EXPERTS / trace.load_SLE[0].sum(axis=1)
-    assert (trace.columns["imbalance_rank"][0] >= whole_L - 1e-5).all()
+    trace = together_and_alone(tmp_path, imbalance_rank=True)
+    got_SL, load_SLE = trace.columns["imbalance_rank"], trace.load_SLE
+    whole_L, *alone_SL = load_SLE.max(axis=2) * EXPERTS / load_SLE.sum(axis=2)
+    np.testing.assert_allclose(got_SL[0], np.mean(alone_SL, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(got_SL[1:], alone_SL, rtol=1e-5)
+    assert (got_SL[0] >= whole_L - 1e-5).all()
 
 
 def test_the_largest_load_of_a_pass_is_kept(tmp_path: Path) -> None:
     """`micro_max`: each expert's largest load in one pass of a step, as recorded one pass a step."""
-    model = TinyModel()
-    with record(model, tmp_path / "a", adapters=ADAPTERS, micro_max=True, on_error="raise") as r:
-        for part in batch(0).chunk(4):
-            model(part).sum().backward()
-        r.step()
-        for part in batch(0).chunk(4):
-            model(part).sum().backward()
-            r.step()
-    trace = read_trace(tmp_path / "a" / NAME)
+    trace = together_and_alone(tmp_path / "a", micro_max=True)
     np.testing.assert_array_equal(trace.columns["micro_max"][0], trace.load_SLE[1:].max(axis=0))
     np.testing.assert_array_equal(trace.columns["micro_max"][1:], trace.load_SLE[1:])
     with pytest.raises(RecordingError, match="micro_max is a maximum over ranks"):
-        record(model, tmp_path / "b", adapters=ADAPTERS, micro_max=True, reduce=lambda v: v).__enter__()
+        record(TinyModel(), tmp_path / "b", adapters=ADAPTERS, micro_max=True, reduce=lambda v: v).__enter__()
 
 
 def test_no_pass_holds_more_of_an_expert_than_the_step(tmp_path: Path) -> None:
