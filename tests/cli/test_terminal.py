@@ -143,12 +143,6 @@ def test_plan_names_a_command_that_runs(
     assert list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("words", ["traces list", "recipes list", "import formats", "recipes show qwen3moe-tiny-8e"])
-def test_lists_fit_80_columns(words: str, folder: Path) -> None:
-    """No cell is cut."""
-    well(moeload_in_terminal(*words.split(), cwd=folder), 80)
-
-
 def test_a_recipe_can_be_copied(folder: Path) -> None:
     """`--toml` prints the file as it is read."""
     shown = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e", "--toml", width=200, cwd=folder)

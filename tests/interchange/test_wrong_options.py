@@ -32,6 +32,7 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("--top-k 2 --tokens 96", REFUSED, "loads sum to 96, expected tokens x top_k = 192"),
         ("--top-k 2 --counted post_drop", REFUSED, "tokens do not follow from loads after drops"),
         ("--top-k 2 --tokens 30 --counted post_drop", RIGHT, r"sum to 96, more than 30 tokens x top-k 2: padding"),
+        ("--layers three", REFUSED, "expected numbers such as 3-60"),
         ("--top-k 2 --layers 3,5", REFUSED, "the numbers of 2 layers, expected 4"),
         ("--top-k 2 --layers 6,5,4,3", REFUSED, "expected 4, rising"),
         ("--top-k 2 --first-layer 3", RIGHT, r"4 layers \(numbers 3-6\)"),
@@ -52,6 +53,8 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
     ],
     "megatron-tokens": [
         ("--expert-parallel 4 --top-k 2", REFUSED, "expected --pipeline-parallel"),
+        ("--pipeline-parallel 2 --stage-layers 2", REFUSED, "8 ranks.*expected --expert-parallel"),
+        ("", REFUSED, "expected --expert-parallel and --pipeline-parallel"),
         (
             "--expert-parallel 4 --pipeline-parallel 1 --top-k 2",
             SAID,
