@@ -175,7 +175,7 @@ def _record_futures(recipe: str, fork: Fork, steps: Sequence[str], futures: int)
 @contextmanager
 def _advising(go_on: str) -> Iterator[Stop]:
     """Yield a request to stop; when it has ended a recording, print the command that goes on, and exit."""
-    with told_to_stop() as stop:
+    with stop_on_signal() as stop:
         try:
             yield stop
         except InterruptedRecordingError as ended:
@@ -208,7 +208,7 @@ class Stop:
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Stop]:
+def stop_on_signal() -> Iterator[Stop]:
     """Turn the first signal into a request to stop after the step; a second, or one before any step, stops at once."""
     stop = Stop()
 

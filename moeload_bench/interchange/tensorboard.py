@@ -88,8 +88,8 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
     if (value_LE >= 0).all():
         yield logged_row(step, value_LE, where, shares)
     else:
-        there = int((value_LE >= 0).sum())
-        cut.append(f"{where}: breaks off in step {step}, which has {there} of {value_LE.size} values; read up to it")
+        count = int((value_LE >= 0).sum())
+        cut.append(f"{where}: breaks off in step {step}, which has {count} of {value_LE.size} values; read up to it")
 
 
 def _scalars(files: Sequence[Path], cut: list[str], report: Report | None) -> Iterator[Scalar]:

@@ -63,8 +63,8 @@ def read_wandb(
     steps = (step_column,) if step_column else STEPS
     step = next((name for name in steps if name in columns), None)
     if step is None:
-        there = printable(", ".join(columns))[:300]
-        raise TraceError(f"{file}: no column of steps: expected {' or '.join(steps)}, the columns are {there}")
+        listed = printable(", ".join(columns))[:300]
+        raise TraceError(f"{file}: no column of steps: expected {' or '.join(steps)}, the columns are {listed}")
     if names is None:
         assert histograms is not None
         if shares:
