@@ -8,12 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moeload_bench.errors import PlacementError
-from moeload_bench.placement.cost import (
-    CAPACITY_FACTOR,
-    device_weights,
-    replicas_moved,
-    step_imbalance,
-)
+from moeload_bench.placement.cost import CAPACITY_FACTOR, device_weights, replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, headline_shapes, plan
 from moeload_bench.placement.replan import CostModel, with_fewest_moves
 from moeload_bench.scoring.plan_scores import reference_plans, score_plans
@@ -112,14 +107,13 @@ def test_memory_layout_does_not_change_scores():
     share = window()
     view = np.moveaxis(np.ascontiguousarray(np.moveaxis(share, 0, -1)), -1, 0)
     hat = np.repeat(share.mean(axis=0)[None], 3, axis=0)
-    for a in (share, view):
-        for b in (share, view):
-            scores = score_plans(hat, a, reference_plans(b, ROWS, SHAPES))
-            np.testing.assert_allclose(scores["imbalance@wide"], by_layout(hat, share)["imbalance@wide"])
-
-
-def by_layout(hat, share):
-    return score_plans(hat, share, reference_plans(share, ROWS, SHAPES))
+    plain, *others = (
+        score_plans(hat, a, reference_plans(b, ROWS, SHAPES))["imbalance@wide"]
+        for a in (share, view)
+        for b in (share, view)
+    )
+    for other in others:
+        np.testing.assert_allclose(other, plain)
 
 
 @settings(max_examples=40)
@@ -192,20 +186,20 @@ def test_settling_never_changes_a_plan_and_never_moves_more(seed, size):
     assert [nodes_of(row) for row in settled] == [nodes_of(row) for row in after]
 
 
-@pytest.mark.parametrize("field", ["step_ms", "bandwidth_gb_s", "expert_fraction"])
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-def test_constants_that_must_be_positive(field, value):
-    """Zero, negative or infinite constants are refused by name."""
-    with pytest.raises(PlacementError, match=f"{field} is {value}"):
-        CostModel(**{"step_ms": 1, "expert_mb": 1, "bandwidth_gb_s": 1, field: value})
-
-
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("expert_mb", -1), ("expert_mb", float("inf")), ("overlap", 1.5), ("overlap", -0.1), ("replan_ms", -1),
-     ("expert_fraction", 1.1)],
-)  # fmt: skip
-def test_constants_out_of_range(field, value):
-    """Negative sizes and fractions above 1 are refused by name."""
-    with pytest.raises(PlacementError, match=f"{field} is {value}"):
-        CostModel(**{"step_ms": 1, "expert_mb": 1, "bandwidth_gb_s": 1, field: value})
+    ("field", "values"),
+    [
+        *((name, (0, -1, float("inf"), float("nan"))) for name in ("step_ms", "bandwidth_gb_s", "expert_fraction")),
+        *(
+            ("expert_mb", (-1, float("inf"))),
+            ("overlap", (1.5, -0.1)),
+            ("replan_ms", (-1,)),
+            ("expert_fraction", (1.1,)),
+        ),
+    ],
+)
+def test_constants_out_of_range(field, values):
+    """Zero where a constant must be positive, negative or infinite ones, and parts above 1 are refused by name."""
+    for value in values:
+        with pytest.raises(PlacementError, match=f"{field} is {value}"):
+            CostModel(**{"step_ms": 1, "expert_mb": 1, "bandwidth_gb_s": 1, field: value})

@@ -180,13 +180,7 @@ def test_legends_stay_above_the_panels_and_inside_the_page(draw: Any) -> None:
     assert all(ax.get_tightbbox().y1 <= box.y0 + 1 for ax in figure.axes)
     assert page.x0 <= box.x0
     assert box.x1 <= page.x1
-
-
-def test_legend_columns_fit_the_width() -> None:
-    """As many columns as the widest labels leave room for, one at least."""
-    assert legend_columns(["a"] * 4, 7.0, 6) == 4
-    assert legend_columns(["a" * 60] * 4, 7.0, 6) == 1
-    assert legend_columns([], 7.0, 6) == 1
+    assert [legend_columns(labels, 7.0, 6) for labels in (["a"] * 4, ["a" * 60] * 4, [])] == [4, 1, 1]
 
 
 @pytest.mark.parametrize("trace", [own_trace(60, 1, 1), silent_trace(), own_trace(3, 1, 4)], ids=["one", "silent", "3"])
@@ -286,6 +280,9 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
         np.testing.assert_allclose(floor, facts.loc[facts["state"] == state, "floor_batch.window_tv"])
     assert figure.get_supxlabel() == "horizon [training steps]"
     assert figure.get_supylabel() == "window_tv\n[fraction of tokens]"
+    assert {"floor_batch", "floor_level (approximate)"} <= set(legend_texts(figure)), "as in the result table"
+    for metric, unit in ((spec.name, spec.unit) for spec in METRICS.values() if spec.per == "plan"):
+        assert plots.draw_horizon(own_results, f"{metric}@half").get_supylabel() == f"{metric}@half\n[{unit}]"
 
 
 def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) -> None:
@@ -316,19 +313,6 @@ def test_a_forecaster_without_a_measured_cost_is_named_and_not_drawn(own_results
     assert "CPU time not measured: uniform" in figure.legends[0].get_title().get_text()
 
 
-def test_metrics_of_plans_have_units(own_results: Results) -> None:
-    """`regret`, `imbalance` and `drop_rate` say what they are fractions of, whatever the shape."""
-    for metric, unit in ((spec.name, spec.unit) for spec in METRICS.values() if spec.per == "plan"):
-        figure = plots.draw_horizon(own_results, f"{metric}@half")
-        assert figure.get_supylabel() == f"{metric}@half\n[{unit}]"
-
-
-def test_a_floor_that_is_approximate_says_so_in_the_legend(own_results: Results) -> None:
-    """As in the result table."""
-    texts = legend_texts(plots.draw_horizon(own_results))
-    assert {"floor_batch", "floor_level (approximate)"} <= set(texts)
-
-
 @pytest.mark.parametrize("suffix", ["svg", "png", "pdf"])
 def test_the_same_figure_is_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     """No date, no random ids: a committed figure changes only with its data."""
@@ -340,6 +324,17 @@ def test_the_same_figure_is_the_same_bytes(suffix: str, tmp_path: Path) -> None:
     assert b"Matplotlib v" not in files[0]
 
 
+def test_what_cannot_be_drawn_or_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A suffix with those that exist, and nothing is written; without matplotlib, how to get it."""
+    view = plots.view_trace(own_trace(60))
+    with pytest.raises(PlotError, match=r"written as \.svg, \.png, \.pdf, got the suffix '\.jpg'"):
+        plots.save_figure(plots.draw_shares(view), tmp_path / "figure.jpg")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"moeload-bench\[plot\]"):
+        plots.draw_shares(view)
+
+
 def test_drawing_leaves_the_settings_of_others_alone() -> None:
     """Settings of matplotlib are those of before; theirs do not reach our figures."""
     import matplotlib as mpl
@@ -348,21 +343,6 @@ def test_drawing_leaves_the_settings_of_others_alone() -> None:
         figure = plots.draw_shares(plots.view_trace(own_trace(60, layers=1)))
         assert mpl.rcParams["font.size"] == 31
         assert figure.axes[0].title.get_fontsize() == 8
-
-
-def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without matplotlib the message says how to get it."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingExtraError, match=r"moeload-bench\[plot\]"):
-        plots.draw_shares(plots.view_trace(own_trace(60)))
-
-
-def test_unknown_suffix_is_refused_by_name(tmp_path: Path) -> None:
-    """Got and what exists; nothing is written."""
-    figure = plots.draw_shares(plots.view_trace(own_trace(60)))
-    with pytest.raises(PlotError, match=r"written as \.svg, \.png, \.pdf, got the suffix '\.jpg'"):
-        plots.save_figure(figure, tmp_path / "figure.jpg")
-    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_the_figure_it_names(own_results: Results, tmp_path: Path) -> None:
