@@ -39,6 +39,15 @@ def following(shown: Shown) -> str:
     return " ".join(words[1:3])
 
 
+def test_readme_and_tutorials_install_the_same_extras() -> None:
+    """README's second installation is for those who train, its third for those who forecast."""
+    pages = [GUIDE.parents[1] / "README.md", GUIDE / "tutorial-training.md", GUIDE / "tutorial-forecasting.md"]
+    readme, training, forecasting = (
+        re.findall(r"pip install 'moeload-bench(\[.*?\])'", page.read_text(encoding="utf-8")) for page in pages
+    )
+    assert readme == [*training, *forecasting]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:
@@ -62,6 +71,10 @@ def test_the_tutorial_for_those_who_forecast(tmp_path: Path) -> None:
     assert following(shown[first]) == "check my.py:Mine"
     assert following(shown[check]) == "run my.py:Mine"
     assert following(shown[run]) == "plan qwen3moe-tiny-8e/test/seed1"
+    page = (GUIDE / "tutorial-forecasting.md").read_text(encoding="utf-8")
+    answers = re.findall(r"^    ((?:transient|stable): my\.py:Mine has the least error .*)$", page, re.MULTILINE)
+    assert len(answers) == 2
+    assert all(answer in " ".join(shown[run].text.split()) for answer in answers)
     assert (tmp_path / "horizon.png").read_bytes().startswith(PNG)
 
 

@@ -1,4 +1,4 @@
-"""The page on direct use is true: its code runs, in order, in one process without this package."""
+"""What docs/guide/hub.md says on use without this package is true: its code runs, in order, in one process without this package."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support.hub.helpers import write_card
 
-PAGE = Path(__file__).parents[2] / "docs" / "guide" / "direct-use.md"
+PAGE = Path(__file__).parents[2] / "docs" / "guide" / "hub.md"
+SECTION = "## Read traces without this package\n"
 RECIPE = "qwen3moe-16e-aux0"
 CHECKS = {
     "matplotlib": "assert load_SLE.shape == (40, 2, 4) and load_SLE.dtype.name == 'int64', load_SLE.shape",
@@ -29,7 +30,8 @@ CHECKS = {
 
 
 def blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    section = PAGE.read_text(encoding="utf-8").partition(SECTION)[2].partition("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
 
 
 def run_blocks(folder: Path, chosen: list[str]) -> str:
