@@ -1,4 +1,4 @@
-"""What docs/guide/hub.md says on use without this package is true: its code runs, in order, in one process without this package."""
+"""The code of docs/guide/hub.md on use without this package runs, in order, in one process without this package."""
 
 from __future__ import annotations
 
