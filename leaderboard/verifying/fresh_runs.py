@@ -57,7 +57,7 @@ def _recipe(entry: SuiteTrace) -> str:
 
 
 def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult]) -> float:
-    """Geometric mean over tasks and horizons of the loss over the reference's, each ratio clipped as in the skill."""
+    """Return the geometric mean of the loss over the reference's, over tasks and horizons, clipped as in the skill."""
     error_TK, reference_TK = (
         np.array([task.metrics[PRIMARY] for task in each], dtype=np.float64) for each in (tasks, reference)
     )

@@ -127,7 +127,7 @@ class Screened:
     max_mean: float
 
     def findings(self) -> dict[str, float]:
-        """Named numbers for the record of a verification."""
+        """Return named numbers for the record of a verification."""
         return {"memory_recipe": self.recipe, "memory_mean": self.mean, "memory_mean_limit": self.max_mean}
 
     def reasons(self) -> Iterator[str]:

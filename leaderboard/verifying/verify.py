@@ -184,7 +184,7 @@ class _Rerun:
         self.done += 1
         self.request.progress(self.done, max(self.done, self.total), what)
 
-    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[Heard, None, None]:
+    def _runs(self, work: Sequence[tuple[Target, SuiteTrace, Path]]) -> Generator[ScreenedRun, None, None]:
         """Yield the runs in their order, as they are ready; first what their forecasters learn."""
         unfit = {target.text: target for target, _, _ in work if target.text not in self.fits}
         fit = functools.partial(fit_forecaster, self.setting, self.request.paths)
@@ -193,7 +193,7 @@ class _Rerun:
             self.fits[text] = fitted
             if self.request.suite.fit:
                 self._report(f"the fit of {text}")
-        calls = [functools.partial(run_and_hear, self._pair(*one)) for one in work]
+        calls = [functools.partial(run_and_screen, self._pair(*one)) for one in work]
         for (target, entry, _), run in zip(work, run_spread(calls, jobs=self.request.jobs), strict=True):
             self._report(f"{target.text} on {entry.id}")
             yield run
@@ -254,24 +254,24 @@ def _growth(pairs: Sequence[tuple[float, float]]) -> float:
 
 
 @dataclass(frozen=True)
-class Heard:
+class ScreenedRun:
     """A run, and what its forecasts have in common with the future beyond what the past says to anybody."""
 
     result: RunResult
     strata: Strata
 
 
-def run_and_hear(pair: Pair) -> Heard:
+def run_and_screen(pair: Pair) -> ScreenedRun:
     """Replay one run, score its forecasts, and look at the same forecasts for memory."""
     means: list[NDArray[np.float64]] = []
     horizons = pair.entry.asked(pair.setting.suite.horizons)
 
-    def hear(answer: Answer) -> None:
+    def keep_means(answer: Answer) -> None:
         if answer.forecast is not None:
             means.append(answer.forecast.window_means(horizons))
 
-    result = replay_and_score(pair, on_answer=hear)
+    result = replay_and_score(pair, on_answer=keep_means)
     if len(means) < len(result.tasks):
-        return Heard(result, {})
+        return ScreenedRun(result, {})
     trace = open_source(pair.source, pair.entry.data_sha256)
-    return Heard(result, strata_of(trace, pair.entry, np.stack(means), horizons))
+    return ScreenedRun(result, strata_of(trace, pair.entry, np.stack(means), horizons))

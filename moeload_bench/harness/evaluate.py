@@ -120,7 +120,7 @@ class _Reporter:
             runs = f"{counted(len(self._suite.fit), 'train run')} ({number} of {of})"
             said = f"fitting {target.label} on {runs}"
             unsure = f"starting {target.label}; if it has a `fit`, it learns from {runs}"
-            self._progress(0, self._total, said if _is_known(target) else unsure)
+            self._progress(0, self._total, said if _is_trusted(target) else unsure)
 
     def finished(self, pair: Pair) -> None:
         """Say that a pair is done."""
@@ -146,7 +146,7 @@ class _Reporter:
 def _run_all(
     run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], reporter: _Reporter
 ) -> Results:
-    """Every forecaster on every trace. Runs of one that learns wait for all fits, those of the others for nothing."""
+    """Run every forecaster on every trace. Runs of one that learns wait for all fits, the others' for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
     fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
     at_once = [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners]
@@ -175,19 +175,19 @@ def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter) -> 
 def _pairs(
     setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], fits: Mapping[int, Fitted]
 ) -> Iterator[tuple[int, Pair]]:
-    """All pairs, trace by trace, each with its target's number."""
+    """Yield all pairs, trace by trace, each with its target's number."""
     for entry in setting.suite.traces:
         for i, target in enumerate(targets):
             yield i, Pair(setting, entry, sources[entry.id], target, fits.get(i, Fitted()))
 
 
 def _may_learn(target: Target) -> bool:
-    """Whether the class has a `fit`, for which its runs must wait. No stranger's code is imported to find out."""
-    return not _is_known(target) or hasattr(load_class(target), "fit")
+    """Return whether the class may have a `fit`, for which its runs wait. No stranger's code is imported for that."""
+    return not _is_trusted(target) or hasattr(load_class(target), "fit")
 
 
-def _is_known(target: Target) -> bool:
-    """Whether the class can be looked at in this process."""
+def _is_trusted(target: Target) -> bool:
+    """Return whether the class may be imported into this process."""
     return isinstance(target, ClassTarget) or is_baseline(target)
 
 
@@ -206,15 +206,15 @@ def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
 
 def installed(forecasters: Iterable[str], suite: Suite | None = None) -> tuple[list[str], list[str]]:
     """Return those whose packages are installed, and what is missing for each of the others."""
-    names_found, missing = [], []
+    usable, missing = [], []
     for name in forecasters:
         try:
             preflight(as_target(name, suite))
         except MissingExtraError as error:
             missing.append(str(error))
         else:
-            names_found.append(name)
-    return names_found, missing
+            usable.append(name)
+    return usable, missing
 
 
 def suite_baselines(suite: Suite) -> Sequence[str]:

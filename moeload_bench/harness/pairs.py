@@ -198,7 +198,7 @@ class _RunScores:
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
         self.digest = hashlib.sha256()
-        self.forecasts: list[StoredForecast] = []
+        self.stored: list[StoredForecast] = []
 
     def add(self, answer: Answer) -> None:
         """Score one answer."""
@@ -207,10 +207,10 @@ class _RunScores:
         for part in _hashed(answer):
             self.digest.update(part)
         if self.pair.setting.keep is not None:
-            self.forecasts.append(StoredForecast.of(answer, self.truth))
+            self.stored.append(StoredForecast.of(answer, self.truth))
 
     def fail_rest(self, reason: str) -> None:
-        """Every origin without an answer fails for one reason."""
+        """Let every origin without an answer fail for one reason."""
         for origin in sorted(set(self.states) - set(self.scored)):
             self.add(Answer(origin, None, reason))
 
@@ -230,21 +230,18 @@ class _RunScores:
                     crossing=self.facts.crossing[origin],
                     failure=failure,
                     metrics=rounded_tree(
-                        {name: self._with_all_horizons(mean_over(value, axis=1)) for name, value in known.items()}
+                        {name: self._filled(mean_over(value, axis=1)) for name, value in known.items()}
                     ),
                 )
             )
         per_layer = {
-            state: {
-                metric: self._with_all_horizons(mean_over(np.stack(values), axis=0))
-                for metric, values in metrics.items()
-            }
+            state: {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
             for state, metrics in layered.items()
         }
         if self.pair.setting.keep is not None:
             sha256, horizons = self.pair.entry.data_sha256, self.truth.horizons
             path = forecasts_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
-            save_forecasts(path, self.forecasts, horizons)
+            save_forecasts(path, self.stored, horizons)
         return RunResult(
             trace=self.pair.entry.id,
             data_sha256=self.pair.entry.data_sha256,
@@ -260,13 +257,13 @@ class _RunScores:
             accounting=host.cost().accounting if host else None,
         )
 
-    def _with_all_horizons(self, value_K: FloatArray) -> FloatArray:
+    def _filled(self, value_K: FloatArray) -> FloatArray:
         """Fill up to the suite's horizons: one that the run is too short for has no value."""
         return filled(value_K, len(self.pair.setting.suite.horizons))
 
 
 def _score(answer: Answer, truth: Truth, quantiles: tuple[float, ...]) -> Scores:
-    """Errors of the forecast and costs of the plans made from it; the stated scores where there is none."""
+    """Return errors of the forecast and costs of its plans; the stated scores for a failed one."""
     if answer.forecast is not None:
         errors = _errors(answer.forecast, answer.origin, truth, quantiles)
         if truth.shapes == ():
@@ -291,7 +288,7 @@ def _errors(forecast: Forecast, origin: int, truth: Truth, quantiles: tuple[floa
 
 
 def _row_time(trace: Trace) -> float | None:
-    """Seconds of training that a row stands for: the median of the steps whose time is known, times the stride."""
+    """Return the seconds of training of a row: the median of the steps whose time is known, times the stride."""
     known_S = trace.columns.get("step_time_s", np.empty(0))
     known_S = known_S[np.isfinite(known_S)]
     return float(np.median(known_S)) * trace.meta.stride if len(known_S) else None
@@ -315,7 +312,7 @@ def _pair_key(pair: Pair) -> str:
 
 
 def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
-    """All but the trace that a forecaster's answers and their scores depend on: every key of finished work says it."""
+    """Return all but the trace that a forecaster's answers and scores depend on; it is in every key of the cache."""
     beside = imports_sha256(target.file) if isinstance(target, FileTarget) else None
     return {
         "suite_sha256": setting.suite.sha256(),

@@ -56,7 +56,7 @@ class StoredForecast(NamedTuple):
 
     @classmethod
     def of(cls, answer: Answer, truth: Truth) -> StoredForecast:
-        """From the answer at one origin."""
+        """Return what is stored of the answer at one origin."""
         if answer.forecast is not None:
             return cls(answer.origin, answer.forecast.window_means(truth.horizons), answer.forecast.quantile_QKLE)
         shape = (len(truth.horizons), truth.trace.num_layers, truth.trace.num_experts)
@@ -91,37 +91,30 @@ def forecasts_path(folder: Path, data_sha256: str, forecasts_sha256: str, horizo
     return folder / "forecasts" / data_sha256[:16] / f"{forecasts_sha256}-{windows}.npz"
 
 
-class ScoredRun(NamedTuple):
-    """What a table of results says of a forecaster on one trace: its origins, and which of them failed."""
+def load_forecasts(
+    folder: Path, run: Mapping[str, Any], origins: Sequence[int], horizons: Sequence[int]
+) -> dict[int, StoredForecast]:
+    """Return the forecasts of a run by origin; raise `ResultError` where they are not there or are another run's.
 
-    trace: str
-    data_sha256: str
-    forecasts_sha256: str
-    layers: int
-    experts: int
-    failed_by_origin: Mapping[int, bool]
-
-
-def load_forecasts(folder: Path, run: ScoredRun, horizons: Sequence[int]) -> dict[int, StoredForecast]:
-    """Return the forecasts of a run by origin; raise `ResultError` where they are not there or are another run's."""
-    origins = sorted(run.failed_by_origin)
+    ``run``: a row of the table of costs.
+    """
     if not origins:
         return {}
-    path = forecasts_path(folder, run.data_sha256, run.forecasts_sha256, horizons)
+    path = forecasts_path(folder, run["data_sha256"], run["forecasts_sha256"], horizons)
     if not path.is_file():
-        raise ResultError(f"{path}: the forecasts of {run.trace} are not there; use run --keep-forecasts {folder}")
+        raise ResultError(f"{path}: the forecasts of {run['trace']} are not there; use run --keep-forecasts {folder}")
     try:
         arrays = read_arrays(path, _NAMES, MAX_BYTES)
     except TraceError as error:
         raise ResultError(str(error)) from None
     shapes = {name: array.shape for name, array in arrays.items()}
     levels = shapes.get("quantile_OQKLE", (0, 0))[1:2]
-    windows = (len(horizons), run.layers, run.experts)
+    windows = (len(horizons), int(run["layers"]), int(run["experts"]))
     expected = {"origin_O": (len(origins),), "horizon_K": (len(horizons),), "mean_OKLE": (len(origins), *windows)}
     if "quantile_OQKLE" in shapes:
         expected["quantile_OQKLE"] = (len(origins), *levels, *windows)
     if shapes != expected or arrays["origin_O"].tolist() != origins:
-        raise ResultError(f"{path}: arrays are {shapes}, expected {expected} at the origins of {run.trace}")
+        raise ResultError(f"{path}: arrays are {shapes}, expected {expected} at the origins of {run['trace']}")
     if arrays["horizon_K"].tolist() != list(horizons):
         raise ResultError(f"{path}: means over {arrays['horizon_K'].tolist()} steps, expected {list(horizons)}")
     quantiles = arrays.get("quantile_OQKLE", [None] * len(origins))
@@ -163,7 +156,7 @@ def rescore(
     *,
     paths: Mapping[str, str | Path] | None = None,
 ) -> Results:
-    """Every result in ``folder`` with one metric only, made again from the forecasts beside it; with the metric that
+    """Return every result in ``folder`` with one metric only, made from the stored forecasts; and with the metric that
     its skill is taken of, where that is another one (imbalance, for regret).
 
     ``function`` is the metric where the package has none of that name; a forecast that failed has no value by it.
@@ -199,38 +192,29 @@ def _check_belongs(entry: Entry, suite: Suite, own: bool) -> None:
 def _rescored(
     folder: Path,
     results: Results,
-    at: Mapping[str, Any],
+    run: Mapping[str, Any],
     suite: Suite,
     sources: Mapping[str, Source],
     scorers: Mapping[str, _Scorer],
 ) -> pd.DataFrame:
     """Return the rows of a forecaster on a trace, with these metrics in place of the others."""
     rows = results.table
-    rows = rows[(rows["forecaster"] == at["forecaster"]) & (rows["trace"] == at["trace"])]
-    failed = {int(origin): reason is not None for origin, reason in _reasons(rows)}
-    run = ScoredRun(
-        at["trace"], at["data_sha256"], at["forecasts_sha256"], int(at["layers"]), int(at["experts"]), failed
-    )
-    entry = next(entry for entry in suite.traces if entry.id == run.trace)
+    rows = rows[(rows["forecaster"] == run["forecaster"]) & (rows["trace"] == run["trace"])]
+    first = rows.drop_duplicates("origin")
+    failed = dict(zip(first["origin"].tolist(), first["failure"].notna().tolist(), strict=True))
+    entry = next(entry for entry in suite.traces if entry.id == run["trace"])
     horizons = entry.asked(suite.horizons)
-    truth = open_truth(sources[run.trace], run.data_sha256, suite.rule, horizons)
-    forecasts = load_forecasts(folder, run, horizons)
+    truth = open_truth(sources[run["trace"]], run["data_sha256"], suite.rule, horizons)
+    stored = load_forecasts(folder, run, sorted(failed), horizons)
     value_OK: dict[str, list[FloatArray]] = {name: [] for name in scorers}
     for origin, has_failed in failed.items():
-        window = _window(forecasts[origin], truth, suite.quantiles)
+        window = _window(stored[origin], truth, suite.quantiles)
         for name, scorer in scorers.items():
             value_KL = scorer(window, has_failed)
             mean_K = np.full(len(horizons), np.nan) if value_KL is None else mean_over(value_KL, axis=1)
             value_OK[name].append(filled(mean_K, len(suite.horizons)))
     keys: pd.DataFrame = rows[list(ROW_KEYS)]
     return keys.assign(**{name: np.concatenate(values) for name, values in value_OK.items() if values})
-
-
-def _reasons(rows: pd.DataFrame) -> list[tuple[int, str | None]]:
-    """Return each origin with the reason why it failed, None if it did not, in the order of the table."""
-    first = rows.drop_duplicates("origin")
-    texts = first["failure"].astype(object).where(first["failure"].notna(), None)
-    return list(zip(first["origin"].tolist(), texts.tolist(), strict=True))
 
 
 def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
@@ -241,11 +225,11 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
     return scored_columns(frame)
 
 
-def _window(forecast: StoredForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
-    share_HLE = truth.window(forecast.origin)
+def _window(stored: StoredForecast, truth: Truth, quantiles: tuple[float, ...]) -> _Windows:
+    share_HLE = truth.window(stored.origin)
     rows_K = horizon_rows(truth.horizons, truth.trace.meta.stride, len(share_HLE))
     share_KLE = np.stack([mean_over(share_HLE[:rows], axis=0) for rows in rows_K])
-    return _Windows(forecast.mean_KLE, forecast.quantile_QKLE, share_KLE, forecast.origin, truth, quantiles)
+    return _Windows(stored.mean_KLE, stored.quantile_QKLE, share_KLE, stored.origin, truth, quantiles)
 
 
 def _package_metric(metric: str) -> _Scorer:
@@ -277,7 +261,7 @@ def _package_metric(metric: str) -> _Scorer:
 
 
 def _own_metric(function: WindowMetric, name: str) -> _Scorer:
-    """Somebody's own metric, checked for one value per layer."""
+    """Return the scorer of a user's own metric, checked for one value per layer."""
 
     def scorer(window: _Windows, failed: bool) -> FloatArray:
         K, L, _ = window.share_KLE.shape

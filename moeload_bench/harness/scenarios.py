@@ -6,7 +6,6 @@ Axis letters: S steps, L MoE layers, E experts.
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import multiprocessing
 import os
@@ -55,7 +54,7 @@ class Scenario:
 
     @property
     def info(self) -> TraceInfo:
-        """What the forecaster is told of the run."""
+        """Return what the forecaster knows of the run."""
         L, E = self.layers, self.experts
         return TraceInfo(L, E, 1, tuple(range(L)), self.tokens, self.stride, "none", 0.0, 0)
 
@@ -249,11 +248,10 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
     ours, theirs = context.Pipe(duplex=False)
 
     def answer() -> None:
-        buffer = io.BytesIO()
+        found = None
         with contextlib.suppress(Exception):
             found = call()
-            np.savez(buffer, share_BLE=found.share_BLE, edges_B=found.edges_B)
-        theirs.send_bytes(buffer.getvalue())
+        theirs.send(found)
 
     child = context.Process(target=answer, daemon=True)
     with warnings.catch_warnings():
@@ -261,7 +259,7 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
         child.start()
     theirs.close()
     try:
-        data = ours.recv_bytes() if ours.poll(seconds) else b""
+        found: Forecast | None = ours.recv() if ours.poll(seconds) else None
     except (EOFError, OSError):
         child.join(seconds)
         how = "closed its pipe" if child.exitcode is None else end_words(child.exitcode)
@@ -269,4 +267,4 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
     finally:
         child.kill()
         child.join()
-    return Forecast(**np.load(io.BytesIO(data))) if data else None
+    return found

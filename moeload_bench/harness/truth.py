@@ -49,7 +49,7 @@ class Truth:
 
     @cached_property
     def labels(self) -> StateLabels | None:
-        """None for a stride that the rule cannot work with: then states are those that a suite gives its origins."""
+        """Return the labels; None for a stride that the rule cannot work with: states are then those of the suite."""
         try:
             return label_states(self.trace.load_SLE, stride=self.trace.meta.stride, rule=self.rule)
         except TraceError:
@@ -57,15 +57,15 @@ class Truth:
 
     @cached_property
     def shift_N(self) -> tuple[int, ...]:
-        """Rows at which the recipe planned a switch of data or a restart of the learning rate."""
+        """Return the rows at which the recipe planned a switch of data or a restart of the learning rate."""
         return tuple(planned_shifts(self.trace))
 
     def facts(self, origins: Sequence[tuple[int, State]], K: int) -> TraceFacts:
         """Return what belongs to the trace and not to a forecaster, for a suite's origins and number of horizons."""
-        floors, unasked = self.floors(origins), (False,) * (K - len(self.horizons))
+        floors, beyond = self.floors(origins), (False,) * (K - len(self.horizons))
         return TraceFacts(
             data_sha256=data_sha256(self.trace),
-            crossing={origin: self.crosses(origin) + unasked for origin, _ in origins},
+            crossing={origin: self.crosses(origin) + beyond for origin, _ in origins},
             floors=rounded_tree(floors.by_state(K)),
             floor_marks=floors.marks(),
         )
@@ -117,7 +117,7 @@ class Truth:
         return self.known_references[origin]
 
     def crosses(self, origin: int) -> tuple[bool, ...]:
-        """[K] whether a layer changes its state, or a planned switch happens, within each horizon."""
+        """Return [K]: whether a layer changes its state, or a planned switch happens, within each horizon."""
         row = row_of(self.trace, origin)
         return tuple(self._crosses(row, horizon) for horizon in self.horizons)
 

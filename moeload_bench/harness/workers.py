@@ -52,8 +52,8 @@ def run_spread(
 
 @contextmanager
 def workers(*, jobs: int = 1, backend: str = "loky", address: str | None = None) -> Iterator[Run]:
-    """``run(calls)``: begins the calls at once, after those of earlier ``run``s, and gives what they return, in order,
-    as soon as it is there.
+    """Yield ``run(calls)``: it begins the calls at once, after those of earlier ``run``s, and yields their results, in
+    order, as soon as they are there.
 
     ``jobs`` is the number of processes on this machine (`loky`); with one, a call is made when its result is asked for.
     A cluster at ``address`` uses all its workers. An exception of a call is raised where its result is taken; calls
@@ -143,25 +143,19 @@ def _dask(address: str) -> Iterator[Run]:
         connected = Client(address, timeout=CONNECT_S, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # as it raises them for what is no address, or no scheduler
         raise _no_cluster("dask", address, error) from None
-    with connected as client:
-        begun: list[Any] = []
 
-        def result(future: Any) -> Any:
-            try:
-                return future.result()
-            except (KilledWorker, CancelledError, CommClosedError) as error:
-                raise _lost("dask", error) from None
-
-        def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-            # pure=False: two calls with equal arguments are two calls, so that a repetition is one.
-            futures = [client.submit(_call, call, pure=False) for call in calls]
-            begun.extend(futures)
-            return map(result, futures)
-
+    def result(future: Any) -> Any:
         try:
-            yield run
-        finally:
-            client.cancel(begun)
+            return future.result()
+        except (KilledWorker, CancelledError, CommClosedError) as error:
+            raise _lost("dask", error) from None
+
+    # pure=False: two calls with equal arguments are two calls, so that a repetition is one.
+    with (
+        connected as client,
+        _begun(lambda call: client.submit(_call, call, pure=False), result, client.cancel) as run,
+    ):
+        yield run
 
 
 @contextmanager
@@ -178,8 +172,6 @@ def _ray(address: str) -> Iterator[Run]:
             ray.init(address=address, log_to_driver=False, logging_level="error")
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise _no_cluster("ray", address, error) from None
-    remote = ray.remote(num_cpus=1, max_retries=RETRIES)(_call)
-    begun: list[Any] = []
 
     def result(reference: Any) -> Any:
         try:
@@ -189,18 +181,34 @@ def _ray(address: str) -> Iterator[Run]:
         except ray.exceptions.RayError as error:
             raise _lost("ray", error) from None
 
+    def cancel(references: Sequence[Any]) -> None:
+        for reference in references:
+            ray.cancel(reference)
+
+    try:
+        with _begun(ray.remote(num_cpus=1, max_retries=RETRIES)(_call).remote, result, cancel) as run:
+            yield run
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def _begun(
+    submit: Callable[[Callable[[], Any]], Any], result: Callable[[Any], Any], cancel: Callable[[list[Any]], object]
+) -> Iterator[Run]:
+    """Spread calls by a cluster's client: at the end, calls that have not begun are cancelled."""
+    futures: list[Any] = []
+
     def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
-        references = [remote.remote(call) for call in calls]
-        begun.extend(references)
-        return map(result, references)
+        submitted = [submit(call) for call in calls]
+        futures.extend(submitted)
+        return map(result, submitted)
 
     try:
         yield run
     finally:
-        for reference in begun:
-            ray.cancel(reference)
-        if ours:
-            ray.shutdown()
+        cancel(futures)
 
 
 def _check_listening(backend: str, address: str) -> None:
@@ -229,7 +237,7 @@ def _lost(backend: str, error: Exception) -> MoeloadError:
 
 
 def _call(call: Callable[[], T]) -> T:
-    """On one thread, as far as libraries are loaded: sums must not depend on how many cores a machine has."""
+    """Make a call on one thread, as far as libraries are loaded: sums must not depend on the number of cores."""
     with threadpool_limits(1):
         return call()
 

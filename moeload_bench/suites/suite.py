@@ -267,8 +267,7 @@ def sources_of(
 ) -> dict[str, Source]:
     """Return every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
     given: dict[str, Source] = {trace.id: trace for trace in traces}
-    not_looked_up = dict.fromkeys(given, "")
-    return {**locate_traces(suite, {**(paths or {}), **not_looked_up}, fit=fit), **given}
+    return {**locate_traces(suite, {**(paths or {}), **dict.fromkeys(given, "")}, fit=fit), **given}
 
 
 def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True) -> dict[str, Path]:
