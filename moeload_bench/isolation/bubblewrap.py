@@ -357,11 +357,11 @@ def _outermost_package(module: str) -> tuple[Path, Path]:
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that do not lie within another one of them."""
-    outermost: list[Path] = []
+    found: list[Path] = []
     for path in sorted(set(paths), key=lambda one: len(one.parts)):
-        if not any(path.is_relative_to(other) for other in outermost):
-            outermost.append(path)
-    return outermost
+        if not any(path.is_relative_to(other) for other in found):
+            found.append(path)
+    return found
 
 
 def _ancestors(destinations: Iterable[Path]) -> list[Path]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from moeload_bench.arrays import Array
 from moeload_bench.errors import ForecastError, TargetError
@@ -40,7 +39,7 @@ class ChildHost(Host):
     def start(self, info: TraceInfo, seed: int, fitted: bytes | None) -> None:
         self._info = info
         self._load(seed, info, fitted)
-        self._start_charging()
+        self._process.cpu_since()  # until now it was start-up
 
     def fit(self, runs: Sequence[tuple[TraceInfo, StepBlock]], seed: int) -> bytes | None:
         if self._load(seed, None, None).get("has_fit") is not True:
@@ -48,21 +47,20 @@ class ChildHost(Host):
         for info, block in runs:
             self._call({"op": "run", "info": frames.info_header(info)}, frames.block_arrays(block))
             self._cost = self._cost.with_rows(len(block))
-        self._start_charging()
+        self._process.cpu_since()
         most = self._limits.fitted_bytes
         header, rules = {"op": "fit", "most": most}, frames.fitted_rules(most)
-        _, out = self._timed("observe", lambda: self._call(header, {}, rules, self._limits.fit_wall_s))
+        _, out = self._call(header, {}, rules, self._limits.fit_wall_s, charge="observe")
         return frames.fitted_from(out)
 
     def observe(self, block: StepBlock) -> None:
-        arrays = frames.block_arrays(block)
-        self._timed("observe", lambda: self._call({"op": "observe"}, arrays))
+        self._call({"op": "observe"}, frames.block_arrays(block), charge="observe")
         self._cost = self._cost.with_rows(len(block))
 
     def forecast(self, request: ForecastRequest) -> Forecast:
         header, arrays = frames.request_frame(request)
         rules = frames.forecast_rules(request, self._info)
-        reply, out = self._timed("forecast", lambda: self._call({"op": "forecast", **header}, arrays, rules))
+        reply, out = self._call({"op": "forecast", **header}, arrays, rules, charge="forecast")
         found = reply.get("counts")
         if isinstance(found, dict) and len(found) <= MAX_COUNTS and all(map(is_count, found, found.values())):
             self._counts = found
@@ -93,10 +91,23 @@ class ChildHost(Host):
         return reply
 
     def _call(
-        self, header: Header, arrays: Mapping[str, Array], rules: Rules = NO_RULES, wall_s: float | None = None
+        self,
+        header: Header,
+        arrays: Mapping[str, Array],
+        rules: Rules = NO_RULES,
+        wall_s: float | None = None,
+        charge: str | None = None,
     ) -> tuple[Header, dict[str, Array]]:
-        """Send one request; raise what the worker says that the forecaster raised."""
-        reply, out = self._process.call(header, arrays, rules, wall_s)
+        """Send one request; raise what the worker says that the forecaster raised.
+
+        ``charge`` names the call whose cost is this wall time, and all CPU time used since the last one.
+        """
+        began = time.perf_counter()
+        try:
+            reply, out = self._process.call(header, arrays, rules, wall_s)
+        finally:
+            if charge is not None:
+                self._cost = self._cost.with_call(charge, time.perf_counter() - began, self._process.cpu_since())
         status, text = reply.get("status"), one_line(str(reply.get("text", "")))
         if status == "ok":
             return reply, out
@@ -108,19 +119,3 @@ class ChildHost(Host):
             # lines are told of the file that its author knows
             text = text.replace(f"{Path(bubblewrap.FORECASTER_PATH).name}:", f"{self._target.file.name}:")
         raise ForecastError(text or "failed without saying why", rule if rule in FORECAST_RULES else None)
-
-    def _timed(self, kind: str, call: Callable[[], Any]) -> Any:
-        """Make a call and charge it with its wall time and with all CPU time used since the last one."""
-        started = time.perf_counter()
-        try:
-            return call()
-        finally:
-            wall = time.perf_counter() - started
-            before, now = self._process.cpu_seen, self._process.watch.cpu_s()
-            cpu = None if before is None or now is None else max(0.0, now - before)
-            self._cost = self._cost.with_call(kind, wall, cpu)
-            self._process.cpu_seen = before if now is None else now
-
-    def _start_charging(self) -> None:
-        """Count the CPU time used until now as start-up."""
-        self._process.cpu_seen = self._process.watch.cpu_s()

@@ -24,7 +24,7 @@ from moeload_bench.isolation.cgroups import Group, new_group
 from moeload_bench.isolation.frames import Header, Rules
 from moeload_bench.isolation.levels import Accounting, Level, Limits, end_words, signal_name
 from moeload_bench.isolation.local import one_line
-from moeload_bench.isolation.system import Pidfd, end_tree
+from moeload_bench.isolation.system import ProcFiles, end_tree
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
 from moeload_bench.isolation.watch import MIB, ProcessWatch, over_memory
 
@@ -45,16 +45,17 @@ class Process:
         self._limits = limits
         self._broken: str | None = None
         self._waited_s = 0.0
-        self.cpu_seen: float | None = 0.0  # CPU time that its calls were charged with, or that was start-up
+        self._cpu_seen: float | None = 0.0  # CPU time that its calls were charged with, or that was start-up
         self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
-        self._group = _group(level, limits)
+        # only in a sandbox are all processes, and threads, the forecaster's
+        self._group = new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
         try:
             self._popen, leader = _start(target, level, limits, self._folder, numba_cache, self._group)
         except BaseException:
             self._tidy()
             raise
         self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
-        self._leader = None if leader is None else _first_process(leader)
+        self._leader = None if leader is None else ProcFiles.handle(leader)
         root = self._popen.pid if leader is None else leader
         folders = None if leader is None else bubblewrap.WRITABLE
         self.watch = ProcessWatch(self._popen.pid, root, folders, limits, self._group)
@@ -82,9 +83,9 @@ class Process:
             if missing and reply.get("status") == "ok":
                 raise IsolationError(f"its answer lacks {missing}")
         except TimeoutError:
-            run_limit = f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run"
-            call = f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(allowed)}"
-            self._fail(run_limit if left < allowed else call)
+            if left < allowed:
+                self._fail(f"its calls took more than {self._limits.run_wall_s:g} s of wall time in this run")
+            self._fail(f"{header['op']} took more than {allowed:g} s of wall time{self._idle_words(allowed)}")
         except (EOFError, BrokenPipeError, ConnectionResetError):
             self._fail(self._how_it_ended())
         except IsolationError as error:
@@ -96,12 +97,18 @@ class Process:
     def _idle_words(self, wall_s: float) -> str:
         """Return why a call took too long that hardly computed; empty where it did compute, or where nobody knows."""
         now = self.watch.cpu_s()
-        if now is None or self.cpu_seen is None or now - self.cpu_seen > wall_s / 2:
+        if now is None or self._cpu_seen is None or now - self._cpu_seen > wall_s / 2:
             return ""
         return (
-            f" and only {now - self.cpu_seen:.1f} s of CPU time: it waits for something, or the machine is busy; the "
+            f" and only {now - self._cpu_seen:.1f} s of CPU time: it waits for something, or the machine is busy; the "
             "same command tries again, and finished runs are kept"
         )
+
+    def cpu_since(self) -> float | None:
+        """Return the CPU seconds used since this was last asked; None where they are not known."""
+        before, now = self._cpu_seen, self.watch.cpu_s()
+        self._cpu_seen = before if now is None else now
+        return None if before is None or now is None else max(0.0, now - before)
 
     @property
     def accounting(self) -> Accounting:
@@ -111,7 +118,7 @@ class Process:
     def kill(self) -> None:
         """End the process and all its descendants at once."""
         if self._leader is not None:
-            self._leader.kill()
+            self._leader.kill()  # the sandbox's first process: with it the kernel ends everything else in there
         if self._group is not None:
             self._group.kill()
         if self._popen.poll() is None:  # else its number may be another's by now
@@ -183,22 +190,6 @@ class Process:
             view = view[count:]
 
 
-def _first_process(pid: int) -> Pidfd | None:
-    """Return the first process of a sandbox: when it ends, the kernel ends everything else in there."""
-    with contextlib.suppress(ProcessLookupError):
-        return Pidfd(pid)
-    return None
-
-
-def _group(level: Level, limits: Limits) -> Group | None:
-    """Return a control group for the forecaster's processes. Only a sandbox's processes and threads are counted."""
-    return new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
-
-
-def _within(group: Group | None, argv: list[str]) -> list[str]:
-    return argv if group is None else group.command(argv)
-
-
 def _start(
     target: StoredTarget,
     level: Level,
@@ -218,16 +209,15 @@ def _start(
         "first": sandboxed and bubblewrap.first_process_is_ours(),
     }
     arguments = ["-P", "-s" if sandboxed else "-P", WORKER, json.dumps(settings)]
-    pipes: dict[str, Any] = dict(
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True
-    )
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    pipes |= {"bufsize": 0, "start_new_session": True}
+    joined = list if group is None else group.command
     if not sandboxed:
         environment = {**os.environ, **ENVIRONMENT, **_cache_setting(target, numba_cache)}
-        argv = _within(group, [sys.executable, *arguments])
-        return subprocess.Popen(argv, cwd=folder, env=environment, **pipes), None
+        return subprocess.Popen(joined([sys.executable, *arguments]), cwd=folder, env=environment, **pipes), None
     command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT, counted=group is not None)
     try:
-        popen = subprocess.Popen(_within(group, command.argv), pass_fds=command.fds, env={}, **pipes)
+        popen = subprocess.Popen(joined(command.argv), pass_fds=command.fds, env={}, **pipes)
     except BaseException:
         os.close(info_fd)
         raise
