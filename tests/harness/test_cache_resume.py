@@ -235,11 +235,9 @@ def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
 
 
 def wait_for(path: Path) -> bool:
-    """Whether the file came into being within a minute."""
-    end = time.monotonic() + 60
-    while not path.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    return path.exists()
+    """Return True once the file is there."""
+    wait_until(path.exists)
+    return True
 
 
 @pytest.mark.slow
@@ -288,88 +286,6 @@ def test_a_dask_cluster_ends_the_work_of_a_killed_command(tmp_path: Path) -> Non
         assert made(log) == 1
 
 
-@pytest.mark.slow
-def test_a_dask_cluster_gives_the_results_of_one_process(tmp_path: Path) -> None:
-    """A scheduler and two worker processes, started for this test."""
-    with dask_cluster(tmp_path, 2) as address:
-        check_cluster(tmp_path, "dask", address)
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_gives_the_results_of_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A head with two workers, started for this test and stopped by its own process id."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray keeps a token in the user's home
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    need("ray", "pip install -e '.[dist]'")
-    with ray_head() as address:
-        check_cluster(tmp_path, "ray", address)
-
-
-@pytest.mark.slow
-def test_a_killed_dask_worker_changes_no_score(tmp_path: Path) -> None:
-    """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
-    with dask_cluster(tmp_path, 2) as address:
-        check_kill(tmp_path, "dask", address)
-
-
-@pytest.mark.slow
-def test_a_killed_ray_worker_changes_no_score(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As with Dask."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    need("ray", "pip install -e '.[dist]'")
-    with ray_head() as address:
-        check_kill(tmp_path, "ray", address)
-
-
-def check_kill(tmp_path: Path, backend: str, address: str) -> None:
-    """Kill a worker that has just begun once two have taken work; compare with one process."""
-    log, killed = tmp_path / "begun", list[int]()
-    targets = counted(log, delay=1.0), "ema"
-
-    done = threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not done.is_set():
-            begun = [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
-            if len(set(begun)) > 1:
-                os.kill(begun[-1], signal.SIGKILL)  # it has only begun: the first may be at another pair by now
-                killed.append(begun[-1])
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    there = run(tmp_path, *targets, fresh=True, backend=backend, address=address)
-    done.set()
-    killer.join()
-    workers_seen = [int(line.split()[1]) for line in log.read_text().splitlines()]
-    assert len(set(workers_seen)) > 1
-    assert killed
-    assert len(workers_seen) > TRACES  # what the killed one was at began again
-    assert same_scores(there, run(tmp_path, *targets, fresh=True))
-
-
-def check_cluster(tmp_path: Path, backend: str, address: str) -> None:
-    """Equal results, failures by name included, and errors of the request come through as what they are."""
-    targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
-    seen: list[int] = []
-    one = run(tmp_path, *targets, level="process", fresh=True)
-    there = run(
-        tmp_path,
-        *targets,
-        level="process",
-        fresh=True,
-        backend=backend,
-        address=address,
-        progress=lambda done, total, what: seen.append(done),
-    )
-    assert same_scores(one, there)
-    assert set(one.failures["forecaster"]) == {one.names[2]}
-    assert seen == list(range(1, 10))
-    with pytest.raises(MoeloadError, match="window is 0"):
-        run(tmp_path, "sw_avg@window=0", level="process", backend=backend, address=address)
-
-
 @contextmanager
 def ray_head() -> Iterator[str]:
     """A Ray head in a process of its own, so that this process is a client as on a real cluster."""
@@ -395,6 +311,70 @@ def ray_head() -> Iterator[str]:
             assert head.stdin is not None
             head.stdin.close()
             head.wait(60)
+
+
+@pytest.fixture(params=["dask", "ray"])
+def cluster(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[str, str]]:
+    """A backend, and the address of two workers that are started for one test."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray keeps a token in the user's home
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    need({"dask": "distributed", "ray": "ray"}[request.param], "pip install -e '.[dist]'")
+    with dask_cluster(tmp_path, 2) if request.param == "dask" else ray_head() as address:
+        yield request.param, address
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_results_of_one_process(tmp_path: Path, cluster: tuple[str, str]) -> None:
+    """Equal results, failures by name included, and errors of the request come through as what they are."""
+    backend, address = cluster
+    targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
+    seen: list[int] = []
+    one = run(tmp_path, *targets, level="process", fresh=True)
+    there = run(
+        tmp_path,
+        *targets,
+        level="process",
+        fresh=True,
+        backend=backend,
+        address=address,
+        progress=lambda done, total, what: seen.append(done),
+    )
+    assert same_scores(one, there)
+    assert set(one.failures["forecaster"]) == {one.names[2]}
+    assert seen == list(range(1, 10))
+    with pytest.raises(MoeloadError, match="window is 0"):
+        run(tmp_path, "sw_avg@window=0", level="process", backend=backend, address=address)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_changes_no_score(tmp_path: Path, cluster: tuple[str, str]) -> None:
+    """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
+    backend, address = cluster
+    log, killed = tmp_path / "begun", list[int]()
+    targets = counted(log, delay=1.0), "ema"
+
+    done = threading.Event()
+
+    def kill_one() -> None:
+        while not killed and not done.is_set():
+            begun = [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
+            if len(set(begun)) > 1:
+                os.kill(begun[-1], signal.SIGKILL)  # it has only begun: the first may be at another pair by now
+                killed.append(begun[-1])
+            time.sleep(0.05)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    there = run(tmp_path, *targets, fresh=True, backend=backend, address=address)
+    done.set()
+    killer.join()
+    workers_seen = [int(line.split()[1]) for line in log.read_text().splitlines()]
+    assert len(set(workers_seen)) > 1
+    assert killed
+    assert len(workers_seen) > TRACES  # what the killed one was at began again
+    assert same_scores(there, run(tmp_path, *targets, fresh=True))
 
 
 @pytest.mark.parametrize("backend", ["dask", "ray"])

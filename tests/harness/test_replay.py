@@ -55,18 +55,18 @@ def test_exact_on_a_ramp_scores_zero_and_last_value_what_arithmetic_says(tmp_pat
 
 
 class Spy:
-    """Keeps what it was shown."""
+    """Keeps what it was shown, and what it was asked."""
 
     def __init__(self, info: object, seed: int) -> None:
         self.seen: list[int] = []
-        self.asked: list[tuple[int, int]] = []
+        self.asked: list[ForecastRequest] = []
         Spy.last = self
 
     def observe(self, block: StepBlock) -> None:
         self.seen.extend(block.step_S.tolist())
 
     def forecast(self, request: ForecastRequest) -> object:
-        self.asked.append((request.origin, len(self.seen)))
+        self.asked.append(request)
         return forecasters.Forecast.constant(np.full((2, 4), 0.25), request.horizon)
 
 
@@ -76,7 +76,7 @@ def test_before_an_origin_exactly_the_steps_before_it_are_shown(trace: Trace) ->
         for answer in feed.answers([50, 100, 300], HORIZONS):
             assert answer.failure is None
             assert Spy.last.seen == list(range(answer.origin))
-    assert Spy.last.asked == [(50, 50), (100, 100), (300, 300)]
+    assert [request.origin for request in Spy.last.asked] == [50, 100, 300]
 
 
 def test_a_feed_never_goes_back(trace: Trace) -> None:
@@ -90,33 +90,21 @@ def test_a_feed_never_goes_back(trace: Trace) -> None:
 
 def test_beyond_the_end_of_a_trace_all_of_it_is_shown_and_nothing_is_planned(trace: Trace) -> None:
     """The trace says nothing of the learning rate of steps that it has not."""
-    asked: list[ForecastRequest] = []
-
-    class Keeps(Spy):
-        def forecast(self, request: ForecastRequest) -> object:
-            asked.append(request)
-            return super().forecast(request)
-
-    with follow(class_target(Keeps), trace, seed=0, level="none") as feed:
+    with follow(class_target(Spy), trace, seed=0, level="none") as feed:
         feed.at(trace.steps, HORIZONS)
-    assert Keeps.last.seen == list(range(trace.steps))
-    assert (asked[0].origin, asked[0].lr_H) == (trace.steps, None)
+    assert Spy.last.seen == list(range(trace.steps))
+    (asked,) = Spy.last.asked
+    assert (asked.origin, asked.lr_H) == (trace.steps, None)
 
 
 def test_the_plan_is_the_recipe_s_and_nothing_measured(trace: Trace) -> None:
     """The request holds planned learning rate for the horizon; no loss, no load."""
-    asked: list[ForecastRequest] = []
-
-    class Keeps(Spy):
-        def forecast(self, request: ForecastRequest) -> object:
-            asked.append(request)
-            return super().forecast(request)
-
-    with follow(class_target(Keeps), trace, seed=0, level="none") as feed:
+    with follow(class_target(Spy), trace, seed=0, level="none") as feed:
         feed.at(50, HORIZONS)
-    assert asked[0].lr_H is not None
-    assert asked[0].lr_H.shape == (100,)
-    names = {field.name for field in dataclasses.fields(asked[0])}
+    (asked,) = Spy.last.asked
+    assert asked.lr_H is not None
+    assert asked.lr_H.shape == (100,)
+    names = {field.name for field in dataclasses.fields(asked)}
     assert names == {"origin", "horizon", "horizons", "quantiles", "lr_H", "stage_H"}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,7 +90,7 @@ def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
 def test_what_windows_do_not_tell_is_refused(kept: Kept, metric: str, error: type[Exception], says: str) -> None:
     """A metric of single steps is not guessed from means; a wrong name is answered with the right ones."""
     with pytest.raises(error, match=says):
-        rescore(kept.folder, kept.suite, metric, paths=kept.paths)
+        kept.again(metric)
 
 
 def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) -> None:
@@ -134,45 +135,39 @@ def test_means_over_other_horizons_are_not_taken_for_these(tmp_path: Path) -> No
     assert len(list((folder / "forecasts").rglob("*.npz"))) == 2
 
 
-def damaged(kept: Kept, how: str) -> Path:
-    """The folder with one of its archives spoilt."""
-    path = next((kept.folder / "forecasts").rglob("*.npz"))
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    if how == "missing":
-        path.unlink()
-    elif how == "cut":
-        path.write_bytes(path.read_bytes()[:200])
-    elif how == "objects":
-        np.savez(path, **{**arrays, "mean_OKLE": np.array([{}], dtype=object)})
-    elif how == "other origins":
-        np.savez(path, **{**arrays, "origin_O": arrays["origin_O"] + 1})
-    elif how == "other horizons":
-        np.savez(path, **{**arrays, "horizon_K": arrays["horizon_K"] + 1})
-    elif how == "other shape":
-        np.savez(path, **{**arrays, "mean_OKLE": arrays["mean_OKLE"][:, :, :1]})
-    else:
-        np.savez(path, **arrays, extra=np.zeros(3))
-    return path
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:200])
 
 
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("missing", "are not there; use run --keep-forecasts"),
-        ("cut", "not a NumPy archive"),
-        ("objects", "expected plain numbers"),
-        ("other origins", "at the origins of"),
-        ("other horizons", "means over .* steps, expected"),
-        ("other shape", "arrays are"),
-        ("extra", "unknown array 'extra', expected: origin_O"),
-    ],
-)
-def test_damaged_forecasts_are_refused_by_name(kept: Kept, how: str, says: str) -> None:
+def _change(name: str, change: Callable[[np.ndarray], np.ndarray]) -> Callable[[Path], None]:
+    """Return what replaces one array of an archive."""
+
+    def damage(path: Path) -> None:
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        np.savez(path, **{**arrays, name: change(arrays.get(name, np.zeros(3)))})
+
+    return damage
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "are not there; use run --keep-forecasts": Path.unlink,
+    "not a NumPy archive": _cut,
+    "expected plain numbers": _change("mean_OKLE", lambda mean: np.array([{}], dtype=object)),
+    "at the origins of": _change("origin_O", lambda origin: origin + 1),
+    "means over .* steps, expected": _change("horizon_K", lambda horizon: horizon + 1),
+    "arrays are": _change("mean_OKLE", lambda mean: mean[:, :, :1]),
+    "unknown array 'extra', expected: origin_O": _change("extra", lambda zeros: zeros),
+}
+
+
+@pytest.mark.parametrize("says", DAMAGE)
+def test_damaged_forecasts_are_refused_by_name(kept: Kept, says: str) -> None:
     """Missing, cut, pickled, of other origins or of another shape: the error names the file and what was expected."""
-    path = damaged(kept, how)
+    path = next((kept.folder / "forecasts").rglob("*.npz"))
+    DAMAGE[says](path)
     with pytest.raises(ResultError, match=rf"{path.name}: .*{says}"):
-        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
+        kept.again("window_tv")
 
 
 def test_an_archive_that_unpacks_to_too_much_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:

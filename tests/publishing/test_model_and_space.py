@@ -1,4 +1,4 @@
-"""The model repository and the Space against the local Hub: whole or not there, and loaded back by the real clients."""
+"""Each kind of repository against the local Hub: whole or not there, and loaded back by the real clients."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ from moeload_bench.publishing.pretrained import PINNED, pretrained
 from moeload_bench.publishing.release import publish
 from tests.conftest import need, synthetic_trace
 from tests.support.hub import LocalHub
-from tests.support.hub.helpers import folder_bytes, run_python
+from tests.support.hub.helpers import folder_bytes, make_folder, run_python
 from tests.support.submitted import make_world, write_folder
 
 pytest_plugins = ("tests.support.hub.fixtures",)
 need("safetensors", "pip install '.[record]'")
 
-REPO = {"model": "acme/moeload-gated", "space": "acme/moeload-leaderboard"}
+REPO = {"dataset": "acme/traces", "model": "acme/moeload-gated", "space": "acme/moeload-leaderboard"}
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The real model repository, and a site of a few pages with the real front matter, some of them in folders."""
+    """Traces, the real model repository, and a site with the real front matter and a few pages, some in folders."""
     root = tmp_path_factory.mktemp("folders")
     pages = [(f"{place}page{n}.html", bytes(n)) for n in range(1, 4) for place in ("", "traces/")]
     card = [("README.md", (TEMPLATES / "space_card.md").read_bytes()), ("index.html", b"<html></html>")]
     write_site([*card, *pages], root / "space")
-    return {"model": write_model(root / "model", REPO["model"]), "space": root / "space"}
+    return {
+        "dataset": make_folder(root / "dataset"),
+        "model": write_model(root / "model", REPO["model"]),
+        "space": root / "space",
+    }
 
 
 def there(api: Any, kind: str, tmp_path: Path, revision: str) -> dict[str, bytes]:
@@ -50,8 +54,9 @@ def there(api: Any, kind: str, tmp_path: Path, revision: str) -> dict[str, bytes
 def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
     kind: str, made: dict[str, Path], hub: LocalHub, api: Any, tmp_path: Path
 ) -> None:
-    """Published, downloaded, published again; a dry run before says the same and sends nothing."""
+    """Published, downloaded, published again; a dry run before, without a token, says the same and sends nothing."""
     planned = publish(made[kind], REPO[kind], "v1.0", kind=kind, dry_run=True, api=api(False))
+    assert (planned.dry_run, planned.commit) == (True, None)
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen)
     done = publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
     assert done.tagged
@@ -59,7 +64,7 @@ def test_the_tag_equals_the_folder_and_nothing_is_sent_twice(
     assert there(api, kind, tmp_path, "v1.0") == folder_bytes(made[kind])
     before = len(hub.seen)
     again = publish(made[kind], REPO[kind], "v1.0", kind=kind, api=api())
-    assert (again.tagged, again.plan.empty) == (False, True)
+    assert (again.tagged, again.plan.empty, again.commit) == (False, True, done.commit)
     assert all(seen.method in ("GET", "HEAD") for seen in hub.seen[before:])
 
 

@@ -20,7 +20,7 @@ from tests.support.hub.helpers import folder_bytes, make_folder, run_python, wri
 pytest_plugins = ("tests.support.hub.fixtures",)
 
 REPO = "acme/traces"
-A_TRACE = "tiny-a/test/seed0.parquet"
+A_TRACE, A_MOVED = "tiny-a/test/seed0.parquet", "tiny-a/test/seed7.parquet"
 
 
 def tags(api: Any, repo: str = REPO) -> list[str]:
@@ -41,29 +41,6 @@ def replace_trace(folder: Path, seed: int = 99) -> None:
 
 
 # ---------------------------------------------------------------- the way it should go
-
-
-def test_the_tag_equals_the_folder_and_a_second_time_nothing_is_sent(
-    hub: LocalHub, api: Any, snapshot: Any, release: Path
-) -> None:
-    """Publish, look, publish again: the second call makes no writing request at all."""
-    done = publish(release, REPO, "v1.0", api=api())
-    assert done.tagged
-    assert len(done.plan.add) == 6
-    assert snapshot(REPO, "v1.0") == folder_bytes(release)
-    before = len(writes(hub))
-    again = publish(release, REPO, "v1.0", api=api())
-    assert (again.tagged, again.plan.empty, again.commit) == (False, True, done.commit)
-    assert len(writes(hub)) == before
-
-
-def test_a_dry_run_sends_nothing_and_names_everything(hub: LocalHub, api: Any, release: Path) -> None:
-    """Before the repository exists, without a token."""
-    planned = publish(release, REPO, "v1.0", dry_run=True, api=api(False))
-    assert planned.dry_run
-    assert planned.commit is None
-    assert set(planned.plan.add) == set(folder_bytes(release))
-    assert writes(hub) == []
 
 
 def test_traces_of_others_are_published_with_a_config_each(
@@ -313,25 +290,17 @@ def _edit(folder: Path) -> None:
     path.write_bytes(data)
 
 
-def _misplace(folder: Path) -> None:
-    shutil.move(folder / A_TRACE, folder / "tiny-a/test/seed7.parquet")
-
-
 def _half_recorded(folder: Path) -> None:
     (folder / "tiny-a/test/seed3.parts").mkdir()
     (folder / "tiny-a/test/seed3.parts/0000000000.parquet").write_bytes(b"")
 
 
-def _old_card(folder: Path) -> None:
-    shutil.rmtree(folder / "tiny-b")
-
-
 FOLDERS = {
     "not readable|it was edited|expected": _edit,
-    "expected it at tiny-a/test/seed0.parquet": _misplace,
+    "expected it at tiny-a/test/seed0.parquet": lambda folder: shutil.move(folder / A_TRACE, folder / A_MOVED),
     "recording is in progress": _half_recorded,
     "got notes.txt; expected a folder of RECIPE": lambda folder: (folder / "notes.txt").write_text("x"),
-    "configs and folder differ in tiny-b": _old_card,
+    "configs and folder differ in tiny-b": lambda folder: shutil.rmtree(folder / "tiny-b"),
     "README.md: no such file": lambda folder: (folder / "README.md").unlink(),
     "holds no trace": lambda folder: [shutil.rmtree(folder / name) for name in ("tiny-a", "tiny-b")],
 }

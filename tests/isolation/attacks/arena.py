@@ -56,7 +56,18 @@ class Fight:
         return "; ".join(self.failures)
 
 
-def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
+def target(name: str, **arguments: object) -> str:
+    """Return the target of an attacker."""
+    text = ",".join(f'{key}="{value}"' for key, value in arguments.items())
+    return f"{HERE / 'attackers.py'}:{name}{'@' if text else ''}{text}"
+
+
+def stopped(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: object) -> str:
+    """Run an attack; return why it failed."""
+    return attack(tmp_path, target(name, **arguments), limits).reason
+
+
+def attack(tmp_path: Path, attacker: str, limits: Limits = LIMITS) -> Fight:
     """Replay a run, which lies in a file as in real use, to an attacker in the sandbox.
 
     Asserts that an honest forecaster, which lives beside all attackers of a test session, still answers the same.
@@ -67,7 +78,7 @@ def attack(tmp_path: Path, target: str, limits: Limits = LIMITS) -> Fight:
     write_trace(trace, tmp_path / "run.parquet", overwrite=True)
     counts: Mapping[str, int] = {}
     try:
-        with follow(parse_target(target), trace, seed=0, level="sandbox", limits=limits) as feed:
+        with follow(parse_target(attacker), trace, seed=0, level="sandbox", limits=limits) as feed:
             answers = [answer.failure for answer in feed.answers(ORIGINS, HORIZONS)]
             counts = feed.host.counts()
     except ForecastError as error:

@@ -338,20 +338,25 @@ def spin(seconds: float) -> None:
 # ------------------------------------------------------------------------------------------------ processes
 
 
+def daemon(seconds: float, number: Path | None = None) -> None:
+    """Start a process with a session of its own and no open file; write its number to a file that is named."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            if number is not None:
+                part = number.with_suffix(".part")
+                part.write_text(str(os.getpid()))
+                part.rename(number)
+            os.closerange(0, 64)
+            time.sleep(seconds)
+        os._exit(0)
+
+
 class LeavesChild(Attacker):
     """A daemon (two forks, its own session) that would live for 10 s more; the forecaster goes on as if nothing."""
 
     def attack(self) -> None:
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                for fd in range(64):
-                    try:
-                        os.close(fd)
-                    except OSError:
-                        continue
-                time.sleep(10)
-            os._exit(0)
+        daemon(10)
 
 
 class SignalsParent(Attacker):
@@ -519,18 +524,7 @@ class LeavesItsSession(Attacker):
     """A daemon with a session of its own, which would live for 30 s; its number is written to the file named."""
 
     def attack(self) -> None:
-        if os.fork() == 0:
-            os.setsid()
-            if os.fork() == 0:
-                Path(f"{self.kwargs['path']}.part").write_text(str(os.getpid()))
-                os.rename(f"{self.kwargs['path']}.part", str(self.kwargs["path"]))
-                for fd in range(64):
-                    try:
-                        os.close(fd)
-                    except OSError:
-                        continue
-                time.sleep(30)
-            os._exit(0)
+        daemon(30, Path(str(self.kwargs["path"])))
         while not Path(str(self.kwargs["path"])).exists():
             time.sleep(0.01)
 

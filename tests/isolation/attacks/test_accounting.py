@@ -22,7 +22,7 @@ from moeload_bench.isolation import bubblewrap, cgroups
 from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target
 from tests.conftest import need, synthetic_trace
-from tests.isolation.attacks.arena import HERE, LIMITS, assert_nothing_left, attack, require_sandbox
+from tests.isolation.attacks.arena import HERE, LIMITS, assert_nothing_left, attack, require_sandbox, stopped, target
 
 SLOW = pytest.mark.slow
 INFO = trace_info(synthetic_trace(60))
@@ -31,35 +31,25 @@ TRIES = 5
 """A machine short of memory takes files out of it by itself: a test of what is in memory may see that too."""
 
 
-def fight(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: object) -> str:
-    """Why an attack failed."""
-    return attack(tmp_path, target(name, **arguments), limits).reason
-
-
-def target(name: str, **arguments: object) -> str:
-    text = ",".join(f'{key}="{value}"' for key, value in arguments.items())
-    return f"{HERE / 'attackers.py'}:{name}{'@' if text else ''}{text}"
-
-
 @SLOW
 @pytest.mark.parametrize("grouped", [True, False])
 def test_memory_in_the_queues_of_sockets_counts(grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """600 MiB that no process holds, at a limit of 286: the group's limit, or the number of sockets, ends it."""
     if not grouped:
         monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
-    assert "MiB of memory, allowed are 286 MiB" in fight(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
+    assert "MiB of memory, allowed are 286 MiB" in stopped(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
 
 
 @SLOW
 def test_files_without_content_count(tmp_path: Path) -> None:
     """Each takes a kilobyte of the kernel's memory."""
-    assert "files, allowed are 20000" in fight(tmp_path, "MakesFiles", Limits(files=20_000))
+    assert "files, allowed are 20000" in stopped(tmp_path, "MakesFiles", Limits(files=20_000))
 
 
 @SLOW
 def test_children_that_nobody_waits_for_are_charged(tmp_path: Path) -> None:
     """By the group; where there is none, a forecaster cannot have its children forgotten."""
-    reason = fight(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
+    reason = stopped(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
     expected = "PermissionError" if cgroups.accounting_available() is None else "s of CPU time, allowed are 3 s"
     assert expected in reason
 
@@ -68,7 +58,7 @@ def test_children_that_nobody_waits_for_are_charged(tmp_path: Path) -> None:
 def test_without_a_group_children_cannot_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same where a group could be made."""
     monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
-    assert "PermissionError" in fight(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
+    assert "PermissionError" in stopped(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
 
 
 def test_a_result_says_which_accounting_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +88,7 @@ def test_control_groups_are_removed(tmp_path: Path) -> None:
 
 def test_who_takes_less_than_a_call_may_in_every_call_is_ended_too(tmp_path: Path) -> None:
     """The limit on a whole run."""
-    reason = fight(tmp_path, "SleepsInEveryCall", Limits(wall_s_per_call=2, run_wall_s=1.5))
+    reason = stopped(tmp_path, "SleepsInEveryCall", Limits(wall_s_per_call=2, run_wall_s=1.5))
     assert "its calls took more than 1.5 s of wall time in this run" in reason
 
 
@@ -165,17 +155,17 @@ def test_a_busy_harness_does_not_hold_up_the_watch() -> None:
 
 def test_the_first_process_is_closed(tmp_path: Path) -> None:
     """It has the forecaster's user, and may yet neither be written to nor looked into, nor its pipes be opened."""
-    assert "BlockedError" in fight(tmp_path, "OpensFirstProcess")
+    assert "BlockedError" in stopped(tmp_path, "OpensFirstProcess")
 
 
 def test_no_terminals_and_no_sockets_but_unix_ones(tmp_path: Path) -> None:
     """Terminals would be the machine's, and other sockets lead out or into the kernel."""
-    assert "BlockedError" in fight(tmp_path, "OpensTerminals")
+    assert "BlockedError" in stopped(tmp_path, "OpensTerminals")
 
 
 def test_a_forecaster_cannot_ask_which_pages_are_in_memory(tmp_path: Path) -> None:
     """Nor lock files or read what the kernel says of the whole machine."""
-    assert "BlockedError" in fight(tmp_path, "AsksForPages")
+    assert "BlockedError" in stopped(tmp_path, "AsksForPages")
 
 
 def test_what_the_kernel_counts_of_the_machine_is_the_same_in_every_run(tmp_path: Path) -> None:

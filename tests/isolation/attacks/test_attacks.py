@@ -16,7 +16,7 @@ import pytest
 import moeload_bench
 from moeload_bench.isolation import bubblewrap
 from moeload_bench.isolation.hosts import MIB, Limits
-from tests.isolation.attacks.arena import HERE, LIMITS, attack, attack_beside_honest
+from tests.isolation.attacks.arena import HERE, attack, attack_beside_honest, stopped, target
 
 PACKAGE = Path(moeload_bench.__path__[0])
 REPOSITORY = HERE.parents[2]
@@ -27,10 +27,14 @@ SLOW = pytest.mark.slow
 OTHERS = ("SpinsInObserve", "Sleeps", "StopsItself")
 
 
-def stopped(tmp_path: Path, name: str, limits: Limits = LIMITS, **arguments: object) -> str:
-    """Run an attack; returns why it failed."""
-    text = ",".join(f'{key}="{value}"' for key, value in arguments.items())
-    return attack(tmp_path, f"{HERE / 'attackers.py'}:{name}{'@' if text else ''}{text}", limits).reason
+READS_AT_IMPORT = "open('/etc/hostname').read()\n"
+"""An attack that runs before there is a forecaster."""
+
+
+def written(tmp_path: Path, code: str) -> str:
+    """Return the target of a module with this code."""
+    (tmp_path / "mine.py").write_text(code)
+    return f"{tmp_path / 'mine.py'}:Forecaster"
 
 
 @pytest.mark.parametrize(
@@ -157,7 +161,7 @@ def test_a_fork_bomb_does_not_hit_its_neighbour(tmp_path: Path) -> None:
 
     require_sandbox()
     info, request = trace_info(synthetic_trace(60)), ForecastRequest(0, 10, (1, 10))
-    bomb = parse_target(f"{HERE / 'attackers.py'}:ForkBomb")
+    bomb = parse_target(target("ForkBomb"))
     with open_host(bomb, info, seed=0, level="sandbox", limits=Limits(processes=40, wall_s_per_call=20)) as attacker:
         with pytest.raises(Exception, match=r"BlockingIOError|processes"):
             attacker.forecast(request)
@@ -198,20 +202,14 @@ def test_who_takes_too_long_is_ended(tmp_path: Path, name: str) -> None:
 
 def test_a_call_that_only_waits_says_so(tmp_path: Path) -> None:
     """Its CPU time is named, and what to do on a busy machine, where an honest call can take too long."""
-    (tmp_path / "sleeps.py").write_text(
-        "import time\nclass Mine:\n"
-        "    def __init__(self, info, seed): pass\n"
-        "    def observe(self, block): pass\n"
-        "    def forecast(self, request): time.sleep(60)\n"
-    )
-    fight = attack(tmp_path, f"{tmp_path / 'sleeps.py'}:Mine", Limits(wall_s_per_call=2))
+    fight = attack(tmp_path, target("Sleeps"), Limits(wall_s_per_call=2))
     assert re.search(r"forecast took more than 2 s of wall time and only \d\.\d s of CPU time: .*busy", fight.reason)
 
 
 @SLOW
 def test_a_module_that_never_finishes_importing_is_ended(tmp_path: Path) -> None:
     """Start-up has the same limit."""
-    fight = attack(tmp_path, f"{HERE / 'spins_at_import.py'}:Forecaster", Limits(startup_wall_s=1.5))
+    fight = attack(tmp_path, written(tmp_path, "import time\ntime.sleep(30)\n"), Limits(startup_wall_s=1.5))
     assert "init took more than 1.5 s" in fight.reason
 
 
@@ -229,7 +227,7 @@ def test_cpu_time_of_children_counts(tmp_path: Path) -> None:
 
 def test_a_child_does_not_outlive_its_sandbox(tmp_path: Path) -> None:
     """A daemon with its own session ends with the rest (asserted by the arena); the forecast itself is allowed."""
-    assert attack(tmp_path, f"{HERE / 'attackers.py'}:LeavesChild").forecasts == 3
+    assert attack(tmp_path, target("LeavesChild")).forecasts == 3
 
 
 def test_signals_do_not_leave_the_sandbox(tmp_path: Path) -> None:
@@ -258,7 +256,7 @@ def test_dangerous_system_calls_are_refused(tmp_path: Path) -> None:
 
 def test_import_time_code_is_inside_too(tmp_path: Path) -> None:
     """What a module does while it is imported is a failure of its tasks, named as such."""
-    assert "import raised FileNotFoundError" in attack(tmp_path, f"{HERE / 'at_import.py'}:Forecaster").reason
+    assert "import raised FileNotFoundError" in attack(tmp_path, written(tmp_path, READS_AT_IMPORT)).reason
 
 
 @pytest.mark.parametrize(
@@ -285,8 +283,8 @@ def test_the_run_goes_on_whatever_one_forecaster_does(tmp_path: Path) -> None:
         "ForkBomb": "BlockingIOError",
         "UglyError": "Runtime",
     }
-    targets = [f"{HERE / 'attackers.py'}:{name}" for name in names]
-    targets += [f"{HERE / 'at_import.py'}:Forecaster", f"{HERE / 'liars.py'}:BlamesRequest"]
+    targets = [target(name) for name in names]
+    targets += [written(tmp_path, READS_AT_IMPORT), f"{HERE / 'liars.py'}:BlamesRequest"]
     fights = attack_beside_honest(tmp_path, *targets, limits=SHORT)
     for fight, reason in zip(fights, [*names.values(), "import raised", "nobody may run"], strict=True):
         assert reason in fight.reason
@@ -301,7 +299,7 @@ def test_the_terminal_cannot_be_opened(tmp_path: Path) -> None:
         "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
         "os.close(os.open('/dev/tty', os.O_RDWR))  # it is there for the harness\n"
         "from pathlib import Path\n"
-        "from tests.isolation.attacks.test_attacks import stopped\n"
+        "from tests.isolation.attacks.arena import stopped\n"
         "print('REASON', stopped(Path(sys.argv[1]), 'OpensTerminal', path=os.ttyname(0)))\n"
     )
     argv = [sys.executable, "-c", script, str(tmp_path)]

@@ -1,6 +1,6 @@
 """Verification accepts the honest and rejects, with the reason, what it must.
 
-Level `none` stands in for the sandbox here, for speed; the whole way through the sandbox is in test_submission_flow.py.
+Level `none` stands in for the sandbox here, for speed; the whole way through the sandbox is in test_submission_cli.py.
 """
 
 from __future__ import annotations
