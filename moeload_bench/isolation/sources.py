@@ -76,13 +76,14 @@ def imports_sha256(path: Path) -> str | None:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Yield every module that a file may import by an absolute name, anywhere in it."""
+def _imported(path: Path, package: str | None = None) -> Iterator[str]:
+    """Yield every module that a file may import, anywhere in it; by a relative name only where its package is known."""
     for node in _import_statements(path.read_bytes()) if path.suffix == ".py" else ():
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif node.module and not node.level:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif not node.level or package is not None:
+            base = _absolute(node.module, node.level, package or "")
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def installed(path: Path) -> bool:
@@ -97,11 +98,8 @@ def file_sha256(path: Path) -> str:
     weights = weights_beside(path)
     if not weights:
         return code
-    parts = [f"code {code}\n"]
-    for suffix, file in weights.items():
-        with file.open("rb") as content:
-            parts.append(f"{suffix} {hashlib.file_digest(content, 'sha256').hexdigest()}\n")
-    return hashlib.sha256("".join(parts).encode()).hexdigest()
+    lines = [f"code {code}\n", *(f"{suffix} {bytes_sha256(file)}\n" for suffix, file in weights.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def weights_beside(path: Path) -> dict[str, Path]:
@@ -121,27 +119,11 @@ def module_files(name: str) -> dict[str, Path]:
             continue
         found[module] = path
         if path.suffix == ".py":
-            waiting += _imports(module, path)
-            found |= _weights(module, path)
+            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+            top = module.partition(".")[0]
+            waiting += [one for one in _imported(path, package) if one.partition(".")[0] == top]
+            found |= {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
     return found
-
-
-def _weights(module: str, path: Path) -> dict[str, Path]:
-    """Return the files of weights of a module, each under the module's name and its own suffix."""
-    return {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
-
-
-def _imports(module: str, path: Path) -> Iterator[str]:
-    """Yield the modules of the same top-level package that a file imports, anywhere in it."""
-    top = module.partition(".")[0]
-    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in _import_statements(path.read_bytes()):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        else:
-            base = _absolute(node.module, node.level, package)
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-        yield from (name for name in names if name.partition(".")[0] == top)
 
 
 def _absolute(name: str | None, level: int, package: str) -> str:
@@ -166,7 +148,11 @@ def _find_spec(name: str, search: Sequence[str] | None) -> ModuleSpec | None:
     if loaded is not None and loaded.__spec__ is not None:
         return loaded.__spec__
     for finder in sys.meta_path:
-        spec = finder.find_spec(name, search)
+        try:
+            spec = finder.find_spec(name, search)
+        except KeyError:  # a folder without __init__.py: Python looks its package up, which is not imported
+            spec = ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = [str(Path(place, name.rpartition(".")[2])) for place in search or ()]
         if spec is not None:
             return spec
     return None

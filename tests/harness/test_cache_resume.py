@@ -455,19 +455,23 @@ def test_a_changed_module_beside_a_forecaster_is_seen(tmp_path: Path, monkeypatc
 
 
 def test_only_what_is_not_installed_is_hashed_beside_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Helpers and what they import in turn; nothing of Python, of an installed package or of this one."""
+    """Helpers and what they import in turn, from folders without `__init__.py` too; nothing that is installed."""
     monkeypatch.syspath_prepend(tmp_path)
     plain = tmp_path / "plain.py"
     plain.write_text("import json, numpy, moeload_bench.cache\nfrom moeload_bench import Forecast\n")
     assert imports_sha256(plain) is None
-    (tmp_path / "one_helper.py").write_text("import two_helper\n")
-    (tmp_path / "two_helper.py").write_text("W = 1\n")
+    (tmp_path / "one_helper.py").write_text("import two_helper\nfrom a_package.folder import deep_helper\n")
+    deep = tmp_path / "a_package" / "folder" / "deep_helper.py"
+    deep.parent.mkdir(parents=True)
+    (tmp_path / "a_package" / "__init__.py").touch()
     mine = tmp_path / "mine.py"
     mine.write_text("def late():\n    import one_helper\n")
-    before = imports_sha256(mine)
-    (tmp_path / "two_helper.py").write_text("W = 2\n")
-    assert before is not None
-    assert imports_sha256(mine) != before
+    for helper in (tmp_path / "two_helper.py", deep):
+        helper.write_text("W = 1\n")
+        before = imports_sha256(mine)
+        helper.write_text("W = 2\n")
+        assert before is not None
+        assert imports_sha256(mine) != before
 
 
 def test_requests_without_work_or_with_one_name_twice_are_refused(tmp_path: Path) -> None:
