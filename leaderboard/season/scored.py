@@ -12,12 +12,11 @@ from leaderboard.season.drawing import Recipes, recipe_stratum, season_recipes
 from leaderboard.season.entries import read_entry
 from leaderboard.season.folder import FACTS, SEASONS, SeasonFolder
 from leaderboard.season.records import RecipeSet, Season, read_record
+from leaderboard.verifying.baselines import MAINTAINERS
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import load_facts
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import Stratum
-
-MAINTAINERS = "The moeload-bench maintainers"
 
 
 class Part(NamedTuple):

@@ -12,22 +12,21 @@ import datetime
 import functools
 import math
 import secrets
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from leaderboard.verifying.fresh_runs import TRACKER, Fresh, fresh_runs, relative_loss
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
-from moeload_bench.errors import SubmissionError, TargetError, printable
+from moeload_bench.errors import SubmissionError, SuiteError, TargetError, printable
 from moeload_bench.files import write_whole
 from moeload_bench.harness.evaluate import entry_of
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.harness.replay import Answer
-from moeload_bench.harness.run_result import RunResult, results_of
+from moeload_bench.harness.run_result import RunResult, TaskResult, results_of
 from moeload_bench.harness.workers import available_bytes, run_spread
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
@@ -36,10 +35,13 @@ from moeload_bench.publishing.requirements import install_packages
 from moeload_bench.publishing.submission import Verification
 from moeload_bench.publishing.submit import require_level
 from moeload_bench.results.results import Results
-from moeload_bench.suites.suite import Suite, SuiteTrace
-from moeload_bench.traces.store import list_traces, open_source
+from moeload_bench.results.skill import log_ratio
+from moeload_bench.scoring.catalogue import PRIMARY
+from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
+from moeload_bench.traces.store import list_traces, open_source, read_trace
 from moeload_bench.words import FineProgress
 
+TRACKER = "sw_avg@window=10"  # what losses are compared with: a short memory
 MAX_GROWTH = {"fresh_runs": 0.5}  # of a forecaster's loss relative to that of TRACKER
 MAX_REASONS, MAX_REASON = 50, 600  # a reason may quote what a stranger's code raised
 
@@ -275,3 +277,50 @@ def run_and_screen(pair: Pair) -> ScreenedRun:
         return ScreenedRun(result, {})
     trace = open_source(pair.source, pair.entry.data_sha256)
     return ScreenedRun(result, strata_of(trace, pair.entry, np.stack(means), horizons))
+
+
+# ---------------------------------------------------------------- unseen runs
+
+
+@dataclass(frozen=True)
+class Fresh:
+    """A run that is not the suite's, and the runs of the suite that a forecaster's loss on it is compared with.
+
+    An honest forecaster's loss relative to that of `TRACKER` is about what it is on the suite; a memoriser's grows.
+    """
+
+    test: str
+    before: Sequence[SuiteTrace]
+    entry: SuiteTrace
+    path: Path
+
+
+def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
+    """Return the traces of a folder, compared with the suite's runs of the same recipe, else with all of them.
+
+    How a forecaster compares with another depends on the recipe, so that the second is reported and not judged.
+    Raises `SuiteError` for a folder without traces and for a trace that is too short for the suite's horizons.
+    """
+    refs = list_traces(folder)
+    if not refs:
+        raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
+    found = []
+    for ref in refs:
+        own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
+        if own.horizons != suite.horizons:
+            raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
+        entry = own.traces[0]
+        same_recipe = [one for one in suite.traces if one.id.split("/")[0] == entry.id.split("/")[0]]
+        test = "fresh_runs" if same_recipe else "other_recipes"
+        found.append(Fresh(test, same_recipe or suite.traces, entry, ref.path))
+    return found
+
+
+def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult]) -> float:
+    """Return the geometric mean of the loss over the reference's, over tasks and horizons, clipped as in the skill."""
+    error_TK, reference_TK = (
+        np.array([task.metrics[PRIMARY] for task in each], dtype=np.float64) for each in (tasks, reference)
+    )
+    ratio_TK = log_ratio(error_TK, reference_TK)
+    known = ratio_TK[np.isfinite(ratio_TK)]
+    return float(np.exp(known.mean())) if len(known) else 1.0
