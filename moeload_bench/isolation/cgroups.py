@@ -25,6 +25,11 @@ from typing import Literal
 Accounting = Literal["cgroup v2", "cgroup v1"]
 
 V1_CONTROLLERS = ("memory", "pids", "cpuacct")
+MEMORY_LIMITS: Mapping[Accounting, tuple[str, str, int | None]] = {
+    "cgroup v1": ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes", None),
+    "cgroup v2": ("memory.max", "memory.swap.max", 0),
+}
+"""Files that limit memory and swap, and what the second holds: version 1 limits their sum, version 2 each."""
 PREFIX = "moeload-"
 END_S = 5.0
 # Joins the groups named before the first --, then becomes the program after it; 0 stands for the process that writes.
@@ -48,24 +53,24 @@ class Group:
     def cpu_s(self) -> float | None:
         """Return CPU seconds of all that was ever in the group."""
         if self.kind == "cgroup v1":
-            text = _read(f"{self.folders['cpuacct']}/cpuacct.usage")
+            text = _read(self.file("cpuacct", "cpuacct.usage"))
             return int(text) / 1e9 if text else None
-        usage = dict(line.split() for line in _read(f"{self.folders['']}/cpu.stat").splitlines())
+        usage = dict(line.split() for line in _read(self.file("cpu", "cpu.stat")).splitlines())
         return int(usage["usage_usec"]) / 1e6 if "usage_usec" in usage else None
 
     def memory_kills(self) -> int:
         """Return how often the kernel ended a process of the group because the group had no memory left."""
         name = "memory.oom_control" if self.kind == "cgroup v1" else "memory.events"
-        lines = _read(f"{self.folders.get('memory') or self.folders['']}/{name}").splitlines()
+        lines = _read(self.file("memory", name)).splitlines()
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
     def kill(self) -> None:
         """End every process of the group, whatever session it is in."""
         if self.kind == "cgroup v2":
             with contextlib.suppress(OSError):
-                _write(f"{self.folders['']}/cgroup.kill", "1")
+                _write(self.file("", "cgroup.kill"), "1")
                 return
-        for pid in self._members():
+        for pid in self.members():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -84,9 +89,22 @@ class Group:
                     self.kill()
                     time.sleep(0.002)
 
-    def _members(self) -> list[int]:
-        folder = self.folders.get("pids") or self.folders[""]
-        return [int(pid) for pid in _read(f"{folder}/cgroup.procs").split()]
+    def members(self) -> list[int]:
+        """Return the processes in the group."""
+        return [int(pid) for pid in _read(self.file("pids", "cgroup.procs")).split()]
+
+    def limit(self, memory_bytes: int, processes: int | None) -> None:
+        """Set the limits of the group: no swap in addition to the memory."""
+        limit, swap, swap_bytes = MEMORY_LIMITS[self.kind]
+        _write(self.file("memory", limit), str(memory_bytes))
+        with contextlib.suppress(OSError):  # not there without swap accounting
+            _write(self.file("memory", swap), str(memory_bytes if swap_bytes is None else swap_bytes))
+        if processes is not None:
+            _write(self.file("pids", "pids.max"), str(processes))
+
+    def file(self, controller: str, name: str) -> str:
+        """Return a file in the group's folder for a controller; version 2 has one folder for all."""
+        return f"{self.folders.get(controller) or self.folders['']}/{name}"
 
 
 def new_group(memory_bytes: int, processes: int | None) -> Group | None:
@@ -99,32 +117,11 @@ def new_group(memory_bytes: int, processes: int | None) -> Group | None:
     try:
         for folder in group.folders.values():
             os.mkdir(folder)
-        _limit(group, memory_bytes, processes)
+        group.limit(memory_bytes, processes)
     except OSError:
         group.remove()
         return None
     return group
-
-
-def accounting_available() -> Accounting | None:
-    """Return which control groups this process may make, None for none."""
-    place = _place(os.getpid())
-    return None if place is None else place.kind
-
-
-def _limit(group: Group, memory_bytes: int, processes: int | None) -> None:
-    if group.kind == "cgroup v1":
-        memory = group.folders["memory"]
-        _write(f"{memory}/memory.limit_in_bytes", str(memory_bytes))
-        with contextlib.suppress(OSError):  # not there without swap accounting
-            _write(f"{memory}/memory.memsw.limit_in_bytes", str(memory_bytes))
-    else:
-        memory = group.folders[""]
-        _write(f"{memory}/memory.max", str(memory_bytes))
-        with contextlib.suppress(OSError):
-            _write(f"{memory}/memory.swap.max", "0")
-    if processes is not None:
-        _write(f"{group.folders.get('pids') or group.folders['']}/pids.max", str(processes))
 
 
 @functools.lru_cache(maxsize=2)
@@ -135,7 +132,7 @@ def _place(pid: int) -> Group | None:
         try:
             for folder in probe.folders.values():
                 os.mkdir(folder)
-            _limit(probe, 2**30, 64)
+            probe.limit(2**30, 64)
             tried = subprocess.run(probe.command(["/bin/true"]), capture_output=True, timeout=30, check=False)
         except (OSError, subprocess.SubprocessError):
             continue

@@ -103,11 +103,6 @@ def parse_level(text: str) -> Level:
     raise IsolationError(f"unknown isolation level {text!r}; there is: {', '.join(LEVELS)}")
 
 
-def highest_level() -> Level:
-    """Return the highest level that this machine offers."""
-    return next(level for level in reversed(LEVELS) if level_available(level) is None)
-
-
 def level_available(level: Level) -> str | None:
     """Return None when the level can be used here, else the reason why not; raise `IsolationError` for an unknown
     level.

@@ -125,7 +125,7 @@ before = group.cpu_s()
 burn = ("import os, time\\nif os.fork() == 0:\\n    os.setsid()\\n    if os.fork() == 0:\\n        time.sleep(60)\\n"
         "    os._exit(0)\\nend = time.process_time() + 0.3\\nwhile time.process_time() < end: pass\\n")
 subprocess.run(group.command([sys.executable, "-S", "-c", burn]), check=True)
-left = group._members()
+left = group.members()
 print(before, round(group.cpu_s(), 1) >= 0.3, len(left), group.memory_kills())
 group.remove()
 def alive(pid):
@@ -152,7 +152,7 @@ def test_a_real_group_of_version_2_counts_ends_and_goes(tmp_path: Path) -> None:
 def test_limits_of_version_2_are_written_and_its_events_read(tmp_path: Path) -> None:
     """No swap beside the memory; an end for want of memory is counted from memory.events."""
     group = Group("cgroup v2", {"": str(tmp_path)})
-    cgroups._limit(group, 2**30, 64)
+    group.limit(2**30, 64)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "memory.max": str(2**30),
         "memory.swap.max": "0",
