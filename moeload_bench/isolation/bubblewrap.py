@@ -57,6 +57,7 @@ FROZEN_IN_PROC = {
 }
 """What libraries read of the whole machine: there, and the same whatever another run did."""
 FOLDERS_MASKED_IN_PROC = ("pressure", "sys/fs")
+CAPABILITIES = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
 SPARE = 2  # so many times the files' size has to be available, or their pages would push one another out
 LIBRARIES = ("/lib", "/lib64", "/lib32", "/usr/lib64", "/usr/lib32")
 INSTALL_HINT = "install bubblewrap (Debian and Ubuntu: apt-get install bubblewrap; Fedora: dnf install bubblewrap)"
@@ -66,11 +67,10 @@ _slots = itertools.count()
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, the descriptors it inherits, and where bubblewrap will say which process it started."""
+    """What to run, and the descriptors it inherits."""
 
     argv: list[str]
     fds: tuple[int, ...]
-    info_fd: int
 
     def close(self) -> None:
         """Close this side's copies of the descriptors."""
@@ -81,7 +81,7 @@ class Command:
 def sandbox_command(
     target: StoredTarget | None, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
 ) -> tuple[Command, int]:
-    """Return the command that runs ``python ARGUMENTS`` in the sandbox, and the descriptor to read its info from.
+    """Return the command that runs ``python ARGUMENTS`` in the sandbox, and a descriptor that tells its first process.
 
     Without a ``target`` the sandbox holds no forecaster. ``counted``: it runs in a control group, which charges it with
     children that it does not wait for.
@@ -93,22 +93,17 @@ def sandbox_command(
     mounts, extra_fds = ([], ()) if target is None else _target_mounts(target)
     seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
     info_read, info_write = os.pipe()
-    options = [
-        *_namespace_options(),
-        *_root_options(mounts),
-        "--seccomp",
-        str(seccomp_fd),
-        "--info-fd",
-        str(info_write),
-    ]
+    options = [*_namespace_options(), *_root_options(mounts)]
+    options += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_write)]
     frozen = {name: _memory_file(name, text.encode()) for name, text in _frozen_proc().items()}
     options += [
         part for name, fd in frozen.items() for part in ("--perms", "0444", "--ro-bind-data", str(fd), f"/proc/{name}")
     ]
-    options += ["--clearenv", *_settings(kernel_settings(os.environ) | ENVIRONMENT | environment), "--chdir", "/tmp"]
+    settings = kernel_settings(os.environ) | ENVIRONMENT | environment
+    options += ["--clearenv", *(part for item in settings.items() for part in ("--setenv", *item)), "--chdir", "/tmp"]
     args_fd = _memory_file("args", b"".join(option.encode() + b"\0" for option in options))
     argv = [bwrap, "--args", str(args_fd), "--", *_drop_user(), str(interpreter()), *arguments]
-    return Command(argv, (*extra_fds, *frozen.values(), seccomp_fd, info_write, args_fd), info_write), info_read
+    return Command(argv, (*extra_fds, *frozen.values(), seccomp_fd, info_write, args_fd)), info_read
 
 
 def first_process_is_ours() -> bool:
@@ -160,7 +155,7 @@ def _namespace_options() -> list[str]:
     if first_process_is_ours():
         return [*options, "--unshare-user", "--disable-userns", "--as-pid-1"]
     # Only to let setpriv, the first program inside, give up the user root and all capabilities with it.
-    return [*options, "--cap-drop", "ALL", *_each("--cap-add", ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"))]
+    return [*options, "--cap-drop", "ALL", *(part for name in CAPABILITIES for part in ("--cap-add", name))]
 
 
 def _drop_user() -> list[str]:
@@ -376,11 +371,3 @@ def _memory_file(name: str, content: bytes) -> int:
         file.write(content)
     os.lseek(fd, 0, os.SEEK_SET)
     return fd
-
-
-def _settings(environment: dict[str, str]) -> list[str]:
-    return [part for name, value in environment.items() for part in ("--setenv", name, value)]
-
-
-def _each(option: str, values: Iterable[str]) -> list[str]:
-    return [part for value in values for part in (option, value)]
