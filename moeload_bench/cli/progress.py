@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import sys
+import textwrap
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -74,19 +76,12 @@ def print_entries(entries: Iterable[tuple[str, str]]) -> None:
 def command_lines(command: str, width: int) -> str:
     """Return a command over as many lines as it needs, all but the last ending in a backslash; it begins a new line."""
     words = [shlex.quote(word) for word in shlex.split(command)]
-    pieces: list[str] = []
-    for word in words:
-        if pieces and not word.startswith("-") and pieces[-1].startswith("-") and " " not in pieces[-1]:
-            pieces[-1] += f" {word}"
-        else:
-            pieces.append(word)
-    lines, line = [], " "
-    for piece in pieces:
-        if len(line) + 1 + len(piece) + 2 > width and line.strip():
-            lines.append(f"{line} \\")
-            line = "   "
-        line += f" {piece}"
-    return "\n".join([*lines, line])
+    text = words[0]
+    for before, word in itertools.pairwise(words):  # an option and its value stay together, by a \0 between them
+        together = before.startswith("-") and not word.startswith("-")
+        text += ("\0" if together else " ") + word.replace(" ", "\0")
+    wrapper = textwrap.TextWrapper(width - 2, "  ", "    ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(wrapper.wrap(text)).replace("\0", " ")
 
 
 @contextmanager

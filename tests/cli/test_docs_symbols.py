@@ -18,22 +18,8 @@ from tests.conftest import needs_traces
 
 ROOT = Path(__file__).parents[2]
 MODULES = (
-    description,
-    drift,
-    forecaster,
-    metrics,
-    catalogue,
-    scores,
-    description,
-    rule,
-    floors,
-    noise,
-    skill,
-    ranks,
-    results,
-    shifts,
-    forks,
-    description,
+    *(description, drift, forecaster, metrics, catalogue, scores, rule),
+    *(floors, noise, skill, ranks, results, shifts, forks),
 )
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
