@@ -27,7 +27,7 @@ from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
 from moeload_bench.results.columns import CostResult
-from moeload_bench.scoring.catalogue import forecast_metrics
+from moeload_bench.scoring.catalogue import METRICS, forecast_metrics
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, score_forecast
 from moeload_bench.states.rule import State
@@ -325,6 +325,7 @@ def key_parts(setting: Setting, target: Target) -> dict[str, Any]:
         "limits": repr(setting.limits),
         "seed": setting.seed,
         "scoring_version": SCORING_VERSION,
+        "metrics": sorted(METRICS),
         "versions": package_versions(),
         **({} if is_baseline(target) else {"installed": installed_sha256()}),
         **({} if beside is None else {"imports": beside}),
