@@ -1,4 +1,4 @@
-"""Alarms on a run: events and two rivals, each as the steps at which it begins.
+"""Alarms on a run: events and two rivals, each as the steps at which it begins; and the records of a measurement.
 
 The rivals are a threshold on max violation (the busiest expert's load over the mean, less 1, in the worst layer, over
 the last 100 steps) and one on the z-score of the loss (mean of the last 10 steps against mean and standard deviation of
@@ -13,12 +13,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS, Event
 from moeload_bench.inspection.facts import Inspector
+from moeload_bench.schema import Record
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace
 
+MEASURED = ROOT / "leaderboard" / "events" / "measured.json"
 CHECK, WINDOW = 10, 100
 FIRST_STEP = 300
 """No label of the state rule is known earlier, so no alarm counts before it."""
@@ -27,6 +30,48 @@ WITHIN = 300
 SWITCH_STEPS = WITHIN + WINDOW
 """Steps after a planned switch that are counted apart: units of `WINDOW` steps end later."""
 EVENTS, VIOLATION, LOSS = "events", "max violation", "loss z-score"
+
+
+class Healthy(Record):
+    """A run without a break.
+
+    ``alarms``: events by kind, outside the 400 steps after a planned switch; ``planned``: those within. ``episodes``:
+    alarms of events and of each rival outside, where those within 300 steps are one.
+    """
+
+    run: str
+    steps: int
+    balanced: bool
+    switches: int
+    alarms: dict[str, int]
+    planned: dict[str, int]
+    episodes: dict[str, int]
+
+
+class Noticed(Record):
+    """A break in a fork, or a planned switch.
+
+    ``delay``: after how many steps each kind of event and each rival came; None for not in 300 steps. ``settled``: the
+    fraction of layers that were stable just before; others cannot become unsettled.
+    """
+
+    base: str
+    at: int
+    name: str
+    settled: float
+    delay: dict[str, int | None]
+
+
+class Measured(Record):
+    """Everything that was measured; the ``thresholds`` of rivals give as many false episodes as events do, or fewer.
+
+    ``switches``: what was noticed of the switches that the recipes of the healthy runs planned.
+    """
+
+    thresholds: dict[str, float]
+    healthy: tuple[Healthy, ...]
+    switches: tuple[Noticed, ...]
+    breaks: tuple[Noticed, ...]
 
 
 def events_of(trace: Trace) -> list[Event]:

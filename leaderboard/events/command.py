@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from leaderboard.events.alarms import MEASURED
 from leaderboard.events.breaks import record
 from leaderboard.events.measuring import measure
-from leaderboard.events.records import MEASURED
 from moeload_bench.files import write_whole
 
 

@@ -17,6 +17,9 @@ from leaderboard.events.alarms import (
     EVENTS,
     LOSS,
     VIOLATION,
+    Healthy,
+    Measured,
+    Noticed,
     check_steps,
     crossings,
     episodes,
@@ -27,7 +30,6 @@ from leaderboard.events.alarms import (
     unplanned,
 )
 from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NO_BREAK, base_job, fork_of
-from leaderboard.events.records import Healthy, Measured, Noticed
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.inspection.events import ALARMS
 from moeload_bench.recording.parts import unfinished_trace

@@ -8,8 +8,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from leaderboard.events.alarms import EVENTS, LOSS, SWITCH_STEPS, VIOLATION, WITHIN
-from leaderboard.events.records import MEASURED, Healthy, Measured, Noticed
+from leaderboard.events.alarms import (
+    EVENTS,
+    LOSS,
+    MEASURED,
+    SWITCH_STEPS,
+    VIOLATION,
+    WITHIN,
+    Healthy,
+    Measured,
+    Noticed,
+)
 from leaderboard.fit.events import CHOSEN, Chosen
 from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.inspection.events import ALARMS

@@ -18,6 +18,7 @@ import numpy as np
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
 from moeload_bench.inspection.cluster import Constant
+from moeload_bench.inspection.facts import plain
 from moeload_bench.results.skill import interval_of
 from moeload_bench.words import listed, page
 
@@ -67,8 +68,8 @@ class Candidate:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Return the fields of its row in a table."""
-        return {name: none_for_nan(value) for name, value in vars(self).items() if not name.endswith("_N")}
+        """Return the fields of its row in a table, NaN for what is not known."""
+        return {name: value for name, value in vars(self).items() if not name.endswith("_N")}
 
     @property
     def misplaced_percent(self) -> float | None:
@@ -142,16 +143,14 @@ class Decision:
     @property
     def record(self) -> dict[str, Any]:
         """Return all of it as a JSON record."""
-        return {
+        facts = {
             "step": self.step, "verdict": self.verdict, "moves": self.moves, "take": self.take.record,
-            "interval": [none_for_nan(self.low), none_for_nan(self.high)],
-            "net_hours": [none_for_nan(value) for value in self.net_hours], **self.terms._asdict(),
+            "interval": (self.low, self.high), "net_hours": self.net_hours, **self.terms._asdict(),
             "vllm": None if self.vllm is None else self.vllm.record,
-            "judged_by": "step time saved", "alike": list(self.alike), "matters": self.matters,
-            "even": none_for_nan(self.even),
-            "candidates": [one.record for one in self.candidates],
-            "constants": [one._asdict() for one in self.constants],
+            "judged_by": "step time saved", "alike": self.alike, "matters": self.matters, "even": self.even,
+            "candidates": [one.record for one in self.candidates], "constants": self.constants,
         }  # fmt: skip
+        return dict(plain(facts))
 
     def lines(self) -> list[str]:
         """Return what to do, which forecaster and why, and what it rests on: a sentence or two each."""
@@ -291,11 +290,6 @@ def volume(gb: float) -> str:
     """Return gigabytes in the unit that shows them: `0.3 GB`, `4.1 MB`, `16.3 TB`."""
     scale, unit = (1e-3, "TB") if gb >= 1000 else (1.0, "GB") if gb >= 0.1 or gb == 0 else (1e3, "MB")
     return f"{gb * scale:,.1f} {unit}"
-
-
-def none_for_nan(value: Any) -> Any:
-    """Return None for NaN, which JSON does not have."""
-    return None if value != value else value
 
 
 def _as_good(best: Candidate, other: Candidate) -> bool:

@@ -11,9 +11,20 @@ import torch
 
 from leaderboard.committed import TRACES
 from leaderboard.events import breaks, page
-from leaderboard.events.alarms import EVENTS, LOSS, VIOLATION, crossings, episodes, first_after, scores, unplanned
+from leaderboard.events.alarms import (
+    EVENTS,
+    LOSS,
+    VIOLATION,
+    Healthy,
+    Measured,
+    Noticed,
+    crossings,
+    episodes,
+    first_after,
+    scores,
+    unplanned,
+)
 from leaderboard.events.measuring import false_alarms
-from leaderboard.events.records import Healthy, Measured, Noticed
 from leaderboard.fit.events import CHOSEN, Chosen
 from moeload_bench.inspection.events import ALARMS, Event, EventRule
 from moeload_bench.inspection.facts import Inspector
