@@ -54,4 +54,6 @@ def check(
     if any(result.required and not result.passed for result in results):
         raise typer.Exit(1)
     if not as_json:
-        say("Every rule is kept. Next:", f"  moeload-bench run {shlex.quote(target)} sw_avg")
+        say(
+            "Every rule is kept. Next:", f"  moeload-bench run {shlex.quote(target)}" + " sw_avg" * (target != "sw_avg")
+        )

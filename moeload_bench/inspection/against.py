@@ -156,7 +156,7 @@ def comparison(found: Comparison, names: tuple[str, str], width: int) -> Rendera
     about = (
         "Busiest rank over the mean one, mean over layers and the last rows of each; experts in the order of their "
         "numbers, then under the most even placement by the first's and by the second's own loads. Whole batch in one "
-        "pass, one expert-parallel group: a lower bound otherwise."
+        "pass, one expert-parallel group: with more of either it is less even."
     )
     return Group(
         *said, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))

@@ -203,8 +203,8 @@ class Decision:
         steps = [f"{step:,}" for step in take.moved_at]
         last = steps if len(steps) <= 6 else ["...", *steps[-5:]]
         yield (
-            f"Replayed, it moved at {'step' if len(steps) == 1 else 'steps'} {', '.join(last)}. Over the "
-            f"{self.terms.steps_left:,} steps left it saves {net:.3g} hours ({low:.3g} to {high:.3g}, 95 % interval "
+            f"Replayed, it moved at {'step' if len(steps) == 1 else 'steps'} {', '.join(last)}. If it trains for "
+            f"{self.terms.steps_left:,} steps more, it saves {net:.3g} hours ({low:.3g} to {high:.3g}, 95 % interval "
             f"over the newest five windows of {self.terms.window:,} steps); a move breaks even after "
             f"{counted(take.breaks_even or 0, 'step')}."
         )

@@ -109,7 +109,7 @@ def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
     if line is None or not len(line.step_N):
         return [Text(f"No map yet: it begins after {100:,} steps.")]
     key = "  ".join(f"{glyph} {f'{bound:g}' if bound else '1'}" for bound, glyph in GLYPHS)
-    lines = [Text(f"Busiest expert / noise alone: {key}   ~ moves  = settled", style="bold")]
+    lines = [Text(f"Busiest / noise: {key}   ~ moves  - partly  = settled", style="bold")]
     margin = int(np.clip(9 + 2 * max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
     pick = _columns(len(line.step_N), width - margin)
     excess_CL = np.stack([mean_over((line.busiest_NL / floor_of(line))[part], axis=0) for part in pick])
@@ -216,7 +216,7 @@ def rank_lines(found: Inspection, token_bytes: float | None, most: int) -> list[
     return [
         Text(f"Busiest rank over the mean one: {rank_sentence(found)}", style="bold"),
         *(Text("".join(f"{cell:>{wide}}" for cell, wide in zip(line, widths, strict=False))) for line in cells),
-        Text("The whole batch in one pass, one expert-parallel group: a lower bound otherwise.", style="dim"),
+        Text("One pass, one group assumed: with micro-batches or more groups it is less even.", style="dim"),
     ]
 
 

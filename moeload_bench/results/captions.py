@@ -34,7 +34,7 @@ def _about(board: Board) -> Iterator[str]:
     metric = board.metric
     yield f"{metric}: {describe_metric(metric)}."
     yield f"A row is a forecaster, a column a horizon h in training steps{better_words(metric)}."
-    yield f"A cell is the mean over runs of means over origins and layers: {spans_of(board)}."
+    yield f"Cells are means over layers and origins, then over runs. Origins: {spans_of(board)}."
 
 
 def better_words(metric: str) -> str:

@@ -52,7 +52,7 @@ class Verdict:
         )
         inseparable = [name for name in self.more if name not in self.separated]
         if self.untested:
-            text += f" Not tested: {self.untested}."
+            text += f" No significance test: {self.untested}."
         else:
             told = f" tells it from {listed(self.separated)}" if self.separated else ""
             both = ", " if self.separated and inseparable else ""
@@ -107,7 +107,7 @@ def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
         over = f"{recipes} recipes"
         separated = tuple(tests.loc[tests["p_holm"] < ALPHA, "forecaster"])
         if tests["p_holm"].isna().any():
-            untested = f"too few recipes: got {recipes} that differ, a test needs {MIN_RECIPES}"
+            untested = f"{recipes} recipes that differ, {MIN_RECIPES} are needed"
     by_horizon: dict[str, tuple[int, ...]] = {}
     for k, horizon in enumerate(board.horizons):
         known = [row for row in rows if not np.isnan(row.value_K[k])]

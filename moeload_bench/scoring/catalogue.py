@@ -175,7 +175,7 @@ _LISTED = (
     # the reference plan is greedy, so that another may be better: by 0.05 in the committed results, never by half
     Metric("regret", lambda w: (w.worst_KL * w.devices / w.rows_KL) / (w.oracle_KL * w.devices / w.rows_KL) - 1,
            "fraction of the oracle's imbalance", True, (-0.5, -1), _PLANS,
-           "excess imbalance of the plan over the best one",
+           "how much more imbalance the plan leaves than the best possible one",
            "imbalance of the plan made from the forecast / that of the plan made from the true window mean, minus 1",
            needs=("worst_KL", "oracle_KL"), per="plan", per_device=True, in_every_layer=True),
     # honest means of a drop rate moved by 2e-5: it is often 0 but for one task

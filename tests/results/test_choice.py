@@ -36,7 +36,10 @@ WAVERING = [0.06, 0.06, 0.24, 0.24] * 5
             {"a": [0.467] * 20},
             "The next one, a, errs 4.7 times as much. A 95 % test over parts of this run tells it from a.",
         ),
-        ({"a": [0.12]}, "The next one, a, has 20 % more error. Not tested: fewer than 3 parts with an origin."),
+        (
+            {"a": [0.12]},
+            "The next one, a, has 20 % more error. No significance test: fewer than 3 parts with an origin.",
+        ),
         (
             {"a": WAVERING, "b": [0.2] * 20},
             "The next one, a, has 20 % more error. A 95 % test over parts of this run tells it from b, does not tell "
@@ -64,7 +67,7 @@ def test_horizons_with_another_best_are_named() -> None:
     [
         ([0.12, 0.13, 0.12, 0.14, 0.12, 0.13], "A 95 % test over 6 recipes tells it from a."),
         ([0.05, 0.3, 0.05, 0.3, 0.05, 0.3], "A 95 % test over 6 recipes does not tell it from a."),
-        ([0.2] * 4, "Not tested: too few recipes: got 4 that differ, a test needs 5."),
+        ([0.2] * 4, "No significance test: 4 recipes that differ, 5 are needed."),
     ],
 )
 def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str) -> None:
