@@ -182,7 +182,7 @@ def list_row(trace: Trace, boards: Sequence[Board]) -> tuple[str, ...]:
 
 
 def traces_table(rows: Sequence[tuple[str, ...]]) -> Table:
-    """Return the list of all traces."""
+    """Return the list of all traces, those that a board uses first."""
     heads = (
         "run",
         "use",
@@ -193,6 +193,7 @@ def traces_table(rows: Sequence[tuple[str, ...]]) -> Table:
         "states",
     )
     caption = (
-        "A row is a run; its columns say what it is, and no direction is better. States are given in training steps."
+        "A row is a run, those that a board uses first; its columns say what it is, and no direction is better. States "
+        "are given in training steps."
     )
-    return Table(caption, heads, tuple(rows), 2, 5)
+    return Table(caption, heads, tuple(sorted(rows, key=lambda row: row[1] == NONE)), 2, 5)
