@@ -38,11 +38,7 @@ STATED = ("--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000")
 
 def first_steps(run: str, steps: int) -> Trace:
     """The first steps of a committed run."""
-    trace = load_trace(TRACES / f"{run}.parquet")
-    columns = {name: column[:steps].copy() for name, column in trace.columns.items()}
-    return Trace(
-        trace.meta, trace.step_S[:steps].copy(), trace.tokens_SL[:steps].copy(), trace.load_SLE[:steps].copy(), columns
-    )
+    return load_trace(TRACES / f"{run}.parquet").cut(slice(0, steps))
 
 
 def every_fourth(trace: Trace) -> Trace:

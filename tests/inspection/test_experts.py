@@ -22,9 +22,7 @@ DYING = Path(__file__).parents[2] / "traces" / "unbalanced-qwen3-16e-rate" / "tr
 @pytest.fixture(scope="module")
 def dying() -> Trace:
     """The first 1,300 steps of a training with too large a learning rate."""
-    trace, steps = load_trace(DYING), 1300
-    columns = {name: column[:steps] for name, column in trace.columns.items()}
-    return Trace(trace.meta, trace.step_S[:steps], trace.tokens_SL[:steps], trace.load_SLE[:steps], columns)
+    return load_trace(DYING).cut(slice(0, 1300))
 
 
 def tens(load_SLE: IntArray) -> IntArray:

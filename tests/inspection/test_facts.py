@@ -53,13 +53,7 @@ def test_portions_of_any_size_give_equal_facts(rows: int, stride: int, cuts: lis
     edges = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
     inspector = Inspector(trace.meta)
     for number, (start, stop) in enumerate(itertools.pairwise(edges)):
-        part = Trace(
-            trace.meta,
-            trace.step_S[start:stop],
-            trace.tokens_SL[start:stop],
-            trace.load_SLE[start:stop],
-            {name: column[start:stop] for name, column in trace.columns.items()},
-        )
+        part = trace.cut(slice(start, stop))
         if number % 2:
             inspector.add(part)
         else:

@@ -25,17 +25,10 @@ TINY = "qwen3moe-tiny-8e/test/seed1"
 AUX0 = "qwen3moe-tiny-8e-aux0/test/seed1"
 
 
-def cut(trace: Trace, rows: int) -> Trace:
-    columns = {name: column[:rows].copy() for name, column in trace.columns.items()}
-    return Trace(
-        trace.meta, trace.step_S[:rows].copy(), trace.tokens_SL[:rows].copy(), trace.load_SLE[:rows].copy(), columns
-    )
-
-
 @pytest.fixture(scope="module")
 def begun() -> Trace:
     """The first rows of a recorded run, in which both layers become stable."""
-    return cut(load_trace(AUX0), 2000)
+    return load_trace(AUX0).cut(slice(0, 2000))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,7 @@ def test_forecast_errors_are_those_of_the_windows_that_came() -> None:
 
     from moeload_bench.forecaster import trace_info
 
-    trace = cut(load_trace(TINY), 1500)
+    trace = load_trace(TINY).cut(slice(0, 1500))
     found = decided(trace, Settings("sw_avg"))[1].take
     forecaster = SlidingWindowAverage(trace_info(trace), 0)
     share_SLE = trace.share_SLE()
@@ -80,7 +73,7 @@ def test_forecast_errors_are_those_of_the_windows_that_came() -> None:
 
 def test_a_snapshot_depends_on_the_past_alone() -> None:
     """Whatever comes after step t, the snapshots up to t are the same."""
-    trace = cut(load_trace(AUX0), 900)
+    trace = load_trace(AUX0).cut(slice(0, 900))
     mixed = {"load": trace.load_SLE.copy(), "load_half": trace.columns["load_half"].copy()}
     for column in mixed.values():
         column[600:] = column[600:, :, ::-1]
