@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from leaderboard.committed import TRACES
+from leaderboard.committed import ROOT, TRACES
 from moeload_bench.errors import HashMismatchError, TraceError
 from moeload_bench.schema import Record, read_toml
 from moeload_bench.suites.suite import Sha256
@@ -16,6 +16,7 @@ from moeload_bench.traces.store import TraceRef, bundled_folder, read_trace, sto
 from moeload_bench.traces.trace import Trace
 
 LISTS = Path(__file__).parent
+SEASON_TRACES = ROOT / "leaderboard" / "seasons" / "2027-01" / "traces"
 
 
 class FitList(Record):
@@ -45,7 +46,7 @@ def read_list(name: str) -> FitList:
 
 
 def _found(run: str, expected: str) -> TraceRef:
-    paths = [folder / f"{run}.parquet" for folder in (TRACES, bundled_folder())]
+    paths = [folder / f"{run}.parquet" for folder in (TRACES, SEASON_TRACES, bundled_folder())]
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         raise TraceError(f"{paths[0]}: no such file; the fit needs this run, with data_sha256 {expected}")

@@ -22,7 +22,7 @@ from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.checkout import leaderboard
 
-RUNS = {"gated": 12, "guarded": 77, "capacity": 69, "alarm": 59, "states": 2, "events": 68}
+RUNS = {"gated": 12, "guarded": 77, "capacity": 69, "alarm": 59, "states": 2, "events": 68, "online": 89}
 
 
 @pytest.fixture
@@ -54,9 +54,11 @@ def test_the_command_knows_every_list() -> None:
 
 
 def test_nothing_but_the_alarm_is_measured_on_test_runs() -> None:
-    """The alarm was chosen on `train` runs, so its rates are those of `test` runs."""
+    """The alarm was chosen on `train` runs, so its rates are those of `test` runs; `online` has a set b, too."""
     splits = {name: {run.split("/")[1] for run in read_list(name).runs} for name in FITS}
-    assert splits == {name: {"test" if name == "alarm" else "train"} for name in FITS}
+    assert splits.pop("online") == {"train", "s2027_01"}
+    assert {run.split("/")[0][:8] for run in read_list("online").runs if "s2027_01" in run} == {"2027-01b"}
+    assert splits == {name: {"test" if name == "alarm" else "train"} for name in splits}
 
 
 def test_a_trace_that_is_added_changes_nothing(world: Path) -> None:
