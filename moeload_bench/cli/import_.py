@@ -114,7 +114,8 @@ class ImportCommand(TyperCommand):
         out, options = self.shared.callback(**shared)
         with pair_progress(unit="bytes") as report, warnings.catch_warnings():
             warnings.simplefilter("ignore", CutShortWarning)  # they are among the notes
-            _say_imported(import_from(str(self.name), own.pop("paths"), out, options, report, **own))
+            done = import_from(str(self.name), own.pop("paths"), out, options, report, **own)
+        _say_imported(done)
 
 
 format_command = functools.partial(app.command, cls=ImportCommand)

@@ -145,7 +145,7 @@ def test_the_command_reads_a_glob_and_shows_what_it_left_out(tmp_path: Path) -> 
     words = ["import", "megatron-tokens", str(folder / "*.jsonl"), "--expert-parallel", "4", "--top-k", "2"]
     done = CliRunner().invoke(app, [*words, "--pipeline-parallel", "2", "--stage-layers", "2", "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert "3 steps, one in 10, 4 layers, 8 experts" in done.output
+    assert "3 steps, one in 10, 4 layers, 8 experts" in done.stdout
     assert "multi-token-prediction layers of the log are left out" in done.output
     assert "8 ranks = 2 stages x EP 4 x 1 copy" in done.output
     assert "8 ranks = 2 stages x EP 4 x 1 copy" in read_trace(out).meta.notes
