@@ -17,6 +17,7 @@ import queue
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,29 +70,6 @@ def console_line(values: Mapping[str, float], step: int) -> str:
     return f"{PREFIX}, step {step:,}: {', '.join(known) or 'no load'}"
 
 
-def as_log(given: Any) -> tuple[str, Log, Callable[[], Any]]:
-    """Name, function and what closes it; raises `RecordingError` for what is none of the things a sink can be."""
-    if isinstance(given, str | Path):
-        if Path(given).suffix != ".jsonl":
-            raise RecordingError(f"a sink's file is {given}, expected a name that ends in .jsonl")
-        try:
-            lines = _JsonLines(Path(given))
-        except OSError as error:
-            raise RecordingError(f"a sink's file is {given}, which cannot be written: {error.strerror}") from None
-        return str(given), lines.log, lines.close
-    if hasattr(given, "add_scalar"):
-        return type(given).__name__, lambda values, step: _add_scalars(given, values, step), given.flush
-    if callable(getattr(given, "log", None)):
-        name = getattr(given, "__name__", type(given).__name__)
-        return name, lambda values, step: given.log(values, step=step), lambda: None
-    if callable(given):
-        return getattr(given, "__name__", type(given).__name__), given, lambda: None
-    raise RecordingError(
-        f"a sink is {type(given).__name__}, expected a path to a .jsonl file, a SummaryWriter, something with "
-        "log(dict, step=...) or a function log(dict, step)"
-    )
-
-
 class Caller:
     """A function called in a thread of its own; it may raise, block, exit or fork.
 
@@ -100,7 +78,7 @@ class Caller:
     """
 
     def __init__(
-        self, name: str, things: str, call: Callable[..., Any], close: Callable[[], Any] = lambda: None,
+        self, name: str, things: str, call: Callable[..., Any], close: Callable[[], Any] | None = None,
         waiting: int = WAITING,
     ) -> None:  # fmt: skip
         self.name, self._things = printable(name), things
@@ -128,7 +106,7 @@ class Caller:
     def close(self) -> None:
         """Wait for what is on its way, no longer than `CLOSE_S`; warn when something did not arrive."""
         if self._thread is None:
-            self._guarded(self._close)
+            self._end()
             return
         try:
             self._queue.put_nowait(None)
@@ -155,6 +133,10 @@ class Caller:
             if os.getpid() != process:  # the function forked, and returned in the child: a second training process
                 os._exit(0)
         if self.failed is None:
+            self._end()
+
+    def _end(self) -> None:
+        if self._close is not None:
             self._guarded(self._close)
 
     def _guarded(self, action: Callable[[], Any]) -> None:
@@ -180,7 +162,19 @@ def _reason(error: BaseException) -> str:
 
 def sink(given: Any) -> Caller:
     """Return the caller of a sink; raise `RecordingError` for what is none of the things a sink can be."""
-    name, log, close = as_log(given)
+    name, log = getattr(given, "__name__", type(given).__name__), given
+    close: Callable[[], Any] | None = None
+    if isinstance(given, str | Path):
+        name, (log, close) = str(given), _json_lines(Path(given))
+    elif hasattr(given, "add_scalar"):
+        log, close = partial(_add_scalars, given), given.flush
+    elif callable(getattr(given, "log", None)):
+        log = partial(_log_at_step, given)
+    elif not callable(given):
+        raise RecordingError(
+            f"a sink is {name}, expected a path to a .jsonl file, a SummaryWriter, something with "
+            "log(dict, step=...) or a function log(dict, step)"
+        )
     return Caller(f"sink {name}", "snapshots", log, close)
 
 
@@ -189,21 +183,27 @@ def event_caller(on_event: Callable[[Event], object]) -> Caller:
     return Caller("on_event", "events", on_event, waiting=EVENTS_WAITING)
 
 
-class _JsonLines:
-    """One JSON object a line: `step` and the numbers."""
-
-    def __init__(self, path: Path) -> None:
+def _json_lines(path: Path) -> tuple[Log, Callable[[], Any]]:
+    """Return what appends one JSON object a line to a file, `step` and the numbers, and what closes it."""
+    if path.suffix != ".jsonl":
+        raise RecordingError(f"a sink's file is {path}, expected a name that ends in .jsonl")
+    try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "a folder, pipe or device, expected a file", str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise RecordingError(f"a sink's file is {path}, which cannot be written: {error.strerror}") from None
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
+    def log(values: dict[str, float], step: int) -> None:
+        file.write(json.dumps({"step": step, **values}) + "\n")
+        file.flush()
 
-    def close(self) -> None:
-        self._file.close()
+    return log, file.close
+
+
+def _log_at_step(logger: Any, values: dict[str, float], step: int) -> None:
+    logger.log(values, step=step)
 
 
 def _add_scalars(writer: Any, values: dict[str, float], step: int) -> None:
