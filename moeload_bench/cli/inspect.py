@@ -211,8 +211,8 @@ def _followed(run: str, refresh: float) -> Iterator[tuple[Inspection, str]]:
         new = 0
         for rows in follower.poll():
             if inspector is None or generation != follower.generation:
-                inspector, generation = Inspector(rows.trace.meta), follower.generation
-            inspector.add(rows.trace, rows.start)
+                inspector, generation = Inspector(rows.meta), follower.generation
+            inspector.add(rows)
             new += 1
         if inspector is not None and new:
             yield inspector.inspection(), follower.status

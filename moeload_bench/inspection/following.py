@@ -52,14 +52,6 @@ class Place:
         return cls.of(str(find_trace(path)))
 
 
-@dataclass(frozen=True, eq=False)
-class NewRows:
-    """Rows from ``start`` on of a trace: one on disk, or a shard of it."""
-
-    trace: Trace
-    start: int
-
-
 class Follower:
     """Rows as they become safe on disk, shard by shard.
 
@@ -78,8 +70,8 @@ class Follower:
         self._read: list[str] = []
         self._owner: str | None = None
 
-    def poll(self) -> Iterator[NewRows]:
-        """Yield what is new since the last call; never raise where a recording is being written, moved or cut."""
+    def poll(self) -> Iterator[Trace]:
+        """Yield new rows, each shard a trace; never raise where a recording is being written, moved or cut."""
         try:
             yield from self._poll()
             self.problem = None
@@ -88,7 +80,7 @@ class Follower:
         except (MoeloadError, OSError, ValueError) as error:
             self.problem = f"{error}"
 
-    def _poll(self) -> Iterator[NewRows]:
+    def _poll(self) -> Iterator[Trace]:
         manifest = self._manifest()
         if manifest is None and self.place.trace.exists():
             yield from self._finished()
@@ -114,12 +106,12 @@ class Follower:
             return f"{parts}: nothing is recorded there yet"
         return f"{trace}: no such file, and no {parts.name} of a recording in progress beside it"
 
-    def _finished(self) -> Iterator[NewRows]:
+    def _finished(self) -> Iterator[Trace]:
         if self.status != "finished":
             yield from self._new_rows(self.place.trace)
             self.status = "finished"
 
-    def _new_rows(self, path: Path) -> Iterator[NewRows]:
+    def _new_rows(self, path: Path) -> Iterator[Trace]:
         trace = read_trace(path)
         if self._next is not None and path == self.place.trace and trace.step_S[-1] + trace.meta.stride < self._next:
             self._restart()  # the trace of another run
@@ -127,7 +119,7 @@ class Follower:
         start = 0 if self._next is None else int(np.searchsorted(trace.step_S, self._next))
         if start < trace.steps:
             self._next = int(trace.step_S[-1]) + trace.meta.stride
-            yield NewRows(trace, start)
+            yield trace.cut(slice(start, None)) if start else trace
 
     def _restart(self) -> None:
         self.generation += 1
