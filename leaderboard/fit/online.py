@@ -241,7 +241,9 @@ def gains(errors: pd.DataFrame, by: tuple[str, ...]) -> list[str]:
         for row in savings(pair, by, {}).itertuples(index=False):
             where = tuple(getattr(row, level) for level in by)
             values = tuple(100 * getattr(row, column) for column in ("saving", "low", "high", "median", "clipped_mean"))
-            rows.setdefault(where, []).append("{:+.1f} [{:+.1f}, {:+.1f}]; {:+.1f}; {:+.1f}".format(*values))
+            rows.setdefault(where, []).append(
+                "{:+.1f} [{:+.1f}, {:+.1f}]; {:+.1f}; {:+.1f}".format(*values).replace("+nan", "?")
+            )
     head = (
         "A row is a kind of log, a column what a forecaster gains on `adaptive`: mean [interval]; median; clipped mean."
     )
