@@ -110,10 +110,13 @@ def test_each_setup_of_the_paper_has_a_run_of_its_shape(committed: Study) -> Non
 
 def test_runs_of_the_papers_shapes_decide_no_claim(committed: Study) -> None:
     """Their errors stand in a table of their own: without them, everything below it is the same."""
-    without = paper_page(committed.only(paper().runs))
+    page, without = paper_page(committed), paper_page(committed.only(paper().runs))
+    assert "own shapes" in page
     assert "own shapes" not in without
-    below = paper_page(committed).partition("\nOf the paper's")[2]
-    assert below == without.partition("\nOf the paper's")[2] != ""
+    rests = "<details><summary>What this rests on"
+    assert page.partition(rests)[2] == without.partition(rests)[2] != ""
+    claims = without.partition("Of the paper's")[2].partition("![loads]")[0].strip()
+    assert claims in page
 
 
 def test_a_committed_row_is_what_the_run_gives(committed: Study) -> None:
