@@ -41,8 +41,8 @@ class Installed(NamedTuple):
 
     def run(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command of the environment without a network."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
-        environment = {**kept, "HOME": str(self.home), "MOELOAD_CACHE": str(self.home / "cache"), "COLUMNS": "80"}
+        variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+        environment = {**variables, "HOME": str(self.home), "MOELOAD_CACHE": str(self.home / "cache"), "COLUMNS": "80"}
         program = [str(self.python.parent / words[0]), *words[1:]]
         return subprocess.run(
             [*offline(), *program], cwd=cwd or self.home, env=environment, capture_output=True, text=True, check=False

@@ -44,7 +44,7 @@ def paper(
             scores = score_run(run, train, jobs=jobs)
             runs.append(describe_run(run, train))
             errors.append(mean_errors(scores, int(run.step_S[0])))
-            if done < facts().drawn:
+            if done < facts().pictures:
                 for kind, figure in draw_figures(run, scores):
                     save_figure(figure, out / "paper" / folder_of(run.id) / f"{kind}.png")
     Study(pd.DataFrame(runs).convert_dtypes().set_index("run"), pd.concat(errors)).write(out / "paper")

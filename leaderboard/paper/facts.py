@@ -54,13 +54,13 @@ class Claim(Record):
 
 
 class Paper(Record):
-    """What is quoted from the paper; ``runs``: trace ids that decide claims, the first ``drawn`` with figures."""
+    """What is quoted from the paper; ``runs``: trace ids that decide claims, the first ``pictures`` with figures."""
 
     citation: str
     url: str
     not_stated: tuple[str, ...]
     runs: tuple[str, ...]
-    drawn: int
+    pictures: int
     setups: tuple[Setup, ...]
     errors: tuple[PaperError, ...]
     onset: Onset

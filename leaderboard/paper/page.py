@@ -53,7 +53,7 @@ def paper_page(study: Study) -> str:
         error_table=_error_table(study, found),
         run_table=_run_table(study),
         definitions={name: spec.description for name in METRICS if (spec := metric_spec(name)) is not None},
-        drawn={run: folder_of(run) for run in study.runs.index[: paper().drawn]},
+        pictures={run: folder_of(run) for run in study.runs.index[: paper().pictures]},
         most_tokens=f"{study.runs['tokens'].max():,.0f}",
     )
 

@@ -10,7 +10,7 @@ import typer
 
 from leaderboard.committed import TRACES
 from leaderboard.shapes.measuring import measure_layers, measure_run
-from leaderboard.shapes.page import DRAWN, Layers, draw_depth, read_layers, shapes_page
+from leaderboard.shapes.page import FIGURES, Layers, draw_depth, read_layers, shapes_page
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.files import write_whole
 from moeload_bench.style import save_figure
@@ -37,7 +37,7 @@ def shapes(
             layers.append(measure_layers(trace))
     Layers(pd.DataFrame(runs), pd.concat(layers)).write(out / "shapes")
     found = read_layers(out / "shapes")
-    for quantity in DRAWN:
+    for quantity in FIGURES:
         save_figure(draw_depth(found, quantity), out / "shapes" / f"{quantity}.svg")
     write_whole(out / "shapes.md", shapes_page(found).encode())
     say(str(out / "shapes.md"))

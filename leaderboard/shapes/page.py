@@ -29,7 +29,7 @@ QUANTITIES = {
     "error": {1: "is harder to forecast", -1: "is easier to forecast"},
 }
 """What is correlated with depth, and what a positive and a negative sign say of a deeper layer."""
-DRAWN = {"onset": "first stable step", "drift": "drift"}
+FIGURES = {"onset": "first stable step", "drift": "drift"}
 
 
 class Depth(NamedTuple):
@@ -102,7 +102,6 @@ def shapes_page(found: Layers) -> str:
         runs=len(runs),
         run_table=_run_table(found),
         depth_table=_depth_table(depths),
-        drawn=DRAWN,
         most=f"{runs['layers'].max()}",
     )
 
@@ -149,5 +148,5 @@ def draw_depth(found: Layers, quantity: str) -> Figure:
                 style.write_remark(ax, "never stable")
                 ax.set_yticks([])
         figure.supxlabel("MoE layer, the first one left")
-        figure.supylabel(DRAWN[quantity])
+        figure.supylabel(FIGURES[quantity])
     return figure

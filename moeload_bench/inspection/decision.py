@@ -105,7 +105,7 @@ class Decision:
 
     ``take``: the forecaster with its interval. ``verdict``: whether re-planning pays; if not, the experts stay spread
     evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves.
-    ``alike``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
+    ``inseparable``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
     ``vllm``: what its default would have saved; it is compared, and never taken.
     """
 
@@ -114,7 +114,7 @@ class Decision:
     verdict: Verdict
     low: float
     high: float
-    alike: tuple[str, ...]
+    inseparable: tuple[str, ...]
     candidates: tuple[Candidate, ...] = field(repr=False)
     even: float
     constants: tuple[Constant, ...]
@@ -138,7 +138,7 @@ class Decision:
     @property
     def matters(self) -> bool:
         """Whether the forecasters differ."""
-        return len(self.alike) < len({one.forecaster for one in self.candidates})
+        return len(self.inseparable) < len({one.forecaster for one in self.candidates})
 
     @property
     def record(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class Decision:
             "step": self.step, "verdict": self.verdict, "moves": self.moves, "take": self.take.record,
             "interval": (self.low, self.high), "net_hours": self.net_hours, **self.terms._asdict(),
             "vllm": None if self.vllm is None else self.vllm.record,
-            "judged_by": "step time saved", "alike": self.alike, "matters": self.matters, "even": self.even,
+            "judged_by": "step time saved", "inseparable": self.inseparable, "matters": self.matters, "even": self.even,
             "candidates": [one.record for one in self.candidates], "constants": self.constants,
         }  # fmt: skip
         return dict(plain(facts))
@@ -223,10 +223,10 @@ class Decision:
         cost = f"{take.forecaster} is taken, as it {why}"
         if not self.matters:
             return f"This run cannot tell the forecasters apart: they {span}; {cost}."
-        apart = listed([name for name in names if name not in self.alike])
-        if len(self.alike) == 1:
-            return f"By step time saved, {self.alike[0]} is ahead of {apart} (all {span})."
-        return f"By step time saved, {listed(self.alike)} are ahead of {apart} (all {span}); {cost}."
+        apart = listed([name for name in names if name not in self.inseparable])
+        if len(self.inseparable) == 1:
+            return f"By step time saved, {self.inseparable[0]} is ahead of {apart} (all {span})."
+        return f"By step time saved, {listed(self.inseparable)} are ahead of {apart} (all {span}); {cost}."
 
     def _rests_on(self) -> Iterator[str]:
         for source, lead in (("stated", "Stated"), ("measured", "Measured"), ("of the model", "Of the model")):
@@ -262,13 +262,13 @@ def decide(
         key=lambda one: (not one.pays, names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent),
     )
     low, high = interval_of(take.saved_N)
-    alike = tuple(name for name in names if any(one.forecaster == name for one in eligible))
+    inseparable = tuple(name for name in names if any(one.forecaster == name for one in eligible))
     verdict: Verdict = "cannot tell"
     if not terms.missing and take.saved_percent < LEAST_PERCENT:
         verdict = "leave"
     elif take.pays and not (vllm and vllm.dominates(take)):
         verdict = "move"
-    return Decision(step, take, verdict, low, high, alike, tuple(candidates), even, tuple(constants), terms, vllm)
+    return Decision(step, take, verdict, low, high, inseparable, tuple(candidates), even, tuple(constants), terms, vllm)
 
 
 def held_out(move: str) -> str:

@@ -71,13 +71,13 @@ def test_block_size_of_observe_does_not_matter(mode: str) -> None:
     """Training happens at fixed row numbers, whatever blocks the rows come in."""
     load = synthetic_load_SLE(450)
     fitted = lstm.Lstm.fit([(info_of(load), block(load))], 0, mode=mode)
-    whole, parts = (lstm.Lstm(info_of(load), 0, fitted, mode=mode) for _ in range(2))
-    whole.observe(block(load))
+    single_block, parts = (lstm.Lstm(info_of(load), 0, fitted, mode=mode) for _ in range(2))
+    single_block.observe(block(load))
     for start in range(0, 450, 7):
         parts.observe(block(load, start, start + 7))
         ask(parts, load)
-    np.testing.assert_allclose(ask(parts, load).share_BLE, ask(whole, load).share_BLE, rtol=1e-9)
-    assert parts.counts["online_fits"] == whole.counts["online_fits"] == (2 if mode == "online" else 0)
+    np.testing.assert_allclose(ask(parts, load).share_BLE, ask(single_block, load).share_BLE, rtol=1e-9)
+    assert parts.counts["online_fits"] == single_block.counts["online_fits"] == (2 if mode == "online" else 0)
 
 
 def test_shorter_horizon_is_a_prefix() -> None:

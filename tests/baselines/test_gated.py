@@ -101,10 +101,10 @@ def test_numbering_and_block_sizes_do_not_matter(balancing: str, stride: int) ->
     """On 700 rows, where blocks, back-tests and the controller's signs are in use: the same to 1e-9."""
     load = synthetic_load_SLE(700, experts=5)
     how = {"balancing": balancing, "stride": stride}
-    whole = ask(followed(Gated, load, **how), load)
+    single_block = ask(followed(Gated, load, **how), load)
     order = np.array([3, 0, 4, 1, 2])
     permuted = ask(followed(Gated, load[:, :, order], (1, 99, 7), **how), load)
-    np.testing.assert_allclose(permuted.share_BLE, whole.share_BLE[:, :, order], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(permuted.share_BLE, single_block.share_BLE[:, :, order], rtol=1e-9, atol=1e-12)
 
 
 def test_group_is_not_used() -> None:

@@ -106,13 +106,15 @@ def test_without_evidence_the_network_speaks_alone_but_for_the_prior() -> None:
 def test_sizes_of_blocks_and_numbering_do_not_matter_over_many_checks() -> None:
     """On 1,300 rows, where every window has complete targets."""
     load = walk(1300, 800, 0.02)
-    whole = followed(load).forecast(REQUEST).share_BLE
+    single_block = followed(load).forecast(REQUEST).share_BLE
     parts = Guarded(INFO, 0)
     for rows in np.array_split(np.arange(1300), 37):
         parts.observe(StepBlock(rows, load[rows], load[rows].sum(axis=2)))
-    np.testing.assert_allclose(parts.forecast(REQUEST).share_BLE, whole, rtol=1e-9)
+    np.testing.assert_allclose(parts.forecast(REQUEST).share_BLE, single_block, rtol=1e-9)
     order = np.random.default_rng(0).permutation(E)
-    np.testing.assert_allclose(followed(load[:, :, order]).forecast(REQUEST).share_BLE, whole[:, :, order], rtol=1e-9)
+    np.testing.assert_allclose(
+        followed(load[:, :, order]).forecast(REQUEST).share_BLE, single_block[:, :, order], rtol=1e-9
+    )
 
 
 # --------------------------------------------------------------------------------------------------------- the pull

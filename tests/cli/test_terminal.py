@@ -99,13 +99,13 @@ def test_a_long_command_names_its_stages_as_they_begin(
     words: tuple[str, ...], stages: tuple[str, ...], folder: Path
 ) -> None:
     """Within two seconds of its start and then at least every five; time left too. Seconds are of CPU, so that other
-    work on the machine does not count. A stage that lasts less than a tenth of a second may end before it is drawn."""
+    work on the machine does not count. A stage that lasts less than a tenth of a second may end before it is shown."""
     need("jinja2", "pip install -e '.[site]'")
-    drawn = drawn_in_terminal(*words, "own.parquet", width=120, cwd=folder)
-    times = [seconds for seconds, _ in drawn]
+    screen = drawn_in_terminal(*words, "own.parquet", width=120, cwd=folder)
+    times = [seconds for seconds, _ in screen]
     assert times[0] <= 2
     assert max(after - before for before, after in itertools.pairwise(times)) <= 5
-    text = "".join(text for _, text in drawn)
+    text = "".join(text for _, text in screen)
     places = [text.index(stage) for stage in ("reading own.parquet", *stages)]
     assert places == sorted(places)
     assert re.search(r"about \d+ s left", text)
@@ -162,10 +162,10 @@ def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Pat
 @pytest.mark.slow
 def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
     """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
-    whole = synthetic_trace(700, recipe="own")
-    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: whole.meta, shard_steps=100)
+    trace = synthetic_trace(700, recipe="own")
+    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: trace.meta, shard_steps=100)
     writer.parts.start(resume=False)
-    for row in rows_of(whole):
+    for row in rows_of(trace):
         writer.add(row)
     (tmp_path / "seed0.parts" / "leftover.tmp").write_text("")
     before = sorted(path.name for path in (tmp_path / "seed0.parts").iterdir())
@@ -311,8 +311,8 @@ def test_a_command_with_an_apostrophe_can_be_pasted() -> None:
 
 def test_an_error_breaks_between_words(tmp_path: Path) -> None:
     """On a terminal of 80 columns; a line that the terminal itself breaks may be cut within a word."""
-    drawn = drawn_in_terminal("run", "no_such_forecaster", cwd=tmp_path, status=2)
-    lines = "".join(text for _, text in drawn).splitlines()
+    screen = drawn_in_terminal("run", "no_such_forecaster", cwd=tmp_path, status=2)
+    lines = "".join(text for _, text in screen).splitlines()
     assert len(lines) > 1
     assert max(map(len, lines)) <= 80
     assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)

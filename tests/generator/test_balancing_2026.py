@@ -99,12 +99,12 @@ def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path)
     passes: list[Any] = []
     see = QuantileBias.see
 
-    def kept(self: QuantileBias, routings: Any) -> None:
+    def observe(self: QuantileBias, routings: Any) -> None:
         passes.append([routing.logits_TE.detach().sigmoid() for routing in routings])
         see(self, routings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuantileBias, "see", kept)
+        patch.setattr(QuantileBias, "see", observe)
         first, second, third = run.step(0), run.step(1), run.step(2)
     assert (first["expert_bias"] == 0).all()
     for before, after, seen in ((first, second, passes[:2]), (second, third, passes[2:4])):
@@ -185,11 +185,11 @@ def test_a_hash_router_answers_as_the_router_it_replaces() -> None:
     gates = [module for module in hashed.modules() if isinstance(module, HashRouter)]
     assert len(gates) == len(find_routers(plain)) == 4
     assert not [name for gate in gates for name, _ in gate.named_parameters()]
-    kept = dict(hashed.named_parameters())
-    assert {name for name, _ in plain.named_parameters()} - kept.keys() == {
+    observe = dict(hashed.named_parameters())
+    assert {name for name, _ in plain.named_parameters()} - observe.keys() == {
         r.name + ".weight" for r in find_routers(plain)
     }
-    assert all(torch.equal(kept[name], value) for name, value in plain.named_parameters() if name in kept)
+    assert all(torch.equal(observe[name], value) for name, value in plain.named_parameters() if name in observe)
     x_TD, gates[0].token_T = torch.randn(24, 64), torch.arange(24)
     expected, got = find_routers(plain)[0].module(x_TD), gates[0](x_TD)
     assert [(t.shape, t.dtype) for t in got] == [(t.shape, t.dtype) for t in expected]
@@ -224,13 +224,17 @@ def test_the_scope_says_within_what_the_loss_is_taken(tmp_path: Path, micro_batc
     recipe = changed(small(MICRO), data={"micro_batches": micro_batches}, optimizer={"lr": 1e-30})
     trace = recorded(recipe, tmp_path)
     assert trace.meta.balancing.scope == scope
-    whole = recorded(changed(recipe, data={"micro_batches": 1}), tmp_path / "whole")
-    difference_S = trace.columns["aux_loss"] - whole.columns["aux_loss"]
+    single_batch = recorded(changed(recipe, data={"micro_batches": 1}), tmp_path / "whole")
+    difference_S = trace.columns["aux_loss"] - single_batch.columns["aux_loss"]
     assert (difference_S > 1e-3).all() if micro_batches > 1 else (difference_S == 0).all()
 
 
 def test_no_recipe_takes_another_loss_than_its_micro_batches() -> None:
     """The shipped recipe has eight micro-batches and is otherwise the one that takes the loss over the whole batch."""
-    micro, whole = load_recipe(MICRO), load_recipe("qwen3moe-16e-aux")
-    assert micro.data == whole.data.model_copy(update={"micro_batches": 8})
-    assert (micro.model, micro.balancing, micro.optimizer) == (whole.model, whole.balancing, whole.optimizer)
+    micro, single_batch = load_recipe(MICRO), load_recipe("qwen3moe-16e-aux")
+    assert micro.data == single_batch.data.model_copy(update={"micro_batches": 8})
+    assert (micro.model, micro.balancing, micro.optimizer) == (
+        single_batch.model,
+        single_batch.balancing,
+        single_batch.optimizer,
+    )

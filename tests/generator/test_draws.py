@@ -155,13 +155,13 @@ def test_halves_of_drawn_steps_are_equal(recipes: list[Recipe]) -> None:
 def test_no_train_run_has_seen_what_is_kept_out() -> None:
     """Families, texts and methods of set B are in no `train` trace and in no distribution of train runs."""
     for file in DRAWS.glob("*-train.toml"):
-        kept = load_distribution(file).kept_out
+        exclusions = load_distribution(file).kept_out
         for ref in list_traces():
             if ref.id.split("/")[1] == "train":
                 meta = stored_meta(ref.path)
-                assert meta.family not in kept.families, ref.id
-                assert not {source.name for source in meta.sources} & set(kept.texts), ref.id
-                assert meta.balancing.method not in kept.methods, ref.id
+                assert meta.family not in exclusions.families, ref.id
+                assert not {source.name for source in meta.sources} & set(exclusions.texts), ref.id
+                assert meta.balancing.method not in exclusions.methods, ref.id
 
 
 @pytest.mark.parametrize(

@@ -41,24 +41,24 @@ def test_futures_share_weights_past_and_plan_and_not_the_text(tmp_path: Path) ->
     """The text in its own order gives the recorded run again bit for bit; in another order it is another future."""
     fork = fork_of(tmp_path)
     one, other = (read_trace(path) for path in record_futures(fork, 2))
-    whole = read_trace(record_recipe(fork.job, resume=True))
+    straight_run = read_trace(record_recipe(fork.job, resume=True))
     assert one.id == "small/test_seed3_fork4/seed0"
     assert one.meta.seed == 3
     assert one.meta.notes[-1].startswith("fork of small/test/seed3 from step 4 on: the text in another order")
     for name in ("lr", "stage"):
-        np.testing.assert_array_equal(one.columns[name], whole.columns[name][AT : AT + STEPS])
+        np.testing.assert_array_equal(one.columns[name], straight_run.columns[name][AT : AT + STEPS])
     assert one.step_S.tolist() == list(range(AT, AT + STEPS))
-    futures = [one.load_SLE, other.load_SLE, whole.load_SLE[AT : AT + STEPS]]
+    futures = [one.load_SLE, other.load_SLE, straight_run.load_SLE[AT : AT + STEPS]]
     assert len({future[0].tobytes() for future in futures}) == 3
 
 
 def test_the_run_s_own_order_from_the_checkpoint_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So a fork differs from the run by its text alone."""
     fork = fork_of(tmp_path)
-    whole = read_trace(record_recipe(fork_of(tmp_path, "whole").job))
+    straight_run = read_trace(record_recipe(fork_of(tmp_path, "whole").job))
     monkeypatch.setattr(Fork, "order_seed", lambda fork, future: fork.job.seed)
     (path,) = record_futures(fork, 1)
-    np.testing.assert_array_equal(read_trace(path).load_SLE, whole.load_SLE[AT : AT + STEPS])
+    np.testing.assert_array_equal(read_trace(path).load_SLE, straight_run.load_SLE[AT : AT + STEPS])
 
 
 def test_a_run_that_is_past_the_step_gives_the_same_futures(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_a_run_that_is_past_the_step_gives_the_same_futures(tmp_path: Path) -> N
     for one, other in zip(loads(record_futures(fresh, 2)), loads(record_futures(finished, 2)), strict=True):
         np.testing.assert_array_equal(one, other)
     assert finished.job.target.read_bytes() == before
-    kept = {path.name for path in finished.target(0).parent.iterdir()}
-    assert kept == {"seed0.parquet", "seed1.parquet", finished.checkpoint.name}
+    files = {path.name for path in finished.target(0).parent.iterdir()}
+    assert files == {"seed0.parquet", "seed1.parquet", finished.checkpoint.name}
 
 
 @pytest.mark.parametrize("steps", [2, AT + 2])

@@ -73,24 +73,24 @@ def test_micro_batches_change_no_load_at_learning_rate_zero(recipe: Recipe, tmp_
 
 def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_path: Path) -> None:
     """Broken off in the middle of a shard and resumed, every count and loss is the same."""
-    whole = read_trace(record_recipe(Job(recipe, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
+    straight_run = read_trace(record_recipe(Job(recipe, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
     job = Job(recipe, 5, "test", 12, tmp_path / "broken", shard_steps=4)
     interrupt(job, at_step=6)
-    assert_equal(read_trace(record_recipe(job, resume=True)), whole)
+    assert_equal(read_trace(record_recipe(job, resume=True)), straight_run)
 
 
 @pytest.mark.parametrize("at_step", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_restart_from_weights_forgets_the_moments(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
     """The optimizer starts anew at the restart, wherever a recording is broken off; kept moments train differently."""
-    kept = RECIPE.replace("warmup = 3", 'kind = "cosine_restarts"\nwarmup = 3\nperiod = 4\nrestart_factor = 2.0')
-    forgotten = small_recipe(tmp_path, f"{kept}restart_from_weights = true\n")
-    whole = read_trace(record_recipe(Job(forgotten, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
+    restarting = RECIPE.replace("warmup = 3", 'kind = "cosine_restarts"\nwarmup = 3\nperiod = 4\nrestart_factor = 2.0')
+    forgotten = small_recipe(tmp_path, f"{restarting}restart_from_weights = true\n")
+    straight_run = read_trace(record_recipe(Job(forgotten, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
     job = Job(forgotten, 5, "test", 12, tmp_path / "broken", shard_steps=4)
     interrupt(job, at_step=at_step)
-    assert_equal(read_trace(record_recipe(job, resume=True)), whole)
-    other = small_recipe(tmp_path, kept.replace("warmup = 3", "warmup = 0"))
+    assert_equal(read_trace(record_recipe(job, resume=True)), straight_run)
+    other = small_recipe(tmp_path, restarting.replace("warmup = 3", "warmup = 0"))
     loss_S = read_trace(record_recipe(Job(other, 5, "test", 12, tmp_path / "kept"))).columns["loss"]
-    assert not np.array_equal(loss_S[5:], whole.columns["loss"][5:])
+    assert not np.array_equal(loss_S[5:], straight_run.columns["loss"][5:])
 
 
 def kill_and_resume(job: Job, kills: int, seed: int) -> Trace:
@@ -114,8 +114,8 @@ def test_a_killed_recording_loses_and_repeats_no_step(recipe: Recipe, tmp_path: 
     steps = 8 * kills
     job = Job(recipe, 1, "test", steps, tmp_path / "killed", shard_steps=3)
     killed = kill_and_resume(job, kills, seed=kills)
-    whole = read_trace(record_recipe(Job(recipe, 1, "test", steps, tmp_path / "whole", shard_steps=100)))
-    assert_equal(killed, whole)
+    straight_run = read_trace(record_recipe(Job(recipe, 1, "test", steps, tmp_path / "whole", shard_steps=100)))
+    assert_equal(killed, straight_run)
 
 
 def test_nothing_is_overwritten(recipe: Recipe, tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_a_recording_that_went_on_elsewhere_names_both_machines(recipe: Recipe, 
     edit_manifest(job, moved)
     meta = read_trace(record_recipe(job, resume=True)).meta
     assert meta.hardware["cpu"] == "Another"
-    here = hardware()["cpu"]
-    assert meta.notes[1:] == (f"from step 6 on recorded elsewhere: cpu Another -> {here}",)
+    cpu = hardware()["cpu"]
+    assert meta.notes[1:] == (f"from step 6 on recorded elsewhere: cpu Another -> {cpu}",)
 
 
 def test_a_partial_recording_becomes_a_marked_trace(recipe: Recipe, tmp_path: Path) -> None:
@@ -356,17 +356,20 @@ def test_shards_are_closed_by_time_as_well(tmp_path: Path) -> None:
 
 def test_shards_become_the_trace_that_would_be_written_at_once(tmp_path: Path) -> None:
     """Shards are put together a row group at a time: same values, same hash, same row groups, whatever their sizes."""
-    whole = synthetic_trace(2500)
-    columns = {**whole.columns, "loss": np.where(whole.step_S % 7, whole.columns["loss"], np.float32(np.nan))}
-    whole = Trace(whole.meta, whole.step_S, whole.tokens_SL, whole.load_SLE, columns)
+    trace = synthetic_trace(2500)
+    columns = {
+        **trace.columns,
+        "loss": np.where(trace.step_S % 7, trace.columns["loss"], np.float32(np.nan)),
+    }
+    trace = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
     parts = Parts(tmp_path / "own/test/seed0.parquet")
     parts.start(resume=False)
     edges = [0, 1, 300, 1500, 1501, 2500]
     for first, after in itertools.pairwise(edges):
-        parts.append(whole.cut(slice(first, after)))
-    merged = parts.merge(whole.meta)
-    assert_equal(read_trace(merged), whole)
-    at_once = write_trace(whole, tmp_path / "whole.parquet")
+        parts.append(trace.cut(slice(first, after)))
+    merged = parts.merge(trace.meta)
+    assert_equal(read_trace(merged), trace)
+    at_once = write_trace(trace, tmp_path / "whole.parquet")
     got, expected = pq.ParquetFile(merged), pq.ParquetFile(at_once)
     assert got.schema_arrow.equals(expected.schema_arrow, check_metadata=True)
     assert [got.metadata.row_group(i).num_rows for i in range(got.num_row_groups)] == [1024, 1024, 452]
@@ -457,10 +460,10 @@ def resumed_trace(out: Path, moved: float) -> Trace:
     other_E = (1 - moved) * share_E + moved * np.roll(share_E, 1)
     share_SE = np.where(np.arange(STEPS)[:, None] < RESUMED, share_E, other_E)
     load = rng.multinomial(TOKENS, share_SE)[:, None].repeat(2, axis=1)
-    whole = Trace.from_arrays(load, top_k=1)
-    rows = list(rows_of(whole))
+    trace = Trace.from_arrays(load, top_k=1)
+    rows = list(rows_of(trace))
     for part in (rows[:RESUMED], rows[RESUMED:]):
-        writer = TraceWriter(Parts(out / "own/test/seed0.parquet"), lambda: whole.meta, shard_steps=40)
+        writer = TraceWriter(Parts(out / "own/test/seed0.parquet"), lambda: trace.meta, shard_steps=40)
         writer.parts.start(resume=True)
         add(writer, part)
         writer.flush()

@@ -76,11 +76,11 @@ def recorded(recipe: Recipe, out: Path) -> Trace:
 def test_every_kind_of_recipe_records_and_goes_on(tmp_path: Path, name: str) -> None:
     """Counts are conserved, and broken off and resumed, each column is that of the uninterrupted recording."""
     recipe = small(name)
-    whole = recorded(recipe, tmp_path / "whole")
-    assert (whole.load_SLE.sum(axis=2) == whole.tokens_SL * whole.meta.top_k).all()
+    straight_run = recorded(recipe, tmp_path / "whole")
+    assert (straight_run.load_SLE.sum(axis=2) == straight_run.tokens_SL * straight_run.meta.top_k).all()
     job = Job(recipe, 0, "test", STEPS, tmp_path / "broken", shard_steps=3)
     interrupt(job, at_step=4)
-    assert_equal(read_trace(record_recipe(dataclasses.replace(job, shard_steps=250), resume=True)), whole)
+    assert_equal(read_trace(record_recipe(dataclasses.replace(job, shard_steps=250), resume=True)), straight_run)
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -62,11 +62,11 @@ def test_a_probe_counts_by_the_weights_that_its_step_starts_from(recipe: Recipe,
 @pytest.mark.parametrize("at_step", [7, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 11))])
 def test_a_stopped_recording_goes_on_with_its_probe(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
     """Stopped after any step and resumed, run and probe are those of an uninterrupted recording."""
-    whole = recorded(recipe, tmp_path / "whole")
+    straight_run = recorded(recipe, tmp_path / "whole")
     asked = iter(range(1, 13))
     with pytest.raises(InterruptedRecordingError):
         recorded(recipe, tmp_path / "broken", stop=lambda: next(asked) == at_step)
-    for got, expected in zip(recorded(recipe, tmp_path / "broken", resume=True), whole, strict=True):
+    for got, expected in zip(recorded(recipe, tmp_path / "broken", resume=True), straight_run, strict=True):
         np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
         np.testing.assert_array_equal(got.step_S, expected.step_S)
 
@@ -75,7 +75,7 @@ def test_a_crash_between_the_shards_of_probe_and_run_repeats_no_row(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The probe's shard is on disk and the run's is not: the rows of the probe are kept and not counted twice."""
-    whole = recorded(recipe, tmp_path / "whole")
+    straight_run = recorded(recipe, tmp_path / "whole")
 
     class CrashError(Exception):
         pass
@@ -91,7 +91,7 @@ def test_a_crash_between_the_shards_of_probe_and_run_repeats_no_row(
     with pytest.raises(CrashError):
         recorded(recipe, tmp_path / "broken")
     monkeypatch.setattr(TraceWriter, "flush", flush)
-    for got, expected in zip(recorded(recipe, tmp_path / "broken", resume=True), whole, strict=True):
+    for got, expected in zip(recorded(recipe, tmp_path / "broken", resume=True), straight_run, strict=True):
         np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
 
 

@@ -36,11 +36,11 @@ COMMITTED = [
 def reason_to_skip(trace: Trace) -> str | None:
     """All that this machine lacks to be asked for the same bits, None when it can be."""
     reasons = []
-    for what, here, then in (
+    for what, current, then in (
         ("processor", hardware(), trace.meta.hardware),
         ("versions", recorded_versions(), trace.meta.versions),
     ):
-        differ = [f"{key} {then.get(key)} -> {here.get(key)}" for key in then if then.get(key) != here.get(key)]
+        differ = [f"{key} {then.get(key)} -> {current.get(key)}" for key in then if then.get(key) != current.get(key)]
         if differ:
             said = ", ".join(differ)
             reasons.append(f"recorded elsewhere ({what}: {said}); floating point may differ in the last place")
@@ -86,12 +86,12 @@ def test_a_committed_trace_can_be_recorded_again(path: Path, tmp_path: Path, mon
         assert_begins_with(load_trace(path.parents[2] / there), load_trace(tmp_path / there))
 
 
-def assert_begins_with(whole: Trace, beginning: Trace) -> None:
+def assert_begins_with(continued: Trace, beginning: Trace) -> None:
     """Every column but the wall time."""
     rows = beginning.steps
-    np.testing.assert_array_equal(beginning.load_SLE, whole.load_SLE[:rows])
+    np.testing.assert_array_equal(beginning.load_SLE, continued.load_SLE[:rows])
     for name in beginning.columns.keys() - {"step_time_s"}:
-        np.testing.assert_array_equal(beginning.columns[name], whole.columns[name][:rows], err_msg=name)
+        np.testing.assert_array_equal(beginning.columns[name], continued.columns[name][:rows], err_msg=name)
 
 
 def texts(source: SourceMeta) -> SourceMeta:
@@ -130,7 +130,7 @@ def faults() -> list[int]:
 def test_a_step_takes_the_pages_that_the_last_one_freed() -> None:
     """With glibc, steps after the first ask the system for no memory; left alone, each asks for all of it again."""
     if platform.libc_ver()[0] == "glibc":
-        alone, kept = faults()
-        assert kept < 100 < alone
+        alone, memory_saver = faults()
+        assert memory_saver < 100 < alone
     else:
         assert not keep_freed_memory()

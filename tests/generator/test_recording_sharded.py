@@ -78,12 +78,12 @@ def test_a_sharded_recipe_that_learns_nothing_is_that_of_one_process(tmp_path: P
 def test_a_sharded_recipe_that_learns_goes_on_where_it_was(tmp_path: Path) -> None:
     """Weights and moments come back: broken off and gone on with, every number is that of the uninterrupted one."""
     text = text_recipe(tmp_path)
-    whole, expected, _ = both(tmp_path / "whole", text)
+    straight_run, expected, _ = both(tmp_path / "whole", text)
     broken, _, _ = both(tmp_path / "broken", text, stop_at=8)
-    assert_same_counts(whole, expected, 5)
-    np.testing.assert_array_equal(broken.load_SLE, whole.load_SLE)
+    assert_same_counts(straight_run, expected, 5)
+    np.testing.assert_array_equal(broken.load_SLE, straight_run.load_SLE)
     for name in ("loss", "grad_norm"):
-        np.testing.assert_array_equal(broken.columns[name], whole.columns[name], err_msg=name)
+        np.testing.assert_array_equal(broken.columns[name], straight_run.columns[name], err_msg=name)
 
 
 def test_one_process_has_nobody_to_share_with(tmp_path: Path) -> None:

@@ -88,14 +88,14 @@ def test_it_is_measured_early_and_at_the_end_and_disturbs_nothing(
 
 def test_a_resumed_recording_keeps_what_was_measured(recipe: Recipe, tmp_path: Path) -> None:
     """Broken off after the early measurement, it ends with the values and columns of an uninterrupted one."""
-    whole = recorded(recipe, tmp_path / "whole")
+    straight_run = recorded(recipe, tmp_path / "whole")
     job = Job(recipe, 0, "test", 12, tmp_path / "broken")
     steps = iter(range(100))
     with pytest.raises(InterruptedRecordingError):
         record_recipe(job, stop=lambda: next(steps) == 8)
     resumed = read_trace(record_recipe(job, resume=True))
-    assert resumed.meta.specialisation == whole.meta.specialisation
-    assert_equal(resumed, whole)
+    assert resumed.meta.specialisation == straight_run.meta.specialisation
+    assert_equal(resumed, straight_run)
 
 
 def test_held_out_text_is_not_trained_on(recipe: Recipe) -> None:

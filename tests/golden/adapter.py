@@ -98,10 +98,10 @@ def claims() -> dict[str, Any]:
 
 def verifications() -> dict[str, Any]:
     """Return how each submission was verified, and what was found."""
-    kept = ("status", "level", "date", "findings")
+    fields = ("status", "level", "date", "findings")
     paths = sorted((ROOT / "leaderboard" / "submissions").glob("*/verification.json"))
     records = {path.parent.name: json.loads(path.read_text()) for path in paths}
-    return {name: {key: record[key] for key in kept} for name, record in records.items()}
+    return {name: {key: record[key] for key in fields} for name, record in records.items()}
 
 
 def suite_hashes() -> dict[str, str]:

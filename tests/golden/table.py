@@ -63,7 +63,7 @@ def differences(golden: Table, found: Table) -> Iterator[str]:
     """Yield a line for each number that is not as it was: its key, what was found and what was expected."""
     for key in sorted(golden.keys() | found.keys()):
         expected, got = golden.get(key, ABSENT), found.get(key, ABSENT)
-        if not alike(expected, got):
+        if not equal_leaves(expected, got):
             yield f"{key}: got {shown(got)}, expected {shown(expected)}"
 
 
@@ -72,7 +72,7 @@ def shown(leaf: Leaf) -> str:
     return f"{leaf:.7g}" if isinstance(leaf, float) else repr(leaf)
 
 
-def alike(one: Leaf, other: Leaf) -> bool:
+def equal_leaves(one: Leaf, other: Leaf) -> bool:
     """Return whether two floats are equal within RELATIVE, and whether anything else is equal and of one type."""
     if isinstance(one, float) and isinstance(other, float):
         return math.isclose(one, other, rel_tol=RELATIVE, abs_tol=ABSOLUTE)

@@ -207,10 +207,10 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, how: signal.Sig
         os.killpg(process.pid, how)
         process.wait(60)
     wait_until(lambda: not workers(tmp_path))
-    kept, before = finished(), made(tmp_path / "log")
-    assert 1 <= kept < TRACES
+    runs, before = finished(), made(tmp_path / "log")
+    assert 1 <= runs < TRACES
     results = run(tmp_path, counted(tmp_path / "log", delay=0.2), level="process")
-    assert made(tmp_path / "log") - before == TRACES - kept
+    assert made(tmp_path / "log") - before == TRACES - runs
     again = run(tmp_path, counted(tmp_path / "log", delay=0.2), level="process", fresh=True)
     assert same_scores(results, again)
 
@@ -264,11 +264,11 @@ def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
 def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
     """Whoever stops waiting, by an error or Ctrl-C, cancels what has not begun."""
     with dask_cluster(tmp_path, 1) as address:
-        later = tmp_path / "later"
+        second_log = tmp_path / "later"
         with parallel.workers(backend="dask", address=address) as run:
-            run([partial(wait_for, tmp_path / "go"), later.touch])
+            run([partial(wait_for, tmp_path / "go"), second_log.touch])
         (tmp_path / "go").touch()
-        assert list(run_spread([later.exists], backend="dask", address=address)) == [False]
+        assert list(run_spread([second_log.exists], backend="dask", address=address)) == [False]
 
 
 @pytest.mark.slow

@@ -51,12 +51,12 @@ def test_outside_a_checkout_there_is_no_commit(tmp_path: Path) -> None:
 
 def test_kernels_are_told_apart_where_processors_share_a_name() -> None:
     """What numpy's BLAS computes with is recorded, and follows what the process was started with."""
-    here = kernels()
-    assert here.items() <= environment().versions.items()
-    assert here["blas kernels"] != "unknown"
-    if "openblas" not in here["blas kernels"]:
-        pytest.skip(f"numpy computes with {here['blas kernels']}, which takes no OPENBLAS_CORETYPE")
-    other = "Nehalem" if "Nehalem" not in here["blas kernels"] else "Haswell"
+    found = kernels()
+    assert found.items() <= environment().versions.items()
+    assert found["blas kernels"] != "unknown"
+    if "openblas" not in found["blas kernels"]:
+        pytest.skip(f"numpy computes with {found['blas kernels']}, which takes no OPENBLAS_CORETYPE")
+    other = "Nehalem" if "Nehalem" not in found["blas kernels"] else "Haswell"
     command = [sys.executable, "-c", "from moeload_bench.environment import kernels; print(kernels()['blas kernels'])"]
     env = {**os.environ, "OPENBLAS_CORETYPE": other}
     done = subprocess.run(command, env=env, check=True, capture_output=True, text=True)

@@ -60,7 +60,7 @@ class Kept(NamedTuple):
 
 
 @pytest.fixture
-def kept(tmp_path: Path) -> Kept:
+def scored_run(tmp_path: Path) -> Kept:
     trace = synthetic_trace(400)
     paths = {trace.id: write_trace(trace, tmp_path / "t.parquet")}
     suite, folder = small_suite(trace, quantiles=(0.1, 0.9)), tmp_path / "kept"
@@ -68,13 +68,13 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(folder, suite, paths)
 
 
-def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
+def test_every_metric_of_windows_comes_out_as_it_was_scored(scored_run: Kept) -> None:
     """Errors, quantiles and plans, paths and failed forecasts included: what `run` recorded."""
-    before = load_results(kept.folder)
+    before = load_results(scored_run.folder)
     recorded = set(before.metrics)
     assert recorded > STEPWISE | {"window_tv", "wql", "drop_rate@experts"}
     for metric in sorted(recorded - STEPWISE):
-        table = kept.again(metric).table
+        table = scored_run.again(metric).table
         assert set(metric_columns(table)) == recorded & {metric, ratio_metric(metric)}
         pd.testing.assert_frame_equal(table, before.table[table.columns], rtol=2e-7, atol=1e-12, obj=metric)
     assert before.failures["forecaster"].tolist() == [before.names[-1]]
@@ -87,13 +87,13 @@ def test_every_metric_of_windows_comes_out_as_it_was_scored(kept: Kept) -> None:
         ("window_tw", NotFoundError, r"unknown metric 'window_tw'; there is: .*FILE\.py:function"),
     ],
 )
-def test_what_windows_do_not_tell_is_refused(kept: Kept, metric: str, error: type[Exception], says: str) -> None:
+def test_what_windows_do_not_tell_is_refused(scored_run: Kept, metric: str, error: type[Exception], says: str) -> None:
     """A metric of single steps is not guessed from means; a wrong name is answered with the right ones."""
     with pytest.raises(error, match=says):
-        kept.again(metric)
+        scored_run.again(metric)
 
 
-def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) -> None:
+def test_a_metric_of_ones_own_that_fails_is_named(scored_run: Kept, tmp_path: Path) -> None:
     """Whatever its file raises, when it is read or when it is asked: one line, no traceback of somebody's."""
     (tmp_path / "own.py").write_text("raise ValueError('no')")
     with pytest.raises(TargetError, match=r"own\.py:own': cannot import it: ValueError: no"):
@@ -103,7 +103,7 @@ def test_a_metric_of_ones_own_that_fails_is_named(kept: Kept, tmp_path: Path) ->
         raise ZeroDivisionError("by none")
 
     with pytest.raises(ResultError, match="own failed: ZeroDivisionError: by none"):
-        rescore(kept.folder, kept.suite, "own", own, paths=kept.paths)
+        rescore(scored_run.folder, scored_run.suite, "own", own, paths=scored_run.paths)
 
 
 def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:
@@ -162,34 +162,34 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("says", DAMAGE)
-def test_damaged_forecasts_are_refused_by_name(kept: Kept, says: str) -> None:
+def test_damaged_forecasts_are_refused_by_name(scored_run: Kept, says: str) -> None:
     """Missing, cut, pickled, of other origins or of another shape: the error names the file and what was expected."""
-    path = next((kept.folder / "forecasts").rglob("*.npz"))
+    path = next((scored_run.folder / "forecasts").rglob("*.npz"))
     DAMAGE[says](path)
     with pytest.raises(ResultError, match=rf"{path.name}: .*{says}"):
-        kept.again("window_tv")
+        scored_run.again("window_tv")
 
 
-def test_an_archive_that_unpacks_to_too_much_is_refused(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_archive_that_unpacks_to_too_much_is_refused(scored_run: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes are looked at before anything is unpacked."""
     monkeypatch.setattr(rescoring, "MAX_BYTES", 1000)
     with pytest.raises(ResultError, match=r"bytes unpacked, expected at most 1000"):
-        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
+        rescore(scored_run.folder, scored_run.suite, "window_tv", paths=scored_run.paths)
 
 
-def test_results_of_another_suite_or_scoring_are_refused(kept: Kept, tmp_path: Path) -> None:
+def test_results_of_another_suite_or_scoring_are_refused(scored_run: Kept, tmp_path: Path) -> None:
     """Forecasts at other horizons are not of this suite; scores of another version are not mixed with today's."""
-    shorter = kept.suite.model_copy(update={"horizons": (1, 10)})
+    shorter = scored_run.suite.model_copy(update={"horizons": (1, 10)})
     with pytest.raises(ResultError, match=r"scored on suite small .*, expected small"):
-        rescore(kept.folder, shorter, "window_tv", paths=kept.paths)
-    results = load_results(kept.folder)
+        rescore(scored_run.folder, shorter, "window_tv", paths=scored_run.paths)
+    results = load_results(scored_run.folder)
     older = {name: entry.model_copy(update={"scoring_version": 1}) for name, entry in results.entries.items()}
-    dataclasses.replace(results, entries=older).save(kept.folder)
+    dataclasses.replace(results, entries=older).save(scored_run.folder)
     with pytest.raises(ResultError, match="scored by version 1, this is"):
-        rescore(kept.folder, kept.suite, "window_tv", paths=kept.paths)
+        rescore(scored_run.folder, scored_run.suite, "window_tv", paths=scored_run.paths)
     (tmp_path / "empty").mkdir()
     with pytest.raises(ResultError, match="no result is there"):
-        rescore(tmp_path / "empty", kept.suite, "window_tv", paths=kept.paths)
+        rescore(tmp_path / "empty", scored_run.suite, "window_tv", paths=scored_run.paths)
 
 
 OWN = """

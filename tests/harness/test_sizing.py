@@ -47,8 +47,8 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
     left = []
     for budget in (1000.0, 1.0, 0.2, 0.0):
         monkeypatch.setattr(sizing, "BUDGET_S", budget)
-        kept = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
-        left.append(set(OWN_TRACE_BASELINES) - set(kept))
+        fitting = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
+        left.append(set(OWN_TRACE_BASELINES) - set(fitting))
     assert left[0] == set()
     assert left[1] == {"arima"}
     assert left[2] == {"arima", "lstm@mode=online"}
@@ -61,9 +61,9 @@ def test_a_run_that_takes_the_whole_budget_to_read_still_gets_a_comparison(
 ) -> None:
     """Half the budget is the forecasters': the cheap ones stay, `guarded` among them."""
     monkeypatch.setattr(sizing, "READING_NS", 1e9)
-    kept = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
-    assert {*AVERAGES, "guarded"} <= set(kept)
-    assert "arima" not in kept
+    fitting = sized(wide_trace(), OWN_TRACE_BASELINES, "w.parquet").names
+    assert {*AVERAGES, "guarded"} <= set(fitting)
+    assert "arima" not in fitting
 
 
 def test_the_layers_looked_at_are_spread_evenly_with_all_their_columns(tight: None) -> None:

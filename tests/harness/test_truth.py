@@ -201,14 +201,14 @@ def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite,
 def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[Suite, dict[str, Path]]) -> None:
     """The scores that are there are those of the full record, and nothing of the smaller one is taken for it."""
     suite, paths = mine
-    few, none, whole = (
+    few, none, every_row = (
         evaluate("last_value", suite, paths=paths, level="none", shapes=shapes).table
         for shapes in (("half",), (), None)
     )
     assert not any("@" in name for name in none)
     assert {name.partition("@")[2] for name in metric_columns(few)} == {"", "half"}
-    assert "drop_rate@experts" in whole
-    assert all(whole[some.columns].equals(some) for some in (few, none))
+    assert "drop_rate@experts" in every_row
+    assert all(every_row[some.columns].equals(some) for some in (few, none))
 
 
 def test_fresh_work_can_be_asked_of_some_forecasters(

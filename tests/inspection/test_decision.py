@@ -71,10 +71,10 @@ def large_seed() -> str:
 
 def without_times(record: dict[str, Any]) -> dict[str, Any]:
     """The record but for CPU times, which are measured anew."""
-    kept = {**record, "take": {**record["take"]}, "candidates": [{**one} for one in record["candidates"]]}
-    for one in (kept["take"], *kept["candidates"]):
+    compared = {**record, "take": {**record["take"]}, "candidates": [{**one} for one in record["candidates"]]}
+    for one in (compared["take"], *compared["candidates"]):
         one.pop("cpu_ms")
-    return json.loads(json.dumps(kept))  # type: ignore[no-any-return]
+    return json.loads(json.dumps(compared))  # type: ignore[no-any-return]
 
 
 @pytest.mark.slow
@@ -155,11 +155,11 @@ def test_a_difference_needs_every_part_and_a_twentieth_is_never_given_up() -> No
 
 def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None:
     """The first, cheapest one is taken; where one is behind, it is named."""
-    alike = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
-    decision = decide(1000, alike, 1.2, (), TERMS)
+    tied = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
+    decision = decide(1000, tied, 1.2, (), TERMS)
     assert not decision.matters
     assert "This run cannot tell the forecasters apart: they save 5.00 to 5.05 %" in decision.lines()[2]
-    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), alike[1]], 1.2, (), TERMS)
+    apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), tied[1]], 1.2, (), TERMS)
     assert apart.matters
     assert apart.take.forecaster == "gated"
     assert apart.lines()[2] == "By step time saved, gated is ahead of ema (all save 3.00 to 5.05 % of the step time)."
@@ -170,12 +170,12 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     page = (Path(__file__).parents[2] / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
-    alike = [candidate("ema", 50, 5.0, 4.0, 8), candidate("guarded", 50, 5.05, 5.0, 9)]
-    said = decide(1000, alike, 1.2, (), TERMS).lines()[2]
+    tied = [candidate("ema", 50, 5.0, 4.0, 8), candidate("guarded", 50, 5.05, 5.0, 9)]
+    said = decide(1000, tied, 1.2, (), TERMS).lines()[2]
     assert "ema is taken, as it needs the least CPU time (measured at 60 x 256, " in said
     assert (
         "guarded is taken, as it was named first."
-        in decide(1000, [candidate("guarded", 50, 5.0, 4.0, 8), alike[0]], 1.2, (), TERMS).lines()[2]
+        in decide(1000, [candidate("guarded", 50, 5.0, 4.0, 8), tied[0]], 1.2, (), TERMS).lines()[2]
     )
 
 

@@ -49,7 +49,7 @@ def run_of(rows: int, *, stride: int = 1, seed: int = 0) -> Trace:
 def test_portions_of_any_size_give_equal_facts(rows: int, stride: int, cuts: list[int], looks: bool) -> None:
     """Rows one by one, in portions, with looks between them or without, say what one pass says."""
     trace = run_of(rows, stride=stride)
-    whole = inspect_trace(trace)
+    single_portion = inspect_trace(trace)
     edges = sorted({0, rows, *(cut for cut in cuts if cut < rows)})
     inspector = Inspector(trace.meta)
     for number, (start, stop) in enumerate(itertools.pairwise(edges)):
@@ -61,7 +61,7 @@ def test_portions_of_any_size_give_equal_facts(rows: int, stride: int, cuts: lis
                 inspector.add_row(row)
         if looks:
             inspector.inspection()
-    assert inspector.inspection().record == whole.record
+    assert inspector.inspection().record == single_portion.record
 
 
 def test_a_gap_between_portions_is_refused() -> None:

@@ -136,19 +136,19 @@ def test_damage_is_named_and_waited_out(recording: Recording, damage: str) -> No
     folder = recording.writer.parts.folder
     shard, manifest = folder / "0000000100.parquet", folder / "manifest.json"
     path = shard if damage in ("truncated", "gone") else manifest
-    whole = path.read_bytes()
+    content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     elif damage == "names":
         manifest.write_text('{"shards": ["../../../etc/passwd"], "next_step": 9}')
     else:
-        path.write_bytes(whole[: len(whole) // 2])
+        path.write_bytes(content[: len(content) // 2])
     follower = Follower(Place.of(str(folder)))
     first = steps_of(follower)
     assert first == (list(range(100)) if path is shard else [])
     assert follower.problem is not None
     assert damage == "gone" or str(path) in follower.problem
-    path.write_bytes(whole)
+    path.write_bytes(content)
     assert first + steps_of(follower) == list(range(200))
     assert follower.problem is None
 

@@ -121,10 +121,10 @@ def test_two_parts_of_a_run_are_compared(tmp_path: Path) -> None:
 
 def test_runs_of_other_shapes_are_not_compared_and_one_row_has_no_noise(tmp_path: Path) -> None:
     """What a single row's noise is nothing can say."""
-    whole = run_of(300)
-    path = write_trace(whole, tmp_path / "run.parquet")
-    other = write_trace(Trace.from_arrays(whole.load_SLE[:, :, :3], top_k=1), tmp_path / "other.parquet")
-    row = write_trace(Trace.from_arrays(whole.load_SLE[:1], top_k=1), tmp_path / "row.parquet")
+    full_run = run_of(300)
+    path = write_trace(full_run, tmp_path / "run.parquet")
+    other = write_trace(Trace.from_arrays(full_run.load_SLE[:, :, :3], top_k=1), tmp_path / "other.parquet")
+    row = write_trace(Trace.from_arrays(full_run.load_SLE[:1], top_k=1), tmp_path / "row.parquet")
     done = CliRunner().invoke(app, ["inspect", str(path), "--against", str(other)])
     assert isinstance(done.exception, TraceError)
     assert "cannot compare" in str(done.exception)

@@ -80,8 +80,8 @@ def test_the_file_of_an_advice_is_that_of_plan(kind: str, tmp_path: Path) -> Non
     advice: list[Any] = []
     monitor = LoadMonitor(SETTINGS, on_advice=advice.append, advice_file=tmp_path / "plan.json", advice_format=kind)
     fed(monitor, unbalanced(STEPS))
-    whole = placement_of(advice[0].slot_expert_LR, 8, planner_of(monitor).shape, (0, 1), {})
-    write_placement(whole, tmp_path / "other.json", kind)
+    full_plan = placement_of(advice[0].slot_expert_LR, 8, planner_of(monitor).shape, (0, 1), {})
+    write_placement(full_plan, tmp_path / "other.json", kind)
     made, expected = (json_or_text(tmp_path / name) for name in ("plan.json", "other.json"))
     assert made == expected
     if kind != "json":
@@ -150,15 +150,15 @@ def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() ->
 def test_after_a_resume_one_can_say_which_layout_is_in_force() -> None:
     """The slots of the plan that was carried out before: from there on what is said is what the first process said."""
     trace, advice = unbalanced(STEPS), []
-    whole = LoadMonitor(SETTINGS, on_advice=advice.append)
-    fed(whole, trace)
+    full_plan = LoadMonitor(SETTINGS, on_advice=advice.append)
+    fed(full_plan, trace)
     monitor = LoadMonitor(SETTINGS, on_advice=advice.append)
     coming = resumed(monitor, trace, 500)
     monitor.carried_out(advice[0].slot_expert_LR)
     for row in coming:
         monitor.add(row, lambda: trace.meta)
     assert len(advice) == 1, "nothing is advised that is in force"
-    for one, two in zip(list(monitor.snapshots)[-2:], list(whole.snapshots)[-2:], strict=True):
+    for one, two in zip(list(monitor.snapshots)[-2:], list(full_plan.snapshots)[-2:], strict=True):
         assert one.advice is not None
         assert two.advice is not None
         assert one.advice.imbalance == two.advice.imbalance

@@ -52,9 +52,9 @@ def test_micro_batches_only_where_recorded() -> None:
 def test_a_trace_is_read_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a pass gives does not depend on how many rows it reads at once."""
     trace = run(np.random.default_rng(0).integers(0, 50, (37, 3, 8)))
-    whole = needs(trace)
+    full_needs = needs(trace)
     monkeypatch.setattr(streaming, "CELLS_A_PART", 3 * 8 * 5)
-    assert (needs(trace) == whole).all()
+    assert (needs(trace) == full_needs).all()
 
 
 def test_dropped_tokens_are_those_above_the_factor() -> None:

@@ -178,10 +178,10 @@ def test_the_map_holds_one_pixel_per_bin_and_layer() -> None:
 
 def test_a_curve_has_gaps_where_nothing_is_known() -> None:
     """Two parts begin with a move; fewer than two values are no curve."""
-    drawn = curve(np.array([1.0, 2.0, np.nan, 3.0, 1.5]))
-    assert drawn is not None
-    assert (drawn.low, drawn.high) == (1.0, 3.0)
-    assert re.findall("[ML]", drawn.path) == ["M", "L", "M", "L"]
+    line = curve(np.array([1.0, 2.0, np.nan, 3.0, 1.5]))
+    assert line is not None
+    assert (line.low, line.high) == (1.0, 3.0)
+    assert re.findall("[ML]", line.path) == ["M", "L", "M", "L"]
     assert curve(np.array([1.0, np.nan])) is None
 
 
@@ -204,8 +204,7 @@ def test_the_page_in_a_real_browser(page: Report, tmp_path: Path) -> None:
                 asked = [url for url in site_browser.requested(driver) if not url.startswith(("data:", "about:"))]
                 assert asked == [path.resolve().as_uri()]
                 grounds.add(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
-                drawn = driver.execute_script("return [...document.images].every((one) => one.naturalWidth > 0)")
-                assert drawn
+                assert driver.execute_script("return [...document.images].every((one) => one.naturalWidth > 0)")
                 assert driver.execute_script(WIDE) == []
         assert len(grounds) == 2
         texts = {"family": HOSTILE, "group": HOSTILE, "licence": HOSTILE, "notes": (HOSTILE,), "config": {"a": HOSTILE}}

@@ -80,9 +80,9 @@ def routed(folder: Path, tokens: Any) -> tuple[Any, list[Any]]:
 
     def note(module: Any, given: Any, out: Any) -> None:
         parts = out if isinstance(out, tuple) else (out,)
-        whole = [part for part in parts if torch.is_tensor(part) and not part.is_floating_point()]
+        integers = [part for part in parts if torch.is_tensor(part) and not part.is_floating_point()]
         scores = [part for part in parts if torch.is_tensor(part) and part.is_floating_point() and part.shape[-1] == E]
-        chosen.append((whole[0] if whole else scores[0].topk(2).indices).reshape(-1, 2).sort(dim=-1).values)
+        chosen.append((integers[0] if integers else scores[0].topk(2).indices).reshape(-1, 2).sort(dim=-1).values)
 
     for name, module in model.named_modules():
         if name.endswith((".gate", ".router")):

@@ -387,10 +387,10 @@ def test_a_last_step_that_lacks_values_is_left_out_and_said(tmp_path: Path) -> N
 def test_a_last_number_of_a_history_may_have_lost_digits(tmp_path: Path) -> None:
     """W&B's table: a last line without its line break is left out, though every cell is there."""
     path = tmp_path / "history.csv"
-    whole = "Step,moe/layer_0/expert_0,moe/layer_0/expert_1\n0,3,1\n1,2,1234\n"
-    path.write_text(whole)
+    intact = "Step,moe/layer_0/expert_0,moe/layer_0/expert_1\n0,3,1\n1,2,1234\n"
+    path.write_text(intact)
     assert [row.load_LE.tolist() for row in read_wandb([path]).rows] == [[[3, 1]], [[2, 1234]]]
-    path.write_text(whole[:-3])
+    path.write_text(intact[:-3])
     log = read_wandb([path])
     assert [row.step for row in log.rows] == [0]
     assert "the last line breaks off, it has no line break" in log.cut[0]

@@ -86,11 +86,11 @@ def test_chunks_on_disk_make_the_same_trace(tmp_path: Path, monkeypatch: pytest.
     """Few loads in memory, many shards: the content is that of all at once, and nothing is left beside it."""
     chosen = logs.choices(S=40)
     folder = logs.jsonl(tmp_path / "l", chosen)
-    whole = imported("jsonl", folder, tmp_path / "a" / "whole.parquet")
+    intact = imported("jsonl", folder, tmp_path / "a" / "whole.parquet")
     monkeypatch.setattr(rows, "CELLS_IN_MEMORY", 100)
     monkeypatch.setattr(logfiles, "_BLOCK", 50)
     parts = imported("jsonl", folder, tmp_path / "b" / "parts.parquet")
-    assert data_sha256(parts) == data_sha256(whole)
+    assert data_sha256(parts) == data_sha256(intact)
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["parts.parquet"]
 
 
@@ -242,10 +242,10 @@ def lines(path: Path, *layers: tuple[int, list[int]]) -> Path:
 def test_the_line_that_is_wrong_is_named(wrong: list[tuple[int, list[int]]], words: str, tmp_path: Path) -> None:
     """Not the first one of its step, unless a line is missing from it."""
     right = [(0, [5, 5]), (2, [5, 5])]
-    whole = lines(tmp_path / "rank0.jsonl", *right, (1, [5, 5]))
+    intact = lines(tmp_path / "rank0.jsonl", *right, (1, [5, 5]))
     other = lines(tmp_path / "rank1.jsonl", *right, *wrong)
     with pytest.raises(TraceError, match=rf"rank1\.jsonl, {words}"):
-        list(read_jsonl([whole, other]).rows)
+        list(read_jsonl([intact, other]).rows)
 
 
 def test_equal_totals_that_top_k_does_not_divide_are_said_once(tmp_path: Path) -> None:

@@ -60,8 +60,8 @@ def losses(trained: Any) -> list[float]:
 def test_the_trainer_goes_on_with_equal_losses_from_a_permuted_checkpoint(optim: str, tmp_path: Path) -> None:
     """Within 1e-5; with the state of the old order they would be others."""
     torch.set_num_threads(1)
-    whole = trainer(tmp_path / "whole", optim)
-    whole.train()
+    unmoved = trainer(tmp_path / "whole", optim)
+    unmoved.train()
     checkpoint = tmp_path / f"whole/checkpoint-{HALF}"
     assert what_stays(checkpoint) == []
     done = permute_checkpoint(checkpoint, ORDERS, tmp_path / "placed")
@@ -72,12 +72,12 @@ def test_the_trainer_goes_on_with_equal_losses_from_a_permuted_checkpoint(optim:
         assert (tmp_path / "placed" / name).read_bytes() == (checkpoint / name).read_bytes()
     again = trainer(tmp_path / "again", optim, tmp_path / "placed")
     again.train(resume_from_checkpoint=str(tmp_path / "placed"))
-    assert losses(again) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(again) == pytest.approx(losses(unmoved), abs=1e-5)
     if optim != "sgd":
         (tmp_path / "placed/optimizer.pt").write_bytes((checkpoint / "optimizer.pt").read_bytes())
         wrong = trainer(tmp_path / "wrong", optim, tmp_path / "placed")
         wrong.train(resume_from_checkpoint=str(tmp_path / "placed"))
-        assert losses(wrong) != pytest.approx(losses(whole), abs=1e-5)
+        assert losses(wrong) != pytest.approx(losses(unmoved), abs=1e-5)
         factored = torch.load(checkpoint / "optimizer.pt", weights_only=True)
         factored["state"][0]["exp_avg_sq_row"] = torch.zeros(2)
         torch.save(factored, checkpoint / "optimizer.pt")

@@ -17,8 +17,8 @@ def test_every_attack_on_the_page_has_its_tests() -> None:
     named = [set(re.findall(r"`(test_\w+)`", row)) for row in rows]
     assert len(rows) > 25
     assert all(named), "a row without a test"
-    here = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
-    assert not set().union(*named) - here
+    defined = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
+    assert not set().union(*named) - defined
     hostile = DEFINED.findall((Path(__file__).parent / "attacks" / "test_files.py").read_text())
     assert not set(hostile) - set().union(*named) - {"test_brackets_in_strings_do_not_count"}
 
@@ -30,5 +30,5 @@ def test_every_promise_names_tests_that_exist() -> None:
     assert len(rows) > 15
     assert len(text.split()) <= 800
     assert all(re.search(r"`test_\w+`", row) for row in rows), "a promise without a test"
-    here = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
-    assert not set(re.findall(r"`(test_\w+)`", text)) - here
+    defined = {name for path in (ROOT / "tests").rglob("test_*.py") for name in DEFINED.findall(path.read_text())}
+    assert not set(re.findall(r"`(test_\w+)`", text)) - defined

@@ -75,11 +75,11 @@ def ask(target: str, level: Level, limits: Limits | None = None) -> Forecast:
 @pytest.mark.parametrize("target", ["sw_avg@window=30", f"{HELPERS}:Everything"])
 def test_every_level_gives_the_same_forecast_bit_for_bit(target: str, level: Level) -> None:
     """Shares, edges, quantiles; `Everything` forecasts from all that a block and a request hold."""
-    here, there = ask(target, "none"), ask(target, level)
-    np.testing.assert_array_equal(here.share_BLE, there.share_BLE)
-    np.testing.assert_array_equal(here.edges_B, there.edges_B)
-    if here.quantile_QKLE is not None:
-        np.testing.assert_array_equal(here.quantile_QKLE, there.quantile_QKLE)
+    direct, in_level = ask(target, "none"), ask(target, level)
+    np.testing.assert_array_equal(direct.share_BLE, in_level.share_BLE)
+    np.testing.assert_array_equal(direct.edges_B, in_level.edges_B)
+    if direct.quantile_QKLE is not None:
+        np.testing.assert_array_equal(direct.quantile_QKLE, in_level.quantile_QKLE)
 
 
 def test_the_sandbox_gets_the_settings_of_numerical_kernels_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

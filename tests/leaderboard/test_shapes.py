@@ -10,7 +10,7 @@ import pytest
 
 from leaderboard.committed import TRACES
 from leaderboard.shapes.measuring import WINDOW, layers_together, measure_layers, measure_run
-from leaderboard.shapes.page import DRAWN, PAIR, QUANTITIES, Layers, read_layers, shapes_page
+from leaderboard.shapes.page import FIGURES, PAIR, QUANTITIES, Layers, read_layers, shapes_page
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import Trace
@@ -33,7 +33,7 @@ def test_the_committed_page_is_what_its_tables_give() -> None:
     """No number of docs/reports/shapes.md was typed, and its figures are there."""
     text = (REPORTS / "shapes.md").read_text()
     assert text == shapes_page(read_layers(REPORTS / "shapes")), "run `python -m leaderboard shapes --out docs/reports`"
-    assert all(f"](shapes/{name}.svg)" in text and (REPORTS / "shapes" / f"{name}.svg").is_file() for name in DRAWN)
+    assert all(f"](shapes/{name}.svg)" in text and (REPORTS / "shapes" / f"{name}.svg").is_file() for name in FIGURES)
 
 
 @needs_traces

@@ -92,10 +92,10 @@ OTHER = "qwen3moe-tiny-8e-aux0"  # as the plan's recipe, a training of its own
 def test_one_training_under_two_names_is_refused(split: str, refused: str, tmp_path: Path) -> None:
     """Scored twice, or scored and open for fitting: refused by name, however much the runs differ later."""
     twin = make("test", 1)
-    later = twin.load_SLE.copy()
-    later[20:] = make("test", 5).load_SLE[20:]
+    load_SLE = twin.load_SLE.copy()
+    load_SLE[20:] = make("test", 5).load_SLE[20:]
     meta = twin.meta.model_copy(update={"recipe": OTHER, "split": split})
-    twin = dataclasses.replace(twin, meta=meta, load_SLE=later, columns={"load_half": later // 2})
+    twin = dataclasses.replace(twin, meta=meta, load_SLE=load_SLE, columns={"load_half": load_SLE // 2})
     plan = PLAN.model_copy(update={"runs": (*RUNS, twin.id)})
     with pytest.raises(SuiteError, match=refused):
         frozen_suite(plan, put(tmp_path, make("test", 1), make("train", 0), twin))
@@ -164,15 +164,15 @@ def test_every_run_has_a_seed_of_its_own_but_those_of_the_oldest_recipes() -> No
     """No two later runs of any recipe, split or plan share a seed, so none is part of another."""
     plans = [load_plan(path.stem) for path in PLANS.glob("*.toml") if path.stem != "mini"]
     every = {run: int(run.split("/seed")[1]) for plan in plans for run in (*plan.runs, *plan.beside)}
-    later = [seed for seed in every.values() if seed > OLDEST_SEED]
-    assert len(set(later)) == len(later) > 30
+    seeds = [seed for seed in every.values() if seed > OLDEST_SEED]
+    assert len(set(seeds)) == len(seeds) > 30
 
 
 def test_near_twins_are_found_in_the_recipes() -> None:
     """One model, balancing and first text: what parts only later is one group."""
-    alike = ("aux0", "drift", "restart", "shift", "wsd")
+    twins = ("aux0", "drift", "restart", "shift", "wsd")
     recipes = [run.split("/")[0] for run in load_plan("v3").runs]
-    assert tuple(f"qwen3moe-16e-{name}" for name in alike) in near_twins(recipes)
+    assert tuple(f"qwen3moe-16e-{name}" for name in twins) in near_twins(recipes)
     assert near_twins(recipes) == load_suite("v3").near_twins
     assert near_twins(run.split("/")[0] for run in load_plan("ladder").runs) == ()
 

@@ -44,7 +44,7 @@ def silent_trace(steps: int = 420) -> Trace:
     return Trace.from_arrays(load, load.sum(axis=2), 1, recipe="silent")
 
 
-def drawn(ax: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
+def line_points(ax: Any, label: str) -> tuple[np.ndarray, np.ndarray]:
     """The points of a line by its label."""
     (line,) = [line for line in ax.get_lines() if line.get_label() == label]
     return np.asarray(line.get_xdata(), dtype=float), np.asarray(line.get_ydata(), dtype=float)
@@ -87,7 +87,7 @@ def test_shares_are_the_means_of_their_bins() -> None:
     """A line is the mean share of the rows of each bin, drawn at the bin's middle."""
     trace = own_trace(840, layers=1)
     ax = plots.draw_shares(plots.view_trace(trace)).axes[0]
-    x, y = drawn(ax, "expert 2")
+    x, y = line_points(ax, "expert 2")
     share_S = trace.share_SLE()[:, 0, 2]
     assert len(y) == 280
     np.testing.assert_allclose(y, share_S.reshape(280, 3).mean(axis=1))
@@ -110,7 +110,7 @@ def test_sliding_figures_draw_the_statistic(statistic: Any, function: Any) -> No
     """The lines are the functions of `states`, for the window asked for, on a logarithmic axis."""
     trace = own_trace(120, layers=1)
     figure = plots.draw_sliding(plots.view_trace(trace), statistic, 10)
-    _, y = drawn(figure.axes[0], "expert 1")
+    _, y = line_points(figure.axes[0], "expert 1")
     np.testing.assert_allclose(y, function(trace.share_SLE(), 10)[:-1, 0, 1])
     assert figure.axes[0].get_yscale() == "log"
     assert "10 steps" in figure.legends[0].get_title().get_text()
@@ -213,11 +213,11 @@ def test_a_window_longer_than_the_trace_is_said_and_has_no_scale() -> None:
 
 def test_a_step_label_at_a_panels_end_does_not_meet_the_next_panels_first() -> None:
     """Side by side, the label at the end of the axis is left out; a panel alone keeps it."""
-    for layers, kept in ((1, True), (2, False)):
+    for layers, has_strip in ((1, True), (2, False)):
         ax = plots.draw_shares(plots.view_trace(own_trace(1000, layers))).axes[0]
         ax.figure.canvas.draw()
         assert ax.get_xlim()[1] == 1000
-        assert (1000 in ax.get_xticks()) == kept
+        assert (1000 in ax.get_xticks()) == has_strip
 
 
 def test_a_stride_without_states_is_said() -> None:
@@ -239,7 +239,7 @@ def test_error_over_training_is_the_score_of_each_layer() -> None:
     np.testing.assert_allclose(errors[0].error_OL[2], expected_L)
     figure = plots.draw_training(plots.view_trace(trace), errors)
     assert figure.get_supylabel() == "window_tv over the next 100 steps\n[fraction of tokens]"
-    np.testing.assert_array_equal(drawn(figure.axes[1], "sw_avg")[1], errors[1].error_OL[:, 1])
+    np.testing.assert_array_equal(line_points(figure.axes[1], "sw_avg")[1], errors[1].error_OL[:, 1])
     assert {"uniform", "sw_avg", "floor_batch of the state"} <= set(legend_texts(figure))
     assert any(line.get_gid() == "floor-stable" for line in figure.axes[0].get_lines())
 
@@ -273,10 +273,10 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
     figure = plots.draw_horizon(own_results)
     for ax, state in zip(figure.axes, ("transient", "stable"), strict=True):
         assert ax.get_title() == f"{state}: mean over 1 run, 3 origins"
-        x, y = drawn(ax, "sw_avg")
+        x, y = line_points(ax, "sw_avg")
         assert x.tolist() == [1, 10, 100]
         np.testing.assert_allclose(y, means(own_results.table, "sw_avg", state))
-        floor, facts = drawn(ax, "floor_batch")[1], own_results.facts
+        floor, facts = line_points(ax, "floor_batch")[1], own_results.facts
         np.testing.assert_allclose(floor, facts.loc[facts["state"] == state, "floor_batch.window_tv"])
     assert figure.get_supxlabel() == "horizon [training steps]"
     assert figure.get_supylabel() == "window_tv\n[fraction of tokens]"
@@ -289,7 +289,7 @@ def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) 
     """CPU time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
     figure = plots.draw_cost(own_results, horizon=10)
     for cost in own_results.costs.itertuples():
-        x, y = drawn(figure.axes[1], cost.forecaster)
+        x, y = line_points(figure.axes[1], cost.forecaster)
         np.testing.assert_allclose(x, 1e3 * (cost.forecast_cpu_s + cost.observe_cpu_s) / cost.forecasts)
         np.testing.assert_allclose(y, means(own_results.table, cost.forecaster, "stable")[10])
     assert "[ms of CPU time]" in figure.get_supxlabel()

@@ -73,9 +73,9 @@ def test_a_damaged_trace_is_refused_before_it_is_asked_more(tmp_path: Path) -> N
 
 def test_a_copy_is_refused_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal `data_sha256` as a trace that is found here, also below `community`, or twice in one folder."""
-    here = tmp_path / "known"
-    theirs = put(here / "community", synthetic_trace(100, seed=1, **{**FREE, "recipe": "theirs"}))
-    monkeypatch.setenv("MOELOAD_TRACES", str(here))
+    registry = tmp_path / "known"
+    theirs = put(registry / "community", synthetic_trace(100, seed=1, **{**FREE, "recipe": "theirs"}))
+    monkeypatch.setenv("MOELOAD_TRACES", str(registry))
     copy = put(tmp_path / "mine", synthetic_trace(100, seed=1, **FREE))
     status, (line,) = validate(copy, "--public")
     assert (status, line) == (1, f"refused {copy}: a copy of {theirs}: its data_sha256 is equal")

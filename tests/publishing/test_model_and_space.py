@@ -89,7 +89,7 @@ def test_a_killed_submission_is_a_whole_pull_request_or_none(hub: LocalHub, api:
     api().create_repo(repo, repo_type="dataset")
     before = api().list_repo_files(repo, repo_type="dataset")
     words = ("-c", SUBMIT, str(folder), world.suite_file, repo)
-    whole: set[str] = set()
+    every_file: set[str] = set()
     for stop_after in (1, 3, None):
         stop_at = None if stop_after is None else len(hub.seen) + stop_after
         child = run_python(hub, tmp_path / "home", *words)
@@ -102,9 +102,9 @@ def test_a_killed_submission_is_a_whole_pull_request_or_none(hub: LocalHub, api:
         assert api().list_repo_files(repo, repo_type="dataset") == before
         for pull in api().get_repo_discussions(repo, repo_type="dataset"):
             there = api().list_repo_files(repo, repo_type="dataset", revision=pull.git_reference)
-            whole = whole or set(there)
-            assert set(there) == whole
-    assert {f"submissions/mine/{name}" for name in ("forecaster.py", "submission.toml")} <= whole
+            every_file = every_file or set(there)
+            assert set(there) == every_file
+    assert {f"submissions/mine/{name}" for name in ("forecaster.py", "submission.toml")} <= every_file
 
 
 def test_weights_are_loaded_by_name_and_forecast_alike(made: dict[str, Path], hub: LocalHub, api: Any) -> None:

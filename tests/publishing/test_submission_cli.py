@@ -191,10 +191,10 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert "fresh_runs" in made["findings"]
     assert not (tmp_path / folder / VERIFICATION).exists()
 
-    kept = moeload(world, "verify", str(folder), "--level", "process", cwd=tmp_path)
-    assert kept.returncode == 0, kept.stderr
-    assert kept.stdout.endswith("verified\n")
-    assert "3/3 runs" in kept.stderr, "progress is told"
+    second = moeload(world, "verify", str(folder), "--level", "process", cwd=tmp_path)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.endswith("verified\n")
+    assert "3/3 runs" in second.stderr, "progress is told"
     assert load_results(tmp_path / result).entries["mine"].status == "verified"
     assert moeload(world, "verify", str(folder), "--check-only", cwd=tmp_path).returncode == 0
 

@@ -164,9 +164,9 @@ def test_deepspeed_layers_are_recorded(k: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     gate = sharded.TopKGate(16, EXPERTS, k=k, capacity_factor=1.0, min_capacity=2)
     layer = sharded.MOELayer(gate, Experts(nn.Linear(16, 16), EXPERTS), "one", 1, EXPERTS)
-    kept: list[np.ndarray] = []
+    drops: list[np.ndarray] = []
     gate.register_forward_hook(
-        lambda m, args, output: kept.append(np.bincount(output[3][output[3] >= 0], minlength=EXPERTS))
+        lambda m, args, output: drops.append(np.bincount(output[3][output[3] >= 0], minlength=EXPERTS))
     )
     with record(layer, tmp_path, adapters={sharded.TopKGate: deepspeed_routing}, on_error="raise") as r:
         for _ in range(2):
@@ -175,7 +175,7 @@ def test_deepspeed_layers_are_recorded(k: int, tmp_path: Path) -> None:
     trace = read_trace(tmp_path / "own/test/seed0.parquet")
     assert (trace.load_SLE.sum(axis=2) == 64 * k).all()
     assert "load_half" not in trace.columns
-    np.testing.assert_array_equal((trace.load_SLE - trace.columns["dropped"])[:, 0], np.stack(kept))
+    np.testing.assert_array_equal((trace.load_SLE - trace.columns["dropped"])[:, 0], np.stack(drops))
 
 
 def test_an_output_that_is_not_understood_is_refused() -> None:

@@ -171,8 +171,8 @@ def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> N
 
 def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     """Stopped at step 7, resumed from the Trainer's checkpoint at step 5: no step is lost and none is there twice."""
-    whole = LoadRecorder(tmp_path / "whole")
-    trainer(tmp_path / "whole", whole, max_steps=12).train()
+    full_recorder = LoadRecorder(tmp_path / "whole")
+    trainer(tmp_path / "whole", full_recorder, max_steps=12).train()
 
     class Stop(LoadRecorder):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -185,7 +185,7 @@ def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
         trainer(tmp_path / "cut", Stop(tmp_path / "cut"), **saving).train()
     resumed = LoadRecorder(tmp_path / "cut")
     trainer(tmp_path / "cut", resumed, **saving).train(resume_from_checkpoint=True)
-    got, expected = read_trace(resumed.target), read_trace(whole.target)
+    got, expected = read_trace(resumed.target), read_trace(full_recorder.target)
     np.testing.assert_array_equal(got.step_S, expected.step_S)
     np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)
 

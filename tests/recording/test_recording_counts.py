@@ -101,15 +101,15 @@ def test_counts_are_what_the_experts_received(family: str) -> None:
 def test_switch_counts_before_and_after_drops(autocast: bool) -> None:
     """Loads count before drops, in the precision of the router; without the dropped they are the mask it returned."""
     model = tiny_model("switch_transformers")
-    kept: list[np.ndarray] = []
+    indices: list[np.ndarray] = []
     for router in find_routers(model):
         router.module.register_forward_hook(
-            lambda m, args, output: kept.append(output[0].reshape(-1, EXPERTS).sum(0).numpy())
+            lambda m, args, output: indices.append(output[0].reshape(-1, EXPERTS).sum(0).numpy())
         )
     counts = one_step(model, autocast=autocast, sequences=8)
     assert counts.dropped_LE is not None
     assert counts.dropped_LE.sum() > 0
-    np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, np.stack(kept))
+    np.testing.assert_array_equal(counts.load_LE - counts.dropped_LE, np.stack(indices))
 
 
 def test_jetmoe_counts_both_routers_of_a_layer() -> None:

@@ -182,9 +182,9 @@ def test_megatron_cores_drops_are_said(one_process: Any, tmp_path: Path) -> None
     after = functools.partial(engines.megatron_routing, after_drops=True)
     given = {"count_semantics": "post_drop"}
     with record(router, tmp_path, adapters={type(router): after}, meta=given, on_error="raise") as r:
-        _, kept = router(torch.randn(6, 4, WIDTH, requires_grad=True))
+        _, choice = router(torch.randn(6, 4, WIDTH, requires_grad=True))
         r.step()
     trace = read_trace(tmp_path / "own/test/seed0.parquet")
-    assert trace.load_SLE.sum() == kept.sum() < 48
+    assert trace.load_SLE.sum() == choice.sum() < 48
     assert trace.meta.count_semantics == "post_drop"
     assert trace.tokens_SL.tolist() == [[24]]

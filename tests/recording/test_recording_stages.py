@@ -17,7 +17,7 @@ from moeload_bench.recording.stages import Stage, merge_stages, merge_when_compl
 from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
-from tests.support.recording.pipelines import ADAPTERS, LAYERS, TinyModel, batch, staged, whole
+from tests.support.recording.pipelines import ADAPTERS, LAYERS, TinyModel, batch, staged, without_stages
 from tests.support.recording.ranks import run_ranks
 
 torch.set_num_threads(1)
@@ -32,7 +32,7 @@ NAME = "own/test/seed0.parquet"
 def test_stages_of_a_real_schedule_equal_one_process(world: int, copies: int, schedule: str, tmp_path: Path) -> None:
     """Two and four gloo processes, learning rate 0: every count of every layer, halves and unevenness included."""
     run_ranks(world, staged, tmp_path / "ranks", tmp_path / "staged", 3, schedule, copies)
-    whole(tmp_path / "whole", 3, imbalance_rank=True)
+    without_stages(tmp_path / "whole", 3, imbalance_rank=True)
     got, expected = read_trace(tmp_path / "staged" / NAME), read_trace(tmp_path / "whole" / NAME)
     assert [path.name for path in (tmp_path / "staged/own/test").iterdir()] == ["seed0.parquet"]
     np.testing.assert_array_equal(got.load_SLE, expected.load_SLE)

@@ -134,11 +134,11 @@ def test_floor_sampling_for_top_k_draws_without_replacement():
 def test_halves_of_unequal_size_give_the_same_floor():
     """The halves of an odd number of sequences differ in size: the noise of the whole is still measured."""
     p = fixed(1500, 8, 16)
-    whole, half = draw(p, 8192, sequences=8)
+    full_batch, half = draw(p, 8192, sequences=8)
     uneven, smaller = draw(p, 8192 // 8 * 7, sequences=7)
     floors = [
         stable_floor(Trace.from_arrays(load, top_k=1, columns={"load_half": part}), "floor_batch", (100,))
-        for load, part in ((whole, half), (uneven, smaller))
+        for load, part in ((full_batch, half), (uneven, smaller))
     ]
     assert floors[1]["window_tv"][0] == pytest.approx(floors[0]["window_tv"][0] * np.sqrt(8 / 7), rel=0.02)
 

@@ -85,9 +85,9 @@ def test_steps_without_load_are_left_out():
     forecast, share = simplex(3, 10, 2, 4), simplex(4, 10, 2, 4)
     holed = share.copy()
     holed[3, 0] = np.nan
-    kept = np.arange(10) != 3
+    mask = np.arange(10) != 3
     for metric in (oracle.window_tv, oracle.tv, oracle.window_error_rate, oracle.error_rate_uniform):
-        assert metric(forecast, holed)[0] == pytest.approx(metric(forecast[kept], share[kept])[0])
+        assert metric(forecast, holed)[0] == pytest.approx(metric(forecast[mask], share[mask])[0])
         assert metric(forecast, holed)[1] == pytest.approx(metric(forecast, share)[1])
     dead = np.full((10, 1, 4), np.nan)
     for metric in (oracle.window_tv, oracle.tv, oracle.window_error_rate, oracle.error_rate_uniform):

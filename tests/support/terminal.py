@@ -114,14 +114,14 @@ def drawn_in_terminal(*words: str, width: int = 80, cwd: Path, status: int = 0) 
         command, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower, cwd=cwd, env=environment()
     )
     os.close(follower)
-    drawn: list[tuple[float, str]] = []
+    screens: list[tuple[float, str]] = []
     with suppress(OSError):  # the other end of a terminal is closed
         while block := os.read(leader, 65536):
             cpu = child.cpu_times()
-            drawn.append((cpu.user + cpu.system, _CODES.sub("", block.decode(errors="replace"))))
+            screens.append((cpu.user + cpu.system, _CODES.sub("", block.decode(errors="replace"))))
     os.close(leader)
-    assert child.wait() == status, "".join(text for _, text in drawn)
-    return drawn
+    assert child.wait() == status, "".join(text for _, text in screens)
+    return screens
 
 
 def moeload_in_terminal(*words: str, width: int = 80, cwd: Path) -> Shown:

@@ -50,11 +50,11 @@ def fetch(api: Any, tmp_path: Path) -> Any:
 
 def test_what_comes_from_the_hub_equals_what_was_published(published: Path, fetch: Any) -> None:
     """All columns and the metadata, not only the loads."""
-    here, there = read_trace(published / f"{ID}.parquet"), read_trace(fetch())
-    assert there.meta == here.meta
-    np.testing.assert_array_equal(there.load_SLE, here.load_SLE)
-    assert {name: array.tobytes() for name, array in there.columns.items()} == {
-        name: array.tobytes() for name, array in here.columns.items()
+    published_trace, fetched = read_trace(published / f"{ID}.parquet"), read_trace(fetch())
+    assert fetched.meta == published_trace.meta
+    np.testing.assert_array_equal(fetched.load_SLE, published_trace.load_SLE)
+    assert {name: array.tobytes() for name, array in fetched.columns.items()} == {
+        name: array.tobytes() for name, array in published_trace.columns.items()
     }
 
 

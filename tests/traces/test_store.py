@@ -75,8 +75,8 @@ def test_only_measured_floats_are_stored_byte_by_byte(tmp_path: Path) -> None:
     columns = {**trace.columns, "lr": np.full(40, 1e-3, dtype=np.float32)}
     columns["expert_bias"] = np.zeros(trace.load_SLE.shape, dtype=np.float32)
     columns["router_entropy"] = np.ones(trace.tokens_SL.shape, dtype=np.float32)
-    whole = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
-    group = pq.ParquetFile(write_trace(whole, tmp_path / "own/test/seed0.parquet")).metadata.row_group(0)
+    trace_of_columns = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE, columns)
+    group = pq.ParquetFile(write_trace(trace_of_columns, tmp_path / "own/test/seed0.parquet")).metadata.row_group(0)
     stored = {group.column(i).path_in_schema: group.column(i).encodings for i in range(group.num_columns)}
     split = {path.split(".")[0] for path, encodings in stored.items() if "BYTE_STREAM_SPLIT" in encodings}
     assert split == {"loss", "router_entropy", "step_time_s"}

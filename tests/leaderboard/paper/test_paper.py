@@ -70,7 +70,7 @@ def test_the_committed_page_is_what_its_tables_give(committed: Study) -> None:
 
 def test_the_committed_figures_are_those_of_the_page(committed: Study) -> None:
     """The page links no picture that is missing, and no other picture is kept."""
-    linked = {f"{folder_of(run)}/{name}.png" for run in paper().runs[: paper().drawn] for name in paper().figures}
+    linked = {f"{folder_of(run)}/{name}.png" for run in paper().runs[: paper().pictures] for name in paper().figures}
     assert {path.relative_to(REPORTS / "paper").as_posix() for path in (REPORTS / "paper").rglob("*.png")} == linked
     assert all(f"](paper/{name})" in (REPORTS / "paper.md").read_text() for name in linked)
 
@@ -233,10 +233,10 @@ def test_curves_are_the_errors_at_the_origins(scores: pd.DataFrame) -> None:
         f"{metric}, next {horizon} steps" for horizon in (20, 40) for metric in ("error_rate", "window_error_rate")
     ]
     assert [ax.get_title() for ax in figure.axes] == titles
-    (drawn,) = [line for line in figure.axes[3].get_lines() if line.get_label() == "sw_avg"]
+    (curve,) = [line for line in figure.axes[3].get_lines() if line.get_label() == "sw_avg"]
     mine = scores[(scores["forecaster"] == "sw_avg") & (scores["horizon"] == 40)]
-    assert np.array_equal(drawn.get_xdata(), mine["origin"])
-    assert np.allclose(drawn.get_ydata(), 100 * mine["window_error_rate"])
+    assert np.array_equal(curve.get_xdata(), mine["origin"])
+    assert np.allclose(curve.get_ydata(), 100 * mine["window_error_rate"])
 
 
 @pytest.mark.slow

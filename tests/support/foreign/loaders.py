@@ -39,9 +39,9 @@ def functions(name: str, wanted: tuple[str, ...], stubs: dict[str, Any]) -> dict
         say = pytest.fail if os.environ.get("MOELOAD_REQUIRE_ALL") else pytest.skip
         say(f"{path} is not there: make .venv/.loaders")
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    kept = [node for node in tree.body if getattr(node, "name", None) in wanted]
-    assert len(kept) == len(wanted), f"{path} has not all of {wanted}"
-    module = ast.Module(body=kept, type_ignores=[])
+    nodes = [node for node in tree.body if getattr(node, "name", None) in wanted]
+    assert len(nodes) == len(wanted), f"{path} has not all of {wanted}"
+    module = ast.Module(body=nodes, type_ignores=[])
     space = {"__name__": __name__, **stubs}
     exec(compile(module, str(path), "exec", flags=__future__.annotations.compiler_flag), space)
     return space

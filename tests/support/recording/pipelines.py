@@ -67,7 +67,7 @@ def batch(step: int) -> torch.Tensor:
     return torch.randn(BATCH, TOKENS, WIDTH, generator=torch.Generator().manual_seed(step))
 
 
-def whole(out: Path, steps: int, **options: Any) -> None:
+def without_stages(out: Path, steps: int, **options: Any) -> None:
     """One process, the micro-batches one after another, at learning rate 0."""
     model = TinyModel()
     with record(model, out, adapters=ADAPTERS, on_error="raise", **options) as r:
