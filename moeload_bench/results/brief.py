@@ -128,7 +128,7 @@ def _legend(board: Board, plans: Board | None) -> Iterator[str]:
     lines = ["h: training steps ahead" + (better_words(board.metric) if ratio is None else "")]
     if ratio is not None and reference is not None:
         against = "error" if ratio == board.metric else "imbalance of its plans"
-        lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is as good")
+        lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is no better")
         if any(not math.isnan(row.low) for row in rows):
             lines.append("95 %: interval of the skill on a new recipe")
         if ratio != board.metric and plans is None:

@@ -107,7 +107,7 @@ def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
         over = f"{recipes} recipes"
         separated = tuple(tests.loc[tests["p_holm"] < ALPHA, "forecaster"])
         if tests["p_holm"].isna().any():
-            untested = f"{recipes} recipes that differ, {MIN_RECIPES} are needed"
+            untested = f"{recipes} different recipes, {MIN_RECIPES} are needed"
     by_horizon: dict[str, tuple[int, ...]] = {}
     for k, horizon in enumerate(board.horizons):
         known = [row for row in rows if not np.isnan(row.value_K[k])]

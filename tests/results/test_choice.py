@@ -67,7 +67,7 @@ def test_horizons_with_another_best_are_named() -> None:
     [
         ([0.12, 0.13, 0.12, 0.14, 0.12, 0.13], "A 95 % test over 6 recipes tells it from a."),
         ([0.05, 0.3, 0.05, 0.3, 0.05, 0.3], "A 95 % test over 6 recipes does not tell it from a."),
-        ([0.2] * 4, "No significance test: 4 recipes that differ, 5 are needed."),
+        ([0.2] * 4, "No significance test: 4 different recipes, 5 are needed."),
     ],
 )
 def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str) -> None:
