@@ -81,11 +81,11 @@ $(VENV)/.venv:
 	touch $@
 
 $(VENV)/.bench: $(VENV)/.venv pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[torch,fast]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[torch,fast]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[all,dev]'
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install -q -e '.[all,dev]'
 	touch $@ $(VENV)/.bench
 
 # Side by side with statsmodels, statsforecast and fev (in an environment of its own): about ten minutes.
