@@ -5,8 +5,9 @@ The rest is in the wide table (`moeload_bench.results.tables.metric_table`) and 
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from moeload_bench.errors import counted
@@ -19,8 +20,10 @@ from moeload_bench.results.tables import Table, imbalance_percent, signed_skill,
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
 
+LONG_NAME = 20
+"""Columns of a forecaster's name; a longer one has a short name in the table."""
 MOST_NAME = 26
-"""Columns of a forecaster's name; a longer one goes on in the next line."""
+"""Columns of a short name; a longer one goes on in the next line."""
 GAP = 2
 FLOOR = "(noise floor)"
 MIDDLE = 100
@@ -33,20 +36,35 @@ def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
     if board is None:
         return
     plans = board_of(results, f"regret@{HEADLINE}") if has_skill(metric) else None
+    short = short_names(results.names)
     yield ""
     yield f"Suite {results.suite.name}, {counted(len(results.traces), 'run')}."
     for state in (state for state in board.states if state in STATES):
         rows = board.rows(state)
         yield ""
         yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-        table = _table(board, plans, rows, width)
+        table = _table(board, plans, rows, short, width)
         yield draw_table(table, most_name=MOST_NAME)
         yield from _absent(board, rows, table.heads)
     yield ""
+    yield from (f"{name}: {target}" for target, name in short.items())
     yield from _legend(board, plans)
 
 
-def _table(board: Board, plans: Board | None, rows: Sequence[Row], width: int) -> Table:
+def short_names(names: Sequence[str]) -> dict[str, str]:
+    """Return a short name for each of more than `LONG_NAME` columns: its class, numbered where another has it."""
+    taken = {name for name in names if len(name) <= LONG_NAME}
+    short: dict[str, str] = {}
+    for name in names:
+        if name not in taken:
+            base = name.partition("@")[0].rpartition(":")[2]
+            numbered = itertools.chain([base], (f"{base}.{n}" for n in itertools.count(2)))
+            short[name] = next(one for one in numbered if one not in taken)
+            taken.add(short[name])
+    return short
+
+
+def _table(board: Board, plans: Board | None, rows: Sequence[Row], short: Mapping[str, str], width: int) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
     if any(not math.isnan(row.skill) for row in rows):
@@ -59,7 +77,7 @@ def _table(board: Board, plans: Board | None, rows: Sequence[Row], width: int) -
     elif board.ratio != board.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
     columns["ms"] = [_milliseconds(row.ms) for row in rows]
-    names = [f"{row.forecaster}{'*' if row.falls_back else ''}" for row in rows]
+    names = [f"{short.get(row.forecaster, row.forecaster)}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
     )

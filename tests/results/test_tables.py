@@ -184,6 +184,16 @@ def test_a_horizon_without_values_gives_way_and_is_named(width: int, room: str |
     assert set(said) == {"Not shown, no values: h=2,000.", *([room] if room else [])}
 
 
+def test_long_targets_have_short_names_that_are_explained_below() -> None:
+    """That of the class, numbered where another forecaster has it; no column gives way to a long target."""
+    targets = ["arima", "arima@order=[5,1,5],history=1000", "some/folder/my.py:Mine@window=200"]
+    results = made_results({name: HALF["mine"] for name in ("sw_avg", *targets)}, states=STATES)
+    parts = list(brief_tables(results, "window_tv", 80))
+    (names, _) = ([*part.columns[0].cells] for part in parts if not isinstance(part, str))
+    assert {"sw_avg", "arima", "arima.2", "Mine"} <= {*names}
+    assert {f"arima.2: {targets[1]}", f"Mine: {targets[2]}"} <= {part for part in parts if isinstance(part, str)}
+
+
 def test_failures_that_differ_in_numbers_are_one_line(scored: Results) -> None:
     """Forecaster, trace, how many origins, the first one, its reason."""
     lines = list(failure_lines(scored))
