@@ -14,7 +14,7 @@ from moeload_bench.errors import SuiteError
 from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import LABELS, label_states
-from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
+from moeload_bench.suites.suite import ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.traces.meta import STRATA, stratum_of
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -42,14 +42,13 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
         if ref.id.split("/")[1] == "train":
             fit.append(entry)
             continue
-        horizon = HORIZONS[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
-        chosen, missing = _origins(plan, ref, trace, horizon)
+        horizon, chosen, missing = _asked(plan, ref, trace)
         tokens = round(run_facts(trace).expert_tokens, 1) if plan.strata else None
         if tokens is not None and stratum_of(tokens) is None:
             missing.append(f"{ref.id}: {tokens:,.0f} tokens per expert are of no stratum: {dict(STRATA)}")
         wrong += missing
         if any(chosen.values()) and not missing:
-            asked = None if horizon == HORIZONS[-1] else horizon
+            asked = None if horizon == plan.horizons[-1] else horizon
             scored.append(SuiteTrace(**entry.model_dump(), **chosen, horizon=asked, expert_tokens=tokens))
     if wrong:
         raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
@@ -58,16 +57,25 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
     return Suite(
         name=plan.name,
         description=plan.description,
-        horizons=HORIZONS,
+        horizons=plan.horizons,
         quantiles=QUANTILES,
         baselines=plan.baselines,
         variants=plan.variants,
         rule=plan.rule,
         hub=plan.hub,
         near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
-        fit=tuple(fit),
+        fit=load_suite(plan.fitted_on).fit if plan.fitted_on else tuple(fit),
         traces=tuple(scored),
     )
+
+
+def _asked(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[int, dict[str, tuple[int, ...]], list[str]]:
+    """Return the largest horizon that a run is asked for, its origins by state, and what is wrong with their number."""
+    if not plan.as_far_as_it_goes:
+        horizon = plan.horizons[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
+        return horizon, *_origins(plan, ref, trace, horizon)
+    tried = ((horizon, *_origins(plan, ref, trace, horizon)) for horizon in reversed(plan.horizons))
+    return next((found for found in tried if not found[2]), (0, {}, [f"{ref.id}: too few origins at any horizon"]))
 
 
 def _origins(

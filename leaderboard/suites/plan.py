@@ -25,7 +25,7 @@ from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.publishing.submission import Name
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
-from moeload_bench.suites.suite import ORIGINS_PER_STATE, HubPlace, check_variants
+from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, HubPlace, check_variants
 from moeload_bench.traces.store import TraceRef, list_traces
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import ordinal
@@ -50,12 +50,15 @@ class Plan(Record):
     ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
-    next `SHORT_HORIZON` steps at most. ``strata``: each run is small or large by its tokens per expert.
+    next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon at which it has enough
+    origins. ``strata``: each run is small or large by its tokens per expert. ``fitted_on``: the suite whose open runs
+    are open here, too. ``without_half``: runs that were recorded without half batches.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")
     description: str
     steps: int = Field(ge=1)
+    horizons: tuple[int, ...] = HORIZONS
     baselines: tuple[Name, ...]
     variants: dict[str, str] = {}
     runs: tuple[RunId, ...]
@@ -65,13 +68,18 @@ class Plan(Record):
     lacking: dict[str, Lacking] = {}
     near_twins: bool = False
     short: int = 0
+    as_far_as_it_goes: bool = False
     strata: bool = False
+    fitted_on: str = ""
+    without_half: tuple[RunId, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Plan:
         if len({*self.runs, *self.beside}) != len(self.runs) + len(self.beside):
             raise ValueError("a run is listed twice")
         check_variants(self.baselines, self.variants)
+        if self.fitted_on and (train := [run for run in self.runs if "/train/" in run]):
+            raise ValueError(f"the open runs are those of suite {self.fitted_on}, but {train[0]} is one, too")
         unknown = sorted(self.lacking.keys() - {run for run in self.runs if "/test/" in run})
         if unknown:
             raise ValueError(f"lacking names {unknown[0]}, which is not a test run of the plan")
@@ -115,7 +123,7 @@ def run_problems(plan: Plan, ref: TraceRef, trace: Trace) -> Iterator[str]:
         yield f"{ref.id}: every {ordinal(trace.meta.stride)} step, expected every step"
     if trace.steps < plan.steps or not trace.meta.complete:
         yield f"{ref.id}: {trace.steps} steps, expected at least {plan.steps} of a recording that was not broken off"
-    if "load_half" not in trace.columns:
+    if "load_half" not in trace.columns and ref.id not in plan.without_half:
         yield f"{ref.id}: no column load_half, without which the batch noise is not measured"
 
 

@@ -56,6 +56,21 @@ def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -
     assert again.sha256() == load_suite("mini").sha256()
 
 
+def test_a_run_is_asked_as_far_as_it_has_origins(tmp_path: Path) -> None:
+    """A short run for a shorter horizon, without half batches where the plan says so; another suite's runs are open."""
+    short = dataclasses.replace(make("test", 1, steps=2310), columns={})
+    named = {"steps": 2000, "horizons": (10, 300, 2000), "as_far_as_it_goes": True, "fitted_on": "mini",
+             "runs": RUNS[:1], "without_half": RUNS[:1]}  # fmt: skip
+    suite = frozen_suite(PLAN.model_copy(update=named), put(tmp_path, short))
+    (trace,) = suite.traces
+    assert suite.horizons == (10, 300, 2000)
+    assert trace.horizon == 300
+    assert max(trace.stable) > 2310 - 2000
+    assert suite.fit == load_suite("mini").fit
+    with pytest.raises(ValueError, match="the open runs are those of suite mini"):
+        Plan.model_validate({**PLAN.model_dump(), "fitted_on": "mini"})
+
+
 @needs_traces
 @pytest.mark.slow
 def test_suite_v3_is_what_its_plan_and_the_published_traces_give() -> None:
