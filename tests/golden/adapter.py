@@ -162,6 +162,7 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         cluster += " --every 50,200,500 --steps-left 200"
         plan = _printed("plan", path, f"{cluster} --expert-fraction 0.5 --overlap 0 --replan-ms 0")
         decision = {key: value for key, value in plan["decision"].items() if key != "constants"}
+        decision["alike"] = decision.pop("inseparable")  # its name when the numbers were saved
         for one in (decision["take"], decision["vllm"], *decision["candidates"]):
             del one["cpu_ms"]
         for one in decision["candidates"]:
