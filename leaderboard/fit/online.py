@@ -29,6 +29,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.harness.replay import follow
 from moeload_bench.harness.truth import Truth
 from moeload_bench.isolation.targets import parse_target, source_sha256
+from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.savings import OFFSET, savings
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.meta import TraceMeta
@@ -56,12 +57,13 @@ AVERAGES = (
     *("sw_avg@window=320", "sw_avg@window=1000", "average_tuned"),
 )
 ORIGINS = 8
-"""Of each state of a log."""
+"""How many origins are taken of each state of a log."""
 SUM, SUM_FROM = 10, 8000
 """Rows of a sum, and of a run that is summed, too."""
 LARGE = 1448
 """Tokens per expert and row, as in `average_tuned`."""
 OSCILLATING = ("2027-01b-s06", "2027-01b-l02")
+"""Recipes of set b whose loads swing from step to step (docs/reports/results.md, *Kinds of runs*)."""
 WORSE, WORSE_BY = 0.05, 0.005
 LEVELS = ("trace", "recipe", "cluster", "set", "kind", "state", "horizon", "origin")
 STATES = ("transient", "stable")
@@ -219,7 +221,7 @@ def page(errors: pd.DataFrame, inside: dict[Any, str], outside: dict[Any, str]) 
             "",
             "A row is a variant; a column says for how many clusters it was chosen.",
             "",
-            *markdown(
+            markdown_table(
                 ("variant", "inside", "outside"),
                 [(f"`{v}`", *(list(one.values()).count(v) for one in (inside, outside))) for v in VARIANTS],
             ),
@@ -247,7 +249,11 @@ def gains(errors: pd.DataFrame, by: tuple[str, ...]) -> list[str]:
     head = (
         "A row is a kind of log, a column what a forecaster gains on `adaptive`: mean [interval]; median; clipped mean."
     )
-    return [head, "", *markdown((*by, "inside", "outside", "`guarded`"), [(*where, *r) for where, r in rows.items()])]
+    return [
+        head,
+        "",
+        markdown_table((*by, "inside", "outside", "`guarded`"), [(*where, *r) for where, r in rows.items()]),
+    ]
 
 
 def robustness(errors: pd.DataFrame) -> list[str]:
@@ -264,12 +270,12 @@ def robustness(errors: pd.DataFrame) -> list[str]:
         "A row is a kind of log, with constants chosen outside. The last column says how much more `online` errs than",
         "the average that is best there in hindsight; less is better.",
         "",
-        *markdown(("kind", "state", "horizon", "error", "best average", "its error", "more error, %"), pooled),
+        markdown_table(("kind", "state", "horizon", "error", "best average", "its error", "more error, %"), pooled),
         "",
         f"Of {len(recipes)} cells of a log, {len(worse)} ({100 * len(worse) / len(recipes):.1f} %) err both",
         f"{100 * WORSE:.0f} % and {WORSE_BY} more than the best average there:",
         "",
-        *markdown(
+        markdown_table(
             ("log", "state", "horizon", "error", "best average", "its error", "more error, %"),
             [(*where, *_against_best(worse.loc[where])) for where in worse.index],
         ),
@@ -280,11 +286,6 @@ def _against_best(row: pd.Series) -> tuple[str, str, str, str]:
     best = str(row[list(AVERAGES)].idxmin())
     ratio = (row["outside"] + OFFSET) / (row[best] + OFFSET)
     return f"{row['outside']:.4f}", f"`{best}`", f"{row[best]:.4f}", f"{100 * (ratio - 1):+.1f}"
-
-
-def markdown(head: Sequence[Any], rows: Sequence[Sequence[Any]]) -> list[str]:
-    """Return the lines of a table."""
-    return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def _multi(index: pd.DataFrame) -> pd.MultiIndex:
