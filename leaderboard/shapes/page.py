@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
+from leaderboard.committed import recipe_name
 from leaderboard.pages.parts import aligned_table as table
 from leaderboard.shapes import measuring
 from leaderboard.templates import render_text
@@ -64,15 +65,15 @@ class Layers(NamedTuple):
             varies = value.nunique() > 1
             of_run[str(run)] = float(rows["layer"].corr(value.rank(), "spearman")) if varies else np.nan
         signs = pd.Series({run: np.sign(rho) * (abs(rho) >= LEAST_CORRELATION) for run, rho in of_run.items()})
-        of_pair = set(signs[signs.index.map(recipe_of).isin(PAIR)])
+        of_pair = set(signs[signs.index.map(recipe_name).isin(PAIR)])
         sign = int(of_pair.pop()) if len(of_pair) == 1 and of_pair <= {-1, 1} else 0
-        by_shape = (signs == sign).groupby(recipe_of).all()
+        by_shape = (signs == sign).groupby(recipe_name).all()
         return Depth(of_run, sign, int(by_shape.sum()) if sign else 0, len(by_shape))
 
     def first_drifts_most(self) -> int:
         """Return in how many shapes the first layer drifts most, in all of their runs."""
         largest = self.layers.loc[self.layers.groupby("run")["drift"].idxmax()].set_index("run")["layer"]
-        return int((largest == 0).groupby(recipe_of).all().sum())
+        return int((largest == 0).groupby(recipe_name).all().sum())
 
 
 def read_layers(folder: Path) -> Layers:
@@ -80,16 +81,11 @@ def read_layers(folder: Path) -> Layers:
     return Layers(pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "layers.csv"))
 
 
-def recipe_of(run: str) -> str:
-    """Return the recipe of a run."""
-    return run.split("/")[0]
-
-
 def shapes_page(found: Layers) -> str:
     """Return the whole page; it links figures in the folder `shapes` beside it."""
     depths = {quantity: found.depth(quantity) for quantity in QUANTITIES}
     runs = found.runs
-    together = (runs["pairs"] > runs["chance"]).groupby(runs["run"].map(recipe_of)).all()
+    together = (runs["pairs"] > runs["chance"]).groupby(runs["run"].map(recipe_name)).all()
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         measuring=measuring,
@@ -135,11 +131,11 @@ def _depth_table(depths: dict[str, Depth]) -> str:
 
 def draw_depth(found: Layers, quantity: str) -> Figure:
     """Draw a quantity by layer, a panel per shape, a line per run."""
-    recipes = list(dict.fromkeys(map(recipe_of, found.runs["run"])))
+    recipes = list(dict.fromkeys(map(recipe_name, found.runs["run"])))
     with style.style():
         figure, axes = style.panels(len(recipes), height=1.5, share_y=False)
         for ax, recipe in zip(axes, recipes, strict=True):
-            mine = found.layers[found.layers["run"].map(recipe_of) == recipe]
+            mine = found.layers[found.layers["run"].map(recipe_name) == recipe]
             for _, rows in mine.groupby("run"):
                 ax.plot(rows["layer"], rows[quantity], marker="o", markersize=2.5, linewidth=0.8)
             ax.set_title(recipe.removeprefix("shape-"))

@@ -13,7 +13,7 @@ from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
 from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
-from moeload_bench.states.rule import LABELS, label_states
+from moeload_bench.states.rule import LABELS, StateLabels, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
 from moeload_bench.traces.meta import STRATA, stratum_of
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
@@ -71,18 +71,18 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
 
 def _asked(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[int, dict[str, tuple[int, ...]], list[str]]:
     """Return the largest horizon that a run is asked for, its origins by state, and what is wrong with their number."""
+    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
     if not plan.as_far_as_it_goes:
         horizon = plan.horizons[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
-        return horizon, *_origins(plan, ref, trace, horizon)
-    tried = ((horizon, *_origins(plan, ref, trace, horizon)) for horizon in reversed(plan.horizons))
+        return horizon, *_origins(plan, ref, trace, labels, horizon)
+    tried = ((horizon, *_origins(plan, ref, trace, labels, horizon)) for horizon in reversed(plan.horizons))
     return next((found for found in tried if not found[2]), (0, {}, [f"{ref.id}: too few origins at any horizon"]))
 
 
 def _origins(
-    plan: plans.Plan, ref: TraceRef, trace: Trace, horizon: int
+    plan: plans.Plan, ref: TraceRef, trace: Trace, labels: StateLabels, horizon: int
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Origins by state, and what is wrong with their number; a state with too few of them has none."""
-    labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=plan.rule)
+    """Return origins by state, and what is wrong with their number; a state with too few of them has none."""
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
     for state, origins in choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE).items():
