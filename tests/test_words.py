@@ -70,7 +70,7 @@ def test_no_code_runs_at_a_mistyped_level(tmp_path: Path) -> None:
 
 
 def test_other_words_are_refused_too() -> None:
-    """A backend, a group of a summary, a metric, a forecaster of results."""
+    """A group of a summary, a metric, a forecaster of results."""
     results = evaluate("sw_avg", SUITE, traces=[TRACE], level="none", shapes=())
     with pytest.raises(NotFoundError, match=r"unknown group 'layer'; there is: .*horizon, .*state"):
         results.summarize(["layer"])
@@ -78,11 +78,9 @@ def test_other_words_are_refused_too() -> None:
         results.summarize(metric="windowtv")
     with pytest.raises(NotFoundError, match="unknown forecaster 'uniform'; there is: sw_avg"):
         results.select(["uniform"])
-    with pytest.raises(Exception, match="unknown backend 'Loky'; there is: loky, dask, ray"):
-        evaluate("sw_avg", SUITE, paths={TRACE.id: "x.parquet"}, backend="Loky")
 
 
-@pytest.mark.parametrize("jobs", [0, -3, 1.5, True, "2", None])
+@pytest.mark.parametrize("jobs", [0, -3, 1.5, True, "2"])
 def test_jobs_are_a_whole_number_from_one(jobs: Any) -> None:
     """Refused by name before any work: -3 was taken for "all cores but two", 1.5 and True for 1."""
     with pytest.raises(MoeloadError, match=r"jobs is .*, expected a whole number from 1"):
@@ -97,15 +95,10 @@ def test_a_seed_is_a_whole_number_from_zero(seed: Any) -> None:
             call()
 
 
-def test_an_address_needs_a_cluster_and_a_list_needs_a_forecaster() -> None:
-    """Neither is passed over: an address without a backend, an empty list, a cluster without an address."""
-    given = {"suite": SUITE, "paths": {TRACE.id: "x.parquet"}}
-    with pytest.raises(MoeloadError, match=r"the address 'tcp://a:1' .* with the backend 'loky', expected 'dask' or"):
-        evaluate("sw_avg", address="tcp://a:1", **given)  # type: ignore[arg-type]
+def test_a_list_needs_a_forecaster() -> None:
+    """An empty list is not taken for the suite's baselines."""
     with pytest.raises(MoeloadError, match="forecasters is an empty list, expected at least one"):
-        evaluate([], **given)  # type: ignore[arg-type]
-    with pytest.raises(MoeloadError, match="the backend 'dask' needs the address"):
-        evaluate("sw_avg", backend="dask", **given)  # type: ignore[arg-type]
+        evaluate([], SUITE, paths={TRACE.id: "x.parquet"})
 
 
 def test_one_is_not_said_in_the_plural() -> None:

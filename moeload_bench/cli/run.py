@@ -109,10 +109,6 @@ def run(
     jobs: Annotated[
         int, typer.Option(metavar=INT, min=1, help="(forecaster, trace) pairs that run at a time on this machine.")
     ] = 1,
-    backend: Annotated[str, typer.Option(help="loky (this machine), dask or ray (an existing cluster).")] = "loky",
-    address: Annotated[
-        str | None, typer.Option("--address", "--scheduler", help="The cluster's address, for dask and ray.")
-    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache, `uniform` apart.")] = False,
     keep: Annotated[
@@ -169,8 +165,6 @@ def run(
             level=parse_level(level),
             limits=Limits(traceback=traceback),
             jobs=jobs,
-            backend=backend,
-            address=address,
             seed=seed,
             fresh=frozenset(targets) if fresh and targets else fresh,
             progress=progress,

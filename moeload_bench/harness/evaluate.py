@@ -1,7 +1,7 @@
 """`evaluate`: forecasters x suite -> results.
 
-The unit of work is a (forecaster, trace) pair. Pairs are independent, so they are spread by joblib (loky here, Dask
-or Ray on a cluster) and cached one by one; the results do not depend on how they were spread.
+The unit of work is a (forecaster, trace) pair. Pairs are independent, so they are spread by joblib and cached one by
+one; the results do not depend on how they were spread.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.harness.replay import Answer
 from moeload_bench.harness.run_result import RunResult, results_of
-from moeload_bench.harness.workers import Run, check_backend, check_memory, workers
+from moeload_bench.harness.workers import Run, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
     ClassTarget,
@@ -54,9 +54,7 @@ def evaluate(
     level: Level = "process",
     limits: Limits | None = None,
     seed: int | None = None,
-    jobs: int = 1,
-    backend: str = "loky",
-    address: str | None = None,
+    jobs: int | None = 1,
     fresh: bool | frozenset[str] = False,
     progress: FineProgress | None = None,
     keep: str | Path | None = None,
@@ -68,15 +66,16 @@ def evaluate(
     None for the suite's baselines. ``traces`` of the suite that are at hand, and ``paths``, files of others by id, are
     used instead of looking them up. ``fresh`` ignores finished work in the cache, of all forecasters or of those named.
     ``progress(done, total, what)`` is called as pairs finish and, with one job, at every origin within them (1.5 of 6:
-    half of the second). ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics;
+    half of the second). ``jobs``: the processes on this machine; None spreads the pairs by the joblib backend that the
+    caller activated. ``keep``: a folder for the forecasts' window means, from which `rescore` makes other metrics;
     what is not there yet runs again. ``shapes``: the cluster shapes whose plans are scored, by name; all of
     `headline_shapes` by default, none for errors alone. A forecaster's failure is a failed task in its result; what is
     raised (`TargetError`, `SuiteError`, `TraceError`, `IsolationError` for an unknown level, `MoeloadError` for another
     argument) concerns the request.
     """
     parse_level(level)
-    jobs, seed = whole_number(jobs, "jobs", 1), None if seed is None else whole_number(seed, "seed", 0)
-    check_backend(backend, address)
+    jobs = None if jobs is None else whole_number(jobs, "jobs", 1)
+    seed = None if seed is None else whole_number(seed, "seed", 0)
     if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
         raise PlacementError(f"shapes are {shapes!r}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     traces = (suite,) if isinstance(suite, Trace) else traces
@@ -86,12 +85,12 @@ def evaluate(
     for target in targets:
         preflight(target)
     sources = sources_of(tasks, traces, paths)
-    jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
-    if backend == "loky":
+    if jobs is not None:
+        jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
         check_memory(sources, jobs)
     with (
         TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
-        workers(jobs=jobs, backend=backend, address=address) as run,
+        workers(jobs=jobs) as run,
     ):
         setting = Setting(
             tasks,
@@ -103,7 +102,7 @@ def evaluate(
             None if keep is None else Path(keep),
             None if shapes is None else tuple(shapes),
         )
-        reporter = _Reporter(progress or silent, targets, tasks, within=jobs == 1 and backend == "loky")
+        reporter = _Reporter(progress or silent, targets, tasks, within=jobs == 1)
         return _run_all(run, setting, sources, targets, reporter)
 
 

@@ -7,10 +7,8 @@ import inspect
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 
@@ -28,13 +27,12 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 from moeload_bench.harness import workers as parallel
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
-from moeload_bench.harness.workers import run_spread
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.results import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
-from tests.conftest import need, synthetic_trace
+from tests.conftest import synthetic_trace
 from tests.support.scores import metric_OK, same_scores
 
 ROOT = Path(__file__).parents[2]
@@ -146,21 +144,20 @@ from tests.harness.test_cache_resume import counted, suite_of
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     suite, paths = suite_of(folder)
-    where = {"backend": "dask", "address": sys.argv[3]} if sys.argv[3:] else {"jobs": int(sys.argv[2])}
     try:
-        evaluate([counted(folder / "log", delay=0.2)], suite, paths=paths, level="process", **where)
+        evaluate([counted(folder / "log", delay=0.2)], suite, paths=paths, level="process", jobs=int(sys.argv[2]))
     except KeyboardInterrupt:
         sys.exit(130)
 """
 
 
 @contextmanager
-def harness(folder: Path, jobs: int, address: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """An evaluation in a process group of its own, as from a shell: in so many processes, or on a Dask cluster."""
+def harness(folder: Path, jobs: int) -> Iterator[subprocess.Popen[bytes]]:
+    """An evaluation in a process group of its own, as from a shell: in so many processes."""
     script = folder / "script.py"
     script.write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, str(script), str(folder), str(jobs), *([address] if address else [])]
+    argv = [sys.executable, str(script), str(folder), str(jobs)]
     with subprocess.Popen(argv, env=environment, process_group=0, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -250,153 +247,21 @@ def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: P
         assert next(second) is None
 
 
-@contextmanager
-def dask_cluster(folder: Path, workers: int) -> Iterator[str]:
-    """The address of a scheduler with worker processes, started for one test."""
-    distributed = need("distributed", "pip install -e '.[dist]'")
-    with distributed.LocalCluster(
-        n_workers=workers, threads_per_worker=1, processes=True, dashboard_address=None, local_directory=str(folder)
-    ) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.mark.slow
-def test_a_cluster_is_not_left_with_work(tmp_path: Path) -> None:
-    """Whoever stops waiting, by an error or Ctrl-C, cancels what has not begun."""
-    with dask_cluster(tmp_path, 1) as address:
-        second_log = tmp_path / "later"
-        with parallel.workers(backend="dask", address=address) as run:
-            run([partial(wait_for, tmp_path / "go"), second_log.touch])
-        (tmp_path / "go").touch()
-        assert list(run_spread([second_log.exists], backend="dask", address=address)) == [False]
-
-
-@pytest.mark.slow
-def test_a_dask_cluster_ends_the_work_of_a_killed_command(tmp_path: Path) -> None:
-    """The pair that is being worked on is finished, no other begins, and no process of a forecaster is left."""
-    log = tmp_path / "log"
-    with dask_cluster(tmp_path, 1) as address:
-        around = set(workers(tmp_path))
-        with harness(tmp_path, 1, address) as process:
-            wait_until(lambda: made(log) == 1)
-            process.kill()
-        wait_until(lambda: not set(workers(tmp_path)) - around)
-        with importlib.import_module("distributed").Client(address) as client:
-            wait_until(lambda: not client.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks)))
-        assert made(log) == 1
-
-
-@contextmanager
-def ray_head() -> Iterator[str]:
-    """A Ray head in a process of its own, so that this process is a client as on a real cluster."""
-    script = (
-        "import ray, sys\n"
-        "context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)\n"
-        "print(context.address_info['gcs_address'], flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-        text=True,
-    ) as head:
-        assert head.stdout is not None
-        try:
-            yield head.stdout.readline().strip()
-        finally:
-            assert head.stdin is not None
-            head.stdin.close()
-            head.wait(60)
-
-
-@pytest.fixture(params=["dask", "ray"])
-def cluster(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[str, str]]:
-    """A backend, and the address of two workers that are started for one test."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray keeps a token in the user's home
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    need({"dask": "distributed", "ray": "ray"}[request.param], "pip install -e '.[dist]'")
-    with dask_cluster(tmp_path, 2) if request.param == "dask" else ray_head() as address:
-        yield request.param, address
-
-
-@pytest.mark.slow
-def test_a_cluster_gives_the_results_of_one_process(tmp_path: Path, cluster: tuple[str, str]) -> None:
-    """Equal results, failures by name included, and errors of the request come through as what they are."""
-    backend, address = cluster
+@pytest.mark.parametrize("level", ["none", "process"])
+def test_a_backend_of_joblib_gives_the_results_of_one_process(tmp_path: Path, level: str) -> None:
+    """Equal results, failures by name included; every pair is reported, and errors of the request come through."""
     targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
     seen: list[int] = []
-    one = run(tmp_path, *targets, level="process", fresh=True)
-    there = run(
-        tmp_path,
-        *targets,
-        level="process",
-        fresh=True,
-        backend=backend,
-        address=address,
-        progress=lambda done, total, what: seen.append(done),
-    )
-    assert same_scores(one, there)
+    one = run(tmp_path, *targets, level=level, fresh=True)
+    with joblib.parallel_config("threading", n_jobs=2):
+        spread = run(
+            tmp_path, *targets, level=level, fresh=True, jobs=None, progress=lambda done, total, what: seen.append(done)
+        )
+        with pytest.raises(MoeloadError, match="window is 0"):
+            run(tmp_path, "sw_avg@window=0", level="process", jobs=None)
+    assert same_scores(one, spread)
     assert set(one.failures["forecaster"]) == {one.names[2]}
     assert seen == list(range(1, 10))
-    with pytest.raises(MoeloadError, match="window is 0"):
-        run(tmp_path, "sw_avg@window=0", level="process", backend=backend, address=address)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_changes_no_score(tmp_path: Path, cluster: tuple[str, str]) -> None:
-    """Two worker processes take work, one is killed at it: what it had begun is done by another, and all is equal."""
-    backend, address = cluster
-    log, killed = tmp_path / "begun", list[int]()
-    targets = counted(log, delay=1.0), "ema"
-
-    done = threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not done.is_set():
-            begun = [int(line.split()[1]) for line in log.read_text().splitlines()] if log.exists() else []
-            if len(set(begun)) > 1:
-                os.kill(begun[-1], signal.SIGKILL)  # it has only begun: the first may be at another pair by now
-                killed.append(begun[-1])
-            time.sleep(0.05)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    there = run(tmp_path, *targets, fresh=True, backend=backend, address=address)
-    done.set()
-    killer.join()
-    workers_seen = [int(line.split()[1]) for line in log.read_text().splitlines()]
-    assert len(set(workers_seen)) > 1
-    assert killed
-    assert len(workers_seen) > TRACES  # what the killed one was at began again
-    assert same_scores(there, run(tmp_path, *targets, fresh=True))
-
-
-@pytest.mark.parametrize("backend", ["dask", "ray"])
-def test_an_address_where_nothing_listens_is_named_soon(backend: str) -> None:
-    """The clients themselves would try for a minute."""
-    need({"dask": "distributed", "ray": "ray"}[backend], "pip install -e '.[dist]'")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        began = time.monotonic()
-        with pytest.raises(MoeloadError, match=f"{address}: no {backend} cluster answers there"):
-            list(run_spread([int], backend=backend, address=address))
-    assert time.monotonic() - began < 10
-
-
-def test_a_backend_that_cannot_be_used_says_why() -> None:
-    """Unknown, or without an address."""
-    with pytest.raises(MoeloadError, match="there is: loky, dask, ray"):
-        list(run_spread([], backend="slurm"))
-    for backend in ("dask", "ray"):
-        with pytest.raises(MoeloadError, match="needs the address"):
-            list(run_spread([], backend=backend))
 
 
 class Share:
