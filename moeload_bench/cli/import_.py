@@ -250,22 +250,6 @@ def from_sglang(paths: Sources) -> None:
     """
 
 
-@format_command("tensorrt-llm")
-def from_tensorrt_llm(
-    paths: Sources,
-    replicated: Annotated[bool, typer.Option(help="Every rank counts all tokens: take them once.")] = False,
-) -> None:
-    """Import TensorRT-LLM's expert statistics.
-
-    Files: a folder with meta_info.json and rank*.safetensors.
-    """
-
-
-@format_command("smartmoe")
-def from_smartmoe(paths: Sources) -> None:
-    """Import SmartMoE-AE's moe_trace: table_iter*_rank*.log."""
-
-
 @format_command("flame-moe")
 def from_flame_moe(
     paths: Sources,

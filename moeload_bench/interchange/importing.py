@@ -58,13 +58,6 @@ FORMATS = (
         "sglang --expert-distribution-recorder-mode stat | per_pass",
         "before drops, passes of inference",
     ),
-    Format(
-        "tensorrt-llm",
-        "meta_info.json, rank*.safetensors",
-        "TensorRT-LLM EXPERT_STATISTIC_ITER_RANGE=A-B",
-        "before drops, iterations of inference",
-    ),
-    Format("smartmoe", "table_iter*_rank*.log", "SmartMoE-AE's moe_trace", "before drops, every tenth iteration"),
     Format("flame-moe", "**/layer_*.parquet", "FLAME-MoE-Traces on the Hub", "before drops, at checkpoints"),
     Format(
         "wandb",

@@ -113,23 +113,14 @@ def _groups(ranks: Sequence[Rank], what: str, cut: list[str]) -> Iterator[list[R
         yield steps
 
 
-def log_of_ranks(
-    ranks: Sequence[Rank],
-    what: str,
-    counting: Callable[[list[RankStep]], list[RankStep]] = list,
-    experts: int | None = None,
-    **facts: Any,
-) -> Log:
-    """Return the log of ranks that each routed tokens of their own: their counts are added.
-
-    ``counting``: the ranks of a step whose counts are taken. ``facts``: further fields of the log.
-    """
+def log_of_ranks(ranks: Sequence[Rank], what: str) -> Log:
+    """Return the log of ranks that each routed tokens of their own: their counts are added."""
     cut: list[str] = []
     first, steps = side_by_side(ranks, what, cut)
     layers, path = tuple(sorted(first[0].load)), ranks[0].path
-    size = experts or len(first[0].load[layers[0]])
+    experts = len(first[0].load[layers[0]])
     where = str(path) if len(ranks) == 1 else f"{path.parent} ({len(ranks)} ranks)"
-    return Log(where, layers, size, (added(counting(step), layers, size) for step in steps), cut=cut, **facts)
+    return Log(where, layers, experts, (added(step, layers, experts) for step in steps), cut=cut)
 
 
 def added(ranks: Sequence[RankStep], layers: tuple[int, ...], experts: int) -> LogRow:

@@ -21,7 +21,6 @@ from moeload_bench.inspection.following import Follower, Place
 from moeload_bench.interchange import logfiles
 from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.rows import CutShortWarning, Log, LogRow, write_log
-from moeload_bench.interchange.smartmoe import read_smartmoe
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.recording.parts import Parts
 from tests.support.foreign import logs
@@ -30,18 +29,14 @@ from tests.support.foreign.damage import (
     cut,
     edit,
     event,
-    header,
     lines_of,
     lose,
     parquet,
     per_pass,
     put,
-    replaced,
     routed,
-    safetensor,
     tensor,
     trimmed,
-    twice,
 )
 from tests.support.foreign.formats import CHOSEN, WRITERS, imported, made
 
@@ -146,29 +141,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (PICKLE, put("*.pt", pickle.dumps({"logical_count": 1})), "not an archive as torch.save writes it"),
         (PICKLE, tensor(lambda torch: {"logical_count": print}), "holds an object that is not a tensor"),
     ],
-    "tensorrt-llm": [
-        (OTHER, lose("meta*"), r"meta_info\.json: .*expected JSON with num_experts"),
-        (OTHER, safetensor(lambda t: t.update({"weights": t["101_4"]})), "expected names like 100_3"),
-        (MISSING, lose("rank1*"), r"rank 1 missing"),
-        (MISSING, safetensor(lambda t: t.pop("101_4")), "step 101: layer 4 is missing or new"),
-        (ORDER, lambda f: twice(f / "rank0.safetensors"), "'101_4' occurs twice"),
-        (NEGATIVE, safetensor(lambda t: t.update({"101_4": t["101_4"] - 50})), r"101_4\[\d\] is -\d+"),
-        (FRACTION, lambda f: replaced(f / "rank0.safetensors", b'"I32"', b'"F32"'), "expected I32 or I64 counts"),
-        (
-            FRACTION,
-            lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [0.0, 32.0]'),
-            r"100_3\.data_offsets\.0: .* valid integer, got 0\.0",
-        ),
-        (
-            OTHER,
-            lambda f: header(f / "rank0.safetensors", '"data_offsets": [0, 32]', '"data_offsets": [false, 32]'),
-            r"100_3\.data_offsets\.0: .* valid integer, got False",
-        ),
-        (EXPERT, safetensor(lambda t: t.update({"101_4": t["101_4"][:5]})), "layer 4 has 5 experts, expected 8"),
-        (CUT, lambda f: trimmed(f / "rank0.safetensors", 40), "it breaks off or has a tail"),
-        (TOP_K, safetensor(lambda t: t.update({"101_4": t["101_4"] + 1})), "step 101: loads sum to .* multiple of"),
-        (PICKLE, put("rank0*", PICKLED), "not a safetensors file: a header of"),
-    ],
     "load-history": [
         (OTHER, edit("*.json", "load_history", "history"), "no whole entry, expected"),
         (OTHER, put("*.json", b'{"load_history": [5]}'), "entry 0: got a JSON int, expected an object"),
@@ -199,18 +171,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (TOP_K, routed([[[1, 2, 3]] * 4], "request2"), r"request2\.npy: top-k is 3, it was 2 before: mixed"),
         (PICKLE, put("request0*", PICKLED), "not a NumPy array or archive"),
         (PICKLE, routed(np.array([[[None]]])), r"got object \[1, 1, 1\], expected whole numbers"),
-    ],
-    "smartmoe": [
-        (OTHER, edit("table_iter11_rank2*", r"^0:", "0;"), r"line 1: got '0;.*expected layer:\[\["),
-        (OTHER, edit("table_iter11_rank2*", r"^0:", "9" * 5000 + ":"), r"line 1: got '9999.*expected layer:\[\["),
-        (MISSING, lose("table_iter11_rank2*"), r"rank2\.log: iteration 11 is missing"),
-        (MISSING, edit("table_iter11_rank2*", r"^0:[^\n]*\n", ""), "layer 0 is missing"),
-        (ORDER, edit("table_iter11_rank2*", r"^0:", "1:"), "layer 1 of step 11 again"),
-        (NEGATIVE, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[-1.0"), r"layer 0\[0, 0\] is -1"),
-        (FRACTION, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[1.5"), r"layer 0\[0, 0\] is 1\.5"),
-        (EXPERT, edit("table_iter11_rank2*", r"(\[\[|\], \[)", r"\g<1>0.0, ", 2), "layer 0 has 9 experts, expected 8"),
-        (TOP_K, edit("table_iter11_rank2*", r"\[\[\d+\.0", "[[99.0"), "step 11: loads sum to"),
-        (PICKLE, put("table_iter11_rank2*", PICKLED), r"table_iter11_rank2\.log, line 1: "),
     ],
     "flame-moe": [
         (OTHER, put("*/*.parquet", b"PAR1"), "not a readable parquet file"),
@@ -272,7 +232,6 @@ CUT_SHORT = {
     "load-history": 60,
     "megatron-tokens": 20,
     "megatron-routing": 20,
-    "smartmoe": 20,
     "wandb": 60,
     "tensorboard": 20,
 }
@@ -283,11 +242,9 @@ BOMBS: dict[str, tuple[str, Any, str]] = {
     "jsonl": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "megatron-tokens": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "megatron-routing": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
-    "smartmoe": ("moeload_bench.interchange.logfiles.MAX_LINE", 50, "line 1: more than 50 bytes"),
     "load-history": ("moeload_bench.interchange.load_history.MAX_ENTRY", 50, "more than 50 bytes without an entry"),
     "routed": ("moeload_bench.interchange.routed.MAX_CELLS", 9, "4 layers x 8 experts, expected at most 9"),
     "sglang": ("moeload_bench.interchange.sglang.MAX_BYTES", 100, "members unpacked, expected at most 100"),
-    "tensorrt-llm": ("moeload_bench.traces.tensors.MAX_HEADER_BYTES", 100, "not a safetensors file: a header of"),
     "flame-moe": ("env", "10", "decoded, expected at most 10"),
     "wandb": ("moeload_bench.interchange.wandb.MAX_LINE", 50, "row 1: more than 50 bytes"),
     "tensorboard": ("moeload_bench.interchange.tensorboard.MAX_RECORD", 10, "expected at most 10: is this an event"),
@@ -344,9 +301,9 @@ def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypa
 
 def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
     """A folder of another format holds no file of the name that is looked for."""
-    folder = made("smartmoe", tmp_path)
+    folder = made("flame-moe", tmp_path)
     for name in WRITERS:
-        if name not in ("smartmoe", "npz", "csv"):
+        if name not in ("flame-moe", "npz", "csv"):
             with pytest.raises(TraceError, match=r"no file .* in this folder"):
                 imported(name, folder, tmp_path / "out.parquet")
 
@@ -394,13 +351,6 @@ def test_a_last_number_of_a_history_may_have_lost_digits(tmp_path: Path) -> None
     log = read_wandb([path])
     assert [row.step for row in log.rows] == [0]
     assert "the last line breaks off, it has no line break" in log.cut[0]
-
-
-def test_files_of_one_name_in_two_folders_are_refused(tmp_path: Path) -> None:
-    """SmartMoE's files are known by their names: one of two with the same name would be lost."""
-    folders = [logs.smartmoe(tmp_path / name, CHOSEN) for name in ("a", "b")]
-    with pytest.raises(TraceError, match=r"b/table_iter1_rank0\.log: iteration 1 of rank 0 again, it is in .*a/table"):
-        read_smartmoe(folders)
 
 
 @pytest.mark.parametrize("step", [-1, 2**64 - 1, 10**30])

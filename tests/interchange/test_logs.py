@@ -18,11 +18,9 @@ from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.load_history import read_load_history
 from moeload_bench.interchange.routed import read_routed
 from moeload_bench.interchange.rows import Log, Options, write_log
-from moeload_bench.interchange.tensorrt_llm import read_tensorrt_llm
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.traces.store import data_sha256, find_trace, read_trace, validate_path, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import need
 from tests.support.foreign import logs
 from tests.support.foreign.formats import CHOSEN, LAYOUT, WRITERS, imported, made
 
@@ -43,7 +41,7 @@ def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> N
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
     trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=2)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
-    stride = {"megatron-routing": 1, "sglang": 1, "tensorrt-llm": 1, "flame-moe": 540, "routed": 1}.get(name, 10)
+    stride = {"megatron-routing": 1, "sglang": 1, "flame-moe": 540, "routed": 1}.get(name, 10)
     assert trace.meta.stride == stride
     assert (trace.tokens_SL == 4 * 12).all()
     semantics = {"wandb": "unknown", "tensorboard": "unknown"}.get(name, "pre_drop")
@@ -59,7 +57,7 @@ def test_megatron_data_parallel_copies_of_experts_are_added(tmp_path: Path) -> N
     assert log.layers == (0, 1, 2, 3)
 
 
-@pytest.mark.parametrize("name", ["flame-moe", "tensorrt-llm", "wandb", "jsonl", "load-history", "routed"])
+@pytest.mark.parametrize("name", ["flame-moe", "wandb", "jsonl", "load-history", "routed"])
 def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
     """The last report is the whole: what was read never goes back and never beyond."""
     folder, told = made(name, tmp_path), []
@@ -69,14 +67,13 @@ def test_progress_is_in_bytes_of_the_files(name: str, tmp_path: Path) -> None:
 
     read: dict[str, Callable[[], Log]] = {
         "flame-moe": lambda: flame_moe.read_flame_moe([folder], 8, report=report),
-        "tensorrt-llm": lambda: read_tensorrt_llm([folder], report=report),
         "wandb": lambda: read_wandb([folder], report=report),
         "jsonl": lambda: read_jsonl([folder], report=report),
         "load-history": lambda: read_load_history([folder], report=report),
         "routed": lambda: read_routed([folder], 8, report=report),
     }
     assert len(list(read[name]().rows)) == 3
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != "meta_info.json")
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     assert {total for _, total in told} == {size}
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert told[-1][0] == size
@@ -101,15 +98,6 @@ def test_a_part_of_a_log_is_imported(tmp_path: Path) -> None:
     broken.write_text(broken.read_text().replace('"iter": 30', '"iter": 31'))
     trace = imported("megatron-tokens", folder, tmp_path / "o.parquet", first_step=10, last_step=20)
     assert trace.step_S.tolist() == [10, 20]
-
-
-def test_ranks_that_count_the_same_tokens_are_counted_once(tmp_path: Path) -> None:
-    """TensorRT-LLM without attention data parallelism: refused until `replicated` says so, then counted once."""
-    folder = logs.tensorrt_llm(tmp_path / "t", np.repeat(CHOSEN[:, :1], 2, axis=1))
-    with pytest.raises(TraceError, match="say --replicated"):
-        list(read_tensorrt_llm([folder]).rows)
-    got = np.stack([row.load_LE for row in read_tensorrt_llm([folder], replicated=True).rows])
-    np.testing.assert_array_equal(got, logs.truth(CHOSEN[:, :1]))
 
 
 def test_thousands_of_files_are_read_and_more_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,21 +162,6 @@ def test_stages_whose_layers_differ_must_be_those_that_were_stated(
     assert not out.exists()
     import_log(folder, out, format=name, top_k=2, pipeline_parallel=3, stage_layers=2, **sizes)
     assert [layer.index for layer in read_trace(out).meta.layers] == [1, 2, 3, 4, 5]
-
-
-def test_a_real_safetensors_file_is_read(tmp_path: Path) -> None:
-    """What the library itself writes, as TensorRT-LLM does, is read alike."""
-    torch = need("torch", "pip install '.[torch]'")
-    saving = need("safetensors.torch", "pip install '.[record]'")
-    folder = made("tensorrt-llm", tmp_path)
-    load = logs.load_of(CHOSEN)
-    for rank in range(4):
-        tensors = {
-            f"{100 + s}_{3 + m}": torch.tensor(load[s, rank, m], dtype=torch.int32) for s in range(3) for m in range(4)
-        }
-        saving.save_file(tensors, folder / f"rank{rank}.safetensors")
-    got = np.stack([row.load_LE for row in read_tensorrt_llm([folder]).rows])
-    np.testing.assert_array_equal(got, logs.truth(CHOSEN))
 
 
 def test_an_imported_log_takes_metadata_of_every_version(tmp_path: Path) -> None:

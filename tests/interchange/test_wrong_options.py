@@ -89,15 +89,6 @@ TABLE: dict[str, list[tuple[str, str, str]]] = {
         ("--experts 16 --pipeline-parallel 2 --stage-layers 2", SAID, "experts 8 to 15 got no token in any layer and"),
         ("--experts 8 --pipeline-parallel 2 --stage-layers 2 --top-k 1", REFUSED, "top-k is 2 in the file, got"),
     ],
-    "tensorrt-llm": [
-        ("--top-k 4", REFUSED, "top-k is 2 in the file, got --top-k 4"),
-        ("--replicated", REFUSED, "ranks differ in iteration 100"),
-        ("--tokens 12", REFUSED, "loads sum to 96, expected tokens x top_k = 24"),
-    ],
-    "smartmoe": [
-        ("--top-k 1", RIGHT, "96 tokens a step, top-1"),
-        ("--top-k 5", REFUSED, "expected the same multiple of top-k = 5"),
-    ],
     "flame-moe": [
         ("--experts 16", SAID, "experts 8 to 15 got no token in any layer and step"),
         ("--experts 4", REFUSED, "expert 7, expected 0 to 3"),

@@ -57,18 +57,6 @@ def tensor(value: Any) -> Callable[[Path], None]:
     return damage
 
 
-def safetensor(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
-    """Damage: another tensor in TensorRT-LLM's first rank."""
-
-    def damage(folder: Path) -> None:
-        load = logs.load_of(CHOSEN)
-        tensors = {f"{100 + s}_{3 + m}": load[s, 0, m] for s in range(3) for m in range(4)}
-        change(tensors)
-        (folder / "rank0.safetensors").write_bytes(logs.safetensors_bytes(tensors))
-
-    return damage
-
-
 def parquet(indices: Any) -> Callable[[Path], None]:
     """Damage: other choices in FLAME-MoE's first file."""
 
@@ -128,31 +116,6 @@ def lines_of(path: Path, lost: int) -> None:
     of_step = [json.loads(line)["layer"] if json.loads(line).get("step") == lost else None for line in lines]
     first = {of_step.index(layer) for layer in set(of_step) - {None}}
     path.write_text("".join(line for n, line in enumerate(lines) if n not in first))
-
-
-def header(path: Path, old: str, new: str) -> None:
-    """Damage: other text in the header of a safetensors file."""
-    raw = path.read_bytes()
-    length = int.from_bytes(raw[:8], "little")
-    before = raw[8 : 8 + length].decode()
-    assert old in before
-    after = before.replace(old, new, 1).encode()
-    path.write_bytes(len(after).to_bytes(8, "little") + after + raw[8 + length :])
-
-
-def twice(path: Path) -> None:
-    """Damage: a name in the header of a safetensors file stands there twice."""
-    header = re.search(rb'"101_4": (\{.*?\}), ', path.read_bytes())
-    assert header is not None
-    raw = path.read_bytes().replace(header[0], header[0] * 2)
-    length = int.from_bytes(raw[:8], "little") + len(header[0])
-    path.write_bytes(length.to_bytes(8, "little") + raw[8:])
-
-
-def replaced(path: Path, old: bytes, new: bytes) -> None:
-    """Damage: other bytes in a file."""
-    assert old in path.read_bytes()
-    path.write_bytes(path.read_bytes().replace(old, new))
 
 
 def trimmed(path: Path, count: int) -> None:

@@ -23,8 +23,6 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "load-history": logs.load_history,
     "routed": logs.routed,
     "sglang": logs.sglang_stat,
-    "tensorrt-llm": logs.tensorrt_llm,
-    "smartmoe": logs.smartmoe,
     "flame-moe": logs.flame_moe,
     "wandb": logs.wandb,
     "tensorboard": logs.tensorboard,

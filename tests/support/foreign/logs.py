@@ -158,44 +158,6 @@ def sglang_per_pass(folder: Path, chosen: IntArray, spare: int = 2) -> Path:
     return folder
 
 
-def safetensors_bytes(tensors: dict[str, IntArray]) -> bytes:
-    """The file format, written by hand: an 8-byte length, a JSON header, the numbers."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    data = b""
-    for name, array in tensors.items():
-        raw = array.astype("<i4").tobytes()
-        header[name] = {"dtype": "I32", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
-        data += raw
-    text = json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + data
-
-
-def tensorrt_llm(folder: Path, chosen: IntArray) -> Path:
-    """Statistics of iterations 100, 101, ... of every rank."""
-    S, W, L, _, K = chosen.shape
-    load = load_of(chosen)
-    folder.mkdir(parents=True)
-    meta = {"num_experts": load.shape[-1], "num_experts_per_token": K}
-    (folder / "meta_info.json").write_text(json.dumps(meta), encoding="utf-8")
-    for rank in range(W):
-        tensors = {f"{100 + s}_{3 + m}": load[s, rank, m] for s in range(S) for m in range(L)}
-        (folder / f"rank{rank}.safetensors").write_bytes(safetensors_bytes(tensors))
-    return folder
-
-
-def smartmoe(folder: Path, chosen: IntArray) -> Path:
-    """`table_iter*_rank*.log`: a line per layer, floats, two micro-batches."""
-    S, W, L, _, _ = chosen.shape
-    folder.mkdir(parents=True)
-    first, second = (load_of(half) for half in np.array_split(chosen, 2, axis=3))
-    for s in range(S):
-        for rank in range(W):
-            rows = [f"{m}:{[half[s, rank, m].astype(float).tolist() for half in (first, second)]}" for m in range(L)]
-            path = folder / f"table_iter{STRIDE * s + 1}_rank{rank}.log"
-            path.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
-
-
 def flame_moe(folder: Path, chosen: IntArray) -> Path:
     """A parquet file per checkpoint and layer: a list of experts in each row."""
     import pyarrow as pa
