@@ -145,9 +145,10 @@ class PlanTable(Record):
 
 
 class MethodTable(Record):
-    """A balancing method: families that can have it, and its coefficients."""
+    """A balancing method: families and, unless all can, ``optimizers`` that can have it, and its coefficients."""
 
     families: Texts
+    optimizers: tuple[OptimizerKind, ...] = ()
     coefficient: Amounts = (0.0,)
     z_loss: Amounts = (0.0,)
 
@@ -187,6 +188,7 @@ class Distribution(Record):
             yield from _unknown(f"quotas.{stratum}", quotas, self.methods)
         for name, method in self.methods.items():
             yield from _unknown(f"methods.{name}.families", method.families, self.families)
+            yield from _unknown(f"methods.{name}.optimizers", method.optimizers, self.training.rates)
         for number, plan in enumerate(self.plans):
             yield from _unknown(f"plans.{number}.mixes", plan.mixes, self.mixes)
         for where, used, held_out in (

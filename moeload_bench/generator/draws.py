@@ -144,7 +144,7 @@ def _drawn(distribution: Distribution, stratum: Stratum, method: Method, name: s
     schedule = choose(distribution.schedules, "schedule")
     shape = Shapes(distribution, table, distribution.families[family]).draw(key)
     probe = shape.pop("probed")
-    optimizer = choose(tuple(training.rates), "optimizer")
+    optimizer = choose(how.optimizers or tuple(training.rates), "optimizer")
     ramp = choose([ramp for ramp in training.ramps if _ramp_fits(table, shape, ramp)], "ramp")
     tokens, turns = shape["tokens"], _turns(shape, ramp)
     plan = choose([p for p in distribution.plans if _texts_last(distribution, table, tokens, turns, p)], "plan")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # keys that transformers reads although not every family declares them in its configuration
 _UNDECLARED = ("attn_implementation", "experts_implementation", "head_dim", "decoder_start_token_id")
-_SIGMOID = ("deepseek_v3", "glm4_moe", "llama4_text")
+_SIGMOID = ("deepseek_v3", "dots1", "glm4_moe", "glm4_moe_lite", "llama4_text", "minimax_m2", "solar_open")
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:

@@ -184,6 +184,7 @@ def test_no_train_run_has_seen_what_is_kept_out() -> None:
         ("warmup = [50,", "warmup = [1500,", "schedules.3: schedule: a warm-up of 1500 steps does not end before"),
         ("ramp_at = [0.1,", "ramp_at = [0.5,", "training: ramp_at: the longest ramp takes 1 of the steps"),
         ("coefficient = [3e-4,", "coefficient = [0.0,", "methods.loss_free_bias: balancing: method 'loss_free_bias'"),
+        ("[methods.none]\n", "[methods.none]\noptimizers = ['SGD']\n", "methods.none.optimizers: 'SGD' is unknown"),
         ("epoch_steps = 1000", "epoch_steps = 9000", "plans: none has text enough for"),
         ("head_dim = 16", "head_dims = 16", "head_dim: Field required"),
         ("lr = [3e-4", "optimizers = {}\nlrs = [3e-4", "training.optimizers: Dictionary should have at least 1 item"),
@@ -233,6 +234,28 @@ def test_every_family_is_a_model_at_its_corners() -> None:
         for one in draw_recipes(distribution, 12, seed):
             recipe = recipe_of(distribution, one)
             assert len(find_routers(build_model(recipe, 0))) == one.shape["layers"], recipe.about
+
+
+def test_a_season_is_of_new_families_in_six_hours() -> None:
+    """Of 50 seeds: at least six families that neither `train` nor set b of 2027-01 has, of each at most six recipes."""
+    distribution = load_distribution(DRAWS / "2027-new-families.toml")
+    known = {*load_distribution(FILE).families, *load_distribution(DRAWS / "2027-apart.toml").families}
+    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
+    budget = sum(distribution.strata[one].minutes * sum(row.values()) for one, row in distribution.quotas.items())
+    assert (number, budget <= 360) == (20, True)
+    for seed in range(50):
+        found = draw_recipes(distribution, number, seed)
+        families = Counter(one.family for one in found)
+        assert len(families) >= 6
+        assert max(families.values()) <= 6
+        assert not families.keys() & known
+        assert not [one for one in found if one.method == "loss_free_bias" and one.optimizer == "SGD"]
+
+
+def test_oscillating_recipes_have_sgd_and_a_bias() -> None:
+    drawn = draw_recipes(load_distribution(DRAWS / "2027-oscillating.toml"), 4, 1)
+    assert {(one.optimizer, one.method, one.stratum) for one in drawn} == {("SGD", "loss_free_bias", "small")}
+    assert min(one.coefficient for one in drawn) >= 1e-3
 
 
 def test_the_command_prints_minutes_and_recipes() -> None:
