@@ -69,7 +69,9 @@ FORMATS = (
         "tensorboard", "events.out.tfevents.*", "add_scalar per layer and expert", "as logged up to 2^24, or shares"
     ),
 )
-_MODULES = {"csv": "table", "jsonl": "jsonlines", "megatron-tokens": "megatron", "megatron-routing": "megatron"}
+_MODULES = dict.fromkeys(("npz", "csv", "jsonl"), "counts") | dict.fromkeys(
+    ("megatron-tokens", "megatron-routing"), "megatron"
+)
 """The modules of formats that do not have one of their own name; the reader of `my-format` is `read_my_format`."""
 
 

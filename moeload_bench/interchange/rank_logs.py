@@ -113,10 +113,10 @@ def _groups(ranks: Sequence[Rank], what: str, cut: list[str]) -> Iterator[list[R
         yield steps
 
 
-def log_of_ranks(ranks: Sequence[Rank], what: str) -> Log:
+def log_of_ranks(ranks: Sequence[Rank]) -> Log:
     """Return the log of ranks that each routed tokens of their own: their counts are added."""
     cut: list[str] = []
-    first, steps = side_by_side(ranks, what, cut)
+    first, steps = side_by_side(ranks, "step", cut)
     layers, path = tuple(sorted(first[0].load)), ranks[0].path
     experts = len(first[0].load[layers[0]])
     where = str(path) if len(ranks) == 1 else f"{path.parent} ({len(ranks)} ranks)"

@@ -1,262 +1,176 @@
-"""CSV tables with a header line, read twice, a few megabytes at a time.
+"""A table of named columns in a file of CSV, parquet or JSON Lines: its names, and its rows some at a time.
 
-The header shows which of the two layouts it is:
-
-* long, one count per row: `step,layer,expert,load`
-* wide, one layer-step per row: `step,layer,load_0,load_1,...,load_{E-1}`
-
-Both may have a column `tokens` (tokens entering the layer in that step). Rows may come in any order. `layer` is the
-index of the block in the model; every step has every layer, every layer every expert from 0 on.
-
-The first reading finds steps, layers and experts. The second puts every count in its place in a temporary file (in
-`$TMPDIR`, 8 bytes for each count and each number of tokens): so rows may come in any order, and memory stays bounded.
-
-Axis letters: S steps, L MoE layers, E experts, N rows of a batch, P places of rows, C columns of numbers, U rows of a
-layer-step.
+Axis letters: N rows of a batch, C columns.
 """
 
 from __future__ import annotations
 
-import os
+import csv
 import re
-import tempfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv as arrow_csv
 
-from moeload_bench.arrays import IntArray
-from moeload_bench.errors import TraceError
-from moeload_bench.interchange.logfiles import Paths, WholeLines, find_file
-from moeload_bench.interchange.rows import Log, LogRow, Report
+from moeload_bench.arrays import FloatArray
+from moeload_bench.errors import TraceError, printable
+from moeload_bench.interchange.logfiles import JsonLines, Progress, TextLine, WholeLines
+from moeload_bench.interchange.rows import Report
+from moeload_bench.traces.parquet import check_cost, open_mapped, open_parquet
 from moeload_bench.traces.trace import MAX_COUNT
 
-BLOCK = 1 << 20
-"""Bytes of the table that are in memory at once; no line may be longer."""
-CELLS_AT_ONCE = 1 << 20
-_LAYOUTS = "step,layer,expert,load or step,layer,load_0,load_1,..., each with an optional column tokens"
+BLOCK = 64 << 20
+"""Bytes of a CSV table that are in memory at once; no line may be longer. Thousands of columns take a megabyte."""
+EMPTY = ["", "NaN", "nan", "null", "None"]
+"""Texts of a cell without a number."""
+EXACT = 1 << 53
+"""Up to here a float64 holds every whole number."""
 
 
-class _Shape(NamedTuple):
-    """What the first reading finds; ``width``: counts in a row, ``units``: rows of a whole layer-step."""
+class Table:
+    """A file's columns. ``cut`` names a last line that breaks off, once the rows are read: it is left out."""
 
-    step_S: IntArray
-    layer_L: IntArray
-    experts: int
-    width: int
-    rows: int
+    def __init__(self, file: Path, report: Report | None = None) -> None:
+        self.file, self.cut = file, list[str]()
+        self.kind = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}.get(file.suffix, "csv")
+        self._report = report
+        self.names = self._names()
+        again = next((name for name, times in Counter(self.names).items() if name and times > 1), None)
+        if again is not None:
+            raise TraceError(f"{file}: column {printable(again)[:80]} occurs twice, expected it once")
 
-    @property
-    def units(self) -> int:
-        return self.experts // self.width
+    def where(self, number: int) -> str:
+        """Return the place of a row; the header of a table is row 1."""
+        return f"{self.file}, {'line' if self.kind == 'json' else 'row'} {number}"
 
-    @property
-    def places(self) -> int:
-        return len(self.step_S) * len(self.layer_L) * self.units
+    def numbers(self, wanted: Sequence[str]) -> Iterator[tuple[int, FloatArray]]:
+        """Yield some rows at a time: the number of the first one, and columns [N, C], NaN where a cell is empty.
 
-    def place_N(self, table: dict[str, IntArray]) -> IntArray:
-        """Return the place of each row, ordered by step, layer and expert."""
-        step_N, layer_N = np.searchsorted(self.step_S, table["step"]), np.searchsorted(self.layer_L, table["layer"])
-        place_N = step_N * len(self.layer_L) + layer_N
-        return np.asarray(place_N * self.units + table["expert"] if "expert" in table else place_N)
-
-    def name(self, place: int) -> str:
-        cell, expert = divmod(place, self.units)
-        step, layer = divmod(cell, len(self.layer_L))
-        where = f"step {self.step_S[step]}, layer {self.layer_L[layer]}"
-        return f"expert {expert} of {where}" if self.units > 1 else where
-
-
-def read_csv(paths: Paths, report: Report | None = None) -> Log:
-    """Return the log in a table.
-
-    Raise `TraceError` that names file, row (the header is row 1), what was got and what was expected. If the last line
-    breaks off, the table ends before it, and the step that it may belong to is left out.
-    """
-    path = find_file(paths, "*.csv")
-    names = _header(path)
-    lines = WholeLines.of(path)
-    shape = _survey(path, names, lines, report)
-    wide = [f"load_{e}" for e in range(shape.experts)]
-    counts = ["load"] if "expert" in names else wide
-    cells = _Cells(path, shape, counts + ["tokens"] * ("tokens" in names))
-    for table, row in _batches(path, names, lines, report, half=1):
-        cells.put(table, row)
-    steps = cells.whole_steps(lines.cut)
-    layers = tuple(shape.layer_L.tolist())
-    return Log(str(path), layers, shape.experts, cells.rows(steps), cut=[lines.cut] if lines.cut else [])
-
-
-def _header(path: Path) -> list[str]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            names = [name.strip().strip('"') for name in file.readline(1_000_000).strip().split(",")]
-    except OSError as error:
-        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise TraceError(f"{path}: not a CSV table: {error}") from None
-    wide = [f"load_{e}" for e in range(sum(name.startswith("load_") for name in names))]
-    counts = ["expert", "load"] if "expert" in names else wide
-    if len(counts) == 0 or sorted(set(names) - {"tokens"}) != sorted(["step", "layer", *counts]):
-        raise TraceError(f"{path}, row 1: columns are {','.join(names)[:200]!r}, expected {_LAYOUTS}")
-    if len(set(names)) != len(names):
-        raise TraceError(f"{path}, row 1: a column occurs twice: {','.join(names)[:200]!r}, expected {_LAYOUTS}")
-    return names
-
-
-def _batches(
-    path: Path, names: list[str], lines: WholeLines, report: Report | None, half: int
-) -> Iterator[tuple[dict[str, IntArray], int]]:
-    """Yield some rows at a time, checked to be counts: columns by name, and the number of the first row (the header is
-    row 1). ``half`` says which of the two readings this is.
-    """
-    import pyarrow as pa
-    from pyarrow import csv
-
-    row = 2
-    try:
-        with (
-            lines.open() as stream,
-            csv.open_csv(
-                stream,
-                # only without threads do errors name the row
-                read_options=csv.ReadOptions(column_names=names, skip_rows=1, use_threads=False, block_size=BLOCK),
-                parse_options=csv.ParseOptions(ignore_empty_lines=False),
-                convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int64()), null_values=[]),
-            ) as reader,
-        ):
-            for found in reader:
-                table: dict[str, IntArray] = {name: found.column(name).to_numpy() for name in names}
-                _check_range(path, table, row)
-                yield table, row
-                row += found.num_rows
-                if report is not None:
-                    report(half * lines.end + stream.tell(), 2 * lines.end, f"row {row - 1}")
-    except pa.ArrowInvalid as error:
-        raise TraceError(f"{path}, {_located(str(error), names)}") from None
-    if row == 2:
-        raise TraceError(f"{path}: no rows after the header, expected one per count or layer-step")
-
-
-def _check_range(path: Path, table: dict[str, IntArray], row: int) -> None:
-    for name, value_N in table.items():
-        wrong_N = (value_N < 0) | (value_N > MAX_COUNT)
-        if wrong_N.any():
-            n = int(np.argmax(wrong_N))
-            limit = "at least 0" if value_N[n] < 0 else f"at most {MAX_COUNT}"
-            raise TraceError(f"{path}, row {row + n}, column {name}: got {value_N[n]}, expected {limit}")
-
-
-def _located(message: str, names: list[str]) -> str:
-    """Rewrite pyarrow's message in the words of this package: row, column, got and expected."""
-    cell = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'", message)
-    if cell:
-        column, row, got = names[int(cell[1])], cell[2], cell[3]
-        return f"row {row}, column {column}: got {got!r}, expected a whole number from 0 to {MAX_COUNT}"
-    length = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", message)
-    if length:
-        return f"row {length[1]}: got {length[3]} columns, expected {length[2]} as in the header"
-    return f"not a table: {message}"
-
-
-def _survey(path: Path, names: list[str], lines: WholeLines, report: Report | None) -> _Shape:
-    """Make the first reading; raise `TraceError` if the rows cannot be a whole table, whatever they hold."""
-    step_S, layer_L = np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    width, most, rows = sum(name.startswith("load_") for name in names), -1, 0
-    for table, _ in _batches(path, names, lines, report, half=0):
-        step_S, layer_L = np.union1d(step_S, table["step"]), np.union1d(layer_L, table["layer"])
-        most = max(most, int(table["expert"].max())) if "expert" in names else -1
-        rows += len(table["step"])
-    shape = _Shape(step_S, layer_L, width or most + 1, width or 1, rows)
-    if rows < shape.units or shape.places > 2**62:
-        S, L = len(step_S), len(layer_L)
-        raise TraceError(f"{path}: got {rows} rows, expected {S} steps x {L} layers x {shape.experts} experts")
-    return shape
-
-
-class _Cells:
-    """Every row in its place, in a file without a name: numbers are stored plus 1, so that 0 means that none came.
-
-    If there are fewer rows than places, one of the first ``rows`` + 1 places is empty; so no more places are stored.
-    """
-
-    def __init__(self, path: Path, shape: _Shape, columns: list[str]) -> None:
-        self._path, self._shape, self._columns = path, shape, columns
-        self._stored = min(shape.places, shape.rows + 1)
-        self._file = _reserved(path, self._stored * len(columns) * 8)
-
-    def put(self, table: dict[str, IntArray], row: int) -> None:
-        """Write some rows; raise if a row's place is taken."""
-        place_N = self._shape.place_N(table)
-        stored_N = place_N < self._stored
-        place_N, row_N = place_N[stored_N], row + np.flatnonzero(stored_N)
-        if not len(place_N):
+        Raise `TraceError` for anything but numbers, and for a whole number that no float64 holds.
+        """
+        if self.kind == "json":
+            for line, record in self._lines():
+                value_C = [_number(record.get(name), name, line.where) for name in wanted]
+                yield line.number, np.array([value_C], dtype=np.float64)
             return
-        first, last = int(place_N.min()), int(place_N.max())
-        held_PC = self._mapped(first, last - first + 1)
-        _, once = np.unique(place_N, return_index=True)
-        again_N = held_PC[place_N - first, 0] != 0
-        again_N[np.setdiff1d(np.arange(len(place_N)), once)] = True
-        if again_N.any():
-            n = int(np.argmax(again_N))
-            named = self._shape.name(int(place_N[n]))
-            raise TraceError(f"{self._path}, row {row_N[n]}: {named} again, expected one row for it")
-        held_PC[place_N - first] = 1 + np.stack([table[name][stored_N] for name in self._columns], axis=1)
+        number = 2
+        for batch in self._batches(wanted, lists=False):
+            yield number, np.stack([self._floats(batch, name) for name in wanted], axis=1)
+            number += batch.num_rows
 
-    def _mapped(self, first: int, count: int) -> Any:
-        """Map the numbers of ``count`` places from ``first`` on; the pages are freed with the array."""
-        width = len(self._columns)
-        return np.memmap(self._file, np.int64, mode="r+", offset=first * width * 8, shape=(count, width))
+    def records(self, wanted: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the rows of parquet or JSON Lines, each with its place; their cells may be lists."""
+        if self.kind == "json":
+            yield from ((line.where, record) for line, record in self._lines())
+            return
+        records = (record for batch in self._batches(wanted, lists=True) for record in batch.to_pylist())
+        yield from ((self.where(number), record) for number, record in enumerate(records, 2))
 
-    def whole_steps(self, cut: str) -> int:
-        """Return how many steps are whole: all of them, or all but the last if the table breaks off (``cut``)."""
-        shape = self._shape
-        missing = self._first_missing()
-        if missing is None:
-            return len(shape.step_S)
-        last = len(shape.step_S) - 1
-        if cut and last and missing // (shape.places // len(shape.step_S)) == last:
-            return last
-        S, L, E = len(shape.step_S), len(shape.layer_L), shape.experts
-        size = f"{S} steps x {L} layers" + (f" x {E} experts" if shape.units > 1 else "") + f" = {shape.places}"
-        raise TraceError(
-            f"{self._path}: no row for {shape.name(missing)}: got {shape.rows} rows, expected {size} (write zeros too)"
-            + (f"; {cut}" if cut else "")
+    def _names(self) -> list[str]:
+        if self.kind == "json":
+            lines = JsonLines(self.file, Progress([self.file]))
+            return list(dict.fromkeys(name for _, record in lines for name in record))
+        if self.kind == "parquet":
+            with open_parquet(self.file) as parquet:
+                return list(parquet.schema_arrow.names)
+        try:
+            with self.file.open(encoding="utf-8-sig", newline="") as stream:
+                head = stream.readline(BLOCK + 1)
+            if len(head) > BLOCK:
+                raise TraceError(f"{self.where(1)}: more than {BLOCK} bytes, expected shorter lines")
+            return [name.strip() for name in next(csv.reader([head]), [])]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise TraceError(f"{self.where(1)}: not a CSV table: {error}") from None
+
+    def _lines(self) -> Iterator[tuple[TextLine, dict[str, Any]]]:
+        lines = JsonLines(self.file, Progress([self.file], self._report))
+        yield from lines
+        self.cut += lines.cut
+
+    def _batches(self, wanted: Sequence[str], lists: bool) -> Iterator[Any]:
+        """Yield batches of rows, and report how many bytes of the file were read with each."""
+        progress, rows = Progress([self.file], self._report), 0
+        for batch, done in self._parquet(wanted, lists) if self.kind == "parquet" else self._csv(wanted):
+            yield batch
+            rows += batch.num_rows
+            progress.at(done, f"row {rows}")
+
+    def _parquet(self, wanted: Sequence[str], lists: bool) -> Iterator[tuple[Any, int]]:
+        with open_mapped(self.file) as opened:
+            check_cost(opened, lists=lists)
+            footer, size, rows = opened.reader.metadata, self.file.stat().st_size, 0
+            leaves = _number_leaves(footer.schema, wanted, self.file)
+            for batch in opened.reader.iter_batches(16 if lists else 256, columns=leaves, use_threads=False):
+                rows += batch.num_rows
+                yield batch, size * rows // footer.num_rows
+
+    def _csv(self, wanted: Sequence[str]) -> Iterator[tuple[Any, int]]:
+        lines = WholeLines.of(self.file)
+        self.cut += [lines.cut] if lines.cut else []
+        # only without threads do errors name the row
+        options = arrow_csv.ReadOptions(column_names=self.names, skip_rows=1, use_threads=False, block_size=BLOCK)
+        convert = arrow_csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.float64()), null_values=EMPTY
         )
+        try:
+            with lines.open() as stream, arrow_csv.open_csv(stream, options, convert_options=convert) as reader:
+                for batch in reader:
+                    yield batch, stream.tell()
+        except (pa.ArrowException, OSError, StopIteration) as error:
+            raise TraceError(f"{self.file}, {self._located(str(error))}") from None
 
-    def _first_missing(self) -> int | None:
-        for first in range(0, self._stored, CELLS_AT_ONCE):
-            held_PC = self._mapped(first, min(CELLS_AT_ONCE, self._stored - first))
-            if (empty_P := held_PC[:, 0] == 0).any():
-                return first + int(np.argmax(empty_P))
-        return None
+    def _located(self, message: str) -> str:
+        """Rewrite pyarrow's message in the words of this package: row, column, got and expected."""
+        cell = re.search(r"column #(\d+): Row #(\d+): .*invalid value '(.*)'", message, re.DOTALL)
+        if cell:
+            name, got = printable(self.names[int(cell[1])])[:80], printable(cell[3])[:80]
+            return f"row {cell[2]}, column {name}: got {got!r}, expected a number"
+        length = re.search(r"Row #(\d+): Expected (\d+) columns, got (\d+)", message)
+        if length:
+            return f"row {length[1]}: got {length[3]} columns, expected {length[2]} as in the header"
+        return f"not a table: {printable(message)[:300]}"
 
-    def rows(self, steps: int) -> Iterator[LogRow]:
-        """Yield the first ``steps`` steps; raise if a layer's rows have different tokens."""
-        shape, where, width = self._shape, str(self._path), self._shape.width
-        L, units = len(shape.layer_L), shape.units
-        for s, step in enumerate(shape.step_S[:steps].tolist()):
-            value_LUC = np.array(self._mapped(s * L * units, L * units)).reshape(L, units, -1) - 1
-            load_LE, tokens_LU = value_LUC[..., :width].reshape(L, -1), value_LUC[..., width:].reshape(L, -1)
-            for m in np.flatnonzero((tokens_LU != tokens_LU[:, :1]).any(axis=1)):
-                got = f"its rows have {tokens_LU[m].min()} and {tokens_LU[m].max()} tokens"
-                raise TraceError(f"{where}: step {step}, layer {shape.layer_L[m]}: {got}, expected one number")
-            yield LogRow(step, load_LE, where, tokens_LU[:, 0] if tokens_LU.size else None)
+    def _floats(self, batch: Any, name: str) -> FloatArray:
+        column = batch.column(batch.schema.get_field_index(name))
+        if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type) or pa.types.is_null(column.type)):
+            raise TraceError(f"{self.file}: column {printable(name)} holds {column.type}, expected numbers")
+        try:
+            return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        except pa.ArrowInvalid:
+            raise TraceError(f"{self.file}: column {printable(name)} {_TOO_LARGE}") from None
 
 
-def _reserved(path: Path, size: int) -> IO[bytes]:
-    """Open a file of ``size`` zeros that is gone when closed; a full disk raises here, not at a later write."""
-    file = tempfile.TemporaryFile()  # noqa: SIM115 (open as long as the rows are read)
-    try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:  # macOS: there a full disk raises only when a count is written
-            file.truncate(size)
-    except OSError as error:
-        file.close()
-        where = tempfile.gettempdir()
-        raise TraceError(
-            f"{path}: needs {size} bytes of temporary space in {where} (set $TMPDIR for another place): {error}"
-        ) from None
-    return file
+_TOO_LARGE = f"holds a number of more than 53 bits, expected counts up to {MAX_COUNT}"
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if value is None:
+        return float("nan")
+    if type(value) not in (int, float):
+        raise TraceError(f"{where}: {printable(name)} is {printable(repr(value))[:80]}, expected a number")
+    if type(value) is int and abs(value) > EXACT:
+        raise TraceError(f"{where}: {printable(name)} {_TOO_LARGE}")
+    return float(value)
+
+
+def _number_leaves(schema: pq.ParquetSchema, wanted: Sequence[str], file: Path) -> list[str]:
+    """Return the paths of numbers in columns, without the kind of each histogram; raise `TraceError` for any text.
+
+    One text in a dictionary takes gigabytes where each row has it.
+    """
+    found, names = [], {*wanted}
+    for leaf in (schema.column(j) for j in range(len(schema))):
+        if names.isdisjoint(accumulate(leaf.path.split("."), "{}.{}".format)):
+            continue
+        if leaf.path.endswith("._type"):
+            continue
+        if leaf.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
+            raise TraceError(f"{file}: column {printable(leaf.path)[:80]} holds texts, expected numbers")
+        found.append(leaf.path)
+    return found

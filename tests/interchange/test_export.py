@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import NotFoundError, PlacementError, TraceError
 from moeload_bench.interchange import placements
+from moeload_bench.interchange.counts import read_csv
 from moeload_bench.interchange.forecast_files import Ahead, forecast_ahead, write_forecast
 from moeload_bench.interchange.placements import Placement, place_forecast, write_placement
 from moeload_bench.interchange.rows import Options, write_log
 from moeload_bench.interchange.series import ENDINGS, write_series
-from moeload_bench.interchange.table import read_csv
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from moeload_bench.traces.trace import Trace

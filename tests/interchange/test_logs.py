@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.interchange import flame_moe, logfiles, megatron, rows
+from moeload_bench.interchange.counts import read_jsonl
 from moeload_bench.interchange.importing import FORMATS, import_log
-from moeload_bench.interchange.jsonlines import read_jsonl
 from moeload_bench.interchange.load_history import read_load_history
 from moeload_bench.interchange.routed import read_routed
 from moeload_bench.interchange.rows import Log, Options, write_log
