@@ -27,6 +27,8 @@ class Totals:
         rows_N, far_NLE = history.sums(range(first, self.reach + 1, BLOCK))
         self._back_B = np.concatenate([np.arange(len(near_SLE)), rows_N])
         self._sum_BLE = np.concatenate([near_SLE, far_NLE])
+        middle_B = (self._back_B[1:] + self._back_B[:-1]) / 2
+        self._border_R = np.searchsorted(middle_B, np.arange(self._back_B[-1] + 1), side="right")
 
     def means(self, near: ArrayLike, far: ArrayLike) -> FloatArray:
         """[..., L, E]: the mean of each stretch; what lies beyond the memory is cut off."""
@@ -43,5 +45,4 @@ class Totals:
 
     def _nearest(self, back: ArrayLike) -> IntArray:
         """The nearest border at which a sum ends, the farther of two."""
-        above = np.searchsorted(self._back_B, back).clip(1, len(self._back_B) - 1)
-        return np.where(back - self._back_B[above - 1] < self._back_B[above] - back, above - 1, above)
+        return self._border_R[np.minimum(back, len(self._border_R) - 1)]

@@ -44,7 +44,7 @@ from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlock, TraceInfo
 
 from ._gate import read_gate, shipped_gate
-from ._measures import ANCHORS, Memory, measure
+from ._measures import ANCHORS, Measures, Memory, measure
 from ._path import block_edges, hat_weights
 from ._series import uniform
 from ._spread import moving, scale_of
@@ -85,18 +85,21 @@ class Gated:
             share_LE = rows_SLE.mean(axis=0) if len(rows_SLE) else uniform(self._memory.info)
             return Forecast.constant(share_LE, request.horizon)
         measured = measure(self._memory)
-        share_ALE = self._gate.forecast(measured)
-        edges = block_edges(request, self._memory.info.stride)
-        share_BLE = np.tensordot(hat_weights(ANCHORS, edges), share_ALE, axes=1)
-        told = Forecast(share_BLE, np.array(edges, dtype=np.int64))
+        path = self._path(measured, request)
         if self._gate.spread is None or not request.quantiles:
-            return told
-        mean_KLE = told.window_means(request.horizons)
+            return path
+        mean_KLE = path.window_means(request.horizons)
         scale_KLE = scale_of(measured, mean_KLE, request.horizons)
         quantile_QKLE = self._gate.spread.quantiles(
             request.quantiles, request.horizons, mean_KLE, scale_KLE, moving(self._memory)
         )
-        return replace(told, quantile_QKLE=quantile_QKLE)
+        return replace(path, quantile_QKLE=quantile_QKLE)
+
+    def _path(self, measured: Measures, request: ForecastRequest) -> Forecast:
+        """The shares of what was measured, without quantiles."""
+        edges = block_edges(request, self._memory.info.stride)
+        share_BLE = np.tensordot(hat_weights(ANCHORS, edges), self._gate.forecast(measured), axes=1)
+        return Forecast(share_BLE, np.array(edges, dtype=np.int64))
 
 
 def _checked(weights: str) -> str:

@@ -64,7 +64,7 @@ class Constants:
 
     sharpness: float = 8.0
     breaks: float = 0.3
-    loss_free: float = 1.0
+    loss_free: float = 1.5
     quantile: float = 0.5
     aux_loss: float = 0.45
     halves: float = 0.5
@@ -97,25 +97,30 @@ class Online:
         self._memory.observe(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """Return a block up to each of `HORIZONS`, with the mean that is forecast up to there."""
-        info = self._memory.info
-        if self._memory.rows < MIN_ROWS:
-            rows_SLE = self._memory.share.newest(MIN_ROWS)
-            return Forecast.constant(rows_SLE.mean(axis=0) if len(rows_SLE) else uniform(info), request.horizon)
-        past = Past(self._memory, self._constants)
-        share_BLE: list[FloatArray] = []
-        edges: list[int] = []
-        start, sum_LE = 0, np.zeros_like(uniform(info))
-        for rows in sorted({row_count(h, info.stride) for h in HORIZONS}):
-            mean_LE = past.mean_of_next(rows)
-            share_LE = to_simplex((rows * mean_LE - sum_LE) / (rows - start), mean_LE)
-            start, sum_LE = rows, sum_LE + (rows - start) * share_LE
-            share_BLE.append(share_LE)
-            edges.append(rows * info.stride)
-            if edges[-1] >= request.horizon:
-                break
-        edges[-1] = request.horizon
-        return Forecast(np.stack(share_BLE), np.array(edges, dtype=np.int64))
+        """A block up to each of `HORIZONS`."""
+        return forecast_from(self._memory, self._constants, request.horizon)
+
+
+def forecast_from(memory: Memory, constants: Constants, horizon: int) -> Forecast:
+    """A block up to each of `HORIZONS`, with the mean that is forecast up to there."""
+    info = memory.info
+    if memory.rows < MIN_ROWS:
+        rows_SLE = memory.share.newest(MIN_ROWS)
+        return Forecast.constant(rows_SLE.mean(axis=0) if len(rows_SLE) else uniform(info), horizon)
+    past = Past(memory, constants)
+    share_BLE: list[FloatArray] = []
+    edges: list[int] = []
+    start, sum_LE = 0, np.zeros_like(uniform(info))
+    for rows in sorted({row_count(h, info.stride) for h in HORIZONS}):
+        mean_LE = past.mean_of_next(rows)
+        share_LE = to_simplex((rows * mean_LE - sum_LE) / (rows - start), mean_LE)
+        start, sum_LE = rows, sum_LE + (rows - start) * share_LE
+        share_BLE.append(share_LE)
+        edges.append(rows * info.stride)
+        if edges[-1] >= horizon:
+            break
+    edges[-1] = horizon
+    return Forecast(np.stack(share_BLE), np.array(edges, dtype=np.int64))
 
 
 class Past:
@@ -126,6 +131,7 @@ class Past:
         self._shares = Totals(memory.share)
         self._signs = None if memory.sign is None else Totals(memory.sign)
         self._seen = self._shares.reach
+        self._errors: dict[tuple[int, tuple[int, ...]], FloatArray] = {}
 
     def mean_of_next(self, rows: int) -> FloatArray:
         """[L, E]: the mean share of the next rows."""
@@ -174,6 +180,11 @@ class Past:
 
     def _log_errors(self, rows: int, windows: tuple[int, ...]) -> FloatArray:
         """[C, L]: of windows, halves and u, on the newest targets of so many rows."""
+        if (rows, windows) not in self._errors:
+            self._errors[rows, windows] = self._tried(rows, windows)
+        return self._errors[rows, windows]
+
+    def _tried(self, rows: int, windows: tuple[int, ...]) -> FloatArray:
         targets = next((count for below, count in TARGETS if rows < below), 1)
         origin_N = rows + max(1, rows // 2) * np.arange(targets)
         origin_N = origin_N[origin_N < self._seen]

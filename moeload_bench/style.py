@@ -43,7 +43,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 PLACES = (
     "sw_avg", "uniform", "last_value", "ema", "adaptive", "gated", "lstm", "arima", "average_tuned", "fracast",
     "sw_avg.w10", "sw_avg.w500", "sw_avg.w1000", "recent_sum", "since_plan", "since_plan.blocks", "arima.111",
-    "lstm.online", "sw_avg_conformal", "autotheta", "guarded",
+    "lstm.online", "sw_avg_conformal", "autotheta", "guarded", "online", "online.guarded",
 )  # fmt: skip
 """Forecasters whose colour and marker are the same in every chart; of others a hash of the name says where to begin."""
 STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}

@@ -59,7 +59,10 @@ PREPARING = "preparing: hashes, states and noise floors"
 STOPPED = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
-OWN_TRACE_BASELINES = (UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "guarded")
+OWN_TRACE_BASELINES = (
+    *(UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "guarded"),
+    *("online", "online_guarded"),
+)
 
 
 def run(

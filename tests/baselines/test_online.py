@@ -1,7 +1,11 @@
-"""`online`: it finds cycles and new levels, returns to 1/E where a controller does, and uses complete rows only."""
+"""`online`: it finds cycles and new levels, returns to 1/E where a controller does, and uses complete rows only.
+
+`online.guarded`: it begins between its two members and moves to the one that is nearer.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +15,9 @@ from numpy.typing import NDArray
 from baselines._history import BLOCK, SINGLE, History
 from baselines._pooled import pooled_ridge, similar_rows
 from baselines._totals import Totals
+from baselines.guarded import Guarded
 from baselines.online import HORIZONS, Online
+from baselines.online_guarded import CHECK, OnlineGuarded
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 
 REQUEST = ForecastRequest(0, 2000, HORIZONS)
@@ -29,18 +35,20 @@ def levels(steps: int, layers: int = 2, experts: int = 8, seed: int = 1) -> NDAr
     return np.broadcast_to(share_LE, (steps, layers, experts))
 
 
-def forecaster(load_SLE: Loads, balancing: str = "none", portions: tuple[int, ...] = ()) -> Any:
+def forecaster(
+    load_SLE: Loads, balancing: str = "none", portions: tuple[int, ...] = (), kind: Callable[..., Any] = Online
+) -> Any:
     _, L, E = load_SLE.shape
-    found = Online(TraceInfo(L, E, 2, tuple(range(L)), 512, 1, balancing, 0.0, 0), 0)
+    found = kind(TraceInfo(L, E, 2, tuple(range(L)), 512, 1, balancing, 0.0, 0), 0)
     for start, stop in zip((0, *portions), (*portions, len(load_SLE)), strict=True):
         rows = load_SLE[start:stop]
         found.observe(StepBlock(np.arange(start, stop), rows, rows.sum(axis=2)))
     return found
 
 
-def means(load_SLE: Loads, balancing: str = "none", portions: tuple[int, ...] = ()) -> NDArray[np.float64]:
-    """[K, L, E] at `HORIZONS`."""
-    found: NDArray[np.float64] = forecaster(load_SLE, balancing, portions).forecast(REQUEST).window_means(HORIZONS)
+def means(load_SLE: Loads, *more: Any, **named: Any) -> NDArray[np.float64]:
+    """[K, L, E] at `HORIZONS`, of what `forecaster` makes."""
+    found: NDArray[np.float64] = forecaster(load_SLE, *more, **named).forecast(REQUEST).window_means(HORIZONS)
     return found
 
 
@@ -140,3 +148,25 @@ def test_the_ridge_finds_planted_coefficients() -> None:
     residual_NLE[:10] = 9.0
     weight_N = (np.arange(40) >= 10).astype(np.float64)
     np.testing.assert_allclose(pooled_ridge(feature_NFLE, residual_NLE, weight_N), [0.5, -0.2], atol=0.02)
+
+
+def test_before_any_target_has_come_both_members_count_half() -> None:
+    """Over each horizon the mean is that of the two."""
+    load_SLE = counted(levels(CHECK - 1), 2_000)
+    each = [means(load_SLE, kind=kind) for kind in (Guarded, Online)]
+    np.testing.assert_allclose(means(load_SLE, kind=OnlineGuarded), np.mean(each, axis=0), atol=1e-9)
+
+
+def test_it_moves_to_the_member_that_was_nearer() -> None:
+    """Loads swing from row to row, which `online` foresees and `guarded` does not."""
+    phase_PLE = np.random.default_rng(3).dirichlet(np.full(8, 0.2), (2, 2))
+    load_SLE = counted(phase_PLE[np.arange(6 * CHECK) % 2])
+    wrong, right = (error(means(load_SLE, kind=kind)[0], phase_PLE[0]) for kind in (Guarded, OnlineGuarded))
+    assert right < 0.1 * wrong
+
+
+def test_size_of_portions_does_not_matter_to_the_mixture() -> None:
+    """Checks fall on the same rows, whatever a portion holds."""
+    load_SLE = counted(levels(3 * CHECK), 2_000)
+    expected_KLE = means(load_SLE, kind=OnlineGuarded)
+    np.testing.assert_allclose(means(load_SLE, "none", (1, 130, 300), OnlineGuarded), expected_KLE, atol=1e-9)

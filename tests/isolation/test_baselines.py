@@ -28,6 +28,7 @@ TARGETS = [
     "online",
     "gated",
     "guarded",
+    "online_guarded",
     "arima@order=[1,1,1],history=150",
     pytest.param("arima@order=[2,1,2],history=150,refit_every=160", marks=pytest.mark.slow),
     "arima@order=[1,1,1],history=150,refit_every=160,engine=statsmodels",
