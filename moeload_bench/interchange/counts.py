@@ -36,7 +36,7 @@ from moeload_bench.interchange.logfiles import (
 )
 from moeload_bench.interchange.rank_logs import RankStep, log_of_ranks, rank_of
 from moeload_bench.interchange.rows import Log, LogRow, Report
-from moeload_bench.interchange.table import Table
+from moeload_bench.interchange.table import NamedColumns
 from moeload_bench.traces.archives import read_arrays
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS
 from moeload_bench.traces.trace import MAX_COUNT, Trace
@@ -110,7 +110,7 @@ def read_csv(paths: Paths, report: Report | None = None) -> Log:
 
     If the last line breaks off, the table ends before it, and the step that it may belong to is left out.
     """
-    table = Table(find_file(paths, "*.csv"), report)
+    table = NamedColumns(find_file(paths, "*.csv"), report)
     loads = _load_columns(table)
     cell_NC = _cells(table)
     column = dict(zip(table.names, cell_NC.T, strict=True))
@@ -128,7 +128,7 @@ def read_csv(paths: Paths, report: Report | None = None) -> Log:
     return Log(str(table.file), tuple(layer_L.tolist()), places.units * len(loads), rows, cut=table.cut)
 
 
-def _load_columns(table: Table) -> list[str]:
+def _load_columns(table: NamedColumns) -> list[str]:
     """Return the names of the columns of loads, in the order of experts; raise for other columns than a layout's."""
     wide = [f"load_{e}" for e in range(sum(name.startswith("load_") for name in table.names))]
     loads, keys = (["load"], ["expert"]) if "expert" in table.names else (wide, [])
@@ -137,7 +137,7 @@ def _load_columns(table: Table) -> list[str]:
     return loads
 
 
-def _cells(table: Table) -> IntArray:
+def _cells(table: NamedColumns) -> IntArray:
     """Return all cells [N, C], checked to be counts."""
     parts, size = list[IntArray](), 0
     for number, value_NC in table.numbers(table.names):
@@ -158,7 +158,7 @@ def _cells(table: Table) -> IntArray:
     return np.concatenate(parts)
 
 
-def _whole_steps(table: Table, places: _Places, place_N: IntArray, order_N: IntArray) -> int:
+def _whole_steps(table: NamedColumns, places: _Places, place_N: IntArray, order_N: IntArray) -> int:
     """Return how many steps are whole: all of them, or all but the last if the table breaks off.
 
     ``order_N`` sorts the rows by place. Raise `TraceError` for a row that comes twice or is missing.

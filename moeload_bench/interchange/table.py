@@ -33,7 +33,7 @@ EXACT = 1 << 53
 """Up to here a float64 holds every whole number."""
 
 
-class Table:
+class NamedColumns:
     """A file's columns. ``cut`` names a last line that breaks off, once the rows are read: it is left out."""
 
     def __init__(self, file: Path, report: Report | None = None) -> None:

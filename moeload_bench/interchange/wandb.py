@@ -27,7 +27,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import Paths, find_file, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report, Semantics, logged_row
 from moeload_bench.interchange.scalars import Names, match_names, name_rule
-from moeload_bench.interchange.table import Table
+from moeload_bench.interchange.table import NamedColumns
 from moeload_bench.traces.trace import MAX_COUNT
 
 SAMPLED = "W&B samples: run.history() gives 500 rows of a run, run.scan_history() all"
@@ -53,7 +53,7 @@ def read_wandb(
     ``experts`` is how many a layer must have. ``shares``: the values are not counts but shares of their
     layer's load, or ratios to its mean.
     """
-    table = Table(find_file(paths, "*.csv"), report)
+    table = NamedColumns(find_file(paths, "*.csv"), report)
     histograms = match_histograms(table.names, pattern, str(table.file))
     names = match_names(table.names, pattern, str(table.file)) if histograms is None else None
     steps = (step_column,) if step_column else STEPS
@@ -73,12 +73,17 @@ def read_wandb(
 
 
 def _log(
-    table: Table, layers: tuple[int, ...], experts: int, rows: Iterator[LogRow], notes: list[str], semantics: Semantics
+    table: NamedColumns,
+    layers: tuple[int, ...],
+    experts: int,
+    rows: Iterator[LogRow],
+    notes: list[str],
+    semantics: Semantics,
 ) -> Log:
     return Log(str(table.file), layers, experts, rows, semantics, notes=notes, cut=table.cut, hint=SAMPLED)
 
 
-def _rows(table: Table, names: Names, step: str, shares: bool) -> Iterator[LogRow]:
+def _rows(table: NamedColumns, names: Names, step: str, shares: bool) -> Iterator[LogRow]:
     """Yield the rows that hold the logged values; a row without any of them is another log's."""
     for first, value_NC in table.numbers([step, *names.at]):
         for n, (number, *value_C) in enumerate(value_NC):
@@ -179,7 +184,7 @@ def _edges(value: Any) -> FloatArray:
     return edges if edges.ndim == 1 else np.empty(0)
 
 
-def _of_histograms(table: Table, found: Histograms, step: str, experts: int | None) -> Log:
+def _of_histograms(table: NamedColumns, found: Histograms, step: str, experts: int | None) -> Log:
     if table.kind == "csv":
         raise TraceError(
             f"{table.file}: {found.pattern} in a CSV table is text, expected histograms in parquet or JSON Lines"
