@@ -254,7 +254,7 @@ class _RunScores:
             counts=host.counts() if host else {},
             cost=_cost(host, self.truth),
             forecasts_sha256=self.digest.hexdigest(),
-            accounting=host.cost().accounting if host else None,
+            accounting=None if host is None or self.pair.setting.level == "none" else "processes",
         )
 
     def _filled(self, value_K: FloatArray) -> FloatArray:
@@ -296,7 +296,6 @@ def _row_time(trace: Trace) -> float | None:
 
 def _cost(host: Host | None, truth: Truth) -> CostResult:
     measured = {} if host is None else asdict(host.cost())
-    measured.pop("accounting", None)  # the result says it beside
     return CostResult(training_step_s=_row_time(truth.trace), **measured)
 
 

@@ -40,7 +40,7 @@ class RunResult(Record):
     ``per_layer[state][metric]`` is [K][L], the mean over the state's origins; ``floors``, ``floor_marks`` and each
     task's ``crossing`` are the trace's (`results.trace_facts.TraceFacts`).
     ``counts`` are events that the forecaster counted itself (`not_converged`, `fallback`). ``accounting``: how memory
-    and CPU time of its processes were counted and limited (docs/methods/isolation.md); left out where it is not known.
+    and CPU time of its processes were counted and limited; earlier results had control groups. Left out where unknown.
     """
 
     trace: str

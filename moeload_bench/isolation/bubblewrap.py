@@ -79,19 +79,18 @@ class Command:
 
 
 def sandbox_command(
-    target: StoredTarget | None, arguments: Sequence[str], environment: dict[str, str], *, counted: bool = False
+    target: StoredTarget | None, arguments: Sequence[str], environment: dict[str, str]
 ) -> tuple[Command, int]:
     """Return the command that runs ``python ARGUMENTS`` in the sandbox, and a descriptor that tells its first process.
 
-    Without a ``target`` the sandbox holds no forecaster. ``counted``: it runs in a control group, which charges it with
-    children that it does not wait for.
+    Without a ``target`` the sandbox holds no forecaster.
     """
     machine = seccomp.this_machine()
     bwrap = shutil.which("bwrap")
     if machine is None or bwrap is None:
         raise IsolationError(f"isolation level 'sandbox' is not available: {why_unavailable()}")
     mounts, extra_fds = ([], ()) if target is None else _target_mounts(target)
-    seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine, keeps_children=not counted))
+    seccomp_fd = _memory_file("seccomp", seccomp.filter_program(machine))
     info_read, info_write = os.pipe()
     options = [*_namespace_options(), *_root_options(mounts)]
     options += ["--seccomp", str(seccomp_fd), "--info-fd", str(info_write)]

@@ -70,8 +70,7 @@ class ChildHost(Host):
         return dict(self._counts)
 
     def cost(self) -> Cost:
-        peak_bytes = self._process.watch.peak_memory_bytes()
-        return replace(self._cost, peak_memory_bytes=peak_bytes, accounting=self._process.accounting)
+        return replace(self._cost, peak_memory_bytes=self._process.watch.peak_memory_bytes())
 
     def stop(self) -> None:
         self._process.close()

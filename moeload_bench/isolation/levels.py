@@ -13,7 +13,6 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 
 Level = Literal["none", "process", "sandbox"]
-Accounting = Literal["cgroup v2", "cgroup v1", "processes"]
 LEVELS: tuple[Level, ...] = ("none", "process", "sandbox")
 
 MIB = 2**20
@@ -58,8 +57,7 @@ class Cost:
     Wall seconds are from sending a call to holding its answer. CPU seconds are those of the forecaster's process
     and its descendants, None on platforms that cannot tell. ``startup_wall_s`` is from starting the process to the
     constructed forecaster. ``peak_memory_bytes`` is the peak resident memory of the processes, None when unknown
-    (level `none`). For `fit`, ``observe_*`` are the costs of fitting. ``accounting`` says how memory and CPU time of
-    descendants were counted and limited: by a control group, or by looking at the processes.
+    (level `none`). For `fit`, ``observe_*`` are the costs of fitting.
     """
 
     observe_wall_s: float = 0.0
@@ -70,7 +68,6 @@ class Cost:
     forecasts: int = 0
     startup_wall_s: float = 0.0
     peak_memory_bytes: int | None = None
-    accounting: Accounting | None = None
 
     def with_call(self, call: str, wall_s: float, cpu_s: float | None) -> Cost:
         """Return the cost with one more call of `observe` or `forecast`; CPU time that is unknown once stays so."""

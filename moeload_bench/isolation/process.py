@@ -20,19 +20,17 @@ from typing import Any
 from moeload_bench.arrays import Array
 from moeload_bench.errors import IsolationError
 from moeload_bench.isolation import bubblewrap, frames
-from moeload_bench.isolation.cgroups import Group, new_group
 from moeload_bench.isolation.frames import Header, Rules
-from moeload_bench.isolation.levels import Accounting, Level, Limits, end_words, signal_name
+from moeload_bench.isolation.levels import Level, Limits, end_words, signal_name
 from moeload_bench.isolation.local import one_line
-from moeload_bench.isolation.system import ProcFiles, end_tree
+from moeload_bench.isolation.system import end_tree, handle
 from moeload_bench.isolation.targets import StoredTarget, is_baseline
-from moeload_bench.isolation.watch import MIB, ProcessWatch, over_memory
+from moeload_bench.isolation.watch import ProcessWatch
 
 WORKER = str(Path(__file__).resolve().with_name("worker.py"))
 MAX_REPLY_HEADER_BYTES = 2**16
 PIPE_BYTES = 2**20
 END_S = 10.0
-OWN_PROCESSES = 2  # of a sandbox: bubblewrap outside, the first process inside
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS")
 # Without a fixed seed the order of a set of strings, and with it a forecast, may differ from run to run.
 ENVIRONMENT = {**dict.fromkeys(ONE_THREAD, "1"), "PYTHONHASHSEED": "0"}
@@ -47,18 +45,16 @@ class Process:
         self._waited_s = 0.0
         self._cpu_seen: float | None = 0.0  # CPU time that its calls were charged with, or that was start-up
         self._folder = tempfile.mkdtemp(prefix="moeload-") if level == "process" else None
-        # only in a sandbox are all processes, and threads, the forecaster's
-        self._group = new_group(limits.memory_bytes, limits.processes + OWN_PROCESSES if level == "sandbox" else None)
         try:
-            self._popen, leader = _start(target, level, limits, self._folder, numba_cache, self._group)
+            self._popen, leader = _start(target, level, limits, self._folder, numba_cache)
         except BaseException:
             self._tidy()
             raise
         self._in, self._out = _pipe(self._popen.stdin), _pipe(self._popen.stdout)
-        self._leader = None if leader is None else ProcFiles.handle(leader)
+        self._leader = None if leader is None else handle(leader)
         root = self._popen.pid if leader is None else leader
         folders = None if leader is None else bubblewrap.WRITABLE
-        self.watch = ProcessWatch(self._popen.pid, root, folders, limits, self._group)
+        self.watch = ProcessWatch(self._popen.pid, root, folders, limits)
 
     def call(
         self, header: Header, arrays: Mapping[str, Array], rules: Rules, wall_s: float | None = None
@@ -110,17 +106,10 @@ class Process:
         self._cpu_seen = before if now is None else now
         return None if before is None or now is None else max(0.0, now - before)
 
-    @property
-    def accounting(self) -> Accounting:
-        """Return how memory and CPU time of all its processes are counted."""
-        return self._group.kind if self._group is not None else "processes"
-
     def kill(self) -> None:
         """End the process and all its descendants at once."""
         if self._leader is not None:
             self._leader.kill()  # the sandbox's first process: with it the kernel ends everything else in there
-        if self._group is not None:
-            self._group.kill()
         if self._popen.poll() is None:  # else its number may be another's by now
             end_tree(self._popen.pid)
 
@@ -140,8 +129,6 @@ class Process:
             self._broken = "the host is closed"
 
     def _tidy(self) -> None:
-        if self._group is not None:
-            self._group.remove()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -156,8 +143,6 @@ class Process:
         except subprocess.TimeoutExpired:
             return "closed its pipe"
         name = signal_name(status)
-        if name == "SIGKILL" and self._group is not None and self._group.memory_kills():
-            return over_memory(self._limits.memory_bytes + MIB, self._limits.memory_bytes)  # before the watch looked
         if name == "SIGXCPU":
             return f"{end_words(status)} after {self._limits.cpu_s:g} s of CPU time"
         said = _last_words(self._popen) if name is None else ""
@@ -196,7 +181,6 @@ def _start(
     limits: Limits,
     folder: str | None,
     numba_cache: Path | None,
-    group: Group | None,
 ) -> tuple[subprocess.Popen[bytes], int | None]:
     """Return the child, and for a sandbox the process id (seen from outside) of its first process."""
     sandboxed = level == "sandbox"
@@ -211,13 +195,12 @@ def _start(
     arguments = ["-P", "-s" if sandboxed else "-P", WORKER, json.dumps(settings)]
     pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     pipes |= {"bufsize": 0, "start_new_session": True}
-    joined = list if group is None else group.command
     if not sandboxed:
         environment = {**os.environ, **ENVIRONMENT, **_cache_setting(target, numba_cache)}
-        return subprocess.Popen(joined([sys.executable, *arguments]), cwd=folder, env=environment, **pipes), None
-    command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT, counted=group is not None)
+        return subprocess.Popen([sys.executable, *arguments], cwd=folder, env=environment, **pipes), None
+    command, info_fd = bubblewrap.sandbox_command(target, arguments, ENVIRONMENT)
     try:
-        popen = subprocess.Popen(joined(command.argv), pass_fds=command.fds, env={}, **pipes)
+        popen = subprocess.Popen(command.argv, pass_fds=command.fds, env={}, **pipes)
     except BaseException:
         os.close(info_fd)
         raise

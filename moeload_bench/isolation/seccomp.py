@@ -128,11 +128,10 @@ MACHINES: Mapping[str, Machine] = {
 }
 
 
-def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
+def filter_program(machine: Machine) -> bytes:
     """Return the filter as an array of ``struct sock_filter``.
 
-    ``keeps_children``: what happens at a child's end (SIGCHLD) may not be changed. A child that nobody waits for is
-    charged to nobody, which matters where no control group counts.
+    What happens at a child's end (SIGCHLD) may not be changed: a child that nobody waits for is charged to nobody.
     """
     program = [
         _op(LD_ABS, ARCH_AT), _op(JEQ, machine.audit, 1, 0), _op(RET, KILL),
@@ -152,7 +151,7 @@ def filter_program(machine: Machine, *, keeps_children: bool = False) -> bytes:
         "getsockopt": [_argument(2), *_refused(NUMBERS_READ, errno.ENOPROTOOPT)],
         "setsockopt": [_argument(2), *_refused(NUMBERS_SENT, errno.ENOPROTOOPT)],
         "fcntl": [_argument(1), *_refused(LOCKS_AND_LEASES, errno.ENOLCK)],
-        "rt_sigaction": no_change if keeps_children else [],
+        "rt_sigaction": no_change,
     }
     for name, tests in checks.items():
         program += _when(machine.checked[name], tests)

@@ -1,4 +1,4 @@
-"""What the operating system says of processes: the files of /proc, and psutil where there are none.
+"""What Linux says of processes, in the files of /proc; elsewhere nothing is known of them.
 
 Only the standard library is imported: the watch (`watch.main`) starts with it.
 """
@@ -9,13 +9,10 @@ import contextlib
 import os
 import select
 import signal
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from moeload_bench.isolation.cgroups import read_proc
+from typing import NamedTuple
 
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 0.01
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -29,90 +26,46 @@ class Usage(NamedTuple):
     memory_bytes: int
 
 
-class ProcFiles:
-    """Linux: the files of /proc."""
+def children(pid: int) -> list[int]:
+    """Return the processes that a process's threads have started."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):
+                found += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
+    return found
 
-    @staticmethod
-    def children(pid: int) -> list[int]:
-        """Return the processes that a process's threads have started."""
-        found: list[int] = []
-        with contextlib.suppress(OSError):
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with contextlib.suppress(OSError):
-                    found += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
-        return found
 
-    @staticmethod
-    def usage(pid: int) -> Usage | None:
-        """Return what a process uses; None when it is gone.
+def usage(pid: int) -> Usage | None:
+    """Return what a process uses; None when it is gone.
 
-        See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages.
-        """
-        try:
-            text = read_proc(f"/proc/{pid}/stat", one_line=True)
-        except OSError:
-            return None
-        fields = text.rpartition(b")")[2].split()
-        user, system, ended_user, ended_system = (int(field) * TICK_S for field in fields[11:15])
-        return Usage(user + system, ended_user + ended_system, int(fields[21]) * PAGE_BYTES)
+    See proc_pid_stat(5): fields 14 to 17 are CPU ticks, 24 resident pages.
+    """
+    try:
+        text = read_proc(f"/proc/{pid}/stat", one_line=True)
+    except OSError:
+        return None
+    fields = text.rpartition(b")")[2].split()
+    user, system, ended_user, ended_system = (int(field) * TICK_S for field in fields[11:15])
+    return Usage(user + system, ended_user + ended_system, int(fields[21]) * PAGE_BYTES)
 
-    @staticmethod
-    def own_cpu_s(pid: int) -> float | None:
-        """Return the CPU seconds of a process, without its children's; None when it is gone.
 
-        The kernel's CPU clock of a process counts nanoseconds, see clock_getcpuclockid(3).
-        """
-        try:
-            return time.clock_gettime((~pid << 3) | 2)  # the clock's id is made of the inverted process id
-        except OSError:
-            return None
+def own_cpu_s(pid: int) -> float | None:
+    """Return the CPU seconds of a process, without its children's; None when it is gone.
 
-    @staticmethod
-    def handle(pid: int) -> Any:
-        """Return what tells a process from a later one of its number; None when it is gone."""
-        with contextlib.suppress(OSError):
-            return Pidfd(pid)
+    The kernel's CPU clock of a process counts nanoseconds, see clock_getcpuclockid(3).
+    """
+    try:
+        return time.clock_gettime((~pid << 3) | 2)  # the clock's id is made of the inverted process id
+    except OSError:
         return None
 
 
-class Psutil(ProcFiles):
-    """Elsewhere: psutil. Sandboxes and control groups are Linux's, so that nothing is counted there but processes."""
-
-    @staticmethod
-    def children(pid: int) -> list[int]:
-        import psutil
-
-        with contextlib.suppress(psutil.Error):
-            return [child.pid for child in psutil.Process(pid).children()]
-        return []
-
-    @staticmethod
-    def usage(pid: int) -> Usage | None:
-        import psutil
-
-        with contextlib.suppress(psutil.Error):
-            process = psutil.Process(pid)
-            cpu, memory = process.cpu_times(), process.memory_info()
-            ended = getattr(cpu, "children_user", 0.0) + getattr(cpu, "children_system", 0.0)
-            return Usage(cpu.user + cpu.system, ended, memory.rss)
-        return None
-
-    @staticmethod
-    def own_cpu_s(pid: int) -> float | None:
-        usage = Psutil.usage(pid)
-        return None if usage is None else usage.own_cpu_s
-
-    @staticmethod
-    def handle(pid: int) -> Any:
-        import psutil
-
-        with contextlib.suppress(psutil.Error):
-            return psutil.Process(pid)
-        return None
-
-
-SYSTEMS = {"linux": ProcFiles, "other": Psutil}
-SYSTEM = "linux" if sys.platform == "linux" else "other"
+def handle(pid: int) -> Pidfd | None:
+    """Return what tells a process from a later one of its number; None when it is gone, and where it is not Linux's."""
+    with contextlib.suppress(OSError, AttributeError):
+        return Pidfd(pid)
+    return None
 
 
 class Pidfd:
@@ -137,18 +90,18 @@ class Pidfd:
             self._fd = None
 
 
-def descend(system: type[ProcFiles], root: int) -> Iterator[int]:
+def descend(root: int) -> Iterator[int]:
     """Yield a process and all below it."""
     waiting = [root]
     while waiting:
         pid = waiting.pop()
         yield pid
-        waiting.extend(system.children(pid))
+        waiting.extend(children(pid))
 
 
-def end_tree(leader: int, system: type[ProcFiles] | None = None) -> None:
+def end_tree(leader: int) -> None:
     """Kill a process group and every descendant of its leader, also those that left for a session of their own."""
-    kill_all([*descend(system or SYSTEMS[SYSTEM], leader)][1:])
+    kill_all([*descend(leader)][1:])
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(leader, signal.SIGKILL)
 
@@ -175,3 +128,18 @@ def high_water_bytes(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def read_proc(path: str, one_line: bool = False) -> bytes:
+    """Return a file of /proc; many are read at every look, and `open` takes three times as long.
+
+    A list comes a page at a time and ends when a read gives nothing; ``one_line`` needs no second read.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        parts = [os.read(fd, 1 << 16)]
+        while not one_line and parts[-1]:
+            parts.append(os.read(fd, 1 << 16))
+        return b"".join(parts)
+    finally:
+        os.close(fd)

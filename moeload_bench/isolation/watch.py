@@ -4,7 +4,7 @@ One process watches all forecasters of a harness, started with the first (`Watch
 standard input whom to watch, one JSON object a line, and writes what it sees into memory that it shares with the
 harness (`Slot`): so neither a busy harness holds it up, nor does a call wait for it. When its input ends, because the
 harness is gone, whatever it still watches is ended, and it ends too (`main`, its own side). It starts with the standard
-library alone; where there is no /proc it asks psutil.
+library alone. Without Linux's /proc it sees nothing: there the limits per process and the harness's clock are left.
 """
 
 from __future__ import annotations
@@ -28,18 +28,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeload_bench.errors import IsolationError
-from moeload_bench.isolation.cgroups import Group
 from moeload_bench.isolation.system import (
-    SYSTEM,
-    SYSTEMS,
-    Pidfd,
-    ProcFiles,
     Usage,
+    children,
     descend,
     end_tree,
+    handle,
     high_water_bytes,
     kill_all,
+    own_cpu_s,
     sockets,
+    usage,
 )
 
 if TYPE_CHECKING:
@@ -48,11 +47,8 @@ if TYPE_CHECKING:
 EVERY_S = 0.1
 MIB = 2**20
 SOCKET_BYTES = 2 * 212_992
-"""What a unix socket's queue may hold at most by default: memory of no process, counted where there is no group."""
-RUN = (
-    "import os, sys; sys.path += sys.argv[1].split(os.pathsep); "
-    "from moeload_bench.isolation.watch import main; main(int(sys.argv[2]), sys.argv[3])"
-)
+"""What a unix socket's queue may hold at most by default: memory of no process."""
+RUN = "import sys; sys.path.append(sys.argv[1]); from moeload_bench.isolation.watch import main; main(int(sys.argv[2]))"
 PACKAGE_PARENT = str(Path(__file__).resolve().parents[2])
 
 
@@ -114,28 +110,25 @@ def over_memory(used_bytes: int, allowed_bytes: int) -> str:
 class Watched:
     """One forecaster. ``root`` is its process or, in a sandbox (``inside``), the first one there, whose child it is."""
 
-    def __init__(self, asked: dict[str, Any], system: type[ProcFiles]) -> None:
-        self._system = system
+    def __init__(self, asked: dict[str, Any]) -> None:
         self.slot: int = asked["slot"]
         self._root: int = asked["root"]
         self._leader: int = asked["leader"]
         self._inside: bool = asked["inside"]
         self._folders: dict[str, int] = asked["folders"]
         self._limits: dict[str, float] = asked["limits"]
-        self._group = None if asked["group"] is None else Group(asked["kind"], asked["group"])
-        self._handle = system.handle(self._root)
+        self._handle = handle(self._root)
         self._peak_bytes = 0
         self._others_cpu_s = 0.0
         self.verdict = ""
 
     def look(self) -> Slot:
         """See what it uses."""
-        worker = next(iter(self._system.children(self._root)), None) if self._inside else self._root
-        found = {pid: self._system.usage(pid) for pid in descend(self._system, self._root)}
-        tree = {pid: usage for pid, usage in found.items() if usage is not None}
+        worker = next(iter(children(self._root)), None) if self._inside else self._root
+        tree = {pid: found for pid in descend(self._root) if (found := usage(pid)) is not None}
         if self._inside:
             tree.pop(self._root, None)
-        resident = sum(usage.memory_bytes for usage in tree.values())
+        resident = sum(found.memory_bytes for found in tree.values())
         self._peak_bytes = max(self._peak_bytes, resident)
         cpu = self._cpu_s(tree)
         if worker in tree:
@@ -144,21 +137,14 @@ class Watched:
         return Slot(self._peak_bytes, self._others_cpu_s, self.verdict)
 
     def _cpu_s(self, tree: dict[int, Usage]) -> float:
-        charged = None if self._group is None else self._group.cpu_s()
-        if charged is not None:
-            return charged
-        first = self._system.usage(self._root) if self._inside else None
+        first = usage(self._root) if self._inside else None
         ended = 0.0 if first is None else first.ended_cpu_s  # of those that lost their parent and were waited for there
-        return ended + sum(usage.own_cpu_s + usage.ended_cpu_s for usage in tree.values())
+        return ended + sum(found.own_cpu_s + found.ended_cpu_s for found in tree.values())
 
     def _judge(self, resident: int, cpu_s: float, processes: int) -> str | None:
         held, files = self._in_files()
-        memory, most = resident, int(self._limits["memory_bytes"])
-        if self._group is None:
-            memory += held + (SOCKET_BYTES * sockets(self._root) if self._inside else 0)
-        elif self._group.memory_kills():
-            memory = max(memory, most + MIB)
-        return over_limits(self._limits, memory, cpu_s, processes, files)
+        queued = SOCKET_BYTES * sockets(self._root) if self._inside else 0
+        return over_limits(self._limits, resident + held + queued, cpu_s, processes, files)
 
     def _in_files(self) -> tuple[int, int]:
         """Return bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
@@ -178,24 +164,20 @@ class Watched:
         """End it and all that it started; nothing once it has ended: its process id may be another's by then."""
         if self._handle is None or not self._handle.is_running():
             return
-        below = [*descend(self._system, self._leader)][1:]  # who has lost its parent is below another one
+        below = [*descend(self._leader)][1:]  # who has lost its parent is below another one
         self._handle.kill()
-        if self._group is not None:
-            self._group.kill()
-        end_tree(self._leader, self._system)
+        end_tree(self._leader)
         kill_all(below)
 
-    def forget(self, remove: bool = False) -> None:
+    def forget(self) -> None:
         """Hold nothing of it any longer."""
-        if isinstance(self._handle, Pidfd):
+        if self._handle is not None:
             self._handle.close()
         self._handle = None
-        if remove and self._group is not None:
-            self._group.remove()
 
 
-def main(shared_fd: int, system: str) -> None:
-    """Watch until standard input ends; then end what is left, also groups whose forecaster is gone."""
+def main(shared_fd: int) -> None:
+    """Watch until standard input ends; then end what is left."""
     shared = mmap.mmap(shared_fd, SLOT_BYTES * SLOTS)
     watched: dict[int, Watched] = {}
     text, due = b"", time.monotonic() + EVERY_S
@@ -207,22 +189,22 @@ def main(shared_fd: int, system: str) -> None:
                 break
             *lines, text = (text + more).split(b"\n")
             for line in lines:
-                _obey(json.loads(line), watched, SYSTEMS[system])
+                _obey(json.loads(line), watched)
         if time.monotonic() >= due:
             for one in list(watched.values()):
                 _look(one, shared)
             due = time.monotonic() + EVERY_S
     for one in watched.values():
         one.end()
-        one.forget(remove=True)
+        one.forget()
 
 
-def _obey(asked: dict[str, Any], watched: dict[int, Watched], system: type[ProcFiles]) -> None:
+def _obey(asked: dict[str, Any], watched: dict[int, Watched]) -> None:
     before = watched.pop(asked["slot"], None)
     if before is not None:
         before.forget()
     if "root" in asked:
-        watched[asked["slot"]] = Watched(asked, system)
+        watched[asked["slot"]] = Watched(asked)
 
 
 def _look(one: Watched, shared: mmap.mmap) -> None:
@@ -245,7 +227,7 @@ class Watcher:
         self._free = deque(range(SLOTS))  # the one that is free for longest first: what is late for it has come by then
         self._lock = threading.Lock()
         # -S and -I: what is installed here is not read, which takes longer than all the rest of its start.
-        argv = [sys.executable, "-I", "-S", "-c", RUN, _paths(), str(fd), SYSTEM]
+        argv = [sys.executable, "-I", "-S", "-c", RUN, PACKAGE_PARENT, str(fd)]
         self._popen = subprocess.Popen(argv, stdin=subprocess.PIPE, pass_fds=(fd,), env={}, start_new_session=True)
         os.close(fd)
 
@@ -282,17 +264,14 @@ class ProcessWatch:
     child is the forecaster's; ``folders`` are the file systems in memory that a sandbox writes to, with their sizes.
     """
 
-    def __init__(
-        self, leader: int, root: int, folders: Mapping[str, int] | None, limits: Limits, group: Group | None
-    ) -> None:
+    def __init__(self, leader: int, root: int, folders: Mapping[str, int] | None, limits: Limits) -> None:
         inside = folders is not None
-        self._root, self._group = root, group
+        self._root = root
         self._worker = None if inside else root
         self._watcher = _watcher(os.getpid())
         self._slot: int | None = self._watcher.take()
         tree = {"leader": leader, "root": root, "inside": inside, "folders": dict(folders or {})}
-        grouped = {"kind": group and group.kind, "group": group and dict(group.folders)}
-        self._watcher.ask(self._slot, **tree, **grouped, limits=dataclasses.asdict(limits))
+        self._watcher.ask(self._slot, **tree, limits=dataclasses.asdict(limits))
         self._last = Slot(0, 0.0, "")
 
     @property
@@ -314,28 +293,22 @@ class ProcessWatch:
             self._slot = None
 
     def cpu_s(self) -> float | None:
-        """Return CPU seconds of the tree so far: as the kernel charged them to its group, else the forecaster's process
-        to the nanosecond and its descendants as last seen.
+        """Return CPU seconds of the tree so far: of the forecaster's process to the nanosecond, of its descendants as
+        last seen.
         """
-        charged = None if self._group is None else self._group.cpu_s()
-        if charged is not None:
-            return charged
-        worker = self.worker
-        if worker is None:
-            return None
-        own = SYSTEMS[SYSTEM].own_cpu_s(worker)
+        own = None if self.worker is None else own_cpu_s(self.worker)
         return None if own is None else own + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
         """Return the largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
         worker, seen = self.worker, self._seen().peak_bytes
-        return (seen or None) if worker is None else max(seen, high_water_bytes(worker))
+        return max(seen, 0 if worker is None else high_water_bytes(worker)) or None
 
     @property
     def worker(self) -> int | None:
         """Return the process id of the forecaster's process, None where it is not known."""
         if self._worker is None:
-            self._worker = next(iter(SYSTEMS[SYSTEM].children(self._root)), None)
+            self._worker = next(iter(children(self._root)), None)
         return self._worker
 
     def _seen(self) -> Slot:
@@ -362,12 +335,3 @@ def _memory() -> int:
         return os.memfd_create("moeload-watch")
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
-
-
-def _paths() -> str:
-    """Return where the watcher finds what it imports; psutil is installed where -S does not look."""
-    if SYSTEM == "linux":
-        return PACKAGE_PARENT
-    import psutil
-
-    return os.pathsep.join([PACKAGE_PARENT, str(Path(psutil.__file__).resolve().parents[1])])

@@ -18,7 +18,7 @@ import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import ForecastRequest, trace_info
-from moeload_bench.isolation import bubblewrap, cgroups
+from moeload_bench.isolation import bubblewrap
 from moeload_bench.isolation.hosts import MIB, Level, Limits, fit_target, level_available, open_host, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target
 from tests.conftest import need, synthetic_trace
@@ -32,11 +32,8 @@ TRIES = 5
 
 
 @SLOW
-@pytest.mark.parametrize("grouped", [True, False])
-def test_memory_in_the_queues_of_sockets_counts(grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """600 MiB that no process holds, at a limit of 286: the group's limit, or the number of sockets, ends it."""
-    if not grouped:
-        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+def test_memory_in_the_queues_of_sockets_counts(tmp_path: Path) -> None:
+    """600 MiB that no process holds, at a limit of 286: the number of sockets ends it."""
     assert "MiB of memory, allowed are 286 MiB" in stopped(tmp_path, "HoldsSockets", Limits(memory_bytes=286 * MIB))
 
 
@@ -47,42 +44,9 @@ def test_files_without_content_count(tmp_path: Path) -> None:
 
 
 @SLOW
-def test_children_that_nobody_waits_for_are_charged(tmp_path: Path) -> None:
-    """By the group; where there is none, a forecaster cannot have its children forgotten."""
-    reason = stopped(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
-    expected = "PermissionError" if cgroups._place(os.getpid()) is None else "s of CPU time, allowed are 3 s"
-    assert expected in reason
-
-
-@SLOW
-def test_without_a_group_children_cannot_be_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same where a group could be made."""
-    monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+def test_children_cannot_be_forgotten(tmp_path: Path) -> None:
+    """Nobody would be charged with those that nobody waits for."""
     assert "PermissionError" in stopped(tmp_path, "BurnsUnseen", Limits(cpu_s=3, wall_s_per_call=30))
-
-
-def test_a_result_says_which_accounting_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A control group where one can be made, else the processes that were seen."""
-    require_sandbox()
-    place = cgroups._place(os.getpid())
-    for known in ("processes" if place is None else place.kind, "processes"):
-        with open_host(parse_target("sw_avg"), INFO, seed=0, level="sandbox") as host:
-            assert host.cost().accounting == known
-        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
-
-
-def test_control_groups_are_removed(tmp_path: Path) -> None:
-    """Of each sandbox, with all that is in them."""
-    place = cgroups._place(os.getpid())
-    if place is None:
-        pytest.skip("not tested: no writable control group (memory, pids and cpuacct, or version 2) on this machine")
-    require_sandbox()
-    before = [set(os.listdir(folder)) for folder in place.folders.values()]
-    with open_host(parse_target("sw_avg"), INFO, seed=0, level="sandbox"):
-        assert all(set(os.listdir(folder)) - old for folder, old in zip(place.folders.values(), before, strict=True))
-    ours = f"{cgroups.PREFIX}{os.getpid()}-"
-    after = [set(os.listdir(folder)) for folder in place.folders.values()]
-    assert not [name for new, old in zip(after, before, strict=True) for name in new - old if name.startswith(ours)]
 
 
 def test_who_takes_less_than_a_call_may_in_every_call_is_ended_too(tmp_path: Path) -> None:
@@ -99,15 +63,8 @@ def test_what_fit_returns_is_bounded() -> None:
                 fit_target(parse_target(target("FitsTooMuch")), [], seed=0, level=level)
 
 
-@pytest.mark.parametrize("grouped", [True, False])
-def test_what_left_its_session_is_ended_at_level_process_too(
-    grouped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By the group, or because orphans become children of the forecaster's process."""
-    if grouped and cgroups._place(os.getpid()) is None:
-        pytest.skip("not tested: no writable control group on this machine")
-    if not grouped:
-        monkeypatch.setattr("moeload_bench.isolation.process.new_group", lambda *limits: None)
+def test_what_left_its_session_is_ended_at_level_process_too(tmp_path: Path) -> None:
+    """Orphans become children of the forecaster's process."""
     note = tmp_path / "pid"
     with open_host(parse_target(target("LeavesItsSession", path=note)), INFO, seed=0, level="process") as host:
         host.forecast(REQUEST)
