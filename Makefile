@@ -8,7 +8,7 @@ export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for the next run
 
-.PHONY: bench test test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
+.PHONY: bench test test-slow fuzz lint wheel-check bench-compare results committed tables site verify reproduce figures paper clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -72,9 +72,6 @@ paper: $(VENV)/.dev
 	rm -rf docs/reports/paper/*/
 	$(BIN)/python -m leaderboard paper --out docs/reports --jobs 2
 
-benchmarks: $(VENV)/.dev
-	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time
-
 $(VENV)/.venv:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
@@ -89,7 +86,7 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	touch $@ $(VENV)/.bench
 
 # Side by side with statsmodels, statsforecast and fev (in an environment of its own): about ten minutes.
-bench-compare: $(VENV)/.dev
+bench-compare: $(VENV)/.dev $(VENV)/.peers
 	$(BIN)/python benchmarks/compare.py --out docs/reports/performance.md
 
 # DeepSpeed, for the tests of its gate: built without its kernels, against the torch that is installed.
@@ -113,7 +110,7 @@ $(VENV)/.loaders: $(VENV)/.dev
 	rm -rf $(VENV)/wheels
 	touch $@
 
-# Tools that read what `export` writes, in an environment of their own: fev pins datasets < 5.
+# Tools that read what `export` writes and that `bench-compare` compares with, in an environment of their own: fev pins datasets < 5.
 $(VENV)/.peers: $(VENV)/.venv
 	$(PYTHON) -m venv $(VENV)/peers
 	$(VENV)/peers/bin/python -m pip install -q 'fev==0.10.0' 'statsforecast==2.1.1' 'gluonts==0.17.0' 'sktime==1.2.0'

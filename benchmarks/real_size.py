@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -21,16 +20,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from compare_common import machine, table
+from compare_common import machine, table, write_part
 from numpy.typing import NDArray
-from performance import reopen
 
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.trace import Trace
 
 SHARD_STEPS = 250
 TOKENS, TOP_K = 1 << 16, 8
-PART = re.compile(r"(<!-- real size -->\n).*?(<!-- end -->)", re.DOTALL)
+BEGIN = "<!-- real size -->\n"
 
 
 LAUNCH = """
@@ -167,9 +165,7 @@ def main() -> int:
         rows.append([goal.size.name, f"`{goal.name}`", f"{cpu:.1f}", most[0], f"{memory:.2f}", most[1]])
         print(" | ".join([*rows[-1], f"{wall:.0f} s wall", f"exit {status}"]), flush=True)
     if args.out is not None:
-        text = args.out.read_text(encoding="utf-8")
-        args.out.write_text(PART.sub(lambda at: f"{at[1]}\n{part(rows)}\n{at[2]}", text), encoding="utf-8")
-        reopen(args.out)
+        write_part(args.out, BEGIN, f"\n{part(rows)}\n")
     return int(missed)
 
 
