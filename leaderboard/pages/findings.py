@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from leaderboard.pages.inputs import RunSet, track_of
+from leaderboard.pages.inputs import LEARNS_NOTHING, RunSet, candidate, track_of
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
 
@@ -97,7 +97,7 @@ class Standing:
 def standing(results: Results, **group: Any) -> Standing | None:
     """Return the standing in a group, such as state="stable"; None without runs in it.
 
-    Every rival is the best one of these very runs.
+    Every rival is the best one of these very runs; the simple one is not the newest season's candidate itself.
     """
     order = list(skills(results, **group))
     if len(order) < 2:
@@ -106,7 +106,8 @@ def standing(results: Results, **group: Any) -> Standing | None:
     for name in order:
         tracks.setdefault(track_of(results, name), name)
     averages = [name for name in order if results.entries[name].target.partition("@")[0] in AVERAGES]
-    return Standing(order[0], order[1], tracks["learns nothing"], averages[0], tracks)
+    simple = next(name for name in order if name != candidate() and track_of(results, name) == LEARNS_NOTHING)
+    return Standing(order[0], order[1], simple, averages[0], tracks)
 
 
 def oscillating(results: Results) -> set[str]:

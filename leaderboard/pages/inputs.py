@@ -98,14 +98,20 @@ def tuned_average() -> str:
     return season.season.reference if season else ""
 
 
+def named_rival() -> str | None:
+    """Return the entry that the newest season tests its candidate against, None where it tests against all."""
+    season = newest_season()
+    return season.season.reference if season and season.season.ordered else None
+
+
 @functools.cache
 def season_sets() -> list[RunSet]:
-    """Return the sets of the newest season, those unlike training last."""
+    """Return the tested sets of the newest season, those unlike training last."""
     season = newest_season()
     if season is None:
         return []
     found = []
-    for one in sorted(season.season.sets, key=lambda one: one.new_levels):
+    for one in sorted(season.season.tested, key=lambda one: one.new_levels):
         recipes = season.recipes[one.name]
         results = season.on(season.strata(one))
         found.append(RunSet(f"set {one.name}", results, unlike=one.new_levels > 0, loss_free=_loss_free(recipes)))
@@ -131,8 +137,9 @@ def _loss_free(recipes: Mapping[str, Recipe]) -> frozenset[str]:
     return frozenset(name for name, recipe in recipes.items() if recipe.balancing.method == LOSS_FREE)
 
 
+LEARNS_NOTHING = "learns nothing"
 TRACKS = {
-    "learns nothing": ("statistical", "yardstick"),
+    LEARNS_NOTHING: ("statistical", "yardstick"),
     "fitted on our open runs": ("learned",),
     "pretrained elsewhere": ("pretrained",),
 }

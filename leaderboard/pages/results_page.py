@@ -99,12 +99,17 @@ def finding(length: str = "") -> str:
              for state in LABELS}  # fmt: skip
     return render_words(
         TEMPLATES / "finding.md.j2", season=inputs.season_name(), candidate=candidate(), parts=parts, first=parts[0],
-        worth=worth, brief=length == "brief", little=LITTLE, who=inputs.season_sentence(),
+        worth=worth, brief=length == "brief", little=LITTLE, named=inputs.named_rival() is not None,
+        who=inputs.season_sentence(),
     )  # fmt: skip
 
 
 def _finding(runs: RunSet) -> dict[str, Any]:
-    simple = {state: found.simple for state in LABELS if (found := standing(runs.results, state=state))}
+    simple = {
+        state: inputs.named_rival() or found.simple
+        for state in LABELS
+        if (found := standing(runs.results, state=state))
+    }
     swinging = findings.oscillating(runs.results)
     steady = runs.on(runs.recipes - swinging)
     return {

@@ -19,7 +19,7 @@ from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_
 from moeload_bench.errors import SeasonError
 from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
-from moeload_bench.traces.meta import Stratum, stratum_of
+from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 
 BITS = 63
 Recipes = dict[str, dict[str, Recipe]]
@@ -76,8 +76,9 @@ def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
             new = new_kinds(recipe_levels(recipe), season.train_levels)
             if len(new) < one.new_levels:
                 yield f"recipe {name}: no train run has {level_words(new)}, expected {one.new_levels} kinds of levels"
-            if recipe_stratum(recipe) not in one.weights:
-                yield f"recipe {name}: its batches are {recipe_stratum(recipe)}, expected {', '.join(one.weights)}"
+            strata = one.weights or STRATA
+            if recipe_stratum(recipe) not in strata:
+                yield f"recipe {name}: its batches are {recipe_stratum(recipe)}, expected {', '.join(strata)}"
 
 
 def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> Draw:

@@ -73,7 +73,7 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
         )
     except ValidationError as error:
         raise SeasonError(f"season {path.name}: {first_problem(error, 'season')}") from None
-    lacking = sorted({season.candidate, season.reference, *season.shown} - {*season.entries})
+    lacking = sorted(season.named - {*season.entries})
     if lacking:
         raise SeasonError(f"the terms name {', '.join(lacking)}, expected to be among the entries")
     trial = {one.name: {made.name: made for made in set_recipes(path, season, one, "a trial")} for one in season.sets}

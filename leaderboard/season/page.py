@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from leaderboard.committed import ROOT
-from leaderboard.season.claims import Estimate, against_others, cell_gains, claim_lines, recipe_means
+from leaderboard.season.claims import Test, against_others, cell_gains, claim_lines, recipe_means
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import RecipeSet
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 
 REPORTS = ROOT / "docs" / "reports"
 LACKING, DASH = "lacking", "-"
-GAIN_HEADS = ("gain, %", "at least, %", "95 % interval")
+TEST_HEADS = ("gain, %", "at least, %", "95 % interval")
+GAIN_HEADS = ("gain, %", "simultaneous 95 % interval")
+"""Without a test."""
 COVERAGE = "coverage"
 
 
@@ -46,7 +48,7 @@ def draw_seasons() -> None:
     from leaderboard.pages.openings import draw_dots
 
     for scored in scored_seasons():
-        dots = {f"set {one.name}": cell_dots(scored, one) for one in scored.season.sets}
+        dots = {f"set {one.name}": cell_dots(scored, one) for one in scored.season.described}
         draw_dots({title: found for title, found in dots.items() if found}, REPORTS / f"season-{scored.name}.svg")
 
 
@@ -54,7 +56,8 @@ def season_page(scored: ScoredSeason) -> str:
     """Return the page of a season."""
     season, results = scored.season, scored.results
     measured = Path(__file__).with_name(f"season-{scored.name}.md")
-    ratios = {state: recipe_means(results.errors(PRIMARY), season.reference, state) for state in LABELS}
+    errors, described = results.errors(PRIMARY), [*product(season.described, LABELS)]
+    ratios = {state: recipe_means(errors, season.reference, state, season.offset) for state in LABELS}
     gains: dict[str, pd.DataFrame] = {state: 1 - (-ratio).apply(np.exp) for state, ratio in ratios.items()}
     *sets_say, answer = claim_lines(scored)
     return render_text(
@@ -66,50 +69,59 @@ def season_page(scored: ScoredSeason) -> str:
         sets_say=sets_say,
         recipes=scored.recipes,
         runs=len(results.traces),
-        against=[against_table(scored, one, state) for one, state in product(season.sets, LABELS)],
+        against=[against_table(scored, one, state) for one, state in described],
         cells=cells_table(scored),
-        ranks=[rank_table(scored, one, state) for one, state in product(season.sets, LABELS)],
+        ranks=[rank_table(scored, one, state) for one, state in described],
         every=[recipe_table(scored, one, gains) for one in season.sets],
         lost=list(lost_lines(scored)),
-        coverage=[coverage_table(scored, one, state) for one, state in product(season.sets, LABELS)]
-        if COVERAGE in results.metrics
-        else [],
+        coverage=[coverage_table(scored, *one) for one in described] if COVERAGE in results.metrics else [],
         measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
 
 
-def gain_cells(one: Estimate) -> tuple[str, str, str]:
-    """Return a gain, its one-sided lower end and its interval, in percent."""
-    return signed_percent(one.gain), signed_percent(one.low), f"[{', '.join(map(signed_percent, one.interval))}]"
+def gain_cells(test: Test, ordered: bool) -> tuple[str, ...]:
+    """Return a gain in percent with its interval; unless tests have an order, its one-sided lower end between them."""
+    if test.estimate is None or test.interval is None:
+        return (LACKING,) * len(GAIN_HEADS if ordered else TEST_HEADS)
+    low = () if ordered else (signed_percent(test.estimate.low),)
+    return signed_percent(test.estimate.gain), *low, f"[{', '.join(map(signed_percent, test.interval))}]"
 
 
 def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     """Return the candidate against every other entry on a set in a state, the nearest rival first."""
-    rows: list[tuple[str, ...]] = []
+    ordered, title = bool(scored.season.ordered), f"set {one.name}, {state}"
     tests = against_others(scored, one, state)
-    for test in sorted(tests, key=lambda test: test.estimate.gain if test.estimate else -math.inf):
-        found = test.estimate
-        if found is None:
-            rows.append((f"`{test.what}`", *[LACKING] * 3, *[DASH] * 3))
-            continue
-        needed = DASH if test.significant or found.recipes_needed is None else f"{found.recipes_needed:,}"
-        answer = "yes" if test.significant else "**no**"
-        rows.append((f"`{test.what}`", *gain_cells(found), f"{test.p_holm:.2g}", answer, needed))
-    return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS, "Holm p", "significant", "recipes needed"), rows)
+    tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
+    rows = [(f"`{test.what}`", *gain_cells(test, ordered), *(() if ordered else answer_cells(test))) for test in tests]
+    if ordered:
+        return markdown_table((title, *GAIN_HEADS), rows)
+    return markdown_table((title, *TEST_HEADS, "Holm p", "significant", "recipes needed"), rows)
+
+
+def answer_cells(test: Test) -> tuple[str, str, str]:
+    """Return Holm's p, whether it is significant, and where not how many recipes would show the gain."""
+    if test.estimate is None:
+        return DASH, DASH, DASH
+    needed = test.estimate.recipes_needed
+    shown = DASH if test.significant or needed is None else f"{needed:,}"
+    return f"{test.p_holm:.2g}", "yes" if test.significant else "**no**", shown
 
 
 def cells_table(scored: ScoredSeason) -> str:
     """Return the gain over the reference in each cell of size of batch and state."""
+    ordered = bool(scored.season.ordered)
+    heads = ("recipes", *GAIN_HEADS) if ordered else ("recipes", *TEST_HEADS, "p", "Holm p")
     rows: list[tuple[str, ...]] = []
-    for one in scored.season.sets:
+    for one in scored.season.described:
         for test in cell_gains(scored, one):
             found = test.estimate
-            cells = [LACKING, *[DASH] * 5] if found is None else [
-                str(found.recipes), *gain_cells(found), f"{found.p:.2g}", f"{test.p_holm:.2g}"
+            cells = [LACKING, *[DASH] * (len(heads) - 1)] if found is None else [
+                str(found.recipes), *gain_cells(test, ordered),
+                *(() if ordered else (f"{found.p:.2g}", f"{test.p_holm:.2g}")),
             ]  # fmt: skip
             rows.append((one.name, test.what, *cells))
-    return markdown_table(("set", "cell", "recipes", *GAIN_HEADS, "p", "Holm p"), rows)
+    return markdown_table(("set", "cell", *heads), rows)
 
 
 def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
@@ -123,7 +135,8 @@ def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     for row in summary[summary["state"] == state].to_dict("records"):
         name = row["forecaster"]
         rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
-        rows.append((f"`{name}`", skill_span(row["skill"], row["low"], row["high"]), rank))
+        ends = (math.nan, math.nan) if scored.season.ordered else (row["low"], row["high"])
+        rows.append((f"`{name}`", skill_span(row["skill"], *ends), rank))
     return markdown_table((f"set {one.name}, {state}", "skill", "ranks"), rows)
 
 
@@ -177,5 +190,8 @@ def cell_dots(scored: ScoredSeason, one: RecipeSet) -> list[Dot]:
     """Return a dot for each cell of a set that is not lacking: the gain over the reference, and its 95 % interval."""
     from leaderboard.pages.openings import Dot, Span
 
-    cells = [(test.what, test.estimate) for test in cell_gains(scored, one) if test.estimate is not None]
-    return [Dot(what, scored.season.candidate, at.gain, Span(*at.interval)) for what, at in cells]
+    return [
+        Dot(test.what, scored.season.candidate, test.estimate.gain, Span(*test.interval))
+        for test in cell_gains(scored, one)
+        if test.estimate is not None and test.interval is not None
+    ]

@@ -15,7 +15,7 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
@@ -29,6 +29,7 @@ MAX_BYTES = 64 << 20
 MOST_RECIPES = 1000
 NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 SEASON_NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
+Report = Literal["tests", "means", "runs"]
 PLACES = ("candidate", "gains", "reference", "set")
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -39,23 +40,34 @@ R = TypeVar("R", bound=Record)
 class RecipeSet(Record):
     """A set of recipes: drawn from a ``distribution``, a file beside the terms, or ``recipes`` that are known by name.
 
-    ``weights`` of the sizes of batches sum to 1. Each recipe has levels of at least ``new_levels`` kinds, such as
-    family or optimizer, that no `train` run has.
+    ``weights`` of the sizes of batches sum to 1; without them every recipe counts alike. Each recipe has levels of at
+    least ``new_levels`` kinds, such as family or optimizer, that no `train` run has. ``report`` says what is reported:
+    tests and means, means without a test, or each run without a mean.
     """
 
-    name: str = Field(pattern="^[a-z]$")
+    name: str = Field(pattern="^[a-z][0-9]?$")
     distribution: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$")
     recipes: tuple[Name, ...] = Field(default=(), max_length=MOST_RECIPES)
-    weights: dict[Stratum, Annotated[float, Field(gt=0, le=1)]]
+    weights: dict[Stratum, Annotated[float, Field(gt=0, le=1)]] = {}
     new_levels: int = Field(default=0, ge=0)
+    report: Report = "tests"
 
     @model_validator(mode="after")
     def _consistent(self) -> RecipeSet:
         if bool(self.distribution) == bool(self.recipes):
             raise ValueError(f"set {self.name}: expected a distribution or recipes, one of the two")
-        if abs(sum(self.weights.values()) - 1) > 1e-9:
+        if self.weights and abs(sum(self.weights.values()) - 1) > 1e-9:
             raise ValueError(f"set {self.name}: weights sum to {sum(self.weights.values()):g}, expected 1")
         return self
+
+
+class OrderedTest(Record):
+    """A one-sided test: in a state ``candidate`` errs less than ``reference``, or less than so many percent more."""
+
+    candidate: Name
+    reference: Name
+    state: Literal["transient", "stable"]
+    worse_at_most: float = Field(default=0, ge=0, lt=100)
 
 
 class Terms(Record):
@@ -63,6 +75,8 @@ class Terms(Record):
 
     ``suite`` gives horizons, quantiles and the rule of states; ``horizon`` is the largest that a run is asked for, in
     steps. The candidate is compared with every entry and, in each cell of state and size of batch, with the reference.
+    ``tests``: records in a fixed order, each tested only if all before it passed; or, in words, that every one of these
+    comparisons is a test. ``offset`` is added to the errors of every ratio.
     ``headline`` is the sentence that will be printed. ``shown``: entries that are scored and have no rank.
     ``value_rule`` names the public value that is known only after ``value_after``, and where a stranger finds it;
     ``value_form``: its letters and their number, such as `[0-9a-f]{64}`.
@@ -72,7 +86,8 @@ class Terms(Record):
     horizon: int = Field(ge=1)
     candidate: Name
     reference: Name
-    tests: str = Field(min_length=20)
+    tests: Annotated[str, Field(min_length=20)] | Annotated[tuple[OrderedTest, ...], Field(min_length=1)]
+    offset: float = Field(default=0, ge=0, lt=1)
     headline: str = Field(min_length=20)
     shown: tuple[Name, ...] = ()
     value_rule: str = Field(min_length=10, max_length=1000)
@@ -80,11 +95,33 @@ class Terms(Record):
     value_after: Moment
     sets: tuple[RecipeSet, ...] = Field(min_length=1, max_length=26)
 
+    @property
+    def ordered(self) -> tuple[OrderedTest, ...]:
+        """Return the tests in a fixed order; none where every comparison is a test."""
+        return () if isinstance(self.tests, str) else self.tests
+
+    @property
+    def tested(self) -> list[RecipeSet]:
+        """Return the sets that tests are made on."""
+        return [one for one in self.sets if one.report == "tests"]
+
+    @property
+    def described(self) -> list[RecipeSet]:
+        """Return the sets of which means are given."""
+        return [one for one in self.sets if one.report != "runs"]
+
+    @property
+    def named(self) -> set[str]:
+        """Return the entries that the terms name."""
+        return {self.candidate, self.reference, *self.shown}.union(*((t.candidate, t.reference) for t in self.ordered))
+
     @model_validator(mode="after")
-    def _headline_has_its_places(self) -> Terms:
+    def _consistent(self) -> Terms:
         lacking = [place for place in PLACES if f"{{{place}}}" not in self.headline]
         if lacking:
             raise ValueError(f"headline: expected {{{lacking[0]}}} in it, as each of {', '.join(PLACES)}")
+        if self.ordered and len(self.tested) != 1:
+            raise ValueError(f"sets: {len(self.tested)} have tests, expected 1 for tests in a fixed order")
         return self
 
 

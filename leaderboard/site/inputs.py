@@ -51,7 +51,7 @@ def read_inputs(root: str | Path) -> Inputs:
 
 def season_boards(season: ScoredSeason) -> list[Board]:
     """Return a board for each set of a season's recipes, those least like the training first."""
-    sets = sorted(season.season.sets, key=lambda one: -one.new_levels)
+    sets = sorted(season.season.described, key=lambda one: -one.new_levels)
     return [season_board(season, one, season.on(season.recipes[one.name])) for one in sets]
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.results.skill import (
-    EXACT,
     grouped,
     half_widths,
     log_ratio,
@@ -102,8 +101,8 @@ def _ratios(errors: pd.DataFrame, offset: float) -> pd.DataFrame:
     """Return a column `ratio`: log of the first error over the second, each with the offset."""
     import pandas as pd
 
-    first, second = (np.where(np.abs(one) < EXACT, 0.0, one) + offset for one in errors.to_numpy(np.float64).T)
-    return pd.DataFrame({"ratio": log_ratio(first, second)}, index=errors.index)
+    first, second = errors.to_numpy(np.float64).T
+    return pd.DataFrame({"ratio": log_ratio(first, second, offset)}, index=errors.index)
 
 
 def _center(errors: pd.DataFrame, offset: float, by: Sequence[str], twins: Mapping[str, str]) -> pd.Series:

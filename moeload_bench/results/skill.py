@@ -52,13 +52,13 @@ def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     return pd.DataFrame({name: value[own] for name, own in rows.items()}, index=index)
 
 
-def log_ratio(error: FloatArray, reference: FloatArray) -> FloatArray:
-    """Return log(error / reference), clipped to +-log CLIP; NaN where either does not exist.
+def log_ratio(error: FloatArray, reference: FloatArray, offset: float = 0.0) -> FloatArray:
+    """Return log((error + offset) / (reference + offset)), clipped to +-log CLIP; NaN where either does not exist.
 
     Errors below EXACT count as 0, and two errors of 0 are equal. The arrays broadcast.
     """
     error, reference = (np.asarray(each, dtype=np.float64) for each in (error, reference))
-    error, reference = (np.where(np.abs(each) < EXACT, 0.0, each) for each in (error, reference))
+    error, reference = (np.where(np.abs(each) < EXACT, 0.0, each) + offset for each in (error, reference))
     ratio = np.full(np.broadcast_shapes(error.shape, reference.shape), np.nan)
     known = np.isfinite(error) & np.isfinite(reference)
     np.divide(error, reference, out=ratio, where=known & (reference > 0))

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from leaderboard.season.claims import (
@@ -18,12 +20,16 @@ from leaderboard.season.claims import (
     cell_gains,
     claim_lines,
     headline,
+    ordered_outcomes,
     recipe_means,
+    results_in_order,
     stratified,
 )
 from leaderboard.season.folder import SEASONS, SeasonFolder
 from leaderboard.season.page import season_page
+from leaderboard.season.records import OrderedTest
 from leaderboard.season.scored import ScoredSeason, facts_sentence, load_table, scored_seasons, season_facts
+from moeload_bench.results.savings import OFFSET
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from tests.support.seasons import NAME, Repository, use_small_world
@@ -32,6 +38,32 @@ from tests.support.seasons import NAME, Repository, use_small_world
 @pytest.fixture(scope="module")
 def closed() -> ScoredSeason:
     return next(one for one in scored_seasons() if one.name == "2027-01")
+
+
+def planned(
+    candidate: str, reference: str, state: Literal["transient", "stable"] = "stable", worse: float = 0
+) -> OrderedTest:
+    return OrderedTest(candidate=candidate, reference=reference, state=state, worse_at_most=worse)
+
+
+PLAN = (
+    planned("guarded", "average_tuned", "transient"),
+    planned("guarded", "average_tuned"),
+    planned("adaptive", "guarded", worse=40),
+    planned("sw_avg", "guarded"),
+    planned("guarded", "uniform"),
+)
+"""The fourth fails, so that the fifth, which would pass, is not tested."""
+
+
+@pytest.fixture(scope="module")
+def ordered(closed: ScoredSeason) -> ScoredSeason:
+    """The closed season as if its terms had ordered these tests on set b, and shown set a by run only."""
+    a, b = (one.model_copy(update={"weights": {}}) for one in closed.season.sets)
+    terms = {"tests": PLAN, "offset": OFFSET, "sets": (a.model_copy(update={"report": "runs"}), b)}
+    folder = SeasonFolder(closed.folder.path)
+    vars(folder)["season"] = closed.season.model_copy(update=terms)
+    return ScoredSeason(folder, closed.table)
 
 
 @pytest.fixture
@@ -74,6 +106,45 @@ def test_a_cell_is_a_t_test_of_its_recipes(closed: ScoredSeason) -> None:
     assert test.estimate.p == pytest.approx(stats.ttest_1samp(values, 0, alternative="less").pvalue, rel=1e-6)
     ends = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert test.estimate.interval == pytest.approx((1 - math.exp(ends.high), 1 - math.exp(ends.low)), rel=1e-6)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_the_first_test_that_fails_stops_the_rest(p_values: list[float]) -> None:
+    found = results_in_order(p_values)
+    passed = next((at for at, p in enumerate(p_values) if p >= 0.05), len(p_values))
+    assert found == [*["passed"] * passed, *["failed"], *["not tested"] * len(p_values)][: len(p_values)]
+
+
+def test_ordered_tests_are_those_of_the_savings(ordered: ScoredSeason) -> None:
+    """Of planted terms: order and margins are respected; gain, interval and p are those of the comparison of README."""
+    outcomes = ordered_outcomes(ordered)
+    assert [one.result for one in outcomes] == ["passed", "passed", "passed", "failed", "not tested"]
+    results = ordered.on(ordered.recipes["b"])
+    for one in outcomes:
+        rows = results.compare(one.test.candidate, one.test.reference, ["state"]).set_index("state")
+        row = rows.loc[one.test.state]
+        assert one.estimate is not None
+        assert (one.estimate.gain, *one.estimate.interval) == pytest.approx((row.saving, row.low, row.high))
+        if not one.test.worse_at_most:
+            assert min(one.p, 1 - one.p) == pytest.approx(row.p / 2, rel=1e-6, abs=1e-15)
+        assert (one.p < 0.05) == (one.estimate.low > -one.test.worse_at_most / 100)
+    assert outcomes[-1].p < 0.05
+
+
+def test_a_page_of_ordered_tests_has_no_other_test(ordered: ScoredSeason) -> None:
+    page = season_page(ordered)
+    *lines, last = claim_lines(ordered)
+    assert [line in page for line in lines] == [True] * len(PLAN)
+    assert lines[2].startswith("adaptive errs at most 40 % more than guarded, stable: passed; gain -")
+    assert "against `average_tuned`: before loads settle, it saved " in last
+    assert "Holm p" not in page
+    assert "| set a, transient | gain" not in page
+    assert "| `2027-01a-s00` | small |" in page
+    tests = against_others(ordered, ordered.season.tested[0], "stable")
+    known = [test for test in tests if test.estimate is not None]
+    for test in known:
+        assert test.estimate is not None
+        assert test.interval == pytest.approx(test.estimate.interval_at(1 - 0.05 / len(known)))
 
 
 def test_strata_have_their_weights_and_one_variance() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.season.drawing import draw_number, draw_season
+from leaderboard.season.drawing import draw_number, draw_season, season_recipes, unfit_recipes
 from leaderboard.season.entries import PACKAGE, SHARED, copied_code, copies_on_path, project_imports, read_entry
 from leaderboard.season.folder import SEASONS, SeasonFolder, utc_now
 from leaderboard.season.opening import open_season
@@ -20,6 +20,10 @@ from moeload_bench.isolation.targets import ModuleTarget
 from tests.support.seasons import VALUE, WHERE, make_repository
 
 CLOSED = SeasonFolder(SEASONS / "2027-01")
+DRAWS = SEASONS.parent / "draws"
+HEADLINE = 'headline = "{candidate} against {reference} on set {set}: {gains}."'
+WORDS = f'tests = "one-sided t tests of the stratified mean, Holm over entries"\n{HEADLINE}'
+ORDERED = f"tests = [{{ candidate = 'mine', reference = 'sw_avg', state = 'stable' }}]\n{HEADLINE}"
 
 
 def original_sha256(path: Path) -> str:
@@ -83,6 +87,9 @@ def test_the_code_of_entries_is_found_by_what_it_imports() -> None:
     [
         ('candidate = "mine"', 'candidate = "nobody"', "the terms name nobody"),
         ("horizon = 10", "horizon = 40", "horizon: got 40"),
+        (WORDS, ORDERED, "sets: 2 have tests, expected 1"),
+        (WORDS, f"tests = []\n{HEADLINE}", "tests"),
+        (WORDS, f"tests = [{{ candidate = 'mine', reference = 'sw_avg', state = 'mixed' }}]\n{HEADLINE}", "tests"),
         ("{ small = 1.0 }", "{ large = 1.0 }", "its batches are small, expected large"),
         ("{ small = 1.0 }", "{ small = 0.6 }", "weights sum to 0.6"),
         ("new_levels = 1", "new_levels = 7", "expected 7 kinds of levels"),
@@ -102,6 +109,32 @@ def test_terms_that_do_not_fit_are_refused(
     with pytest.raises((MoeloadError, OSError), match=says.replace("{", r"\{")):
         open_season(repository.folder, repository.terms, repository.submissions)
     assert not repository.folder.path.exists()
+
+
+def test_the_terms_of_2027_02_open(tmp_path: Path) -> None:
+    """With other entries in the place of its own, on the texts of the package; season.toml reads as the terms."""
+    with pytest.MonkeyPatch.context() as patch:
+        repository = make_repository(tmp_path, patch)
+    for path in DRAWS.glob("*.toml"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    text = (tmp_path / "2027-02.toml").read_text()
+    for name, other in (("online.guarded", "shown"), ("online", "mine"), ("guarded", "sw_avg")):
+        text = text.replace(f'"{name}"', f'"{other}"')
+    (tmp_path / "2027-02.toml").write_text(text)
+    repository.commit()
+    season = open_season(repository.folder, tmp_path / "2027-02.toml", repository.submissions)
+    assert SeasonFolder(repository.folder.path).season == season
+    assert [(test.candidate, test.reference, test.state, test.worse_at_most) for test in season.ordered] == [
+        ("mine", "adaptive", "transient", 0),
+        ("mine", "adaptive", "stable", 0),
+        ("mine", "sw_avg", "stable", 3),
+        ("mine", "sw_avg", "transient", 5),
+        ("shown", "sw_avg", "stable", 0),
+    ]
+    assert [one.name for one in season.tested] == ["b2"]
+    recipes = season_recipes(repository.folder, VALUE)
+    assert {name: len(found) for name, found in recipes.items()} == {"b2": 20, "o": 4, "s": 2}
+    assert not [*unfit_recipes(season, recipes)]
 
 
 def test_without_a_public_value_the_commit_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
