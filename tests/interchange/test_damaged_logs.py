@@ -341,18 +341,6 @@ def test_a_last_step_that_lacks_values_is_left_out_and_said(tmp_path: Path) -> N
     assert any("step 30" in note for note in trace.meta.notes)
 
 
-def test_a_last_number_of_a_history_may_have_lost_digits(tmp_path: Path) -> None:
-    """W&B's table: a last line without its line break is left out, though every cell is there."""
-    path = tmp_path / "history.csv"
-    intact = "Step,moe/layer_0/expert_0,moe/layer_0/expert_1\n0,3,1\n1,2,1234\n"
-    path.write_text(intact)
-    assert [row.load_LE.tolist() for row in read_wandb([path]).rows] == [[[3, 1]], [[2, 1234]]]
-    path.write_text(intact[:-3])
-    log = read_wandb([path])
-    assert [row.step for row in log.rows] == [0]
-    assert "the last line breaks off, it has no line break" in log.cut[0]
-
-
 @pytest.mark.parametrize("step", [-1, 2**64 - 1, 10**30])
 def test_a_step_that_is_no_number_of_a_step_is_refused(step: int, tmp_path: Path) -> None:
     """Whatever a name or a cell holds: a step beyond the bound is refused by file, and nothing is written."""
@@ -441,10 +429,3 @@ def test_experts_are_bounded(words: list[str], tmp_path: Path) -> None:
     )
     assert done.exit_code == 2
     assert "less than or equal to 65536" in done.output
-
-
-def test_a_deep_line_of_json_is_refused(tmp_path: Path) -> None:
-    """In a history of JSON Lines too."""
-    (tmp_path / "history.jsonl").write_text(json.dumps({"_step": 0}) + "\n" + DEEP + "\n")
-    with pytest.raises(TraceError, match=r"history\.jsonl, line 2: not JSON"):
-        read_wandb([tmp_path / "history.jsonl"])

@@ -207,13 +207,6 @@ def test_a_bad_archive_is_refused(arrays: dict[str, np.ndarray], says: str, tmp_
         read_npz(tmp_path / "counts.npz")
 
 
-def test_nothing_is_unpickled(tmp_path: Path) -> None:
-    """An object array, which only pickle can read, is refused before its content is looked at."""
-    np.savez(tmp_path / "counts.npz", load=np.array([[[print]]], dtype=object))
-    with pytest.raises(TraceError, match=r"array load\.npy is object .* expected plain numbers"):
-        read_npz(tmp_path / "counts.npz")
-
-
 def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
     """A member of 128 bytes whose header says a terabyte costs no memory."""
     header = io.BytesIO()

@@ -132,16 +132,6 @@ def test_histograms_in_a_csv_table_are_refused(tmp_path: Path) -> None:
         import_log(file, tmp_path / "out.parquet", format="wandb")
 
 
-def test_a_line_that_breaks_off_ends_the_import(rows: Rows, tmp_path: Path) -> None:
-    """JSON Lines of a run that still writes: whole lines are read, the trace is marked."""
-    file = lines(tmp_path / "history.jsonl", rows)
-    file.write_bytes(file.read_bytes()[:-40])
-    with pytest.warns(UserWarning, match="breaks off"):
-        trace = import_log(file, tmp_path / "out.parquet", format="wandb", top_k=4)
-    assert trace.steps == 59
-    assert not trace.meta.complete
-
-
 def test_texts_of_a_history_are_not_decoded(tmp_path: Path) -> None:
     """One text of 100 MB as the kind of each histogram takes 4 kB in a file: kinds are left unread, others refused."""
     path, name = tmp_path / "history.parquet", "train/router/layer_0/routing_hist"

@@ -85,29 +85,9 @@ class Terabyte(Liar):
         self.send([["share_BLE", "<f8", [1, 370_000, 370_000]], ["edges_B", "<i8", [1]]])
 
 
-class EndlessHeader(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send_header(b"{", length=2**32 - 1)
-
-
-class WrongDtype(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send_shares(request, np.full(self.shape(), 1 / self.info.num_experts, dtype=np.float32))
-
-
-class ObjectArray(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send([["share_BLE", "|O", self.shape()], ["edges_B", "<i8", [1]]], b"\0" * 4096)
-
-
 class PickleInstead(Liar):
     def lie(self, request: ForecastRequest) -> None:
         self.write(pickle.dumps(Bomb()) * 8)
-
-
-class PickleHeader(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send_header(pickle.dumps(Bomb()))
 
 
 class Bomb:
@@ -134,16 +114,6 @@ class SendsMore(Liar):
         self.write(b"\0" * 4096)
 
 
-class NegativeShape(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send([["share_BLE", "<f8", [-1, self.info.num_layers, self.info.num_experts]], ["edges_B", "<i8", [1]]])
-
-
-class UnknownArray(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send([["__class__", "<f8", [1]]], b"\0" * 8)
-
-
 class NoArrays(Liar):
     def lie(self, request: ForecastRequest) -> None:
         self.send([])
@@ -157,19 +127,6 @@ class DeepJson(Liar):
 class NotANumber(Liar):
     def lie(self, request: ForecastRequest) -> None:
         self.send_shares(request, np.full(self.shape(), np.nan))
-
-
-class Infinite(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        self.send_shares(request, np.full(self.shape(), np.inf))
-
-
-class Negative(Liar):
-    def lie(self, request: ForecastRequest) -> None:
-        share = np.full(self.shape(), 1 / self.info.num_experts)
-        share[..., 0] -= 2
-        share[..., 1] += 2
-        self.send_shares(request, share)
 
 
 class AnswersTwice(Liar):

@@ -28,19 +28,11 @@ def answer_to(tmp_path: Path, name: str, limits: Limits = LIMITS) -> str:
     [
         ("ExitsMidFrame", "ended with status 0"),
         ("Terabyte", "share_BLE as <f8 [1, 370000, 370000], expected <f8 [1..10, 2, 4]"),
-        ("EndlessHeader", "a header of 4294967295 bytes"),
-        ("WrongDtype", "share_BLE as <f4"),
-        ("ObjectArray", "the dtype '|O'"),
         ("PickleInstead", "a frame starts with"),
-        ("PickleHeader", "not JSON"),
         ("SendsMore", "broke the protocol"),
-        ("NegativeShape", "the shape [-1, 2, 4]"),
-        ("UnknownArray", "the array '__class__'"),
         ("NoArrays", "its answer lacks"),
         ("DeepJson", "nested deeper than 32"),
         ("NotANumber", "not finite"),
-        ("Infinite", "not finite"),
-        ("Negative", "negative shares"),
         ("AnswersTwice", "broke the protocol"),
         ("SpeaksUnasked", "broke the protocol"),
         ("OtherNumber", "answered another request"),
@@ -50,7 +42,10 @@ def answer_to(tmp_path: Path, name: str, limits: Limits = LIMITS) -> str:
     ],
 )
 def test_a_frame_that_lies_fails_its_task(tmp_path: Path, name: str, reason: str) -> None:
-    """Refused by what it announces, before anything of its size is read or allocated."""
+    """Refused by what it announces, before anything of its size is read or allocated: each way of lying once.
+
+    What a header and an announcement may be: `test_isolate_frames`.
+    """
     assert reason in answer_to(tmp_path, name)
     assert not Path("/tmp/moeload-unpickled").exists()
 
