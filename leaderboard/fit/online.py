@@ -1,12 +1,13 @@
-"""Choose the constants of `online`, and say how well it does on runs unlike those that they were chosen on.
+"""Choose the constants of `online`, and measure it on runs unlike those that they were chosen on (`online_page`).
 
     python -m leaderboard fit online
 
 Logs are the runs of leaderboard/fit/online.toml (`train` runs, and set b of season 2027-01), and of long ones every ten
 rows summed to one, too. A cluster shares family, optimizer and balancing method; a summed log is in its parent's. For
 each cluster the variant of `GRID` is taken that errs least on the logs of all other clusters; *unlike*, on logs of
-other families and of other optimizers only. Each forecaster's errors on a log are kept in the cache, so a run that was
-stopped goes on where it was.
+other families and of other optimizers only. `guarded`, alone and in `online.guarded`, has weights that were fitted
+without the cluster. Each forecaster's errors on a log are kept in the cache, so a run that was stopped goes on where it
+was.
 
 Axis letters: K horizons, L MoE layers, E experts.
 """
@@ -14,36 +15,39 @@ Axis letters: K horizons, L MoE layers, E experts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from moeload_bench.baselines._guard import to_bytes
+from moeload_bench.baselines._guard_fit import learned, samples_of
 
-from leaderboard.committed import ROOT, recipe_name
+from leaderboard.committed import recipe_name
 from leaderboard.fit.lists import FitList
+from leaderboard.fit.online_page import Study, study_files
+from leaderboard.fit.weights import fit_runs
 from moeload_bench import cache
 from moeload_bench.arrays import FloatArray
 from moeload_bench.harness.replay import follow
 from moeload_bench.harness.truth import Truth
 from moeload_bench.isolation.targets import parse_target, source_sha256
-from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.savings import OFFSET, savings
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, stored_outline
 from moeload_bench.traces.trace import Trace
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-TABLE = ROOT / "leaderboard" / "fit" / "online-table.md"
+GUARDED = parse_target("guarded")
 GRID = {
     "sharpness": (6.0, 12.0),
     "breaks": (0.0, 1.0),
-    "loss_free": (0.7, 1.5),
+    "loss_free": (1.0, 2.0),
     "quantile": (0.25, 1.0),
     "aux_loss": (0.2, 0.7),
     "halves": (0.0, 1.0),
@@ -51,7 +55,10 @@ GRID = {
 }
 """Values beside the shipped one, one at a time."""
 VARIANTS = ("online", *(f"online@{name}={value}" for name, values in GRID.items() for value in values))
-RIVALS = ("adaptive", "guarded")
+REFERENCE = "adaptive"
+FITTED = ("guarded", "online_guarded")
+FOLDS = 6
+"""How often `guarded` is fitted, each time without a sixth of the runs."""
 AVERAGES = (
     *("uniform", "last_value", "ema", "sw_avg@window=10", "sw_avg@window=32", "sw_avg"),
     *("sw_avg@window=320", "sw_avg@window=1000", "average_tuned"),
@@ -65,6 +72,8 @@ LARGE = 1448
 OSCILLATING = ("2027-01b-s06", "2027-01b-l02")
 """Recipes of set b whose loads swing from step to step (docs/reports/results.md, *Kinds of runs*)."""
 WORSE, WORSE_BY = 0.05, 0.005
+Cluster = tuple[str, str, str]
+"""Family, optimizer, balancing method."""
 LEVELS = ("trace", "recipe", "cluster", "set", "kind", "state", "horizon", "origin")
 STATES = ("transient", "stable")
 
@@ -84,9 +93,12 @@ class Log:
         return f"{self.run}, summed" if self.summed else self.run
 
     @property
-    def cluster(self) -> tuple[str, str, str]:
-        """Family, optimizer, balancing method."""
+    def cluster(self) -> Cluster:
         return self.meta.family, str(self.meta.optimizer.get("name")), self.meta.balancing.method
+
+    @property
+    def set(self) -> str:
+        return "b" if "2027-01b" in self.run else "train"
 
     @property
     def kind(self) -> str:
@@ -112,17 +124,17 @@ class Log:
         ]
         return trace, suite.horizons, [(*origin, mean) for origin, mean in zip(origins, means, strict=True)]
 
-    def errors(self, target: str) -> list[list[Any]]:
+    def errors(self, target: str, fitted: bytes | None = None) -> list[list[Any]]:
         """Return [state, origin, horizon, window_tv] of every task; from the cache where it was done before."""
         parsed = parse_target(target)
-        source = source_sha256(parsed)
-        key = cache.task_key(kind="online", log=self.sha256, sum=self.summed, target=target, source=source, n=ORIGINS)
+        fixed = {"target": target, "source": source_sha256(parsed), "fitted": fitted and sha256(fitted).hexdigest()}
+        key = cache.task_key(kind="online", log=self.sha256, sum=self.summed, n=ORIGINS, **fixed)
         known = cache.load(key, lambda tree: list(tree["errors"]))
         if known is not None:
             return known
         trace, horizons, tasks = self.tasks
         found: list[list[Any]] = []
-        with follow(parsed, trace, seed=0, level="none") as feed:
+        with follow(parsed, trace, seed=0, fitted=fitted, level="none") as feed:
             for origin, state, true_KLE in tasks:
                 gap_KLE = feed.at(origin, horizons).window_means(horizons) - true_KLE
                 error_K = np.nanmean(0.5 * np.abs(gap_KLE).sum(axis=2), axis=1)
@@ -132,16 +144,19 @@ class Log:
 
 
 def online(listed: FitList) -> dict[Path, bytes]:
-    """Return the tables of the study; some ten minutes of one core, less where a run was stopped."""
+    """Return page, figure and tables of the study; some twenty minutes of one core, less where a run was stopped."""
     logs = list(logs_of(listed))
-    errors = table(logs)
-    inside, outside = (chosen(errors, {log.cluster for log in logs}, unlike) for unlike in (False, True))
+    errors = table(logs, weights_without(logs))
+    clusters = {log.cluster for log in logs}
+    inside, outside = (chosen(errors, clusters, unlike) for unlike in (False, True))
     for name, choice in (("inside", inside), ("outside", outside)):
         errors[name] = np.select(
             [errors.index.get_level_values("cluster") == cluster for cluster in choice],
             [errors[variant] for variant in choice.values()],
         )
-    return {TABLE: page(errors, inside, outside).encode()}
+    choices = {name: Counter(choice.values()) for name, choice in (("inside", inside), ("outside", outside))}
+    votes = pd.DataFrame(choices, index=list(VARIANTS)).fillna(0).astype(int).rename_axis("variant").reset_index()
+    return study_files(Study(gains(errors), pooled(errors), worse(errors), votes))
 
 
 def logs_of(listed: FitList) -> Iterator[Log]:
@@ -167,15 +182,39 @@ def summed(trace: Trace) -> Trace:
     return Trace(meta=meta, step_S=step_S, load_SLE=load_SLE, tokens_SL=tokens_SL, columns={})
 
 
-def table(logs: Sequence[Log]) -> pd.DataFrame:
-    """Return `window_tv` of every task, a column per forecaster."""
-    import pandas as pd
+def weights_without(logs: Sequence[Log]) -> dict[Cluster, bytes]:
+    """Return weights of `guarded` for each cluster that has a `train` run: fitted on `train` runs of other clusters."""
+    runs = [log for log in logs if log.set == "train" and not log.summed]
+    samples: list[tuple[str, Any]] = []
+    found = {}
+    for fold in folds_of(Counter(log.cluster for log in runs)):
+        rest = [log for log in runs if log.cluster not in fold]
+        key = cache.task_key(kind="guarded", runs=[log.sha256 for log in rest], source=source_sha256(GUARDED))
+        weights = cache.load(key, lambda tree: bytes.fromhex(tree["weights"]))
+        if weights is None:
+            samples = samples or samples_of(fit_runs([read_trace(log.path) for log in runs]), 0)
+            weights = to_bytes(learned([one for _, one in samples if runs[one.run].cluster not in fold], 0))
+            cache.save(key, {"weights": weights.hex()})
+        found.update(dict.fromkeys(fold, weights))
+    return found
 
+
+def folds_of(runs: Mapping[Cluster, int]) -> list[set[Cluster]]:
+    """Return `FOLDS` disjoint sets of clusters with about as many runs each; the largest cluster is dealt first."""
+    folds: list[set[Cluster]] = [set() for _ in range(FOLDS)]
+    for cluster, _ in sorted(runs.items(), key=lambda item: (-item[1], item[0])):
+        min(folds, key=lambda fold: sum(runs[one] for one in fold)).add(cluster)
+    return folds
+
+
+def table(logs: Sequence[Log], weights: Mapping[Cluster, bytes]) -> pd.DataFrame:
+    """Return `window_tv` of every task, a column per forecaster; without weights of a cluster, `guarded` as shipped."""
     rows = []
     for number, log in enumerate(logs, start=1):
-        where = (log.name, recipe_name(log.run), log.cluster, "b" if "2027-01b" in log.run else "train", log.kind)
-        for target in (*VARIANTS, *RIVALS, *AVERAGES):
-            rows += [(*where, state, h, origin, target, e) for state, origin, h, e in log.errors(target)]
+        where = (log.name, recipe_name(log.run), log.cluster, log.set, log.kind)
+        for target in (*VARIANTS, REFERENCE, *FITTED, *AVERAGES):
+            fitted = weights.get(log.cluster) if log.set == "train" and target in FITTED else None
+            rows += [(*where, state, h, origin, target, e) for state, origin, h, e in log.errors(target, fitted)]
         log.__dict__.pop("tasks", None)
         print(f"\r{number} of {len(logs)} logs: {log.name:60}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -183,7 +222,7 @@ def table(logs: Sequence[Log]) -> pd.DataFrame:
     return frame.set_index([*LEVELS, "forecaster"])["error"].unstack("forecaster")
 
 
-def chosen(errors: pd.DataFrame, clusters: set[tuple[str, str, str]], unlike: bool) -> dict[Any, str]:
+def chosen(errors: pd.DataFrame, clusters: set[Cluster], unlike: bool) -> dict[Any, str]:
     """Return, for each cluster, the variant with the least mean log error on the logs that may be learned from.
 
     Every log, state and horizon counts the same within its kind, every kind the same.
@@ -200,95 +239,33 @@ def chosen(errors: pd.DataFrame, clusters: set[tuple[str, str, str]], unlike: bo
     return found
 
 
-def page(errors: pd.DataFrame, inside: dict[Any, str], outside: dict[Any, str]) -> str:
-    """Return the page: gains, the choice of constants, robustness."""
-    return "\n".join(
-        [
-            "# A forecaster that learns on the run itself",
-            "",
-            "*Answers: what does `online` gain on runs unlike those that its constants were chosen on?*",
-            "",
-            "Made by `python -m leaderboard fit online`. Errors are `window_tv`; a gain is less error in %, by the",
-            f"ratio of errors + {OFFSET}, with a 95 % interval for a new cluster (family x optimizer x balancing).",
-            "*Inside*: constants chosen without the cluster. *Outside*: without any log of its family or optimizer.",
-            "`guarded` was fitted on the `train` runs, so its gains there are too high.",
-            "",
-            *gains(errors, ("set", "kind", "state")),
-            "",
-            *gains(errors, ("set", "kind", "state", "horizon")),
-            "",
-            "## Constants",
-            "",
-            "A row is a variant; a column says for how many clusters it was chosen.",
-            "",
-            markdown_table(
-                ("variant", "inside", "outside"),
-                [(f"`{v}`", *(list(one.values()).count(v) for one in (inside, outside))) for v in VARIANTS],
-            ),
-            "",
-            "## Robustness",
-            "",
-            *robustness(errors),
-            "",
-        ]
-    )
-
-
-def gains(errors: pd.DataFrame, by: tuple[str, ...]) -> list[str]:
-    """Return a table of gains over `adaptive`: inside and outside, and of `guarded`."""
+def gains(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return `savings` over `adaptive` by set, kind and state, over all horizons (0) and at each; clusters vote."""
     index = errors.index.to_frame(index=False).drop(columns="recipe").rename(columns={"cluster": "recipe"})
-    rows: dict[Any, list[str]] = {}
-    for name in ("inside", "outside", "guarded"):
-        pair = errors[[name, "adaptive"]].set_axis(_multi(index.astype({"recipe": str})))
-        for row in savings(pair, by, {}).itertuples(index=False):
-            where = tuple(getattr(row, level) for level in by)
-            values = tuple(100 * getattr(row, column) for column in ("saving", "low", "high", "median", "clipped_mean"))
-            rows.setdefault(where, []).append(
-                "{:+.1f} [{:+.1f}, {:+.1f}]; {:+.1f}; {:+.1f}".format(*values).replace("+nan", "?")
-            )
-    head = (
-        "A row is a kind of log, a column what a forecaster gains on `adaptive`: mean [interval]; median; clipped mean."
-    )
-    return [
-        head,
-        "",
-        markdown_table((*by, "inside", "outside", "`guarded`"), [(*where, *r) for where, r in rows.items()]),
-    ]
+    index = index.astype({"recipe": str})
+    by = ("set", "kind", "state")
+    found = []
+    for name in ("inside", "outside", *FITTED):
+        pair = errors[[name, REFERENCE]].set_axis(pd.MultiIndex.from_frame(index))
+        parts = [savings(pair, by, {}).assign(horizon=0), savings(pair, (*by, "horizon"), {})]
+        found.append(pd.concat(parts).assign(forecaster=name))
+    columns = ["forecaster", *by, "horizon", "saving", "low", "high", "median", "clipped_mean", "recipes"]
+    return pd.concat(found)[columns].rename(columns={"recipes": "clusters"})
 
 
-def robustness(errors: pd.DataFrame) -> list[str]:
-    """Return the pooled cells against the best average in hindsight, and the recipe-cells that are clearly worse."""
-    tried = ["outside", *AVERAGES]
-    cells = (
-        errors[tried].add(OFFSET).apply(np.log).groupby(["kind", "state", "horizon"]).mean().apply(np.exp).sub(OFFSET)
-    )
-    pooled = [(*where, *_against_best(cells.loc[where])) for where in cells.index]
-    recipes = errors[tried].groupby(["trace", "state", "horizon"]).mean()
-    best = recipes[list(AVERAGES)].min(axis=1)
-    worse = recipes[(recipes["outside"] > (1 + WORSE) * best) & (recipes["outside"] > best + WORSE_BY)]
-    return [
-        "A row is a kind of log, with constants chosen outside. The last column says how much more `online` errs than",
-        "the average that is best there in hindsight; less is better.",
-        "",
-        markdown_table(("kind", "state", "horizon", "error", "best average", "its error", "more error, %"), pooled),
-        "",
-        f"Of {len(recipes)} cells of a log, {len(worse)} ({100 * len(worse) / len(recipes):.1f} %) err both",
-        f"{100 * WORSE:.0f} % and {WORSE_BY} more than the best average there:",
-        "",
-        markdown_table(
-            ("log", "state", "horizon", "error", "best average", "its error", "more error, %"),
-            [(*where, *_against_best(worse.loc[where])) for where in worse.index],
-        ),
-    ]
+def pooled(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per kind, state and horizon: geometric mean errors, with the offset, of `online` and an average."""
+    logs = errors[["outside", *AVERAGES]].add(OFFSET).apply(np.log)
+    return _against_best(logs.groupby(["kind", "state", "horizon"]).mean().apply(np.exp).sub(OFFSET))
 
 
-def _against_best(row: pd.Series) -> tuple[str, str, str, str]:
-    best = str(row[list(AVERAGES)].idxmin())
-    ratio = (row["outside"] + OFFSET) / (row[best] + OFFSET)
-    return f"{row['outside']:.4f}", f"`{best}`", f"{row[best]:.4f}", f"{100 * (ratio - 1):+.1f}"
+def worse(errors: pd.DataFrame) -> pd.DataFrame:
+    """Return the cells of logs, and whether `online` errs there both `WORSE` and `WORSE_BY` more than an average."""
+    cells = _against_best(errors[["outside", *AVERAGES]].groupby(["trace", "state", "horizon"]).mean())
+    return cells.assign(worse=cells["error"] > np.maximum((1 + WORSE) * cells["least"], cells["least"] + WORSE_BY))
 
 
-def _multi(index: pd.DataFrame) -> pd.MultiIndex:
-    import pandas as pd
-
-    return pd.MultiIndex.from_frame(index)
+def _against_best(cells: pd.DataFrame) -> pd.DataFrame:
+    averages = cells[list(AVERAGES)]
+    best = pd.DataFrame({"error": cells["outside"], "average": averages.idxmin(axis=1), "least": averages.min(axis=1)})
+    return best.assign(more=(best["error"] + OFFSET) / (best["least"] + OFFSET) - 1).reset_index()

@@ -6,7 +6,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leaderboard.fit.online import AVERAGES, LEVELS, RIVALS, VARIANTS, chosen, gains, robustness, summed
+from leaderboard.fit.online import (
+    AVERAGES,
+    FITTED,
+    FOLDS,
+    LEVELS,
+    OFFSET,
+    REFERENCE,
+    VARIANTS,
+    chosen,
+    folds_of,
+    gains,
+    pooled,
+    summed,
+    worse,
+)
+from leaderboard.fit.online_page import REPORTS, read_study, study_page
 from tests.conftest import synthetic_trace
 
 CLUSTERS = [("a", "AdamW", "none"), ("b", "AdamW", "none"), ("c", "SGD", "none")]
@@ -20,7 +35,7 @@ def errors() -> pd.DataFrame:
         for origin in (20, 40):
             rows.append((f"r{number}/train/seed0", f"r{number}", cluster, "train", "small batch", "stable", 10, origin))
     frame = pd.DataFrame(
-        0.1, index=pd.MultiIndex.from_tuples(rows, names=LEVELS), columns=[*VARIANTS, *RIVALS, *AVERAGES]
+        0.1, index=pd.MultiIndex.from_tuples(rows, names=LEVELS), columns=[*VARIANTS, REFERENCE, *FITTED, *AVERAGES]
     )
     for number in range(3):
         frame.loc[[f"r{number}/train/seed0"], VARIANTS[1 + number]] = 0.05 - 0.01 * number
@@ -43,12 +58,27 @@ def test_constants_are_chosen_without_the_cluster_or_all_that_is_like_it(errors:
     assert outside[CLUSTERS[0]] == outside[CLUSTERS[1]] == VARIANTS[3]
 
 
-def test_the_page_says_gains_and_names_cells_that_are_clearly_worse(errors: pd.DataFrame) -> None:
+def test_gains_are_over_adaptive_and_cells_that_are_clearly_worse_are_named(errors: pd.DataFrame) -> None:
     """A third less than `adaptive`; on one log the mean of 100 steps is better by more than both limits."""
     errors["inside"] = errors["outside"] = 0.0663
     errors.loc[["r2/train/seed0"], "sw_avg"] = 0.05
-    table = "\n".join(gains(errors, ("set", "kind", "state")))
-    assert "| train | small batch | stable | +33.4 [" in table
-    text = "\n".join(robustness(errors))
-    assert "Of 3 cells of a log, 1 (33.3 %) err both" in text
-    assert "| r2/train/seed0 | stable | 10 | 0.0663 | `sw_avg` | 0.0500 | +32.0 |" in text
+    found = gains(errors)
+    total = found[(found["forecaster"] == "outside") & (found["horizon"] == 0)]
+    assert [len(total), round(float(total["saving"].iloc[0]), 3), total["clusters"].iloc[0]] == [1, 0.334, 3]
+    bad = worse(errors).query("worse")
+    assert bad[["trace", "average"]].to_numpy().tolist() == [["r2/train/seed0", "sw_avg"]]
+    assert float(bad["more"].iloc[0]) == pytest.approx((0.0663 + OFFSET) / (0.05 + OFFSET) - 1)
+    assert pooled(errors)["average"].tolist() == ["sw_avg"]
+
+
+def test_weights_that_a_cluster_is_judged_by_have_seen_none_of_its_runs() -> None:
+    """Folds are disjoint, hold every cluster once, and leave as many runs out as each other where they can."""
+    folds = folds_of({("f", "AdamW", str(n)): 1 + n % 2 for n in range(12)})
+    assert len(folds) == FOLDS
+    assert sorted(one for fold in folds for one in fold) == sorted(("f", "AdamW", str(n)) for n in range(12))
+    assert {len(fold) for fold in folds} == {2}
+
+
+def test_the_committed_page_is_what_its_tables_give() -> None:
+    """No number of docs/reports/online.md was typed."""
+    assert (REPORTS / "online.md").read_text() == study_page(read_study()), "run `python -m leaderboard fit online`"

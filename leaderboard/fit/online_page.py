@@ -1,0 +1,124 @@
+"""The page of the study of `online` (online_page.md.j2), with its figure and tables."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from leaderboard.committed import ROOT
+from leaderboard.pages.openings import Dot, Span, draw_dots
+from leaderboard.pages.parts import aligned_table
+from leaderboard.templates import render_text
+from moeload_bench.results.savings import OFFSET
+from moeload_bench.results.tables import signed
+
+REPORTS = ROOT / "docs" / "reports"
+NAMES = {
+    "inside": "online, inside",
+    "outside": "online, outside",
+    "guarded": "guarded",
+    "online_guarded": "online.guarded",
+}
+TARGETS = {"inside": "online", "outside": "online", "guarded": "guarded", "online_guarded": "online.guarded"}
+"""Whose colour each has."""
+SETS = {"train": "`train`", "b": "set b"}
+AIMS = {"inside": {"transient": 10.0, "stable": 1.5}, "outside": {"transient": 5.0, "stable": 1.5}}
+"""Gains over `adaptive` in %, in small batches, that were aimed at before the study."""
+
+
+class Study(NamedTuple):
+    """What was measured: gains, cells over all logs, cells of single logs, and how often a variant was chosen."""
+
+    gains: pd.DataFrame
+    pooled: pd.DataFrame
+    worse: pd.DataFrame
+    votes: pd.DataFrame
+
+
+def study_files(study: Study) -> dict[Path, bytes]:
+    """Return the content of every file, of the figure and the page as made from the tables as written."""
+    tables = {_csv(name): frame.to_csv(index=False, float_format="%.6g") for name, frame in study._asdict().items()}
+    for path, text in tables.items():
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    found = read_study()
+    with tempfile.TemporaryDirectory() as scratch:
+        picture = Path(scratch) / "gains.svg"
+        draw_dots(dict(panels(found)), picture)
+        figure = picture.read_bytes()
+    files = {path: text.encode() for path, text in tables.items()}
+    return files | {REPORTS / "online" / "gains.svg": figure, REPORTS / "online.md": study_page(found).encode()}
+
+
+def read_study() -> Study:
+    """Return the tables as they are written."""
+    return Study(*(pd.read_csv(_csv(name)) for name in Study._fields))
+
+
+def _csv(name: str) -> Path:
+    return REPORTS / "online" / f"{name}.csv"
+
+
+def study_page(study: Study) -> str:
+    """Return the page."""
+    total, each = (study.gains[(study.gains["horizon"] == 0) == whole] for whole in (True, False))
+    outside = each[each["forecaster"] == "outside"]
+    horizons = sorted(each["horizon"].unique())
+    return render_text(
+        Path(__file__).with_suffix(".md.j2"),
+        offset=OFFSET,
+        aims=AIMS,
+        small=total[total["kind"] == "small batch"].set_index(["forecaster", "set", "state"]),
+        clusters=total[total["set"] == "train"]["clusters"].max(),
+        gain=gain,
+        total_table=aligned_table(("logs", *NAMES.values()), _by(total, "forecaster", list(NAMES)), 1),
+        horizon_table=aligned_table(("logs", *(f"h = {h:,}" for h in horizons)), _by(outside, "horizon", horizons), 1),
+        pooled=study.pooled.assign(more=100 * study.pooled["more"]),
+        worse=study.worse,
+        bad=dict(_bad(study.worse)),
+        votes=study.votes,
+    )
+
+
+def panels(study: Study) -> Iterator[tuple[str, list[Dot]]]:
+    """Yield a panel of the figure for each kind of log and state; oscillating logs are of another scale."""
+    rows = study.gains[(study.gains["horizon"] == 0) & (study.gains["kind"] != "oscillating")]
+    for where, by_name in kinds(rows, "forecaster"):
+        yield where.replace("`", ""), [_dot(name, label, by_name[name]) for name, label in NAMES.items()]
+
+
+def kinds(rows: pd.DataFrame, index: str) -> Iterator[tuple[str, dict[Any, pd.Series]]]:
+    """Yield each kind of log and state in words, and its rows by one of their columns."""
+    for _, found in rows.groupby(["set", "kind", "state"], sort=False):
+        runs, kind, state = found.iloc[0][["set", "kind", "state"]]
+        yield f"{SETS[runs]}, {kind}, {state}", {row[index]: row for _, row in found.iterrows()}
+
+
+def gain(row: pd.Series) -> str:
+    """Return a gain in % with its interval, if there is one."""
+    saving, low, high = (signed(100 * row[column], 1) for column in ("saving", "low", "high"))
+    return saving if np.isnan(row["low"]) else f"{saving} [{low}, {high}]"
+
+
+def _dot(name: str, label: str, row: pd.Series) -> Dot:
+    span = None if np.isnan(row["low"]) else Span(row["low"], row["high"])
+    return Dot(label, TARGETS[name], row["saving"], span)
+
+
+def _by(rows: pd.DataFrame, column: str, values: Sequence[Any]) -> Iterator[list[str]]:
+    """Yield a row per kind of log and state: a gain for each value of the column."""
+    for where, found in kinds(rows, column):
+        yield [where, *(gain(found[value]) if value in found else "-" for value in values)]
+
+
+def _bad(cells: pd.DataFrame) -> Iterator[tuple[str, str]]:
+    """Yield each log with cells that are clearly worse: state, horizon and by how many %."""
+    found = cells[cells["worse"]]
+    each = found["state"] + " " + found["horizon"].map(str) + " (+" + (100 * found["more"]).map("{:.0f}".format) + ")"
+    for log, texts in each.groupby(found["trace"]):
+        yield str(log), ", ".join(texts)
