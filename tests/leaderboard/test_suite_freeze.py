@@ -46,7 +46,7 @@ def test_a_frozen_suite_is_what_its_plan_and_traces_give() -> None:
 def test_freezing_writes_names_of_variants_and_the_hub_s_place(tmp_path: Path) -> None:
     """What the plan says of both is in the suite's file, read back equal; the suite's hash rests on neither."""
     plan = load_plan("mini")
-    hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), {"sw_avg.w10": "sw_avg@window=10"}
+    hub, variants = HubPlace(repo="acme/traces", revision="v1.0"), plan.variants | {"sw_avg.w10": "sw_avg@window=10"}
     named = {"baselines": (*plan.baselines, "sw_avg.w10"), "variants": variants, "hub": hub}
     suite = frozen_suite(plan.model_copy(update=named), bundled_folder())
     (tmp_path / "pinned.toml").write_text(to_toml(suite))
