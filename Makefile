@@ -8,7 +8,7 @@ export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for the next run
 
-.PHONY: bench test test-slow fuzz lint wheel-check bench-compare results committed tables site verify reproduce figures paper clean
+.PHONY: bench test test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -86,6 +86,9 @@ $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	touch $@ $(VENV)/.bench
 
 # Side by side with statsmodels, statsforecast and fev (in an environment of its own): about ten minutes.
+benchmarks: $(VENV)/.dev
+	$(BIN)/python -m pytest benchmarks --benchmark-timer=time.process_time
+
 bench-compare: $(VENV)/.dev $(VENV)/.peers
 	$(BIN)/python benchmarks/compare.py --out docs/reports/performance.md
 
