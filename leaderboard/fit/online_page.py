@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,22 +42,19 @@ class Study(NamedTuple):
 
 
 def study_files(study: Study) -> dict[Path, bytes]:
-    """Return the content of every file, of the figure and the page as made from the tables as written."""
-    tables = {_csv(name): frame.to_csv(index=False, float_format="%.6g") for name, frame in study._asdict().items()}
-    for path, text in tables.items():
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
-    found = read_study()
+    """Return the content of every file; figure and page are made from the tables as they will be read."""
+    texts = [frame.to_csv(index=False, float_format="%.6g") for frame in study]
+    found = Study(*(pd.read_csv(io.StringIO(text)) for text in texts))
     with tempfile.TemporaryDirectory() as scratch:
         picture = Path(scratch) / "gains.svg"
         draw_dots(dict(panels(found)), picture)
         figure = picture.read_bytes()
-    files = {path: text.encode() for path, text in tables.items()}
+    files = {_csv(name): text.encode() for name, text in zip(Study._fields, texts, strict=True)}
     return files | {REPORTS / "online" / "gains.svg": figure, REPORTS / "online.md": study_page(found).encode()}
 
 
 def read_study() -> Study:
-    """Return the tables as they are written."""
+    """Return the committed tables."""
     return Study(*(pd.read_csv(_csv(name)) for name in Study._fields))
 
 
