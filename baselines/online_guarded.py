@@ -19,6 +19,7 @@ import numpy as np
 
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 
+from ._guard import HALF_LIFE, MOST
 from ._measures import Measures, measure
 from ._pooled import log_errors
 from ._series import FloatArray, IntArray, row_count
@@ -28,10 +29,6 @@ from .online import HORIZONS, Constants, forecast_from
 CHECK, CHECK_CELLS = 128, 4096
 """Rows between two questions of a model with at most so many experts over all layers; of larger ones in proportion."""
 SHARPNESS = 4.0
-HALF_LIFE = 8
-"""Targets after which evidence counts half; at least twice as many as overlap."""
-MOST = 1.0
-"""A single target counts as at most this much log error."""
 
 
 class OnlineGuarded(Guarded):
@@ -60,12 +57,15 @@ class OnlineGuarded(Guarded):
 
     def _path(self, measured: Measures, request: ForecastRequest) -> Forecast:
         """Both paths, mixed, with the edges of both."""
-        guarded = super()._path(measured, request)
-        online = forecast_from(self._memory, Constants(), request.horizon)
+        guarded, online = self._members(measured, request)
         edges = np.union1d(guarded.edges_B, online.edges_B)
         share_MBLE = [one.share_BLE[np.searchsorted(one.edges_B, edges)] for one in (guarded, online)]
         weight_BL1 = self._weight_of_guarded(edges)[..., None]
         return Forecast(weight_BL1 * share_MBLE[0] + (1 - weight_BL1) * share_MBLE[1], edges)
+
+    def _members(self, measured: Measures, request: ForecastRequest) -> tuple[Forecast, Forecast]:
+        """The path of `guarded` and that of `online`."""
+        return super()._path(measured, request), forecast_from(self._memory, Constants(), request.horizon)
 
     def _weight_of_guarded(self, step_B: IntArray) -> FloatArray:
         """[B, L]: of blocks that end so many steps ahead."""
@@ -76,15 +76,14 @@ class OnlineGuarded(Guarded):
         return np.stack([np.interp(np.log(step_B), at_K, weight_L) for weight_L in weight_KL.T], axis=1)
 
     def _check(self) -> None:
-        """Compare what was forecast with what came, then ask anew."""
+        """Compare the forecasts of former checks with the rows since, then forecast again."""
         for k, lag in enumerate(self._lag_K):
             if len(self._asked) >= lag:
                 self._compare(k, self._asked[-lag][k])
         steps = [rows * self._memory.info.stride for rows in self._rows_K]
         request = ForecastRequest(0, steps[-1], tuple(steps))
-        guarded = super()._path(measure(self._memory), request)
-        online = forecast_from(self._memory, Constants(), steps[-1])
-        mean_KMLE = np.stack([one.window_means(steps) for one in (guarded, online)], axis=1)
+        members = self._members(measure(self._memory), request)
+        mean_KMLE = np.stack([one.window_means(steps) for one in members], axis=1)
         self._asked.append(mean_KMLE.astype(np.float32))
 
     def _compare(self, k: int, mean_MLE: FloatArray) -> None:

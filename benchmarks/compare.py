@@ -30,7 +30,7 @@ from moeload_bench.suites.suite import default_suite
 CLASSICAL = ("sw_avg", "arima", "lstm")
 PEERS = ("fev", "statsforecast")
 PEER = Path(sys.prefix) / "peers" / "bin" / "python"
-"""Of an environment of their own: fev pins datasets < 5."""
+"""The interpreter of the peers, which have their own environment: fev pins datasets < 5."""
 METHOD = (
     "CPU seconds of one thread (`time.process_time`), sides taking turns; median and range over rounds. What numba "
     "compiles is counted in the commands only."

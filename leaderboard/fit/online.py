@@ -58,13 +58,13 @@ VARIANTS = ("online", *(f"online@{name}={value}" for name, values in GRID.items(
 REFERENCE = "adaptive"
 FITTED = ("guarded", "online_guarded")
 FOLDS = 6
-"""How often `guarded` is fitted, each time without a sixth of the runs."""
+"""Fits of `guarded`; each leaves out another sixth of the runs."""
 AVERAGES = (
     *("uniform", "last_value", "ema", "sw_avg@window=10", "sw_avg@window=32", "sw_avg"),
     *("sw_avg@window=320", "sw_avg@window=1000", "average_tuned"),
 )
 ORIGINS = 8
-"""How many origins are taken of each state of a log."""
+"""Origins taken from each state of a log."""
 SUM, SUM_FROM = 10, 8000
 """Rows of a sum, and of a run that is summed, too."""
 LARGE = 1448

@@ -25,15 +25,14 @@ NAMES = {
     "guarded": "guarded",
     "online_guarded": "online.guarded",
 }
-TARGETS = {"inside": "online", "outside": "online", "guarded": "guarded", "online_guarded": "online.guarded"}
-"""Whose colour each has."""
+"""Labels; what stands before a comma is the forecaster, whose colour a dot has."""
 SETS = {"train": "`train`", "b": "set b"}
 AIMS = {"inside": {"transient": 10.0, "stable": 1.5}, "outside": {"transient": 5.0, "stable": 1.5}}
 """Gains over `adaptive` in %, in small batches, that were aimed at before the study."""
 
 
 class Study(NamedTuple):
-    """What was measured: gains, cells over all logs, cells of single logs, and how often a variant was chosen."""
+    """The tables of the study: gains, cells over all logs, cells of single logs, and votes for each variant."""
 
     gains: pd.DataFrame
     pooled: pd.DataFrame
@@ -87,7 +86,7 @@ def panels(study: Study) -> Iterator[tuple[str, list[Dot]]]:
     """Yield a panel of the figure for each kind of log and state; oscillating logs are of another scale."""
     rows = study.gains[(study.gains["horizon"] == 0) & (study.gains["kind"] != "oscillating")]
     for where, by_name in kinds(rows, "forecaster"):
-        yield where.replace("`", ""), [_dot(name, label, by_name[name]) for name, label in NAMES.items()]
+        yield where.replace("`", ""), [_dot(label, by_name[name]) for name, label in NAMES.items()]
 
 
 def kinds(rows: pd.DataFrame, index: str) -> Iterator[tuple[str, dict[Any, pd.Series]]]:
@@ -103,9 +102,9 @@ def gain(row: pd.Series) -> str:
     return saving if np.isnan(row["low"]) else f"{saving} [{low}, {high}]"
 
 
-def _dot(name: str, label: str, row: pd.Series) -> Dot:
+def _dot(label: str, row: pd.Series) -> Dot:
     span = None if np.isnan(row["low"]) else Span(row["low"], row["high"])
-    return Dot(label, TARGETS[name], row["saving"], span)
+    return Dot(label, label.partition(",")[0], row["saving"], span)
 
 
 def _by(rows: pd.DataFrame, column: str, values: Sequence[Any]) -> Iterator[list[str]]:

@@ -135,7 +135,7 @@ def _family(estimates: Mapping[str, Estimate | None], simultaneous: bool) -> lis
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out of a test that has its place in the terms' order; the estimate is None where runs are lacking."""
+    """The result of one of the tests that the terms list in order; the estimate is None where runs are lacking."""
 
     test: OrderedTest
     estimate: Estimate | None
