@@ -19,7 +19,7 @@ from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.folder import RECORD, read_folder
 from moeload_bench.publishing.submission import Submission
 from moeload_bench.results.results import Results
-from moeload_bench.results.strata import by_stratum, with_size
+from moeload_bench.results.strata import run_groups, with_size
 from moeload_bench.suites.suite import Suite, load_suite
 
 LOSS_FREE = "loss_free_bias"
@@ -46,7 +46,7 @@ class RunSet:
     @cached_property
     def sizes(self) -> Mapping[str, Results]:
         """Return the results on each size of batch, by a title."""
-        return {with_size(self.title, size): part for size, part in by_stratum(self.results).items()}
+        return {with_size(self.title, size): part for size, part in run_groups(self.results).items()}
 
     def on(self, recipes: Collection[str]) -> Results:
         """Return the results on the runs of these recipes."""

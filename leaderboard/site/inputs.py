@@ -36,11 +36,13 @@ class Inputs:
 def read_inputs(root: str | Path) -> Inputs:
     """Read a checkout: scored seasons, the newest first; then suites with committed results, most runs first.
 
+    A suite whose runs stand apart has no board: that is a mean over runs.
+
     Raise `ResultError` for results that cannot be compared, and whatever error a file is refused with.
     """
     base = Path(root)
     results, seasons = base / "leaderboard" / "results", base / "leaderboard" / "seasons"
-    folders = [results / name for name in suites_with_results(results)]
+    folders = [results / name for name in suites_with_results(results) if not site_suite(base, name).apart]
     if not folders:
         raise ResultError(f"{results}: no SUITE/NAME.parquet; `make results` writes some")
     suites = sorted((suite_board(base, folder) for folder in folders), key=lambda board: -len(board.suite.traces))
@@ -74,9 +76,14 @@ def season_board(season: ScoredSeason, one: RecipeSet, results: Results) -> Boar
     )
 
 
+def site_suite(root: Path, name: str) -> Suite:
+    """Return a suite of a checkout."""
+    return load_suite(str(root / "moeload_bench" / "suites" / f"{name}.toml"))
+
+
 def suite_board(root: Path, folder: Path) -> Board:
     """Return the committed results of a suite: its baselines in their order, then the others by name."""
-    suite = load_suite(str(root / "moeload_bench" / "suites" / f"{folder.name}.toml"))
+    suite = site_suite(root, folder.name)
     results = load_results(folder)
     if results.suite.sha256 != suite.sha256():
         was, now = results.suite.sha256[:12], suite.sha256()[:12]

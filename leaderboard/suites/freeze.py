@@ -64,6 +64,7 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
         rule=plan.rule,
         hub=plan.hub,
         near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
+        apart=plan.apart,
         fit=load_suite(plan.fitted_on).fit if plan.fitted_on else tuple(fit),
         traces=tuple(scored),
     )
@@ -119,7 +120,7 @@ def _value(value: object) -> str:
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return str(value)
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def target_file(plan: plans.Plan, suite: Suite) -> Path:

@@ -48,6 +48,7 @@ class Plan(Record):
     ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
     dataset repository and tag, written once it is known.
     ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
+    ``apart``: nothing is averaged over runs.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
     next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon at which it has enough
@@ -67,6 +68,7 @@ class Plan(Record):
     hub: HubPlace | None = None
     lacking: dict[str, Lacking] = {}
     near_twins: bool = False
+    apart: bool = False
     short: int = 0
     as_far_as_it_goes: bool = False
     strata: bool = False

@@ -38,7 +38,7 @@ from moeload_bench.results.captions import answer_lines, failure_lines, why_no_t
 from moeload_bench.results.choice import Verdict, verdicts
 from moeload_bench.results.console import draw_table
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.results.strata import by_stratum, nearest_words
+from moeload_bench.results.strata import nearest_words, run_groups
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import (
@@ -314,7 +314,7 @@ def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide:
     """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
     console = plain_console()
     choices: list[Verdict] = []
-    for size, part in by_stratum(results).items():
+    for size, part in run_groups(results).items():
         if size:
             console.print(f"\n{size}\n")
         found = list(verdicts(part, metric))

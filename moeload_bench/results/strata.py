@@ -1,4 +1,4 @@
-"""Results by the size of the runs' batches: a suite with both sizes is never averaged over them."""
+"""Which runs of a suite are averaged: those of one size of batch, or, where all are unlike, each run alone."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.description import run_facts
-from moeload_bench.suites.suite import Suite
+from moeload_bench.suites.suite import Suite, package_suite
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 from moeload_bench.traces.trace import Trace
 
@@ -16,8 +16,13 @@ WORDS: Mapping[Stratum, str] = {
 }
 
 
-def by_stratum(results: Results) -> dict[str, Results]:
-    """Return the results on each size of batch by its name in words; all under "" where the runs are in no stratum."""
+def run_groups(results: Results) -> dict[str, Results]:
+    """Return the results on runs that are averaged, by a title: each size of batch, or each run of a suite whose runs
+    stand apart; all under "" where there is one group.
+    """
+    suite = package_suite(results.suite.name, results.suite.sha256)
+    if suite is not None and suite.apart:
+        return {trace: results.select(traces={trace}) for trace in results.traces}
     groups = results.table[["trace", "stratum"]].drop_duplicates()
     found = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}
     parts = {words: results.select(traces=set(traces)) for words, traces in found.items() if len(traces)}
@@ -25,7 +30,7 @@ def by_stratum(results: Results) -> dict[str, Results]:
 
 
 def with_size(title: str, size: str) -> str:
-    """Return a title with a size of batch in words after it, as `by_stratum` names it; as it is for no size."""
+    """Return a title with a size of batch in words after it, as `run_groups` names it; as it is for no size."""
     return f"{title}, {size.lower()}" if size else title
 
 

@@ -33,7 +33,7 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins")
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "apart")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
 CLOSED = ("v1", "v2")
@@ -88,7 +88,8 @@ class Suite(Record):
 
     ``baselines`` are names of forecasters in the order of tables. ``variants`` gives the target that a name stands for
     if it is not a forecaster itself (`sw_avg.w500` = `sw_avg@window=500`). ``near_twins`` are groups of recipes that
-    are the same training at first and differ only later: statistics give each group one vote.
+    are the same training at first and differ only later: statistics give each group one vote. ``apart``: nothing is
+    averaged over runs, since they are unlike each other.
     """
 
     schema_version: int = Field(default=1, ge=1, le=1)
@@ -103,6 +104,7 @@ class Suite(Record):
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
     near_twins: tuple[tuple[str, ...], ...] = ()
+    apart: bool = extra_field(False)
     fit: tuple[FitTrace, ...] = ()
     traces: tuple[SuiteTrace, ...]
 
@@ -169,11 +171,16 @@ class Suite(Record):
 
 
 @lru_cache(maxsize=8)
+def package_suite(name: str, sha256: str) -> Suite | None:
+    """Return the package's suite of that name and hash; None for one that changed, or of a file of one's own."""
+    found = load_suite(name) if name in suite_names() else None
+    return found if found is not None and found.sha256() == sha256 else None
+
+
 def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
     """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty."""
-    if name not in suite_names() or load_suite(name).sha256() != sha256:
-        return {}
-    return {recipe: group[0] for group in load_suite(name).near_twins for recipe in group}
+    suite = package_suite(name, sha256)
+    return {recipe: group[0] for group in suite.near_twins for recipe in group} if suite else {}
 
 
 def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:

@@ -20,7 +20,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.results.board import known_board
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.results.strata import by_stratum
+from moeload_bench.results.strata import run_groups
 from moeload_bench.results.tables import three_digits
 
 NAMES = ("uniform", "last_value", "sw_avg", "arima", "lstm")
@@ -201,6 +201,6 @@ def test_one_number_is_equal_in_card_page_and_terminal() -> None:
     assert re.search(rf"\| `guarded` \|.*\| {re.escape(skill)} \[", page)
     console = plain_console()
     with console.capture() as captured:
-        for part in brief_tables(next(iter(by_stratum(results).values())), "window_tv", 200):
+        for part in brief_tables(next(iter(run_groups(results).values())), "window_tv", 200):
             console.print(part, width=200)
     assert re.search(rf"guarded .*{re.escape(skill)}", captured.get())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -60,13 +61,14 @@ def test_a_run_is_asked_as_far_as_it_has_origins(tmp_path: Path) -> None:
     """A short run for a shorter horizon, without half batches where the plan says so; another suite's runs are open."""
     short = dataclasses.replace(make("test", 1, steps=2310), columns={})
     named = {"steps": 2000, "horizons": (10, 300, 2000), "as_far_as_it_goes": True, "fitted_on": "mini",
-             "runs": RUNS[:1], "without_half": RUNS[:1]}  # fmt: skip
+             "runs": RUNS[:1], "without_half": RUNS[:1], "apart": True}  # fmt: skip
     suite = frozen_suite(PLAN.model_copy(update=named), put(tmp_path, short))
     (trace,) = suite.traces
     assert suite.horizons == (10, 300, 2000)
     assert trace.horizon == 300
     assert max(trace.stable) > 2310 - 2000
     assert suite.fit == load_suite("mini").fit
+    assert suite == Suite.model_validate(tomllib.loads(to_toml(suite)))
     with pytest.raises(ValueError, match="the open runs are those of suite mini"):
         Plan.model_validate({**PLAN.model_dump(), "fitted_on": "mini"})
 

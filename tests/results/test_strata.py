@@ -12,7 +12,7 @@ from leaderboard.suites.freeze import to_toml
 from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.results import Results
-from moeload_bench.results.strata import WORDS, by_stratum, nearest_words, size_words
+from moeload_bench.results.strata import WORDS, nearest_words, run_groups, size_words
 from moeload_bench.scoring.description import run_facts
 from moeload_bench.suites.suite import Suite, load_suite, suite_for_trace
 from moeload_bench.traces.store import write_trace
@@ -35,14 +35,14 @@ def scored() -> tuple[Suite, Results]:
 def test_each_size_has_its_own_runs(scored: tuple[Suite, Results]) -> None:
     """The part of a size holds every forecaster on the runs of that size; runs of no size are one part."""
     _, results = scored
-    parts = by_stratum(results)
+    parts = run_groups(results)
     assert {size: part.traces for size, part in parts.items()} == {
         WORDS["small"]: [TRACES[0].id],
         WORDS["large"]: [TRACES[1].id],
     }
     assert all(part.names == results.names for part in parts.values())
     unsized = replace(results, table=results.table.assign(stratum=None))
-    assert by_stratum(unsized) == {"": unsized}
+    assert run_groups(unsized) == {"": unsized}
 
 
 def test_run_prints_a_table_for_each_size(scored: tuple[Suite, Results], tmp_path: Path) -> None:
