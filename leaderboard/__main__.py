@@ -11,6 +11,7 @@ COMMANDS = {
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "shapes": "Measure what layers do at the depth of models that people train.",
+    "forks": "Measure how much of a future can be known, where runs were continued several times from one state.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",
     "site": "Build the leaderboard's static site from the committed results.",

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from leaderboard import forks
 from leaderboard.committed import ROOT
 from leaderboard.events import page as events
 from leaderboard.pages import (
@@ -35,6 +36,7 @@ PAGES = (
     page_of_parts("docs/methods/placement.md", tables.PARTS),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts("docs/reports/results.md", results_page.PARTS, openings.draw_results),
+    page_of_parts("docs/reports/studies.md", forks.PARTS),
     seasons.SEASONS,
     Page("parameters", parameters.parameter_files),
     Page("cards", cards.card_files),
