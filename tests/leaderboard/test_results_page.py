@@ -125,7 +125,7 @@ def test_the_sentence_has_the_numbers_of_the_comparison(made: Results) -> None:
     one = made.compare("lstm", "arima", ["state"]).set_index("state").loc["transient"]
     text = finding("brief")
     low, high, two = (f"{100 * one[name]:.1f}" for name in ("low", "high", "without_two"))
-    assert "On 8 trainings unlike those that it learned from" in text
+    assert "On 8 trainings unlike the `train` runs" in text
     said = (
         f"`lstm` saved {100 * one['saving']:.1f} % of the error of `arima`, the best rule that learns nothing (95 % "
         f"interval for a new recipe {low} to {high} %"
