@@ -89,7 +89,11 @@ def run(
         typer.Option(help="A folder with the suite's traces, RECIPE/SPLIT/seedN.parquet, besides $MOELOAD_TRACES."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(callback=no_trace, help="Write every number into this .parquet file.")
+        Path | None,
+        typer.Option(
+            callback=no_trace,
+            help="Write every number into this .parquet file, or a file of each forecaster into a folder.",
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON instead of tables.")] = False,
     wide: Annotated[
@@ -242,12 +246,12 @@ def _check_metric(metric: str, suite: Suite) -> None:
 
 
 def _check_file(out: Path) -> None:
-    """Raise, before hours of scoring, for a file of results that could not be written."""
-    if out.suffix != ".parquet":
-        raise ResultError(f"--out: got {out}, expected a .parquet file; a summary as JSON: --json")
-    if out.is_dir():
+    """Raise, before hours of scoring, for a file or a folder of results that could not be written."""
+    if out.suffix not in ("", ".parquet"):
+        raise ResultError(f"--out: got {out}, expected a .parquet file or a folder; a summary as JSON: --json")
+    if out.suffix and out.is_dir():
         raise ResultError(f"--out: got {out}, which is a folder, expected a .parquet file")
-    _make_folder(out.absolute().parent, "--out")
+    _make_folder(out.absolute().parent if out.suffix else out, "--out")
 
 
 def _make_folder(folder: Path, what: str) -> None:

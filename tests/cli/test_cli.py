@@ -97,8 +97,9 @@ def test_a_place_that_cannot_be_written_is_refused_before_any_work(
     words = ("run", "sw_avg", "--trace", str(own_trace))
     for out, says in (
         (folder, f"--out: got {folder}, which is a folder, expected a .parquet file"),
-        (folder / "out.json", f"--out: got {folder / 'out.json'}, expected a .parquet file; a summary as JSON: --json"),
+        (folder / "out.json", f"--out: got {folder / 'out.json'}, expected a .parquet file or a folder; "),
         (file / "below.parquet", f"--out: got {file}, expected a folder that can be written to: "),
+        (file / "below", f"--out: got {file / 'below'}, expected a folder that can be written to: "),
     ):
         done = moeload(*words, "--out", str(out))
         refused(done, says)
@@ -169,7 +170,10 @@ def test_steps_between_origins_are_counted_from_one(option: str) -> None:
 
 
 def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None:
-    """`--trace` chooses origins, prints the table and says which forecaster served best in each state."""
+    """`--trace` chooses origins, prints the table and says which forecaster served best in each state.
+
+    `--out` writes all into one file, or a file of each forecaster into a folder.
+    """
     done = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "out.parquet"))
     assert done.returncode == 0, done.stderr
     assert "window_tv" in done.stdout
@@ -181,6 +185,11 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
         ("sw_avg", "process"),
     ]
     assert saved.failures.empty
+    again = moeload("run", "uniform", "sw_avg", "--trace", str(own_trace), "--out", str(tmp_path / "all"))
+    assert again.returncode == 0, again.stderr
+    assert {path.stem for path in (tmp_path / "all").glob("*.parquet")} == {"costs", "sw_avg", "uniform"}
+    folder = load_results(tmp_path / "all").select(saved.names)
+    assert folder.errors("window_tv").equals(saved.errors("window_tv"))
 
 
 def test_run_prints_json_for_scripts(own_trace: Path) -> None:
