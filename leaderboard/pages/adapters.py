@@ -19,6 +19,7 @@ from moeload_bench.results.strata import run_groups, with_size
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import load_suite
 
 FOLDER = ROOT / "leaderboard" / "adapters"
 BESIDE = ("sw_avg", "arima")
@@ -26,7 +27,8 @@ BESIDE = ("sw_avg", "arima")
 
 def adapters_tables() -> str:
     """Return one table for each suite on which an adapter was scored, and for each size of batch."""
-    found = {suite: _with_adapters(suite) for suite in reversed(suites_with_results())}
+    pooled = [suite for suite in reversed(suites_with_results()) if not load_suite(suite).apart]
+    found = {suite: _with_adapters(suite) for suite in pooled}
     return "\n\n".join(
         _table(with_size(f"Suite `{suite}`", size), part)
         for suite, results in found.items()
