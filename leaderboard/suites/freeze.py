@@ -14,7 +14,7 @@ from moeload_bench.errors import SuiteError
 from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import LABELS, StateLabels, label_states
-from moeload_bench.suites.suite import ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, load_suite
+from moeload_bench.suites.suite import ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, fitting_horizons, load_suite
 from moeload_bench.traces.meta import STRATA, stratum_of
 from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -76,7 +76,8 @@ def _asked(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[int, dict[str
     if not plan.as_far_as_it_goes:
         horizon = plan.horizons[-1] if trace.steps >= plan.short else plans.SHORT_HORIZON
         return horizon, *_origins(plan, ref, trace, labels, horizon)
-    tried = ((horizon, *_origins(plan, ref, trace, labels, horizon)) for horizon in reversed(plan.horizons))
+    usable = fitting_horizons(trace, plan.horizons)
+    tried = ((horizon, *_origins(plan, ref, trace, labels, horizon)) for horizon in reversed(usable))
     return next((found for found in tried if not found[2]), (0, {}, [f"{ref.id}: too few origins at any horizon"]))
 
 

@@ -51,9 +51,10 @@ class Plan(Record):
     ``apart``: nothing is averaged over runs.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
-    next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon at which it has enough
-    origins. ``strata``: each run is small or large by its tokens per expert. ``fitted_on``: the suite whose open runs
-    are open here, too. ``without_half``: runs that were recorded without half batches.
+    next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon, of at most half its
+    length, at which it has enough origins. ``strata``: each run is small or large by its tokens per expert.
+    ``fitted_on``: the suite whose open runs are open here, too. ``without_half``: runs that were recorded without half
+    batches.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")

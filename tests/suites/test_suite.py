@@ -27,6 +27,7 @@ from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 FROZEN = {
     "mini": "f712e93798e13f54d7ac0df9cf55ba9e7346b17a8d61b7ae3c5af74b53be6f0a",
+    "shapes": "a6ef026035eab07a6e6110b287627700761187e609459d48048ab8477025d80d",
     "v3": "01c6567c661d87611a40ea839a03fb81b0aa941a8dc04e91cd3fecc9e83ff43f",
 }
 
