@@ -8,7 +8,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from leaderboard.committed import TRACES
+from leaderboard.committed import TRACES, committed_results
+from leaderboard.shapes.board import board_words, draw_board, run_errors
 from leaderboard.shapes.measuring import measure_layers, measure_run
 from leaderboard.shapes.page import FIGURES, Layers, draw_depth, read_layers, shapes_page
 from moeload_bench.cli.progress import pair_progress, say
@@ -39,5 +40,8 @@ def shapes(
     found = read_layers(out / "shapes")
     for quantity in FIGURES:
         save_figure(draw_depth(found, quantity), out / "shapes" / f"{quantity}.svg")
-    write_whole(out / "shapes.md", shapes_page(found).encode())
+    results = committed_results("shapes")
+    save_figure(draw_board(run_errors(results)), out / "shapes" / "board.svg")
+    board = board_words(results, committed_results("v3"))
+    write_whole(out / "shapes.md", shapes_page(found, board).encode())
     say(str(out / "shapes.md"))

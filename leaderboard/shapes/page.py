@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -76,18 +77,24 @@ class Layers(NamedTuple):
         return int((largest == 0).groupby(recipe_name).all().sum())
 
 
+def short_name(run: str) -> str:
+    """Return a run's shape and seed, as figures write it: `olmoe-w64 seed304`."""
+    return run.removeprefix("shape-").replace("/test/", " ")
+
+
 def read_layers(folder: Path) -> Layers:
     """Return what `Layers.write` wrote."""
     return Layers(pd.read_csv(folder / "runs.csv"), pd.read_csv(folder / "layers.csv"))
 
 
-def shapes_page(found: Layers) -> str:
-    """Return the whole page; it links figures in the folder `shapes` beside it."""
+def shapes_page(found: Layers, board: Mapping[str, Any]) -> str:
+    """Return the whole page, with what `board_words` says; it links figures in the folder `shapes` beside it."""
     depths = {quantity: found.depth(quantity) for quantity in QUANTITIES}
     runs = found.runs
     together = (runs["pairs"] > runs["chance"]).groupby(runs["run"].map(recipe_name)).all()
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
+        board=board,
         measuring=measuring,
         least=LEAST_CORRELATION,
         words=QUANTITIES,

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from leaderboard.committed import TRACES
+from leaderboard.committed import TRACES, committed_results
+from leaderboard.shapes.board import board_table, board_words, hours_left_out, run_errors
 from leaderboard.shapes.measuring import WINDOW, layers_together, measure_layers, measure_run
 from leaderboard.shapes.page import FIGURES, PAIR, QUANTITIES, Layers, read_layers, shapes_page
+from moeload_bench.results.strata import run_groups
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.store import list_traces, read_trace
 from moeload_bench.traces.trace import Trace
@@ -32,8 +36,43 @@ def planted(sign_of_run: dict[str, float]) -> Layers:
 def test_the_committed_page_is_what_its_tables_give() -> None:
     """No number of docs/reports/shapes.md was typed, and its figures are there."""
     text = (REPORTS / "shapes.md").read_text()
-    assert text == shapes_page(read_layers(REPORTS / "shapes")), "run `python -m leaderboard shapes --out docs/reports`"
-    assert all(f"](shapes/{name}.svg)" in text and (REPORTS / "shapes" / f"{name}.svg").is_file() for name in FIGURES)
+    board = board_words(committed_results("shapes"), committed_results("v3"))
+    made = shapes_page(read_layers(REPORTS / "shapes"), board)
+    assert text == made, "run `python -m leaderboard shapes --out docs/reports`"
+    figures = {f"](shapes/{name}.svg)": REPORTS / "shapes" / f"{name}.svg" for name in (*FIGURES, "board")}
+    assert all(link in text and path.is_file() for link, path in figures.items())
+
+
+def test_each_run_stands_by_itself() -> None:
+    """An error is a mean over the origins of one run in one state, and `run` prints a table of each run."""
+    results = committed_results("shapes").select(["adaptive", "online"])
+    table, (run, *_) = results.table, results.traces
+    rows = table[(table["trace"] == run) & (table["state"] == "transient")]
+    expected = rows[rows["horizon"] == 100].groupby("forecaster")["window_tv"].mean()
+    found = run_errors(results).loc[(run, "transient", 100), results.names]
+    assert found.to_dict() == pytest.approx(expected.to_dict())
+    assert {title: part.traces for title, part in run_groups(results).items()} == {run: [run] for run in results.traces}
+
+
+def test_a_cell_names_the_forecaster_that_errs_least() -> None:
+    """With its error, and that of `adaptive`; a horizon that a run is not asked for is a dash."""
+    cells = [("shape-a/test/seed1", "stable", 10), ("shape-b/test/seed1", "stable", 100)]
+    index = pd.MultiIndex.from_tuples(cells, names=["trace", "state", "horizon"])
+    errors = pd.DataFrame({"adaptive": [0.2, 0.1], "online": [0.1, 0.3]}, index)
+    assert board_table(errors).splitlines()[2:] == [
+        "| `shape-a/test/seed1` | stable | `online` 0.1 (0.2) | - |",
+        "| `shape-b/test/seed1` | stable | - | `adaptive` 0.1 (0.1) |",
+    ]
+
+
+def test_what_was_left_out_costs_in_proportion_to_layers_and_experts() -> None:
+    """Twice as many forecasts of three times as many experts take six times as long, whatever the layers are."""
+    small = {"trace": "a", "layers": 2, "experts": 8, "observed_rows": 10, "forecasts": 5}
+    costs = pd.DataFrame([{**small, "forecaster": "slow", "observe_cpu_s": 0.0, "forecast_cpu_s": 3600.0}])
+    large = pd.DataFrame([{**small, "forecaster": "quick", "experts": 24, "forecasts": 10}])
+    elsewhere: Any = SimpleNamespace(names=["quick", "slow"], costs=costs)
+    here: Any = SimpleNamespace(names=["quick"], costs=large)
+    assert hours_left_out(elsewhere, here) == pytest.approx({"slow": 6.0})
 
 
 @needs_traces
