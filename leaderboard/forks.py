@@ -1,4 +1,4 @@
-"""How much of a future can be known: forecasts and `floor_fork` where runs of closed seasons were continued again.
+"""Measure how much of a future can be known: runs of closed seasons were continued several times from one state.
 
     git archive 07f6d2b8 leaderboard | tar x -C OLD    # needs the whole history
     python -m leaderboard forks OLD

@@ -17,7 +17,7 @@ from moeload_bench.results.ranks import rank_table
 from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked, stacked_frames
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of
+from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of, package_suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +63,12 @@ class Results(Frames):
     def twins(self) -> Mapping[str, str]:
         """Return recipe -> first of its group of near twins, for recipes that are in one."""
         return near_twins_of(self.suite.name, self.suite.sha256)
+
+    @property
+    def apart(self) -> bool:
+        """Return whether nothing is averaged over runs: the suite says so."""
+        suite = package_suite(self.suite.name, self.suite.sha256)
+        return suite is not None and suite.apart
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -245,7 +251,8 @@ class Results(Frames):
         def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
             return list(json.loads(frame.to_json(orient="records", double_precision=9)))
 
-        levels = ["stratum", "state"] if self.table["stratum"].notna().any() else ["state"]
+        stratified = ["stratum"] if self.table["stratum"].notna().any() else []
+        levels = [*(["trace"] if self.apart else stratified), "state"]
         levels = levels if metric in self.metrics else []
         record = {
             "entries": [entry.model_dump(mode="json") for entry in self.entries.values()],

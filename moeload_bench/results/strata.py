@@ -1,4 +1,4 @@
-"""Which runs of a suite are averaged: those of one size of batch, or, where all are unlike, each run alone."""
+"""Split results into groups of runs that are averaged: a group per size of batch, or per run where a suite says so."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.description import run_facts
-from moeload_bench.suites.suite import Suite, package_suite
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 from moeload_bench.traces.trace import Trace
 
@@ -20,8 +20,7 @@ def run_groups(results: Results) -> dict[str, Results]:
     """Return the results on runs that are averaged, by a title: each size of batch, or each run of a suite whose runs
     stand apart; all under "" where there is one group.
     """
-    suite = package_suite(results.suite.name, results.suite.sha256)
-    if suite is not None and suite.apart:
+    if results.apart:
         return {trace: results.select(traces={trace}) for trace in results.traces}
     groups = results.table[["trace", "stratum"]].drop_duplicates()
     found = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,6 +52,8 @@ def test_each_run_stands_by_itself() -> None:
     expected = rows[rows["horizon"] == 100].groupby("forecaster")["window_tv"].mean()
     found = run_errors(results).loc[(run, "transient", 100), results.names]
     assert found.to_dict() == pytest.approx(expected.to_dict())
+    records = json.loads(results.to_json())["by_state"]
+    assert {record["trace"] for record in records} == set(results.traces)
     assert {title: part.traces for title, part in run_groups(results).items()} == {run: [run] for run in results.traces}
 
 
