@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from leaderboard.__main__ import app
+from leaderboard.committed import ROOT
 from leaderboard.season import recording, scoring
 from leaderboard.season.folder import SeasonFolder
 from moeload_bench.harness import pairs
@@ -20,6 +22,30 @@ from tests.conftest import full_disk
 from tests.support.seasons import NAME, VALUE, WHERE, Repository, make_repository
 
 RECIPES = [f"{NAME}a-s00", f"{NAME}a-s01", "small"]
+DIES = """
+import os, signal, sys
+from pathlib import Path
+
+import pytest
+from leaderboard.__main__ import app
+from tests.support.seasons import use_small_world
+
+name, *words = sys.argv[1:]
+replace = Path.replace
+
+
+def dies(scratch, target):
+    if target.name == name:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(scratch, target)
+
+
+with pytest.MonkeyPatch.context() as patch:
+    use_small_world(patch)
+    patch.setattr(Path, "replace", dies)
+    app(words)
+"""
+"""A command of the season in its small world, and the name of the file that it may not finish."""
 
 
 def run(root: Path, command: str, *words: str) -> Result:
@@ -40,22 +66,14 @@ def refused(root: Path, command: str, *words: str) -> str:
     return f"{found.output} {found.exception}"
 
 
-def killed_at(name: str, root: Path, *words: str) -> None:
-    """Run a command in a fork of this process, which is killed where it would give a file its name."""
-    child = os.fork()
-    if not child:
-        replace = Path.replace
+def killed_at(name: str, root: Path, command: str, *words: str) -> None:
+    """Run a command in a process that is killed where it would give a file its name.
 
-        def dies(scratch: Path, target: Path) -> Path:
-            if target.name == name:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return replace(scratch, target)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Path, "replace", dies)
-            run(root, *words)
-        os._exit(0)
-    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    It is no fork of this one, which has threads: what one of them had locked would stay locked.
+    """
+    season = ["season", command, NAME, *words, "--root", str(root / "seasons")]
+    ended = subprocess.run([sys.executable, "-c", DIES, name, *season], cwd=ROOT, capture_output=True, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr.decode()[-2000:]
 
 
 def killed(*args: Any, **options: Any) -> None:
