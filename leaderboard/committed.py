@@ -27,6 +27,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 ROOT = Path(__file__).resolve().parent.parent
 TRACES = ROOT / "traces"
 RESULTS = ROOT / "leaderboard" / "results"
+REPORTS = ROOT / "docs" / "reports"
 DRAWN = ROOT / "leaderboard" / "draws" / "2027-train.toml"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 UNIFORM = "uniform"

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import typer
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import REPORTS
 from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench import style
 from moeload_bench.arrays import FloatArray
@@ -45,7 +45,6 @@ AVERAGES = (
 )
 BEST, FLOOR = "best average", "floor_fork"
 SHOWN = {BEST: "the best average", "online": "`online`", FLOOR: "*floor_fork*"}
-REPORTS = ROOT / "docs" / "reports"
 
 
 def fork_errors(base: Trace, futures: Mapping[int, list[Trace]]) -> Iterator[dict[str, Any]]:

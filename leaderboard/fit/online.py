@@ -38,6 +38,7 @@ from moeload_bench.harness.replay import follow
 from moeload_bench.harness.truth import Truth
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.savings import OFFSET, savings
+from moeload_bench.scoring.forks import share_distance
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.store import read_trace, stored_outline
@@ -136,8 +137,7 @@ class Log:
         found: list[list[Any]] = []
         with follow(parsed, trace, seed=0, fitted=fitted, level="none") as feed:
             for origin, state, true_KLE in tasks:
-                gap_KLE = feed.at(origin, horizons).window_means(horizons) - true_KLE
-                error_K = np.nanmean(0.5 * np.abs(gap_KLE).sum(axis=2), axis=1)
+                error_K = share_distance(feed.at(origin, horizons).window_means(horizons), true_KLE)
                 found += [[state, origin, h, float(e)] for h, e in zip(horizons, error_K, strict=True)]
         cache.save(key, {"errors": found})
         return found

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import REPORTS
 from leaderboard.pages.openings import Dot, Span, draw_dots
 from leaderboard.pages.parts import aligned_table
 from leaderboard.templates import render_text
 from moeload_bench.results.savings import OFFSET
 from moeload_bench.results.tables import signed
 
-REPORTS = ROOT / "docs" / "reports"
 NAMES = {
     "inside": "online, inside",
     "outside": "online, outside",

@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import REPORTS
 from leaderboard.pages.inputs import season_sets
 from moeload_bench.results.board import known_board
 from moeload_bench.results.results import Results
 from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
 
-REPORTS = ROOT / "docs" / "reports"
 LEAST = -1.0
 """Skill below this is drawn at the edge: one bad forecaster must not squeeze all others."""
 

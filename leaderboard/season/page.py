@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leaderboard.committed import ROOT
+from leaderboard.committed import REPORTS
 from leaderboard.season.claims import Test, against_others, cell_gains, claim_lines, recipe_means
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import RecipeSet
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
     from leaderboard.pages.openings import Dot
 
-REPORTS = ROOT / "docs" / "reports"
 LACKING, DASH = "lacking", "-"
 TEST_HEADS = ("gain, %", "at least, %", "95 % interval")
 GAIN_HEADS = ("gain, %", "simultaneous 95 % interval")

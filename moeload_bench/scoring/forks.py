@@ -3,13 +3,13 @@
 Several futures are recorded of one past (`moeload-bench record --fork`). They differ only in the order of the text, so
 no forecaster can know which of them comes.
 
-Axis letters: J futures, K horizons, S rows, R runs, T pasts, L MoE layers, E experts.
+Axis letters: J futures, K horizons, S rows, L MoE layers, E experts.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -49,15 +49,3 @@ def floor_fork(future_JKLE: FloatArray) -> tuple[FloatArray, FloatArray]:
     without_JK = (total_K - 2 * pair_JJK.sum(axis=1)) / ((J - 1) * (J - 2)) / math.sqrt(2)
     error_K = np.sqrt((J - 1) / J * ((without_JK - without_JK.mean(axis=0)) ** 2).sum(axis=0))
     return floor_K, error_K
-
-
-def mean_floor(floors: Sequence[tuple[str, FloatArray, FloatArray]]) -> tuple[FloatArray, FloatArray]:
-    """Return the mean of floors (run, floor [K], error [K]) and its standard error: over runs where there are two."""
-    by_run: Mapping[str, list[FloatArray]] = {run: [] for run, _, _ in floors}
-    for run, floor_K, _ in floors:
-        by_run[run].append(floor_K)
-    mean_RK = np.stack([np.mean(found, axis=0) for found in by_run.values()])
-    if len(mean_RK) > 1:
-        return mean_RK.mean(axis=0), mean_RK.std(axis=0, ddof=1) / math.sqrt(len(mean_RK))
-    error_TK = np.stack([error_K for _, _, error_K in floors])
-    return mean_RK[0], np.sqrt((error_TK**2).sum(axis=0)) / len(error_TK)
