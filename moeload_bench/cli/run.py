@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Annotated, Any
@@ -220,7 +220,8 @@ def _score_again(folder: Path, suite: str | None, own: str | None, metric: str, 
     if as_json:
         say_document(results.to_json(name))
     else:
-        _print_tables(results, name, wide=False)
+        for part in _below_titles(results):
+            _print_tables(part, name, wide=False)
         _print_failures(results)
 
 
@@ -318,9 +319,7 @@ def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide:
     """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
     console = plain_console()
     choices: list[Verdict] = []
-    for size, part in run_groups(results).items():
-        if size:
-            console.print(f"\n{size}\n")
+    for part in _below_titles(results):
         found = list(verdicts(part, metric))
         for line in answer_lines(part, found, suite.rule, steps):
             console.print(line)
@@ -328,6 +327,14 @@ def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide:
         choices += found
     _print_failures(results)
     return choices
+
+
+def _below_titles(results: Results) -> Iterator[Results]:
+    """Yield the results of each group of runs that are averaged, its title printed."""
+    for title, part in run_groups(results).items():
+        if title:
+            plain_console().print(f"\n{title}\n")
+        yield part
 
 
 def _print_tables(results: Results, metric: str, wide: bool) -> None:

@@ -46,15 +46,19 @@ def test_each_size_has_its_own_runs(scored: tuple[Suite, Results]) -> None:
 
 
 def test_run_prints_a_table_for_each_size(scored: tuple[Suite, Results], tmp_path: Path) -> None:
-    """Under its name, the verdict and the table of that size."""
+    """Under its name, the verdict and the table of that size; kept forecasts that are scored again, too."""
     (tmp_path / "own.toml").write_text(to_toml(scored[0]))
     for trace in TRACES:
         write_trace(trace, tmp_path / f"{trace.id}.parquet")
-    where = ["--suite", str(tmp_path / "own.toml"), "--traces", str(tmp_path)]
-    done = CliRunner().invoke(app, ["run", "sw_avg", "last_value", *where, "--level", "none"])
-    assert done.exit_code == 0, done.output
-    small, large = done.output.index(WORDS["small"]), done.output.index(WORDS["large"])
-    assert done.output[small:large].count("1 run.") == done.output[large:].count("1 run.") == 1
+    where, kept = ["--suite", str(tmp_path / "own.toml"), "--traces", str(tmp_path)], str(tmp_path / "kept")
+    for words in (
+        ["sw_avg", "last_value", "--level", "none", "--keep-forecasts", kept],
+        [kept, "--metric", "rank_correlation"],
+    ):
+        done = CliRunner().invoke(app, ["run", *words, *where])
+        assert done.exit_code == 0, (done.output, done.exception)
+        small, large = done.output.index(WORDS["small"]), done.output.index(WORDS["large"])
+        assert done.output[small:large].count("1 run.") == done.output[large:].count("1 run.") == 1
 
 
 @pytest.mark.parametrize(
