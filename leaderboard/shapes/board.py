@@ -24,6 +24,8 @@ SHOWN = ("sw_avg", "last_value", "guarded", "online", "online.guarded")
 """Forecasters of the figure."""
 HORIZONS = (10, 100, 1000)
 """Horizons of the figure."""
+SAME_HERE = {"lstm": "lstm.online"}
+"""What forecasts as another entry does: `lstm` is fitted recipe by recipe, and none of these has an open run."""
 LEAST_SAVED = -0.5
 """A dot further left is drawn here: that forecaster makes 1.5 times the error of `REFERENCE`, or more."""
 
@@ -83,6 +85,8 @@ def board_words(here: Results, elsewhere: Results) -> dict[str, Any]:
     """
     errors = run_errors(here)
     hours = hours_left_out(elsewhere, here)
+    same = {name: other for name, other in SAME_HERE.items() if name in hours and other in here.names}
+    dear = sorted(hours.keys() - same.keys(), key=lambda name: -hours[name])
     return {
         "table": board_table(errors),
         "reference": REFERENCE,
@@ -90,7 +94,8 @@ def board_words(here: Results, elsewhere: Results) -> dict[str, Any]:
         "cells": len(errors),
         "wins": {name: int((errors[name] < errors[REFERENCE]).sum()) for name in SHOWN},
         "elsewhere": elsewhere.suite.name,
-        "left_out": {name: three_digits(hours[name]) for name in sorted(hours, key=lambda name: -hours[name])},
+        "left_out": {name: three_digits(hours[name]) for name in dear},
+        "same": same,
     }
 
 

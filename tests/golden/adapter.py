@@ -39,7 +39,7 @@ from tests.support.synthetic import settling_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 SEASON = "2027-01"
-SUITES = ("v3", "mini", SEASON)
+SUITES = ("v3", "mini", "shapes", SEASON)
 """The rounds whose results are committed."""
 FORECASTERS = ("uniform", "sw_avg", "ema", "adaptive")
 RUNS = (
@@ -82,8 +82,13 @@ def tasks(name: str) -> dict[str, dict[str, Any]]:
 
 
 def statistics(name: str) -> dict[str, Any]:
-    """Return skill, intervals, ranks and Holm's p of a round: by part, state, and horizon or all of them."""
+    """Return skill, intervals, ranks and Holm's p of a round: by part, state, and horizon or all of them.
+
+    None where each run stands by itself.
+    """
     results = _ranked(name)
+    if results.apart:
+        return {}
     return {part: _standings(results.select(traces=runs)) for part, runs in _parts(name, results).items()}
 
 
