@@ -25,7 +25,7 @@ SHOWN = ("sw_avg", "last_value", "guarded", "online", "online.guarded")
 HORIZONS = (10, 100, 1000)
 """Horizons of the figure."""
 SAME_HERE = {"lstm": "lstm.online"}
-"""What forecasts as another entry does: `lstm` is fitted recipe by recipe, and none of these has an open run."""
+"""Entries that forecast here as another one does: `lstm` was fitted on no run of these recipes, so it learns online."""
 LEAST_SAVED = -0.5
 """A dot further left is drawn here: that forecaster makes 1.5 times the error of `REFERENCE`, or more."""
 
