@@ -188,10 +188,10 @@ def target_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Target:
 
 def model_type_of(entry: Entry, record: Submission | None) -> ModelType:
     """Return what a forecaster is: what its submission says, else what follows from how it was entry."""
-    if record is not None and record.model_type is not None:
-        return record.model_type
     if entry.target == UNIFORM:
         return "yardstick"
+    if record is not None and record.model_type is not None:
+        return record.model_type
     fitted = entry.fit_wall_s is not None
     return record.type_of(fitted) if record is not None else "learned" if fitted else "statistical"
 

@@ -1,4 +1,4 @@
-"""Texts that hashes rest on: recipes, suites, metadata of traces, records of season 2027-01 (tests/golden/texts.json).
+"""Texts that hashes rest on: recipes, suites, metadata of traces, records of scored seasons (tests/golden/texts.json).
 
 Declare a field that is added to such a record with `schema.extra_field`: at its default it is no part of the text.
 After a new recipe, suite or trace, `PYTHONPATH=. python tests/test_canonical_texts.py` adds hashes;
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from leaderboard.committed import DRAWN, drawn_recipes
-from leaderboard.season.folder import SeasonFolder
+from leaderboard.season.folder import SEASONS, SeasonFolder
 from leaderboard.season.records import canonical_json, read_record
 from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.schema import Record, extra_field
@@ -22,7 +22,6 @@ from moeload_bench.traces.store import list_traces, stored_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "texts.json"
-SEASON = ROOT / "leaderboard" / "seasons" / "2027-01"
 
 
 def hashes() -> dict[str, str]:
@@ -31,19 +30,20 @@ def hashes() -> dict[str, str]:
     found |= {f"recipe {DRAWN.stem}/{name}": _dumped(recipe) for name, recipe in drawn_recipes().items()}
     found |= {f"suite {name}": load_suite(name).sha256() for name in suite_names()}
     found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces()}
-    return found | {f"2027-01 {name}": sha256 for name, sha256 in _season()}
+    for path in SEASONS.glob("*/scores.json"):
+        found |= {f"{path.parent.name} {name}": sha256 for name, sha256 in _season(SeasonFolder(path.parent))}
+    return found
 
 
-def _season() -> Iterator[tuple[str, str]]:
-    folder = SeasonFolder(SEASON)
+def _season(folder: SeasonFolder) -> Iterator[tuple[str, str]]:
     assert folder.scores is not None
     records = {"draw.json": folder.draw, "scores.json": folder.scores}
     records |= {f"recordings/{name}": recording for name, recording in folder.recordings.items()}
     for name, record in records.items():
         yield name, hashlib.sha256(canonical_json(record).encode()).hexdigest()
-    yield "suite.json", read_record(Suite, SEASON / "suite.json").sha256()
-    for path in sorted((SEASON / "traces").rglob("*.parquet")):
-        yield f"trace {path.relative_to(SEASON / 'traces')}", stored_meta(path).sha256()
+    yield "suite.json", read_record(Suite, folder.path / "suite.json").sha256()
+    for path in sorted((folder.path / "traces").rglob("*.parquet")):
+        yield f"trace {path.relative_to(folder.path / 'traces')}", stored_meta(path).sha256()
 
 
 def _dumped(record: Record) -> str:

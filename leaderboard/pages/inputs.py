@@ -153,6 +153,7 @@ def _submission(name: str) -> Submission | None:
 
 
 def track_of(results: Results, name: str) -> str:
-    """Return the track of an entry."""
-    kind = model_type_of(results.entries[name], _submission(name))
+    """Return the track of an entry. A season brings weights along: whether they were fitted the largest suite knows."""
+    known = suite_results(largest_suite().name).entries
+    kind = model_type_of(known.get(name, results.entries[name]), _submission(name))
     return next(track for track, kinds in TRACKS.items() if kind in kinds)

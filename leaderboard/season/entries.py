@@ -61,8 +61,12 @@ class SeasonEntry:
 
 
 def read_entry(path: Path) -> SeasonEntry:
-    """Return a copied entry; raise `SubmissionError` or `SeasonError` for one that cannot be read."""
-    record = parse_submission(load_toml(read_bytes(path / RECORD).decode()), str(path / RECORD))
+    """Return a copied entry; raise `SubmissionError` or `SeasonError` for one that cannot be read.
+
+    A record that does not state the type of its model has that which follows from whether there are fitted bytes.
+    """
+    stated = parse_submission(load_toml(read_bytes(path / RECORD).decode()), str(path / RECORD))
+    record = stated.model_copy(update={"model_type": stated.type_of((path / FITTED).is_file())})
     listed = path / REQUIREMENTS
     text = read_bytes(listed).decode() if listed.is_file() else ""
     return SeasonEntry(path, record, parse_requirements(text, str(listed)))

@@ -38,8 +38,8 @@ from tests.support.foreign import formats, logs
 from tests.support.synthetic import settling_trace
 
 ROOT = Path(__file__).resolve().parents[2]
-SEASON = "2027-01"
-SUITES = ("v3", "mini", "shapes", SEASON)
+SEASONS = ("2027-01", "2027-02")
+SUITES = ("v3", "mini", "shapes", *SEASONS)
 """The rounds whose results are committed."""
 FORECASTERS = ("uniform", "sw_avg", "ema", "adaptive")
 RUNS = (
@@ -93,11 +93,12 @@ def statistics(name: str) -> dict[str, Any]:
 
 
 def claims() -> dict[str, Any]:
-    """Return the tests that the plan of the season names: its candidate against others, and in each cell."""
-    season, found = _season(), dict[str, Any]()
-    for one in season.season.sets:
-        others = {state: _tests(against_others(season, one, state)) for state in LABELS}
-        found[one.name] = {"cells": _tests(cell_gains(season, one)), **others}
+    """Return of each season's sets its candidate against others, and in each cell; all sets have different names."""
+    found = dict[str, Any]()
+    for season in map(_season, SEASONS):
+        for one in season.season.sets:
+            others = {state: _tests(against_others(season, one, state)) for state in LABELS}
+            found[one.name] = {"cells": _tests(cell_gains(season, one)), **others}
     return found
 
 
@@ -115,8 +116,8 @@ def suite_hashes() -> dict[str, str]:
 
 
 def evidence() -> dict[str, str]:
-    """Return the hash of every former record of the season, by the place in the season's folder that it had."""
-    folder = _season().folder.path
+    """Return the hash of every former record of season 2027-01, by the place in the season's folder that it had."""
+    folder = _season("2027-01").folder.path
     paths = {path.relative_to(folder / "evidence"): path for path in (folder / "evidence").rglob("*.json*")}
     paths[Path("suite.json")] = folder / "suite.json"
     return {name.as_posix(): _sha256(path) for name, path in sorted(paths.items())}
@@ -243,26 +244,26 @@ def imports(folder: Path) -> dict[str, str]:
 
 
 @cache
-def _season() -> ScoredSeason:
-    (found,) = (one for one in scored_seasons() if one.name == SEASON)
+def _season(name: str) -> ScoredSeason:
+    (found,) = (one for one in scored_seasons() if one.name == name)
     return found
 
 
 def _suite(name: str) -> Suite:
-    return _season().suite if name == SEASON else load_suite(name)
+    return _season(name).suite if name in SEASONS else load_suite(name)
 
 
 @cache
 def _results(name: str) -> Results:
     """Return the committed results of a round, by name."""
-    if name == SEASON:
-        return load_table(_season().folder, layers=True)
+    if name in SEASONS:
+        return load_table(_season(name).folder, layers=True)
     return load_results(ROOT / "leaderboard" / "results" / name, layers=True)
 
 
 def _ranked(name: str) -> Results:
-    """Return the committed results that have a rank: all, but for demonstrations of the season."""
-    return _season().results if name == SEASON else _results(name)
+    """Return the committed results that have a rank: all, but for demonstrations of a season."""
+    return _season(name).results if name in SEASONS else _results(name)
 
 
 def _tasks(rows: pd.DataFrame, facts: pd.DataFrame) -> dict[str, Any]:
@@ -341,10 +342,10 @@ def _plain(value: Any) -> Any:
 
 def _parts(name: str, results: Results) -> Mapping[str, Sequence[str]]:
     """Return the runs of each part of a round that has a table: sizes of batches, sets of the season and both."""
-    if name != SEASON:
+    if name not in SEASONS:
         return {"all": results.traces, **_suite(name).strata()}
     found: dict[str, list[str]] = {}
-    for part in _season().parts:
+    for part in _season(name).parts:
         runs = [run for run in results.traces if run.split("/")[0] in part.recipes]
         found[f"{part.of.name} {part.stratum}"] = runs
         found.setdefault(part.of.name, []).extend(runs)
