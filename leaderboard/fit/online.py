@@ -30,7 +30,7 @@ from moeload_bench.baselines._guard_fit import learned, samples_of
 
 from leaderboard.committed import recipe_name
 from leaderboard.fit.lists import FitList
-from leaderboard.fit.online_page import Study, study_files
+from leaderboard.fit.online_page import OSCILLATING, WORSE, Study, study_files
 from leaderboard.fit.weights import fit_runs
 from moeload_bench import cache
 from moeload_bench.arrays import FloatArray
@@ -38,6 +38,7 @@ from moeload_bench.harness.replay import follow
 from moeload_bench.harness.truth import Truth
 from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.results.savings import OFFSET, savings
+from moeload_bench.results.skill import interval_of
 from moeload_bench.scoring.forks import share_distance
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.meta import TraceMeta
@@ -70,9 +71,7 @@ SUM, SUM_FROM = 10, 8000
 """Rows of a sum, and of a run that is summed, too."""
 LARGE = 1448
 """Tokens per expert and row, as in `average_tuned`."""
-OSCILLATING = ("2027-01b-s06", "2027-01b-l02")
-"""Recipes of set b whose loads swing from step to step (docs/reports/results.md, *Kinds of runs*)."""
-WORSE, WORSE_BY = 0.05, 0.005
+WORSE_BY = 0.005
 Cluster = tuple[str, str, str]
 """Family, optimizer, balancing method."""
 LEVELS = ("trace", "recipe", "cluster", "set", "kind", "state", "horizon", "origin")
@@ -254,9 +253,18 @@ def gains(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def pooled(errors: pd.DataFrame) -> pd.DataFrame:
-    """Return a row per kind, state and horizon: geometric mean errors, with the offset, of `online` and an average."""
-    logs = errors[["outside", *AVERAGES]].add(OFFSET).apply(np.log)
-    return _against_best(logs.groupby(["kind", "state", "horizon"]).mean().apply(np.exp).sub(OFFSET))
+    """Return a row per kind, state and horizon: geometric mean errors, with the offset, of `online` and an average.
+
+    ``low`` and ``high`` are the 95 % interval of ``more``, by a t test over logs.
+    """
+    tasks, by = errors[["outside", *AVERAGES]].add(OFFSET).apply(np.log), ["kind", "state", "horizon"]
+    best = _against_best(tasks.groupby(by).mean().apply(np.exp).sub(OFFSET))
+    logs = dict(iter(tasks.groupby([*by, "trace"]).mean().groupby(level=by)))
+    spans = [
+        np.expm1(interval_of(logs[tuple(row[by])]["outside"] - logs[tuple(row[by])][row["average"]]))
+        for _, row in best.iterrows()
+    ]
+    return best.assign(low=[low for low, _ in spans], high=[high for _, high in spans])
 
 
 def worse(errors: pd.DataFrame) -> pd.DataFrame:

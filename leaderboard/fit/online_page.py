@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,9 +14,12 @@ import pandas as pd
 from leaderboard.committed import REPORTS
 from leaderboard.pages.openings import Dot, Span, draw_dots
 from leaderboard.pages.parts import aligned_table
+from leaderboard.season.scored import scored_seasons
 from leaderboard.templates import render_text
 from moeload_bench.results.savings import OFFSET
+from moeload_bench.results.skill import interval_of
 from moeload_bench.results.tables import signed
+from moeload_bench.scoring.catalogue import PRIMARY
 
 NAMES = {
     "inside": "online, inside",
@@ -28,6 +31,11 @@ NAMES = {
 SETS = {"train": "`train`", "b": "set b"}
 AIMS = {"inside": {"transient": 10.0, "stable": 1.5}, "outside": {"transient": 5.0, "stable": 1.5}}
 """Gains over `adaptive` in %, in small batches, that were aimed at before the study."""
+WORSE, MOST_WORSE, MOST_TIMES = 0.05, 0.05, 1.5
+"""Aimed at, too: how much worse than the best average all logs of a kind may be, the part of single cells that may be
+clearly worse, and on oscillating logs at h = 1 the error over that of the best entry."""
+OSCILLATING = ("2027-01b-s06", "2027-01b-l02")
+"""Recipes of set b whose loads swing from step to step (docs/reports/results.md, *Kinds of runs*)."""
 
 
 class Study(NamedTuple):
@@ -74,8 +82,17 @@ def study_page(study: Study) -> str:
         gain=gain,
         total_table=aligned_table(("logs", *NAMES.values()), _by(total, "forecaster", list(NAMES)), 1),
         horizon_table=aligned_table(("logs", *(f"h = {h:,}" for h in horizons)), _by(outside, "horizon", horizons), 1),
-        pooled=study.pooled.assign(more=100 * study.pooled["more"]),
+        most=100 * WORSE,
+        pooled=study.pooled.assign(percent=100 * study.pooled["more"]),
+        missed=[_cell(row) for _, row in study.pooled[study.pooled["more"] > WORSE].iterrows()],
         worse=study.worse,
+        part=100 * study.worse["worse"].mean(),
+        span=[100 * end for end in interval_of(study.worse.groupby("trace")["worse"].mean())],
+        most_part=100 * MOST_WORSE,
+        at_one=study.pooled.query("kind == 'oscillating' and horizon == 1").iloc[0],
+        before=oscillating_errors("2027-01", OSCILLATING),
+        after=oscillating_errors("2027-02", [f"2027-02o-s{number:02}" for number in range(4)]),
+        most_times=MOST_TIMES,
         bad=dict(_bad(study.worse)),
         votes=study.votes,
     )
@@ -99,6 +116,24 @@ def gain(row: pd.Series) -> str:
     """Return a gain in % with its interval, if there is one."""
     saving, low, high = (signed(100 * row[column], 1) for column in ("saving", "low", "high"))
     return saving if np.isnan(row["low"]) else f"{saving} [{low}, {high}]"
+
+
+def oscillating_errors(season: str, recipes: Collection[str]) -> pd.Series:
+    """Return the error of each entry of a season at h = 1 on oscillating runs, a geometric mean; the least first."""
+    table = next(one for one in scored_seasons() if one.name == season).results.table
+    tasks = table[table["recipe"].isin(recipes) & (table["state"] == "transient") & (table["horizon"] == 1)]
+    errors = tasks[PRIMARY].add(OFFSET).apply(np.log).groupby(tasks["forecaster"]).mean().apply(np.exp).sub(OFFSET)
+    return errors.sort_values()
+
+
+def _cell(row: pd.Series) -> str:
+    """Return where `online` errs more than the best average, and by how much, with the interval."""
+    ends = [signed(100 * row[end], 0) for end in ("low", "high")]
+    span = "too few logs for an interval" if np.isnan(row["low"]) else f"95 % interval over logs {' to '.join(ends)}"
+    return (
+        f"{row['kind']} logs, {row['state']}, h = {row['horizon']:,}: {signed(100 * row['more'], 0)} % ({span}), "
+        f"{row['error']:.4f} against {row['least']:.4f} of `{row['average']}`"
+    )
 
 
 def _dot(label: str, row: pd.Series) -> Dot:
