@@ -31,7 +31,7 @@ from moeload_bench.traces.trace import Trace
 
 FIRST, EVERY = 1500, 500
 BEGIN, BOARD = "<!-- advised moves -->\n", "<!-- policies -->\n"
-FIXED = ("sw_avg", "guarded")
+FIXED = ("sw_avg", "online")
 LOOK = 100
 """Forecasters and interval of the candidates on the board of policies, the same on every run."""
 LIVE = Cluster(None, {"step_ms": 100, "expert_fraction": 0.5, "expert_mb": 200, "bandwidth_gb_s": 25, "overlap": 0})

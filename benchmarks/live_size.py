@@ -25,6 +25,7 @@ import numpy as np
 from compare_common import machine, new_forecaster, table, write_part
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock
+from moeload_bench.inspection.decision import FORECASTERS
 
 TOKENS, TOP_K = 4096, 8
 DRAWN = 8
@@ -32,8 +33,7 @@ DRAWN = 8
 WARM_UP = 60
 """Steps before the clock starts: the first snapshot imports what forecasts and advice need."""
 VARIANTS = {"": "routers alone", "record": "recorded", "monitor": "recorded, with a `LoadMonitor` that advises"}
-FORECASTERS = ("sw_avg", "ema", "adaptive", "guarded")
-FORECAST_MS = 50.0
+FORECAST_MS = 600.0
 BEGIN = "<!-- live size -->\n"
 
 

@@ -72,7 +72,7 @@ PLAN = ["--devices", "32", "--slots", "288", "--expert-mb", "88", "--bandwidth",
 COMMANDS: dict[str, tuple[tuple[str, ...], float, float | None]] = {
     "inspect": (("inspect", "TRACE"), 10, 1.0),
     "run": (("run", "--fresh", "--trace", "TRACE"), 60, 1.0),
-    "plan": (("plan", "TRACE", *PLAN), 15, 1.0),
+    "plan": (("plan", "TRACE", *PLAN), 30, 1.0),
     "page": (("inspect", "TRACE", "--html", "{out}"), 40, 1.0),
     "capacity": (("inspect", "TRACE", "--capacity"), 10, 0.6),
 }

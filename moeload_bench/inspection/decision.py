@@ -30,7 +30,7 @@ LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
 WINDOWS = 5
 """Newest disjoint windows, each of which has to repay its share of the moves."""
-FORECASTERS = ("ema", "sw_avg", "adaptive", "guarded")
+FORECASTERS = ("ema", "sw_avg", "adaptive", "online")
 """Compared unless others are named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
 sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
