@@ -65,8 +65,8 @@ def read_entry(path: Path) -> SeasonEntry:
 
     A record that does not state the type of its model has that which follows from whether there are fitted bytes.
     """
-    stated = parse_submission(load_toml(read_bytes(path / RECORD).decode()), str(path / RECORD))
-    record = stated.model_copy(update={"model_type": stated.type_of((path / FITTED).is_file())})
+    submission = parse_submission(load_toml(read_bytes(path / RECORD).decode()), str(path / RECORD))
+    record = submission.model_copy(update={"model_type": submission.type_of((path / FITTED).is_file())})
     listed = path / REQUIREMENTS
     text = read_bytes(listed).decode() if listed.is_file() else ""
     return SeasonEntry(path, record, parse_requirements(text, str(listed)))

@@ -58,7 +58,7 @@ def season_page(scored: ScoredSeason) -> str:
     errors, described = results.errors(PRIMARY), [*product(season.described, LABELS)]
     ratios = {state: recipe_means(errors, season.reference, state, season.offset) for state in LABELS}
     gains: dict[str, pd.DataFrame] = {state: 1 - (-ratio).apply(np.exp) for state, ratio in ratios.items()}
-    there = [(one, state) for one, state in described if state in scored.on(scored.strata(one)).states]
+    cells = [(one, state) for one, state in described if state in scored.on(scored.strata(one)).states]
     *sets_say, answer = claim_lines(scored)
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
@@ -69,12 +69,12 @@ def season_page(scored: ScoredSeason) -> str:
         sets_say=sets_say,
         recipes=scored.recipes,
         runs=len(results.traces),
-        against=[against_table(scored, one, state) for one, state in there],
+        against=[against_table(scored, one, state) for one, state in cells],
         cells=cells_table(scored),
         ranks=[rank_table(scored, one, state) for one, state in described],
         every=[recipe_table(scored, one, gains) for one in season.sets],
         lost=list(lost_lines(scored)),
-        coverage=[coverage_table(scored, *one) for one in there] if COVERAGE in results.metrics else [],
+        coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in results.metrics else [],
         measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )

@@ -65,6 +65,18 @@ def test_a_generated_part_of_an_unknown_name_is_refused() -> None:
         fill_parts("<!-- generated: headlin v3 -->\n<!-- end -->\n", results_page.PARTS)
 
 
+def test_an_entry_whose_weights_a_season_copied_has_learned() -> None:
+    """Its result has no time of a fit there, as that of a rule that learns nothing has none."""
+    season = inputs.newest_season()
+    assert season is not None
+    tracks = {name: inputs.track_of(season.results, name) for name in ("guarded", "online", "fracast")}
+    assert tracks == {
+        "guarded": "fitted on our open runs",
+        "online": inputs.LEARNS_NOTHING,
+        "fracast": "pretrained elsewhere",
+    }
+
+
 def test_the_headline_has_the_values_of_the_board(mini: Results) -> None:
     """Rows by skill, each with its values; the least of a column bold; no rank without recipes enough; floors below."""
     lines = [line.strip("| ").split(" | ") for line in headline(mini).splitlines() if line[:1] == "|"]

@@ -141,6 +141,8 @@ def test_the_site_opens_with_the_season_s_runs_unlike_the_training() -> None:
         assert {board.suite.name} == {season.suite.name}
         assert not set(board.results.names) & set(season.season.shown)
         assert {entry.standing for entry in board.entries} == {"verified"}
+        types = {name: board.entry(name).model_type for name in ("guarded", "adaptive", "uniform")}
+        assert types == {"guarded": "learned", "adaptive": "statistical", "uniform": "yardstick"}
     assert not boards[0].traces & boards[1].traces
 
 
