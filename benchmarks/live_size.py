@@ -138,9 +138,10 @@ def part(rows: Sequence[Sequence[str]], forecasts: Sequence[Sequence[str]], size
         f"{FORECAST_MS:g}. Median with the 50 steps before it shown to the forecaster: decisions call forecasters "
         "cheap in this order. A row is a forecaster: less is better."
     )
+    heads = ["forecaster", "greatest, ms", "median with the steps shown, ms"]
     return "\n".join(["## Recorder and monitor at real size", "", about, "",
                       *table(["what", "ms per step", "longest step, ms", "MB"], rows), "", below, "",
-                      *table(["forecaster", "ms", "with the steps shown, ms"], forecasts), ""])  # fmt: skip
+                      *table(heads, forecasts), ""])  # fmt: skip
 
 
 def main() -> int:

@@ -77,6 +77,7 @@ def study_page(study: Study) -> str:
         Path(__file__).with_suffix(".md.j2"),
         offset=OFFSET,
         aims=AIMS,
+        short=list(_short(total)),
         small=total[total["kind"] == "small batch"].set_index(["forecaster", "set", "state"]),
         clusters=total[total["set"] == "train"]["clusters"].max(),
         gain=gain,
@@ -124,6 +125,15 @@ def oscillating_errors(season: str, recipes: Collection[str]) -> pd.Series:
     tasks = table[table["recipe"].isin(recipes) & (table["state"] == "transient") & (table["horizon"] == 1)]
     errors = tasks[PRIMARY].add(OFFSET).apply(np.log).groupby(tasks["forecaster"]).mean().apply(np.exp).sub(OFFSET)
     return errors.sort_values()
+
+
+def _short(total: pd.DataFrame) -> Iterator[str]:
+    """Yield each gain in small batches that is less than was aimed at; set b is never inside."""
+    small = total[(total["kind"] == "small batch") & total["forecaster"].isin(list(AIMS))]
+    small = small[(small["set"] == "train") | (small["forecaster"] == "outside")]
+    for _, row in small.iterrows():
+        if 100 * row["saving"] < AIMS[row["forecaster"]][row["state"]]:
+            yield f"{SETS[row['set']]}, {row['forecaster']}, {row['state']}: {gain(row)}"
 
 
 def _cell(row: pd.Series) -> str:
