@@ -14,7 +14,7 @@ import pandas as pd
 from leaderboard.committed import REPORTS
 from leaderboard.pages.openings import Dot, Span, draw_dots
 from leaderboard.pages.parts import aligned_table
-from leaderboard.season.scored import scored_seasons
+from leaderboard.season.scored import ScoredSeason, scored_seasons
 from leaderboard.templates import render_text
 from moeload_bench.results.savings import OFFSET
 from moeload_bench.results.skill import interval_of
@@ -73,6 +73,7 @@ def study_page(study: Study) -> str:
     total, each = (study.gains[(study.gains["horizon"] == 0) == whole] for whole in (True, False))
     outside = each[each["forecaster"] == "outside"]
     horizons = sorted(each["horizon"].unique())
+    seasons = {one.name: one for one in scored_seasons()}
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         offset=OFFSET,
@@ -91,8 +92,8 @@ def study_page(study: Study) -> str:
         span=[100 * end for end in interval_of(study.worse.groupby("trace")["worse"].mean())],
         most_part=100 * MOST_WORSE,
         at_one=study.pooled.query("kind == 'oscillating' and horizon == 1").iloc[0],
-        old_errors=oscillating_errors("2027-01", OSCILLATING),
-        new_errors=oscillating_errors("2027-02", [f"2027-02o-s{number:02}" for number in range(4)]),
+        old_errors=oscillating_errors(seasons["2027-01"], OSCILLATING),
+        new_errors=oscillating_errors(seasons["2027-02"], seasons["2027-02"].recipes["o"]),
         most_times=MOST_TIMES,
         bad=dict(_bad(study.worse)),
         votes=study.votes,
@@ -119,9 +120,9 @@ def gain(row: pd.Series) -> str:
     return saving if np.isnan(row["low"]) else f"{saving} [{low}, {high}]"
 
 
-def oscillating_errors(season: str, recipes: Collection[str]) -> pd.Series:
+def oscillating_errors(season: ScoredSeason, recipes: Collection[str]) -> pd.Series:
     """Return the error of each entry of a season at h = 1 on oscillating runs, a geometric mean; the least first."""
-    table = next(one for one in scored_seasons() if one.name == season).results.table
+    table = season.results.table
     tasks = table[table["recipe"].isin(recipes) & (table["state"] == "transient") & (table["horizon"] == 1)]
     errors = tasks[PRIMARY].add(OFFSET).apply(np.log).groupby(tasks["forecaster"]).mean().apply(np.exp).sub(OFFSET)
     return errors.sort_values()

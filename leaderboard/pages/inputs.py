@@ -14,6 +14,7 @@ from leaderboard.committed import (
     recipe_of_run,
     suites_with_results,
 )
+from leaderboard.season.entries import read_entry
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.folder import RECORD, read_folder
@@ -148,12 +149,15 @@ TRACKS = {
 
 @functools.cache
 def _submission(name: str) -> Submission | None:
+    """Return an entry's record, from the newest season where that copied it: there it says what its weights say."""
+    season = newest_season()
+    if season is not None and name in season.season.entries:
+        return read_entry(season.folder.entries / name).record
     path = SUBMISSIONS / name
     return read_folder(path).record if (path / RECORD).is_file() else None
 
 
 def track_of(results: Results, name: str) -> str:
-    """Return the track of an entry. A season brings weights along: whether they were fitted the largest suite knows."""
-    known = suite_results(largest_suite().name).entries
-    kind = model_type_of(known.get(name, results.entries[name]), _submission(name))
+    """Return the track of an entry."""
+    kind = model_type_of(results.entries[name], _submission(name))
     return next(track for track, kinds in TRACKS.items() if kind in kinds)
