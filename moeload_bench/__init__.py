@@ -12,10 +12,13 @@ if TYPE_CHECKING:
     from moeload_bench.harness.conformance import check_forecaster
     from moeload_bench.harness.evaluate import evaluate
     from moeload_bench.harness.rescore import rescore
+    from moeload_bench.inspection.advice import Advice, AdviceRule
+    from moeload_bench.inspection.cluster import Cluster
+    from moeload_bench.inspection.events import Event
     from moeload_bench.inspection.facts import inspect_trace
-    from moeload_bench.inspection.monitor import LoadMonitor
+    from moeload_bench.inspection.monitor import LoadMonitor, Snapshot, replay
     from moeload_bench.inspection.page import report
-    from moeload_bench.inspection.planning import compare_policies
+    from moeload_bench.inspection.planning import Settings, compare_policies
     from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
     from moeload_bench.placement.plans import ClusterShape
@@ -25,12 +28,17 @@ if TYPE_CHECKING:
     from moeload_bench.recording.recorder import record
     from moeload_bench.results.results import load_results
     from moeload_bench.suites.suite import load_suite
-    from moeload_bench.traces.store import list_traces, load_trace, write_trace
+    from moeload_bench.traces.lookup import list_traces, load_trace
+    from moeload_bench.traces.store import write_trace
     from moeload_bench.traces.trace import Trace
 
 __all__ = [
+    "Advice",
+    "AdviceRule",
+    "Cluster",
     "ClusterShape",
     "CostModel",
+    "Event",
     "Forecast",
     "ForecastRequest",
     "Forecaster",
@@ -38,6 +46,8 @@ __all__ = [
     "LoadMonitor",
     "LoadRecorder",
     "MoeloadError",
+    "Settings",
+    "Snapshot",
     "StepBlock",
     "Trace",
     "TraceInfo",
@@ -53,6 +63,7 @@ __all__ = [
     "load_suite",
     "load_trace",
     "record",
+    "replay",
     "report",
     "rescore",
     "write_trace",
@@ -71,9 +82,12 @@ _HOME = _by_name({
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "interchange.importing": "import_log",
     "isolation.hosts": "Limits",
+    "inspection.advice": "Advice AdviceRule",
+    "inspection.cluster": "Cluster",
+    "inspection.events": "Event",
     "inspection.facts": "inspect_trace",
-    "inspection.planning": "compare_policies",
-    "inspection.monitor": "LoadMonitor",
+    "inspection.planning": "Settings compare_policies",
+    "inspection.monitor": "LoadMonitor Snapshot replay",
     "inspection.page": "report",
     "placement.plans": "ClusterShape",
     "placement.replan": "CostModel",
@@ -81,7 +95,8 @@ _HOME = _by_name({
     "recording": "LoadRecorder record",
     "results.results": "load_results",
     "suites.suite": "load_suite",
-    "traces.store": "list_traces load_trace write_trace",
+    "traces.lookup": "list_traces load_trace",
+    "traces.store": "write_trace",
     "traces.trace": "Trace",
 })  # fmt: skip
 

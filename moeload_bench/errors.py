@@ -23,8 +23,15 @@ MoeloadError
 
 from __future__ import annotations
 
+import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+MOST_CHARACTERS = 80
+"""Of a value that a message quotes."""
+MOST_LISTED = 40
+"""Names that a message lists in full."""
 
 
 class MoeloadError(Exception):
@@ -120,8 +127,32 @@ class MissingExtraError(MoeloadError):
 def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
     """Return one line that says what was asked for and what exists instead."""
     names = sorted(known)
-    listed = ", ".join(names) if names else "none"
-    return NotFoundError(f"unknown {kind} {got!r}; there is: {listed}")
+    return NotFoundError(f"unknown {kind} {short(got)}; {_existing(got, names)}")
+
+
+def _existing(got: str, names: Sequence[str]) -> str:
+    """Return all names if they are few, else those most like what was asked for."""
+    if len(names) <= MOST_LISTED:
+        return f"there is: {', '.join(names) or 'none'}"
+    close = difflib.get_close_matches(got, names, 5, 0.4) or names[:5]
+    return f"of {len(names)} the closest: {', '.join(close)}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Return values in one line: the first ten, and how many more there are."""
+    texts = [str(value) for value in values]
+    more = f" and {len(texts) - 10:,} more" if len(texts) > 10 else ""
+    return ", ".join(texts[:10]) + more
+
+
+def short(value: object) -> str:
+    """Return a value for a message in at most some 80 characters; of an array its shape, dtype and first values."""
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        array: Any = value
+        first = ", ".join(f"{item}" for item in array.reshape(-1)[:3].tolist())
+        return f"an array of shape {tuple(array.shape)}, {array.dtype}, {first}{', ...' if array.size > 3 else ''}"
+    text = repr(value)
+    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 20]}... ({len(text):,} characters)"
 
 
 def counted(number: int, noun: str) -> str:

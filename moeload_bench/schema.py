@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from moeload_bench.files import read_at_most
 
@@ -83,7 +84,15 @@ def first_problem(error: ValidationError, content: str) -> str:
     given = first.get("input")
     says_it = first["type"] in ("missing", "value_error") or not isinstance(given, str | int | float | None)
     got = "" if says_it else f", got {_shown(given)}"
-    return f"{at}: {first['msg'].removeprefix('Value error, ')[:MAX_SAID]}{got}"
+    return f"{at}: {_wrong(first)[:MAX_SAID]}{got}"
+
+
+def _wrong(problem: ErrorDetails) -> str:
+    """Return why a field is wrong; of a text, what it should be like instead of a regular expression."""
+    if problem["type"] != "string_pattern_mismatch":
+        return problem["msg"].removeprefix("Value error, ")
+    digits = "[0-9a-f]{64}" in problem["ctx"]["pattern"]
+    return f"expected {'64 hexadecimal digits' if digits else 'a name of letters, digits and a few of . _ - / :'}"
 
 
 def _shown(given: object) -> str:

@@ -27,7 +27,7 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.generator.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.following import Follower
 from moeload_bench.inspection.sinks import FAILURES, WAITING, sink
 from moeload_bench.interchange import torch_child
 from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
@@ -37,6 +37,7 @@ from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_
 from moeload_bench.recording.parts import Parts, unfinished_trace
 from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import load_suite
+from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.conftest import need, synthetic_trace
 from tests.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
@@ -269,7 +270,7 @@ READERS = {
     "plan": Reader(_plan, read_orders),
     "season": Reader(_season_records, _season),
     "distribution": Reader(_distribution, _drawn),
-    "manifest": Reader(_manifest, lambda path: list(Follower(Place.of(str(path.parent))).poll())),
+    "manifest": Reader(_manifest, lambda path: list(Follower(find_run(path.parent)).poll())),
     "parts": Reader(_parts, unfinished_trace),
     **{f"import {name}": _format(name) for name in WRITERS if name not in TORCH},
     "import sglang": Reader(_made_sglang, _sglang),

@@ -146,7 +146,7 @@ def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
     Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
     """
     readable = {
-        "adapters", "cli", "harness", "inspection", "interchange", "isolation", "live", "placement", "plots",
+        "adapters", "cli", "harness", "inspection", "interchange", "isolation", "placement", "plots",
         "publishing", "results", "scoring", "states", "traces",
     }  # fmt: skip
     folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}

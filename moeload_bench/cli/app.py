@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.former import translate
 from moeload_bench.cli.lazy import CommandTable, lazy_app
 
 COMMANDS = {
@@ -35,7 +34,7 @@ def module_of(name: str) -> str:
 app = lazy_app(
     "moeload-bench",
     "Traces and a benchmark for forecasting expert load while Mixture-of-Experts models train.",
-    CommandTable(COMMANDS, module_of, translate),
+    CommandTable(COMMANDS, module_of),
 )
 
 

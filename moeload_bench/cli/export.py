@@ -10,17 +10,16 @@ from typing import Annotated, Literal
 import typer
 
 from moeload_bench.cli.figure import figure
-from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, Seed, no_trace
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, RunArgument, Seed, no_trace
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import counted
 from moeload_bench.interchange.checkpoints import permute_checkpoint, read_orders
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.traces.store import load_trace
 
 app = typer.Typer(no_args_is_help=True, help="Write forecasts, traces, figures, checkpoints for other tools.")
 
-TraceName = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN) or a .parquet file.")]
 Out = Annotated[
     Path, typer.Option(callback=no_trace, help="The file to write; one that is there is replaced, but for a trace.")
 ]
@@ -28,7 +27,7 @@ Out = Annotated[
 
 @app.command("forecast")
 def forecast(
-    trace: TraceName,
+    trace: RunArgument,
     out: Out,
     kind: Annotated[
         Literal["npz", "json", "sglang"], typer.Option("--format", help="sglang: counts for --init-expert-location.")
@@ -47,7 +46,7 @@ def forecast(
     \b
     moeload-bench export forecast run.parquet --format npz --out weight.npz
     """
-    ahead = forecast_ahead(load_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
+    ahead = forecast_ahead(open_trace(trace), forecaster, horizon, level=parse_level(level), seed=seed)
     write_forecast(ahead, out, kind, model_layers, first_layer)
     first = ahead.about["first_step"]
     L, E = ahead.weight_LE.shape
@@ -57,7 +56,7 @@ def forecast(
 
 @app.command("trace")
 def trace(
-    trace: TraceName,
+    trace: RunArgument,
     out: Out,
     kind: Annotated[Literal["nixtla", "fev", "gluonts", "csv"], typer.Option("--format", help="What reads it.")],
     values: Annotated[Literal["load", "share"], typer.Option(help="Counts, or shares of a layer's load.")] = "load",
@@ -69,7 +68,7 @@ def trace(
     """
     from moeload_bench.interchange.series import write_series  # loads pyarrow
 
-    loaded = load_trace(trace)
+    loaded = open_trace(trace)
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts
     say(f"{out}: {count} series of {loaded.steps} steps")

@@ -14,18 +14,19 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.opening import is_unfinished, open_trace
-from moeload_bench.cli.options import INT, check_ending, no_trace
+from moeload_bench.cli.opening import open_trace
+from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace
 from moeload_bench.cli.progress import plain_console, say, say_record
 from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.inspection.against import compare, comparison
 from moeload_bench.inspection.capacity import RISK, STEPS, Capacity, capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.inspection.facts import Inspection, Inspector
-from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.following import Follower
 from moeload_bench.inspection.terminal import WIDTH, details, overview
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.recording.parts import Parts
 from moeload_bench.results.console import plain_table
+from moeload_bench.traces.lookup import Place, find_run
 from moeload_bench.traces.trace import Trace
 
 RANGE = re.compile(r"(\d+)-(\d+)")
@@ -33,10 +34,7 @@ RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def inspect(
-    run: Annotated[
-        str,
-        typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet trace, a .parts folder, or a folder above."),
-    ],
+    run: RunArgument,
     steps: Annotated[
         str | None, typer.Option(metavar="A-B", help="Only steps A to B - 1 of the run, as in 5000-10000.")
     ] = None,
@@ -158,11 +156,9 @@ def _refuse_silent(found: Inspection, run: str) -> None:
 
 def _inspector(run: str, steps: str | None = None) -> Inspector:
     """Return the inspector of a run, or of some of its steps, shard by shard for a recording in progress."""
-    if Path(run).is_dir() and not is_unfinished(run):
-        place = Place.of(run)
-        run = str(place.trace if place.trace.exists() else place.parts)
-    if is_unfinished(run):
-        parts = Parts(Path(run).with_suffix(".parquet"))
+    place = find_run(run)
+    if place.unfinished:
+        parts = Parts(place.trace)
         parts.look()
         traces: Iterator[Trace] = parts.shards()
     else:
@@ -228,7 +224,7 @@ def _place(run: str, refresh: float) -> Place:
     said = False
     while True:
         with contextlib.suppress(NotFoundError):
-            return Place.of(run)
+            return find_run(run)
         if not said:
             say(f"{run} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).", err=True)
             said = True

@@ -16,13 +16,11 @@ from typer.main import get_group
 class CommandTable:
     """The commands of a program.
 
-    ``about``: a name to its line of help. ``module_of``: a name to the module that holds the command. ``translate``:
-    the words of a call to the same call in today's spelling.
+    ``about``: a name to its line of help. ``module_of``: a name to the module that holds the command.
     """
 
     about: Mapping[str, str]
     module_of: Callable[[str], str]
-    translate: Callable[[list[str]], list[str]] = list
 
 
 class LazyCommands(TyperGroup):
@@ -41,7 +39,7 @@ class LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the command itself, for the arguments that name it."""
-        name, command, rest = super().resolve_command(ctx, self.table.translate(args))
+        name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(str(name), self.table.module_of(str(name))), rest
 
 

@@ -28,7 +28,8 @@ def no_trace(target: Path | None) -> Path | None:
     return target
 
 
-TraceArgument = Annotated[str, typer.Argument(help="An id (RECIPE/SPLIT/seedN), a .parquet file or a .parts folder.")]
+RUN = "An id (RECIPE/SPLIT/seedN), a .parquet file, a .parts folder, or a folder above it alone."
+RunArgument = Annotated[str, typer.Argument(help=RUN)]
 TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
 Forecaster = Annotated[str, typer.Option(help=TARGET)]
 ModelLayers = Annotated[

@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cli.figure import drawable
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, Seed, TraceArgument, no_trace
+from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, RunArgument, Seed, no_trace
 from moeload_bench.cli.progress import pair_progress, plain_console, print_next, print_on_interrupt, say, say_record
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.inspection.candidates import DEFAULT
@@ -24,8 +24,8 @@ from moeload_bench.inspection.planning import Settings, decided
 from moeload_bench.interchange.checkpoints import what_stays
 from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, renumbered, write_placement
+from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.console import plain_table
 from moeload_bench.style import save_figure
@@ -34,7 +34,7 @@ from moeload_bench.words import shown
 
 
 def plan(
-    trace: TraceArgument,
+    trace: RunArgument,
     forecaster: Annotated[
         list[str] | None,
         typer.Option(

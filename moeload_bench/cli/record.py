@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -14,12 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from moeload_bench.cli.opening import is_unfinished
 from moeload_bench.cli.progress import say, terminal_bar
 from moeload_bench.errors import InterruptedRecordingError, MissingExtraError, RecordingError
-from moeload_bench.generator.recipe import load_recipe
+from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import StepProgress, finish_parts
+from moeload_bench.traces.lookup import PARTS, Place, find_run
 
 if TYPE_CHECKING:
     from moeload_bench.generator.futures import Fork
@@ -34,8 +35,8 @@ def record(
     recipe: Annotated[
         str,
         typer.Argument(
-            help="A recipe's name, a recipe's .toml file, or the seedN.parts folder of an unfinished recording, which "
-            "is then turned into a trace that is marked as cut short."
+            help="A recipe's name or .toml file. Or an unfinished recording (a seedN.parts folder or one above it "
+            "alone): it goes on with --resume, else it becomes a trace that is marked as cut short."
         ),
     ],
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data order; it also names the file.")] = 0,
@@ -101,11 +102,13 @@ def record(
     Ctrl-C (or SIGTERM) ends it after the step: all steps and a checkpoint are on disk then. Before that they are every
     --shard-steps steps. On one machine a resumed recording equals an uninterrupted one in every count.
     """
-    if is_unfinished(recipe):
-        say(str(_cut_short(Path(recipe))))
-        return
     if resume and fresh:
         raise RecordingError("got --resume and --fresh, expected one of them")
+    if (place := _recording_named(recipe)) is not None:
+        if not resume:
+            say(str(_cut_short(place)))
+            return
+        recipe, split, seed, out = _whose(place)
     loaded = load_recipe(recipe)
     try:
         from moeload_bench.generator.futures import Fork
@@ -152,9 +155,28 @@ def _within_the_warm_up(job: Job) -> str:
     )
 
 
-def _cut_short(folder: Path) -> Path:
+def _recording_named(name: str) -> Place | None:
+    """Return where the recording lies that a name stands for, None for the name of a recipe."""
+    if name.endswith(".toml") or name in list_recipes():
+        return None
+    return find_run(name) if "/" in name or Path(name).suffix or Path(name).is_dir() else None
+
+
+def _whose(place: Place) -> tuple[str, str, int, Path]:
+    """Return recipe, split, seed and output folder of a recording, as its place says them."""
+    *_, recipe, split, name = place.parts.absolute().parts
+    seed = re.fullmatch(rf"seed(\d+){PARTS}", name)
+    if seed is None or recipe not in list_recipes():
+        raise RecordingError(
+            f"{place.parts}: {recipe!r} is no recipe of this package, expected the one that it was begun with: "
+            "moeload-bench record RECIPE.toml --seed N --out FOLDER --resume"
+        )
+    return recipe, split, int(seed[1]), place.parts.absolute().parents[2]
+
+
+def _cut_short(place: Place) -> Path:
     """Return the trace of an unfinished recording."""
-    parts = Parts(folder.with_suffix(".parquet"))
+    parts = Parts(place.trace)
     parts.reopen()
     return finish_parts(parts, complete=False)
 

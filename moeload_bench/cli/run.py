@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, Level, no_trace
+from moeload_bench.cli.options import INT, RUN, Level, no_trace
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -50,7 +50,8 @@ from moeload_bench.suites.suite import (
     sources_of,
     suite_for_trace,
 )
-from moeload_bench.traces.store import look_in, open_source
+from moeload_bench.traces.lookup import look_in
+from moeload_bench.traces.store import open_source
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import page
 
@@ -60,8 +61,8 @@ STOPPED = "stopped: finished pairs of forecaster and run are kept, and the same 
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
 OWN_TRACE_BASELINES = (
-    *(UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm@mode=online", "adaptive", "guarded"),
-    *("online", "online_guarded"),
+    *(UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm.online", "adaptive", "guarded"),
+    *("online", "online.guarded"),
 )
 
 
@@ -81,7 +82,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="<str>",
-            help="Your own run instead of a suite: a .parquet trace, or a .parts folder. The rule chooses its origins.",
+            help=f"Your own run instead of a suite; the rule chooses its origins. {RUN}",
         ),
     ] = None,
     traces: Annotated[
@@ -166,7 +167,7 @@ def run(
     stopped = STOPPED + (", without --fresh" if fresh else "")
     with print_on_interrupt(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
-            _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list), task_list)),
+            _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list))),
             task_list,
             traces=own_traces,
             level=parse_level(level),
@@ -265,9 +266,9 @@ def _make_folder(folder: Path, what: str) -> None:
         raise ResultError(f"{what}: got {folder}, expected a folder that can be written to: {error.strerror}") from None
 
 
-def _installed(defaults: Sequence[str], suite: Suite) -> list[str]:
+def _installed(defaults: Sequence[str]) -> list[str]:
     """Return the default forecasters whose packages are installed; say on standard error which are left out."""
-    baselines, missing = installed(defaults, suite)
+    baselines, missing = installed(defaults)
     for reason in missing:
         say(f"left out: {reason}", err=True)
     return baselines
@@ -374,7 +375,8 @@ def _after_suite(results: Results, choices: Sequence[Verdict]) -> dict[str, str 
             return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
         return {f"Next, once it is mended (`check` looks at {LONG_STEPS:,} steps only):": f"moeload-bench run {target}"}
     name = shlex.quote(targets[written].partition("@")[0].rpartition(":")[2].lower())
-    hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT --dry-run"
+    level = "" if results.entries[written].isolation == "sandbox" else " --level process"
+    hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT{level} --dry-run"
     return {"Next, to hand it in:": hand_in, **plan}
 
 
@@ -382,5 +384,4 @@ def _plan_on_suite(results: Results, choices: Sequence[Verdict]) -> str | None:
     """Return the command for the suite's last run."""
     if not choices:
         return None
-    target = results.entries[choices[-1].best].target
-    return f"moeload-bench plan {shlex.quote(results.traces[-1])} --forecaster {shlex.quote(target)}"
+    return f"moeload-bench plan {shlex.quote(results.traces[-1])} --forecaster {shlex.quote(choices[-1].best)}"

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import AsJson, TraceArgument
+from moeload_bench.cli.options import AsJson, RunArgument
 from moeload_bench.cli.progress import plain_console, print_next, say, say_record
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.results.console import plain_table
-from moeload_bench.traces.store import data_sha256, list_traces, stored_outline
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import data_sha256, stored_outline
 from moeload_bench.words import shown
 
 app = typer.Typer(help="See which traces there are and what is in them.", no_args_is_help=True)
@@ -75,7 +76,7 @@ COUNTS = ("steps", "layers", "experts", "top_k", "tokens_per_step")
 
 
 @app.command("meta")
-def meta(trace: TraceArgument, as_json: AsJson = False) -> None:
+def meta(trace: RunArgument, as_json: AsJson = False) -> None:
     """Show what was trained, on what, with which versions.
 
     The metadata of a trace, and the hash of its counts. What the counts say: moeload-bench inspect.

@@ -10,11 +10,12 @@ import typer
 
 from moeload_bench.cli.progress import say, say_record
 from moeload_bench.errors import TraceError
+from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import stored_hash, validate_path
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(help="A trace (.parquet) or a folder that holds traces.")],
+    run: Annotated[str, typer.Argument(help="A run as for `inspect`, or a folder with any number of traces.")],
     public: Annotated[
         bool, typer.Option("--public", help="Check also whether they may be published: see above.")
     ] = False,
@@ -28,16 +29,17 @@ def validate(
     With --public a trace is refused, too, without an open licence, without a statement of what its counts are, if its
     metadata names a machine or a person, and if it is a copy of a trace that is found here (equal `data_sha256`).
     """
+    path = Path(run) if Path(run).is_dir() else find_run(run).path
     if not path.exists():
         raise TraceError(f"{path}: no such file or folder")
-    found = []
+    rows = []
     for file, message in _checked(path, public):
-        found.append({"file": str(file), "ok": message is None, "message": message})
+        rows.append({"file": str(file), "ok": message is None, "message": message})
         if not as_json:
             say(f"ok      {file}" if message is None else f"refused {message}")
     if as_json:
-        say_record(found)
-    if not all(entry["ok"] for entry in found):
+        say_record(rows)
+    if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 
 

@@ -6,50 +6,20 @@ one is `seedN.parquet` beside it. Nothing is written, locked or removed here, an
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from moeload_bench.errors import MoeloadError, NotFoundError
+from moeload_bench.errors import MoeloadError
 from moeload_bench.recording.parts import read_manifest
+from moeload_bench.traces.lookup import Place
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 
-_TRACE = re.compile(r"seed\d+\.parquet")
 Status = Literal["recording", "finished", "waiting"]
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a recording lives: its trace once it is finished, its parts until then."""
-
-    trace: Path
-    parts: Path
-
-    @classmethod
-    def of(cls, path: str) -> Place:
-        """From a trace, its parts, an id, or a folder that holds one recording at any depth (the newest of several).
-
-        Raises `NotFoundError` where there is neither.
-        """
-        given = Path(path)
-        if given.suffix == ".parts":
-            return cls(given.with_suffix(".parquet"), given)
-        if given.suffix == ".parquet":
-            return cls(given, given.with_suffix(".parts"))
-        if given.is_dir():
-            traces = (path for path in given.rglob("seed*.parquet") if _TRACE.fullmatch(path.name))
-            found = [*given.rglob("*.parts/manifest.json"), *traces]
-            if not found:
-                raise NotFoundError(f"{given}: no recording there; expected NAME/SPLIT/seedN.parts or seedN.parquet")
-            newest = max(found, key=lambda file: file.stat().st_mtime)
-            return cls.of(str(newest.parent if newest.name == "manifest.json" else newest))
-        return cls.of(str(find_trace(path)))
 
 
 class Follower:

@@ -27,8 +27,8 @@ from moeload_bench.inspection.events import moments
 from moeload_bench.inspection.facts import Inspection, inspect_trace
 from moeload_bench.inspection.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
 from moeload_bench.inspection.verdict import against_noise, ends, rank_rows, rank_sentence, verdict
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.means import mean_known
-from moeload_bench.traces.store import load_trace
 from moeload_bench.traces.trace import Trace, TraceMeta
 from moeload_bench.words import ordinal, shown
 

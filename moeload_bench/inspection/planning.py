@@ -28,8 +28,8 @@ from moeload_bench.inspection.cluster import Cluster, Costs
 from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.measured import even_fraction
+from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.hosts import Level, parse_level
-from moeload_bench.isolation.targets import split_targets
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel

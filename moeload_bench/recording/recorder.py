@@ -42,7 +42,7 @@ SHARD_SECONDS = 60.0
 
 
 class Monitor(Protocol):
-    """An observer of a run that is recorded (`moeload_bench.live.LoadMonitor`); it runs on the first rank only."""
+    """An observer of a run that is recorded (`moeload_bench.LoadMonitor`); it runs on the first rank only."""
 
     def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
         """Take a closed step: `step`, `tokens` [L], `load` [L, E], optional columns. ``meta`` returns the trace's
@@ -342,7 +342,7 @@ def record(
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
-    ``monitor`` observes the run on the first rank: a `moeload_bench.live.LoadMonitor`.
+    ``monitor`` observes the run on the first rank: a `moeload_bench.LoadMonitor`.
 
     ``at_step`` above 0 continues an unfinished recording, from the step that training continues with; if there is none,
     steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing, sources,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moeload_bench.errors import RecordingError
+from moeload_bench.errors import RecordingError, short
 from moeload_bench.traces.meta import TraceMeta
 from moeload_bench.traces.trace import Trace, layer_names
 
@@ -34,7 +34,7 @@ def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
     found = first_difference(meta, before, SAME)
     if found is not None:
         name, got, expected = found
-        raise RecordingError(f"{folder}: {name} is {got!r} now, its steps have {expected!r}: another run?")
+        raise RecordingError(f"{folder}: {name} is {short(got)} now, its steps have {short(expected)}: another run?")
 
 
 def first_difference(meta: TraceMeta, other: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:

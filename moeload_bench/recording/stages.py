@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.errors import RecordingError
+from moeload_bench.errors import RecordingError, short
 from moeload_bench.recording.parts import merge_shards, read_manifest
 from moeload_bench.recording.resumed import first_difference
 from moeload_bench.traces import streaming
@@ -155,7 +155,9 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
         found = first_difference(part.meta, first, SAME)
         if found is not None:
             name, got, expected = found
-            raise RecordingError(f"{part.path}: {name} is {got!r}, {parts[0].path} has {expected!r}: another run?")
+            raise RecordingError(
+                f"{part.path}: {name} is {short(got)}, {parts[0].path} has {short(expected)}: another run?"
+            )
     places = [(p, m, layer) for p, part in enumerate(parts) for m, layer in enumerate(part.meta.layers)]
     seen: dict[Any, int] = {}
     for p, _, layer in places:

@@ -1,4 +1,4 @@
-"""Read, write, hash and find traces.
+"""Read, write and hash traces.
 
 A trace is one parquet file with one row per step. The metadata is a JSON record under the key ``moeload`` of the
 parquet schema, next to the content hash. Folders hold traces at ``RECIPE/SPLIT/seedN.parquet``, which is also the
@@ -10,19 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from moeload_bench.arrays import Array
-from moeload_bench.errors import HashMismatchError, TraceError, not_found
-from moeload_bench.files import PACKAGE, replacing
-from moeload_bench.traces.hub import fetch_trace
-from moeload_bench.traces.meta import COLUMNS, RECIPE_PATTERN, SPLIT_PATTERN, TraceMeta, checked_meta, hashed_meta
+from moeload_bench.errors import HashMismatchError, TraceError
+from moeload_bench.files import replacing
+from moeload_bench.traces.meta import COLUMNS, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, check_counts, check_load, check_steps, check_trace
@@ -30,22 +28,12 @@ from moeload_bench.traces.trace import Trace, check_counts, check_load, check_st
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TRACES_ENV = "MOELOAD_TRACES"
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
 """Options of pyarrow for writing any trace."""
 HASHES = ("data_sha256", "meta_sha256")
 """Keys of the two hashes in a file's record; all others are metadata."""
 _REPEATING = ("lr", "expert_bias")
 """Columns of few different values: a dictionary takes less room for them than byte-stream-split."""
-_ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
-
-
-class TraceRef(NamedTuple):
-    """A trace that exists on this machine: its id, its file, and the place where that was found."""
-
-    id: str
-    path: Path
-    origin: str
 
 
 # ---------------------------------------------------------------- hashing
@@ -248,98 +236,6 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
     """Return the `data_sha256` that a trace's file claims, without checking it against the content."""
     with open_parquet(Path(path)) as file:
         return str(read_record(file, str(path)).get("data_sha256"))
-
-
-# ---------------------------------------------------------------- finding
-
-
-def bundled_folder() -> Path:
-    """Return the folder of the mini suite's traces inside the installed package."""
-    return PACKAGE / "data"
-
-
-def trace_folders() -> Iterator[tuple[str, Path]]:
-    """Yield (origin, folder) in the order of lookup: bundled, then `$MOELOAD_TRACES`, then ./traces."""
-    yield "bundled", bundled_folder()
-    for entry in os.environ.get(TRACES_ENV, "").split(os.pathsep):
-        if entry:
-            yield "local", Path(entry)
-    if Path("traces").is_dir():
-        yield "local", Path("traces")
-
-
-def look_in(folder: str | os.PathLike[str]) -> None:
-    """Make this process, and those that it starts, look in this folder too, before those of `$MOELOAD_TRACES`.
-
-    Raise `TraceError` for a folder that does not exist.
-    """
-    if not Path(folder).is_dir():
-        raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
-    os.environ[TRACES_ENV] = os.pathsep.join(filter(None, [os.fspath(folder), os.environ.get(TRACES_ENV)]))
-
-
-def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
-    """Return the traces on this machine, or those of one folder; if an id occurs twice, the first one found counts.
-
-    Raise `TraceError` for a folder that does not exist.
-    """
-    if folder is not None and not Path(folder).is_dir():
-        raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
-    places = [("local", Path(folder))] if folder is not None else list(trace_folders())
-    found: dict[str, TraceRef] = {}
-    for origin, place in places:
-        for path in sorted(place.glob("*/*/seed*.parquet")):
-            name = path.relative_to(place).with_suffix("").as_posix()
-            if _ID.fullmatch(name):
-                found.setdefault(name, TraceRef(name, path, origin))
-    return list(found.values())
-
-
-def find_trace(id_or_path: str | os.PathLike[str], *, hub: tuple[str, str] | None = None) -> Path:
-    """Return the file of a trace: a parquet path, or an id that is looked up in `trace_folders`, then on the Hub.
-
-    ``hub``: repository and tag to look in first (those of the suite that asks). Raise `NotFoundError`, which lists the
-    ids that exist here; `HubError` if the Hub holds the trace but cannot be used; `HashMismatchError` if the Hub's
-    trace is not the one that the suite was frozen with; `TraceError` for a file of another kind.
-    """
-    text = os.fspath(id_or_path)
-    if text.endswith(".parquet"):
-        return Path(text)
-    if _ID.fullmatch(text):
-        for _, place in trace_folders():
-            path = place / f"{text}.parquet"
-            if path.is_file():
-                return path
-        fetched = _fetch(text, hub)
-        if fetched is not None:
-            return fetched
-    if Path(text).is_dir():
-        return Path(text)  # refused by `read_trace`, which lists what is in it
-    if Path(text).is_file():
-        raise TraceError(f"{text}: not a .parquet trace; `moeload-bench import` makes one of a log")
-    raise not_found("trace", text, [ref.id for ref in list_traces()])
-
-
-def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
-    """Return a trace from the Hub or its cache; raise unless it claims the hash that its suite pins.
-
-    `read_trace` checks whether the content matches the claim.
-    """
-    found = fetch_trace(trace_id, hub)
-    if found is None:
-        return None
-    claimed = stored_hash(found.path)
-    if found.pin.data_sha256 not in (None, claimed):
-        raise HashMismatchError(
-            f"{found.pin}: {trace_id} has data_sha256 {claimed}, suite {found.pin.suite} was frozen with "
-            f"{found.pin.data_sha256}: the release was changed, or {found.path} was (remove it to download it again)"
-        )
-    return found.path
-
-
-def load_trace(id_or_path: str | os.PathLike[str], *, verify: bool = True) -> Trace:
-    """Return a trace by id (`RECIPE/SPLIT/seedN`) or by the path of a parquet file."""
-    return read_trace(find_trace(id_or_path), verify=verify)
 
 
 def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceError | None]]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
-from moeload_bench.errors import TraceError, counted, printable
+from moeload_bench.errors import TraceError, counted, printable, short
 from moeload_bench.forecaster import StepBlock, step_block
 from moeload_bench.traces.meta import COLUMNS, checked_meta
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS as OPTIONAL_COLUMNS  # here too, with the records: for recorders
@@ -126,7 +126,10 @@ class Trace:
         invariant.
         """
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1):
-            raise TraceError(f"top_k is {top_k!r}, expected a whole number from 1, or None where it varies")
+            mistaken = ": the third argument is top_k, steps are step_S=..." if np.ndim(top_k) else ""
+            raise TraceError(
+                f"top_k is {short(top_k)}, expected a whole number from 1, or None where it varies{mistaken}"
+            )
         top_k = None if top_k is None else int(top_k)
         load = _whole_numbers("load", load_SLE, ndim=3)
         S, L, E = load.shape

@@ -22,7 +22,6 @@ import moeload_bench.cli
 from moeload_bench.__main__ import main
 from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
-from moeload_bench.cli.former import FORMER, translate
 from moeload_bench.cli.lazy import load_command
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.traces.store import write_trace
@@ -39,11 +38,11 @@ def started(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
 
 
-def moeload(*arguments: str) -> subprocess.CompletedProcess[str]:
+def moeload(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """The program in this process, which has imported what it needs."""
     out, errors, status = io.StringIO(), io.StringIO(), 0
     with (
-        contextlib.chdir(ROOT),
+        contextlib.chdir(cwd),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(errors),
         mock.patch.object(sys, "argv", ["moeload-bench", *arguments]),
@@ -67,7 +66,7 @@ def own_trace(tmp_path: Path) -> Path:
         (["run", "sw_avg@windw=3"], "unknown parameter 'windw'; it takes: window"),
         (["run", "--metric", "windowtv"], "unknown metric 'windowtv'; there is: coverage, drop_rate@experts, "),
         (["run", "--suite", "v9"], "unknown suite 'v9'; there is: "),
-        (["traces", "meta", "no/test/seed0"], "unknown trace 'no/test/seed0'; there is: "),
+        (["traces", "meta", "no/test/seed0"], "unknown trace 'no/test/seed0'; of "),
         (["run", "--trace", "missing.parquet"], "missing.parquet: no such file"),
         (["traces", "list", "nowhere"], "nowhere: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet"),
         (["validate", "missing.parquet"], "missing.parquet: no such file"),
@@ -147,12 +146,6 @@ def test_the_version_is_that_of_the_installation() -> None:
     """`--version` prints it and stops."""
     done = started("--version")
     assert (done.returncode, done.stdout) == (0, f"{version('moeload-bench')}\n")
-
-
-def test_a_folder_is_no_trace_and_lists_those_in_it(own_trace: Path) -> None:
-    """`--trace FOLDER` says which traces the folder holds."""
-    done = moeload("run", "sw_avg", "--trace", str(own_trace.parent))
-    refused(done, f"{own_trace.parent}: a folder, expected a trace (.parquet); there is in it: own.parquet")
 
 
 def test_a_suite_and_a_trace_exclude_each_other(own_trace: Path) -> None:
@@ -279,33 +272,10 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
     assert " ".join(own.split("\n\n")[0].split()) == COMMANDS[name]
 
 
-@pytest.mark.parametrize("former", [former for former in FORMER if former != "report"])
-def test_a_former_spelling_is_todays_with_one_line(former: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The words that follow stay; the line on standard error names the new spelling."""
-    words = translate([*former.split(), "run.parquet", "--json"])
-    assert words == [*FORMER[former].split(), "run.parquet", "--json"]
-    assert translate(words) == words
-    assert capsys.readouterr().err == f"`{former}` is `{FORMER[former]}` now; this spelling goes in 0.3\n"
-
-
-def test_a_former_spelling_runs(own_trace: Path) -> None:
-    """As the command that took its place does, from the command line; an option without a successor is one line."""
-    for former, now in (
-        (("corpora", "list", "--json"), ("recipes", "corpora", "list", "--json")),
-        (("traces", "show", str(own_trace), "--meta"), ("traces", "meta", str(own_trace))),
-        (("watch", str(own_trace), "--once"), ("inspect", str(own_trace))),
-        (("capacity", str(own_trace), "--steps", "50"), ("inspect", str(own_trace), "--capacity", "--horizon", "50")),
-    ):
-        done = moeload(*former)
-        assert (done.returncode, done.stdout) == (0, moeload(*now).stdout), done.stderr
-        assert done.stderr.count("\n") == 1
-    refused(moeload("watch", str(own_trace), "--devices=2"), "`watch --devices` is gone: see `moeload-bench plan`")
-
-
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     folder = Path(moeload_bench.cli.__file__).parent
-    helpers = {"app", "capacity", "console", "figure", "former"} | {"lazy", "opening", "options", "progress"}
+    helpers = {"app", "console", "figure"} | {"lazy", "opening", "options", "progress"}
     assert {path.stem.rstrip("_") for path in folder.glob("[!_]*.py")} - helpers == set(COMMANDS)
 
 

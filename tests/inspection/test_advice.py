@@ -16,7 +16,8 @@ from moeload_bench.inspection.planning import Planner, Settings, compare_policie
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
-from moeload_bench.traces.store import load_trace, read_trace
+from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import TRACES, needs_traces
 

@@ -12,7 +12,7 @@ import pytest
 
 from moeload_bench.inspection.facts import Inspection, inspect_trace
 from moeload_bench.inspection.verdict import balance_of, verdict
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces
 from tests.support.synthetic import autocorrelated, draw, even, fixed, oscillating

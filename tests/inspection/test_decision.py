@@ -25,7 +25,8 @@ from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.store import load_trace, write_trace
+from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_trace
 from tests.support.monitored import fed

@@ -13,7 +13,7 @@ from moeload_bench.inspection.experts import Deaths, alarm_errors, death_sentenc
 from moeload_bench.inspection.facts import Inspector, inspect_trace
 from moeload_bench.inspection.terminal import expert_sentences
 from moeload_bench.recording.writer import rows_of
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.trace import Trace
 
 DYING = Path(__file__).parents[2] / "traces" / "unbalanced-qwen3-16e-rate" / "train" / "seed301.parquet"

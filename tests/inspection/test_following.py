@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from moeload_bench.cli.inspect import _place
-from moeload_bench.errors import MoeloadError, NotFoundError
 from moeload_bench.inspection.facts import inspect_trace
-from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.following import Follower
 from moeload_bench.inspection.terminal import expert_sentences
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
+from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
@@ -54,7 +54,7 @@ def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 def test_rows_come_as_shards_are_written_and_once_each(recording: Recording, tmp_path: Path) -> None:
     """Whole shards only, then the rest from the finished trace, which takes the place of the parts."""
-    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    follower = Follower(find_run(recording.writer.parts.folder))
     assert steps_of(follower) == []
     recording.write(250)
     assert steps_of(follower) == list(range(200))
@@ -72,7 +72,7 @@ def test_nothing_of_the_writer_is_touched(recording: Recording, tmp_path: Path) 
     recording.write(250)
     (recording.writer.parts.folder / ".0000000300.tmp").write_bytes(b"half a shard")
     before = contents(tmp_path)
-    steps_of(Follower(Place.of(str(tmp_path))))
+    steps_of(Follower(find_run(tmp_path)))
     assert contents(tmp_path) == before
     recording.write(350)
     assert recording.writer.finish(complete=True) == recording.target
@@ -80,7 +80,7 @@ def test_nothing_of_the_writer_is_touched(recording: Recording, tmp_path: Path) 
 
 def test_training_that_goes_back_is_followed_from_the_start(recording: Recording) -> None:
     """After a resume from an older checkpoint the steps before count no more: they come anew, in order."""
-    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    follower = Follower(find_run(recording.writer.parts.folder))
     recording.write(300)
     assert len(steps_of(follower)) == 300
     recording.writer.truncate(150)
@@ -93,7 +93,7 @@ def test_training_that_goes_back_is_followed_from_the_start(recording: Recording
 
 def test_a_recording_that_goes_back_and_overtakes_is_noticed(recording: Recording) -> None:
     """Between two looks training went back and beyond: the shards' names tell."""
-    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    follower = Follower(find_run(recording.writer.parts.folder))
     recording.write(300)
     steps_of(follower)
     recording.writer.truncate(150)
@@ -107,7 +107,7 @@ def test_a_recording_that_goes_back_and_overtakes_is_noticed(recording: Recordin
 def test_another_recording_in_its_place_is_followed_from_its_start(steps: int, tmp_path: Path) -> None:
     """Shorter, as long or longer: its rows never follow those of the first."""
     first, second = (Recording(tmp_path / f"{seed}", synthetic_trace(600, seed=seed)) for seed in (0, 1))
-    follower = Follower(Place.of(str(first.writer.parts.folder)))
+    follower = Follower(find_run(first.writer.parts.folder))
     first.write(300)
     assert len(steps_of(follower)) == 300
     second.write(steps)
@@ -120,7 +120,7 @@ def test_another_recording_in_its_place_is_followed_from_its_start(steps: int, t
 
 def test_a_shorter_trace_in_place_of_a_recording_is_shown(recording: Recording) -> None:
     """It is that of another run."""
-    follower = Follower(Place.of(str(recording.writer.parts.folder)))
+    follower = Follower(find_run(recording.writer.parts.folder))
     recording.write(300)
     assert len(steps_of(follower)) == 300
     shutil.rmtree(recording.writer.parts.folder)
@@ -143,7 +143,7 @@ def test_damage_is_named_and_waited_out(recording: Recording, damage: str) -> No
         manifest.write_text('{"shards": ["../../../etc/passwd"], "next_step": 9}')
     else:
         path.write_bytes(content[: len(content) // 2])
-    follower = Follower(Place.of(str(folder)))
+    follower = Follower(find_run(folder))
     first = steps_of(follower)
     assert first == (list(range(100)) if path is shard else [])
     assert follower.problem is not None
@@ -151,22 +151,6 @@ def test_damage_is_named_and_waited_out(recording: Recording, damage: str) -> No
     path.write_bytes(content)
     assert first + steps_of(follower) == list(range(200))
     assert follower.problem is None
-
-
-def test_a_place_is_found_by_any_of_its_names(recording: Recording, tmp_path: Path) -> None:
-    """Trace, parts, folder (in progress and finished, at any depth), id; what is neither is named."""
-    recording.write(100)
-    place = Place.of(str(recording.target))
-    assert Place.of(str(recording.writer.parts.folder)) == place == Place.of(str(tmp_path))
-    assert Place.of(str(tmp_path / "mine")) == place
-    done = Place.of(str(write_trace(synthetic_trace(60), tmp_path / "runs/my-run/test/seed0.parquet")))
-    for folder in ("runs", "runs/my-run", "runs/my-run/test"):
-        assert Place.of(str(tmp_path / folder)) == done
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(NotFoundError, match="no recording there"):
-        Place.of(str(tmp_path / "empty"))
-    with pytest.raises(MoeloadError, match="nowhere/test/seed0"):
-        Place.of("nowhere/test/seed0")
 
 
 def test_a_layer_without_load_has_no_coldest_expert() -> None:
@@ -189,6 +173,6 @@ def test_inspect_follow_waits_for_a_recording_that_is_not_there_yet(
             write_trace(synthetic_trace(recipe="mine"), folder / "mine" / "test" / "seed0.parquet")
 
     monkeypatch.setattr("moeload_bench.cli.inspect.time.sleep", sleep)
-    assert _place(str(folder), 2.0) == Place.of(str(folder))
+    assert _place(str(folder), 2.0) == find_run(folder)
     said = capsys.readouterr().err
     assert said.count("is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).") == 1

@@ -19,7 +19,8 @@ from moeload_bench.inspection.against import compare, even_placement
 from moeload_bench.inspection.facts import Inspector, inspect_trace
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
-from moeload_bench.traces.store import find_trace, write_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces
 from tests.golden.adapter import TRACES

@@ -11,16 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import moeload_bench
-from moeload_bench.cli.app import app
 from moeload_bench.errors import PlotError
 from moeload_bench.inspection.capacity import capacity_of, capacity_sentences, capacity_tables
-from moeload_bench.inspection.facts import inspect_trace
-from moeload_bench.inspection.page import Report, curve, excess_png, render, write_page
+from moeload_bench.inspection.page import Report, curve, excess_png, write_page
 from moeload_bench.inspection.verdict import verdict
-from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 from tests.support.site_world import HOSTILE
@@ -135,18 +131,6 @@ def test_what_is_not_known_is_left_out_or_said() -> None:
     assert "grey: no load" in silent
     assert "1 layer without load" in silent
     assert "nan" not in Text(silent).text
-
-
-def test_the_former_command_writes_it(tmp_path: Path) -> None:
-    """Where --out says, in a folder that is made, with a line about the present spelling; a cluster is for `plan`."""
-    path = write_trace(synthetic_trace(400), tmp_path / "own/test/seed0.parquet")
-    out = tmp_path / "pages/mine.html"
-    done = CliRunner().invoke(app, ["report", str(path), "--out", str(out)])
-    assert done.exit_code == 0, done.output
-    assert "`report` is `inspect` now" in done.stderr
-    assert out.read_text(encoding="utf-8") == render(inspect_trace(synthetic_trace(400)))
-    refused = CliRunner().invoke(app, ["report", str(path), "--devices", "2"])
-    assert "see `moeload-bench plan`" in str(refused.exception)
 
 
 def test_a_page_that_cannot_be_written_is_an_error(page: Report, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from moeload_bench.inspection.planning import Planner, Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.states.rule import label_states
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 from tests.support.snapshots import numbers

@@ -17,12 +17,13 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.import_ import app
 from moeload_bench.errors import RecordingError, TraceError
-from moeload_bench.inspection.following import Follower, Place
+from moeload_bench.inspection.following import Follower
 from moeload_bench.interchange import logfiles
 from moeload_bench.interchange.counts import read_jsonl
 from moeload_bench.interchange.rows import CutShortWarning, Log, LogRow, write_log
 from moeload_bench.interchange.wandb import read_wandb
 from moeload_bench.recording.parts import Parts
+from moeload_bench.traces.lookup import find_run
 from tests.support.foreign import logs
 from tests.support.foreign.damage import (
     arrays,
@@ -414,7 +415,7 @@ def test_a_manifest_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
     parts = tmp_path / "run.parts"
     parts.mkdir()
     (parts / "manifest.json").write_text(text)
-    follower = Follower(Place.of(str(parts)))
+    follower = Follower(find_run(parts))
     assert list(follower.poll()) == []
     assert "manifest.json: not a manifest" in str(follower.problem)
     with pytest.raises(RecordingError, match=r"manifest\.json: not a manifest"):

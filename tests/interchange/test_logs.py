@@ -19,7 +19,8 @@ from moeload_bench.interchange.load_history import read_load_history
 from moeload_bench.interchange.routed import read_routed
 from moeload_bench.interchange.rows import Log, Options, write_log
 from moeload_bench.interchange.wandb import read_wandb
-from moeload_bench.traces.store import data_sha256, find_trace, read_trace, validate_path, write_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import data_sha256, read_trace, validate_path, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.foreign import logs
 from tests.support.foreign.formats import CHOSEN, LAYOUT, WRITERS, imported, made

@@ -1,4 +1,4 @@
-"""What a snapshot of `moeload_bench.live` says, made comparable."""
+"""What a snapshot of `moeload_bench.Snapshot` says, made comparable."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.meta import COLUMNS, BalancingMeta, ExpertMeta, LayerMeta, SourceMeta, TraceMeta
 from moeload_bench.traces.parquet import (
     CELLS_A_BATCH,
@@ -20,7 +21,7 @@ from moeload_bench.traces.parquet import (
     META_KEY,
     ROW_GROUP_STEPS,
 )
-from moeload_bench.traces.store import WRITING, load_trace, write_trace
+from moeload_bench.traces.store import WRITING, write_trace
 from moeload_bench.traces.trace import MAX_COUNT, Trace
 
 PAGE = (Path(__file__).parents[2] / "docs" / "methods" / "format.md").read_text()

@@ -17,7 +17,8 @@ from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
 from moeload_bench.publishing.release import publish
 from moeload_bench.traces import hub as hub_read
 from moeload_bench.traces.hub import HubPin, fetch_trace, parse_place, pins_for, release_order
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import read_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import run_python
 
@@ -175,7 +176,8 @@ ONLINE = """
 import sys
 import numpy as np
 from datasets import load_dataset
-from moeload_bench.traces.store import load_trace, read_trace
+from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import read_trace
 
 folder, repo, tag = sys.argv[1:]
 for recipe in ("tiny-a", "tiny-b"):
@@ -202,7 +204,8 @@ OFFLINE = """
 import sys
 import numpy as np
 from datasets import load_dataset
-from moeload_bench.traces.store import load_trace, read_trace
+from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import read_trace
 
 folder, repo, tag = sys.argv[1:]
 here = read_trace(f"{folder}/tiny-a/train/seed0.parquet")

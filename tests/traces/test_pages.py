@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moeload_bench.traces import pages
-from moeload_bench.traces.store import list_traces
+from moeload_bench.traces.lookup import list_traces
 
 FILE = list_traces()[0].path
 CONTENT = FILE.read_bytes()

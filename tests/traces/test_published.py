@@ -9,8 +9,8 @@ import numpy as np
 
 from leaderboard.suites.plan import twin_problem
 from moeload_bench.states.origins import FIRST
+from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.parquet import open_parquet
-from moeload_bench.traces.store import list_traces
 from tests.conftest import needs_traces
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -18,7 +18,8 @@ import pytest
 
 from moeload_bench.errors import TraceError
 from moeload_bench.traces import trial
-from moeload_bench.traces.store import bundled_folder, data_sha256, list_traces, read_trace, write_trace
+from moeload_bench.traces.lookup import bundled_folder, list_traces
+from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from tests.conftest import synthetic_trace
 
 STEPS = 60
