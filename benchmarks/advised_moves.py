@@ -26,7 +26,7 @@ from moeload_bench.inspection.planning import Planner, Settings, decided, plans_
 from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.trace import Trace
 
 FIRST, EVERY = 1500, 500

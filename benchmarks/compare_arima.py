@@ -19,7 +19,7 @@ from moeload_bench.baselines._arima_stream import Stream
 
 from moeload_bench.arrays import FloatArray
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 
 HORIZONS = (1, 10, 100, 1000, 2000)
 WHOLE = 1_000_000

@@ -23,7 +23,8 @@ from peer_jobs import HORIZON, peak_mb
 from moeload_bench.harness.replay import follow, row_of, window_rows
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.scoring.scores import score_forecast
-from moeload_bench.traces.store import list_traces, load_trace, read_trace, write_trace
+from moeload_bench.traces.lookup import list_traces, load_trace
+from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import Trace, shares
 
 STAGES = ("load", "replay", "score")

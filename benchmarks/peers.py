@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 
 PEER_SHAPES = {
     ClusterShape("8 experts, 2 devices, 10 slots", 2, 10): 8,

@@ -14,7 +14,7 @@ from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
 from moeload_bench.generator.draws import draw_recipes, load_distribution, own_seed, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
-from moeload_bench.isolation.targets import Target, parse_target
+from moeload_bench.isolation.targets import Target, stored_target
 from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
 from moeload_bench.publishing.submission import ModelType, Submission
 from moeload_bench.results.entry import Entry
@@ -182,7 +182,7 @@ def target_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Target:
     Raises `TargetError`, `NotFoundError` or `SubmissionError` where it is not there.
     """
     folder = submission_of(entry, submissions)
-    target = parse_target(entry.target) if folder is None else folder.target()
+    target = stored_target(entry.target) if folder is None else folder.target()
     return replace(target, name=entry.name)
 
 

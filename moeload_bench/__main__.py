@@ -22,6 +22,7 @@ def run_program(name: str, app: Callable[[], Any]) -> None:
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(variable, "1")
     _speak_any_name()
+    _warn_in_a_line()
     ended = _end_like_an_interrupt()
     from moeload_bench.errors import MoeloadError, printable
 
@@ -43,6 +44,18 @@ def run_program(name: str, app: Callable[[], Any]) -> None:
     with suppress(OSError, AttributeError):  # standard error may be closed: the status says it
         print(_broken_between_words(f"{name}: {printable(text)}"), file=sys.stderr)
     sys.exit(2)
+
+
+def _warn_in_a_line() -> None:
+    """Print that a name has changed as one line of text."""
+    import warnings
+
+    shown = warnings.formatwarning
+
+    def line(message: Warning | str, category: type[Warning], *where: Any, **source: Any) -> str:
+        return f"{message}\n" if category is FutureWarning else shown(message, category, *where, **source)
+
+    warnings.formatwarning = line
 
 
 def _broken_between_words(text: str) -> str:

@@ -18,7 +18,8 @@ from leaderboard.season.records import canonical_json, read_record
 from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.schema import Record, extra_field
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
-from moeload_bench.traces.store import list_traces, stored_meta
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import stored_meta
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "texts.json"

@@ -12,7 +12,8 @@ from leaderboard.committed import ROOT, TRACES
 from moeload_bench.errors import HashMismatchError, TraceError
 from moeload_bench.schema import Record, read_toml
 from moeload_bench.suites.suite import Sha256
-from moeload_bench.traces.store import TraceRef, bundled_folder, read_trace, stored_hash
+from moeload_bench.traces.lookup import TraceRef, bundled_folder
+from moeload_bench.traces.store import read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
 
 LISTS = Path(__file__).parent

@@ -11,7 +11,7 @@ from leaderboard.pages.results_page import finding, render, skill_table
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
 from moeload_bench.scoring.description import read_runs
-from moeload_bench.traces.store import bundled_folder
+from moeload_bench.traces.lookup import bundled_folder
 
 
 def leaderboard_table() -> str:

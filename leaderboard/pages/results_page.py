@@ -27,7 +27,8 @@ from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import undescribed_run
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import read_trace
 
 TEMPLATES = Path(__file__).parent / "templates"
 LITTLE = 0.02

@@ -16,7 +16,8 @@ from leaderboard.paper.page import folder_of, paper_page
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.files import write_whole
 from moeload_bench.style import save_figure
-from moeload_bench.traces.store import find_trace, list_traces, read_trace
+from moeload_bench.traces.lookup import find_trace, list_traces
+from moeload_bench.traces.store import read_trace
 
 
 def paper(

@@ -22,8 +22,9 @@ from moeload_bench.isolation.hosts import Level
 from moeload_bench.plots.traces import SLIDING, Statistic
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace, sliding_suite
+from moeload_bench.traces.lookup import TraceRef
 from moeload_bench.traces.means import ratio_of
-from moeload_bench.traces.store import TraceRef, data_sha256, stored_hash
+from moeload_bench.traces.store import data_sha256, stored_hash
 from moeload_bench.traces.trace import Trace, shares
 
 HORIZONS = (1000, 2000)

@@ -15,7 +15,8 @@ from leaderboard.shapes.page import FIGURES, Layers, draw_depth, read_layers, sh
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.files import write_whole
 from moeload_bench.style import save_figure
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import read_trace
 
 
 def shapes(

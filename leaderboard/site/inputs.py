@@ -18,7 +18,7 @@ from moeload_bench.publishing.folder import read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import TraceRef, list_traces
+from moeload_bench.traces.lookup import TraceRef, list_traces
 
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
 

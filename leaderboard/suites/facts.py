@@ -16,7 +16,8 @@ from moeload_bench.results.results import load_results
 from moeload_bench.results.storage import BUNDLED
 from moeload_bench.results.trace_facts import SuiteFacts, facts_path, suite_facts
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import find_trace, read_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import read_trace
 
 
 def compute_facts(suite: Suite) -> SuiteFacts:

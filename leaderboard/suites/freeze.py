@@ -15,8 +15,9 @@ from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import FIRST, choose_origins
 from moeload_bench.states.rule import LABELS, StateLabels, label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, FitTrace, Suite, SuiteTrace, fitting_horizons, load_suite
+from moeload_bench.traces.lookup import TraceRef
 from moeload_bench.traces.meta import STRATA, stratum_of
-from moeload_bench.traces.store import TraceRef, data_sha256, read_trace
+from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
 SUITES = Path(__file__).resolve().parents[2] / "moeload_bench" / "suites"
@@ -60,7 +61,6 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
         horizons=plan.horizons,
         quantiles=QUANTILES,
         baselines=plan.baselines,
-        variants=plan.variants,
         rule=plan.rule,
         hub=plan.hub,
         near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
@@ -100,7 +100,7 @@ def to_toml(suite: Suite) -> str:
     Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
     """
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
-    tables = {name: content.pop(name) for name in ("variants", "rule", "hub")}
+    tables = {name: content.pop(name) for name in ("rule", "hub")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]
     for name, table in tables.items():
         if table:

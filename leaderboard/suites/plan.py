@@ -25,8 +25,8 @@ from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.publishing.submission import Name
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
-from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, HubPlace, check_variants
-from moeload_bench.traces.store import TraceRef, list_traces
+from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, HubPlace, check_baselines
+from moeload_bench.traces.lookup import TraceRef, list_traces
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import ordinal
 
@@ -45,8 +45,7 @@ class Lacking(Record):
 class Plan(Record):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
-    ``variants``: the targets of baselines whose names are none, each name one that a submission may have. ``hub``: the
-    dataset repository and tag, written once it is known.
+    ``hub``: the dataset repository and tag, written once it is known.
     ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
     ``apart``: nothing is averaged over runs.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
@@ -62,7 +61,6 @@ class Plan(Record):
     steps: int = Field(ge=1)
     horizons: tuple[int, ...] = HORIZONS
     baselines: tuple[Name, ...]
-    variants: dict[str, str] = {}
     runs: tuple[RunId, ...]
     beside: tuple[RunId, ...] = ()
     rule: StateRule = StateRule()
@@ -80,7 +78,7 @@ class Plan(Record):
     def _consistent(self) -> Plan:
         if len({*self.runs, *self.beside}) != len(self.runs) + len(self.beside):
             raise ValueError("a run is listed twice")
-        check_variants(self.baselines, self.variants)
+        check_baselines(self.baselines)
         if self.fitted_on and (train := [run for run in self.runs if "/train/" in run]):
             raise ValueError(f"the open runs are those of suite {self.fitted_on}, but {train[0]} is one, too")
         unknown = sorted(self.lacking.keys() - {run for run in self.runs if "/test/" in run})

@@ -7,7 +7,7 @@ from pathlib import Path
 from leaderboard.committed import ROOT, entry_problems, result_path
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SubmissionError
-from moeload_bench.harness.evaluate import as_target
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, read_folder
 from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results
@@ -25,7 +25,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     results = load_results(place, layers=True)
     entry = results.entries[name]
     who = Author([MAINTAINERS], "Apache-2.0", None, False, entry.environment.hardware)
-    path = make_draft(as_target(name, suite), name, who, suite).write(root)
+    path = make_draft(parse_target(name), name, who, suite).write(root)
     folder = read_folder(path)
     wrong = list(entry_problems(entry, folder, suite))
     if wrong and folder.verification is not None:

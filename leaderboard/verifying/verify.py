@@ -38,7 +38,8 @@ from moeload_bench.results.results import Results
 from moeload_bench.results.skill import log_ratio
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
-from moeload_bench.traces.store import list_traces, open_source, read_trace
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import open_source, read_trace
 from moeload_bench.words import FineProgress
 
 TRACKER = "sw_avg@window=10"  # what losses are compared with: a short memory

@@ -10,14 +10,13 @@ import functools
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from moeload_bench.bounds import whole_number
 from moeload_bench.environment import environment
-from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted
+from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted, short
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.harness.replay import Answer
 from moeload_bench.harness.run_result import RunResult, results_of
@@ -77,10 +76,10 @@ def evaluate(
     jobs = None if jobs is None else whole_number(jobs, "jobs", 1)
     seed = None if seed is None else whole_number(seed, "seed", 0)
     if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
-        raise PlacementError(f"shapes are {shapes!r}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
+        raise PlacementError(f"shapes are {short(shapes)}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     traces = (suite,) if isinstance(suite, Trace) else traces
     tasks = load_suite(suite) if isinstance(suite, str) else as_suite(suite)
-    targets = [as_target(one, tasks) for one in _listed(forecasters, tasks)]
+    targets = [as_target(one) for one in _listed(forecasters, tasks)]
     _check_request(tasks, targets)
     for target in targets:
         preflight(target)
@@ -190,25 +189,21 @@ def _is_trusted(target: Target) -> bool:
     return isinstance(target, ClassTarget) or is_baseline(target)
 
 
-def as_target(forecaster: ForecasterLike, suite: Suite | None = None) -> Target:
-    """Return a target from its text, from the name that the suite gives to a variant, from a class of this process, or
-    as it is.
-    """
+def as_target(forecaster: ForecasterLike) -> Target:
+    """Return a target from its text, from a class of this process, or as it is."""
     if isinstance(forecaster, Target):
         return forecaster
     if not isinstance(forecaster, str):
         return class_target(forecaster)
-    if suite is not None and forecaster in suite.variants:
-        return replace(_named_by(suite, suite.variants[forecaster]), name=forecaster)
     return parse_target(forecaster)
 
 
-def installed(forecasters: Iterable[str], suite: Suite | None = None) -> tuple[list[str], list[str]]:
+def installed(forecasters: Iterable[str]) -> tuple[list[str], list[str]]:
     """Return those whose packages are installed, and what is missing for each of the others."""
     usable, missing = [], []
     for name in forecasters:
         try:
-            preflight(as_target(name, suite))
+            preflight(parse_target(name))
         except MissingExtraError as error:
             missing.append(str(error))
         else:
@@ -222,15 +217,9 @@ def suite_baselines(suite: Suite) -> Sequence[str]:
     Raises `SuiteError` for another one, an installed package's too.
     """
     for name in suite.baselines:
-        _named_by(suite, suite.variants.get(name, name))
+        if not is_baseline(parse_target(name)):
+            raise SuiteError(f"suite {suite.name} names {name[:80]!r}, expected a baseline of this package")
     return suite.baselines
-
-
-def _named_by(suite: Suite, text: str) -> Target:
-    target = parse_target(text)
-    if not is_baseline(target):
-        raise SuiteError(f"suite {suite.name} names {text[:80]!r}, expected a baseline of this package")
-    return target
 
 
 def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite: Suite) -> Sequence[ForecasterLike]:

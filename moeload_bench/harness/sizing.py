@@ -35,9 +35,9 @@ class SeriesCost(NamedTuple):
 
 
 COSTS: Mapping[str, SeriesCost] = {
-    "lstm@mode=online": SeriesCost(27_000, 10),
+    "lstm.online": SeriesCost(27_000, 10),
     "arima": SeriesCost(20, 1_500),
-    "online_guarded": SeriesCost(100, 150),
+    "online.guarded": SeriesCost(100, 150),
     "online": SeriesCost(10, 90),
     "guarded": SeriesCost(90, 5),
     "gated": SeriesCost(10, 5),

@@ -64,13 +64,18 @@ def natural(name: str) -> list[Any]:
     return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name)]
 
 
+def _example(pattern: str) -> str:
+    """Return a name that a pattern of `files_by_number` fits: `rank0.jsonl`."""
+    return re.sub(r"[\\^$]", "", pattern.replace(r"(\d+)", "0"))
+
+
 def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
     """Return files by the number that ``pattern`` finds in their names; raise if a number from 0 on is missing."""
     found: dict[int, Path] = {}
     for file in files:
         match = re.search(pattern, file.name)
         if match is None:
-            raise TraceError(f"{file}: no number of a {what} in the name, expected a name like {pattern!r}")
+            raise TraceError(f"{file}: no number of a {what} in the name, expected a name like {_example(pattern)!r}")
         number = int(match[1])
         if number in found:
             raise TraceError(f"{file}: {what} {number} again, it is in {found[number]} too")

@@ -2,8 +2,7 @@
 
 A target is of one small class per kind, which says where the code is.
 
-`sw_avg@window=500` passes ``window=500``; values are TOML literals (`order=[5,1,5]`, `engine="grid"`), a bare word is a
-string. Baselines and submissions are loaded the same way.
+Baselines and submissions are loaded the same way.
 """
 
 from __future__ import annotations
@@ -13,14 +12,13 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
-import json
 import pkgutil
 import re
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -28,6 +26,7 @@ from typing import Any, TypeGuard
 
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
+from moeload_bench.isolation.arguments import parse_arguments
 from moeload_bench.isolation.sources import CONTRACT, file_sha256, installed, module_sha256
 from moeload_bench.words import page
 
@@ -37,8 +36,6 @@ PLUGIN_GROUP = "moeload_bench.forecasters"
 MAX_CODE_BYTES = 64 << 20
 _OURS = f"{BASELINES_PACKAGE}."
 _PLACE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
-_KEY = re.compile(r"[A-Za-z_]\w*")
-_ARGUMENT = re.compile(rf"\s*{_KEY.pattern}\s*=")
 _ANY_RUN = TraceInfo(1, 2, None, (0,), None, 1, "unknown", 0.0, 0)
 
 
@@ -104,9 +101,44 @@ Target = StoredTarget | ClassTarget
 
 
 def parse_target(text: str) -> StoredTarget:
-    """Parse without importing anything; raise `TargetError` or `NotFoundError`."""
+    """Parse without importing anything; raise `TargetError` or `NotFoundError`.
+
+    A name that tables print stands for its target (`sw_avg.w500` for `sw_avg@window=500`). A file's name that tables
+    do not print is taken too, with a `FutureWarning`.
+    """
+    location = text.partition("@")[0]
+    if (printed := _printed_for(location)) is not None:
+        warnings.warn(f"{location!r} is called {printed!r} now", FutureWarning, stacklevel=2)
+    return stored_target(text)
+
+
+def stored_target(text: str) -> StoredTarget:
+    """Return the target that a record names, by the spelling of any version; raise as `parse_target`."""
     location, _, arguments = text.partition("@")
-    kwargs = _parse_kwargs(arguments, text) if arguments else {}
+    if location in printed_names():
+        stands_for = printed_names()[location]
+        with_arguments = f"{stands_for}{',' if '@' in stands_for else '@'}{arguments}" if arguments else stands_for
+        return replace(_parse(with_arguments), name=text)
+    printed = _printed_for(location)
+    return replace(_parse(text), name="" if printed is None else text.replace(location, printed, 1))
+
+
+def _printed_for(location: str) -> str | None:
+    """Return what tables call a baseline by the name of its file, None where that is its name."""
+    return next((name for name, target in printed_names().items() if target == location), None)
+
+
+@functools.cache
+def printed_names() -> Mapping[str, str]:
+    """Return what tables call a forecaster whose name is not that of its file, and the target that this stands for."""
+    folder = Path(next(iter(importlib.import_module(BASELINES_PACKAGE).__path__)))
+    return tomllib.loads((folder / "names.toml").read_text(encoding="utf-8"))
+
+
+def _parse(text: str) -> StoredTarget:
+    """Return the target of a text that is no printed name."""
+    location, _, arguments = text.partition("@")
+    kwargs = parse_arguments(arguments, text) if arguments else {}
     place, _, class_name = location.rpartition(":") if ":" in location else (location, "", "")
     if place.endswith(".py"):
         path = Path(place)
@@ -122,7 +154,7 @@ def parse_target(text: str) -> StoredTarget:
     if location not in baseline_names():
         plugins = plugin_places()
         if location not in plugins:
-            known = [*baseline_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
+            known = [*forecaster_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
             raise not_found("forecaster", location, known)
         module, _, class_name = plugins[location].partition(":")
         return module_target(text, module, class_name, kwargs)
@@ -137,17 +169,6 @@ def _warn_of_namesake(baseline: str) -> None:
     if place is not None:
         text = f"the installed plug-in {baseline!r} is refused: a baseline has this name; name the plug-in {place!r}"
         warnings.warn(text, UserWarning, stacklevel=3)
-
-
-def split_targets(text: str) -> list[str]:
-    """Return the targets in `a,b`; a part that begins with `key=` belongs to the one before: `a@x=1,y=2,b` are two."""
-    targets: list[str] = []
-    for part in _split_commas(text):
-        if targets and _ARGUMENT.match(part):
-            targets[-1] += f",{part}"
-        else:
-            targets.append(part.strip())
-    return targets
 
 
 def module_target(text: str, module: str, class_name: str, kwargs: Mapping[str, Any]) -> ModuleTarget:
@@ -175,6 +196,12 @@ def baseline_names() -> list[str]:
     package = importlib.import_module(BASELINES_PACKAGE)
     names = (info.name for info in pkgutil.iter_modules(package.__path__))
     return sorted(name for name in names if not name.startswith("_"))
+
+
+def forecaster_names() -> list[str]:
+    """Return the names of the forecasters that come with the package, as tables print them."""
+    names = printed_names()
+    return sorted({*baseline_names(), *names} - set(names.values()))
 
 
 def plugin_places() -> dict[str, str]:
@@ -308,53 +335,6 @@ def _class_sha256(target: ClassTarget) -> str:
         if text:
             return hashlib.sha256(text.encode()).hexdigest()
     raise TargetError(f"{target.text!r}: Python has no source of this class; expected it in a file")
-
-
-def _parse_kwargs(arguments: str, text: str) -> dict[str, Any]:
-    kwargs: dict[str, Any] = {}
-    for part in _split_commas(arguments):
-        key, equals, value = part.partition("=")
-        if not equals or not _KEY.fullmatch(key.strip()):
-            raise TargetError(f"{text!r}: cannot read {part!r}, expected key=value")
-        if key.strip() in kwargs:
-            raise TargetError(f"{text!r}: {key.strip()} is given twice")
-        try:
-            kwargs[key.strip()] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            if not re.fullmatch(r"[A-Za-z][\w.-]*", value.strip()):
-                raise TargetError(
-                    f"{text!r}: {value!r} is not a TOML literal (12, 0.5, true, [5,1,5]); quote it if it is a text: "
-                    f"{key.strip()}={json.dumps(value.strip())}, and the whole in single quotes for the shell"
-                ) from None
-            kwargs[key.strip()] = value.strip()
-        if not _plain(kwargs[key.strip()]):
-            raise TargetError(
-                f"{text!r}: {key.strip()} is {value.strip()}, expected finite numbers, texts, true, false, or lists"
-            )
-    return kwargs
-
-
-def _plain(value: Any) -> bool:
-    """Return whether JSON can hold a value: not a date, and no number that is not finite."""
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def _split_commas(text: str) -> list[str]:
-    """Split at commas that stand outside brackets and quotes."""
-    parts, depth, quoted, current = [], 0, False, ""
-    for char in text:
-        quoted ^= char == '"'
-        depth += 0 if quoted else (char in "[{") - (char in "]}")
-        if char == "," and depth == 0 and not quoted:
-            parts.append(current)
-            current = ""
-        else:
-            current += char
-    return [*parts, current]
 
 
 class _SourceAlone(SourceFileLoader):

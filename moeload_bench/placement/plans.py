@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.errors import PlacementError, counted
+from moeload_bench.errors import PlacementError, counted, short
 from moeload_bench.placement import packing
 
 
@@ -44,7 +44,7 @@ class ClusterShape:
             value = getattr(self, field)
             if not isinstance(value, int) or value < 1:
                 raise PlacementError(
-                    f"shape {self.name!r}: {field} is {value!r}, expected a whole number of at least 1"
+                    f"shape {self.name!r}: {field} is {short(value)}, expected a whole number of at least 1"
                 )
         if self.slots % self.devices:
             fits = -(-self.slots // self.devices) * self.devices
@@ -175,7 +175,7 @@ def expert_capacity(load: Any, capacity_factor: float) -> FloatArray:
     """
     load = _checked(load)
     if not (np.isfinite(capacity_factor) and capacity_factor > 0):
-        raise PlacementError(f"capacity factor is {capacity_factor!r}, expected a finite number above 0")
+        raise PlacementError(f"capacity factor is {short(capacity_factor)}, expected a finite number above 0")
     return np.asarray(capacity_factor * load / load.sum(axis=-1, keepdims=True))
 
 

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from moeload_bench.traces.lookup import list_traces, trace_folders
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import list_traces, stored_hash, stored_meta, trace_folders
+from moeload_bench.traces.store import stored_hash, stored_meta
 
 COMMUNITY = "community"
 """The folder of traces that others recorded: NAME/SPLIT/seedN.parquet below it, with a card NAME/README.md."""

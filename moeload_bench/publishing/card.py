@@ -16,8 +16,8 @@ from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card_tables import TABLES
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.hub import suite_pins
+from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.meta import COLUMNS
-from moeload_bench.traces.store import list_traces
 
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench", "arxiv:2404.16914")

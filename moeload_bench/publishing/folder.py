@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import bytes_sha256, file_sha256
-from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, parse_target, source_sha256
+from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, source_sha256, stored_target
 from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
 from moeload_bench.publishing.submission import Submission, Verification
 from moeload_bench.schema import first_problem, load_toml, read_json, read_toml
@@ -125,7 +125,7 @@ def _package_target(record: Submission) -> StoredTarget:
     """Return the baseline or adapter that is named; never what a plug-in of that name on this machine would run."""
     if not record.has_adapter and record.target not in baseline_names():
         raise not_found("baseline", record.target, baseline_names())
-    return parse_target(record.target)
+    return stored_target(record.target)
 
 
 def _source_sha256(folder: Path, record: Submission) -> str:

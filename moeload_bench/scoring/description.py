@@ -21,9 +21,10 @@ from moeload_bench.files import PACKAGE
 from moeload_bench.scoring.floors import floors_from, marks_of, window_starts
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.rule import State, StateLabels, state_names, trace_labels
+from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.meta import COLUMNS, TraceMeta
-from moeload_bench.traces.store import data_sha256, list_traces, read_trace
+from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, layer_names, shares
 from moeload_bench.words import shown

@@ -17,14 +17,16 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from moeload_bench.errors import MoeloadError, SuiteError, not_found
+from moeload_bench.errors import MoeloadError, SuiteError, not_found, short
 from moeload_bench.files import PACKAGE
+from moeload_bench.isolation.targets import printed_names
 from moeload_bench.schema import Record, extra_field, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.hub import HUB_ENV
+from moeload_bench.traces.lookup import TRACES_ENV, find_trace, list_traces
 from moeload_bench.traces.meta import Stratum, stratum_of
-from moeload_bench.traces.store import TRACES_ENV, Source, data_sha256, find_trace, list_traces
+from moeload_bench.traces.store import Source, data_sha256
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import page
 
@@ -33,14 +35,13 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-DECIDES_NO_SCORE = ("description", "hub", "baselines", "variants", "near_twins", "apart")
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "near_twins", "apart")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
 CLOSED = ("v1", "v2")
 ARCHIVED_AT = "07f6d2b8"
 """The commit that has the suites that are closed."""
 _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
-_VARIANT = re.compile(r"[a-z0-9_]+([.-][a-z0-9_]+)+")  # never a baseline's own name, a path or a module
 _HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$"
 """ASCII, as on the Hub; to compile a counted `\\w` of all alphabets takes pydantic a quarter of a second."""
 Step = Annotated[int, Field(ge=0, le=2**53)]
@@ -86,10 +87,9 @@ class HubPlace(Record):
 class Suite(Record):
     """A frozen task list.
 
-    ``baselines`` are names of forecasters in the order of tables. ``variants`` gives the target that a name stands for
-    if it is not a forecaster itself (`sw_avg.w500` = `sw_avg@window=500`). ``near_twins`` are groups of recipes that
-    are the same training at first and differ only later: statistics give each group one vote. ``apart``: nothing is
-    averaged over runs, since they are unlike each other.
+    ``baselines`` are names of forecasters in the order of tables. ``near_twins`` are groups of recipes that are the
+    same training at first and differ only later: statistics give each group one vote. ``apart``: nothing is averaged
+    over runs, since they are unlike each other.
     """
 
     schema_version: int = Field(default=1, ge=1, le=1)
@@ -99,7 +99,6 @@ class Suite(Record):
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(default=(), max_length=100)
     reference: str = "sw_avg"
     baselines: tuple[str, ...] = ()
-    variants: dict[str, str] = {}
     seed: int = Field(default=0, ge=0, lt=2**64)
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
@@ -110,11 +109,14 @@ class Suite(Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _without_submissions(cls, content: object) -> object:
-        """Read suites that say whether they take submissions, as the one of season 2027-01 does: it decides nothing."""
-        if isinstance(content, dict):
-            return {key: value for key, value in content.items() if key != "submissions"}
-        return content
+    def _without_former_keys(cls, content: object) -> object:
+        """Read suites of seasons that say whether they take submissions, and what names of baselines stand for."""
+        if not isinstance(content, dict):
+            return content
+        variants = content.get("variants")
+        known = isinstance(variants, dict) and all(printed_names().get(name) == variants[name] for name in variants)
+        former = ("submissions", "variants") if known else ("submissions",)
+        return {key: value for key, value in content.items() if key not in former}
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
@@ -130,7 +132,7 @@ class Suite(Record):
         for trace in self.traces:
             if trace.horizon not in (None, *self.horizons):
                 raise ValueError(f"{trace.id}: horizon is {trace.horizon}, expected one of {list(self.horizons)}")
-        check_variants(self.baselines, self.variants)
+        check_baselines(self.baselines)
         grouped = [recipe for group in self.near_twins for recipe in group]
         unknown = sorted(set(grouped) - {name.split("/")[0] for name in ids})
         if unknown or len(set(grouped)) != len(grouped):
@@ -183,22 +185,17 @@ def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
     return {recipe: group[0] for group in suite.near_twins for recipe in group} if suite else {}
 
 
-def check_variants(baselines: Sequence[str], variants: Mapping[str, str]) -> None:
-    """Raise `ValueError` for a variant that is never run, and for a forecaster that is not a baseline of the package.
+def check_baselines(baselines: Sequence[str]) -> None:
+    """Raise `ValueError` for a forecaster that is not a baseline of the package.
 
     Users do not choose what a suite names, but run it: so it must never be a file or a module outside the package.
     """
-    for name in variants:
-        if name not in baselines:
-            raise ValueError(f"variants: got {name!r}, expected one of the baselines: {', '.join(baselines) or 'none'}")
-        if not _VARIANT.fullmatch(name):
-            raise ValueError(f"variants: got {name[:80]!r}, expected one like 'ema.slow'")
     for name in baselines:
-        target = variants.get(name, name)
-        if not _BASELINE.fullmatch(target.partition("@")[0]):
+        location = name.partition("@")[0]
+        if not _BASELINE.fullmatch(printed_names().get(location, location).partition("@")[0]):
             raise ValueError(
-                f"{name[:80]!r} stands for {target[:80]!r}, expected the name of a baseline of this package, with "
-                "arguments after @ in variants: a suite runs no other code"
+                f"baselines: got {short(name)}, expected the name of a baseline of this package, with arguments after "
+                "@: a suite runs no other code"
             )
 
 

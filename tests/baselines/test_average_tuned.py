@@ -13,7 +13,7 @@ from baselines.average_tuned import CANDIDATES, HORIZONS, SHIPPED, AverageTuned,
 from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, trace_info
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.store import load_trace
+from moeload_bench.traces.lookup import load_trace
 from tests.conftest import synthetic_trace
 from tests.isolation.test_baselines import window_mean
 

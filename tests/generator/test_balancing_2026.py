@@ -20,7 +20,7 @@ from moeload_bench.generator.processes import Ranks
 from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
 from moeload_bench.generator.training import Job, TrainingRun
 from moeload_bench.recording.routers import find_routers
-from moeload_bench.traces.store import list_traces
+from moeload_bench.traces.lookup import list_traces
 from tests.generator.test_recording_kinds import recorded, small
 from tests.support.recording.recipes import use_small_text
 

@@ -21,7 +21,8 @@ from moeload_bench.generator.draws import (
     recipe_toml,
 )
 from moeload_bench.generator.recipe import Recipe, load_recipe
-from moeload_bench.traces.store import list_traces, stored_meta
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import stored_meta
 from tests.conftest import full_disk, need
 from tests.support.no_files import put_no_file
 

@@ -155,7 +155,7 @@ def test_a_draw_without_a_choice_left_is_refused_by_name(tmp_path: Path) -> None
     path.write_text(SOUND)
     known = load_distribution(path)
     odd = known.model_copy(update={"prefix": "../x"})
-    with pytest.raises(RecipeError, match=r"x: \.\./xs00: name: String should match"):
+    with pytest.raises(RecipeError, match=r"x: \.\./xs00: name: expected a name of letters"):
         recipe_of(odd, draw_recipes(odd, 1, 0)[0])
     short = known.model_copy(update={"bytes_per_token": 1e9})
     with pytest.raises(RecipeError, match="no plan keeps the limits of the small stratum"):

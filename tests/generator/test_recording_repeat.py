@@ -17,7 +17,7 @@ from moeload_bench.generator.processes import keep_freed_memory
 from moeload_bench.generator.provenance import probe_name
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.recording.metadata import hardware, recorded_versions
-from moeload_bench.traces.store import bundled_folder, load_trace
+from moeload_bench.traces.lookup import bundled_folder, load_trace
 from moeload_bench.traces.trace import SourceMeta, Trace
 
 STEPS, STEPS_OF_SLOW = 50, 10

@@ -33,7 +33,8 @@ from moeload_bench.results.results import Results, load_results
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
 from moeload_bench.suites.suite import Suite, load_suite
-from moeload_bench.traces.store import data_sha256, find_trace, read_trace, write_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from tests.support.foreign import formats, logs
 from tests.support.synthetic import settling_trace
 

@@ -51,7 +51,7 @@ def test_the_dearest_forecasters_are_left_out_first_and_the_averages_last(
         left.append(set(OWN_TRACE_BASELINES) - set(fitting))
     assert left[0] == set()
     assert left[1] == {"arima"}
-    assert left[2] == {"arima", "lstm@mode=online"}
+    assert left[2] == {"arima", "lstm.online"}
     assert len(left[3]) == len(OWN_TRACE_BASELINES) - 1
     assert left[3] & set(AVERAGES) != set(AVERAGES)
 

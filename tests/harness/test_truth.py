@@ -21,7 +21,8 @@ from moeload_bench.results.results import Results
 from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import Suite, SuiteTrace, load_suite, suite_for_trace
-from moeload_bench.traces.store import data_sha256, load_trace, write_trace
+from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 from tests.support.forecasters import LastSeen

@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 
 from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
+from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.sources import WEIGHTS_SUFFIXES, module_sha256
 from moeload_bench.isolation.targets import (
     BaselineTarget,
@@ -26,7 +27,6 @@ from moeload_bench.isolation.targets import (
     parse_target,
     preflight,
     source_sha256,
-    split_targets,
 )
 from tests.conftest import need
 

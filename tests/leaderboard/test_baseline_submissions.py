@@ -13,7 +13,8 @@ from leaderboard.verifying.agreement import EXACTLY, differences
 from leaderboard.verifying.baselines import MAINTAINERS, write_submission
 from moeload_bench.cli.run import _installed
 from moeload_bench.errors import SubmissionError
-from moeload_bench.harness.evaluate import as_target, evaluate
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.isolation.targets import parse_target
 from moeload_bench.publishing.folder import RECORD, VERIFICATION, look_of, read_folder
 from moeload_bench.publishing.submit import Author, make_draft
 from moeload_bench.results.results import load_results
@@ -78,12 +79,12 @@ def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
     """
     plan = load_plan("v3")
     world = make_world(tmp_path / "traces")
-    suite = world.suite.model_copy(update={"baselines": plan.baselines, "variants": plan.variants})
+    suite = world.suite.model_copy(update={"baselines": plan.baselines})
     assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)
-    assert _installed(plan.baselines, suite) == list(plan.baselines)  # what `run --suite` takes without a target
+    assert _installed(plan.baselines) == list(plan.baselines)  # what `run --suite` takes without a target
     windows = []
     for name in plan.baselines:
-        target = as_target(name, suite)
+        target = parse_target(name)
         assert target.label == name
         draft = make_draft(target, name, Author([MAINTAINERS], "Apache-2.0", None, False, "-"), suite)
         assert draft.record.result_target == target.text
@@ -93,7 +94,7 @@ def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
     results.save(tmp_path / "results" / suite.name)
     for name, entry in results.entries.items():
         assert write_submission(name, suite, tmp_path).record.name == name
-        assert target_of(entry, tmp_path / "submissions").kwargs == as_target(name, suite).kwargs
+        assert target_of(entry, tmp_path / "submissions").kwargs == parse_target(name).kwargs
         assert target_of(entry, tmp_path / "nowhere").label == name
     assert results.reference is not None
     assert results.reference.names == ["sw_avg"]

@@ -17,7 +17,8 @@ from leaderboard.shapes.measuring import WINDOW, layers_together, measure_layers
 from leaderboard.shapes.page import FIGURES, PAIR, QUANTITIES, Layers, read_layers, shapes_page
 from moeload_bench.results.strata import run_groups
 from moeload_bench.states.rule import label_states
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_load_SLE
 

@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.publishing.admission import identifying_fields, publishing_problems
+from moeload_bench.traces.lookup import bundled_folder
 from moeload_bench.traces.meta import TraceMeta
-from moeload_bench.traces.store import bundled_folder, stored_meta, write_trace
+from moeload_bench.traces.store import stored_meta, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_trace
 from tests.support.synthetic import break_a_sum

@@ -20,7 +20,8 @@ from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.hub import HubPin
-from moeload_bench.traces.store import bundled_folder, list_traces, read_trace
+from moeload_bench.traces.lookup import bundled_folder, list_traces
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
 from tests.support.hub import LocalHub

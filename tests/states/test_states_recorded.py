@@ -14,7 +14,8 @@ from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import StateRule, label_states
 from moeload_bench.states.shifts import planned_shifts
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.lookup import list_traces
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import TRACES
 

@@ -21,7 +21,8 @@ from moeload_bench.suites.suite import (
     suite_for_trace,
     suite_names,
 )
-from moeload_bench.traces.store import data_sha256, find_trace, read_trace
+from moeload_bench.traces.lookup import find_trace
+from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 

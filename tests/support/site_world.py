@@ -16,7 +16,7 @@ from leaderboard.committed import RESULTS
 from leaderboard.site.board import Board, BoardEntry
 from leaderboard.site.inputs import Inputs, suite_board
 from moeload_bench.results.results import Results, joined
-from moeload_bench.traces.store import TraceRef
+from moeload_bench.traces.lookup import TraceRef
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSTILE = '</script><script>window.hacked=1</script><img src=x onerror="window.hacked=1">&lt;b&gt;\'"'

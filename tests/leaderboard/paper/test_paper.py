@@ -27,8 +27,9 @@ from leaderboard.paper.measuring import (
 from leaderboard.paper.page import folder_of, paper_page
 from moeload_bench.states.rule import label_states
 from moeload_bench.states.shifts import planned_shifts
+from moeload_bench.traces.lookup import find_trace, list_traces, load_trace
 from moeload_bench.traces.meta import BalancingMeta
-from moeload_bench.traces.store import find_trace, list_traces, load_trace, stored_hash, stored_meta, write_trace
+from moeload_bench.traces.store import stored_hash, stored_meta, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, needs_traces, synthetic_load_SLE
 
