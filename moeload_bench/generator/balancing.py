@@ -5,12 +5,12 @@ DeepSeek-V3 kind have such a buffer, `e_score_correction_bias`, but transformers
 token's id alone decides its experts, so that loads change only as the text does.
 
 Axis letters: L routers, E experts, V token ids, B sequences, N tokens of a sequence and T tokens of a forward pass, K
-choices per token.
+choices per token, H bins of a histogram.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,20 +30,51 @@ class RouterStatistics(NamedTuple):
     entropy_L: torch.Tensor
 
 
-def router_statistics(routings: Sequence[Routing | None], score_function: str) -> RouterStatistics:
+class RunningShares:
+    """Each expert's share of the routed pairs of the step so far, over its micro-batches and all processes.
+
+    Megatron-LM's `global_aux_loss` takes f_e so (`TopKRouter._apply_global_aux_loss`, megatron/core/transformer/moe/
+    router.py 507 to 554 at d98e8a64): counts are summed over processes, then averaged over the micro-batches seen since
+    the last optimizer step. The first micro-batch of a step therefore has its own shares and only the last one those of
+    the whole batch. Nothing is kept from one step to the next, so a checkpoint needs none of it.
+
+    ``mean`` averages a tensor over processes.
+    """
+
+    def __init__(self, mean: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        self._mean = mean
+        self._count_E: dict[int, torch.Tensor] = {}
+
+    def start_step(self) -> None:
+        """Forget the step before."""
+        self._count_E = {}
+
+    def add(self, layer: int, count_E: torch.Tensor) -> torch.Tensor:
+        """Take in a layer's counts [E] of one micro-batch; return its shares [E] of the step so far."""
+        total_E = self._mean(count_E.float()) + self._count_E.get(layer, 0.0)
+        self._count_E[layer] = total_E
+        return total_E / total_E.sum().clamp(min=1)
+
+
+def router_statistics(
+    routings: Sequence[Routing | None], score_function: str, running: RunningShares | None = None
+) -> RouterStatistics:
     """Return the Switch auxiliary loss of each layer, E sum_e f_e P_e, and the entropy of the router.
 
     f_e is the share of routed pairs that went to expert e, and P_e the mean over tokens of the router's probability for
     e; the loss is 1 when balanced. Fedus et al., arXiv 2101.03961, equations 4 to 6, with f_e divided by k for k
     choices per token. The loss of training is the coefficient times the *sum* over layers, as there and in Megatron-LM.
     Gradients flow through P only. Probabilities are the softmax of the logits or, for `score_function` sigmoid,
-    sigmoids normalised to sum 1. The entropy is in nats.
+    sigmoids normalised to sum 1. The entropy is in nats. With ``running``, f_e is the share of the step so far, and P_e
+    that of this pass.
     """
     aux, entropy = [], []
-    for routing in routings:
+    for layer, routing in enumerate(routings):
         known, prob_TE = _probabilities(routing, score_function)
         count_E = torch.bincount(known.expert_P, minlength=known.experts)
         share_E = count_E.to(prob_TE.dtype) / max(1, known.expert_P.numel())
+        if running is not None:
+            share_E = running.add(layer, count_E)
         aux.append(known.experts * (share_E * prob_TE.mean(0)).sum())
         with torch.no_grad():
             entropy.append(torch.special.entr(prob_TE).sum(-1).mean())
@@ -204,18 +235,23 @@ class QuantileBias(RoutingBias):
 
     def see(self, routings: Sequence[Routing | None]) -> None:
         """Note the quantiles of one micro-batch."""
-        found = []
         with torch.no_grad():
-            for routing, bias_E in zip(routings, self._bias, strict=True):
-                known, logits_TE = _logits(routing)
-                assert known.top_k is not None, "a router with such a bias chooses as many experts for every token"
-                found.append(quantile_bias(_scores(logits_TE, self._score_function), bias_E, known.top_k))
-        self._passes.append(torch.stack(found))
+            self._passes.append(torch.stack([quantile_bias(*each) for each in self._scored(routings)]))
 
     def update(self, load_LE: NDArray[np.int64]) -> None:
         """Set each bias to the step's mean quantile; the loads are not needed."""
-        new_LE = self._mean(torch.stack(self._passes).mean(dim=0))
+        self._set(self._mean(torch.stack(self._passes).mean(dim=0)))
         self._passes = []
+
+    def _scored(self, routings: Sequence[Routing | None]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """Yield scores [T, E], present bias [E] and top-k of each router."""
+        for routing, bias_E in zip(routings, self._bias, strict=True):
+            known, logits_TE = _logits(routing)
+            assert known.top_k is not None, "a router with such a bias chooses as many experts for every token"
+            yield _scores(logits_TE, self._score_function), bias_E, known.top_k
+
+    def _set(self, new_LE: torch.Tensor) -> None:
+        """Set the biases, centred to mean 0 in each layer."""
         with torch.no_grad():
             for bias, new_E in zip(self._bias, new_LE - new_LE.mean(dim=1, keepdim=True), strict=True):
                 bias.copy_(new_E)
@@ -230,11 +266,82 @@ def quantile_bias(score_TE: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> t
     `RecordingError` if every token takes every expert.
     """
     tokens, experts = score_TE.shape
+    share = tokens * top_k // experts
+    return -(score_TE - _cutoffs(score_TE, bias_E, top_k)).topk(share + 1, dim=0).values[-1]
+
+
+def _cutoffs(score_TE: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Return each token's (k+1)-th largest score with the bias, [T, 1]."""
+    experts = score_TE.shape[1]
     if top_k >= experts:
         raise RecordingError(f"quantile balancing needs more experts than choices, got {experts} and top-{top_k}")
-    cutoff_T1 = (score_TE + bias_E).topk(top_k + 1, dim=1).values[:, -1:]
-    share = tokens * top_k // experts
-    return -(score_TE - cutoff_T1).topk(share + 1, dim=0).values[-1]
+    return (score_TE + bias_E).topk(top_k + 1, dim=1).values[:, -1:]
+
+
+class HistogramBias(QuantileBias):
+    """Quantile balancing over the whole batch: one quantile of a histogram that all micro-batches are counted in.
+
+    It follows pull request 6637 of Megatron-LM for its `dev` branch, at 3c4e4eab (Kimi K3's estimator): the counts in
+    megatron/core/transformer/moe/moe_utils.py 863 to 884, the quantile there at 1264 to 1321, the sum over processes in
+    megatron/core/distributed/finalize_model_grads.py 381 to 416. The same: 1,000 equal bins from the least bias - 1 to
+    the largest + 1, a quantile that is linear within its bin, biases centred to mean 0; the next step routes with them.
+    So the bins follow from the bias, which is the one state, a buffer of the model. Different: the quantile is taken of
+    any score function that these routers choose by, while Megatron takes sigmoids only.
+    """
+
+    _count_LEH: torch.Tensor | None = None
+    _top_k = 0
+
+    def see(self, routings: Sequence[Routing | None]) -> None:
+        """Count the biases that the tokens of one micro-batch ask for."""
+        with torch.no_grad():
+            scored = list(self._scored(routings))
+            count_LEH = torch.stack([bias_histogram(*each) for each in scored])
+        self._count_LEH = count_LEH if self._count_LEH is None else self._count_LEH + count_LEH
+        self._top_k = scored[0][-1]
+
+    def update(self, load_LE: NDArray[np.int64]) -> None:
+        """Set each bias to the quantile of the step's histogram; the loads are not needed."""
+        assert self._count_LEH is not None, "a step has at least one pass"
+        count_LEH = self._mean(self._count_LEH.double())
+        self._count_LEH = None
+        new = [histogram_quantile(*each, self._top_k) for each in zip(count_LEH, self._bias, strict=True)]
+        self._set(torch.stack(new))
+
+
+BINS = 1000
+
+
+def bias_histogram(score_TE: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Return how many tokens ask each expert for which bias, [E, H]: cutoff - score, the least at which they take it.
+
+    What lies outside of the bins counts in the first or the last. Raise `RecordingError` as `quantile_bias` does.
+    """
+    experts = score_TE.shape[1]
+    least, width = _bins(bias_E)
+    bin_TE = ((_cutoffs(score_TE, bias_E, top_k) - score_TE - least) / width).floor().long().clamp(0, BINS - 1)
+    cell_TE = bin_TE + BINS * torch.arange(experts, device=bin_TE.device)
+    return torch.bincount(cell_TE.reshape(-1), minlength=experts * BINS).view(experts, BINS)
+
+
+def histogram_quantile(count_EH: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> torch.Tensor:
+    """Return the bias [E] at which k / E of the counted tokens take each expert, linear within a bin.
+
+    ``bias_E`` is the one that tokens were counted under. A factor common to all counts changes nothing.
+    """
+    least, width = _bins(bias_E)
+    below_EH = count_EH.double().cumsum(dim=1)
+    wanted_E1 = below_EH[:, -1:] * top_k / len(bias_E) * (1 - 1e-12)  # rounding must not skip to the next bin
+    bin_E1 = torch.searchsorted(below_EH, wanted_E1)
+    inside_E1 = count_EH.double().gather(1, bin_E1)
+    part_E1 = 1 - (below_EH.gather(1, bin_E1) - wanted_E1) / inside_E1
+    return (least + (bin_E1 + part_E1) * width).squeeze(1).to(bias_E.dtype)
+
+
+def _bins(bias_E: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return where the histogram's first bin begins, and how wide each is."""
+    least = bias_E.min() - 1
+    return least, (bias_E.max() + 1 - least) / BINS
 
 
 # ------------------------------------------------------------------------------------------------ hash routing

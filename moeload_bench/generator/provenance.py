@@ -28,8 +28,10 @@ def recipe_meta(
 
     ``passes``: see `BatchOrder.passes`.
     """
+    balancing = balancing_meta(recipe, known["parallel"]["processes"])
     return TraceMeta(
         **known,
+        format_version="1.5" if balancing.scope == "running_mean" else "1.3",
         recipe=recipe.name,
         recipe_version=recipe.version,
         group=recipe.name,
@@ -37,7 +39,7 @@ def recipe_meta(
         family=recipe.model.family,
         shape=recipe.shape,
         config=dict(recipe.model.config),
-        balancing=balancing_meta(recipe, known["parallel"]["processes"]),
+        balancing=balancing,
         capacity_factor=recipe.model.config.get("capacity_factor"),
         drop_policy="over_capacity" if recipe.model.family == "switch_transformers" else "none",
         sources=source_metas(recipe, texts, passes),
@@ -83,6 +85,8 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
         yield "noisy top-k gating"
     if balancing.method == "hash":
         yield "each token id has its experts, drawn from the seed for each layer, with equal weights"
+    if balancing.method == "quantile_histogram":
+        yield "quantiles of one histogram over all micro-batches of a step"
     if balancing.sequence_coefficient is not None:
         yield f"auxiliary loss within each sequence, coefficient {balancing.sequence_coefficient:g}"
     if balancing.until is not None:
@@ -111,16 +115,19 @@ def recipe_notes(recipe: Recipe) -> Iterator[str]:
 def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
     """Return the recipe's balancing in the words of the trace format.
 
-    With several micro-batches or processes, losses and quantiles are taken within each, not over the step's batch.
+    With several micro-batches or processes, losses and quantiles are taken within each, not over the step's batch;
+    those that say otherwise are `global_aux_loss` and `quantile_histogram`.
     """
     within = "per_layer" if recipe.data.micro_batches * processes == 1 else "per_micro_batch"
     method, scope = {
         "none": ("none", "none"),
         "aux_loss": ("aux_loss", within),
+        "global_aux_loss": ("aux_loss", "running_mean"),
         "pooled_aux_loss": ("aux_loss", "pooled_over_layers"),
         "sequence_aux_loss": ("aux_loss", "per_sequence"),
         "loss_free_bias": ("loss_free_bias", "per_layer"),
         "quantile_balancing": ("quantile", within),
+        "quantile_histogram": ("quantile", "per_layer"),
         "hash": ("hash", "none"),
     }[recipe.balancing.method]
     record = {"method": method, "coefficient": recipe.balancing.coefficient, "scope": scope}

@@ -21,8 +21,17 @@ RECIPE_FOLDER = PACKAGE / "recipes"
 ALIGNED = 8
 """How many bfloat16 numbers fit into 16 bytes; torch's grouped matrix products align rows to that."""
 Method = Literal[
-    "none", "aux_loss", "pooled_aux_loss", "sequence_aux_loss", "loss_free_bias", "quantile_balancing", "hash"
+    "none",
+    "aux_loss",
+    "global_aux_loss",
+    "pooled_aux_loss",
+    "sequence_aux_loss",
+    "loss_free_bias",
+    "quantile_balancing",
+    "quantile_histogram",
+    "hash",
 ]
+WITHOUT_COEFFICIENT: tuple[Method, ...] = ("none", "quantile_balancing", "quantile_histogram", "hash")
 SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "d_model", "d_ff")
 LARGEST = 2**24
 MOST_TOKENS = 2**26
@@ -88,7 +97,7 @@ class BalancingTable(Record):
     until: int | None = extra_field(None, ge=1)
 
     def problems(self) -> Iterator[str]:
-        if (self.method in ("none", "quantile_balancing", "hash")) != (self.coefficient == 0):
+        if (self.method in WITHOUT_COEFFICIENT) != (self.coefficient == 0):
             yield f"method {self.method!r} does not go with coefficient {self.coefficient}"
         if self.sequence_coefficient is not None and self.method != "loss_free_bias":
             yield f"sequence_coefficient goes with method 'loss_free_bias' only, got {self.method!r}"
@@ -288,7 +297,8 @@ class Recipe(Record):
     def aux_loss_at(self, step: int) -> float:
         """Return the weight of the per-layer auxiliary loss in optimizer step `step`; 0 for other methods."""
         balancing = self.balancing
-        on = balancing.method == "aux_loss" and (balancing.until is None or step < balancing.until)
+        per_layer = balancing.method in ("aux_loss", "global_aux_loss")
+        on = per_layer and (balancing.until is None or step < balancing.until)
         return balancing.coefficient if on else 0.0
 
     def lr_at(self, step: int) -> float:

@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from moeload_bench.errors import DivergedError, InterruptedRecordingError, RecordingError
 from moeload_bench.generator.balancing import (
     ADAPTERS,
+    HistogramBias,
     LossFreeBias,
     QuantileBias,
     RoutingBias,
+    RunningShares,
     add_noise_to_gates,
     route_by_token,
     router_statistics,
@@ -131,6 +133,9 @@ class TrainingRun:
             self._bias = LossFreeBias(self.counter.routers, balancing.coefficient)
         elif balancing.method == "quantile_balancing":
             self._bias = QuantileBias(self.counter.routers, self._score, ranks.mean)
+        elif balancing.method == "quantile_histogram":
+            self._bias = HistogramBias(self.counter.routers, self._score, ranks.mean)
+        self._running = RunningShares(ranks.mean) if balancing.method == "global_aux_loss" else None
 
     def _streams(self) -> dict[str, NDArray[np.uint16]]:
         """Return the tokens of every text that is trained on."""
@@ -214,6 +219,8 @@ class TrainingRun:
         share = batch.split(self.ranks.count)[self.ranks.rank]
         parts = share.split(self.recipe.data.micro_batches)
         aux_loss = self.recipe.aux_loss_at(number)
+        if self._running is not None:
+            self._running.start_step()
         if self.ranks.count > 1:
             seed_process(self.job.seed, number, self.ranks.rank)
         if self.ranks.count == 1 or self.job.sharded:  # cut gradients are averaged after each pass: they stay small
@@ -237,7 +244,7 @@ class TrainingRun:
         self.counter.check()
         if self._bias is not None:
             self._bias.see(self.counter.last_routing)
-        statistics = router_statistics(self.counter.last_routing, self._score)
+        statistics = router_statistics(self.counter.last_routing, self._score, self._running)
         if pooled:
             total, aux = output.loss, output.aux_loss.detach()
             loss = total.detach() - balancing.coefficient * aux

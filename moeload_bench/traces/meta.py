@@ -1,4 +1,4 @@
-"""The metadata record of a trace and the columns of the format, versions 1 to 1.4.
+"""The metadata record of a trace and the columns of the format, versions 1 to 1.5.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -16,8 +16,8 @@ from pydantic import Field, ValidationError, field_validator
 from moeload_bench.errors import TraceError
 from moeload_bench.schema import Record, extra_field, first_problem
 
-Version = Literal[1, "1.1", "1.2", "1.3", "1.4"]
-VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3", "1.4")
+Version = Literal[1, "1.1", "1.2", "1.3", "1.4", "1.5"]
+VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3", "1.4", "1.5")
 """Each differs from those before it in what it adds, so that one reader reads all."""
 Stratum = Literal["small", "large"]
 STRATA: Mapping[Stratum, tuple[float, float]] = {"small": (0, 1024), "large": (2048, float("inf"))}
@@ -109,10 +109,12 @@ class BalancingMeta(Record):
         default="unknown", description="what pushes loads towards equality; quantile and hash are of format 1.2"
     )
     coefficient: float = Field(default=0.0, description="factor of the auxiliary loss, or step of the bias")
-    scope: Literal["per_layer", "per_micro_batch", "per_sequence", "pooled_over_layers", "none", "unknown"] = Field(
+    scope: Literal[
+        "per_layer", "per_micro_batch", "per_sequence", "running_mean", "pooled_over_layers", "none", "unknown"
+    ] = Field(
         default="unknown",
-        description="over what the auxiliary loss takes its means; per_micro_batch (format 1.2) and per_sequence (1.3) "
-        "are per layer too",
+        description="over what the auxiliary loss takes its means, or a bias its quantile; per_micro_batch (format "
+        "1.2), per_sequence (1.3) and running_mean (1.5: over the micro-batches of the step so far) are per layer too",
     )
 
 

@@ -1,4 +1,6 @@
-"""Quantile balancing, hash routing and the auxiliary loss per micro-batch do what they say, on models that train."""
+"""Quantile balancing, hash routing and the auxiliary loss per micro-batch, or over those of a step so far, do what they
+say, on models that train.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +15,32 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.generator.balancing import HashRouter, QuantileBias, expert_table, quantile_bias, route_by_token
+from moeload_bench.generator.balancing import (
+    BINS,
+    HashRouter,
+    HistogramBias,
+    QuantileBias,
+    RunningShares,
+    bias_histogram,
+    expert_table,
+    histogram_quantile,
+    quantile_bias,
+    route_by_token,
+    router_statistics,
+)
 from moeload_bench.generator.batches import Batch, BatchOrder
 from moeload_bench.generator.models import build_model
 from moeload_bench.generator.processes import Ranks
 from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
 from moeload_bench.generator.training import Job, TrainingRun
-from moeload_bench.recording.routers import find_routers
+from moeload_bench.recording.routers import Routing, find_routers
 from moeload_bench.traces.lookup import list_traces
 from tests.generator.test_recording_kinds import recorded, small
 from tests.support.recording.recipes import use_small_text
 
 torch.set_num_threads(1)
 QUANTILE, HASH, MICRO = "deepseekv3-16e-quantile", "qwen3moe-16e-hash", "qwen3moe-16e-microaux"
+HISTOGRAM, RUNNING = "balancing-histogram", "balancing-aux-running"
 SHAPES = [(256, 8, 2), (512, 16, 1), (384, 24, 8), (300, 7, 3)]
 
 
@@ -131,19 +146,67 @@ def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
     assert (ratio_L["none"] > 1.4).all()
 
 
-def test_quantile_balancing_says_so(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "scope"), [(QUANTILE, "per_layer"), ("balancing-quantile", "per_micro_batch"), (HISTOGRAM, "per_layer")]
+)
+def test_quantile_balancing_says_so(tmp_path: Path, name: str, scope: str) -> None:
     """Metadata name the method, without a coefficient, and within what the quantile is taken."""
-    balancing = recorded(small(QUANTILE), tmp_path).meta.balancing
-    assert (balancing.method, balancing.coefficient, balancing.scope) == ("quantile", 0.0, "per_layer")
+    meta = recorded(small(name), tmp_path).meta
+    assert (meta.balancing.method, meta.balancing.coefficient, meta.balancing.scope) == ("quantile", 0.0, scope)
+    assert any("one histogram over all micro-batches" in note for note in meta.notes) == (name == HISTOGRAM)
 
 
-def test_a_router_that_quantiles_cannot_balance_is_refused() -> None:
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_histogram_gives_the_quantile_within_a_bin(shape: tuple[int, int, int]) -> None:
+    """The bias is that of all scores at once, to the width of a bin; parts add up, and a factor changes nothing."""
+    tokens, experts, top_k = shape
+    score_TE = torch.from_numpy(skewed_scores(3, tokens, experts))
+    bias_E = torch.from_numpy(np.random.default_rng(4).normal(size=experts) / 10)
+    count_EH = bias_histogram(score_TE, bias_E, top_k)
+    assert count_EH.shape == (experts, BINS)
+    assert (count_EH.sum(dim=1) == tokens).all()
+    parts = [bias_histogram(part_TE, bias_E, top_k) for part_TE in score_TE.split(100)]
+    assert torch.equal(torch.stack(parts).sum(dim=0), count_EH)
+    found_E = histogram_quantile(count_EH, bias_E, top_k)
+    width = float(bias_E.max() - bias_E.min() + 2) / BINS
+    asked_TE = (score_TE + bias_E).topk(top_k + 1, dim=1).values[:, -1:] - score_TE
+    sorted_TE, rank = asked_TE.sort(dim=0).values, tokens * top_k / experts
+    assert (found_E >= sorted_TE[int(np.ceil(rank)) - 1] - width).all()
+    assert (found_E <= sorted_TE[int(np.ceil(rank)) - 1] + width).all()
+    torch.testing.assert_close(histogram_quantile(count_EH.double() / 3, bias_E, top_k), found_E)
+
+
+def test_the_bias_of_a_step_is_the_quantile_of_all_its_micro_batches(tmp_path: Path) -> None:
+    """Four micro-batches of other sizes of scores: the recorded bias is that of one histogram of all of them."""
+    run = TrainingRun(Job(small(HISTOGRAM), 0, "test", 8, tmp_path), Ranks())
+    passes: list[Any] = []
+    see = HistogramBias.see
+
+    def observe(self: HistogramBias, routings: Any) -> None:
+        passes.append([routing.logits_TE.detach().sigmoid() for routing in routings])
+        see(self, routings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HistogramBias, "see", observe)
+        first, second, third = run.step(0), run.step(1), run.step(2)
+    assert (first["expert_bias"] == 0).all()
+    assert np.abs(third["expert_bias"]).max() > 1e-3
+    for before, after, seen in ((first, second, passes[:4]), (second, third, passes[4:8])):
+        for layer, (old_E, got_E) in enumerate(zip(before["expert_bias"], after["expert_bias"], strict=True)):
+            bias_E = torch.from_numpy(old_E)
+            count_EH = bias_histogram(torch.cat([scores[layer] for scores in seen]), bias_E, 2)
+            expected_E = histogram_quantile(count_EH, bias_E, 2)
+            np.testing.assert_allclose(got_E, expected_E - expected_E.mean(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [QuantileBias, HistogramBias])
+def test_a_router_that_quantiles_cannot_balance_is_refused(kind: type[QuantileBias]) -> None:
     """Without a bias, with groups of experts, or with as many choices as experts: the error names it."""
 
     def bias(name: str, **config: int) -> QuantileBias:
         recipe = small(name)
         recipe = changed(recipe, model={"config": {**recipe.model.config, **config}})
-        return QuantileBias(find_routers(build_model(recipe, 0)), "sigmoid", lambda value: value)
+        return kind(find_routers(build_model(recipe, 0)), "sigmoid", lambda value: value)
 
     with pytest.raises(RecordingError, match=r"e_score_correction_bias; .* is a Qwen3MoeTopKRouter without it"):
         bias(HASH)
@@ -227,6 +290,59 @@ def test_the_scope_says_within_what_the_loss_is_taken(tmp_path: Path, micro_batc
     single_batch = recorded(changed(recipe, data={"micro_batches": 1}), tmp_path / "whole")
     difference_S = trace.columns["aux_loss"] - single_batch.columns["aux_loss"]
     assert (difference_S > 1e-3).all() if micro_batches > 1 else (difference_S == 0).all()
+
+
+def test_running_shares_are_means_over_the_micro_batches_so_far() -> None:
+    """The loss of pass m is E sum_e f_e P_e with f_e over passes 1 to m of the step, and P_e of pass m alone."""
+    random = np.random.default_rng(0)
+    running = RunningShares(lambda value: value)
+    for _ in range(2):
+        running.start_step()
+        counted_E = np.zeros(6)
+        for _ in range(3):
+            logits_TE = torch.from_numpy(random.normal(size=(32, 6))).float()
+            expert_TK = logits_TE.topk(2, dim=1).indices
+            routing = Routing(expert_TK.reshape(-1), None, 32, 6, 2, None, logits_TE)
+            counted_E += np.bincount(expert_TK.numpy().ravel(), minlength=6)
+            score_TE = logits_TE.sigmoid().numpy()
+            prob_E = (score_TE / score_TE.sum(axis=1, keepdims=True)).mean(axis=0)
+            expected = 6 * (counted_E / counted_E.sum() * prob_E).sum()
+            assert float(router_statistics([routing], "sigmoid", running).aux_L) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_running_loss_says_so_and_is_the_plain_one_of_a_single_pass(tmp_path: Path) -> None:
+    """Its scope is a word of format 1.5; in one micro-batch it trains as `aux_loss` does, in four otherwise."""
+    recipe = small(RUNNING)
+    trace = recorded(recipe, tmp_path / "running")
+    meta = trace.meta
+    assert (meta.format_version, meta.balancing.method, meta.balancing.scope) == ("1.5", "aux_loss", "running_mean")
+    for micro_batches, same in ((1, True), (4, False)):
+        data = {"micro_batches": micro_batches}
+        running = recorded(changed(recipe, data=data), tmp_path / f"running{micro_batches}")
+        plain = recorded(
+            changed(recipe, data=data, balancing={"method": "aux_loss"}), tmp_path / f"plain{micro_batches}"
+        )
+        assert np.array_equal(running.columns["aux_loss"], plain.columns["aux_loss"]) == same
+        assert np.array_equal(running.columns["grad_norm"], plain.columns["grad_norm"]) == same
+
+
+def test_recipes_that_are_compared_differ_in_the_balancing_alone() -> None:
+    """Of one seed they have the same model, weights, text and order; those of two lengths train the same text."""
+    names = [name for name in list_recipes() if name.startswith("balancing-") and "-n" not in name]
+    assert len(names) == 6
+    recipes = {name: load_recipe(name) for name in names}
+    rest = [recipe.model_dump(exclude={"name", "about", "balancing"}) for recipe in recipes.values()]
+    assert rest.count(rest[0]) == len(rest)
+    short, long = (load_recipe(f"balancing-quantile-n{length}") for length in (32, 128))
+    assert short.data.sequences * 32 == long.data.sequences * 128 == 4096
+    assert (short.balancing, short.data.stages) == (long.balancing, long.data.stages)
+    weights = [build_model(small(name), 7).state_dict() for name in names]
+    for other in weights[1:]:
+        assert other.keys() == weights[0].keys()
+        assert all(torch.equal(other[name], value) for name, value in weights[0].items())
+    text = {"prose": np.arange(4000, dtype=np.uint16), "code": np.arange(4000, dtype=np.uint16)}
+    batches = [BatchOrder(small(name), 7, text).batch(5).token_BN for name in names]
+    assert all(np.array_equal(batches[0], other) for other in batches[1:])
 
 
 def test_no_recipe_takes_another_loss_than_its_micro_batches() -> None:

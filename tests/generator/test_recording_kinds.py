@@ -26,7 +26,14 @@ BIAS = "deepseekv3-32e-lossfree"
 ZLOSS, NOISY, WITHIN = "olmoe-16e-zloss", "qwen3moe-16e-noisy", "deepseekv3-64e-seqaux"
 RAMP, DRIFT, CONTINUED = "granitemoe-16e-ramp", "qwen3moe-16e-drift", "olmoe-32e-continued"
 OPTIMIZERS = ("SGD", "NAdam")
-KINDS = [CONTINUED, "deepseekv3-16e-quantile", "qwen3moe-16e-hash", "NAdam"]
+KINDS = [
+    CONTINUED,
+    "deepseekv3-16e-quantile",
+    "balancing-histogram",
+    "balancing-aux-running",
+    "qwen3moe-16e-hash",
+    "NAdam",
+]
 MORE_KINDS = [
     *("deepseekv3-16e-shift", "switch-8e-drop", "gptoss-32e-top4", "gpt3-350m-128e-b16", ZLOSS, NOISY, RAMP, DRIFT),
     *("qwen2moe-128e-shared", "qwen3moe-16e-wsd", "qwen3moe-16e-microaux", "mixtral-8e-pooled", BIAS, WITHIN, "SGD"),
@@ -61,6 +68,9 @@ def small(name: str, **model: Any) -> Recipe:
     if record["schedule"]["decay"]:
         record["schedule"].update({"decay_start": 4, "decay": 4})
     record["model"].update(model)
+    if name.startswith("balancing"):
+        record["data"]["held_out"] = None
+        record["model"]["config"].update({"num_hidden_layers": 3, "n_routed_experts": 16, "num_experts_per_tok": 2})
     if name.startswith("gpt3"):
         sizes = {"hidden_size": 32, "intermediate_size": 32, "moe_intermediate_size": 8, "num_hidden_layers": 4}
         heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}

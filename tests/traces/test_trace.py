@@ -156,7 +156,7 @@ def test_an_expert_of_no_plausible_size_is_refused(expert: dict[str, Any]) -> No
         Trace.from_arrays([[[1, 1]]], expert=expert)
 
 
-@pytest.mark.parametrize("version", [1, "1.1", "1.2", "1.3", "1.4"])
+@pytest.mark.parametrize("version", [1, "1.1", "1.2", "1.3", "1.4", "1.5"])
 def test_one_reader_reads_every_version_of_the_format(version: Any) -> None:
     """A new trace is of the version that it needs; metadata of an earlier one keep their text, and so their hash."""
     known = {"recipe": "old", "layers": [{"index": 0, "experts": 4, "top_k": 1}], "experts": 4}
@@ -165,4 +165,4 @@ def test_one_reader_reads_every_version_of_the_format(version: Any) -> None:
     assert not {"counted", "expert"} & json.loads(stored.canonical_json()).keys()
     assert TraceMeta.model_validate(known).format_version == "1.3"
     with pytest.raises(ValidationError, match="format_version"):
-        TraceMeta.model_validate({**known, "format_version": "1.5"})
+        TraceMeta.model_validate({**known, "format_version": "1.6"})
