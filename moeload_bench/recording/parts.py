@@ -323,7 +323,7 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
     schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
     with (
         replacing(target, durable=True) as scratch,
-        pq.ParquetWriter(scratch, schema, **writer_options(names)) as writer,
+        pq.ParquetWriter(scratch, schema, **writer_options(names, meta.balancing.method)) as writer,
     ):
         for table in _row_groups(shards, group_steps(meta)):
             writer.write_table(table)
