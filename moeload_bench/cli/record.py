@@ -21,6 +21,7 @@ from moeload_bench.generator.recipe import list_recipes, load_recipe
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import StepProgress, finish_parts
 from moeload_bench.traces.lookup import PARTS, Place, find_run
+from moeload_bench.traces.routing import MAX_STEPS
 
 if TYPE_CHECKING:
     from moeload_bench.generator.futures import Fork
@@ -66,6 +67,15 @@ def record(
             metavar="STEP",
             help="Record several futures from this step on, each with the text in another order; --steps is then the "
             "number of steps of each. Their split is SPLIT_seedS_forkSTEP.",
+            show_default=False,
+        ),
+    ] = None,
+    routing_steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="A,B-C",
+            help="Steps of which each token's experts and their weights are kept too, in the folder seedN.routing "
+            "beside the trace: 0,40,1299-1301.",
             show_default=False,
         ),
     ] = None,
@@ -117,6 +127,8 @@ def record(
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "torch", "record", "recording a recipe") from None
     if fork is not None:
+        if routing_steps is not None:
+            raise RecordingError("--routing-steps is for a run, and not for --fork")
         if fresh or shard or push is not None or int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise RecordingError("--fork is for one process, and not for --fresh, --shard or --push")
         job = Job(loaded, seed, split, loaded.steps, out, shard_steps)
@@ -125,7 +137,8 @@ def record(
         return
     if settings:
         raise RecordingError("--set is for --fork: change a recipe's file to record another one from the beginning")
-    job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard)
+    kept = steps_named(routing_steps or "", steps or loaded.steps)
+    job = Job(loaded, seed, split, steps or loaded.steps, out, shard_steps, shard, routing_steps=kept)
     with torchrun_ranks() as ranks:
         train = functools.partial(record_recipe, job, resume=resume, fresh=fresh, ranks=ranks)
         if ranks.leads:
@@ -145,6 +158,21 @@ def record(
             train()
     if ranks.count > 1:
         _leave()
+
+
+def steps_named(text: str, steps: int) -> tuple[int, ...]:
+    """Return the steps that "0,40,1299-1301" names; raise `RecordingError` for other text, and for a step too late."""
+    named: list[int] = []
+    for word in text.split(",") if text else ():
+        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word.strip())
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        if not first <= last < steps or last - first >= MAX_STEPS:
+            raise RecordingError(
+                f"--routing-steps {text[:80]}: got {word[:40]!r}, expected steps from 0 to {steps - 1} as "
+                f"0,40,1299-1301, {MAX_STEPS} at most"
+            )
+        named.extend(range(first, last + 1))
+    return tuple(named)
 
 
 def _within_the_warm_up(job: Job) -> str:
@@ -213,6 +241,7 @@ def _going_on(recipe: str, job: Job, push: str | None, fork: Sequence[str] = ())
     words += ["--out", str(job.out)]
     words += [] if job.shard_steps == SHARD_STEPS else ["--shard-steps", str(job.shard_steps)]
     words += ["--shard"] if job.sharded else []
+    words += ["--routing-steps", ",".join(map(str, job.routing_steps))] if job.routing_steps else []
     words += [] if push is None else ["--push", push]
     return shlex.join([*words, *(fork or ["--resume"])])
 

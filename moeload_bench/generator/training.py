@@ -59,6 +59,7 @@ from moeload_bench.recording.distributed import rank_sum
 from moeload_bench.recording.metadata import layer_metas
 from moeload_bench.recording.parts import Parts, checkpoint_name
 from moeload_bench.recording.routers import find_routers
+from moeload_bench.recording.routing_steps import RoutingSteps
 from moeload_bench.recording.writer import StepProgress, TraceWriter, trace_target
 from moeload_bench.traces.trace import TraceMeta
 
@@ -67,7 +68,7 @@ from moeload_bench.traces.trace import TraceMeta
 class Job:
     """One recording to make: `OUT/RECIPE/SPLIT/seedN.parquet`, where N is the seed, or ``run`` if seeds are drawn.
 
-    ``sharded`` cuts the model over several processes.
+    ``sharded`` cuts the model over several processes. The routing of ``routing_steps`` is kept beside the trace.
     """
 
     recipe: Recipe
@@ -78,6 +79,7 @@ class Job:
     shard_steps: int = 250
     sharded: bool = False
     run: int | None = None
+    routing_steps: tuple[int, ...] = ()
 
     @property
     def number(self) -> int:
@@ -114,7 +116,10 @@ class TrainingRun:
         self.optimizer = build_optimizer(self.recipe, self.model)
         total = rank_sum(self.model)
         micro_max = self.recipe.data.micro_batches > 1
-        self.counter = RouterCounter(self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max)
+        kept = RoutingSteps(job.routing_steps, Parts(job.target).routing, ranks.rank) if job.routing_steps else None
+        self.counter = RouterCounter(
+            self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max, kept=kept
+        )
         body: Any = self.model.base_model
         one = ranks.count == 1 and not body.config.is_encoder_decoder
         if (self.recipe.probe or self.recipe.data.held_out) and not one:
@@ -170,6 +175,8 @@ class TrainingRun:
             group["lr"] = lr
         if self.recipe.schedule.restart_from_weights and self.recipe.schedule.restarts_at(number):
             self.optimizer.state.clear()
+        if self.counter.kept is not None:
+            self.counter.kept.start_step(number)
         passes = self._passes(number, batch)
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip)
         self.optimizer.step()
@@ -265,7 +272,7 @@ class TrainingRun:
         base = self.recipe.pretraining()
         if base is None:
             return
-        before = TrainingRun(replace(self.job, recipe=base), self.ranks, self._say)
+        before = TrainingRun(replace(self.job, recipe=base, routing_steps=()), self.ranks, self._say)
         for number in range(base.steps):
             self._say(f"training that is not recorded, step {number + 1} of {base.steps}")
             before.step(number)

@@ -78,6 +78,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         micro_max: bool = False,
         monitor: Monitor | None = None,
         if_exists: IfExists = "error",
+        routing_steps: Sequence[int] = (),
     ) -> None:
         check_word("if_exists", if_exists, IfExists)
         check_word("on_error", on_error, OnError)
@@ -91,7 +92,7 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
         counted = {"count": count, "layers": layers, "imbalance_rank": imbalance_rank, "micro_max": micro_max}
         how = {"adapters": adapters, "reduce": reduce, "on_error": on_error, "shard_steps": shard_steps}
-        self._options: dict[str, Any] = {**counted, **how, "monitor": monitor}
+        self._options: dict[str, Any] = {**counted, **how, "monitor": monitor, "routing_steps": routing_steps}
         check_given(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[Any, LoadRecorder] | None = None

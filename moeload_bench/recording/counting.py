@@ -21,6 +21,7 @@ from moeload_bench.arrays import Array, FloatArray, IntArray
 from moeload_bench.errors import RecordingError
 from moeload_bench.recording.distributed import RankSum
 from moeload_bench.recording.routers import Adapter, Router, Routing, find_routers
+from moeload_bench.recording.routing_steps import RoutingSteps
 from moeload_bench.recording.tokens import Halves, TokenMask
 
 _MOST_PENDING = 2**17  # tokens, each once per layer (top-k MB); beyond that, count before the step is closed
@@ -73,7 +74,7 @@ class RouterCounter:
     out tokens that the attention mask hides. ``layers`` are the blocks to record, all by default. ``spread`` measures
     how uneven single passes are, ``micro_max`` each expert's largest load in a pass. ``skip`` is called before each
     pass and returns True if the pass belongs to no training step. ``without_gradients`` counts the passes without
-    gradients instead of the training passes: a probe of the router.
+    gradients instead of the training passes: a probe of the router. ``kept`` gets the routing of chosen steps.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class RouterCounter:
         micro_max: bool = False,
         skip: Callable[[], bool] | None = None,
         without_gradients: bool = False,
+        kept: RoutingSteps | None = None,
     ) -> None:
         if micro_max and not isinstance(reduce, RankSum | None):
             raise RecordingError("micro_max is a maximum over ranks: expected reduce=RankSum(...), got a sum alone")
@@ -97,6 +99,7 @@ class RouterCounter:
         self._spread, self._micro_max = spread, micro_max
         self._gradients = not without_gradients
         self._skip, self._skipped = skip, False
+        self.kept = kept if not isinstance(reduce, RankSum) or reduce.counted else None
         self.experts: list[int | None] = [None] * len(self.routers)
         self.top_k: list[int | None] = [None] * len(self.routers)
         self.halves = Halves(rank=reduce.index if isinstance(reduce, RankSum) else 0)
@@ -120,6 +123,8 @@ class RouterCounter:
         self._largest: list[Any] = [None] * count
         self.last_routing: list[Routing | None] = [None] * count
         self.halves.start_step()
+        if self.kept is not None:
+            self.kept.discard()
 
     @property
     def has_passes(self) -> bool:
@@ -141,6 +146,8 @@ class RouterCounter:
             self.check()
             self._count_pending()
             self._check_complete()
+            if self.kept is not None:
+                self.kept.write(self.routers)
         except RecordingError:
             self.leave()
             raise
@@ -274,9 +281,12 @@ class RouterCounter:
             self._set_shape(layer, routing)
         cell_P, size = _cells(routing, self.halves.of_pairs(routing))
         tokens = routing.tokens
+        keep_P = None
         if self.mask is not None:
             keep_P, tokens = self.mask.of_pairs(self.routers[layer], routing)
             cell_P = cell_P[keep_P]
+        if self.kept is not None:
+            self.kept.add(layer, routing, keep_P)
         self._pending[layer].append((cell_P, size))
         self._tokens[layer] += tokens
         self._pending_tokens += routing.tokens

@@ -35,6 +35,11 @@ class RankSum:
         self._over = False
 
     @property
+    def counted(self) -> bool:
+        """Return whether this rank's batch is counted here, and not on another rank that sees the same."""
+        return self._counted
+
+    @property
     def first(self) -> bool:
         """Return whether this rank is the first of those that are summed over."""
         return dist.get_rank(self._group) == 0

@@ -28,6 +28,7 @@ from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.schema import first_problem
 from moeload_bench.traces.parquet import META_KEY, cell_rows, group_steps, open_parquet
+from moeload_bench.traces.routing import routing_files, routing_folder
 from moeload_bench.traces.store import column_bytes, column_header, columns_of, read_trace, write_trace, writer_options
 from moeload_bench.traces.trace import Trace, TraceMeta, column_shape
 
@@ -74,6 +75,7 @@ class Parts:
     def __init__(self, target: Path) -> None:
         self.target = target
         self.folder = target.with_suffix(".parts")
+        self.routing = self.folder / "routing"
         self._manifest: dict[str, Any] = {**_EMPTY}
         self._release: weakref.finalize[[int], Parts] | None = None
 
@@ -225,6 +227,15 @@ class Parts:
             raise RecordingError(
                 f"{self.target}: cannot be written: {error}; all steps are intact in {self.folder}"
             ) from error
+
+    def move_routing(self) -> None:
+        """Put the routing of recorded steps beside the trace; what another recording left there is removed."""
+        folder = routing_folder(self.target)
+        shutil.rmtree(folder, ignore_errors=True)
+        for (step, _), path in routing_files(self.routing).items():
+            if step < self.next_step:
+                folder.mkdir(exist_ok=True)
+                path.replace(folder / path.name)
 
     def discard(self) -> None:
         """Remove the folder, once the trace has its final name."""

@@ -24,6 +24,7 @@ from moeload_bench.recording.metadata import check_given, measured_cells, record
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.resumed import check_same_run
 from moeload_bench.recording.routers import Adapter
+from moeload_bench.recording.routing_steps import RoutingSteps
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.timing import StepClock
 from moeload_bench.recording.writer import RecordingWarning, Row, TraceWriter, trace_target
@@ -86,6 +87,7 @@ class Recorder:
         stage: Stage | None = None,
         monitor: Monitor | None = None,
         optimizer: Any = None,
+        routing_steps: Sequence[int] = (),
     ) -> None:
         check_word("on_error", on_error, OnError)
         self._given = check_given(meta or {})
@@ -97,6 +99,10 @@ class Recorder:
         else:
             target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
         skip = None if stage is None else finding_shapes
+        parts = Parts(target or NOWHERE)
+        if routing_steps and target is None:
+            raise RecordingError("routing_steps: no out given, expected a place to write them")
+        rank = reduce.index if isinstance(reduce, RankSum) else 0
         self.counter = RouterCounter(
             model,
             adapters,
@@ -106,13 +112,13 @@ class Recorder:
             spread=imbalance_rank,
             micro_max=micro_max,
             skip=skip,
+            kept=RoutingSteps(routing_steps, parts.routing, rank) if routing_steps else None,
         )
         self._clock = StepClock(model, self.counter.routers, reduce, optimizer)
         self._counted: Counted = count
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
-        parts = Parts(target or NOWHERE)
         self._writer = TraceWriter(parts, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
         self._next_step = 0
         self._begun = self._resumed = False
@@ -142,7 +148,12 @@ class Recorder:
         self._next_step = at_step
         if self._writes:
             self._start_writing(at_step, go_on)
-        self._clock.open_step(at_step)
+        self._open_step(at_step)
+
+    def _open_step(self, number: int) -> None:
+        self._clock.open_step(number)
+        if self.counter.kept is not None:
+            self.counter.kept.start_step(number)
 
     def _start_writing(self, at_step: int, go_on: str) -> None:
         try:
@@ -228,14 +239,16 @@ class Recorder:
         return [merged] if merged else []
 
     def _close_step(self, step: int | None, measured: Mapping[str, Any]) -> None:
+        number = self._next_step if step is None else step
         try:
             cells = measured_cells(measured, len(self.counter.routers), self.counter.experts[0] or 0)
+            if self.counter.kept is not None and number != self._next_step:
+                raise RecordingError(f"routing_steps: got step {number}, expected the next one, {self._next_step}")
         except RecordingError:
             self.counter.leave()
             raise
         split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
-        number = self._next_step if step is None else step
         times = measured_cells(self._clock.close_step(number), 0, 0)
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
         if self._resumed:
@@ -250,7 +263,7 @@ class Recorder:
         self._next_step, self._begun = number + 1, True
         if self._monitor is not None:
             self._tell(lambda monitor: monitor.add(row, self._meta))
-        self._clock.open_step(self._next_step)
+        self._open_step(self._next_step)
 
     def _close_monitor(self) -> None:
         self._tell(lambda monitor: monitor.close())
@@ -339,6 +352,7 @@ def record(
     monitor: Monitor | None = None,
     if_exists: IfExists = "error",
     optimizer: torch.optim.Optimizer | None = None,
+    routing_steps: Sequence[int] = (),
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
@@ -357,6 +371,9 @@ def record(
     for models whose layers differ in experts. ``imbalance_rank`` and ``micro_max`` add the columns of these names.
     ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage to finish
     makes one trace of all stages. ``optimizer``: that of the training; the size of its state for an expert is noted.
+
+    ``routing_steps``: at most 64 steps of which each token's experts and their weights are kept, in a file for each
+    step and rank in the folder `seedRUN.routing` beside the trace.
 
     ``if_exists``: what to do if a trace or an unfinished recording of this name and run is there already. "error"
     raises `RecordingError`; "number" takes the next free run number; "overwrite" removes what is there, unless
@@ -389,6 +406,7 @@ def record(
         stage=stage,
         monitor=monitor,
         optimizer=optimizer,
+        routing_steps=routing_steps,
     )
     recorder.start(at_step)
     try:

@@ -36,6 +36,7 @@ class Routing(NamedTuple):
     if pairs are in token order with ``top_k`` pairs each. ``tokens`` T; ``experts`` E; ``top_k`` None if it varies.
     ``kept_P`` bool: False for pairs dropped over capacity; None if nothing is dropped. ``logits_TE``: the router's
     logits if it gives them. ``tokens_known``: False if the router only reports how many pairs an expert got.
+    ``weights``: those of the chosen experts [T, K], or of all of them [T, E]; None if the router gives none.
     """
 
     expert_P: torch.Tensor
@@ -46,6 +47,7 @@ class Routing(NamedTuple):
     kept_P: torch.Tensor | None = None
     logits_TE: torch.Tensor | None = None
     tokens_known: bool = True
+    weights: torch.Tensor | None = None
 
 
 Adapter = Callable[[Any, Any, Any], Routing]
@@ -83,7 +85,10 @@ def top_k_routing(module: Any, args: Any, output: Any) -> Routing:
     logits, experts = logits_TE.shape
     if tokens != logits:
         raise _unknown(module, output)
-    return Routing(index_TK.reshape(-1), None, tokens, experts, top_k, None, logits_TE)
+    weights = output[1] if len(output) == 3 and isinstance(output[1], torch.Tensor) else None
+    if weights is not None and weights.numel() not in (tokens * top_k, tokens * experts):
+        weights = None
+    return Routing(index_TK.reshape(-1), None, tokens, experts, top_k, None, logits_TE, weights=weights)
 
 
 def switch_routing(module: Any, args: Any, output: Any) -> Routing:

@@ -156,6 +156,7 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
     notes = (*meta.notes, *notes, *itertools.starmap(_moved, itertools.pairwise(machines)), *jumps)
     began = {key: machines[0][key] for key in _MACHINE}
     path = parts.merge(meta.model_copy(update={**began, "complete": complete, "notes": notes}))
+    parts.move_routing()
     parts.discard()
     return path
 

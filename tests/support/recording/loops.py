@@ -40,11 +40,20 @@ def share(step: int, index: int, batches: int) -> dict[str, torch.Tensor]:
     return {k: v[index * size : (index + 1) * size] for k, v in tiny_batch(SEQUENCES, seed=step).items()}
 
 
-def train(model: nn.Module, out: Path, *, steps: int, lr: float, index: int = 0, batches: int = 1) -> None:
+def train(
+    model: nn.Module,
+    out: Path,
+    *,
+    steps: int,
+    lr: float,
+    index: int = 0,
+    batches: int = 1,
+    routing_steps: tuple[int, ...] = (),
+) -> None:
     """A plain loop under `record`."""
     # one parameter at a time: a fused update cannot mix parameters that are sharded over different meshes
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, foreach=False)
-    with record(model, out, on_error="raise") as r:
+    with record(model, out, on_error="raise", routing_steps=routing_steps) as r:
         for step in range(steps):
             loss = model(**share(step, index, batches)).loss
             loss.backward()
@@ -53,11 +62,13 @@ def train(model: nn.Module, out: Path, *, steps: int, lr: float, index: int = 0,
             r.step(loss=loss.item())
 
 
-def ddp(rank: int, family: str, out: Path, steps: int, lr: float) -> dict[str, np.ndarray]:
+def ddp(
+    rank: int, family: str, out: Path, steps: int, lr: float, routing_steps: tuple[int, ...] = ()
+) -> dict[str, np.ndarray]:
     """Data parallelism: every rank has the whole model and a batch of its own."""
     # Switch keeps each expert as a module of its own, and one without tokens gets no gradient
     model = DistributedDataParallel(tiny_model(family), find_unused_parameters=family == "switch_transformers")
-    train(model, out, steps=steps, lr=lr, index=rank, batches=this_rank()[1])
+    train(model, out, steps=steps, lr=lr, index=rank, batches=this_rank()[1], routing_steps=routing_steps)
     return {}
 
 
