@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from moeload_bench.cli.record import steps_named
 from moeload_bench.errors import HubError, RecordingError, TraceError
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.publishing.release import collect_files
@@ -180,6 +181,15 @@ def test_steps_that_cannot_be_kept_are_refused(tmp_path: Path) -> None:
         record(tiny_model("qwen3_moe"), tmp_path, routing_steps=[0], on_error="raise") as r,
     ):
         r.step(7)
+
+
+def test_steps_are_named_by_numbers_and_ranges() -> None:
+    """On the command line: 0,40,998-1000; what is no step of the run is refused, and so are too many at once."""
+    assert steps_named("0, 40,998-1000", 1001) == (0, 40, 998, 999, 1000)
+    assert steps_named("", 10) == ()
+    for text in ("1001", "-1", "5-3", "a", "1,,2", "0-64", "1e3", "0-99999999999"):
+        with pytest.raises(RecordingError, match=r"expected steps from 0 to 1000 as 0,40,1299-1301, 64 at most"):
+            steps_named(text, 1001)
 
 
 def test_a_file_that_is_no_routing_is_refused(tmp_path: Path) -> None:
