@@ -46,9 +46,12 @@ MOST_CORNERS = 20_000
 BALANCING = {
     "none": "no balancing",
     "aux_loss": "an auxiliary loss of {:g} per layer",
+    "global_aux_loss": "an auxiliary loss of {:g} per layer over the micro-batches of the step so far",
     "pooled_aux_loss": "an auxiliary loss of {:g} over all layers",
+    "sequence_aux_loss": "an auxiliary loss of {:g} within each sequence",
     "loss_free_bias": "a loss-free bias update of {:g}",
     "quantile_balancing": "quantile balancing",
+    "quantile_histogram": "quantile balancing over the whole step",
     "hash": "hash routing",
 }
 
