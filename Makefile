@@ -8,7 +8,7 @@ export MKL_NUM_THREADS := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE # pytest keeps the modules that it rewrote for the next run
 
-.PHONY: bench test test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
+.PHONY: bench test test-needs test-slow fuzz lint wheel-check benchmarks bench-compare results committed tables site verify reproduce figures paper clean
 
 bench: $(VENV)/.bench
 	$(BIN)/moeload-bench run --suite mini --jobs 2
@@ -16,6 +16,11 @@ bench: $(VENV)/.bench
 test: $(VENV)/.dev
 	$(MAKE) -j2 lint wheel-check
 	$(BIN)/python -m pytest -m "not slow" -n 2
+
+# The fast tests that `make test` skips where what their markers name is missing (CONTRIBUTING.md).
+NEEDS ?= sandbox or browser or compiler or deepspeed or engines or loaders or peers
+test-needs: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and ($(NEEDS))" -n 2
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow -n 2 --ignore tests/test_installed.py # wheel-check, a part of `make test`

@@ -8,18 +8,23 @@ import importlib.util
 import os
 import resource
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hypothesis
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from moeload_bench.isolation import bubblewrap
+from moeload_bench.isolation.bubblewrap import why_unavailable
 from moeload_bench.traces.trace import Trace
+from tests.support.needs import NEEDS
+from tests.support.programs import HIDDEN, hide
 
 TRACES = Path(__file__).resolve().parent.parent / "traces"
 needs_traces = pytest.mark.skipif(
@@ -34,6 +39,61 @@ if "NUMBA_CACHE_DIR" not in os.environ:
 # the same examples in every run, and no verdict that hangs on how busy the machine is
 hypothesis.settings.register_profile("suite", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+BARE = pytest.StashKey[str]()
+"""The PATH of a test that has no marker of `NEEDS`."""
+PROGRAMS = pytest.StashKey[Path]()
+"""A folder of links to the programs that it hides, for each kind of them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the PATH of a machine without a sandbox, a browser and a compiler, whatever this one has."""
+    folder = tempfile.TemporaryDirectory(prefix="moeload-programs-")
+    config.add_cleanup(folder.cleanup)
+    config.stash[PROGRAMS] = Path(folder.name)
+    config.stash[PROGRAMS].chmod(0o755)  # a test becomes another user
+    config.stash[BARE] = hide(os.environ["PATH"], config.stash[PROGRAMS])
+
+
+def needs_of(item: pytest.Item) -> list[str]:
+    """The markers by which a test names what it needs beyond what `make test` installs."""
+    return [name for name in NEEDS if item.get_closest_marker(name)]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Show a test, and the fixtures that it makes, only the programs that its markers name."""
+    needs, config = needs_of(item), item.config
+    shown = [str(config.stash[PROGRAMS] / name) for name in needs if name in HIDDEN]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PATH", os.pathsep.join([*shown, config.stash[BARE]]))
+        if "sandbox" not in needs:
+            patched.setattr(bubblewrap, "why_unavailable", unmarked)
+        return (yield)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose needs are not met here, or fail it where nothing may be missing (MOELOAD_REQUIRE_ALL)."""
+    for name in needs_of(item):
+        if (reason := NEEDS[name]()) is not None:
+            end = pytest.fail if os.environ.get("MOELOAD_REQUIRE_ALL") else pytest.skip
+            end(f"{name}: {reason}")
+
+
+def unmarked() -> NoReturn:
+    """End a test that looks for a sandbox and does not say so: what it does would depend on the machine."""
+    pytest.fail(
+        "this test looks for a sandbox: mark it `sandbox` if it needs one; if it pins what is done without one, use "
+        "the fixture `without_sandbox`"
+    )
+
+
+@pytest.fixture
+def without_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a sandbox, for tests of what is done there: the answer for this machine stays kept."""
+    monkeypatch.setattr(bubblewrap, "why_unavailable", why_unavailable.__wrapped__)
 
 
 @contextmanager
@@ -116,8 +176,12 @@ def synthetic_trace(steps: int = 400, *, seed: int = 0, top_k: int = 2, tokens: 
 
 
 def need(module: str, how: str) -> Any:
-    """The module; without it the test is skipped, or fails where nothing may be missing (MOELOAD_REQUIRE_ALL)."""
-    if os.environ.get("MOELOAD_REQUIRE_ALL") and importlib.util.find_spec(module.split(".")[0]) is None:
+    """The module, which `make test` installs. Without it the test fails there, and is skipped in other environments.
+
+    What `make test` does not install is named by a marker (`NEEDS`).
+    """
+    required = os.environ.get("MOELOAD_REQUIRE_ALL") or (Path(sys.prefix) / ".dev").exists()
+    if required and importlib.util.find_spec(module.split(".")[0]) is None:
         pytest.fail(f"{module} is not installed: {how}")
     return pytest.importorskip(module, reason=f"{module} is not installed: {how}")
 

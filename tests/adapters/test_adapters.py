@@ -19,11 +19,11 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, chec
 from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.isolation.targets import class_target, load_class, parse_target
 from tests.conftest import need, synthetic_load_SLE
+from tests.support.needs import PEERS
 
 INFO = TraceInfo(2, 4, 2, (0, 1), 512, 1, "none", 0.0, 0)
 HORIZONS = (1, 10, 100)
 ROOT = Path(__file__).parents[2]
-PEERS = Path(sys.prefix) / "peers" / "bin" / "python"
 
 
 class LastBlock(BlockAdapter):
@@ -159,14 +159,11 @@ def test_fracast_sees_as_much_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> 
             fracast.Fracast(INFO, 0, context=context)
 
 
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["AutoETS", "AutoTheta", "AutoARIMA", "sktime", "gluonts"])
 def test_peers_forecast(name: str, tmp_path: Path) -> None:
     """In the peers' environment: near the mean of loads that only fluctuate, quantiles around the point."""
-    if not PEERS.is_file():
-        if os.environ.get("MOELOAD_REQUIRE_ALL"):
-            pytest.fail("the peers' environment is missing: make .venv/.peers")
-        pytest.skip("the peers' environment is missing: make .venv/.peers")
     share_LE = np.array([[0.4, 0.3, 0.2, 0.1]])
     load = np.random.default_rng(0).multinomial(2000, share_LE, (300, 1))
     np.save(tmp_path / "load.npy", load)

@@ -18,7 +18,6 @@ from moeload_bench import evaluate, list_traces, load_trace, write_trace
 from moeload_bench.cli.app import app
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_load_SLE, synthetic_trace
-from tests.isolation.attacks.arena import require_sandbox
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -167,6 +166,7 @@ def test_contributing_says_who_reads_what_a_request_would_run() -> None:
     assert "The check of a submission runs the base branch's script and code, never the request's" in text
 
 
+@pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
@@ -174,7 +174,6 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
     network, is replaced by this one's interpreter running the clone's code. What arrives at the fork is one commit that
     adds the submission's folder and touches nothing else, and that can be read.
     """
-    require_sandbox()
     (tmp_path / "mine.py").write_text(tutorial_code())
     fork = tmp_path / "fork.git"
     subprocess.run(["git", "clone", "-q", "--bare", str(ROOT), str(fork)], check=True)

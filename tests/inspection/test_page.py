@@ -169,6 +169,7 @@ def test_a_curve_has_gaps_where_nothing_is_known() -> None:
     assert curve(np.array([1.0, np.nan])) is None
 
 
+@pytest.mark.browser
 @pytest.mark.slow
 def test_the_page_in_a_real_browser(page: Report, tmp_path: Path) -> None:
     """Desktop and phone, light and dark: drawn, nothing asked of the network, no complaint, no part

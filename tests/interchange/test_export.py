@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,9 +24,9 @@ from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.traces.store import data_sha256, read_trace, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
+from tests.support.needs import PEERS
 
 SHAPE = ClusterShape("test", 2, 6)
-PEERS = Path(sys.prefix) / "peers" / "bin" / "python"
 
 
 def sampled() -> Trace:
@@ -190,15 +188,7 @@ def test_sglangs_counts_have_a_row_for_every_layer(ahead: Ahead, tmp_path: Path)
     assert len(json.loads((tmp_path / "u.json").read_text())["logical_count"]) == 5
 
 
-def peers() -> Path:
-    """The interpreter of the peers' environment; the test is skipped without one."""
-    if not PEERS.is_file():
-        if os.environ.get("MOELOAD_REQUIRE_ALL"):
-            pytest.fail("the peers' environment is missing: make .venv/.peers")
-        pytest.skip("the peers' environment is missing: make .venv/.peers")
-    return PEERS
-
-
+@pytest.mark.peers
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("tool", "kind", "name"),
@@ -214,7 +204,7 @@ def test_peers_read_the_same_numbers(tool: str, kind: str, name: str, tmp_path: 
     trace = sampled()
     path = write_series(trace, tmp_path / name, kind)
     reader = Path(__file__).parents[1] / "support" / "foreign" / "peer_readers.py"
-    done = subprocess.run([peers(), reader, tool, path, tmp_path / "o.npz"], capture_output=True, text=True)
+    done = subprocess.run([PEERS, reader, tool, path, tmp_path / "o.npz"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     got = dict(np.load(tmp_path / "o.npz"))
     for m, index in enumerate((1, 3)):

@@ -21,6 +21,7 @@ from moeload_bench.placement.plans import ClusterShape, plan
 from tests.conftest import need
 from tests.support.foreign.loaders import functions
 
+pytestmark = pytest.mark.loaders
 torch = need("torch", "pip install '.[torch]'")
 DEVICES, SLOTS, EXPERTS, LAYERS, MODEL = 2, 6, 4, (1, 3), 5
 LOAD = np.array([[9.0, 1, 1, 1], [1, 5, 1, 5]])

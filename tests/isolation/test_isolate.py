@@ -40,10 +40,9 @@ from moeload_bench.isolation.targets import baseline_names, class_target, parse_
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import need as need_package
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 from tests.isolation.attacks.arena import HERE as ATTACKS
-from tests.isolation.attacks.arena import assert_nothing_left, require_sandbox
+from tests.isolation.attacks.arena import assert_nothing_left
 from tests.support import forecasters
 from tests.support.isolated import COSTLY_CPU_S
 
@@ -52,19 +51,14 @@ INFO = trace_info(TRACE)
 REQUEST = ForecastRequest(
     120, 50, (1, 10, 50), (0.1, 0.9), lr_H=np.full(50, 1e-3), stage_H=np.zeros(50, dtype=np.int64)
 )
-CHILD_LEVELS: list[Level] = ["process", "sandbox"]
+SANDBOX = pytest.param("sandbox", marks=pytest.mark.sandbox)
+CHILD_LEVELS = ["process", SANDBOX]
+ALL_LEVELS = ["none", *CHILD_LEVELS]
 HELPERS = Path(__file__).parents[1] / "support" / "isolated.py"
-
-
-def need(level: Level) -> None:
-    """Sandboxes are not everywhere."""
-    if level == "sandbox":
-        require_sandbox()
 
 
 def ask(target: str, level: Level, limits: Limits | None = None) -> Forecast:
     """Show the whole run in three blocks and ask once."""
-    need(level)
     with open_host(parse_target(target), INFO, seed=0, level=level, limits=limits) as host:
         for start in range(0, 120, 40):
             host.observe(step_block(TRACE, start, start + 40))
@@ -82,9 +76,9 @@ def test_every_level_gives_the_same_forecast_bit_for_bit(target: str, level: Lev
         np.testing.assert_array_equal(direct.quantile_QKLE, in_level.quantile_QKLE)
 
 
+@pytest.mark.sandbox
 def test_the_sandbox_gets_the_settings_of_numerical_kernels_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """With another kernel sums end in other bits; values of another form stay outside too."""
-    require_sandbox()
     monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
     monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "AVX512F, AVX2")
     monkeypatch.setenv("MKL_CBWR", "/home/me/../secret")
@@ -99,19 +93,17 @@ def test_the_sandbox_gets_the_settings_of_numerical_kernels_and_nothing_else(mon
         host.forecast(REQUEST)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_a_forecaster_cannot_reach_the_future_or_spoil_the_past_through_its_arrays(level: Level) -> None:
     """It owns what it gets: no base array behind a view, and writing into it changes no trace."""
-    need(level)
     before = TRACE.load_SLE.copy()
     assert ask(f"{HELPERS}:Spoiler", level).share_BLE.shape[0] == 1
     np.testing.assert_array_equal(TRACE.load_SLE, before)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_costs_are_measured_from_outside(level: Level) -> None:
     """Rows and calls are counted; sleeping is wall time only, computing at least the CPU time of its own clock."""
-    need(level)
     with open_host(parse_target(f"{HELPERS}:Costly"), INFO, seed=0, level=level) as host:
         host.observe(step_block(TRACE, 0, 7))
         host.observe(step_block(TRACE, 7, 10))
@@ -131,20 +123,18 @@ def test_costs_are_measured_from_outside(level: Level) -> None:
         assert 64 * MIB < cost.peak_memory_bytes < 600 * MIB
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_counts_are_the_forecaster_s_own(level: Level) -> None:
     """Whole numbers under names; what is not a count is left out."""
-    need(level)
     with open_host(parse_target(f"{HELPERS}:Counting"), INFO, seed=0, level=level) as host:
         host.forecast(REQUEST)
         host.forecast(REQUEST)
         assert host.counts() == {"forecasts": 2, "numpy": 3}
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_what_a_forecaster_raises_is_a_forecast_error_and_it_lives_on(level: Level) -> None:
     """Type, text and, but for the sandbox, the forecaster's line on one line; the next call is answered."""
-    need(level)
     where = "" if level == "sandbox" else r" \(at isolated\.py:\d+ in forecast\)"
     with open_host(parse_target(f"{HELPERS}:RaisesOnce"), INFO, seed=0, level=level) as host:
         with pytest.raises(ForecastError, match=rf"^forecast raised KeyError: 'first'{where}$") as caught:
@@ -153,10 +143,9 @@ def test_what_a_forecaster_raises_is_a_forecast_error_and_it_lives_on(level: Lev
         host.forecast(REQUEST)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_fit_runs_at_the_same_level_and_its_bytes_reach_the_constructor(level: Level) -> None:
     """None for a class that does not fit; arguments that `fit` takes by name reach it."""
-    need(level)
     runs = [(INFO, step_block(TRACE, 0, 60)), (INFO, step_block(TRACE, 60, 120))]
     assert fit_target(parse_target("sw_avg"), runs, seed=0, level=level) is None
     target = parse_target(f"{HELPERS}:Fitting@power=2")
@@ -170,18 +159,17 @@ def test_fit_runs_at_the_same_level_and_its_bytes_reach_the_constructor(level: L
         fit_target(parse_target(f"{HELPERS}:FitsText"), runs, seed=0, level=level)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", ALL_LEVELS)
 def test_a_target_that_cannot_be_used_is_the_request_s_fault(level: Level) -> None:
     """TargetError for an unknown argument and for a value that a baseline refuses."""
-    need(level)
     for text, reason in (("sw_avg@windows=3", "unknown parameter 'windows'"), ("sw_avg@window=0", "window is 0")):
         with pytest.raises(TargetError, match=reason), open_host(parse_target(text), INFO, seed=0, level=level):
             pass
 
 
+@pytest.mark.sandbox
 def test_in_the_sandbox_a_stranger_cannot_blame_the_request() -> None:
     """What would end a run of many forecasters is a failure of its own there."""
-    require_sandbox()
     target = parse_target(f"{HELPERS}:Blames")
     with pytest.raises(TargetError, match="nobody"), open_host(target, INFO, seed=0, level="process"):
         pass
@@ -201,7 +189,6 @@ def test_a_class_of_this_process_runs_at_level_none_only() -> None:
 @pytest.mark.parametrize("level", CHILD_LEVELS)
 def test_a_dead_process_answers_every_later_call_with_the_same_error(level: Level) -> None:
     """And never comes back to life."""
-    need(level)
     with open_host(parse_target(f"{ATTACKS / 'attackers.py'}:Exits"), INFO, seed=0, level=level) as host:
         with pytest.raises(IsolationError, match="ended with status 0"):
             host.forecast(REQUEST)
@@ -224,7 +211,6 @@ def descriptors() -> set[tuple[str, str]]:
 @pytest.mark.parametrize("level", CHILD_LEVELS)
 def test_nothing_is_left_when_the_context_ends(level: Level, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process, no thread, no descriptor, no folder; also when the body raises while the forecaster is busy."""
-    need(level)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     ask("sw_avg", level)  # imports, and the one-time look for bubblewrap
     threads, files = set(threading.enumerate()), descriptors()
@@ -250,11 +236,16 @@ def helper(): raise ValueError("not yet")
 
 
 @pytest.mark.parametrize(
-    ("level", "traceback"), [("none", False), ("process", False), ("sandbox", True), ("sandbox", False)]
+    ("level", "traceback"),
+    [
+        ("none", False),
+        ("process", False),
+        pytest.param("sandbox", True, marks=pytest.mark.sandbox),
+        pytest.param("sandbox", False, marks=pytest.mark.sandbox),
+    ],
 )
 def test_a_forecasters_error_names_the_lines_of_its_file(level: Level, traceback: bool, tmp_path: Path) -> None:
     """File, line and message, from the forecaster's file on; in the sandbox when `--traceback` asks for it."""
-    need(level)
     (tmp_path / "my.py").write_text(FAILING)
     target = parse_target(f"{tmp_path / 'my.py'}:Mine")
     with (
@@ -270,7 +261,6 @@ def test_a_forecasters_error_names_the_lines_of_its_file(level: Level, traceback
 @pytest.mark.parametrize("level", CHILD_LEVELS)
 def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
     """Even by SIGKILL, when nothing can be cleaned up."""
-    need(level)
     script = (
         "import sys, time\n"
         "from moeload_bench.isolation.hosts import open_host\n"
@@ -295,7 +285,7 @@ def test_a_killed_harness_takes_its_forecaster_along(level: Level) -> None:
 @pytest.mark.slow
 def test_baselines_of_one_request_share_what_numba_compiled(tmp_path: Path) -> None:
     """The first child fills the folder, the second adds nothing, and both forecast what level `none` does."""
-    need_package("numba", "pip install -e '.[fast]'")
+    need("numba", "pip install -e '.[fast]'")
     tmp_path.chmod(0o700)
     target = parse_target("arima@order=[0,1,1]")
     answers, files = [], []
@@ -514,7 +504,7 @@ def test_an_altered_future_changes_no_forecast(name: str) -> None:
 @pytest.mark.slow
 def test_an_altered_future_changes_no_forecast_of_a_fitted_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """`lstm` as suites run it: with the bytes of a fit on other runs (a short one: its quality does not matter)."""
-    need_package("torch", "pip install -e '.[torch]'")
+    need("torch", "pip install -e '.[torch]'")
     monkeypatch.setattr("moeload_bench.baselines.lstm.OFFLINE_UPDATES", 20)
     run = synthetic_trace(3000, seed=5)
     fit = fit_target(parse_target("lstm"), [(trace_info(run), step_block(run, 0, 3000))], seed=0, level="none")

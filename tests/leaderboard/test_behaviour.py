@@ -19,14 +19,13 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, replay_and_score
 from moeload_bench.harness.run_result import results_of
-from moeload_bench.isolation.hosts import Level, Limits, level_available
+from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, load_class
-from moeload_bench.publishing.folder import Folder, read_folder
+from moeload_bench.publishing.folder import CODE, Folder, read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import COSTS
 from moeload_bench.suites.suite import SuiteTrace, default_suite, load_suite, locate_traces
-from tests.support.committed import by_result
 
 RUNS, ORIGINS = 2, 3
 DEAR_S = 20.0
@@ -48,18 +47,24 @@ def tasks_of(results: Results, entry: SuiteTrace) -> Results:
 
 
 def runnable(entry: Entry, folder: Folder) -> tuple[Target, Level]:
-    """Return what runs and where: the package's code in the sandbox if there is one, anybody else's only there.
+    """Return what runs and where: the package's code in a process, anybody else's in the sandbox only.
 
     Raises `MissingExtraError` where what the package's code needs is not installed.
     """
     if folder.record.has_code:
         return prepared(entry)
     load_class(folder.target())
-    return folder.target(), "sandbox" if level_available("sandbox") is None else "process"
+    return folder.target(), "process"
+
+
+def marked(path: Path) -> object:
+    """Return the parameter of a result, which says if it needs the sandbox."""
+    has_code = (SUBMISSIONS / path.stem / CODE).exists()
+    return pytest.param(path, id=path.stem, marks=pytest.mark.sandbox if has_code else ())
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", by_result(ENTRIES))
+@pytest.mark.parametrize("path", [marked(path) for path in ENTRIES])
 def test_an_entry_run_from_its_committed_bytes_gives_its_committed_numbers(path: Path) -> None:
     """Two runs of each entry. On the machine that made the result, forecasts and scores are equal; elsewhere each task
     is within leaderboard/tolerances.toml, never within what a network may move by that is fitted again.

@@ -23,7 +23,7 @@ from tests.support.site_world import HOSTILE, drawn_board, hostile_board, inputs
 for _package in ("jinja2", "matplotlib", "markdown_it", "yaml"):
     need(_package, "pip install -e '.[site]'")
 
-pytestmark = pytest.mark.slow  # a browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 ROOT = Path(__file__).parents[2]
 TRACE_PAGE = "traces/qwen3moe-tiny-8e.test.seed1.html"
 HOSTILE_PAGE = f"forecasters/{file_name(HOSTILE)}.html"
@@ -240,17 +240,6 @@ def test_the_first_screen_of_the_readme_says_what_it_is(driver: Any, tmp_path: P
            return shown.map((one) => [one.getBoundingClientRect().height, one.getBoundingClientRect().bottom]);"""
     )
     assert all(height > 10 and bottom <= 960 for height, bottom in bottoms), bottoms
-
-
-def test_a_missing_browser_is_a_skip_or_a_failure_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A skip with the reason; a failure with MOELOAD_REQUIRE_ALL."""
-    monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.delenv("MOELOAD_REQUIRE_ALL", raising=False)
-    with pytest.raises(pytest.skip.Exception, match="apt-get install chromium"), browser():
-        pass
-    monkeypatch.setenv("MOELOAD_REQUIRE_ALL", "1")
-    with pytest.raises(pytest.fail.Exception, match="apt-get install chromium"), browser():
-        pass
 
 
 def _luminance(colour: str) -> float:

@@ -33,7 +33,6 @@ from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
-from tests.isolation.attacks.arena import require_sandbox
 from tests.leaderboard.test_baseline_submissions import BASELINES
 from tests.support.hub import LocalHub
 from tests.support.submitted import NAIVE, World, submitted, wheel, write_folder
@@ -147,7 +146,7 @@ def test_a_machine_without_a_sandbox_is_no_fault_of_a_submission(command: str, w
     """It is said at once, with what to do; no verification is written that says failed."""
     folder = write_folder(tmp_path, world)
     arguments = {"verify": [str(folder)], "submit": ["sw_avg", "--name", "other", "--author", "A"]}[command]
-    done = moeload(world, command, *arguments, cwd=tmp_path, PATH=str(tmp_path))
+    done = moeload(world, command, *arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "bwrap is not installed" in done.stderr
     assert "or say --level process" in done.stderr
@@ -275,6 +274,7 @@ def test_the_same_authors_may_submit_again(world: World, tmp_path: Path) -> None
     assert list(folder_problems(read_folder(folder.path), world.suite)) == []
 
 
+@pytest.mark.sandbox
 @pytest.mark.slow
 def test_a_strangers_file_becomes_a_merged_verified_entry(
     hub: LocalHub, api: Any, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -284,7 +284,6 @@ def test_a_strangers_file_becomes_a_merged_verified_entry(
 
     The forecaster needs a package of its own, which is not installed here: the sandbox has it, this process has not.
     """
-    require_sandbox()
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hf"))
     api().create_repo(REPO, repo_type="dataset")
     wheels = tmp_path / "wheels"

@@ -18,7 +18,6 @@ from moeload_bench.isolation.targets import parse_target, source_sha256
 from moeload_bench.publishing import folder as module
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.submit import Author, make_draft, prepare_submission
-from tests.isolation.attacks.arena import require_sandbox
 from tests.support.submitted import World, write_folder
 
 WHO = Author(["A. Stranger"], "MIT", None, False, "a laptop")
@@ -145,11 +144,9 @@ def test_other_weights_are_another_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("level", ["process", "sandbox"])
+@pytest.mark.parametrize("level", ["process", pytest.param("sandbox", marks=pytest.mark.sandbox)])
 def test_a_forecaster_with_weights_is_submitted(level: Any, world: World, tmp_path: Path) -> None:
     """Its weights travel with its code, and are read at both levels; other weights give other forecasts."""
-    if level == "sandbox":
-        require_sandbox()
     (tmp_path / "my.py").write_text(CODE)
     hashes = set()
     for mix in (0.1, 0.9):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +16,6 @@ from tests.support.recording.families import tiny_batch, tiny_model
 
 torch.set_num_threads(1)
 STEPS = FIRST + 2
-
-
-def need_compiler() -> None:
-    """inductor writes C++: without a compiler the test is skipped, or fails where nothing may be missing."""
-    if shutil.which("g++") is None:
-        (pytest.fail if os.environ.get("MOELOAD_REQUIRE_ALL") else pytest.skip)("g++ is missing: apt install g++")
 
 
 def accumulated(out: Path, backend: str | None, passes: int) -> Trace:
@@ -46,11 +38,11 @@ def accumulated(out: Path, backend: str | None, passes: int) -> Trace:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("backend", "passes"), [("eager", 1), ("eager", 4), ("inductor", 2)])
+@pytest.mark.parametrize(
+    ("backend", "passes"), [("eager", 1), ("eager", 4), pytest.param("inductor", 2, marks=pytest.mark.compiler)]
+)  # inductor writes C++
 def test_gradient_accumulation_compiles_nothing_again(backend: str, passes: int, tmp_path: Path) -> None:
     """The number of passes is no guard of the compiled code, and what is counted is what an uncompiled model counts."""
-    if backend == "inductor":
-        need_compiler()
     compiled, plain = (
         accumulated(tmp_path / name, one, passes) for name, one in (("compiled", backend), ("plain", None))
     )

@@ -19,10 +19,9 @@ from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.traces.store import read_trace
-from tests.conftest import need
 
 torch.set_num_threads(1)
-EXPERTS, WIDTH, HOW = 8, 16, "make .venv/.engines"
+EXPERTS, WIDTH, MARK = 8, 16, pytest.mark.engines
 Chosen = Callable[[Any], torch.Tensor]
 
 
@@ -38,7 +37,6 @@ def one_process(tmp_path: Path) -> Iterator[Any]:
 
 def megatron(group: Any, **config: Any) -> nn.Module:
     """`TopKRouter` with a gate that stays on the CPU: its own moves the weights to a GPU first."""
-    need("megatron.core.transformer.moe.router", HOW)
     from megatron.core.process_groups_config import ProcessGroupCollection
     from megatron.core.transformer.moe.router import TopKRouter
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -78,7 +76,7 @@ class Calling(nn.Module):
 
 def nemo() -> tuple[nn.Module, type]:
     """NeMo Automodel's `Gate`."""
-    layers = need("nemo_automodel.components.moe.layers", HOW)
+    from nemo_automodel.components.moe import layers
     from nemo_automodel.components.moe.config import MoEConfig
 
     config = MoEConfig(
@@ -105,7 +103,8 @@ def nemo() -> tuple[nn.Module, type]:
 
 def olmo() -> tuple[nn.Module, type]:
     """OLMo-core's `MoELinearRouter`."""
-    module = need("olmo_core.nn.moe.router", HOW)
+    from olmo_core.nn.moe import router as module
+
     router = module.MoELinearRouter(d_model=WIDTH, num_experts=EXPERTS, top_k=2)
     nn.init.normal_(router.weight)
     return router, module.MoERouter
@@ -132,7 +131,7 @@ ENGINES: dict[str, tuple[Callable[[], tuple[nn.Module, type]], Adapter, tuple[in
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [pytest.param("nemo", marks=MARK), pytest.param("olmo", marks=MARK), "torchtitan"])
 def test_a_routers_own_choices_are_counted(engine: str, tmp_path: Path) -> None:
     """Indices that the class returns, over two passes a step: every count, tokens x top-k, halves."""
     make, adapter, shape = ENGINES[engine]
@@ -154,6 +153,7 @@ def test_a_routers_own_choices_are_counted(engine: str, tmp_path: Path) -> None:
     assert trace.meta.top_k == 2
 
 
+@MARK
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_megatron_cores_router_is_counted(score: str, one_process: Any, tmp_path: Path) -> None:
     """The real `TopKRouter.forward` without a capacity: its map, pair by pair."""
@@ -170,6 +170,7 @@ def test_megatron_cores_router_is_counted(score: str, one_process: Any, tmp_path
     assert (trace.tokens_SL == 24).all()
 
 
+@MARK
 def test_megatron_cores_drops_are_said(one_process: Any, tmp_path: Path) -> None:
     """With a capacity the map lacks what was dropped: refused, or recorded as after drops when that is asked for."""
     torch.manual_seed(0)

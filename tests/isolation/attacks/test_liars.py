@@ -12,7 +12,7 @@ from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
-from tests.isolation.attacks.arena import HERE, LIMITS, attack, require_sandbox
+from tests.isolation.attacks.arena import HERE, LIMITS, attack
 from tests.support.scores import metric_OK
 
 SHORT = Limits(wall_s_per_call=1)
@@ -23,6 +23,7 @@ def answer_to(tmp_path: Path, name: str, limits: Limits = LIMITS) -> str:
     return attack(tmp_path, f"{HERE / 'liars.py'}:{name}", limits).reason
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
@@ -50,18 +51,21 @@ def test_a_frame_that_lies_fails_its_task(tmp_path: Path, name: str, reason: str
     assert not Path("/tmp/moeload-unpickled").exists()
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize("name", ["PromisesMore", pytest.param("Drips", marks=pytest.mark.slow)])
 def test_a_frame_that_does_not_come_is_not_waited_for(tmp_path: Path, name: str) -> None:
     """The limit holds for the whole answer, not for each byte."""
     assert "forecast took more than 1 s" in answer_to(tmp_path, name, SHORT)
 
 
+@pytest.mark.sandbox
 def test_printing_reaches_nobody(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Noise on standard output and error neither spoils the protocol nor shows up, and does not hang anyone."""
     assert attack(tmp_path, f"{HERE / 'liars.py'}:PrintsNoise").forecasts == 3
     assert "noise" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.sandbox
 def test_counts_are_bounded(tmp_path: Path) -> None:
     """A forecaster's own counts are the only thing it may say about itself."""
     fight = attack(tmp_path, f"{HERE / 'liars.py'}:HugeCounts")
@@ -95,9 +99,9 @@ def test_the_level_process_does_not_stop_a_cheater(tmp_path: Path, monkeypatch: 
     assert metric_OK(results, cheater, "tv").max() < 1e-12
 
 
+@pytest.mark.sandbox
 def test_in_the_sandbox_a_cheater_gains_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sees no parquet file at all and forecasts what it would have without looking: the same bits as `uniform`."""
-    require_sandbox()
     monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path / "traces"))
     results = run(tmp_path, "sandbox", CHEATER, "uniform")
     assert results.counts(results.names[0])["truths"] == 0

@@ -143,6 +143,7 @@ def check(season: SeasonFolder, everything: bool = False) -> list[str]:
         return [str(error)]
 
 
+@pytest.mark.sandbox
 def test_a_season_that_was_left_alone_passes(season: SeasonFolder) -> None:
     """The candidate and one more entry are scored again; evidence may lie beside."""
     (season.path / "evidence").mkdir()
@@ -162,6 +163,7 @@ def test_each_falsification_is_named(words: str, season: SeasonFolder, monkeypat
     assert any(words in line for line in found), found
 
 
+@pytest.mark.sandbox
 @pytest.mark.parametrize(("name", "everything"), [("mine", False), ("adaptive", True)])
 def test_a_forged_error_is_named_whatever_hashes_say(name: str, everything: bool, season: SeasonFolder) -> None:
     """Of the candidate always, of another entry by `--all`."""
@@ -172,6 +174,7 @@ def test_a_forged_error_is_named_whatever_hashes_say(name: str, everything: bool
     assert all("window_tv" in line for line in found)
 
 
+@pytest.mark.sandbox
 def test_an_entry_that_is_refitted_is_compared_by_its_means(
     season: SeasonFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,6 +232,7 @@ def test_the_table_is_in_the_order_of_the_suite(season: SeasonFolder) -> None:
     assert len(results.facts) > 0
 
 
+@pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2027-01", "2027-02"])
 def test_a_scored_season_is_what_it_says(name: str) -> None:

@@ -157,6 +157,7 @@ def score(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     repository.commit()
 
 
+@pytest.mark.sandbox
 def test_a_season_from_open_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step refuses what it must; what was broken off goes on; clones, a shallow one too, check the season."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
