@@ -63,6 +63,16 @@ def test_a_trial_that_ends_within_the_warm_up_says_so(
     assert not read_trace(tmp_path / "runs/small/test/seed0.parquet").meta.complete
 
 
+@contextmanager
+def heeded(number: signal.Signals) -> Iterator[None]:
+    """Let no signal be ignored: a shell's `nohup make test &` hands that on, and a recording respects it."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
 def test_a_recording_that_is_told_to_stop_keeps_every_step(
     number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -77,7 +87,7 @@ def test_a_recording_that_is_told_to_stop_keeps_every_step(
     def stopping(steps: int) -> Iterator[Any]:
         yield lambda step, row: signal.raise_signal(number) if step == 2 else None, lambda stage: None
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, heeded(number):
         patched.setattr("moeload_bench.cli.record.step_progress", stopping)
         stopped = CliRunner().invoke(app, words)
     assert stopped.exit_code == 128 + number
