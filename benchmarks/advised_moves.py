@@ -1,17 +1,19 @@
-"""Measure how often moves paid that `plan` advises on held-out runs: a part of docs/methods/placement.md.
+"""Measure what the advice of `plan` is worth on held-out runs: a part of docs/methods/placement.md.
 
     python benchmarks/advised_moves.py [--out docs/methods/placement.md]
 
 Every test trace of v3 is decided on at step 1,500 and every 500 steps after that, up to half of the run. Where a move
-is advised, it is made: from the even spread to the plan that the candidate has in force. Then the candidate goes on for
-as many steps again as were seen, with the moves that it makes there. It paid if all of this saved more than it cost.
+is advised, it is made: from the layout in force when the run began to the plan that the candidate has in force. Then
+the candidate goes on for as many steps again as were seen, with the moves that it makes there. What that saved, less
+what all of these moves cost, is the worth of the advice; without advice it is 0.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +24,10 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.inspection.candidates import percent_saved
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.decision import HELD_OUT, Candidate, Decision
-from moeload_bench.inspection.planning import Planner, Settings, decided, plans_of
+from moeload_bench.inspection.planning import Planner, Settings, plans_of
 from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.replan import CostModel
+from moeload_bench.results.skill import interval_of
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.trace import Trace
@@ -58,16 +61,18 @@ class Advised(NamedTuple):
     price_ms: float
 
 
-def outcomes(trace: Trace, cluster: Cluster) -> Iterator[Outcome]:
-    """Yield the outcome of each decision of a run."""
+def replay(trace: Trace, cluster: Cluster) -> tuple[list[Outcome], Decision]:
+    """Return the outcome of each decision of a run, and the decision at its end."""
     due: list[Advised] = []
+    outcomes: list[Outcome] = []
     for planner, planned in plans_of(trace, Settings(cluster=cluster)):
         seen, cost = planner.steps_seen, planner.costs().model
         while due and due[0].end <= seen:
-            one = due.pop(0)
-            yield Outcome(one.verdict, _saved(planner, one, cost))
+            advised = due.pop(0)
+            outcomes.append(Outcome(advised.verdict, _saved(planner, advised, cost)))
         if seen >= FIRST and seen % EVERY == 0 and 2 * seen <= trace.steps * trace.meta.stride:
             due.append(_advised(planner, planned.decision.verdict, planned.decision.take, 2 * seen, cost))
+    return outcomes, planned.decision
 
 
 def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: CostModel) -> Advised:
@@ -77,7 +82,7 @@ def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: Co
         if (one.forecaster, one.times * race.looks) == (take.forecaster, take.every)
     )  # fmt: skip
     layout = race.layouts[at]
-    moved_LD = replicas_moved(race.static_LR, layout.current_LR, race.shape.devices)
+    moved_LD = replicas_moved(race.start_LR, layout.current_LR, race.shape.devices)
     first_ms = cost.migration_ms(moved_LD) if moved_LD.any() else 0.0
     return Advised(verdict, end, at, race.total.copy(), cost.price_ms(layout.replans, layout.received) - first_ms)
 
@@ -89,38 +94,41 @@ def _saved(planner: Planner, one: Advised, cost: CostModel) -> float:
     return float(gain - 100 * price_ms / sum_X[0] / cost.step_ms)
 
 
-def interval(paid: int, of: int) -> tuple[float, float]:
-    """Return the exact (Clopper-Pearson) 95 % interval of a fraction, in percent."""
-    from scipy.special import betaincinv
+def worth(runs: Mapping[str, list[Outcome]], groups: Mapping[str, str]) -> tuple[float, float, float]:
+    """Return the mean net saving of the runs in percent, decisions without advice as 0, with a 95 % t interval.
 
-    low = 0.0 if paid == 0 else float(betaincinv(paid, of - paid + 1, 0.025))
-    high = 1.0 if paid == of else float(betaincinv(paid + 1, of - paid, 0.975))
-    return 100 * low, 100 * high
+    Runs of one group, a recipe or a family, are one vote in the interval.
+    """
+    net = {name: float(np.mean([one.saved_percent * (one.verdict == "move") for one in found] or [0.0]))
+           for name, found in runs.items()}  # fmt: skip
+    of_group: dict[str, list[float]] = {}
+    for name, value in net.items():
+        of_group.setdefault(groups[name], []).append(value)
+    low, high = interval_of([float(np.mean(values)) for values in of_group.values()])
+    return float(np.mean(list(net.values()))), low, high
 
 
-def measured(found: list[list[Outcome]]) -> dict[str, float]:
-    """Return decisions to move and how many paid, runs with one and those in which all paid with the 95 % interval of
-    that part in percent, what was saved in percent, and decisions that were "cannot tell", with 1 % to be saved."""
-    moves = [[one for one in run if one.verdict == "move"] for run in found]
+def measured(runs: Mapping[str, list[Outcome]], families: Mapping[str, str]) -> dict[str, float]:
+    """Return the record of a mode: what advice was worth, and how much of it paid."""
+    net, low, high = worth(runs, {name: name.partition("/")[0] for name in runs})
+    _, family_low, family_high = worth(runs, families)
+    moves = [[one.saved_percent for one in found if one.verdict == "move"] for found in runs.values()]
     moves = [run for run in moves if run]
-    paid = [one.saved_percent > 0 for run in moves for one in run]
-    runs_paid = sum(all(one.saved_percent > 0 for one in run) for run in moves)
-    low, high = interval(runs_paid, len(moves)) if moves else (0.0, 100.0)
-    others = [one for run in found for one in run if one.verdict == "cannot tell"]
-    missed = sum(one.saved_percent > 1 for one in others)
-    saved = np.mean([one.saved_percent for run in moves for one in run]) if moves else float("nan")
     return {
-        "advised": len(paid), "paid": sum(paid), "saved_percent": float(saved), "runs": len(moves),
-        "runs_paid": runs_paid, "low": low, "high": high, "cannot_tell": len(others), "missed": missed,
+        "runs": len(runs), "net_percent": net, "low": low, "high": high,
+        "families": len(set(families.values())), "family_low": family_low, "family_high": family_high,
+        "decisions": sum(map(len, runs.values())), "advised": sum(map(len, moves)),
+        "paid": sum(saved > 0 for run in moves for saved in run),
+        "runs_advised": len(moves), "runs_paid": sum(sum(run) > 0 for run in moves),
     }  # fmt: skip
 
 
-def row(mode: str, one: dict[str, float]) -> list[str]:
+def row(mode: str, one: Mapping[str, float]) -> list[str]:
     """Return a row of the page's table."""
     return [
-        WORDS[mode], f"{one['advised']}", f"{one['paid']}", f"{one['saved_percent']:.2f}",
-        f"{one['runs_paid']} of {one['runs']}", f"{one['low']:.0f} to {one['high']:.0f} %",
-        f"{one['missed']} of {one['cannot_tell']}",
+        WORDS[mode], f"{one['runs']}", f"{one['net_percent']:.2f}", f"{one['low']:.2f} to {one['high']:.2f}",
+        f"{one['family_low']:.2f} to {one['family_high']:.2f}", f"{one['advised']} of {one['decisions']}",
+        f"{one['paid']} of {one['advised']}", f"{one['runs_paid']} of {one['runs_advised']}",
     ]  # fmt: skip
 
 
@@ -149,31 +157,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path)
     out = parser.parse_args().out
-    traces = [entry.id for entry in load_suite("v3").traces]
-    found = {
-        mode: measured([list(outcomes(load_trace(name), cluster)) for name in traces])
-        for mode, cluster in MODES.items()
-    }
-    rows = [row(mode, one) for mode, one in found.items()]
-    head = [
-        "moves",
-        "advised",
-        "paid",
-        "saved, %",
-        "runs: all paid",
-        "95 % interval",
-        "cannot tell: would have saved 1 %",
-    ]
-    made = "\n".join(["", *table(head, rows), "", ""])
+    traces = {entry.id: load_trace(entry.id) for entry in load_suite("v3").traces}
+    families = {name: trace.meta.family for name, trace in traces.items()}
+    record: dict[str, dict[str, float]] = {}
+    decisions: dict[str, list[Decision]] = {}
+    for mode, cluster in MODES.items():
+        runs = {}
+        for name, trace in traces.items():
+            print(f"{mode}: {name}", file=sys.stderr)
+            runs[name], decision = replay(trace, cluster)
+            decisions.setdefault(mode, []).append(decision)
+        record[mode] = measured(runs, families)
+    head = ["moves", "runs", "net saving, %", "a new recipe", f"a new family (of {len(set(families.values()))})",
+            "moves advised, of decisions", "moves that paid", "runs that it paid for"]  # fmt: skip
+    made = "\n".join(["", *table(head, [row(mode, one) for mode, one in record.items()]), "", ""])
     head = ["policy", "runs", "saved, %", "worst run, %", "runs that saved", "re-plans a run", "GB moved a run"]
-    rows = board([decided(load_trace(name), Settings(cluster=LIVE))[1] for name in traces])
-    policies = "\n".join(["", *table(head, rows), "", ""])
+    policies = "\n".join(["", *table(head, board(decisions["live"])), "", ""])
     if out is None:
         print(made, policies)
     else:
         write_part(out, BEGIN, made)
         write_part(out, BOARD, policies)
-        HELD_OUT.write_text(json.dumps(found, indent=1) + "\n")
+        HELD_OUT.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

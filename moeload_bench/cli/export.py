@@ -17,6 +17,7 @@ from moeload_bench.errors import counted
 from moeload_bench.interchange.checkpoints import permute_checkpoint, read_orders
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.isolation.hosts import parse_level
+from moeload_bench.placement.layouts import LINEAR
 
 app = typer.Typer(no_args_is_help=True, help="Write forecasts, traces, figures, checkpoints for other tools.")
 
@@ -79,19 +80,23 @@ def checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint: config.json, .safetensors.")],
     placement: Annotated[Path, typer.Option(help="The plan: what `plan --write FILE --format json` wrote.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")],
+    current: Annotated[
+        str, typer.Option(help="How the engine places experts by number: linear or round_robin.")
+    ] = LINEAR,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
     """Put the experts of a checkpoint in the order of a plan.
 
     For engines that place experts by number. The model computes the same: weights and rows of the router move
-    together. Device d then holds experts d * E / D to (d + 1) * E / D - 1 of the new numbers. The plan must hold each
-    expert once (`plan --slots E`). Traces recorded with the old numbers do not fit the new ones.
+    together. Device d then holds experts d * E / D to (d + 1) * E / D - 1 of the new numbers; with --current
+    round_robin it holds those that are d modulo D. The plan must hold each expert once (`plan --slots E`). Traces
+    recorded with the old numbers do not fit the new ones.
 
     \b
     moeload-bench export checkpoint my-model --placement placement.json \\
       --out my-model-placed
     """
-    orders = read_orders(placement)
+    orders = read_orders(placement, current)
     with pair_progress(as_json, "bytes") as report:
         done = permute_checkpoint(checkpoint, orders, out, report)
     if as_json:

@@ -26,7 +26,7 @@ from moeload_bench.interchange.forecast_files import forecast_ahead
 from moeload_bench.interchange.placements import place_forecast, renumbered, write_placement
 from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.hosts import parse_level
-from moeload_bench.placement.plans import ClusterShape
+from moeload_bench.placement.plans import ClusterShape, least_slots
 from moeload_bench.results.console import plain_table
 from moeload_bench.style import save_figure
 from moeload_bench.traces.trace import Trace
@@ -51,7 +51,7 @@ def plan(
         int | None, typer.Option(metavar=INT, help="Devices of a layer's experts; E / 4 by default.")
     ] = None,
     slots: Annotated[
-        int | None, typer.Option(metavar=INT, help="Slots on all devices; E + devices by default.")
+        int | None, typer.Option(metavar=INT, help="Slots on all devices; E by default: no replicas.")
     ] = None,
     nodes: Annotated[
         int, typer.Option(metavar=INT, help="Above 1: replicas of an expert stay on one of so many nodes.")
@@ -59,11 +59,18 @@ def plan(
     groups: Annotated[
         int | None, typer.Option(metavar=INT, help="Groups of experts that stay on a node; --nodes by default.")
     ] = None,
+    current: Annotated[
+        str | None,
+        typer.Option(
+            metavar="<str>",
+            help="The layout in force: linear (experts by number, as engines begin), round_robin, or a placement FILE.",
+        ),
+    ] = None,
     expert_mb: Annotated[
         float | None, typer.Option(help="MB that move with one replica: weights, and optimizer state if it moves.")
     ] = None,
     bandwidth: Annotated[float | None, typer.Option(help="GB/s that a device receives while experts move.")] = None,
-    step_ms: Annotated[float | None, typer.Option(help="Step time in ms, experts spread evenly.")] = None,
+    step_ms: Annotated[float | None, typer.Option(help="Step time in ms under the layout in force.")] = None,
     expert_fraction: Annotated[float | None, typer.Option(help="Part of a step set by the busiest device.")] = None,
     overlap: Annotated[float | None, typer.Option(help="Part of a migration hidden behind training.")] = None,
     replan_ms: Annotated[float | None, typer.Option(help="Fixed cost of a re-plan in ms.")] = None,
@@ -97,7 +104,8 @@ def plan(
     """Decide whether and how often to re-plan experts, and what that saves.
 
     \b
-    moeload-bench plan run.parquet --devices 8 --slots 72
+    moeload-bench plan run.parquet --devices 8
+    moeload-bench plan run.parquet --devices 8 --slots 72 --current now.json
     moeload-bench plan run.parquet --move restart --restart-minutes 10
     moeload-bench plan run.parquet --write placement.json --format eplb
 
@@ -124,9 +132,7 @@ def plan(
     if checkpoint is not None and move != "restart":
         raise PlacementError("--checkpoint is of a restart, expected --move restart --restart-minutes M")
     loaded, staying = open_trace(trace), [] if checkpoint is None else what_stays(checkpoint)
-    if move == "restart" and devices is not None and slots is None:
-        slots = loaded.num_experts
-    cluster = Cluster(_shape(devices, slots, nodes, groups), stated, restart_minutes)
+    cluster = Cluster(_shape(loaded.num_experts, devices, slots, nodes, groups), stated, restart_minutes, current)
     settings = Settings(
         forecaster=",".join(forecaster) if forecaster else None,
         horizon=horizon,
@@ -188,16 +194,19 @@ class Writing:
     first_layer: int | None
 
 
-def _shape(devices: int | None, slots: int | None, nodes: int, groups: int | None) -> ClusterShape | None:
-    """Return the shape that was stated, None for none; raise `PlacementError` for a part of one."""
-    if (devices is None) != (slots is None):
-        raise PlacementError("--devices and --slots go together: got one of them")
-    if devices is not None and slots is not None:
-        return ClusterShape("given", devices, slots, nodes, nodes if groups is None else groups)
-    if nodes != 1 or groups is not None:
-        given = f"--nodes {nodes}" if groups is None else f"--groups {groups}"
-        raise PlacementError(f"{given} needs --devices and --slots")
-    return None
+def _shape(experts: int, devices: int | None, slots: int | None, nodes: int, groups: int | None) -> ClusterShape | None:
+    """Return the shape that was stated, None for none; raise `PlacementError` for one without devices.
+
+    Without slots it has as many as there are experts, or the next multiple of the devices.
+    """
+    given = {"--slots": slots, "--nodes": None if nodes == 1 else nodes, "--groups": groups}
+    named = [f"{option} {value}" for option, value in given.items() if value is not None]
+    if devices is None:
+        if named:
+            raise PlacementError(f"{named[0]} needs --devices")
+        return None
+    slots = least_slots(experts, max(1, devices)) if slots is None else slots
+    return ClusterShape("given", devices, slots, nodes, nodes if groups is None else groups)
 
 
 def _intervals(every: str | None) -> dict[str, Any]:
@@ -215,7 +224,9 @@ def _write(trace: Trace, settings: Settings, shape: ClusterShape, forecaster: st
     """Write the plan; return what it changes, and which layers of the model have none."""
     ahead = forecast_ahead(trace, forecaster, settings.horizon, level=settings.level, seed=settings.seed)
     placement = place_forecast(ahead, shape, written.model_layers, written.first_layer)
-    placement, text = renumbered(placement, written.path, written.kind)
+    cluster, experts = settings.cluster, trace.num_experts
+    current_LR = cluster.layout_LR(placement.layers, experts, shape)
+    placement, text = renumbered(placement, current_LR, cluster.layout_name)
     write_placement(placement, written.path, written.kind)
     first = ahead.about["first_step"]
     lines = [
@@ -244,7 +255,8 @@ def _print(
     console.print("")
     console.print(
         f"{printable(trace.id)}: forecasters and intervals tried{'' if details else ' (all: --details)'}; percent of "
-        "the step time under the even spread, more is better; ms: CPU time of a forecast, observing included"
+        f"the step time under the {decision.terms.layout} layout, more is better; ms: CPU time of a forecast, "
+        "observing included"
     )
     console.print(_table([_candidate_cells(one) for one in _rows(decision, details)], decision.take))
     for failure in failures[:5]:

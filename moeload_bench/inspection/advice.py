@@ -81,13 +81,14 @@ class Seen:
     """What was seen before a step, whatever layout is in force.
 
     ``steps_seen``: training steps. ``recent_SLE``: shares of the last rows, NaN where a layer-step has no load;
-    ``static_imbalance``: of the static layout, mean over the run so far; ``names_L``: what the layers are called.
+    ``start_imbalance``: of the layout that the run began with, mean over the run so far; ``names_L``: what the layers
+    are called.
     """
 
     step: int
     steps_seen: int
     recent_SLE: FloatArray
-    static_imbalance: float
+    start_imbalance: float
     names_L: tuple[str, ...]
 
 
@@ -150,7 +151,7 @@ def _weighed(at: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Ad
     """
     before_L, after_L, moved_LD, wanted_LR = move
     layers, moves_L = len(before_L), moved_LD.any(axis=1)
-    per_unit = cost.step_ms * cost.expert_fraction / at.static_imbalance / layers
+    per_unit = cost.step_ms * cost.expert_fraction / at.start_imbalance / layers
     gain_L = np.nan_to_num(before_L - after_L) * per_unit * at.horizon
     price_L = (1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s
     margin_L = np.where(at.standing_L, rule.keep, rule.margin)

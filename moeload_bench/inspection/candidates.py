@@ -1,8 +1,8 @@
 """Forecasters and intervals tried side by side while a run goes on: what each would have saved, from the past alone.
 
 Forecasts are scored once the rows that they are about have come. Every candidate has a layout of its own that follows
-the rule of `advice`, with its forecaster, whenever its interval comes round. What they saved against the even spread is
-added up over disjoint parts of the run, and again over its newest windows; `decide` takes one.
+the rule of `advice`, with its forecaster, whenever its interval comes round. What they saved against the layout in
+force is added up over disjoint parts of the run, and again over its newest windows; `decide` takes one.
 
 Axis letters: S rows, L MoE layers, E experts, R replica slots, C layouts (the one in force, the candidates', vLLM's),
 N parts or windows, X sums of a part.
@@ -23,11 +23,11 @@ from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.harness.replay import follow
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen, Situation, advise
 from moeload_bench.inspection.cluster import CONSTANTS, LEFT, Constant, Costs
-from moeload_bench.inspection.decision import WINDOWS, Candidate, Decision, Terms, decide
+from moeload_bench.inspection.decision import WINDOWS, Begun, Candidate, Decision, Terms, decide
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
 from moeload_bench.placement.cost import replicas_moved, step_imbalance, steps_last
-from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.placement.vllm_eplb import EVERY, VllmEplb
 from moeload_bench.traces.means import mean_known, ratio_of
@@ -45,16 +45,16 @@ MOST_PARTS = 40
 class Layout:
     """The plan in force for a forecaster that is asked every ``times`` looks, and what its moves cost.
 
-    It begins as ``static_LR``. ``replans`` and ``replicas`` add up, and so does ``received``, by the device that
+    It begins as ``start_LR``. ``replans`` and ``replicas`` add up, and so does ``received``, by the device that
     receives most in each move; ``moved_at``: steps of the moves. ``last``: the advice that stands. A move is written
     off evenly over a span of steps, ``least`` at least; what is left of it when the next one comes is due at once.
     ``steps_left``: of the run, None for as many again as were seen.
     """
 
     def __init__(
-        self, static_LR: IntArray, devices: int, forecaster: str, times: int, least: int, steps_left: int | None
+        self, start_LR: IntArray, devices: int, forecaster: str, times: int, least: int, steps_left: int | None
     ) -> None:
-        self.current_LR, self._devices = static_LR, devices
+        self.current_LR, self._devices = start_LR, devices
         self.forecaster, self.times = forecaster, times
         self._least, self._steps_left = least, steps_left
         self.replans = self.replicas = self.received = 0
@@ -219,22 +219,22 @@ class Race:
 
     ``looks``: steps between looks; ``times``: looks between those of a candidate. ``window``: steps of one of the
     newest windows, rounded up to whole looks, and that a move is written off over at least. ``steps_left``: as in
-    `Layout`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``own``: the layout in
-    force.
+    `Layout`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``start_LR``: the layout
+    in force when the run begins, which all begin as and are measured against. ``own``: the one in force now.
 
-    ``parts``: the sums [X] of each part: steps, layer-steps with load, the even spread's imbalance over them; of each
+    ``parts``: the sums [X] of each part: steps, layer-steps with load, the imbalance of ``start_LR`` over them; of each
     layout [C] its own imbalance, the moves written off, the replicas received that are written off. ``total``: the
     same over all parts. Both as of the last time that it settled.
     """
 
     def __init__(
-        self, layers: int, experts: int, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
-        looks: int, window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
+        self, start_LR: IntArray, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int], looks: int,
+        window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
     ) -> None:  # fmt: skip
-        self.static_LR = plan(np.ones((layers, experts)), shape)
+        self.start_LR = start_LR
 
         def layout(name: str, k: int) -> Layout:
-            return Layout(self.static_LR, shape.devices, name, k, max(window, k * looks), steps_left)
+            return Layout(self.start_LR, shape.devices, name, k, max(window, k * looks), steps_left)
 
         self.looks, self.shape, self._rule, self._looked = looks, shape, rule, 0
         self.own = layout("", 1)
@@ -256,8 +256,8 @@ class Race:
         return np.array([row[0] for row in self.parts if row[1] > 0])
 
     @property
-    def even(self) -> float:
-        """Return the mean max/mean under the even spread so far, NaN without any load."""
+    def start(self) -> float:
+        """Return the mean max/mean so far under the layout that the run began with, NaN without any load."""
         return float(self.total[2] / self.total[1]) if self.total[1] else float("nan")
 
     def see(self, share_SLE: FloatArray, steps: int) -> None:
@@ -269,7 +269,7 @@ class Race:
         if not self._seen:
             return
         blocks, self._seen = self._seen, []
-        plans = {self.static_LR.tobytes(): self.static_LR}
+        plans = {self.start_LR.tobytes(): self.start_LR}
         plans |= {one.current_LR.tobytes(): one.current_LR for one in self.layouts}
         at = list(plans)
         of_C = [at.index(one.current_LR.tobytes()) for one in self.layouts]
@@ -337,14 +337,16 @@ class Race:
         missing = self._looks_to_plan + WINDOWS * self._window_looks - len(self._newest or ())
         return self._window_looks * self.looks, missing * self.looks
 
-    def decision(self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int) -> Decision:
+    def decision(
+        self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int, begun: Begun
+    ) -> Decision:
         """Return the decision at a step."""
-        total, even, cost = self.total, self.even, costs.model
+        total, start, cost = self.total, self.start, costs.model
         parts_NX = np.array(self.parts)
-        saved_NC = percent_saved(parts_NX[parts_NX[:, 1] > 0], even, cost)[1]
-        gain_C, net_C = (each_NC[0] for each_NC in percent_saved(total[None], even, cost))
-        new_gain_NC, newest_NC = percent_saved(self.windows, even, cost)
-        worst_NC = percent_saved(self.windows, even, costs.worst, costs.worst_share)[1]
+        saved_NC = percent_saved(parts_NX[parts_NX[:, 1] > 0], start, cost)[1]
+        gain_C, net_C = (each_NC[0] for each_NC in percent_saved(total[None], start, cost))
+        new_gain_NC, newest_NC = percent_saved(self.windows, start, cost)
+        worst_NC = percent_saved(self.windows, start, costs.worst, costs.worst_share)[1]
 
         def candidate(c: int, one: Layout, judged: Forecasts | None) -> Candidate:
             price_ms = cost.price_ms(1, one.received / max(1, one.replans))
@@ -362,30 +364,30 @@ class Race:
         known = [c for c, one in enumerate(self.tried, 1) if one.forecaster in forecasts]
         tried = [candidate(c, self.layouts[c], forecasts[self.layouts[c].forecaster]) for c in known]
         vllm = [candidate(c, one, None) for c, one in enumerate(self.vllm, 1 + len(self.tried))]
-        terms = Terms(steps_left, cost.step_ms, *self.terms)
-        decision = decide(step, tried, even, costs.constants, terms, *vllm)
+        terms = Terms(steps_left, cost.step_ms, *self.terms, *begun)
+        decision = decide(step, tried, start, costs.constants, terms, *vllm)
         take = next(c for c, one in zip(known, tried, strict=True) if one is decision.take)
-        return replace(decision, constants=tuple(_doubted(costs, total[None], even, take)))
+        return replace(decision, constants=tuple(_doubted(costs, total[None], start, take)))
 
 
 def percent_saved(
-    sum_NX: FloatArray, even: float, cost: CostModel, share: float = 1.0
+    sum_NX: FloatArray, start: float, cost: CostModel, share: float = 1.0
 ) -> tuple[FloatArray, FloatArray]:
     """Return what each layout saved in each part [N, C], in percent of the step time: before and after its moves.
 
-    ``sum_NX``: as in `Race.parts`. ``even``: mean max/mean under the even spread; ``share``: factor on what is written
-    off. A part without load saves nothing.
+    ``sum_NX``: as in `Race.parts`. ``start``: mean max/mean under the layout that the run began with; ``share``: factor
+    on what is written off. A part without load saves nothing.
     """
     C = (sum_NX.shape[1] - 3) // 3
-    steps_N1, known_N1, even_N1 = sum_NX[:, :3].T[:, :, None]
-    gain_NC = (even_N1 - sum_NX[:, 3 : 3 + C]) / np.maximum(1, known_N1) / even * 100 * cost.expert_fraction
+    steps_N1, known_N1, start_N1 = sum_NX[:, :3].T[:, :, None]
+    gain_NC = (start_N1 - sum_NX[:, 3 : 3 + C]) / np.maximum(1, known_N1) / start * 100 * cost.expert_fraction
     gain_NC = np.nan_to_num(gain_NC)
     moves_NC, received_NC = sum_NX[:, 3 + C : 3 + 2 * C], sum_NX[:, 3 + 2 * C :]
     price_NC = share * cost.price_ms(moves_NC, received_NC) / np.maximum(1, steps_N1) / cost.step_ms
     return gain_NC, gain_NC - 100 * price_NC
 
 
-def _doubted(costs: Costs, sum_1X: FloatArray, even: float, c: int) -> Iterator[Constant]:
+def _doubted(costs: Costs, sum_1X: FloatArray, start: float, c: int) -> Iterator[Constant]:
     """Yield the constants, with what layout ``c`` saves at half and at twice each ASSUMED one; see `percent_saved`."""
     names = {one.option: name for name, one in CONSTANTS.items()}
     for one in costs.constants:
@@ -397,7 +399,7 @@ def _doubted(costs: Costs, sum_1X: FloatArray, even: float, c: int) -> Iterator[
         for factor in (0.5, 2.0):
             value = {} if name is None else {name: min(factor * getattr(costs.model, name), CONSTANTS[name].most)}
             share = 1 / factor if name is None else 1.0
-            saved.append(float(percent_saved(sum_1X, even, replace(costs.model, **value), share)[1][0, c]))
+            saved.append(float(percent_saved(sum_1X, start, replace(costs.model, **value), share)[1][0, c]))
         yield one._replace(saved=(min(saved), max(saved)))
 
 

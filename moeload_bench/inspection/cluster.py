@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from moeload_bench.errors import PlacementError
+import numpy as np
+
+from moeload_bench.arrays import IntArray
+from moeload_bench.errors import PlacementError, not_found
+from moeload_bench.interchange.placement_files import read_slots
+from moeload_bench.placement.layouts import LAYOUTS, LINEAR, checked_layout, layout
 from moeload_bench.placement.plans import ClusterShape, default_shape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.traces.meta import TraceMeta
@@ -83,10 +90,11 @@ class Costs(NamedTuple):
 class Cluster:
     """One expert-parallel group and its costs, in the units of `moeload-bench plan` (docs/methods/placement.md).
 
-    ``shape`` None: one spare slot on each of E / 4 devices (the next smaller divisor of E). ``stated``: what you know
-    of the cost model, as a whole or by name, such as ``{"expert_mb": 350}``. A constant that you do not state comes
-    from the run (step time, part in experts, size of an expert) or its model (size of an expert); if these do not say
-    it, it is assumed and called so.
+    ``shape`` None: a slot for each expert on E / 4 devices (the next smaller divisor of E). ``current``: the layout in
+    force when the run begins, one of `placement.layouts.LAYOUTS` or a placement file; None: linear, and called assumed.
+    ``stated``: what you know of the cost model, as a whole or by name, such as ``{"expert_mb": 350}``. A constant that
+    you do not state comes from the run (step time, part in experts, size of an expert) or its model (size of an
+    expert); if these do not say it, it is assumed and called so.
 
     ``restart_minutes``: what a move takes where training restarts from a permuted checkpoint, which has no replicas: a
     slot for each expert. None: an engine moves experts while it runs.
@@ -95,6 +103,7 @@ class Cluster:
     shape: ClusterShape | None = None
     stated: CostModel | Mapping[str, float] = field(default_factory=dict)
     restart_minutes: float | None = None
+    current: str | None = None
 
     def __post_init__(self) -> None:
         minutes = self.restart_minutes
@@ -125,7 +134,29 @@ class Cluster:
                     f"{experts} slots"
                 )
             return self.shape
-        return default_shape(experts, replicas=self.restart_minutes is None)
+        return default_shape(experts)
+
+    @property
+    def layout_name(self) -> str:
+        """Return what the layout in force is called: `linear`, `round_robin`, or the file that has it."""
+        return self.current or LINEAR
+
+    def layout_LR(self, layers: Sequence[int], experts: int, shape: ClusterShape) -> IntArray:
+        """Return the expert in each slot [L, R] when the run begins; ``layers``: their numbers in the model.
+
+        Raise `PlacementError` for a file that holds no such layout, and as `read_slots`.
+        """
+        name = self.layout_name
+        if name in LAYOUTS:
+            return np.tile(layout(name, experts, shape), (len(layers), 1))
+        if not Path(name).exists():
+            raise not_found("layout", name, [*LAYOUTS, "FILE"])
+        slots_LR = checked_layout(read_slots(Path(name), layers), experts, name)
+        if slots_LR.shape[1] != shape.slots:
+            raise PlacementError(
+                f"{name}: {slots_LR.shape[1]} slots in a layer, expected {shape.slots}: say --slots {slots_LR.shape[1]}"
+            )
+        return slots_LR
 
     def costs(
         self, meta: TraceMeta, shape: ClusterShape, measured: Mapping[str, float], steps_left: int, steps_stated: bool
@@ -147,8 +178,12 @@ class Cluster:
         assumed = [name for name, (_, source) in known.items() if source == "ASSUMED"]
         worst = model | {name: model[name] * CONSTANTS[name].worst for name in assumed}
         nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
-        where = f"{shape.devices} devices with {shape.slots} slots{nodes}"
+        spare = (shape.slots - meta.experts) / shape.devices * len(meta.layers)
+        room = f" (the spare ones take {spare * model['expert_mb']:,.0f} MB more on a device)" if spare else ""
+        where = f"{shape.devices} devices with {shape.slots} slots{nodes}{room}"
         constants = [Constant(where, "ASSUMED" if self.shape is None else "stated", "--devices, --slots")]
+        source: Source = "ASSUMED" if self.current is None else "stated"
+        constants.append(Constant(f"{self.layout_name} layout in force", source, "--current"))
         for name, (value, source) in known.items():
             one = CONSTANTS[name]
             if restart is None or not one.of_live_moves:
@@ -176,6 +211,8 @@ class Cluster:
         numbers = {CONSTANTS[name].option: f"{value:.12g}" for name, value in self._stated.items()}
         if self.restart_minutes is not None:
             numbers |= {"--move": "restart", "--restart-minutes": f"{self.restart_minutes:.12g}"}
+        if self.current is not None:
+            numbers |= {"--current": shlex.quote(self.current)}
         return "".join(f" {name} {value}" for name, value in {**options, **numbers}.items())
 
 

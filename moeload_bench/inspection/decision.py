@@ -36,7 +36,7 @@ sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions mu
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 HELD_OUT = PACKAGE / "inspection" / "advised.json"
-"""How often moves that were advised paid (`benchmarks/advised_moves.py`), by how experts move."""
+"""What advice to move was worth (`benchmarks/advised_moves.py`), by how experts move."""
 Verdict = Literal["move", "leave", "cannot tell"]
 
 
@@ -44,7 +44,8 @@ Verdict = Literal["move", "leave", "cannot tell"]
 class Candidate:
     """A forecaster, looked at every so many steps, as the run would have gone with it.
 
-    Percentages are of the step time under the even spread: ``gain_percent`` before moving, ``saved_percent`` after it.
+    Percentages are of the step time under the layout that the run began with: ``gain_percent`` before moving,
+    ``saved_percent`` after it.
     ``misplaced``: mean part of the tokens that its forecasts put with the wrong expert; ``cpu_ms`` of a forecast,
     observing included, all candidates timed side by side. ``moved_at``: steps of its moves; ``breaks_even``: steps
     after which one of them is repaid by what the newest windows gain, None for never. ``saved_N``: by disjoint parts in
@@ -87,25 +88,36 @@ class Candidate:
         return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
 
 
+class Begun(NamedTuple):
+    """What savings are measured from: the layout in force when the run begins, and the first step that was seen."""
+
+    layout: str
+    first_step: int
+
+
 class Terms(NamedTuple):
     """What a decision is made for: steps of the run to come, their length, and the windows that it is judged by.
 
-    ``window``: steps of one window; ``missing``: steps more until there are five, 0 where there are.
+    ``window``: steps of one window; ``missing``: steps more until there are five, 0 where there are. ``layout`` and
+    ``first_step`` as in `Begun`.
     """
 
     steps_left: int
     step_ms: float
     window: int
     missing: int
+    layout: str
+    first_step: int
 
 
 @dataclass(frozen=True)
 class Decision:
     """What to do about a run, from what was seen before ``step``.
 
-    ``take``: the forecaster with its interval. ``verdict``: whether re-planning pays; if not, the experts stay spread
-    evenly. ``low`` and ``high``: 95 % interval of what ``take`` saves.
-    ``inseparable``: forecasters that this run cannot tell from the best one. ``even``: max/mean under the even spread.
+    ``take``: the forecaster with its interval. ``verdict``: whether re-planning pays; if not, the experts stay where
+    they are. ``low`` and ``high``: 95 % interval of what ``take`` saves.
+    ``inseparable``: forecasters that this run cannot tell from the best one. ``start``: max/mean under the layout that
+    the run began with.
     ``vllm``: what its default would have saved; it is compared, and never taken.
     """
 
@@ -116,7 +128,7 @@ class Decision:
     high: float
     inseparable: tuple[str, ...]
     candidates: tuple[Candidate, ...] = field(repr=False)
-    even: float
+    start: float
     constants: tuple[Constant, ...]
     terms: Terms
     vllm: Candidate | None
@@ -147,7 +159,8 @@ class Decision:
             "step": self.step, "verdict": self.verdict, "moves": self.moves, "take": self.take.record,
             "interval": (self.low, self.high), "net_hours": self.net_hours, **self.terms._asdict(),
             "vllm": None if self.vllm is None else self.vllm.record,
-            "judged_by": "step time saved", "inseparable": self.inseparable, "matters": self.matters, "even": self.even,
+            "judged_by": "step time saved", "inseparable": self.inseparable, "matters": self.matters,
+            "imbalance": self.start,
             "candidates": [one.record for one in self.candidates], "constants": self.constants,
         }  # fmt: skip
         return dict(plain(facts))
@@ -160,7 +173,7 @@ class Decision:
         take = self.take
         lead, saved = f"Decision at step {self.step:,}:", f"{take.saved_percent:.1f} % of the step time"
         if self.verdict == "leave":
-            return f"{lead} leave the experts spread evenly (max/mean {self.even:.2f}): {self.doubt}."
+            return f"{lead} leave the experts where they are ({self._imbalance}): {self.doubt}."
         if self.verdict == "cannot tell":
             return (
                 f"{lead} cannot tell whether moving experts pays. {take.forecaster}, every {take.every:,} steps, saved "
@@ -169,8 +182,16 @@ class Decision:
         return (
             f"{lead} re-plan with {take.forecaster} every {take.every:,} steps where it pays: saves "
             f"{saved} ({self.low:.1f} to {self.high:.1f} %, 95 % interval over parts "
-            f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; max/mean over the "
-            f"run {self.even:.2f} (even spread) -> {take.imbalance:.2f} (this plan)."
+            f"of the run) with {counted(take.replans, 're-plan')} and {volume(take.moved_gb)} moved; "
+            f"{self._imbalance} -> {take.imbalance:.2f} (this plan)."
+        )
+
+    @property
+    def _imbalance(self) -> str:
+        """Return the imbalance without moves, the steps that it is a mean over, and the layout."""
+        return (
+            f"max/mean over steps {self.terms.first_step:,} to {self.step - 1:,}: {self.start:.2f} "
+            f"({self.terms.layout} layout)"
         )
 
     @property
@@ -241,7 +262,7 @@ class Decision:
 def decide(
     step: int,
     candidates: Sequence[Candidate],
-    even: float,
+    start: float,
     constants: Sequence[Constant],
     terms: Terms,
     vllm: Candidate | None = None,
@@ -268,16 +289,19 @@ def decide(
         verdict = "leave"
     elif take.pays and not (vllm and vllm.dominates(take)):
         verdict = "move"
-    return Decision(step, take, verdict, low, high, inseparable, tuple(candidates), even, tuple(constants), terms, vllm)
+    return Decision(
+        step, take, verdict, low, high, inseparable, tuple(candidates), start, tuple(constants), terms, vllm
+    )
 
 
 def held_out(move: str) -> str:
-    """Return how often such advice paid on runs that were held out; ``move``: `live` or `restart`."""
-    found = json.loads(HELD_OUT.read_text(encoding="utf-8"))[move]
+    """Return what such advice was worth on runs that were held out; ``move``: `live` or `restart`."""
+    record = json.loads(HELD_OUT.read_text(encoding="utf-8"))[move]
     return (
-        f"On held-out runs {found['paid']} of {found['advised']} such moves paid, and all of them in "
-        f"{found['runs_paid']} of {found['runs']} runs (95 % interval {found['low']:.0f} to {found['high']:.0f} %, "
-        f"{page('docs/methods/placement.md')})."
+        f"On {record['runs']} held-out runs such advice saved {record['net_percent']:.1f} % of the step time, net of "
+        f"moves (95 % interval for a new recipe {record['low']:.1f} to {record['high']:.1f} %, for a new family of "
+        f"models {record['family_low']:.1f} to {record['family_high']:.1f} %; runs without advice count as 0; "
+        f"{page('docs/methods/placement.md')}): {record['paid']} of {record['advised']} moves paid."
     )
 
 

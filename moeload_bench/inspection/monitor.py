@@ -19,8 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.inspection.advice import Advice
@@ -32,6 +30,7 @@ from moeload_bench.inspection.sinks import Log, console_line, event_caller, seri
 from moeload_bench.inspection.verdict import verdict
 from moeload_bench.interchange.forecast_files import made_by
 from moeload_bench.interchange.placements import check_format, placement_of, write_placement
+from moeload_bench.placement.layouts import checked_layout
 from moeload_bench.recording.writer import RecordingWarning, Row, rows_of
 from moeload_bench.traces.trace import Trace, TraceMeta
 
@@ -208,7 +207,7 @@ class LoadMonitor:
         planner = self.watch.planner
         if planner is None:
             raise PlacementError("nothing is planned: expected on_advice, advice_file or a cluster that fits the model")
-        planner.carried_out(_checked_plan(advice, planner.info.num_experts))
+        planner.carried_out(checked_layout(advice, planner.info.num_experts))
 
     def log_to(self, log: Log) -> None:
         """Send the numbers to ``log(dict, step)`` in the training's own thread; an error there is a warning."""
@@ -387,23 +386,6 @@ class _Attached:
         if printers and self._trainer.is_world_process_zero():
             bar = next((one.training_bar for one in printers if getattr(one, "training_bar", None) is not None), None)
             (print if bar is None else bar.write)(console_line(values, step))
-
-
-def _checked_plan(slot_expert_LR: IntArray, experts: int) -> IntArray:
-    """Return the slots as an array; raise `PlacementError` where a layer lacks an expert or has an unknown one."""
-    slots_LR = np.asarray(slot_expert_LR)
-    if slots_LR.ndim != 2 or slots_LR.dtype.kind not in "iu":
-        raise PlacementError(
-            f"the plan has shape {slots_LR.shape} of {slots_LR.dtype}, expected whole numbers [layers, slots]"
-        )
-    for at, slot_R in enumerate(slots_LR.tolist()):
-        wrong = sorted(set(range(experts)).symmetric_difference(slot_R))
-        if wrong:
-            how = "missing" if 0 <= wrong[0] < experts else "unknown"
-            raise PlacementError(
-                f"row {at} of the plan: expert {wrong[0]} is {how}, expected each of 0 to {experts - 1} at least once"
-            )
-    return slots_LR.astype(np.int64)
 
 
 def _warn(text: str) -> None:

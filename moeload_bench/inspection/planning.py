@@ -25,7 +25,7 @@ from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.inspection.advice import Advice, AdviceRule, Seen
 from moeload_bench.inspection.candidates import TIMES, Forecasts, Race, Sample, Windows
 from moeload_bench.inspection.cluster import Cluster, Costs
-from moeload_bench.inspection.decision import FORECASTERS, Decision, too_short
+from moeload_bench.inspection.decision import FORECASTERS, Begun, Decision, too_short
 from moeload_bench.inspection.facts import block_of, joined
 from moeload_bench.inspection.measured import even_fraction
 from moeload_bench.isolation.arguments import split_targets
@@ -120,7 +120,7 @@ class Planner:
     """
 
     def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int) -> None:
-        L, E, stride = len(meta.layers), meta.experts, meta.stride
+        E, stride = meta.experts, meta.stride
         grid, looks = grid_of(settings.rule, stride), settings.every_at(stride)
         self._block_rows, self._look_rows = grid.rows, looks // stride
         step_block = grid.rows * stride
@@ -133,6 +133,7 @@ class Planner:
         if shape is None:
             raise PlacementError(f"no cluster fits {E} experts: expected --devices and --slots")
         self.settings, self.shape, self._meta = settings, shape, meta
+        start_LR = settings.cluster.layout_LR([layer.index for layer in meta.layers], E, shape)
         self.info = replace(trace_info(meta), batch_tokens=batch_tokens)  # of the first step: later ones are to come
         self.names_L = tuple(layer_names(meta))
         times = TIMES
@@ -158,7 +159,15 @@ class Planner:
         self._step_s, self._fraction = Sample(MOST_STEP_TIMES), Sample(MOST_STEP_TIMES)
         live = settings.cluster.restart_minutes is None
         self.race = Race(
-            L, E, shape, tuple(targets), times, looks, settings.horizon, settings.steps_left, settings.advice, live=live
+            start_LR,
+            shape,
+            tuple(targets),
+            times,
+            looks,
+            settings.horizon,
+            settings.steps_left,
+            settings.advice,
+            live=live,
         )
         self._windows = Windows(settings.horizon // stride)
         self._recent: deque[FloatArray] = deque(maxlen=grid.window)
@@ -262,11 +271,12 @@ class Planner:
             step=step,
             steps_seen=self.steps_seen,
             recent_SLE=steps_last(np.concatenate(self._recent)),
-            static_imbalance=race.even if np.isfinite(race.even) else 1.0,
+            start_imbalance=race.start if np.isfinite(race.start) else 1.0,
             names_L=self.names_L,
         )
         race.look(seen, share_hat, costs)
-        decision = race.decision(step, self.forecasts, costs, settings.steps_left or self.steps_seen)
+        begun = Begun(settings.cluster.layout_name, step - self.steps_seen)
+        decision = race.decision(step, self.forecasts, costs, settings.steps_left or self.steps_seen, begun)
         advice = race.advice(seen, share_hat[decision.take.forecaster], costs, decision.doubt)
         if settings.follow:
             race.own.follow(advice, self.steps_seen)

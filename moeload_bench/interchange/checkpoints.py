@@ -36,6 +36,8 @@ from moeload_bench.interchange.optimizer_states import (
     permute_optimizer,
 )
 from moeload_bench.interchange.rows import Report
+from moeload_bench.placement.layouts import LINEAR, layout
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
 
@@ -137,10 +139,11 @@ class Permuted:
     left_out: tuple[str, ...]
 
 
-def read_orders(path: Path) -> dict[int, tuple[int, ...]]:
-    """Return for each layer of a plan (format `json`) the expert of each slot.
+def read_orders(path: Path, current: str = LINEAR) -> dict[int, tuple[int, ...]]:
+    """Return for each layer of a plan (format `json`) which expert gets each number.
 
-    Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
+    ``current``: how the engine places experts by number, one of `layouts.LAYOUTS`; so it places the new numbers as the
+    plan says. Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
     """
     orders: dict[int, tuple[int, ...]] = {}
     content = "a plan, as `plan --write FILE --format json` writes it"
@@ -148,7 +151,9 @@ def read_orders(path: Path) -> dict[int, tuple[int, ...]]:
         if entry.layer in orders:
             raise PlacementError(f"{path}: layer {entry.layer} is there twice, expected each layer's number once")
         slots = [expert for device in entry.devices for expert in device]
-        orders[entry.layer] = _once_each(slots, f"{path}: layer {entry.layer}")
+        slots = list(_once_each(slots, f"{path}: layer {entry.layer}"))
+        number_R = layout(current, len(slots), ClusterShape("plan", len(entry.devices), len(slots)))
+        orders[entry.layer] = tuple(expert for _, expert in sorted(zip(number_R.tolist(), slots, strict=True)))
     return orders
 
 

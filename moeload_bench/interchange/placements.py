@@ -9,9 +9,8 @@ replicas of one expert.
 from __future__ import annotations
 
 import io
-import itertools
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -112,34 +111,15 @@ def check_format(kind: str) -> None:
         raise not_found("placement format", kind, FORMATS)
 
 
-def slots_in(path: Path, kind: str, like: Placement) -> IntArray | None:
-    """Return the plan [L, R] in a file that `write_placement` wrote; None if there is none of this shape."""
-    if kind not in READERS:
-        return None
-    try:
-        slots_LR = np.array(READERS[kind](json.loads(path.read_text(encoding="utf-8"))), dtype=np.int64)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    same_shape = slots_LR.shape == like.slot_expert_LR.shape
-    held = same_shape and all(set(slot_R) == set(range(like.experts)) for slot_R in slots_LR.tolist())
-    return slots_LR if held else None
-
-
-def renumbered(placement: Placement, path: Path, kind: str) -> tuple[Placement, str]:
-    """Return the plan, its devices and slots numbered so that the fewest replicas move from the file at ``path``, and
-    in words what it changes. Without such a file the change is from the even spread.
+def renumbered(placement: Placement, current_LR: IntArray, name: str) -> tuple[Placement, str]:
+    """Return the plan, its devices and slots numbered so that the fewest replicas move from the layout in force, and in
+    words what it changes. ``name``: what that layout is called.
     """
-    shape, last_LR, after_LR = placement.shape, slots_in(path, kind, placement), placement.slot_expert_LR
-    if last_LR is None:
-        last, before_LR = (
-            "the even spread: no such plan was there before",
-            plan(np.ones_like(placement.count_LE), shape),
-        )
-    else:
-        last, before_LR, after_LR = "the last file", last_LR, _slots_beside(last_LR, after_LR, shape)
-    moved = counted(int(replicas_moved(before_LR, after_LR, shape.devices).sum()), "replica")
-    changed = counted(int((before_LR != after_LR).sum()), "slot")
-    return replace(placement, slot_expert_LR=after_LR), f"{moved} to move, {changed} different from {last}"
+    after_LR = _slots_beside(current_LR, placement.slot_expert_LR, placement.shape)
+    moved = counted(int(replicas_moved(current_LR, after_LR, placement.shape.devices).sum()), "replica")
+    changed = counted(int((current_LR != after_LR).sum()), "slot")
+    words = f"{moved} to move, {changed} different from the {name} layout"
+    return replace(placement, slot_expert_LR=after_LR, about={**placement.about, "current": name}), words
 
 
 def _slots_beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) -> IntArray:
@@ -154,22 +134,6 @@ def _slots_beside(before_LR: IntArray, after_LR: IntArray, shape: ClusterShape) 
                 out_C[slot] = expert
         out_C[out_C < 0] = after_C
     return out_NC.reshape(after_LR.shape)
-
-
-def _joined(devices: Iterable[list[int]]) -> list[int]:
-    return list(itertools.chain.from_iterable(devices))
-
-
-READERS: Mapping[str, Callable[[Any], Any]] = {
-    "json": lambda record: [_joined(layer["devices"]) for layer in record["layers"]],
-    "eplb": lambda record: record["physical_to_logical_map"],
-    "vllm": lambda record: record,
-    "megatron": lambda record: [_joined(ranks) for ranks in record["experts_of_rank"].values()],
-    "vllm-ascend": lambda record: [
-        _joined(device["device_expert"] for device in layer["device_list"]) for layer in record["layer_list"]
-    ],
-}
-"""The slots of each layer in a file's JSON; of sglang's and TensorRT-LLM's files nothing is read back."""
 
 
 def _json(placement: Placement, path: Path) -> bytes:

@@ -70,7 +70,7 @@ class ClusterShape:
         """Raise `PlacementError` unless ``experts`` can be placed and different plans can differ in cost."""
         where = f"shape {self.name!r}: {counted(experts, 'expert')}"
         if self.slots < experts:
-            fits = -(-experts // self.devices) * self.devices
+            fits = least_slots(experts, self.devices)
             raise PlacementError(f"{where} need a slot each, got {self.slots} slots; {fits} would do")
         if self.devices == 1:
             raise PlacementError(f"{where} on 1 device: every plan costs the same; expected 2 to {experts} devices")
@@ -117,12 +117,19 @@ def headline_shapes(experts: int) -> tuple[ClusterShape, ...]:
     return tuple(shapes)
 
 
-def default_shape(experts: int, *, replicas: bool = True) -> ClusterShape | None:
-    """Return the shape that is assumed where none is stated: `quarter`, or `plain` without replicas.
+def default_shape(experts: int) -> ClusterShape | None:
+    """Return the shape that is assumed where none is stated, without replicas, as training engines have none.
 
-    None for fewer than 4 experts.
+    It has E / 4 devices, or E / 2 for fewer than 8 experts (the next smaller divisor of E); None for fewer than 4.
     """
-    return next((one for one in headline_shapes(experts) if (one.slots > experts) == replicas), None)
+    most = experts // 4 if experts >= 8 else experts // 2
+    devices = _divisor(experts, most)
+    return ClusterShape("plain", devices, experts) if devices >= 2 else None
+
+
+def least_slots(experts: int, devices: int) -> int:
+    """Return the fewest slots that hold every expert, as many on each device: 9 for 8 experts on 3 devices."""
+    return -(-experts // devices) * devices
 
 
 def _divisor(experts: int, most: int) -> int:

@@ -1,9 +1,9 @@
 """What moving experts costs and brings, and the plans that move the fewest (docs/methods/placement.md).
 
-The cost model, in milliseconds. T is the step time measured in the static layout (the plan for uniform loads), f the
-part of it that waits for the most loaded device, I(t, l) = max / mean device load of layer l in step t:
+The cost model, in milliseconds. T is the step time measured under the layout in force, f the part of it that waits for
+the most loaded device, I(t, l) = max / mean device load of layer l in step t:
 
-    step(t) = T (1 - f) + T f mean_l I(t, l) / I_static,        I_static = mean over t, l in the static layout
+    step(t) = T (1 - f) + T f mean_l I(t, l) / I_0,        I_0 = mean over t, l under the layout in force
     migration = replan_ms + (1 - overlap) * (most replicas that one device receives) * expert_mb / bandwidth_gb_s
 
 Axis letters: S rows of the trace, L MoE layers, E experts, R replica slots, D devices.

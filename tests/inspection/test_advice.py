@@ -14,7 +14,8 @@ from moeload_bench.inspection.candidates import percent_saved
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.planning import Planner, Settings, compare_policies, plans_of
 from moeload_bench.placement.cost import replicas_moved, step_imbalance
-from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.layouts import LINEAR, layout
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.store import read_trace
@@ -33,16 +34,16 @@ HOT_E = np.array([0.08, 0.08, 0.08, 0.08, 0.08, 0.44, 0.08, 0.08])
 
 
 def situation(share_LE: FloatArray, **changes: object) -> Situation:
-    """One where the static layout is in force and the last 100 steps were all the same."""
-    static = plan(np.ones(share_LE.shape), SHAPE)
+    """One where the linear layout is in force and the last 100 steps were all the same."""
+    linear_LR = np.tile(layout(LINEAR, share_LE.shape[1], SHAPE), (len(share_LE), 1))
     at = Situation(
         step=1000,
         steps_seen=1000,
-        current_LR=static,
+        current_LR=linear_LR,
         share_hat_LE=share_LE,
         horizon=200,
         recent_SLE=np.broadcast_to(share_LE, (100, *share_LE.shape)),
-        static_imbalance=float(step_imbalance(static, share_LE[None], 2).mean()),
+        start_imbalance=float(step_imbalance(linear_LR, share_LE[None], 2).mean()),
         moved=False,
         standing_L=np.zeros(len(share_LE), dtype=np.bool_),
         names_L=tuple(str(i) for i in range(len(share_LE))),
@@ -62,7 +63,7 @@ def test_a_hot_expert_is_worth_a_move_and_the_reason_says_what_it_saves() -> Non
     assert (advice.verdict, advice.layers) == ("replan", (1,))
     assert advice.slot_expert_LR is not None
     before, after = (step_imbalance(p, share_LE[None], 2)[0, 1] for p in (at.current_LR, advice.slot_expert_LR))
-    saves = 0.5 * (before - after) / at.static_imbalance / 2 * 100
+    saves = 0.5 * (before - after) / at.start_imbalance / 2 * 100
     costs = 100 * replicas_moved(at.current_LR, advice.slot_expert_LR, 2).sum(axis=0).max() * 8 / (200 * 100)
     assert advice.saves_percent == pytest.approx(saves)
     assert advice.costs_percent == pytest.approx(costs)
@@ -140,8 +141,8 @@ def followed(trace: Trace) -> tuple[Planner, float]:
     shape = settings.cluster.shape_for(trace.num_experts)
     assert shape is not None
     share_SLE, planner = trace.share_SLE(), None
-    static = plan(np.ones(share_SLE.shape[1:]), shape)
-    plans, migration = [(0, static)], 0.0
+    linear_LR = np.tile(layout(LINEAR, share_SLE.shape[2], shape), (share_SLE.shape[1], 1))
+    plans, migration = [(0, linear_LR)], 0.0
     for planner, planned in plans_of(trace, settings):  # noqa: B007
         if planned.advice.verdict == "replan" and planned.step <= trace.step_S[-1]:
             wanted = planned.advice.slot_expert_LR
@@ -155,8 +156,8 @@ def followed(trace: Trace) -> tuple[Planner, float]:
         step_imbalance(plan_LR, share_SLE[start:stop], shape.devices)
         for (start, plan_LR), stop in zip(plans, stops, strict=True)
     ]
-    even = float(np.nanmean(step_imbalance(static, share_SLE, shape.devices)))
-    gain = COST.step_ms * COST.expert_fraction * (1 - float(np.nanmean(np.concatenate(under))) / even)
+    start = float(np.nanmean(step_imbalance(linear_LR, share_SLE, shape.devices)))
+    gain = COST.step_ms * COST.expert_fraction * (1 - float(np.nanmean(np.concatenate(under))) / start)
     return planner, 100 * (gain - migration / trace.steps) / COST.step_ms
 
 
@@ -171,7 +172,7 @@ def test_following_the_advice_saves_what_the_best_policy_saves() -> None:
     """Without a balancing loss, within 0.5 points of the best interval of `plan` in hindsight; and the sum is right."""
     trace = load_trace("qwen3moe-tiny-8e-aux0/test/seed1")
     planner, got = followed(trace)
-    assert percent_saved(planner.race.total[None], planner.race.even, COST)[1][0, 0] == pytest.approx(got, abs=0.02)
+    assert percent_saved(planner.race.total[None], planner.race.start, COST)[1][0, 0] == pytest.approx(got, abs=0.02)
     assert got >= best_saving(trace, planner.shape) - 0.5
 
 
@@ -189,8 +190,8 @@ def test_a_balanced_run_is_left_alone(shape: ClusterShape) -> None:
 @needs_traces
 @pytest.mark.parametrize("recipe", FOLLOWED)
 def test_advice_never_loses_and_saves_where_there_is_something_to_save(recipe: str) -> None:
-    """Never more than 0.1 % of the step time worse than the static layout; without any balancing at least 80 % of what
-    the best interval of `plan` saves, chosen in hindsight."""
+    """Never more than 0.1 % of the step time worse than the layout in force; without any balancing at least 80 % of
+    what the best interval of `plan` saves, chosen in hindsight."""
     path = min((TRACES / recipe / "test").glob("*.parquet"))
     trace = read_trace(path)
     planner, got = followed(trace)

@@ -22,7 +22,7 @@ from moeload_bench.inspection.decision import FORECASTERS, Candidate, Terms, dec
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Settings, decided, plans_of
 from moeload_bench.placement.cost import step_imbalance
-from moeload_bench.placement.plans import ClusterShape, plan
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import load_trace
@@ -33,7 +33,7 @@ from tests.support.monitored import fed
 from tests.support.synthetic import settling_trace
 
 TRACES = Path(__file__).parents[2] / "traces"
-TERMS = Terms(steps_left=1000, step_ms=100.0, window=200, missing=0)
+TERMS = Terms(steps_left=1000, step_ms=100.0, window=200, missing=0, layout="linear", first_step=0)
 STATED = ("--expert-mb", "88", "--bandwidth", "50", "--step-ms", "4000")
 
 
@@ -117,7 +117,7 @@ def test_nothing_tried_dominates_what_is_advised(name: str) -> None:
     trace = load_trace(name)
     tried = decided(trace, Settings(intervals=(*range(50, 501, 50), 1000, 2000)))[1]
     usual = [one for one in tried.candidates if one.every <= 500]
-    decision = decide(tried.step, usual, tried.even, tried.constants, tried.terms, tried.vllm)
+    decision = decide(tried.step, usual, tried.start, tried.constants, tried.terms, tried.vllm)
     assert tried.vllm is not None
     assert not decision.moves or not any(one.dominates(decision.take) for one in (*tried.candidates, tried.vllm))
 
@@ -219,7 +219,7 @@ def test_what_is_moved_is_said_in_a_unit_that_shows_it(gb: float, said: str) -> 
     moved = replace(candidate("a", 50, 5.0, gb, 9), moved_gb=gb)
     line = decide(1000, [moved], 1.2, (), TERMS).lines()[0]
     assert f"with 9 re-plans and {said} moved" in line
-    assert "max/mean over the run 1.20 (even spread) -> 1.10 (this plan)" in line
+    assert "max/mean over steps 0 to 999: 1.20 (linear layout) -> 1.10 (this plan)" in line
 
 
 def test_forecasters_are_compared_at_their_best_intervals() -> None:
@@ -235,7 +235,8 @@ def test_below_one_percent_the_experts_stay() -> None:
     decision = decide(1000, [candidate("a", 50, 0.4, 5.0, 9)], 1.07, (), TERMS)
     assert not decision.moves
     assert decision.lines()[0] == (
-        "Decision at step 1,000: leave the experts spread evenly (max/mean 1.07): re-planning with a saves 0.40 % of "
+        "Decision at step 1,000: leave the experts where they are (max/mean over steps 0 to 999: 1.07 (linear "
+        "layout)): re-planning with a saves 0.40 % of "
         "the step time, below 1 %."
     )
 
@@ -270,16 +271,19 @@ def test_constants_come_from_the_run_and_its_model() -> None:
     assert expert_mb(trace.meta) == pytest.approx(3 * 64 * 128 * (4 + 8) / 1e6)
     assert "Of the model: 0.2949 MB per expert." in lines
     assert "Stated: 40 GB/s into a device." in lines
-    assert lines[-1].startswith("ASSUMED, state yours: 4 devices with 20 slots (--devices, --slots), 50 % of a step")
+    assert lines[-1].startswith(
+        "ASSUMED, state yours: 4 devices with 16 slots (--devices, --slots), linear layout in force (--current), "
+        "50 % of a step"
+    )
     assert "suppose" not in " ".join(lines)
 
 
 @pytest.mark.parametrize(("experts", "devices"), [(8, 2), (16, 4), (60, 15), (6, 3), (10, 2)])
 def test_the_default_cluster_fits_the_model(experts: int, devices: int) -> None:
-    """The devices divide the experts, and each has a spare slot."""
+    """The devices divide the experts; there is a slot for each expert, as training engines have no replicas."""
     shape = Cluster().shape_for(experts)
     assert shape is not None
-    assert (shape.devices, shape.slots) == (devices, experts + devices)
+    assert (shape.devices, shape.slots) == (devices, experts)
     assert experts % shape.devices == 0
 
 
@@ -291,16 +295,16 @@ def test_what_is_saved_is_what_the_moves_save() -> None:
     planner, decision = decided(trace, settings)
     layout = planner.race.tried[0]
     share_SLE = trace.share_SLE()[: decision.step]
-    static = step_imbalance(plan(np.ones((2, 4)), shape), share_SLE, 2).mean()
-    assert decision.even == pytest.approx(static)
-    gain = 100 * 0.5 * (1 - decision.take.imbalance / static)
+    start = step_imbalance(np.array([[0, 1, 2, 3, 0, 1]] * 2), share_SLE, 2).mean()
+    assert decision.start == pytest.approx(start)
+    gain = 100 * 0.5 * (1 - decision.take.imbalance / start)
     spent = 100 * cost.price_ms(layout.replans, layout.received) / (decision.step * 100)
     assert decision.take.saved_percent == pytest.approx(gain - spent)
     assert np.mean(decision.take.saved_N) == pytest.approx(decision.take.saved_percent, abs=0.2)
 
 
 def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:
-    """From the even spread first, then from the file that is there: its devices are renumbered to move little."""
+    """From the linear layout first, then from the file that --current names: devices are renumbered to move little."""
     path = write_trace(synthetic_trace(1300), tmp_path / "own.parquet")
     words = [
         "plan",
@@ -314,9 +318,10 @@ def test_a_written_plan_says_what_it_changes(tmp_path: Path) -> None:
         "--write",
         str(tmp_path / "p.json"),
     ]
-    first, second = (" ".join(CliRunner().invoke(app, words).output.split()) for _ in range(2))
-    assert "different from the even spread: no such plan was there before" in first
-    assert "0 replicas to move, 0 slots different from the last file" in second
+    first = " ".join(CliRunner().invoke(app, words).output.split())
+    second = " ".join(CliRunner().invoke(app, [*words, "--current", str(tmp_path / "p.json")]).output.split())
+    assert "different from the linear layout" in first
+    assert f"0 replicas to move, 0 slots different from the {tmp_path / 'p.json'} layout" in second
     slots = [layer["devices"] for layer in json.loads((tmp_path / "p.json").read_text())["layers"]]
     assert np.array(slots).shape == (2, 2, 3)
 

@@ -311,7 +311,8 @@ def test_nothing_is_planned_unless_it_is_asked_for() -> None:
 
 def test_a_summary_is_sentences() -> None:
     """The verdict first, then the decision and advice; before the first step it says so."""
-    monitor = LoadMonitor(Settings("sw_avg", horizon=50, follow=True))
+    cluster = Cluster(ClusterShape("two", 2, 10))
+    monitor = LoadMonitor(Settings("sw_avg", horizon=50, follow=True, cluster=cluster))
     assert monitor.summary() == "nothing seen yet"
     fed(monitor, unbalanced(650))
     assert monitor.summary().startswith("SETTLED since step ")

@@ -13,16 +13,19 @@ import pytest
 import torch
 
 from moeload_bench.errors import NotFoundError, PlacementError
+from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.monitor import LoadMonitor
 from moeload_bench.inspection.planning import Planner, Settings
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
+from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.recording.writer import RecordingWarning
 from moeload_bench.traces.trace import Trace
 from tests.support.monitored import assert_same, fed, unbalanced
 
 torch.set_num_threads(1)
 
-SETTINGS = Settings("sw_avg", horizon=50)  # five windows of 50 steps are over at step 450
+SHAPE = ClusterShape("two", 2, 10)
+SETTINGS = Settings("sw_avg", horizon=50, cluster=Cluster(SHAPE))  # five windows of 50 steps are over at step 450
 STEPS = 650
 
 
@@ -130,14 +133,14 @@ def resumed(monitor: LoadMonitor, trace: Trace, at: int) -> list[Any]:
 
 
 def test_after_a_resume_nothing_counts_as_carried_out_that_nobody_confirmed() -> None:
-    """Neither an advice that was refused before nor one that was carried out: the even spread is in force, advice that
-    stands is given again, and only for steps that are new."""
+    """Neither an advice that was refused before nor one that was carried out: the linear layout is in force, advice
+    that stands is given again, and only for steps that are new."""
     trace, asked = unbalanced(STEPS), []
     monitor = LoadMonitor(SETTINGS, on_advice=lambda advice: asked.append(advice.step) or False)
     coming = resumed(monitor, trace, 500)
     layout = planner_of(monitor).race.own
     assert layout.replans == 0
-    np.testing.assert_array_equal(layout.current_LR, planner_of(monitor).race.static_LR)
+    np.testing.assert_array_equal(layout.current_LR, planner_of(monitor).race.start_LR)
     assert asked == []
     for row in coming:
         monitor.add(row, lambda: trace.meta)

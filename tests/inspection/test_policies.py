@@ -109,7 +109,7 @@ def test_the_command_refuses_what_makes_no_plan(tmp_path, more, says):
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [(["--devices", "3"], "--devices and --slots go together"), (["--nodes", "2"], "--nodes 2 needs --devices")],
+    [(["--slots", "6"], "--slots 6 needs --devices"), (["--nodes", "2"], "--nodes 2 needs --devices")],
 )
 def test_half_a_cluster_is_refused(tmp_path, options, says):
     """What is missing is named."""

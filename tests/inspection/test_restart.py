@@ -79,17 +79,18 @@ class Replayed(NamedTuple):
 def replayed(load_SLE: Any) -> Replayed:
     """Replay the rule: each layer that gains moves, if the restart is repaid one and a half times over its span."""
     share_SLE = load_SLE / load_SLE.sum(axis=2, keepdims=True)
-    even_LE = np.stack([devices_of(np.ones(E))] * L)
-    even_SL, own_SL, charged_S = imbalance(share_SLE, even_LE), np.zeros((len(share_SLE), L)), np.zeros(len(share_SLE))
-    now_LE, price_ms, left, rate = even_LE, MINUTES * 60_000, 0.0, 0.0
+    linear_LE = np.tile(np.repeat(np.arange(D), E // D), (L, 1))
+    start_SL = imbalance(share_SLE, linear_LE)
+    own_SL, charged_S = np.zeros((len(share_SLE), L)), np.zeros(len(share_SLE))
+    now_LE, price_ms, left, rate = linear_LE, MINUTES * 60_000, 0.0, 0.0
     moved_at: list[int] = []
     for step in range(len(share_SLE)):
         if step >= WINDOW and step % EVERY == 0:
-            recent_SLE, static = share_SLE[step - 100 : step], even_SL[:step].mean()
+            recent_SLE, start = share_SLE[step - 100 : step], start_SL[:step].mean()
             span = LEFT if not moved_at else min(LEFT, max(WINDOW, step - moved_at[-1]))
             to_LE = np.stack([devices_of(one_E) for one_E in share_SLE[step - 100 : step].mean(axis=0)])
             gain_L = (imbalance(recent_SLE, now_LE) - imbalance(recent_SLE, to_LE)).mean(axis=0)
-            saves = 100 * FRACTION / static / L * gain_L[gain_L > 0].sum()
+            saves = 100 * FRACTION / start / L * gain_L[gain_L > 0].sum()
             costs = 100 * price_ms / span / STEP_MS
             if saves > 1.5 * costs and saves - costs >= (0 if moved_at else 1):
                 now_LE = np.where((gain_L > 0)[:, None], to_LE, now_LE)
@@ -98,8 +99,8 @@ def replayed(load_SLE: Any) -> Replayed:
         own_SL[step] = imbalance(share_SLE[step : step + 1], now_LE)[0]
         charged_S[step] += min(left, rate)
         left -= min(left, rate)
-    scale = 100 * FRACTION / even_SL.mean()
-    gain_N = scale * (even_SL - own_SL)[-5 * WINDOW :].mean(axis=1).reshape(5, WINDOW).mean(axis=1)
+    scale = 100 * FRACTION / start_SL.mean()
+    gain_N = scale * (start_SL - own_SL)[-5 * WINDOW :].mean(axis=1).reshape(5, WINDOW).mean(axis=1)
     newest_N = gain_N - 100 * charged_S[-5 * WINDOW :].reshape(5, WINDOW).mean(axis=1) / STEP_MS
     net_hours = newest_N.mean() / 100 * LEFT * STEP_MS / 3.6e6
     return Replayed(moved_at, newest_N, gain_N, net_hours, int(np.ceil(100 * price_ms / gain_N.mean() / STEP_MS)))
