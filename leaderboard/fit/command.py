@@ -10,7 +10,6 @@ import typer
 
 from leaderboard.committed import ROOT
 from leaderboard.fit.alarm import alarm
-from leaderboard.fit.capacity import capacity
 from leaderboard.fit.events import events
 from leaderboard.fit.lists import FitList, read_list
 from leaderboard.fit.online import online
@@ -18,11 +17,10 @@ from leaderboard.fit.states import states
 from leaderboard.fit.weights import gated, guarded
 from moeload_bench.files import write_whole
 
-Name = Literal["gated", "guarded", "capacity", "alarm", "states", "events", "online"]
+Name = Literal["gated", "guarded", "alarm", "states", "events", "online"]
 FITS: Mapping[Name, Callable[[FitList], dict[Path, bytes]]] = {
     "gated": gated,
     "guarded": guarded,
-    "capacity": capacity,
     "alarm": alarm,
     "states": states,
     "events": events,
@@ -37,10 +35,10 @@ def fit(
 ) -> None:
     """Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.
 
-    `gated`, `guarded`: the weights of these forecasters, and their hash in the module beside them. `capacity`: how much
-    more a window needs than the one before. `alarm`: how often the alarm for dying experts is right. `states`: the
-    constants of the state rule, and the page that says how they were chosen. `events`: the constants of events.
-    `online`: a table of what it gains with constants that were chosen without a run, or all that is like it.
+    `gated`, `guarded`: the weights of these forecasters, and their hash in the module beside them. `alarm`: how often
+    the alarm for dying experts is right. `states`: the constants of the state rule, and the page that says how they
+    were chosen. `events`: the constants of events. `online`: a table of what it gains with constants that were chosen
+    without a run, or all that is like it.
 
     The same list gives the same bytes; of weights on the same kind of processor only, since others round otherwise.
     With --check the exit status is 1 if a file differs. To fit on other runs, change the list.

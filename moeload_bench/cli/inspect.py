@@ -19,7 +19,7 @@ from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace
 from moeload_bench.cli.progress import plain_console, say, say_record
 from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.inspection.against import compare, comparison
-from moeload_bench.inspection.capacity import RISK, STEPS, Capacity, capacity_of, capacity_sentences, capacity_tables
+from moeload_bench.inspection.capacity import DROP, RERUNS, Capacity, capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.inspection.facts import Inspection, Inspector
 from moeload_bench.inspection.following import Follower
 from moeload_bench.inspection.terminal import WIDTH, details, overview
@@ -49,16 +49,17 @@ def inspect(
     ] = None,
     html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
     capacity: Annotated[
-        bool, typer.Option("--capacity", help="Forecast the capacity factor and the memory that the next steps need.")
+        bool, typer.Option("--capacity", help="Say which capacity factors drop few tokens, and what they hold.")
     ] = False,
-    horizon: Annotated[
-        int | None, typer.Option(metavar=INT, min=1, help="Steps that --capacity is for. 1,000 by default.")
-    ] = None,
-    risk: Annotated[
-        float | None, typer.Option(help="Part of such windows that may exceed --capacity. 0.05 by default.")
+    drop: Annotated[
+        str | None, typer.Option(metavar="P%", help="Part of tokens that --capacity may drop. 0.1% by default.")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(metavar=INT, min=1, help="Devices that share the experts by number, for --capacity.")
+        int | None,
+        typer.Option(metavar=INT, min=1, help="Expert-parallel size, for --capacity: adds the factor of a rank."),
+    ] = None,
+    reruns: Annotated[
+        float | None, typer.Option(min=0, help="Steps of 1,000 that may run again with --devices. 1 by default.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
     refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
@@ -71,9 +72,9 @@ def inspect(
     moeload-bench inspect RUN --steps 5000-9000 --against 0-5000
       did a switch at step 5,000 hurt
 
-    Facts alone: nothing is forecast (but for --capacity) and nothing of a cluster is assumed. Balance is that of the
-    last 200 rows. With --against, OTHER is the first and RUN the second: a placement made on the first is tried on the
-    second.
+    Facts alone: nothing is forecast and nothing of a cluster is assumed. Balance is that of the last 200 rows, capacity
+    that of the last 1,000 steps or of --steps. With --against, OTHER is the first and RUN the second: a placement made
+    on the first is tried on the second.
 
     Exit status: 0 shown, 2 nothing could be read.
     """
@@ -81,28 +82,47 @@ def inspect(
         check_ending("--html", html, ".html")
     if follow and (steps or against):
         raise TraceError("--follow takes a whole run, got --steps or --against")
-    if not capacity and (horizon, risk, devices) != (None, None, None):
-        raise TraceError("--horizon, --risk and --devices are of a forecast of capacity, expected --capacity")
-    part = bool(follow or steps or against)
-    if capacity and part:
-        raise TraceError("--capacity takes a whole run, got --follow, --steps or --against")
+    if not capacity and (drop, devices, reruns) != (None, None, None):
+        raise TraceError("--drop, --devices and --reruns are about capacity, expected --capacity")
+    if reruns is not None and devices is None:
+        raise TraceError("--reruns is about the buffers of ranks, expected --devices EP too")
+    if capacity and (follow or against):
+        raise TraceError("--capacity takes one run, got --follow or --against")
     if against is not None:
         _compare(run, steps, against, as_json)
         return
     for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
         _refuse_silent(found, run)
         needed = None
-        if capacity or (_drops(found) and not (part or as_json)):
-            chosen = RISK if risk is None else risk
-            needed = capacity_of(open_trace(run), horizon or STEPS, chosen, devices, token_bytes)
+        if capacity or (_drops(found) and not (follow or steps or as_json)):
+            trace = open_trace(run)
+            least = RERUNS if reruns is None else reruns
+            needed = capacity_of(trace, _part(drop), least, devices, token_bytes, _rows(trace, steps))
         _show(found, needed, run, status, tables=tables, asked=capacity, token_bytes=token_bytes, as_json=as_json)
     if html is not None:
         _write_page(found, html, needed)
 
 
 def _drops(found: Inspection) -> bool:
-    """Return whether the recipe drops tokens, so that it has a capacity to choose, and there is enough to forecast."""
-    return found.rows > 1 and (found.meta.capacity_factor is not None or found.dropped_L is not None)
+    """Return whether the recipe drops tokens, so that it has a capacity to choose, and says before drops which."""
+    capacity = found.meta.capacity_factor is not None or found.dropped_L is not None
+    return capacity and found.meta.count_semantics != "post_drop"
+
+
+def _part(text: str | None) -> float:
+    """Return a part given in percent, as `0.1%`; raise `TraceError` for another text."""
+    if text is None:
+        return DROP
+    match = re.fullmatch(r"(\d+\.?\d*) ?%", text)
+    if match is None:
+        raise TraceError(f"--drop is {text!r}, expected percent, as in --drop 0.1%")
+    return float(match[1]) / 100
+
+
+def _rows(trace: Trace, steps: str | None) -> range | None:
+    """Return the rows of a range of steps, None without one."""
+    bounds = _bounds(steps)
+    return range(*(int(at) for at in trace.step_S.searchsorted(bounds))) if bounds else None
 
 
 def _show(

@@ -38,7 +38,7 @@ class StepCounts:
 
     `imbalance_rank_L`, if asked for: the largest over the mean load of the experts within one forward pass on one rank,
     as a mean over the step's passes. `micro_max_LE`, if asked for: each expert's largest load in one forward pass on
-    one rank.
+    one rank. `passes`: the most forward passes that went through one router on this rank.
     """
 
     tokens_L: IntArray
@@ -47,6 +47,7 @@ class StepCounts:
     dropped_LE: IntArray | None
     imbalance_rank_L: FloatArray | None = None
     micro_max_LE: IntArray | None = None
+    passes: int = 1
 
     def cells(self) -> dict[str, Array]:
         """Return the counts as a trace's columns."""
@@ -154,9 +155,9 @@ class RouterCounter:
         vector = self._vector()
         if self._reduce is not None:
             vector = self._reduce(vector)
-        largest_LE = self._largest_LE() if self._micro_max else None
+        largest_LE, passes = self._largest_LE() if self._micro_max else None, max(self._passes)
         self.discard()
-        return replace(self._step_counts(vector), micro_max_LE=largest_LE)
+        return replace(self._step_counts(vector), micro_max_LE=largest_LE, passes=passes)
 
     def _largest_LE(self) -> IntArray:
         """Return each expert's largest load in a pass, over all ranks."""
@@ -289,6 +290,7 @@ class RouterCounter:
             self.kept.add(layer, routing, keep_P)
         self._pending[layer].append((cell_P, size))
         self._tokens[layer] += tokens
+        self._passes[layer] += 1
         self._pending_tokens += routing.tokens
         if self._keep_routing:
             self.last_routing[layer] = routing
@@ -328,7 +330,6 @@ class RouterCounter:
         if self._spread:
             total = load_E.sum().clamp(min=1) if on_device else max(1, load_E.sum())
             self._ratios[layer] = self._ratios[layer] + load_E.max() * len(load_E) / total
-            self._passes[layer] += 1
         if self._micro_max:
             before_E = self._largest[layer]
             larger = torch.maximum if on_device else np.maximum

@@ -127,6 +127,7 @@ class Recorder:
         self._writes = first_rank and target is not None
         self._monitor = monitor if first_rank else None
         self._global_tokens = 0
+        self._micro_max, self._passes = micro_max, 0
         self._halves = True
         self.stopped: str | None = None
         self._notes: list[str] = []
@@ -251,6 +252,7 @@ class Recorder:
         counts = self.counter.take()
         times = measured_cells(self._clock.close_step(number), 0, 0)
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
+        self._passes = max(self._passes, counts.passes * self._batches)
         if self._resumed:
             self._resumed = False
             check_same_run(self._meta(), self._writer.recorded_meta(), self._writer.parts.folder)
@@ -298,15 +300,18 @@ class Recorder:
             "expert": self._clock.meta(experts),
             "counted": self._counted,
             "global_batch_tokens": self._global_tokens,
-            "parallel": self._parallel(),
             **recorded_metadata(self._model, self.counter.routers, experts, self.counter.top_k, self._offset),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
-        return checked_meta({**known, **self._given}, "the recording")
+        return checked_meta({**known, **self._given, "parallel": self._parallel()}, "the recording")
 
-    def _parallel(self) -> dict[str, int]:
-        layout = parallel_layout(self._model)
-        return layout if self._stage is None else {**layout, "stage": self._stage.index, "stages": self._stage.stages}
+    def _parallel(self) -> dict[str, Any]:
+        """Return what is cut over processes; with `micro_max`, which is of one pass, the passes of a step too."""
+        passes = {"passes": self._passes} if self._micro_max else {}
+        if "parallel" in self._given:
+            return {**self._given["parallel"], **passes}
+        stage = {} if self._stage is None else {"stage": self._stage.index, "stages": self._stage.stages}
+        return {**parallel_layout(self._model), **stage, **passes}
 
 
 def _forgotten_step() -> None:

@@ -27,7 +27,7 @@ RESULTS = TRACES.parent / "leaderboard" / "results"
 CLUSTER = ("--devices", "2", "--slots", "6")
 COMMANDS = {
     "inspect": ("inspect", "RUN"),
-    "inspect --capacity": ("inspect", "RUN", "--capacity", "--horizon", "50"),
+    "inspect --capacity": ("inspect", "RUN", "--capacity", "--drop", "1%"),
     "inspect --details": ("inspect", "RUN", "--details"),
     "inspect --html": ("inspect", "RUN", "--html", "OUT.html"),
     "inspect --steps": ("inspect", "RUN", "--steps", "0-600"),

@@ -65,13 +65,18 @@ def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_capacity_stands_below_the_screen(folder: Path, width: int) -> None:
-    """First the factor with its risk, dropped tokens and memory; then fixed factors, risks and layers."""
-    options = ("--capacity", "--devices", "2", "--horizon", "100", "--token-bytes", "128", "--risk", "0.1")
+    """First the two factors to paste, each with its memory; then fixed factors, layers and numbers of re-runs."""
+    options = ("--capacity", "--devices", "2", "--drop", "1%", "--token-bytes", "128", "--reruns", "5")
     lines = well(moeload_in_terminal("inspect", "own.parquet", *options, width=width, cwd=folder), width)
-    (first,) = [line for line in lines if line.startswith("Keep a capacity factor of ")]
-    assert "for the next 100 steps" in first
-    assert any(line.startswith("Busiest of 2 devices: up to ") for line in lines)
-    assert any(re.fullmatch(r" *0\.1 % \* .*", line) for line in lines)
+    pasted = [line for line in lines if line.startswith("--moe-expert-")]
+    assert [re.sub(r"\d\.\d\d", "F", line) for line in pasted] == [
+        "--moe-expert-capacity-factor F",
+        "--moe-expert-rank-capacity-factor F",
+    ]
+    assert any(line.startswith("At most 1 % of the tokens ") for line in lines)
+    heads = [["factor", "dropped", "worst", "layer", "whole", "run"], ["layer", "factor"]]
+    heads.append(["re-runs", "factor", "seen", "buffer"])
+    assert [line.split() for line in lines if line.split() in heads] == heads
 
 
 @pytest.mark.parametrize("width", WIDTHS)

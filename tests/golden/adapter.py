@@ -25,7 +25,6 @@ from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection import experts
 from moeload_bench.inspection.cluster import CONSTANTS
-from moeload_bench.inspection.needs import PRIOR, PRIOR_WINDOWS
 from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import CostResult, metric_columns
@@ -136,8 +135,6 @@ def constants() -> dict[str, Any]:
     rules = ("BLOCK_STEPS", "DEAD", "DEAD_BLOCKS", "ALIVE_BLOCKS", "FIRST_BLOCK", "DANGER", "RECOVERED")
     return {
         "weights": weights,
-        "capacity prior": json.loads(PRIOR.read_text()),
-        "capacity prior windows": PRIOR_WINDOWS,
         "alarm": {name: getattr(experts, name) for name in rules},
         "alarm measured": experts.measured()._asdict(),
         "state rule": asdict(StateRule()),
@@ -174,11 +171,9 @@ def advice(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             del one["cpu_ms"]
         for one in decision["candidates"]:
             del one["moved_at"]
-        need = _printed(
-            "inspect", path, f"--capacity --horizon 200 --risk 0.01 --devices {devices} --token-bytes 4096"
-        )["capacity"]
-        others = ("trace", "ceiling", "drops")
-        yield name, {"decision": decision, "capacity": {k: v for k, v in need.items() if k not in others}}
+        words = f"--capacity --drop 1% --reruns 5 --devices {devices} --token-bytes 4096"
+        need = {key: value for key, value in _printed("inspect", path, words)["capacity"].items() if key != "trace"}
+        yield name, {"decision": decision, "capacity": need}
 
 
 def recorded(folder: Path) -> dict[str, Any]:

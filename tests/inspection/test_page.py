@@ -106,7 +106,7 @@ def test_the_map_has_a_pixel_per_layer_and_bin(page: Report) -> None:
 
 def test_capacity_is_on_the_page_only_where_it_was_asked_for(trace: Trace, page: Report, tmp_path: Path) -> None:
     """Its sentences and tables are those of the terminal."""
-    found = capacity_of(trace, 100)
+    found = capacity_of(trace, devices=2)
     assert "Capacity" not in Text(page.html).text
     text = Text(write_page(page.found, tmp_path / "page.html", found).read_text(encoding="utf-8")).text
     assert all(sentence in text for sentence in capacity_sentences(found))

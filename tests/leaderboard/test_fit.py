@@ -10,19 +10,16 @@ import pytest
 from moeload_bench.baselines import _gate, _gate_fit
 
 from leaderboard.fit import lists, states, weights
-from leaderboard.fit.capacity import BLOCK, OTHER_SIZE, RunNeeds, lately, origins, ratios
-from leaderboard.fit.capacity import weights as run_weights
 from leaderboard.fit.command import FITS, Name
 from leaderboard.fit.lists import read_list
 from moeload_bench.errors import HashMismatchError, TraceError
 from moeload_bench.inspection.experts import measured
 from moeload_bench.states.rule import StateRule
-from moeload_bench.traces.meta import STRATA
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.checkout import leaderboard
 
-RUNS = {"gated": 12, "guarded": 77, "capacity": 69, "alarm": 59, "states": 2, "events": 68, "online": 89}
+RUNS = {"gated": 12, "guarded": 77, "alarm": 59, "states": 2, "events": 68, "online": 89}
 
 
 @pytest.fixture
@@ -116,7 +113,7 @@ def test_a_check_writes_nothing(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["capacity", "alarm", "states", "events"])
+@pytest.mark.parametrize("name", ["alarm", "states", "events"])
 def test_what_is_shipped_is_made_from_its_list(name: str) -> None:
     """Made again it is the same, byte for byte."""
     assert leaderboard("fit", name, "--check") == 0
@@ -148,32 +145,3 @@ def test_constants_of_the_state_rule_are_written_where_they_stand() -> None:
     other = states.with_constants(source, {"margin": 1.0, "low": 0.02, "high": 0.06}).splitlines()
     changed = [line for line, old in zip(other, source.splitlines(), strict=True) if line != old]
     assert changed == ["    margin: float = 1.0", "    low: float = 0.02", "    high: float = 0.06"]
-
-
-# ------------------------------------------------------------------------------------------------- capacity's prior
-
-
-def run(name: str, *peak_B: float) -> RunNeeds:
-    return RunNeeds(id=name, tokens=256, peak_B=peak_B, dropped={})
-
-
-def test_groups_recipes_and_runs_weigh_equally() -> None:
-    """Two runs of one of two near twins have a quarter of the group's weight each, the other twin a half.
-
-    For a run with batches of the other size, all count less.
-    """
-    runs = [run("a/train/seed0"), run("a/train/seed1"), run("b/train/seed0"), run("c/train/seed0")]
-    own, other = (run_weights(runs, {"a": "a", "b": "a", "c": "c"}, size).tolist() for size in STRATA)
-    assert own == [0.25, 0.25, 0.5, 1.0]
-    assert other == [OTHER_SIZE * one for one in own]
-
-
-def test_what_is_fitted_is_need_over_level() -> None:
-    """A window of two blocks needs 4 after a last half window of 2: the ratio is 2."""
-    one = [run("a/train/seed0", 4, 2, 4, 3)]
-    assert set(ratios(one, {"a": "a"}, lately, 2 * BLOCK, "small")) == {2.0}
-
-
-def test_windows_are_disjoint() -> None:
-    """One window to look at comes before the first."""
-    assert list(origins(np.ones(6), 2)) == [2, 4]

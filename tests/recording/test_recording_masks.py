@@ -139,8 +139,12 @@ def test_unevenness_of_single_passes_is_a_mean_over_them(tmp_path: Path) -> None
 
 
 def test_the_largest_load_of_a_pass_is_kept(tmp_path: Path) -> None:
-    """`micro_max`: each expert's largest load in one pass of a step, as recorded one pass a step."""
-    trace = together_and_alone(tmp_path / "a", micro_max=True)
+    """`micro_max`: each expert's largest load in one pass of a step, as recorded one pass a step; and the most passes.
+
+    The passes stand beside what the user says of the layout.
+    """
+    trace = together_and_alone(tmp_path / "a", micro_max=True, meta={"parallel": {"expert": 2}})
+    assert trace.meta.parallel == {"expert": 2, "passes": 4}
     np.testing.assert_array_equal(trace.columns["micro_max"][0], trace.load_SLE[1:].max(axis=0))
     np.testing.assert_array_equal(trace.columns["micro_max"][1:], trace.load_SLE[1:])
     with pytest.raises(RecordingError, match="micro_max is a maximum over ranks"):
