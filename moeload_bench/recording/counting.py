@@ -38,7 +38,7 @@ class StepCounts:
 
     `imbalance_rank_L`, if asked for: the largest over the mean load of the experts within one forward pass on one rank,
     as a mean over the step's passes. `micro_max_LE`, if asked for: each expert's largest load in one forward pass on
-    one rank. `passes`: the most forward passes that went through one router on this rank.
+    one rank; `passes` then is the number of passes, over all ranks.
     """
 
     tokens_L: IntArray
@@ -47,7 +47,7 @@ class StepCounts:
     dropped_LE: IntArray | None
     imbalance_rank_L: FloatArray | None = None
     micro_max_LE: IntArray | None = None
-    passes: int = 1
+    passes: int = 0
 
     def cells(self) -> dict[str, Array]:
         """Return the counts as a trace's columns."""
@@ -155,9 +155,12 @@ class RouterCounter:
         vector = self._vector()
         if self._reduce is not None:
             vector = self._reduce(vector)
-        largest_LE, passes = self._largest_LE() if self._micro_max else None, max(self._passes)
+        if not self._micro_max:
+            self.discard()
+            return self._step_counts(vector)
+        largest_LE = self._largest_LE()
         self.discard()
-        return replace(self._step_counts(vector), micro_max_LE=largest_LE, passes=passes)
+        return replace(self._step_counts(vector[:-1]), micro_max_LE=largest_LE, passes=int(vector[-1]))
 
     def _largest_LE(self) -> IntArray:
         """Return each expert's largest load in a pass, over all ranks."""
@@ -177,14 +180,18 @@ class RouterCounter:
             self._reduce.leave()
 
     def _vector(self) -> IntArray:
-        """Return tokens [L], then counts [half, L, E] or, if tokens can be dropped, [dropped, half, L, E]."""
+        """Return tokens [L], then counts [half, L, E] or, if tokens can be dropped, [dropped, half, L, E].
+
+        What `_spread_vectors` returns follows, and the number of passes where the largest of them is kept.
+        """
         counts: list[Any] = self._counts
         device = next((c.device for c in counts if isinstance(c, torch.Tensor)), None)
         if device is not None:  # one copy from the device, not one per layer
             counts = list(torch.stack([torch.as_tensor(c, device=device) for c in counts]).cpu().numpy())
         kinds = len(counts[0]) // max(1, self.experts[0] or 0)
         blocks = [counts_C[kind::kinds] for kind in range(kinds) for counts_C in counts]
-        return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks, *self._spread_vectors()])
+        passes = [np.array([max(self._passes)], dtype=np.int64)] if self._micro_max else []
+        return np.concatenate([np.array(self._tokens, dtype=np.int64), *blocks, *self._spread_vectors(), *passes])
 
     def _spread_vectors(self) -> list[IntArray]:
         """Return sums of the passes' ratios [L] in millionths, and numbers of passes [L], if they are asked for."""

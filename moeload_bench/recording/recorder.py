@@ -252,7 +252,7 @@ class Recorder:
         counts = self.counter.take()
         times = measured_cells(self._clock.close_step(number), 0, 0)
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))
-        self._passes = max(self._passes, counts.passes * self._batches)
+        self._passes = max(self._passes, counts.passes)
         if self._resumed:
             self._resumed = False
             check_same_run(self._meta(), self._writer.recorded_meta(), self._writer.parts.folder)
