@@ -83,6 +83,9 @@ def checkpoint(
     current: Annotated[
         str, typer.Option(help="How the engine places experts by number: linear or round_robin.")
     ] = LINEAR,
+    without_optimizer: Annotated[
+        bool, typer.Option("--without-optimizer", help="Leave optimizer.pt behind: its moments begin anew.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one JSON object.")] = False,
 ) -> None:
     """Put the experts of a checkpoint in the order of a plan.
@@ -98,7 +101,7 @@ def checkpoint(
     """
     orders = read_orders(placement, current)
     with pair_progress(as_json, "bytes") as report:
-        done = permute_checkpoint(checkpoint, orders, out, report)
+        done = permute_checkpoint(checkpoint, orders, out, report, optimizer=not without_optimizer)
     if as_json:
         say(json.dumps(asdict(done)))
         return

@@ -158,19 +158,25 @@ def read_orders(path: Path, current: str = LINEAR) -> dict[int, tuple[int, ...]]
 
 
 def permute_checkpoint(
-    checkpoint: Path, orders: Mapping[int, Sequence[int]], out: Path, report: Report | None = None
+    checkpoint: Path,
+    orders: Mapping[int, Sequence[int]],
+    out: Path,
+    report: Report | None = None,
+    *,
+    optimizer: bool = True,
 ) -> Permuted:
     """Write a checkpoint whose experts stand in the given order, by layer, into the new folder ``out``.
 
-    Layers that are not in ``orders`` stay. An `optimizer.pt` moves along (`optimizer_states`); scheduler, random
-    numbers and the Trainer's state are copied. The folder appears when it is complete. Raise `PlacementError` for a
-    family that is not one of FAMILIES, files that do not hold what its config says, tensors of an MoE block that
-    nothing is known of, links that leave the checkpoint, an order that does not fit, and a folder that exists;
-    `OSError` where the disk cannot take it.
+    Layers that are not in ``orders`` stay. An `optimizer.pt` moves along (`optimizer_states`), or is left out without
+    ``optimizer``; scheduler, random numbers and the Trainer's state are copied. The folder appears when it is complete.
+
+    Raise `PlacementError` for a family that is not one of FAMILIES, files that do not hold what its config says,
+    tensors of an MoE block that nothing is known of, links that leave the checkpoint, an order that does not fit, and a
+    folder that exists; `OSError` where the disk cannot take it.
     """
     if os.path.lexists(out):
         raise PlacementError(f"{out}: exists already; expected a new folder, nothing is overwritten")
-    opened = _open(checkpoint)
+    opened = _open(checkpoint, optimizer)
     for layer, order in orders.items():
         _check_order(layer, order, opened.experts, opened.layers, opened.groups)
     new_order, states = Orders(orders), 0
@@ -202,7 +208,7 @@ def permute_checkpoint(
 def what_stays(checkpoint: Path) -> list[str]:
     """Return what `permute_checkpoint` would not take along, in sentences; [] where all moves. Nothing is written."""
     try:
-        opened = _open(checkpoint)
+        opened = _open(checkpoint, optimizer=True)
         if opened.parameters is not None:
             orders = dict.fromkeys(opened.layers, range(opened.experts))
             permute_optimizer(checkpoint / OPTIMIZER, None, opened.parameters, orders)
@@ -214,9 +220,12 @@ def what_stays(checkpoint: Path) -> list[str]:
     return found
 
 
-def _open(checkpoint: Path) -> Checkpoint:
-    """Return a checkpoint, checked; raise what `permute_checkpoint` raises for it."""
+def _open(checkpoint: Path, optimizer: bool) -> Checkpoint:
+    """Return a checkpoint, checked, with or without its optimizer; raise what `permute_checkpoint` raises for it."""
     files, left_out = _files(checkpoint)
+    if not optimizer:
+        left_out += tuple(file.name for file in files if file.name == OPTIMIZER)
+        files = [file for file in files if file.name != OPTIMIZER]
     config = read_json(_Config, checkpoint / "config.json", MAX_INDEX_BYTES, "a configuration", PlacementError)
     family, experts = _family(config, checkpoint)
     headers = _headers(files)

@@ -1,9 +1,11 @@
 """The optimizer's state of a checkpoint in a plan's order: what AdamW and SGD keep of an expert moves with it.
 
-Read are the `optimizer.pt` of transformers' Trainer, whose states have the numbers of its parameter groups, and the
-file that torch's own `dcp_to_torch` makes of a distributed checkpoint, whose states have the names of parameters.
-Both by `torch.load(weights_only=True)`, which runs no code, from an archive whose pickle imports nothing but what
-builds plain tensors.
+Read are the `optimizer.pt` of transformers' Trainer and of other loops, whose states have numbers, and the file that
+torch's own `dcp_to_torch` makes of a distributed checkpoint, whose states have the names of parameters. A number means
+the name that its group gives (`param_names`, of an optimizer made from `named_parameters()`); else the place in the
+Trainer's groups or in `model.parameters()`, whichever gives each state the shape of its parameter. All are read by
+`torch.load(weights_only=True)`, which runs no code, from an archive whose pickle imports nothing but what builds plain
+tensors.
 
 Axis letters: E experts.
 """
@@ -24,6 +26,12 @@ KEPT = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer")
 """What AdamW and SGD keep of a parameter, in its shape."""
 COUNTED = ("step",)
 """What they keep of it in one number."""
+REMEDY = (
+    "Make the optimizer from model.named_parameters(), which names them (torch 2.6), or leave it behind by "
+    "--without-optimizer: training then goes on with fresh moments, and its loss may rise for some steps"
+)
+_WRAPPED = re.compile(r"^(module\.|_orig_mod\.)+")
+"""What DDP and `torch.compile` put before the names of parameters."""
 NUMBER = "(0|[1-9][0-9]{0,5})"
 _BLOCK = re.compile(rf"(?s)((?:.*\.)?layers\.{NUMBER}\.(?:mlp|block_sparse_moe)\.)(?:experts\.{NUMBER}\.)?(.+)")
 _PLAIN = re.compile(
@@ -43,10 +51,14 @@ SHARED = r"shared_experts?\..+|shared_expert_gate\..+"
 
 @dataclass(frozen=True)
 class Parameters:
-    """The parameters of a model: ``shapes`` by name, buffers too, and ``groups`` in the order of the Trainer's."""
+    """The parameters of a model: ``shapes`` by name, buffers too; ``groups`` as the Trainer makes them.
+
+    ``names``: in the order of `model.parameters()`.
+    """
 
     shapes: Mapping[str, tuple[int, ...]]
     groups: Sequence[Sequence[str]]
+    names: Sequence[str] = ()
 
 
 class NewPlace(NamedTuple):
@@ -112,7 +124,7 @@ def parameters_of(checkpoint: Path, layers: int) -> Parameters:
     shapes = {name: tuple(one.shape) for name, one in (*model.named_buffers(), *model.named_parameters())}
     decayed = set(Trainer.get_decay_parameter_names(None, model))
     names = [name for name, _ in model.named_parameters()]
-    return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]])
+    return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]], names)
 
 
 def permute_optimizer(
@@ -210,27 +222,60 @@ class _States:
             )
         self._refuse_tensors({"its settings": [value for key, value in saved.items() if key != "state"]})
         if all(isinstance(number, int) for number in states):
-            return {**saved, "state": self._states_by_number(states, [len(group["params"]) for group in groups])}
+            return {**saved, "state": self._states_by_number(states, groups)}
         state = {self._place(name).name: self._entries(name, entries) for name, entries in states.items()}
         renamed = [{**group, "params": [self._place(name).name for name in group["params"]]} for group in groups]
         return {**saved, "state": state, "param_groups": renamed}
 
-    def _states_by_number(self, states: Mapping[int, Any], sizes: list[int]) -> dict[int, Any]:
+    def _states_by_number(self, states: Mapping[int, Any], groups: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
         """Return states by number: each group's parameters have the numbers that follow those of the one before."""
-        expected = [len(group) for group in self.parameters.groups]
-        if sizes != expected:
-            raise PlacementError(
-                f"{self.path}: its groups have {sizes} parameters, expected {expected} as the Trainer groups them: "
-                "frozen or added parameters, or another loop"
-            )
-        names = [name for group in self.parameters.groups for name in group]
+        names = self._names(states, groups)
         number_of = {name: number for number, name in enumerate(names)}
         state = {}
         for number, entries in states.items():
             if not 0 <= number < len(names):
                 raise PlacementError(f"{self.path}: state of parameter {number}, there are {len(names)}")
-            state[number_of[self._place(names[number]).name]] = self._entries(names[number], entries)
+            new = self._place(names[number]).name
+            if new not in number_of:
+                raise PlacementError(f"{self.path}: it has {names[number]} without {new}, where its state would go")
+            state[number_of[new]] = self._entries(names[number], entries)
         return state
+
+    def _names(self, states: Mapping[int, Any], groups: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Return the name of each numbered parameter; raise `PlacementError` where it is not known, with the remedy."""
+        if all(isinstance(group.get("param_names"), list) for group in groups):
+            named = [_WRAPPED.sub("", str(name)) for group in groups for name in group["param_names"]]
+            if len(set(named)) != sum(len(group["params"]) for group in groups):
+                raise PlacementError(f"{self.path}: param_names does not name each parameter of its groups once")
+            return named
+        sizes = [len(group["params"]) for group in groups]
+        trainer = [name for group in self.parameters.groups for name in group]
+        orders = [trainer] if sizes == [len(group) for group in self.parameters.groups] else []
+        if sum(sizes) == len(self.parameters.names) and self.parameters.names != trainer:
+            orders.append(list(self.parameters.names))
+        if not orders:
+            expected = [len(group) for group in self.parameters.groups]
+            raise PlacementError(
+                f"{self.path}: its groups have {sizes} parameters, expected {expected} as the Trainer groups them, or "
+                f"{len(self.parameters.names)} in the order of model.parameters(): frozen or added parameters? {REMEDY}"
+            )
+        fitting = [names for names in orders if self._fits(names, states)] or orders[:1]
+        if any([names[n] for n in states] != [fitting[0][n] for n in states] for names in fitting[1:]):
+            raise PlacementError(
+                f"{self.path}: its states fit the parameters both as the Trainer groups them and in the order of "
+                f"model.parameters(), so it is not known whose they are. {REMEDY}"
+            )
+        return fitting[0]
+
+    def _fits(self, names: Sequence[str], states: Mapping[int, Any]) -> bool:
+        """Return whether each state has the shape of its parameter."""
+        return all(
+            tuple(value.shape) == self.parameters.shapes[names[number]]
+            for number, entries in states.items()
+            if 0 <= number < len(names) and isinstance(entries, dict)
+            for entry, value in entries.items()
+            if entry in KEPT and hasattr(value, "shape")
+        )
 
     def _flattened(self, saved: Mapping[str, Any]) -> dict[Any, Any]:
         """Return states whose keys are `state.PARAMETER.ENTRY`, beside `param_groups.PARAMETER.SETTING`."""

@@ -131,6 +131,42 @@ def test_a_distributed_checkpoint_that_torch_converted_goes_on_with_equal_losses
     assert train(model, optimizer, batches[HALF:]) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("named", [False, True])
+def test_a_plain_loop_goes_on_with_equal_losses(named: bool, tmp_path: Path) -> None:
+    """The optimizer of `model.parameters()`, one group whose order is not the Trainer's; or of named parameters."""
+    torch.set_num_threads(1)
+    batches = torch.randint(0, 96, (STEPS, 4, 16), generator=torch.Generator().manual_seed(0))
+
+    def started(weights: Path | None) -> tuple[Any, Any]:
+        torch.manual_seed(0)
+        kind = transformers.AutoModelForCausalLM
+        model = kind.from_config(config()) if weights is None else kind.from_pretrained(weights)
+        return model, torch.optim.AdamW(model.named_parameters() if named else model.parameters(), lr=1e-2)
+
+    def train(model: Any, optimizer: Any, tokens: Any) -> list[float]:
+        found = []
+        for batch in tokens:
+            optimizer.zero_grad()
+            loss = model(input_ids=batch, labels=batch).loss
+            loss.backward()
+            optimizer.step()
+            found.append(float(loss.detach()))
+        return found
+
+    model, optimizer = started(None)
+    train(model, optimizer, batches[:HALF])
+    checkpoint = tmp_path / "checkpoint"
+    model.save_pretrained(checkpoint)
+    torch.save(optimizer.state_dict(), checkpoint / "optimizer.pt")
+    expected = train(model, optimizer, batches[HALF:])
+    assert permute_checkpoint(checkpoint, ORDERS, tmp_path / "placed").states == len(ORDERS) * 3
+    model, optimizer = started(tmp_path / "placed")
+    optimizer.load_state_dict(torch.load(tmp_path / "placed/optimizer.pt", weights_only=True))
+    assert train(model, optimizer, batches[HALF:]) == pytest.approx(expected, abs=1e-5)
+    done = permute_checkpoint(checkpoint, ORDERS, tmp_path / "bare", optimizer=False)
+    assert (done.left_out, (tmp_path / "bare/optimizer.pt").exists()) == (("optimizer.pt",), False)
+
+
 GATE, UP = "model.layers.0.mlp.gate.weight", "model.layers.0.mlp.experts.{}.up_proj.weight"
 
 
@@ -155,6 +191,42 @@ def test_states_of_single_experts_change_their_names(tmp_path: Path) -> None:
     assert new["param_groups"] == [{"lr": 0.1, "params": [GATE, UP.format(1), UP.format(0)]}]
 
 
+def numbered(*shapes: tuple[int, ...]) -> dict[str, Any]:
+    """States by number in two groups of two parameters."""
+    state = {n: {"exp_avg": torch.full(shape, float(n))} for n, shape in enumerate(shapes)}
+    return {"state": state, "param_groups": [{"params": [0, 1]}, {"params": [2, 3]}]}
+
+
+def test_numbers_mean_the_order_that_gives_each_state_its_shape(tmp_path: Path) -> None:
+    """The Trainer's groups are (router, weight), (bias, norm), the model's order has the bias second.
+
+    Where every parameter has one shape both fit. That is refused with what to do, as is a parameter too few.
+    """
+    names = [GATE, "bias", "weight", "norm"]
+    trainer = [[GATE, "weight"], ["bias", "norm"]]
+
+    def moved(saved: Any, shapes: Any) -> Any:
+        torch.save(saved, tmp_path / "optimizer.pt")
+        parameters = Parameters(dict(zip(names, shapes, strict=True)), trainer, names)
+        permute_optimizer(tmp_path / "optimizer.pt", tmp_path / "new.pt", parameters, {0: (1, 0)})
+        return torch.load(tmp_path / "new.pt", weights_only=True)
+
+    own = ((2, 4), (4,), (3, 4), (4,))
+    for order in (own, ((2, 4), (3, 4), (4,), (4,))):
+        rows = torch.arange(2.0)[:, None].expand(2, 4).clone()
+        saved = numbered(*order)
+        saved["state"][0]["exp_avg"] = rows
+        new = moved(saved, own)["state"]
+        assert new[0]["exp_avg"][:, 0].tolist() == [1.0, 0.0]
+        assert [float(new[n]["exp_avg"].flatten()[0]) for n in (1, 2, 3)] == [1.0, 2.0, 3.0]
+    with pytest.raises(PlacementError, match=r"not known whose they are\. .*--without-optimizer: .* fresh moments"):
+        moved(numbered(*[(2, 4)] * 4), [(2, 4)] * 4)
+    short = numbered(*own[:3])
+    short["param_groups"][1]["params"] = [2]
+    with pytest.raises(PlacementError, match=r"\[2, 1\] parameters, expected \[2, 2\] .* or 4 in the order of model.*"):
+        moved(short, own)
+
+
 def _entry(name: str, value: Callable[[], Any]) -> dict[str, Any]:
     return saved_state(state={GATE: {"step": 1, name: value()}})
 
@@ -172,6 +244,10 @@ def _entry(name: str, value: Callable[[], Any]) -> dict[str, Any]:
         (saved_state(state={0: {}}), r"its groups have \[3\] parameters, expected \[1, 0\]"),
         ({"optimizer": saved_state(), "ema": {"x": torch.zeros(3)}}, "a tensor in ema is unknown"),
         (saved_state(ema=[{"x": torch.zeros(3)}]), "a tensor in its settings is unknown"),
+        (
+            {"state": {0: {}}, "param_groups": [{"params": [0, 1], "param_names": [GATE, GATE]}]},
+            "does not name each parameter of its groups once",
+        ),
         (saved_state(state=[0]), "expected state as a dict, and param_groups as a list"),
         (saved_state(param_groups={"params": []}), "expected state as a dict, and param_groups as a list"),
         (saved_state(param_groups=[{"lr": 0.1}]), "expected state as a dict, and param_groups as a list"),
