@@ -172,33 +172,52 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
 
 
 class _Candidate(NamedTuple):
-    """A weight [experts, hidden] that looks like a router's: its name, the layer that holds it, the call for logits."""
+    """A weight [experts, hidden] that looks like a router's: the module to hook, the expression for its logits.
+
+    ``evidence``: 2 if the model has as many experts elsewhere, plus 1 if a part of its dotted name says router or gate.
+    """
 
     name: str
     layer: nn.Module
     logits: str
     experts: int
     hidden: int
+    evidence: int
 
 
-def _candidates(model: nn.Module) -> Iterator[_Candidate]:
-    """Yield weights with "gate" or "router" in their name that map to fewer than they take: [experts, hidden]."""
-    for place, layer in model.named_modules():
-        own = [(name, one, f"hidden @ module.{name}.T") for name, one in layer.named_parameters(recurse=False)]
-        inner = [(name, one) for name, one in layer.named_children() if _is_linear(one)]
-        for name, weight, logits in own + [(name, one.weight, f"module.{name}(hidden)") for name, one in inner]:
-            is_router = re.search("router|gate(?!_?up|_?proj)", name) and weight.ndim == 2
-            if is_router and 2 <= weight.shape[0] < weight.shape[1]:
-                yield _Candidate(f"{place}.{name}".lstrip("."), layer, logits, *weight.shape)
+def _candidates(model: nn.Module) -> list[_Candidate]:
+    """Return the weights that map to fewer than they take, [experts, hidden], for which there is most evidence."""
+    modules = dict(model.named_modules())
+    lists = {f"{place}.": len(one) for place, one in modules.items() if isinstance(one, nn.ModuleList)}
+    stacked = {weight.shape[0] for weight in model.parameters() if weight.ndim == 3}
+    found = []
+    for name, weight in model.named_parameters():
+        if weight.ndim != 2 or not 2 <= weight.shape[0] < weight.shape[1]:
+            continue
+        holder = name.rpartition(".")[0]
+        is_linear = isinstance(modules[holder], nn.Linear)
+        layer = holder
+        while layer and type(modules[layer]).__module__.startswith("torch.nn."):
+            layer = layer.rpartition(".")[0]
+        inner = name.removeprefix(f"{layer}.") if layer else name
+        logits = f"{_attribute(inner.rpartition('.')[0])}(hidden)" if is_linear else f"hidden @ {_attribute(inner)}.T"
+        says_router = re.search("router|gate(?!d|_?up|_?proj)", name) is not None
+        experts = stacked | {count for place, count in lists.items() if not name.startswith(place)}
+        evidence = 2 * (weight.shape[0] in experts) + says_router
+        if evidence:
+            found.append(_Candidate(name, modules[layer], logits, *weight.shape, evidence))
+    most = max((one.evidence for one in found), default=0)
+    return [one for one in found if one.evidence == most]
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(getattr(module, "weight", None), torch.Tensor) and not list(module.children())
+def _attribute(inner: str) -> str:
+    """Return how `module` is asked for a part of it: `module.router.lin`, `module.router[0].lin`."""
+    return "module" + "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in inner.split("."))
 
 
 def _suggestion(model: nn.Module) -> str:
     """Return what the modules are that may be routers, with an adapter to paste for the first one's layer."""
-    found = list(_candidates(model))
+    found = _candidates(model)
     if not found:
         return f"; if it has routers of its own, {HOW_TO}"
     first = found[0]
@@ -206,14 +225,13 @@ def _suggestion(model: nn.Module) -> str:
     lines = [f"\n  {one.name} [{one.experts}, {one.hidden}] in {type(one.layer).__name__}" for one in found[:_SHOWN]]
     more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     return f""". These may be routers, [experts, hidden]:{"".join(lines)}{more}
-If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups), and pass adapters={{{kind}: read}}:
+If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups), and pass adapters={{{kind}: read}}
+({page("docs/guide/recording.md")}, "A router without a module"):
 
     def read(module, args, output):
         hidden = args[0].detach().flatten(0, -2)
         index = ({first.logits}).topk(K, dim=-1).indices
-        return Routing(index.flatten(), None, len(index), {first.experts}, K)
-
-See {page("docs/guide/recording.md")}, "A router without a module"."""
+        return Routing(index.flatten(), None, len(index), {first.experts}, K)"""
 
 
 def _declared(model: nn.Module) -> Iterator[type]:

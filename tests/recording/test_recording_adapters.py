@@ -89,21 +89,71 @@ class WithGate(nn.Module):
         return hidden
 
 
-@pytest.mark.parametrize("kind", [Inside, WithGate])
+class Scores(nn.Module):
+    """A router whose weight is two modules down, below a name that says router: `router.lin.weight`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(8, 4, bias=False)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.chosen = self.lin(hidden).topk(2, dim=-1).indices
+        return self.chosen
+
+
+class WithRouter(nn.Module):
+    """An MoE layer with a router module of its own, and experts that map to fewer than they take."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.gated_mlp = Scores(), nn.Linear(8, 6)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.chosen = self.router(hidden)
+        return hidden
+
+
+class Unnamed(nn.Module):
+    """An MoE layer whose scores nothing names: as many rows as experts, in a list or stacked, say what they are."""
+
+    def __init__(self, stacked: bool = False) -> None:
+        super().__init__()
+        self.pick = nn.Sequential(nn.Linear(8, 4, bias=False))
+        self.gate_mix = nn.Linear(8, 6, bias=False)
+        if stacked:
+            self.wide = nn.Parameter(torch.randn(4, 8, 16))
+        else:
+            self.parts = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        self.chosen = self.pick(hidden).topk(2, dim=-1).indices
+        return hidden
+
+
+class Stacked(Unnamed):
+    """The same with stacked experts."""
+
+    def __init__(self) -> None:
+        super().__init__(stacked=True)
+
+
+@pytest.mark.parametrize("kind", [Inside, WithGate, WithRouter, Unnamed, Stacked])
 def test_the_adapter_that_a_message_prints_counts_what_the_layer_routes(kind: type[nn.Module]) -> None:
     """No router is found: weights that look like one are listed with shapes, and the adapter runs as it is printed."""
     model = nn.Sequential(nn.Linear(8, 8), kind(), kind())
     with pytest.raises(RecordingError) as refused:
         find_routers(model)
     said = str(refused.value)
-    assert f"[4, 8] in {kind.__name__}" in said
+    hooked = Scores if kind is WithRouter else kind
+    assert f"[4, 8] in {hooked.__name__}" in said
     assert "  1." in said
     assert "  2." in said
-    assert f"adapters={{{kind.__name__}: read}}" in said
-    lines = said[said.index("    def read") : said.index("See docs/")].replace("K", "2")
+    assert "[6, 8]" not in said
+    assert f"adapters={{{hooked.__name__}: read}}" in said
+    lines = said[said.index("    def read") :].replace("K", "2")
     space: dict[str, Any] = {"Routing": Routing}
     exec(textwrap.dedent(lines), space)
-    counter = RouterCounter(model, {kind: space["read"]})
+    counter = RouterCounter(model, {hooked: space["read"]})
     model(torch.randn(3, 5, 8))
     routed = [np.bincount(layer.chosen.flatten(), minlength=4) for layer in list(model)[1:]]
     np.testing.assert_array_equal(counter.take().load_LE, routed)
