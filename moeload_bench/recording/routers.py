@@ -205,7 +205,7 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         experts = stacked | {count for place, count in lists.items() if not name.startswith(place)}
         evidence = 2 * (weight.shape[0] in experts) + says_router
         if evidence:
-            found.append(_Candidate(name, modules[layer], logits, *weight.shape, evidence))
+            found.append(_Candidate(name, modules[layer], logits, weight.shape[0], weight.shape[1], evidence))
     most = max((one.evidence for one in found), default=0)
     return [one for one in found if one.evidence == most]
 
