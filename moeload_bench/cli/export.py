@@ -14,7 +14,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, RunArgument, Seed, no_trace
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import counted
-from moeload_bench.interchange.checkpoints import permute_checkpoint, read_orders
+from moeload_bench.interchange.checkpoints import moe_layers, permute_checkpoint, read_orders
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.placement.layouts import LINEAR
@@ -78,7 +78,7 @@ def trace(
 @app.command("checkpoint")
 def checkpoint(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hugging Face checkpoint: config.json, .safetensors.")],
-    placement: Annotated[Path, typer.Option(help="The plan: what `plan --write FILE --format json` wrote.")],
+    placement: Annotated[Path, typer.Option(help="What `plan --write` wrote, or EPLB's, sglang's or vLLM's map.")],
     out: Annotated[Path, typer.Option(help="The folder to write; it must not exist.")],
     current: Annotated[
         str, typer.Option(help="How the engine places experts by number: linear or round_robin.")
@@ -99,7 +99,7 @@ def checkpoint(
     moeload-bench export checkpoint my-model --placement placement.json \\
       --out my-model-placed
     """
-    orders = read_orders(placement, current)
+    orders = read_orders(placement, current, moe_layers(checkpoint))
     with pair_progress(as_json, "bytes") as report:
         done = permute_checkpoint(checkpoint, orders, out, report, optimizer=not without_optimizer)
     if as_json:

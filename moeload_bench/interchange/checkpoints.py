@@ -10,6 +10,7 @@ Axis letters: E experts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -23,7 +24,9 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 from pydantic import BaseModel, Field
 
+from moeload_bench.bounds import parse_json
 from moeload_bench.errors import MoeloadError, PlacementError, not_found
+from moeload_bench.files import read_at_most
 from moeload_bench.interchange.logfiles import Progress
 from moeload_bench.interchange.optimizer_states import (
     NUMBER,
@@ -35,6 +38,7 @@ from moeload_bench.interchange.optimizer_states import (
     parameters_of,
     permute_optimizer,
 )
+from moeload_bench.interchange.placement_files import read_slots
 from moeload_bench.interchange.rows import Report
 from moeload_bench.placement.layouts import LINEAR, layout
 from moeload_bench.placement.plans import ClusterShape
@@ -139,12 +143,22 @@ class Permuted:
     left_out: tuple[str, ...]
 
 
-def read_orders(path: Path, current: str = LINEAR) -> dict[int, tuple[int, ...]]:
-    """Return for each layer of a plan (format `json`) which expert gets each number.
+def read_orders(path: Path, current: str = LINEAR, layers: Sequence[int] | None = None) -> dict[int, tuple[int, ...]]:
+    """Return for each layer of a placement file which expert gets each number.
 
     ``current``: how the engine places experts by number, one of `layouts.LAYOUTS`; so it places the new numbers as the
-    plan says. Raise `PlacementError` for another file, and for a plan in which a layer does not hold each expert once.
+    plan says. ``layers``: the MoE layers of the model, by which files of engines are read (`read_slots`); without them
+    only a plan (format `json`) is. Raise `PlacementError` for another file, one in which a layer does not hold each
+    expert once, and one that names no devices where ``current`` needs them.
     """
+    if layers is not None and not _is_plan(path):
+        if current != LINEAR:
+            raise PlacementError(
+                f"{path}: it does not say which device holds a slot, which --current {current} needs; expected a plan, "
+                "as `plan --write FILE --format json` writes it"
+            )
+        slots_LR = read_slots(path, layers).tolist()
+        return {n: _once_each(slots, f"{path}: layer {n}") for n, slots in zip(layers, slots_LR, strict=True)}
     orders: dict[int, tuple[int, ...]] = {}
     content = "a plan, as `plan --write FILE --format json` writes it"
     for entry in read_json(_Plan, path, MAX_PLAN_BYTES, content, PlacementError).layers:
@@ -155,6 +169,19 @@ def read_orders(path: Path, current: str = LINEAR) -> dict[int, tuple[int, ...]]
         number_R = layout(current, len(slots), ClusterShape("plan", len(entry.devices), len(slots)))
         orders[entry.layer] = tuple(expert for _, expert in sorted(zip(number_R.tolist(), slots, strict=True)))
     return orders
+
+
+def _is_plan(path: Path) -> bool:
+    """Return whether a file is one of this project's plans, which may leave layers out, rather than an engine's."""
+    with contextlib.suppress(OSError, ValueError):
+        record = parse_json(read_at_most(path, MAX_PLAN_BYTES))
+        return isinstance(record, dict) and "placement_version" in record
+    return False
+
+
+def moe_layers(checkpoint: Path) -> list[int]:
+    """Return the numbers of a checkpoint's MoE layers; raise what `permute_checkpoint` raises for it."""
+    return list(_open(checkpoint, optimizer=False).layers)
 
 
 def permute_checkpoint(

@@ -238,6 +238,22 @@ def test_the_command_says_what_it_did_and_overwrites_nothing(saved: Callable[...
     assert "nothing is overwritten" in str(again.exception)
 
 
+@pytest.mark.parametrize("kind", ["eplb", "sglang", "vllm", "vllm-ascend"])
+def test_an_engines_placement_gives_the_checkpoint_of_the_plan(
+    kind: str, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    """EPLB's, sglang's and vLLM's files, with rows for all layers or the MoE layers alone; none says its devices."""
+    before, layers = saved("qwen3_moe"), (0, 1, 2)
+    slots, shape = np.array([ORDER, ORDER[::-1], ORDER]), ClusterShape("own", 4, len(ORDER))
+    placement = placement_of(slots, len(ORDER), shape, layers, {}, 3)
+    path = write_placement(placement, tmp_path / f"{kind}.json", kind)
+    words = ["export", "checkpoint", str(before), "--placement", str(path), "--out", str(tmp_path / "after")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    assert read_orders(path, layers=layers) == dict(zip(layers, map(tuple, slots.tolist()), strict=True))
+    with pytest.raises(PlacementError, match=r"does not say which device .* --current round_robin"):
+        read_orders(path, "round_robin", layers)
+
+
 def test_every_family_has_a_model_that_was_tried() -> None:
     """A family that is added needs one too."""
     assert set(MODELS) == set(FAMILIES)
