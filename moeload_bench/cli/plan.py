@@ -172,7 +172,8 @@ def plan(
     else:
         if checkpoint is not None:
             say(f"{checkpoint}: {'; '.join(staying) or 'all of it can be put in a new order'}")
-        sentences = [*decision.lines(), *([held_out(move), f"At step {decision.step:,}: {now}."] if now else [])]
+        advised = [held_out(move), f"At step {decision.step:,}: {now}."] if now else []
+        sentences = [*decision.lines(details=details), *advised]
         _print(loaded, decision, sentences, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
@@ -256,7 +257,7 @@ def _print(
     console.print(
         f"{printable(trace.id)}: forecasters and intervals tried{'' if details else ' (all: --details)'}; percent of "
         f"the step time under the {decision.terms.layout} layout, more is better; ms: CPU time of a forecast, "
-        "observing included"
+        "observing included; error: tokens that forecasts put with the wrong expert"
     )
     console.print(_table([_candidate_cells(one) for one in _rows(decision, details)], decision.take))
     for failure in failures[:5]:
@@ -292,6 +293,6 @@ def _candidate_cells(one: Candidate) -> dict[str, str]:
         "moved": volume(one.moved_gb),
         "max/mean": f"{one.imbalance:.3f}",
         "saved %": f"{one.saved_percent:.2f}",
-        "misplaced %": shown(one.misplaced_percent, ".2f"),
+        "error %": shown(one.misplaced_percent, ".2f"),
         "ms": shown(None if one.cpu_ms != one.cpu_ms else one.cpu_ms, ".2g" if one.cpu_ms < 10 else ",.0f"),
     }

@@ -3,7 +3,7 @@
 `if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for a forecast is compared with the
 plan in force, on the loads of the last steps themselves, batch noise included: a plan that follows noise shows no gain
 there, where a comparison on means (as `if_pays` makes it) promises one. A layer moves when its gain over the steps that
-the move is written off over is ``margin`` times what moving its replicas costs. Nothing is moved at first until
+its cost is spread over is ``margin`` times what moving its replicas costs. Nothing is moved at first until
 a plan promises ``least_percent`` of the step time: below that a run is left alone.
 
 Axis letters: S recent rows, L MoE layers, E experts, R replica slots, D devices.
@@ -54,7 +54,7 @@ class AdviceRule:
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What to do with the placement at step ``step``; a move is written off over ``horizon`` steps from there on.
+    """What to do with the placement at step ``step``; the cost of a move is spread over the next ``horizon`` steps.
 
     ``layers``: rows of the plan to change, none unless ``verdict`` is "replan". ``imbalance`` and ``expected``: max /
     mean device load over the layers named (over all, where none is), as it is and after the move.

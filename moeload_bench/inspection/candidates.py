@@ -74,7 +74,7 @@ class Layout:
         )  # fmt: skip
 
     def span(self, steps_seen: int) -> int:
-        """Return the steps that a move is written off over, where ``steps_seen`` steps were seen.
+        """Return the steps that the cost of a move is spread over, where ``steps_seen`` steps were seen.
 
         The first one: ``steps_left``, by default as many again as were seen. A later one: as many as the plan in force
         has served, never more than the steps left.
@@ -85,7 +85,7 @@ class Layout:
         return min(left, max(self._least, steps_seen - self._moved_seen))
 
     def move(self, slot_expert_LR: IntArray, step: int, steps_seen: int, span: int) -> None:
-        """Put a plan in force at a step, written off over a span."""
+        """Put a plan in force at a step, spread over a span."""
         moved_LD = replicas_moved(self.current_LR, slot_expert_LR, self._devices)
         self.current_LR, self.last = slot_expert_LR, None
         if moved_LD.any():
@@ -218,7 +218,7 @@ class Race:
     """All layouts of a run, and what they cost so far.
 
     ``looks``: steps between looks; ``times``: looks between those of a candidate. ``window``: steps of one of the
-    newest windows, rounded up to whole looks, and that a move is written off over at least. ``steps_left``: as in
+    newest windows, rounded up to whole looks; the cost of a move is spread over no fewer. ``steps_left``: as in
     `Layout`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``start_LR``: the layout
     in force when the run begins, which all begin as and are measured against. ``own``: the one in force now.
 

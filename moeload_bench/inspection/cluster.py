@@ -50,7 +50,7 @@ CONSTANTS: Mapping[str, CostConstant] = {
     "replan_ms": CostConstant(lambda x: f"{x:g} ms for each re-plan", "--replan-ms", 0.0, 2.0, of_live_moves=True),
 }
 LEFT = "--steps-left"
-"""The option that states what moves are written off over."""
+"""The option that states the steps that the cost of a move is spread over."""
 Source = Literal["stated", "measured", "of the model", "ASSUMED"]
 
 
@@ -77,7 +77,7 @@ class Costs(NamedTuple):
     """The cost model of a run, and where each of its constants comes from.
 
     ``worst``: every assumed constant at its unfavourable end, and ``worst_share``: the factor that assumed steps left
-    put on what is written off.
+    put on what moves cost.
     """
 
     model: CostModel
@@ -163,7 +163,7 @@ class Cluster:
     ) -> Costs:
         """Return the costs for a run; ``measured``: constants by name that its rows say so far.
 
-        ``steps_left``: what moves are written off over; ``steps_stated``: whether that is known.
+        ``steps_left``: what the cost of a move is spread over; ``steps_stated``: whether that is known.
         """
         restart, stated = self.restart_minutes, self._stated
         size, of_size, alone = expert_size(meta)
@@ -191,7 +191,7 @@ class Cluster:
                 constants.append(Constant(words, source, one.option))
         if restart is not None:
             constants.append(Constant(f"{restart:g} minutes for each restart", "stated", "--restart-minutes"))
-        left = f"moves written off over {steps_left:,} steps left"
+        left = f"cost of a move spread over {steps_left:,} steps left"
         if steps_stated:
             constants.append(Constant(left, "stated", LEFT))
         else:

@@ -165,9 +165,13 @@ class Decision:
         }  # fmt: skip
         return dict(plain(facts))
 
-    def lines(self) -> list[str]:
-        """Return what to do, which forecaster and why, and what it rests on: a sentence or two each."""
-        return [self._answer(), *self._moves(), self._forecaster(), *self._rests_on()]
+    def lines(self, *, details: bool = False) -> list[str]:
+        """Return what to do, how a plan ages, and what it rests on: a sentence or two each.
+
+        The forecaster is a line where this run tells it from others, or with ``details``.
+        """
+        forecaster = [self._forecaster()] if details or self.matters else []
+        return [self._answer(), *self._moves(), *self._ages(), *forecaster, *self._rests_on()]
 
     def _answer(self) -> str:
         take = self.take
@@ -211,8 +215,8 @@ class Decision:
         lost = sum(value <= 0 for value in self.take.worst_N)
         if lost:
             return (
-                f"{lost} of the newest five windows of {window:,} steps did not repay their share of the moves, with "
-                "what is ASSUMED at the worse of half and twice"
+                f"in {lost} of the last five windows of {window:,} steps moves cost more than they saved, with what is "
+                "ASSUMED at the worse of half and twice"
             )
         return "vLLM's default saved no less, with no more moves"
 
@@ -229,6 +233,19 @@ class Decision:
             f"over the newest five windows of {self.terms.window:,} steps); a move breaks even after "
             f"{counted(take.breaks_even or 0, 'step')}."
         )
+
+    def _ages(self) -> Iterator[str]:
+        """Return how much less is saved by plans that are renewed less often, where loads move enough to tell."""
+        of_take = sorted(
+            (one for one in self.candidates if one.forecaster == self.take.forecaster), key=lambda one: one.every
+        )
+        often, seldom = of_take[0], of_take[-1]
+        if often.gain_percent - seldom.gain_percent > max(SAME_PERCENT, WORSE_BY * often.gain_percent):
+            yield (
+                f"Loads move, so a plan saves less each step: looked at every {often.every:,} steps, plans save "
+                f"{often.gain_percent:.1f} % before the cost of moves; every {seldom.every:,} steps, "
+                f"{seldom.gain_percent:.1f} %."
+            )
 
     def _forecaster(self) -> str:
         names = list(dict.fromkeys(one.forecaster for one in self.candidates))

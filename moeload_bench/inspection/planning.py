@@ -51,7 +51,7 @@ class Settings:
     `decision`. ``fitted``: its bytes where it has `fit`; ``level``: where a forecaster that is named runs.
     ``intervals``: steps between looks that are compared, None for those of `candidates`. ``horizon``: steps that a
     forecast is for, and of a window that a decision is judged by; ``steps_left``: steps of the run to come, that moves
-    are written off over, None for as many again as were seen;
+    are spread over, None for as many again as were seen;
     ``every``: steps between snapshots (`every_at` a stride); all multiples of the state rule's block. ``follow``:
     whether an advised plan counts as carried out at once.
     """

@@ -159,7 +159,7 @@ def test_where_forecasters_save_alike_the_choice_is_said_not_to_matter() -> None
     tied = [candidate("ema", 50, 5.0, 5.0, 9), candidate("gated", 50, 5.05, 5.0, 9)]
     decision = decide(1000, tied, 1.2, (), TERMS)
     assert not decision.matters
-    assert "This run cannot tell the forecasters apart: they save 5.00 to 5.05 %" in decision.lines()[2]
+    assert "This run cannot tell the forecasters apart: they save 5.00 to 5.05 %" in decision.lines(details=True)[2]
     apart = decide(1000, [candidate("ema", 50, 3.0, 5.0, 9), tied[1]], 1.2, (), TERMS)
     assert apart.matters
     assert apart.take.forecaster == "gated"
@@ -172,11 +172,11 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
     assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
     tied = [candidate("ema", 50, 5.0, 4.0, 8), candidate("online", 50, 5.05, 5.0, 9)]
-    said = decide(1000, tied, 1.2, (), TERMS).lines()[2]
+    said = decide(1000, tied, 1.2, (), TERMS).lines(details=True)[2]
     assert "ema is taken, as it needs the least CPU time (measured at 60 x 256, " in said
     assert (
         "online is taken, as it was named first."
-        in decide(1000, [candidate("online", 50, 5.0, 4.0, 8), tied[0]], 1.2, (), TERMS).lines()[2]
+        in decide(1000, [candidate("online", 50, 5.0, 4.0, 8), tied[0]], 1.2, (), TERMS).lines(details=True)[2]
     )
 
 
@@ -226,7 +226,11 @@ def test_forecasters_are_compared_at_their_best_intervals() -> None:
     """One is best for short intervals, another for long ones."""
     rows = [candidate("a", 50, 5.0, 9.0, 9), candidate("b", 50, 4.0, 9.0, 9), candidate("a", 500, 1.0, 2.0, 2),
             candidate("b", 500, 3.0, 2.0, 2)]  # fmt: skip
-    said = decide(1000, rows, 1.2, (), TERMS).lines()[2]
+    aged, said = decide(1000, rows, 1.2, (), TERMS).lines()[2:4]
+    assert aged == (
+        "Loads move, so a plan saves less each step: looked at every 50 steps, plans save 5.0 % before the cost of "
+        "moves; every 500 steps, 1.0 %."
+    )
     assert "save 4.00 to 5.00 % of the step time, each at its best interval" in said
 
 
@@ -250,7 +254,7 @@ def test_a_move_is_advised_where_each_of_five_windows_repays_its_share() -> None
     lost = replace(good, worst_N=(5.0, 5.0, -0.1, 5.0, 5.0))
     decision = decide(1000, [lost], 1.2, (), TERMS)
     assert decision.verdict == "cannot tell"
-    assert "1 of the newest five windows of 200 steps did not repay their share of the moves" in decision.lines()[0]
+    assert "in 1 of the last five windows of 200 steps moves cost more than they saved" in decision.lines()[0]
     assert taken(lost, replace(candidate("b", 50, 5.0, 9.0, 9), every=50)) == ("b", 50)
     better = replace(good, forecaster="vLLM's default", saved_percent=6.0)
     decision = decide(1000, [good], 1.2, (), TERMS, better)

@@ -154,7 +154,7 @@ def test_steps_left_that_are_assumed_are_halved() -> None:
     decision = decided(trace_of(shifted_load()), settings(steps_left=None))[1]
     assert decision.terms.steps_left == STEPS
     assert (
-        "moves written off over 2,600 steps left, as many again as were seen (--steps-left; half to twice: saves "
+        "cost of a move spread over 2,600 steps left, as many again as were seen (--steps-left; half to twice: saves "
         in decision.lines()[-1]
     )
     assert all(worst <= value for worst, value in zip(decision.take.worst_N, decision.take.newest_N, strict=True))
@@ -184,7 +184,7 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     said = " ".join(done.output.replace("\\\n", " ").split())
     assert "Stated: 2 devices with 8 slots, steps of 100 ms, 50 % of a step waits" in said
-    assert "0.05 minutes for each restart, moves written off over 20,000 steps left." in said
+    assert "0.05 minutes for each restart, cost of a move spread over 20,000 steps left." in said
     assert "a move breaks even after" in said
     assert said.endswith("hours.svg: hours saved over steps")
     assert held_out("restart") in said
