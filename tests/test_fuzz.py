@@ -30,7 +30,8 @@ from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.inspection.following import Follower
 from moeload_bench.inspection.sinks import FAILURES, WAITING, sink
 from moeload_bench.interchange import torch_child
-from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
+from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint
+from moeload_bench.interchange.expert_orders import read_orders
 from moeload_bench.interchange.optimizer_states import Parameters, permute_optimizer
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_requirements

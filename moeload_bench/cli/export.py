@@ -14,7 +14,8 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, RunArgument, Seed, no_trace
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import counted
-from moeload_bench.interchange.checkpoints import moe_layers, permute_checkpoint, read_orders
+from moeload_bench.interchange.checkpoints import moe_layers, permute_checkpoint
+from moeload_bench.interchange.expert_orders import read_orders
 from moeload_bench.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.placement.layouts import LINEAR

@@ -28,7 +28,7 @@ def no_trace(target: Path | None) -> Path | None:
     return target
 
 
-RUN = "An id (RECIPE/SPLIT/seedN), a .parquet file, a .parts folder, or a folder above it alone."
+RUN = "A run: its id, its .parquet file, its .parts folder, or a folder above."
 RunArgument = Annotated[str, typer.Argument(help=RUN)]
 TARGET = "A baseline's name, FILE.py:Class or package.module:Class, with optional @key=value,..."
 Forecaster = Annotated[str, typer.Option(help=TARGET)]

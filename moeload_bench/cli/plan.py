@@ -44,9 +44,7 @@ def plan(
         ),
     ] = None,
     horizon: Annotated[int, typer.Option(metavar=INT, help="Steps that forecasts and plans are for.")] = 200,
-    every: Annotated[
-        str | None, typer.Option(help="Steps between checks, compared: 50,200. Up to 500 by default.")
-    ] = None,
+    every: Annotated[str | None, typer.Option(help="Steps between checks: 50,200; up to 500 by default.")] = None,
     devices: Annotated[
         int | None, typer.Option(metavar=INT, help="Devices of a layer's experts; E / 4 by default.")
     ] = None,
@@ -57,13 +55,13 @@ def plan(
         int, typer.Option(metavar=INT, help="Above 1: replicas of an expert stay on one of so many nodes.")
     ] = 1,
     groups: Annotated[
-        int | None, typer.Option(metavar=INT, help="Groups of experts that stay on a node; --nodes by default.")
+        int | None, typer.Option(metavar=INT, help="Groups of experts, as many as nodes by default.")
     ] = None,
     current: Annotated[
         str | None,
         typer.Option(
             metavar="<str>",
-            help="The layout in force: linear (experts by number, as engines begin), round_robin, or a placement FILE.",
+            help="Layout: linear (by number), round_robin or FILE.",
         ),
     ] = None,
     expert_mb: Annotated[
@@ -104,7 +102,6 @@ def plan(
     """Decide whether and how often to re-plan experts, and what that saves.
 
     \b
-    moeload-bench plan run.parquet --devices 8
     moeload-bench plan run.parquet --devices 8 --slots 72 --current now.json
     moeload-bench plan run.parquet --move restart --restart-minutes 10
     moeload-bench plan run.parquet --write placement.json --format eplb

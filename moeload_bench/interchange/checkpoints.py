@@ -10,23 +10,20 @@ Axis letters: E experts.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, NamedTuple
+from typing import Annotated, BinaryIO, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from moeload_bench.bounds import parse_json
 from moeload_bench.errors import MoeloadError, PlacementError, not_found
-from moeload_bench.files import read_at_most
 from moeload_bench.interchange.logfiles import Progress
 from moeload_bench.interchange.optimizer_states import (
     NUMBER,
@@ -38,14 +35,10 @@ from moeload_bench.interchange.optimizer_states import (
     parameters_of,
     permute_optimizer,
 )
-from moeload_bench.interchange.placement_files import read_slots
 from moeload_bench.interchange.rows import Report
-from moeload_bench.placement.layouts import LINEAR, layout
-from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.schema import read_json
 from moeload_bench.traces.tensors import Header, Tensor, read_header
 
-MAX_PLAN_BYTES = 16 << 20
 MAX_INDEX_BYTES = 64 << 20
 CHUNK_BYTES = 16 << 20
 STATES = ("scheduler.pt", "scaler.pt", "training_args.bin")
@@ -91,16 +84,6 @@ class _Index(BaseModel, extra="allow"):
     weight_map: dict[str, str]
 
 
-class _PlanLayer(BaseModel):
-    layer: Number
-    devices: list[list[Number]]
-
-
-class _Plan(BaseModel):
-    placement_version: Literal[1]
-    layers: list[_PlanLayer] = Field(min_length=1)
-
-
 class Part(NamedTuple):
     """A tensor in the block of a layer: its name is ``head``, `experts.N.` for that of one expert, then ``tail``."""
 
@@ -141,42 +124,6 @@ class Permuted:
     reordered: int
     states: int
     left_out: tuple[str, ...]
-
-
-def read_orders(path: Path, current: str = LINEAR, layers: Sequence[int] | None = None) -> dict[int, tuple[int, ...]]:
-    """Return for each layer of a placement file which expert gets each number.
-
-    ``current``: how the engine places experts by number, one of `layouts.LAYOUTS`; so it places the new numbers as the
-    plan says. ``layers``: the MoE layers of the model, by which files of engines are read (`read_slots`); without them
-    only a plan (format `json`) is. Raise `PlacementError` for another file, one in which a layer does not hold each
-    expert once, and one that names no devices where ``current`` needs them.
-    """
-    if layers is not None and not _is_plan(path):
-        if current != LINEAR:
-            raise PlacementError(
-                f"{path}: it does not say which device holds a slot, which --current {current} needs; expected a plan, "
-                "as `plan --write FILE --format json` writes it"
-            )
-        slots_LR = read_slots(path, layers).tolist()
-        return {n: _once_each(slots, f"{path}: layer {n}") for n, slots in zip(layers, slots_LR, strict=True)}
-    orders: dict[int, tuple[int, ...]] = {}
-    content = "a plan, as `plan --write FILE --format json` writes it"
-    for entry in read_json(_Plan, path, MAX_PLAN_BYTES, content, PlacementError).layers:
-        if entry.layer in orders:
-            raise PlacementError(f"{path}: layer {entry.layer} is there twice, expected each layer's number once")
-        slots = [expert for device in entry.devices for expert in device]
-        slots = list(_once_each(slots, f"{path}: layer {entry.layer}"))
-        number_R = layout(current, len(slots), ClusterShape("plan", len(entry.devices), len(slots)))
-        orders[entry.layer] = tuple(expert for _, expert in sorted(zip(number_R.tolist(), slots, strict=True)))
-    return orders
-
-
-def _is_plan(path: Path) -> bool:
-    """Return whether a file is one of this project's plans, which may leave layers out, rather than an engine's."""
-    with contextlib.suppress(OSError, ValueError):
-        record = parse_json(read_at_most(path, MAX_PLAN_BYTES))
-        return isinstance(record, dict) and "placement_version" in record
-    return False
 
 
 def moe_layers(checkpoint: Path) -> list[int]:
@@ -267,21 +214,6 @@ def _open(checkpoint: Path, optimizer: bool) -> Checkpoint:
     parameters = parameters_of(checkpoint, _layer_count(file_of)) if has_state else None
     groups = config.n_group or 1
     return Checkpoint(files, left_out, experts, groups, headers, file_of, index, layers, parameters)
-
-
-def _once_each(slots: Sequence[int], where: str) -> tuple[int, ...]:
-    """Return the order if it holds 0 .. E-1 once each; else raise and name the order without replicas."""
-    replicas = Counter(slots)  # in the order of first replicas
-    if not slots or max(replicas) >= len(replicas):
-        raise PlacementError(f"{where}: got experts {sorted(replicas)[:8]}..., expected each of 0 to E - 1")
-    expert, most = replicas.most_common(1)[0]
-    if most > 1:
-        raise PlacementError(
-            f"{where}: {len(slots)} slots for {len(replicas)} experts, expert {expert} is there {most} times; a "
-            f"checkpoint holds each once: plan with --slots {len(replicas)}. The order of the first replicas is "
-            f"{','.join(map(str, replicas))[:2000]}"
-        )
-    return tuple(slots)
 
 
 def _family(config: _Config, checkpoint: Path) -> tuple[Family, int]:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, PlacementError
-from moeload_bench.interchange.checkpoints import FAMILIES, permute_checkpoint, read_orders
+from moeload_bench.interchange.checkpoints import FAMILIES, permute_checkpoint
+from moeload_bench.interchange.expert_orders import read_orders
 from moeload_bench.interchange.placements import placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
 from tests.conftest import need

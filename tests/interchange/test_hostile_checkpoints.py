@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from moeload_bench.errors import MoeloadError, PlacementError
-from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint, read_orders
+from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint
+from moeload_bench.interchange.expert_orders import read_orders
 from moeload_bench.traces.tensors import BITS, read_header
 from tests.conftest import full_disk
 from tests.support.no_files import put_no_file

@@ -15,7 +15,7 @@ from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError
 from moeload_bench.inspection.cluster import Cluster
 from moeload_bench.inspection.facts import inspect_trace
 from moeload_bench.inspection.planning import Planner, Settings, decided, plans_of
-from moeload_bench.interchange.checkpoints import read_orders
+from moeload_bench.interchange.expert_orders import read_orders
 from moeload_bench.interchange.placement_files import read_slots
 from moeload_bench.interchange.placements import placement_of, write_placement
 from moeload_bench.placement.cost import device_weights

@@ -16,8 +16,9 @@ from moeload_bench.errors import HubError, RecordingError, TraceError
 from moeload_bench.generator.training import Job, record_recipe
 from moeload_bench.publishing.release import collect_files
 from moeload_bench.recording.recorder import record
+from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.routing import MAX_STEPS, StepRouting, read_routing, routing_files, routing_folder
-from moeload_bench.traces.store import list_traces, read_trace
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.recording import loops
 from tests.support.recording.families import tiny_batch, tiny_model

@@ -205,9 +205,18 @@ def test_what_is_no_file_is_not_waited_for(
     assert check(season)
 
 
+UNFIT = "expected a name"
 HOSTILE: dict[str, tuple[str, Callable[[Any], None], str]] = {
-    "an endless name": ("draw.json", lambda tree: tree["runs"].update({"a" * 5000: tree["runs"][RECIPE]}), "pattern"),
-    "a name that leads out": ("draw.json", lambda tree: tree["runs"].update({"../x": tree["runs"][RECIPE]}), "pattern"),
+    "an endless name": (
+        "draw.json",
+        lambda tree: tree["runs"].update({"a" * 5000: tree["runs"][RECIPE]}),
+        "expected a name",
+    ),
+    "a name that leads out": (
+        "draw.json",
+        lambda tree: tree["runs"].update({"../x": tree["runs"][RECIPE]}),
+        "expected a name",
+    ),
     "a time before all": ("draw.json", lambda tree: tree.update(drawn="0001-01-01T00:00:00+14:00"), "drawn"),
     "no time": ("scores.json", lambda tree: tree.update(scored="soon"), "scored"),
     "a field that nobody knows": ("scores.json", lambda tree: tree.update(more=1), "more"),
