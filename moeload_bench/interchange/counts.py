@@ -2,7 +2,9 @@
 
 * npz: an array per column, named like the format's columns. `load` [S, L, E] is required; `step` [S] (else 0 .. S-1),
   `tokens` [S] or [S, L], `layer` [L] (the layers' numbers in the model, else 0 .. L-1), and the optional columns of the
-  format (`load_half`, `dropped`, `loss`, `lr`, ...) with the steps first. Counts are whole numbers of any dtype.
+  format (`load_half`, `dropped`, `loss`, `lr`, ...) with the steps first. Counts are whole numbers of any dtype. A bare
+  `.npy` file is `load`. So is a `.pt` file with one tensor or a list of them [L, E], a step each; a dict of tensors has
+  the names of the arrays.
 * csv: `step,layer,expert,load`, a count per row, or `step,layer,load_0,load_1,...`, a layer-step per row; each may have
   a column `tokens` (tokens entering the layer in that step). Rows may come in any order. `layer` is the index of the
   block in the model; every step has every layer, every layer every expert from 0 on.
@@ -18,12 +20,13 @@ Axis letters: S steps, L MoE layers, E experts, N rows, C columns, U rows of a l
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import TraceError
+from moeload_bench.errors import TraceError, printable
 from moeload_bench.interchange.logfiles import (
     JsonLines,
     Paths,
@@ -37,7 +40,9 @@ from moeload_bench.interchange.logfiles import (
 from moeload_bench.interchange.rank_logs import RankStep, log_of_ranks, rank_of
 from moeload_bench.interchange.rows import Log, LogRow, Report
 from moeload_bench.interchange.table import NamedColumns
-from moeload_bench.traces.archives import read_arrays
+from moeload_bench.interchange.torch_arrays import MAX_BYTES as MAX_TENSOR_BYTES
+from moeload_bench.interchange.torch_arrays import load_arrays
+from moeload_bench.traces.archives import read_array, read_arrays
 from moeload_bench.traces.meta import OPTIONAL_COLUMNS
 from moeload_bench.traces.trace import MAX_COUNT, Trace
 
@@ -59,7 +64,7 @@ def read_npz(paths: Paths, *, max_bytes: int = MAX_BYTES, report: Report | None 
     array, what was got and expected.
     """
     path = find_file(paths, "*.npz")
-    arrays = read_arrays(path, _NAMES, max_bytes, STREAMED)
+    arrays = _arrays(path, max_bytes)
     if "load" not in arrays:
         raise TraceError(f"{path}: no array 'load' [steps, layers, experts]; there is: {', '.join(arrays) or 'none'}")
     columns = {name: arrays[name] for name in OPTIONAL_COLUMNS if name in arrays}
@@ -69,6 +74,19 @@ def read_npz(paths: Paths, *, max_bytes: int = MAX_BYTES, report: Report | None 
     except TraceError as error:
         raise TraceError(f"{path}: {error}") from None
     return Log(str(path), layers, trace.num_experts, _trace_rows(trace, "tokens" in arrays, str(path)))
+
+
+def _arrays(path: Path, max_bytes: int) -> dict[str, Any]:
+    """Return the arrays of an archive, of a bare array, or of a file of tensors, by name."""
+    if path.suffix == ".npy":
+        return {"load": read_array(path, max_bytes, STREAMED)}
+    if path.suffix not in (".pt", ".pth"):
+        return read_arrays(path, _NAMES, max_bytes, STREAMED)
+    arrays = load_arrays(path, min(max_bytes, MAX_TENSOR_BYTES))
+    unknown = next((name for name in arrays if name not in _NAMES), None)
+    if unknown is not None:
+        raise TraceError(f"{path}: unknown tensor {printable(unknown)[:80]!r}, expected: {', '.join(_NAMES)}")
+    return arrays
 
 
 def _trace_rows(trace: Trace, has_tokens: bool, where: str) -> Iterator[LogRow]:

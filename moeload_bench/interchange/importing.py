@@ -25,7 +25,7 @@ class Format(NamedTuple):
 
 
 FORMATS = (
-    Format("npz", "FILE.npz", "np.savez(load=..., step=..., tokens=...)", "as you say"),
+    Format("npz", "FILE.npz, .npy or .pt", "np.savez(load=..., step=..., tokens=...), torch.save", "as you say"),
     Format("csv", "FILE.csv", "step,layer,expert,load or step,layer,load_0,...", "as you say"),
     Format("jsonl", "*.jsonl", "a few lines in any loop: this project's own shape", "before drops; ranks are added"),
     Format(

@@ -14,19 +14,11 @@ by the last map, which is wrong if the placement changed during the recording. *
 layers of the model: those without any count (dense ones) are left out and named. Steps are passes of an inference
 engine, not training steps.
 
-A `.pt` file is a pickle. Its archive is checked for sizes first; then `torch.load(weights_only=True)` opens it in a
-separate process with limits on memory and time.
-
 Axis letters: S passes, L layers, E experts, R physical experts (slots), N records.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,16 +26,14 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import MissingExtraError, TraceError, printable
+from moeload_bench.errors import TraceError
 from moeload_bench.interchange.logfiles import Paths, Progress, find_files, whole_counts
 from moeload_bench.interchange.rows import Log, LogRow, Report
-from moeload_bench.interchange.torch_archive import check_archive
+from moeload_bench.interchange.torch_arrays import MAX_BYTES, load_arrays
 
-MAX_BYTES = 2 << 30
-"""Unpacked size: a file is read whole, and its counts are held several times."""
-SECONDS = 600
+PER_PASS = frozenset({"physical_count", "pass", "rank", "physical_to_logical"})
+"""The arrays that are made of records of single passes."""
 UNLIMITED = "--expert-distribution-recorder-buffer-size -1"
-CHILD = Path(__file__).with_name("torch_child.py")
 
 
 def read_sglang(paths: Paths, report: Report | None = None) -> Log:
@@ -60,6 +50,8 @@ def read_sglang(paths: Paths, report: Report | None = None) -> Log:
             f"{files[0].parent}: got {len(files)} files, expected one of mode stat or one per rank of per_pass"
         )
     notes = ["passes of an inference engine, from its expert distribution recorder"]
+    if not kinds <= {frozenset({"logical_count"}), PER_PASS}:
+        raise TraceError(f"{files[0]}: holds {sorted(loaded[0])[:10]}, expected 'logical_count' or 'records'")
     if "logical_count" in loaded[0]:
         step_S, load_SLE, about_buffer = _stat(loaded[0]["logical_count"], str(files[0]))
         notes.append(about_buffer)
@@ -151,35 +143,3 @@ def _experts(map_LR: IntArray, where: str) -> int:
             f"{R - 1} in a map of {R} physical experts"
         )
     return int(map_LR.max()) + 1
-
-
-def load_arrays(path: Path, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """Return the recorder's tensors as arrays, by name; another process opens the file.
-
-    Raise `TraceError` for a file that is not an archive of `torch.save`, is larger than ``max_bytes`` unpacked, or
-    holds anything but tensors and plain values; `MissingExtraError` without torch.
-    """
-    try:
-        check_archive(path, max_bytes)
-    except ValueError as error:
-        raise TraceError(f"{path}: {error}") from None
-    command = [sys.executable, "-I", "-B", str(CHILD), str(path.resolve()), str(max_bytes), str(SECONDS)]
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=2 * SECONDS, cwd=tempfile.gettempdir(), check=False)
-        line, _, data = done.stdout.partition(b"\n")
-        answer = json.loads(line)
-    except subprocess.TimeoutExpired:
-        raise TraceError(f"{path}: not read within {2 * SECONDS} s") from None
-    except ValueError:
-        tail = printable(done.stderr.decode(errors="replace").strip()[-200:])
-        raise TraceError(f"{path}: the reading process ended with {done.returncode}: {tail}") from None
-    if answer.get("missing"):
-        raise MissingExtraError(answer["missing"], "torch", "reading sglang's .pt files")
-    if "error" in answer:
-        reason = printable(" ".join(str(answer["error"]).split()))[:300]
-        raise TraceError(f"{path}: expected tensors as sglang's recorder writes them: {reason}")
-    arrays, start = {}, 0
-    for name, dtype, shape in answer["arrays"]:
-        arrays[name] = np.frombuffer(data, dtype, math.prod(shape), start).reshape(shape)
-        start += arrays[name].nbytes
-    return arrays

@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG, SIGKILL = 1, 9
 
 
 def main(file: str, max_bytes: int, seconds: int, out: BinaryIO) -> None:
-    """Read ``file`` and write what sglang's recorder put into it."""
+    """Read ``file`` and write its tensors; of sglang's recorder what it counted, of one without a name as `load`."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL)
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
@@ -40,15 +40,24 @@ def main(file: str, max_bytes: int, seconds: int, out: BinaryIO) -> None:
         data = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its own message advises to unpickle without limits
         raise ValueError("holds an object that is not a tensor, number, string or container") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"holds a {type(data).__name__}, expected a dict")
+    _write(_named(data), max_bytes, out)
+
+
+def _named(data: Any) -> dict[str, Any]:
+    """Return the tensors of a file by name: a dict's own, one tensor or a list of them, a step each, as `load`."""
+    import torch
+
+    if isinstance(data, list) and data:
+        for tensor in data:
+            _check("an item of the list", tensor)
+        data = torch.stack(data)
+    if isinstance(data, torch.Tensor):
+        return {"load": data}
+    if not isinstance(data, dict) or not data or not all(isinstance(name, str) for name in data):
+        raise ValueError(f"holds a {type(data).__name__}, expected a tensor, a list of them or a dict of them by name")
     if "logical_count" in data:
-        arrays = {"logical_count": data["logical_count"]}
-    elif "records" in data:
-        arrays = _records(data)
-    else:
-        raise ValueError(f"holds {sorted(map(str, data))[:10]}, expected 'logical_count' or 'records'")
-    _write(arrays, max_bytes, out)
+        return {"logical_count": data["logical_count"]}
+    return _records(data) if "records" in data else data
 
 
 def _records(data: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,22 @@ def read_arrays(
         raise TraceError(f"{path}: not a NumPy archive (.npz): {said}") from error
 
 
+def read_array(path: Path, max_bytes: int, instead: str = "") -> np.ndarray[Any, Any]:
+    """Return the array of a bare `.npy` file, plain numbers of at most ``max_bytes``; raise as `read_arrays`."""
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise TraceError(f"{path}: the array takes {size} bytes, expected at most {max_bytes}{instead}")
+        with path.open("rb") as file:
+            _check_header(str(path), file, size)
+            file.seek(0)
+            return np.asarray(npy.read_array(file, allow_pickle=False))
+    except OSError as error:
+        raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise TraceError(f"{path}: not a NumPy array (.npy): {' '.join(str(error).split())[:300]}") from None
+
+
 def _name(path: Path, member: str, known: Collection[str]) -> str:
     name = member.removesuffix(".npy")
     if name not in known:
@@ -62,14 +78,19 @@ def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, in
     for entry in archive.infolist():
         try:
             with archive.open(entry) as file:
-                shape, _, dtype = npy_header(file)
+                _check_header(f"{path}: array {entry.filename}", file, entry.file_size)
         except ValueError as error:
             raise TraceError(f"{path}: member {entry.filename} is not a NumPy array: {error}") from None
-        what = f"{path}: array {entry.filename} is {str(dtype)[:80]} {str(list(shape))[:120]}"
-        if any(n < 1 for n in shape):
-            raise TraceError(f"{what}, expected no empty axis")
-        if dtype.hasobject or dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize > entry.file_size:
-            raise TraceError(f"{what} in {entry.file_size} bytes, expected plain numbers")
+
+
+def _check_header(where: str, file: Any, size: int) -> None:
+    """Raise `TraceError` for an array that is not of plain numbers, or announces more than its file of ``size`` has."""
+    shape, _, dtype = npy_header(file)
+    what = f"{where} is {str(dtype)[:80]} {str(list(shape))[:120]}"
+    if any(n < 1 for n in shape):
+        raise TraceError(f"{what}, expected no empty axis")
+    if dtype.hasobject or dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize > size:
+        raise TraceError(f"{what} in {size} bytes, expected plain numbers")
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -23,7 +23,7 @@ from moeload_bench.interchange.importing import import_log
 from moeload_bench.interchange.rows import CutShortWarning, Options, write_log
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import synthetic_trace
+from tests.conftest import need, synthetic_trace
 
 LONG = "step,layer,expert,load\n"
 GOOD = LONG + "0,0,0,3\n0,0,1,1\n1,0,0,2\n1,0,1,2\n"
@@ -187,6 +187,54 @@ def test_an_archive_gives_back_every_column(tmp_path: Path) -> None:
     assert got.columns.keys() == trace.columns.keys()
     for name, column in trace.columns.items():
         np.testing.assert_array_equal(got.columns[name], column)
+
+
+def test_a_bare_array_is_the_load(tmp_path: Path) -> None:
+    """`np.save("counts.npy", load)`: steps 0, 1, ... as in an archive without steps; nothing is unpickled."""
+    trace = synthetic_trace(20)
+    np.save(tmp_path / "counts.npy", trace.load_SLE.astype(np.int32))
+    got = import_log(tmp_path / "counts.npy", tmp_path / "out.parquet", format="npz", top_k=2)
+    np.testing.assert_array_equal(got.load_SLE, trace.load_SLE)
+    assert got.step_S.tolist() == list(range(20))
+    for content, says in ((np.array([{}]), "is object"), (np.ones((2, 2), int), r"\(2, 2\), expected 3 axes")):
+        np.save(tmp_path / "other.npy", content, allow_pickle=True)
+        with pytest.raises(TraceError, match=says):
+            read_npz(tmp_path / "other.npy")
+    (tmp_path / "other.npy").write_bytes((tmp_path / "counts.npy").read_bytes()[:200])
+    with pytest.raises(TraceError, match=r"other\.npy is int32 \[20.* in 200 bytes, expected plain numbers"):
+        read_npz(tmp_path / "other.npy")
+    with pytest.raises(TraceError, match="expected at most 100; read in pieces"):
+        read_npz(tmp_path / "counts.npy", max_bytes=100)
+
+
+@pytest.mark.parametrize("form", ["tensor", "list", "dict"])
+def test_tensors_are_the_arrays(form: str, tmp_path: Path) -> None:
+    """`torch.save` of one tensor, of a list with a step each, of a dict with the names of columns."""
+    torch = need("torch", "pip install '.[torch]'")
+    trace = synthetic_trace(20)
+    load = torch.from_numpy(trace.load_SLE)
+    loss = torch.from_numpy(trace.columns["loss"])
+    saved = {"tensor": load, "list": list(load.clone()), "dict": {"load": load.float(), "loss": loss}}[form]
+    torch.save(saved, tmp_path / "counts.pt")
+    got = import_log(tmp_path / "counts.pt", tmp_path / "out.parquet", format="npz", top_k=2)
+    np.testing.assert_array_equal(got.load_SLE, trace.load_SLE)
+    assert ("loss" in got.columns) == (form == "dict")
+
+
+@pytest.mark.slow
+def test_other_files_of_torch_are_refused(tmp_path: Path) -> None:
+    """By what they hold and what was expected; fractions are no counts."""
+    torch = need("torch", "pip install '.[torch]'")
+    for saved, says in (
+        ({"weight": torch.ones(2)}, "unknown tensor 'weight', expected: load, step"),
+        ({"load": "text"}, "load is a str, expected a tensor of numbers"),
+        ([torch.ones(2, 2), torch.ones(3, 2)], "equal size"),
+        (5, "holds a int, expected a tensor, a list of them or a dict of them by name"),
+        (torch.full((2, 1, 2), 0.5), "must hold whole numbers"),
+    ):
+        torch.save(saved, tmp_path / "other.pt")
+        with pytest.raises(TraceError, match=says):
+            read_npz(tmp_path / "other.pt")
 
 
 @pytest.mark.parametrize(
