@@ -145,11 +145,11 @@ def formats() -> None:
 
 @format_command("npz")
 def from_npz(paths: Sources) -> None:
-    """Import arrays: a NumPy archive, a bare array, a file of tensors.
+    """Import arrays or tensors.
 
-    Arrays: load [steps, layers, experts], and optionally step [steps], tokens [steps] or [steps, layers], and the
-    format's columns (load_half, dropped, loss, lr, ...) with the steps first. A bare .npy or tensor is load; a .pt file
-    may hold a list of tensors [layers, experts], a step each, or a dict of these names.
+    A NumPy archive has load [steps, layers, experts], and optionally step [steps], tokens [steps] or [steps, layers],
+    and the format's columns (load_half, dropped, loss, lr, ...) with the steps first. A bare .npy or tensor is load; a
+    .pt file may hold a list of tensors [layers, experts], a step each, or a dict of these names.
 
     \b
     moeload-bench import npz counts.npz --top-k 2 --tokens 4096 --out run.parquet

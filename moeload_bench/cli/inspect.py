@@ -7,7 +7,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -44,6 +44,9 @@ def inspect(
     ] = None,
     follow: Annotated[bool, typer.Option("--follow", help="Refresh while the run trains; Ctrl-C ends.")] = False,
     tables: Annotated[bool, typer.Option("--details", help="All layers, sizes and experts, in tables.")] = False,
+    ranks: Annotated[
+        str | None, typer.Option(metavar="R,R", help="Expert-parallel sizes to show, as in 8,16,32,64.")
+    ] = None,
     token_bytes: Annotated[
         float | None, typer.Option(min=0, help="Bytes of one token at an expert: adds MB to the table of ranks.")
     ] = None,
@@ -88,6 +91,7 @@ def inspect(
         raise TraceError("--reruns is about the buffers of ranks, expected --devices EP too")
     if capacity and (follow or against):
         raise TraceError("--capacity takes one run, got --follow or --against")
+    sizes = _sizes(ranks)
     if against is not None:
         _compare(run, steps, against, as_json)
         return
@@ -98,7 +102,17 @@ def inspect(
             trace = open_trace(run)
             least = RERUNS if reruns is None else reruns
             needed = capacity_of(trace, _part(drop), least, devices, token_bytes, _rows(trace, steps))
-        _show(found, needed, run, status, tables=tables, asked=capacity, token_bytes=token_bytes, as_json=as_json)
+        _show(
+            found,
+            needed,
+            run,
+            status,
+            tables=tables,
+            asked=capacity,
+            token_bytes=token_bytes,
+            ranks=sizes,
+            as_json=as_json,
+        )
     if html is not None:
         _write_page(found, html, needed)
 
@@ -127,7 +141,7 @@ def _rows(trace: Trace, steps: str | None) -> range | None:
 
 def _show(
     found: Inspection, capacity: Capacity | None, run: str, status: str, *, tables: bool, asked: bool,
-    token_bytes: float | None, as_json: bool,
+    token_bytes: float | None, ranks: Sequence[int], as_json: bool,
 ) -> None:  # fmt: skip
     """Print one moment of a run: JSON, the tables, or the screen; capacity below it, with its tables if asked for."""
     following = _following(found, run)
@@ -137,12 +151,13 @@ def _show(
         return
     console = plain_console()
     if tables:
-        for part in details(found, token_bytes):
+        for part in details(found, token_bytes, ranks):
             console.print(part)
         return
     if status and console.is_terminal:
         console.clear()
-    console.print(overview(found, following, token_bytes=token_bytes, status=status, width=min(console.width, WIDTH)))
+    width = min(console.width, WIDTH)
+    console.print(overview(found, following, token_bytes=token_bytes, status=status, width=width, ranks=ranks))
     if capacity is not None:
         _print_capacity(capacity, tables=asked)
 
@@ -193,6 +208,15 @@ def _inspector(run: str, steps: str | None = None) -> Inspector:
     if not inspector.rows:
         raise TraceError(f"{run}: no row in steps {steps}")
     return inspector
+
+
+def _sizes(ranks: str | None) -> tuple[int, ...]:
+    """Return the sizes in `8,16`, none for None; raise `TraceError` for other text."""
+    if ranks is None:
+        return ()
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", ranks):
+        raise TraceError(f"--ranks is {ranks[:80]!r}, expected whole numbers such as 8,16,32,64")
+    return tuple(sorted({int(size) for size in ranks.split(",")}))
 
 
 def _bounds(steps: str | None) -> tuple[int, int] | None:

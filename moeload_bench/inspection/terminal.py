@@ -17,7 +17,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.errors import counted, printable
+from moeload_bench.errors import TraceError, counted, printable
 from moeload_bench.inspection.events import ALARMS, event_sentences
 from moeload_bench.inspection.experts import alarm_errors, death_sentences
 from moeload_bench.inspection.facts import Inspection
@@ -60,9 +60,12 @@ ABOUT_LAYERS = (
 
 
 def overview(
-    found: Inspection, following: str, *, token_bytes: float | None = None, status: str = "", width: int = WIDTH
-) -> RenderableType:
-    """Return the screen; ``following``: the next command, ``status``: how a recording goes on."""
+    found: Inspection, following: str, *, token_bytes: float | None = None, status: str = "", width: int = WIDTH,
+    ranks: Sequence[int] = (),
+) -> RenderableType:  # fmt: skip
+    """Return the screen; ``following``: the next command, ``status``: how a recording goes on, ``ranks``: the
+    expert-parallel sizes to show, as many as there is room for by default.
+    """
     said = verdict(found)
     lines = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
     lines += [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
@@ -71,8 +74,8 @@ def overview(
     spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
     do = _to_do(said.to_do, spare - LEAST_LAYERS - LEAST_SIZES, width)
     spare -= len(do)
-    sizes = min(len(found.ranks.size_K), MOST_SIZES, spare - LEAST_LAYERS)
-    lines += map_lines(found, min(MOST_LAYERS, spare - sizes), width)
+    sizes = list(ranks) or shown_sizes(found.ranks.size_K, min(MOST_SIZES, spare - LEAST_LAYERS))
+    lines += map_lines(found, max(LEAST_LAYERS, min(MOST_LAYERS, spare - len(sizes))), width)
     lines += rank_lines(found, token_bytes, sizes)
     return Group(*lines, *map(Text, do), *map(Text, last))
 
@@ -199,16 +202,30 @@ def _axis(found: Inspection, line: Timeline, columns: int) -> str:
 # ---------------------------------------------------------------- expert-parallel sizes
 
 
-def rank_lines(found: Inspection, token_bytes: float | None, most: int) -> list[Text]:
-    """Return the expert-parallel table: a line for each size, at most so many of them."""
+def shown_sizes(size_K: Sequence[int], most: int) -> list[int]:
+    """Return at most so many sizes, spread over all: powers of two, which clusters have, where there are enough."""
+    powers = [size for size in size_K if size & (size - 1) == 0]
+    sizes = powers if len(powers) >= most else list(size_K)
+    places = np.unique(np.linspace(0, len(sizes) - 1, min(len(sizes), most)).round().astype(int))
+    return [sizes[place] for place in places.tolist()]
+
+
+def rank_lines(found: Inspection, token_bytes: float | None, sizes: Sequence[int]) -> list[Text]:
+    """Return the expert-parallel table: a line for each of the sizes.
+
+    Raise `TraceError` for a size that does not divide the experts.
+    """
+    if unknown := [size for size in sizes if size not in found.ranks.size_K]:
+        known, experts = ", ".join(map(str, found.ranks.size_K)), found.meta.experts
+        raise TraceError(f"--ranks: {unknown[0]} ranks do not share {experts} experts evenly; there is: {known}")
     if found.silent_L.all():
         return []
-    rows = list(rank_rows(found))
+    rows = dict(zip(found.ranks.size_K, rank_rows(found), strict=True))
     heads = ("ranks", "experts", "all layers", "noise alone", "worst layer", "most tokens", "MB")
     columns = len(heads) if token_bytes is not None else len(heads) - 1
     cells = [heads]
-    for k in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), most)).round().astype(int)).tolist():
-        row = rows[k]
+    for size in sizes:
+        row = rows[size]
         mb = f"{row.tokens * (token_bytes or 0) / 1e6:,.1f}"
         worst, tokens = f"{row.worst} ({row.worst_layer})", f"{row.tokens:,}"
         cells.append((f"{row.size}", f"{found.meta.experts // row.size}", row.mean, row.noise, worst, tokens, mb))
@@ -223,15 +240,15 @@ def rank_lines(found: Inspection, token_bytes: float | None, most: int) -> list[
 # ---------------------------------------------------------------- the tables of --details
 
 
-def details(found: Inspection, token_bytes: float | None = None) -> Iterator[RenderableType]:
-    """Yield the tables, each with what its columns mean."""
+def details(found: Inspection, token_bytes: float | None = None, ranks: Sequence[int] = ()) -> Iterator[RenderableType]:
+    """Yield the tables, each with what its columns mean; ``ranks``: the sizes to show, all by default."""
     table = plain_table(*LAYER_HEADS, left=("state", "is"), fold="layer")
     for cells in layer_rows(found):
         table.add_row(*cells)
     yield table
     yield Text(ABOUT_LAYERS)
     yield Text("")
-    yield from rank_lines(found, token_bytes, len(found.ranks.size_K))
+    yield from rank_lines(found, token_bytes, list(ranks) or found.ranks.size_K)
     yield Text("")
     yield from map(Text, expert_sentences(found))
     yield from map(Text, cost_sentences(found.measured))

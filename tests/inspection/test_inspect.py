@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.inspection import facts, terminal
 from moeload_bench.inspection.against import compare, even_placement
+from moeload_bench.inspection.balance import sizes_of
 from moeload_bench.inspection.facts import Inspector, inspect_trace
+from moeload_bench.inspection.terminal import shown_sizes
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.lookup import find_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
-from tests.conftest import needs_traces
+from tests.conftest import needs_traces, synthetic_trace
 from tests.golden.adapter import TRACES
 from tests.inspection.test_facts import run_of
 from tests.support.synthetic import draw, fixed, settling_trace
@@ -158,3 +161,21 @@ def test_no_torch_and_no_pandas_are_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
     assert facts.RECENT_ROWS == 200
+
+
+def test_the_sizes_that_are_shown_are_those_that_clusters_have(tmp_path: Path) -> None:
+    """Powers of two where there are enough, as for 384 experts; --ranks names them, and one that does not divide the
+    experts is refused with those that do."""
+    assert shown_sizes(sizes_of(384), 3) == [2, 16, 128]
+    assert shown_sizes(sizes_of(384), 6) == [2, 4, 8, 32, 64, 128]
+    assert shown_sizes(sizes_of(60), 3) == [2, 10, 60]
+    path = write_trace(synthetic_trace(400), tmp_path / "own.parquet")
+    shown = CliRunner().invoke(app, ["inspect", str(path), "--ranks", "4"]).output
+    assert re.search(r"^ +4 +1 ", shown, re.MULTILINE)
+    assert not re.search(r"^ +2 +2 ", shown, re.MULTILINE)
+    for ranks, says in (
+        ("3", "3 ranks do not share 4 experts evenly; there is: 2, 4"),
+        ("x", "--ranks is 'x', expected"),
+    ):
+        with pytest.raises(TraceError, match=says):
+            CliRunner().invoke(app, ["inspect", str(path), "--ranks", ranks], catch_exceptions=False)
