@@ -126,8 +126,12 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (PICKLE, put("*rank0*", PICKLED), "not JSON|no complete iteration in it"),
     ],
     "sglang": [
-        (OTHER, tensor(lambda torch: [1]), "holds a list, expected a dict"),
-        (OTHER, tensor(lambda torch: {"other": 1}), r"holds \['other'\], expected 'logical_count' or 'records'"),
+        (OTHER, tensor(lambda torch: [1]), "an item of the list is a int, expected a tensor"),
+        (
+            OTHER,
+            tensor(lambda torch: {"other": torch.ones(2)}),
+            r"holds \['other'\], expected 'logical_count' or 'records'",
+        ),
         (OTHER, tensor(lambda torch: {"records": [{"rank": 0}]}), "expected 'global_physical_count'"),
         (OTHER, tensor(lambda torch: {"logical_count": torch.ones(2, 4)}), r"has shape \[2, 4\], expected 3 axes"),
         (MISSING, tensor(lambda torch: {"logical_count": torch.zeros(2, 1, 4)}), "no count in any layer"),
