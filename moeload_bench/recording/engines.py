@@ -7,6 +7,7 @@ Axis letters: B sequences, T tokens of a forward pass, E experts, K choices per 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import torch
@@ -15,26 +16,61 @@ from moeload_bench.errors import RecordingError
 from moeload_bench.recording.routers import Routing
 
 
-def megatron_routing(module: Any, args: Any, output: Any, *, after_drops: bool = False) -> Routing:
+def megatron_routing(module: Any, args: Any, output: Any) -> Routing:
     """Read Megatron-core's `TopKRouter`: (probabilities, map [T, E] of the pairs that are kept).
 
-    With a capacity (`moe_expert_capacity_factor`) the map lacks the dropped tokens, and the choices before drops are
-    not in the output. That is refused, unless ``after_drops`` says that loads after drops are wanted. Then pass
-    `functools.partial(megatron_routing, after_drops=True)` and `meta={"count_semantics": "post_drop"}`.
+    With a capacity (`moe_expert_capacity_factor`) the map lacks the dropped pairs, and with
+    `moe_pad_expert_input_to_capacity` it has pairs that no token chose. The choices before drops are then made once
+    more, by Megatron's own functions on the router's input. Raise `RecordingError` if they cannot be repeated.
     """
     map_TE = output[1].detach()
     if map_TE.dtype != torch.bool:
         return _chosen(map_TE, module.config.num_moe_experts)
-    capacity = getattr(module.config, "moe_expert_capacity_factor", None)
-    if capacity is not None and not after_drops:
-        raise RecordingError(
-            f"moe_expert_capacity_factor is {capacity}: TopKRouter gives its choices after drops only; pass "
-            'functools.partial(megatron_routing, after_drops=True) and meta={"count_semantics": "post_drop"}'
-        )
-    token_P, expert_P = map_TE.nonzero(as_tuple=True)
+    has_capacity = getattr(module.config, "moe_expert_capacity_factor", None) is not None
+    chosen_TE = _megatron_choice(module, args[0], output[0]) if has_capacity else map_TE
+    token_P, expert_P = chosen_TE.nonzero(as_tuple=True)
     tokens, experts = map_TE.shape
     # tokens come position by position, so their order does not show which sequence they are of
-    return Routing(expert_P, token_P, tokens, experts, module.topk if capacity is None else None, tokens_known=False)
+    return Routing(
+        expert_P=expert_P,
+        token_P=token_P,
+        tokens=tokens,
+        experts=experts,
+        top_k=module.topk,
+        kept_P=map_TE[token_P, expert_P] if has_capacity else None,
+        tokens_known=False,
+    )
+
+
+def _megatron_choice(module: Any, hidden: torch.Tensor, prob_TE: torch.Tensor) -> torch.Tensor:
+    """Return the map [T, E] before drops; ``prob_TE`` are the probabilities after them, above 0 where chosen and kept.
+
+    Raise `RecordingError` where the router draws at random, and where a kept pair was not chosen this time.
+    """
+    config = module.config
+    for name in ("moe_input_jitter_eps", "moe_router_force_load_balancing", "moe_router_force_biased"):
+        if getattr(config, name, None) not in (None, False):
+            raise RecordingError(
+                f"{name} with a capacity: the router draws at random, so its choices before drops are lost"
+            )
+    utils = importlib.import_module("megatron.core.transformer.moe.moe_utils")
+    with torch.no_grad():
+        logits_TE = module.gating(hidden).view(-1, config.num_moe_experts)
+        _, chosen_TE = utils.topk_routing_with_score_function(
+            logits_TE,
+            module.topk,
+            use_pre_softmax=config.moe_router_pre_softmax,
+            num_groups=config.moe_router_num_groups,
+            group_topk=config.moe_router_group_topk,
+            scaling_factor=config.moe_router_topk_scaling_factor,
+            score_function=module.score_function,
+            expert_bias=module.expert_bias,
+            fused=config.moe_router_fusion,
+        )
+    wrong = int(((prob_TE.detach() > 0) & ~chosen_TE).sum())
+    if wrong:
+        raise RecordingError(f"{wrong} pairs were kept that the router, asked once more, does not choose")
+    return chosen_TE
 
 
 def nemo_automodel_routing(module: Any, args: Any, output: Any) -> Routing:

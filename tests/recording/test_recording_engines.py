@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,8 @@ from moeload_bench.recording.counting import RouterCounter
 from moeload_bench.recording.recorder import record
 from moeload_bench.recording.routers import Adapter
 from moeload_bench.traces.store import read_trace
+from tests.support.recording import megatron
+from tests.support.recording.ranks import run_ranks
 
 torch.set_num_threads(1)
 EXPERTS, WIDTH, MARK = 8, 16, pytest.mark.engines
@@ -33,34 +34,6 @@ def one_process(tmp_path: Path) -> Iterator[Any]:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
     yield dist.group.WORLD
     dist.destroy_process_group()
-
-
-def megatron(group: Any, **config: Any) -> nn.Module:
-    """`TopKRouter` with a gate that stays on the CPU: its own moves the weights to a GPU first."""
-    from megatron.core.process_groups_config import ProcessGroupCollection
-    from megatron.core.transformer.moe.router import TopKRouter
-    from megatron.core.transformer.transformer_config import TransformerConfig
-
-    class OnCpu(TopKRouter):  # type: ignore[misc]
-        def gating(self, input: torch.Tensor) -> torch.Tensor:
-            return nn.functional.linear(input.float(), self.weight)
-
-    shape = TransformerConfig(
-        num_layers=2,
-        hidden_size=WIDTH,
-        num_attention_heads=2,
-        num_moe_experts=EXPERTS,
-        moe_router_topk=2,
-        moe_router_load_balancing_type="none",
-        moe_token_dispatcher_type="alltoall",
-        add_bias_linear=False,
-        use_cpu_initialization=True,
-        **config,
-    )
-    groups = ProcessGroupCollection()
-    for name in ("tp", "cp", "tp_cp", "tp_dp_cp"):
-        setattr(groups, name, group)
-    return OnCpu(shape, pg_collection=groups)
 
 
 class Calling(nn.Module):
@@ -156,12 +129,15 @@ def test_a_routers_own_choices_are_counted(engine: str, tmp_path: Path) -> None:
 @MARK
 @pytest.mark.parametrize("score", ["softmax", "sigmoid"])
 def test_megatron_cores_router_is_counted(score: str, one_process: Any, tmp_path: Path) -> None:
-    """The real `TopKRouter.forward` without a capacity: its map, pair by pair."""
+    """The real `TopKRouter` without a capacity: its map, pair by pair."""
     torch.manual_seed(0)
-    router = megatron(one_process, moe_router_score_function=score)
+    router = megatron.router(one_process, moe_router_score_function=score)
     maps: list[np.ndarray] = []
     router.register_forward_hook(lambda m, args, out: maps.append(out[1].sum(dim=0).numpy()))
-    with record(router, tmp_path, adapters={type(router): engines.megatron_routing}, on_error="raise") as r:
+    with (
+        megatron.on_cpu(),
+        record(router, tmp_path, adapters={type(router): engines.megatron_routing}, on_error="raise") as r,
+    ):
         for _ in range(3):
             router(torch.randn(6, 4, WIDTH, requires_grad=True))
             r.step()
@@ -171,21 +147,68 @@ def test_megatron_cores_router_is_counted(score: str, one_process: Any, tmp_path
 
 
 @MARK
-def test_megatron_cores_drops_are_said(one_process: Any, tmp_path: Path) -> None:
-    """With a capacity the map lacks what was dropped: refused, or recorded as after drops when that is asked for."""
-    torch.manual_seed(0)
-    router = megatron(one_process, moe_expert_capacity_factor=0.5)
-    counter = RouterCounter(router, {type(router): engines.megatron_routing})
-    router(torch.randn(6, 4, WIDTH, requires_grad=True))
-    with pytest.raises(RecordingError, match=r"moe_expert_capacity_factor is 0\.5: .*after_drops=True"):
-        counter.take()
-    counter.close()
-    after = functools.partial(engines.megatron_routing, after_drops=True)
-    given = {"count_semantics": "post_drop"}
-    with record(router, tmp_path, adapters={type(router): after}, meta=given, on_error="raise") as r:
-        _, choice = router(torch.randn(6, 4, WIDTH, requires_grad=True))
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("policy", ["probs", "position"])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_megatron_cores_capacity_is_counted_before_drops(
+    score: str, policy: str, padded: bool, one_process: Any, tmp_path: Path
+) -> None:
+    """Loads are those of the same router without a capacity; kept and dropped add up; padding is no load."""
+    config = {"moe_router_score_function": score}
+    capacity = {
+        "moe_expert_capacity_factor": 0.75,
+        "moe_token_drop_policy": policy,
+        "moe_pad_expert_input_to_capacity": padded,
+    }
+    hidden = torch.randn(6, 4, WIDTH, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    free, tight = (megatron.router(one_process, **one) for one in (config, config | capacity))
+    tight.load_state_dict(free.state_dict())
+    adapters = {type(tight): engines.megatron_routing}
+    with megatron.on_cpu(), record(tight, tmp_path, adapters=adapters, on_error="raise") as r:
+        _, chosen_TE = free(hidden)
+        prob_TE, kept_TE = tight(hidden)
         r.step()
     trace = read_trace(tmp_path / "own/test/seed0.parquet")
-    assert trace.load_SLE.sum() == choice.sum() < 48
-    assert trace.meta.count_semantics == "post_drop"
-    assert trace.tokens_SL.tolist() == [[24]]
+    assert trace.meta.count_semantics == "pre_drop"
+    np.testing.assert_array_equal(trace.load_SLE[0, 0], chosen_TE.sum(dim=0))
+    dropped = (chosen_TE & ~kept_TE).sum(dim=0)
+    assert dropped.sum() > 0
+    np.testing.assert_array_equal(trace.columns["dropped"][0, 0], dropped)
+    assert bool((kept_TE & ~chosen_TE).any()) == padded
+    assert not (prob_TE > 0)[~chosen_TE].any()
+
+
+@MARK
+def test_megatron_cores_choices_that_cannot_be_repeated_are_refused(one_process: Any) -> None:
+    """Noise in the router's input is drawn anew; without a capacity nothing is repeated."""
+    jitter = {"moe_input_jitter_eps": 0.1}
+    for config in (jitter, jitter | {"moe_expert_capacity_factor": 0.75}):
+        router = megatron.router(one_process, **config)
+        counter = RouterCounter(router, {type(router): engines.megatron_routing})
+        with megatron.on_cpu():
+            router(torch.randn(6, 4, WIDTH, requires_grad=True))
+        if config is jitter:
+            counter.take()
+        else:
+            with pytest.raises(RecordingError, match=r"moe_input_jitter_eps with a capacity: .* draws at random"):
+                counter.take()
+        counter.close()
+
+
+@MARK
+def test_megatron_cores_expert_parallel_ranks_are_summed(tmp_path: Path) -> None:
+    """Two processes route tokens of their own: loads add up, the largest micro-batch is that of either, passes too."""
+    got = np.stack([one["chosen"] for one in run_ranks(2, megatron.ranks, tmp_path / "results", tmp_path, False)])
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    np.testing.assert_array_equal(trace.load_SLE, got.sum(axis=(0, 2)))
+    np.testing.assert_array_equal(trace.columns["micro_max"], got.max(axis=(0, 2)))
+    assert trace.meta.parallel == {"processes": 2, "passes": 2 * megatron.MICRO}
+
+
+@MARK
+def test_megatron_cores_pipeline_stages_become_one_trace(tmp_path: Path) -> None:
+    """Two processes hold two layers each: the trace has four, each with what its router chose."""
+    got = [one["chosen"].sum(axis=1) for one in run_ranks(2, megatron.ranks, tmp_path / "results", tmp_path, True)]
+    trace = read_trace(tmp_path / "own/test/seed0.parquet")
+    assert [layer.index for layer in trace.meta.layers] == [0, 1, 2, 3]
+    np.testing.assert_array_equal(trace.load_SLE, np.concatenate(got, axis=1))
