@@ -56,7 +56,7 @@ def _megatron_choice(module: Any, hidden: torch.Tensor, prob_TE: torch.Tensor) -
     utils = importlib.import_module("megatron.core.transformer.moe.moe_utils")
     with torch.no_grad():
         logits_TE = module.gating(hidden).view(-1, config.num_moe_experts)
-        _, chosen_TE = utils.topk_routing_with_score_function(
+        chosen_TE: torch.Tensor = utils.topk_routing_with_score_function(
             logits_TE,
             module.topk,
             use_pre_softmax=config.moe_router_pre_softmax,
@@ -66,7 +66,7 @@ def _megatron_choice(module: Any, hidden: torch.Tensor, prob_TE: torch.Tensor) -
             score_function=module.score_function,
             expert_bias=module.expert_bias,
             fused=config.moe_router_fusion,
-        )
+        )[1]
     wrong = int(((prob_TE.detach() > 0) & ~chosen_TE).sum())
     if wrong:
         raise RecordingError(f"{wrong} pairs were kept that the router, asked once more, does not choose")
