@@ -68,7 +68,10 @@ def find_run(name: str | os.PathLike[str], *, hub: tuple[str, str] | None = None
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (TRACE, PARTS):
-        return Place.of(path)
+        place = Place.of(path)
+        if not place.path.exists():
+            raise NotFoundError(f"{text}: no such run; neither {place.trace} nor {place.parts} exists")
+        return place
     if _ID.fullmatch(text):
         for _, folder in trace_folders():
             place = Place.of(folder / f"{text}{TRACE}")
