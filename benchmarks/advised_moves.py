@@ -21,10 +21,10 @@ import numpy as np
 from compare_common import table, write_part
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.inspection.candidates import percent_saved
-from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.decision import HELD_OUT, Candidate, Decision
-from moeload_bench.inspection.planning import Planner, Settings, plans_of
+from moeload_bench.ops.planning.candidates import percent_saved
+from moeload_bench.ops.planning.cluster import Cluster
+from moeload_bench.ops.planning.decision import HELD_OUT, Candidate, Decision
+from moeload_bench.ops.planning.planner import Planner, Settings, plans_of
 from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.results.skill import interval_of

@@ -25,7 +25,7 @@ import numpy as np
 from compare_common import machine, new_forecaster, table, write_part
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock
-from moeload_bench.inspection.decision import FORECASTERS
+from moeload_bench.ops.planning.decision import FORECASTERS
 
 TOKENS, TOP_K = 4096, 8
 DRAWN = 8
@@ -75,8 +75,8 @@ def measure(variant: str, layers: int, experts: int, steps: int) -> dict[str, fl
     """Return mean and greatest CPU milliseconds of a step, and by how many MB the peak grew."""
     import torch
 
-    from moeload_bench.inspection.monitor import LoadMonitor
-    from moeload_bench.inspection.planning import Settings
+    from moeload_bench.ops.live.monitor import LoadMonitor
+    from moeload_bench.ops.planning.planner import Settings
     from moeload_bench.recording.recorder import record
 
     torch.set_num_threads(1)

@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from moeload_bench.harness.conformance import check_forecaster
     from moeload_bench.harness.evaluate import evaluate
     from moeload_bench.harness.rescore import rescore
-    from moeload_bench.inspection.advice import Advice, AdviceRule
-    from moeload_bench.inspection.cluster import Cluster
-    from moeload_bench.inspection.events import Event
-    from moeload_bench.inspection.facts import inspect_trace
-    from moeload_bench.inspection.monitor import LoadMonitor, Snapshot, replay
-    from moeload_bench.inspection.page import report
-    from moeload_bench.inspection.planning import Settings, compare_policies
-    from moeload_bench.interchange.importing import import_log
     from moeload_bench.isolation.hosts import Limits
+    from moeload_bench.ops.facts.events import Event
+    from moeload_bench.ops.facts.inspector import inspect_trace
+    from moeload_bench.ops.facts.page import report
+    from moeload_bench.ops.interchange.importing import import_log
+    from moeload_bench.ops.live.monitor import LoadMonitor, Snapshot, replay
+    from moeload_bench.ops.planning.advice import Advice, AdviceRule
+    from moeload_bench.ops.planning.cluster import Cluster
+    from moeload_bench.ops.planning.planner import Settings, compare_policies
     from moeload_bench.placement.plans import ClusterShape
     from moeload_bench.placement.replan import CostModel
     from moeload_bench.placement.vllm_eplb import VllmEplb
@@ -80,15 +80,15 @@ _HOME = _by_name({
     "harness.evaluate": "evaluate",
     "harness.rescore": "rescore",
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
-    "interchange.importing": "import_log",
+    "ops.interchange.importing": "import_log",
     "isolation.hosts": "Limits",
-    "inspection.advice": "Advice AdviceRule",
-    "inspection.cluster": "Cluster",
-    "inspection.events": "Event",
-    "inspection.facts": "inspect_trace",
-    "inspection.planning": "Settings compare_policies",
-    "inspection.monitor": "LoadMonitor Snapshot replay",
-    "inspection.page": "report",
+    "ops.planning.advice": "Advice AdviceRule",
+    "ops.planning.cluster": "Cluster",
+    "ops.facts.events": "Event",
+    "ops.facts.inspector": "inspect_trace",
+    "ops.planning.planner": "Settings compare_policies",
+    "ops.live.monitor": "LoadMonitor Snapshot replay",
+    "ops.facts.page": "report",
     "placement.plans": "ClusterShape",
     "placement.replan": "CostModel",
     "placement.vllm_eplb": "VllmEplb",

@@ -27,12 +27,12 @@ from moeload_bench.errors import MoeloadError
 from moeload_bench.generator.draws import draw_recipes, load_distribution, recipe_of
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.inspection.following import Follower
-from moeload_bench.inspection.sinks import FAILURES, WAITING, sink
-from moeload_bench.interchange import torch_child
-from moeload_bench.interchange.checkpoints import INDEX, permute_checkpoint
-from moeload_bench.interchange.expert_orders import read_orders
-from moeload_bench.interchange.optimizer_states import Parameters, permute_optimizer
+from moeload_bench.ops.facts.following import Follower
+from moeload_bench.ops.interchange import torch_child
+from moeload_bench.ops.interchange.checkpoints import INDEX, permute_checkpoint
+from moeload_bench.ops.interchange.expert_orders import read_orders
+from moeload_bench.ops.interchange.optimizer_states import Parameters, permute_optimizer
+from moeload_bench.ops.live.sinks import FAILURES, WAITING, sink
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_requirements
 from moeload_bench.recording.parts import Parts, unfinished_trace
@@ -41,7 +41,7 @@ from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.conftest import need, synthetic_trace
-from tests.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
+from tests.ops.interchange.test_hostile_checkpoints import ORDER, TENSORS, checkpoint
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
 from tests.support.submitted import make_world, wheel, write_folder

@@ -7,12 +7,11 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
 import moeload_bench
-from benchmarks.sizes import code_lines
+from moeload_bench.cli.app import COMMANDS, module_of
 from moeload_bench.isolation.bubblewrap import HIDDEN_IN_PACKAGE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,6 +74,21 @@ def test_the_core_never_imports_baselines() -> None:
         assert not any(name.startswith("moeload_bench.baselines") for name in _imports(path)), path
 
 
+def test_the_tools_say_which_names_of_the_benchmark_they_use() -> None:
+    """The docstring of `moeload_bench.ops` lists them: what may not change without a look at the tools."""
+    folder = ROOT / "moeload_bench" / "ops"
+    names: dict[str, set[str]] = {}
+    for node in (node for path in folder.rglob("*.py") for node in _nodes(path)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, _, module = node.module.partition(".")
+            if package == "moeload_bench" and not module.startswith("ops"):
+                names.setdefault(module or package, set()).update(name.name for name in node.names)
+    used = [f"{module}: {', '.join(sorted(of_module))}" for module, of_module in sorted(names.items())]
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
+    declared = str(text).partition("Names of the benchmark that they use:")[2]
+    assert declared.split() == " ".join(used).split(), "\n".join(used)
+
+
 def test_pages_are_made_without_torch() -> None:
     """From kept records: what learns anew imports torch where it does (`.ci/lowest` has none)."""
     code = "import sys, leaderboard.pages.command; print('torch' in sys.modules)"
@@ -127,26 +141,13 @@ def test_the_package_is_folders_and_few_modules() -> None:
     assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 12
 
 
-MOST_LINES = 450
-
-
-def test_no_file_is_too_long_to_read() -> None:
-    """Prints the code lines of each room: `pytest -s tests/test_layout.py -k too_long`."""
-    rooms: Counter[str] = Counter()
-    for path in (ROOT / "moeload_bench").rglob("*.py"):
-        name, text = path.relative_to(ROOT / "moeload_bench"), path.read_text(encoding="utf-8")
-        rooms[name.parts[0] if len(name.parts) > 1 else "."] += code_lines(text)
-        assert text.count("\n") <= MOST_LINES, name
-    print(*(f"{lines:6,}  {room}" for room, lines in sorted(rooms.items())), sep="\n")
-
-
 def test_what_a_sandbox_hides_is_said_of_every_package() -> None:
     """A folder is hidden, or a forecaster's process may read it: a new one must be put on one of the two lists.
 
     Hidden is what holds data or could tell the tasks: traces, suites, what records and what reproduces.
     """
     readable = {
-        "adapters", "cli", "harness", "inspection", "interchange", "isolation", "placement", "plots",
+        "adapters", "cli", "harness", "isolation", "ops", "placement", "plots",
         "publishing", "results", "scoring", "states", "traces",
     }  # fmt: skip
     folders = {path.name for path in (ROOT / "moeload_bench").iterdir() if path.is_dir() and path.name[0] not in "_."}
@@ -188,8 +189,7 @@ def test_the_command_line_starts_without_heavy_libraries() -> None:
 
 def test_no_command_loads_the_hubs_client_or_torch_for_its_help() -> None:
     """`publish --help` imports the command's module alone: what only its work needs is imported in the function."""
-    names = sorted(path.stem for path in (ROOT / "moeload_bench" / "cli").glob("*.py") if path.stem != "__init__")
-    imports = ", ".join(f"moeload_bench.cli.{name}" for name in names)
+    imports = ", ".join(map(module_of, COMMANDS))
     code = f"import sys, {imports}; print([name for name in {HEAVY[1:]} if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
@@ -257,17 +257,6 @@ def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:
     assert names <= {*sys.stdlib_module_names}
 
 
-def test_a_name_means_one_thing() -> None:
-    """Class names and file names are unique in the package.
-
-    A module of `cli` is named like its command, so its name may occur in another room too.
-    """
-    paths = list((ROOT / "moeload_bench").rglob("*.py"))
-    files = Counter(path.name for path in paths if path.parent.name != "cli" and path.name != "__init__.py")
-    classes = Counter(node.name for path in paths for node in _nodes(path) if isinstance(node, ast.ClassDef))
-    assert [name for name, times in (files + classes).items() if times > 1] == []
-
-
 def test_workflows_pin_their_actions_and_keep_expressions_out_of_shell_lines() -> None:
     """A tag can be moved to other code, and a stranger chooses names of branches: they come as environment."""
     lines = [line for path in (ROOT / ".github" / "workflows").iterdir() for line in path.read_text().splitlines()]
@@ -287,7 +276,7 @@ def test_a_message_says_where_who_has_only_the_package_finds_a_page() -> None:
                 and isinstance(node.func, ast.Name) and node.func.id == "page"}  # fmt: skip
         for node in _nodes(path):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node):
-                is_help = isinstance(node, ast.FunctionDef) and path.parent.name == "cli"
+                is_help = isinstance(node, ast.FunctionDef) and path.parent.name in ("cli", "commands")
                 text = " ".join(str(ast.get_docstring(node)).split())
                 if is_help and len(named.findall(text)) > len(re.findall(f"{named.pattern} in the project", text)):
                     wrong.append(f"{path}: help of {node.name}")

@@ -21,9 +21,9 @@ from moeload_bench.errors import (
 from moeload_bench.forecaster import trace_info
 from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.inspection.planning import compare_policies
 from moeload_bench.isolation.hosts import fit_target, level_available, open_host
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.ops.planning.planner import compare_policies
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.suites.suite import load_suite, suite_for_trace

@@ -15,8 +15,8 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.inspection.events import ALARMS, Event
-from moeload_bench.inspection.facts import Inspector
+from moeload_bench.ops.facts.events import ALARMS, Event
+from moeload_bench.ops.facts.inspector import Inspector
 from moeload_bench.schema import Record
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace

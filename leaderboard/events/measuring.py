@@ -31,7 +31,7 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NO_BREAK, base_job, fork_of
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.inspection.events import ALARMS
+from moeload_bench.ops.facts.events import ALARMS
 from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts

@@ -21,7 +21,7 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.fit.events import CHOSEN, Chosen
 from leaderboard.pages.parts import Maker, aligned_table
-from moeload_bench.inspection.events import ALARMS
+from moeload_bench.ops.facts.events import ALARMS
 from moeload_bench.results.skill import interval_of
 
 METHODS = (*ALARMS, EVENTS, VIOLATION, LOSS)

@@ -16,7 +16,7 @@ import numpy as np
 
 from leaderboard.fit.lists import FitList
 from moeload_bench.arrays import BoolArray, FloatArray
-from moeload_bench.inspection.experts import (
+from moeload_bench.ops.facts.experts import (
     BLOCK_STEPS,
     DANGER,
     DEAD_BLOCKS,

@@ -28,14 +28,14 @@ from leaderboard.events.alarms import SWITCH_STEPS, planned_steps, unplanned
 from leaderboard.fit.alarm import block_shares
 from leaderboard.fit.lists import FitList
 from leaderboard.fit.states import with_constants
-from moeload_bench.inspection.events import Conditions, Event, EventDetector, EventRule
-from moeload_bench.inspection.experts import BLOCK_STEPS, ExpertAlarm, over_even
+from moeload_bench.ops.facts.events import Conditions, Event, EventDetector, EventRule
+from moeload_bench.ops.facts.experts import BLOCK_STEPS, ExpertAlarm, over_even
 from moeload_bench.schema import Record
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace, layer_names
 
-RULE = ROOT / "moeload_bench" / "inspection" / "events.py"
+RULE = ROOT / "moeload_bench" / "ops" / "facts" / "events.py"
 CHOSEN = ROOT / "leaderboard" / "events" / "constants.json"
 PARTS = (0.5, 0.33, 0.25, 0.15)
 LEAST = (0.1, 0.2, 0.5)

@@ -26,9 +26,13 @@ COMMANDS = {
 """Each command with its line in the list of all. It repeats the command's own first line, so `--help` imports none."""
 
 
+_TOOLS = {"inspect": "inspect", "plan": "plan", "import": "import_", "export": "export"}
+"""The commands of `moeload_bench.ops`, each with its module."""
+
+
 def module_of(name: str) -> str:
     """Return the module of a command."""
-    return "moeload_bench.cli.import_" if name == "import" else f"moeload_bench.cli.{name}"
+    return f"moeload_bench.ops.commands.{_TOOLS[name]}" if name in _TOOLS else f"moeload_bench.cli.{name}"
 
 
 app = lazy_app(

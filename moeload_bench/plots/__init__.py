@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from moeload_bench.harness.training_errors import TrainingErrors, training_errors
 from moeload_bench.plots.error_curves import draw_training
-from moeload_bench.plots.hours import draw_hours
 from moeload_bench.plots.panels import View, view_trace
 from moeload_bench.plots.traces import draw_heatmap, draw_shares, draw_sliding, draw_states
 from moeload_bench.results.figures import draw_cost, draw_horizon
@@ -22,7 +21,6 @@ __all__ = [
     "draw_cost",
     "draw_heatmap",
     "draw_horizon",
-    "draw_hours",
     "draw_shares",
     "draw_sliding",
     "draw_states",

@@ -70,7 +70,7 @@ def find_run(name: str | os.PathLike[str], *, hub: tuple[str, str] | None = None
     if path.suffix in (TRACE, PARTS):
         place = Place.of(path)
         if not place.path.exists():
-            raise NotFoundError(f"{text}: no such run; neither {place.trace} nor {place.parts} exists")
+            raise NotFoundError(f"{text}: no such file or recording in progress")
         return place
     if _ID.fullmatch(text):
         for _, folder in trace_folders():

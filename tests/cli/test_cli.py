@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import moeload_bench.cli
 from moeload_bench.__main__ import main
 from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
 from moeload_bench.cli.lazy import load_command
+from moeload_bench.files import PACKAGE
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -274,9 +274,10 @@ def test_the_line_in_the_help_of_all_is_the_commands_own(name: str) -> None:
 
 def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
-    folder = Path(moeload_bench.cli.__file__).parent
+    paths = [path for folder in ("cli", "ops/commands") for path in (PACKAGE / folder).glob("[!_]*.py")]
+    modules = {path.stem.rstrip("_") for path in paths}
     helpers = {"app", "console", "figure"} | {"lazy", "opening", "options", "progress"}
-    assert {path.stem.rstrip("_") for path in folder.glob("[!_]*.py")} - helpers == set(COMMANDS)
+    assert modules - helpers == set(COMMANDS)
 
 
 def test_a_reader_that_leaves_early_costs_no_results(

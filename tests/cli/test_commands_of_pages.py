@@ -23,8 +23,8 @@ from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
-from tests.interchange.test_shares import history
-from tests.interchange.test_three_commands import expert_parallel_logs
+from tests.ops.interchange.test_shares import history
+from tests.ops.interchange.test_three_commands import expert_parallel_logs
 from tests.recording.test_recording_stages import stage_traces
 from tests.support.terminal import Shown, in_terminal, moeload_in_terminal
 
@@ -35,7 +35,7 @@ FORM = re.compile(r"\.\.\.|\[|\b(FILE|NAME|PATH|RECIPE|FORMAT|FOLDER|DIR|OUT|ORG
 ELSEWHERE = {
     "record": ("downloads its text", "generator/test_recording_cli.py"),
     "recipes corpora fetch": ("downloads", "generator/test_recording_recipe.py"),
-    "export checkpoint": ("needs a checkpoint", "interchange/test_checkpoints.py"),
+    "export checkpoint": ("needs a checkpoint", "ops/interchange/test_checkpoints.py"),
     "recipes draw": ("needs a file of the checkout", "generator/test_draws.py"),
     "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
     "submit my.py:Mine@window=50": ("installs packages", "publishing/test_submission_cli.py"),
@@ -45,7 +45,7 @@ FORMS = {
     "publish": "publishing/test_release.py",
     "record": "generator/test_recording_cli.py",
     "verify": "publishing/test_submission_cli.py",
-    "import": "interchange/test_logs.py",
+    "import": "ops/interchange/test_logs.py",
     "run": "cli/test_terminal.py",
 }
 """Commands of which a page shows the form, and the tests that run them with something in its place."""

@@ -114,7 +114,7 @@ def test_no_command_prints_a_control_character_of_a_stranger_s(
 def test_all_that_is_printed_goes_through_one_function() -> None:
     """Commands print by `say`, or by the one console, and in no other way."""
     found = []
-    for file in sorted((PACKAGE / "cli").glob("*.py")):
+    for file in sorted(path for folder in ("cli", "ops/commands") for path in (PACKAGE / folder).glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) in ("print", "typer.echo", "Console"):
                 found.append((file.name, ast.unparse(node)))

@@ -13,8 +13,8 @@ import pytest
 
 from moeload_bench import Trace, load_results, load_trace
 from moeload_bench.errors import MOST_CHARACTERS, MoeloadError
-from moeload_bench.inspection.following import Follower
 from moeload_bench.isolation.targets import forecaster_names, parse_target, printed_names
+from moeload_bench.ops.facts.following import Follower
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.lookup import find_run

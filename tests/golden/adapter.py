@@ -23,9 +23,9 @@ from leaderboard.season.claims import Test, against_others, cell_gains
 from leaderboard.season.scored import ScoredSeason, load_table, scored_seasons
 from moeload_bench.cli.app import app
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.inspection import experts
-from moeload_bench.inspection.cluster import CONSTANTS
-from moeload_bench.interchange.placements import FORMATS, placement_of, write_placement
+from moeload_bench.ops.facts import experts
+from moeload_bench.ops.planning.cluster import CONSTANTS
+from moeload_bench.ops.planning.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import CostResult, metric_columns
 from moeload_bench.results.results import Results, load_results

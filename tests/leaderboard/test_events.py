@@ -26,8 +26,8 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.events.measuring import false_alarms
 from leaderboard.fit.events import CHOSEN, Chosen
-from moeload_bench.inspection.events import ALARMS, Event, EventRule
-from moeload_bench.inspection.facts import Inspector
+from moeload_bench.ops.facts.events import ALARMS, Event, EventRule
+from moeload_bench.ops.facts.inspector import Inspector
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 

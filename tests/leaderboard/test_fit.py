@@ -13,7 +13,7 @@ from leaderboard.fit import lists, states, weights
 from leaderboard.fit.command import FITS, Name
 from leaderboard.fit.lists import read_list
 from moeload_bench.errors import HashMismatchError, TraceError
-from moeload_bench.inspection.experts import measured
+from moeload_bench.ops.facts.experts import measured
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import need, synthetic_trace
@@ -98,7 +98,7 @@ def test_a_check_writes_nothing(
     world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Exit status 1 where a file differs; without --check it is written, and equal from then on."""
-    path = Path(lists.__file__).parents[2] / "moeload_bench" / "inspection" / "alarm.json"
+    path = Path(lists.__file__).parents[2] / "moeload_bench" / "ops" / "facts" / "alarm.json"
     there = world / "alarm.json"
     monkeypatch.setattr("leaderboard.fit.alarm.MEASURED", there)
     monkeypatch.setattr("leaderboard.fit.command.ROOT", world)

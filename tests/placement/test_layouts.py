@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given
 
 from moeload_bench.errors import MoeloadError, NotFoundError, PlacementError
-from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.facts import inspect_trace
-from moeload_bench.inspection.planning import Planner, Settings, decided, plans_of
-from moeload_bench.interchange.expert_orders import read_orders
-from moeload_bench.interchange.placement_files import read_slots
-from moeload_bench.interchange.placements import placement_of, write_placement
+from moeload_bench.ops.facts.inspector import inspect_trace
+from moeload_bench.ops.interchange.expert_orders import read_orders
+from moeload_bench.ops.interchange.placement_files import read_slots
+from moeload_bench.ops.planning.cluster import Cluster
+from moeload_bench.ops.planning.placements import placement_of, write_placement
+from moeload_bench.ops.planning.planner import Planner, Settings, decided, plans_of
 from moeload_bench.placement.cost import device_weights
 from moeload_bench.placement.layouts import LAYOUTS, LINEAR, ROUND_ROBIN, checked_layout, layout
 from moeload_bench.placement.plans import ClusterShape

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench import plots
-from moeload_bench.cli.export import app
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.ops.commands.export import app
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance

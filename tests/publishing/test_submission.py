@@ -94,7 +94,7 @@ BAD_FIELDS = [
     ({"target": "other.py:Mine"}, "target"),
     ({"target": "os:system"}, "target"),
     ({"target": "moeload_bench.adapters.blocks.os:system"}, "target"),
-    ({"target": "moeload_bench.inspection.planning:Settings"}, "target"),
+    ({"target": "moeload_bench.ops.planning.planner:Settings"}, "target"),
     ({"kwargs": {"a b": 1}}, "kwargs"),
     ({"kwargs": {"a": float("nan")}}, "kwargs"),
     ({"kwargs": {"a": {"b": 1}}}, "kwargs"),
@@ -232,7 +232,7 @@ def test_an_adapter_of_the_package_is_an_entry_of_its_own(tmp_path: Path, world:
     (folder.path / CODE).write_text("class Mine: ...")
     with pytest.raises(SubmissionError, match="the package's own code has none"):
         read_folder(folder.path)
-    for package in ("moeload_bench.inspection.planning:Settings", "json:JSONDecoder"):
+    for package in ("moeload_bench.ops.planning.planner:Settings", "json:JSONDecoder"):
         with pytest.raises(SubmissionError, match=r"a submission is one file: name it as FILE\.py:Class"):
             make_draft(parse_target(package), "mine", author, world.suite)
 

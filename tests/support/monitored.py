@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from transformers import Trainer, TrainingArguments
 
-from moeload_bench.inspection.cluster import Cluster
-from moeload_bench.inspection.monitor import LoadMonitor, replay
-from moeload_bench.inspection.planning import Settings
+from moeload_bench.ops.live.monitor import LoadMonitor, replay
+from moeload_bench.ops.planning.cluster import Cluster
+from moeload_bench.ops.planning.planner import Settings
 from moeload_bench.placement.replan import CostModel
 from moeload_bench.recording.recorder import record
 from moeload_bench.traces.trace import Trace

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from moeload_bench.inspection.monitor import Snapshot
+from moeload_bench.ops.live.monitor import Snapshot
 
 
 def numbers(snapshot: Snapshot, *left_out: str) -> list[Any]:

@@ -24,7 +24,13 @@ import psutil
 
 from moeload_bench.__main__ import main
 
-PRELOADED = ("scipy.optimize", "scipy.special", "rich.progress", "moeload_bench.cli.run", "moeload_bench.cli.plan")
+PRELOADED = (
+    "scipy.optimize",
+    "scipy.special",
+    "rich.progress",
+    "moeload_bench.cli.run",
+    "moeload_bench.ops.commands.plan",
+)
 """What most commands import, the slowest first."""
 _CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 ELLIPSIS = "\N{HORIZONTAL ELLIPSIS}"

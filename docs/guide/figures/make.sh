@@ -31,7 +31,7 @@ screen() {
 import io, re, sys
 from moeload_bench import inspect_trace, load_trace
 from moeload_bench.cli.console import PlainConsole
-from moeload_bench.inspection.terminal import overview
+from moeload_bench.ops.facts.terminal import overview
 console = PlainConsole(width=80, record=True, file=io.StringIO(), color_system="truecolor")
 trace = load_trace(sys.argv[1])
 console.print(overview(inspect_trace(trace), f"moeload-bench plan {trace.id}"))

@@ -23,7 +23,7 @@ from moeload_bench.bounds import check_depth, parse_json
 from moeload_bench.cli.app import app
 from moeload_bench.errors import MoeloadError, SuiteError, TraceError
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.interchange.counts import read_npz
+from moeload_bench.ops.interchange.counts import read_npz
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.pages import chunks, page_bytes
 from moeload_bench.traces.store import read_trace, write_trace
@@ -51,7 +51,7 @@ def peak_mib(code: str, path: Path) -> float:
 
 
 READ = "from moeload_bench.traces.store import read_trace; read_trace(path)"
-IMPORT = "from pathlib import Path; from moeload_bench.interchange.counts import read_npz; read_npz(Path(path))"
+IMPORT = "from pathlib import Path; from moeload_bench.ops.interchange.counts import read_npz; read_npz(Path(path))"
 
 
 # ------------------------------------------------------------------------------------------------ sizes

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.interchange.importing import import_log
+from moeload_bench.ops.interchange.importing import import_log
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 from tests.support.foreign import logs

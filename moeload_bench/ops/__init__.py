@@ -1,0 +1,48 @@
+"""Tools for training engineers: a house of their own. The benchmark never imports it; it imports the benchmark.
+
+Names of the benchmark that they use:
+
+arrays: Array, BoolArray, FloatArray, IntArray
+bounds: MAX_DEPTH, check_decoded, check_depth, parse_json, whole_number
+cli.opening: open_trace
+cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace
+cli.progress: pair_progress, plain_console, print_entries, print_next, print_on_interrupt, say, say_record
+errors: ForecastError, MissingExtraError, MoeloadError, NotFoundError, PlacementError, PlotError, RecordingError,
+  TraceError, counted, listed, not_found, printable
+files: PACKAGE, read_at_most, replacing, write_whole
+forecaster: ForecastRequest, StepBlock, TraceInfo, trace_info
+harness.evaluate: evaluate
+harness.replay: follow
+isolation.arguments: split_targets
+isolation.hosts: Level, parse_level
+isolation.targets: class_target, parse_target
+moeload_bench: plots
+placement.cost: replicas_moved, step_imbalance, steps_last
+placement.layouts: LAYOUTS, LINEAR, checked_layout, layout
+placement.plans: ClusterShape, default_shape, least_slots, plan
+placement.replan: CostModel, with_fewest_moves
+placement.vllm_eplb: EVERY, VllmEplb
+plots: TrainingErrors, View, training_errors
+recording.callback: LoadRecorder
+recording.parts: Parts, merge_shards, read_manifest
+recording.stages: merge_stages
+recording.writer: RecordingWarning, Row, rows_of
+results.console: plain_table
+results.results: Results, joined, load_results
+results.skill: interval_of
+schema: read_json
+scoring.metrics: DEAD_SHARE
+states.rule: StateDetector, StateRule, grid_of
+style: GREY, PALETTE, check_suffix, load_matplotlib, panels, save_figure, style
+traces.archives: npy_header, read_array, read_arrays
+traces.lookup: Place, find_run, load_trace
+traces.means: mean_known, mean_over, ratio_of
+traces.meta: OPTIONAL_COLUMNS, TraceMeta, checked_meta
+traces.pages: varint
+traces.parquet: check_cost, open_mapped, open_parquet
+traces.store: data_sha256, read_trace, write_trace
+traces.streaming: parts
+traces.tensors: Header, Tensor, named_once, read_header
+traces.trace: MAX_COUNT, MAX_LAYERS, Trace, TraceMeta, check_trace, layer_names, shares
+words: FineProgress, Progress, every, listed, ordinal, page, shown, silent
+"""

@@ -1,0 +1,1 @@
+"""What a run shows: settled or not, balance, floor, events, capacity; on a terminal and as a page."""

@@ -1,0 +1,295 @@
+"""What the facts of a run come to, in sentences: settled or not, balance against noise alone, what to do.
+
+Axis letters: L MoE layers, K expert-parallel sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from moeload_bench.arrays import BoolArray
+from moeload_bench.errors import counted
+from moeload_bench.ops.facts.inspector import Inspection
+from moeload_bench.states.rule import StateRule
+from moeload_bench.traces.means import mean_known
+from moeload_bench.words import every, listed, shown
+
+AT_FLOOR = 1.05
+"""Balance counts as that of noise alone up to so many times the lower end of it."""
+FAR_ABOVE = 1.5
+"""From so many times noise alone on, balancing is worth an engineer's time."""
+EVEN_RANKS = 1.1
+"""A rank this much busier than the mean one costs little."""
+LR_DECAYED = 0.5
+"""Part of the largest learning rate below which it has decayed."""
+DROPPED = 0.01
+"""Fraction of a layer's routed tokens from which on dropping is urgent."""
+MANY_DEAD = 0.05
+"""Part of all experts: more dead ones than that are urgent."""
+LATELY = 1000
+"""Steps in which a collapse of an expert is urgent."""
+MOST_TO_DO = 3
+MOST_NAMES = 4
+
+Balance = Literal["noise alone", "above noise", "cannot tell", "no load"]
+
+
+class Assessment(NamedTuple):
+    """``headline``: the state in capitals, and what is urgent. ``balance``: now against noise alone. ``to_do``: at
+    most three sentences, the most urgent first.
+    """
+
+    headline: str
+    balance: str
+    to_do: tuple[str, ...]
+
+
+def verdict(found: Inspection) -> Assessment:
+    """Return what the facts come to."""
+    urgent = list(_urgent(found))
+    to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
+    parts = [_state(found), *_experts(found), counted_urgent(len(urgent))]
+    return Assessment(f"{'; '.join(parts)}.", _balance(found), tuple(to_do))
+
+
+def counted_urgent(number: int) -> str:
+    """Return `nothing urgent`, `1 thing is urgent`, `2 things are urgent`."""
+    return "nothing urgent" if not number else f"{counted(number, 'thing')} {'is' if number == 1 else 'are'} urgent"
+
+
+def balance_of(found: Inspection) -> list[Balance]:
+    """Return of each layer whether its busiest expert is what noise alone would give.
+
+    Without half batches noise lies between two ends, and where loads swing from row to row the upper one is not known:
+    only a balance at the lower end or above the upper one can be told from noise.
+    """
+    busiest_L, low_L, high_L = found.busiest_L, found.low_L, found.high_L
+    unknown_L = np.isnan(high_L) | (found.oscillates_L & (not found.has_half))
+    cases = [np.isnan(busiest_L), unknown_L, busiest_L <= AT_FLOOR * low_L, busiest_L > AT_FLOOR * high_L]
+    kinds: list[Balance] = ["no load", "cannot tell", "noise alone", "above noise"]
+    return list(np.select(cases, kinds, "cannot tell").tolist())
+
+
+# ---------------------------------------------------------------- state
+
+
+def _state(found: Inspection) -> str:
+    """Return the state in capitals, with the step since when it holds."""
+    states, rule = found.states, StateRule()
+    if states is None:
+        return f"STATE UNKNOWN: the rule needs a row every 1, 2, 4, 5, 10, 20 or 25 steps, not {found.meta.stride:,}"
+    loaded_L = ~found.silent_L
+    if not loaded_L.any():
+        return "NO LOAD in any layer"
+    settled_L = loaded_L & ~states.unsettled_L
+    if not settled_L.any():
+        seen = found.rows * found.meta.stride
+        if seen < rule.earliest_stable:
+            return (
+                f"TOO EARLY: after {counted(seen, 'step')}; the first layers can settle after {rule.earliest_stable:,}"
+            )
+        again_L = loaded_L & (states.onset_L3[:, 0] >= 0)
+        if again_L.any():
+            return f"NOT SETTLED any more since step {int(states.since_L[again_L].max()):,}"
+        return f"NOT SETTLED: at step {found.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
+    since = int(states.since_L[settled_L].max())
+    if found.state == "settled":
+        return f"SETTLED since step {since:,}{_decayed(found, since)}"
+    moving = _layers(found, loaded_L & states.unsettled_L)
+    return (
+        f"MIXED since step {since:,}: {int(settled_L.sum())} of {counted(len(loaded_L), 'layer')} settled, {moving} not"
+    )
+
+
+def _decayed(found: Inspection, since: int) -> str:
+    """Return that loads settled under a learning rate that had decayed, where they did: smaller steps alone do that."""
+    line = found.timeline
+    if line is None or found.lr is None or "lr" not in line.run or not found.lr.most:
+        return ""
+    part = float(line.run["lr"][max(0, int(np.searchsorted(line.step_N, since, side="right")) - 1)] / found.lr.most)
+    if not part < LR_DECAYED:
+        return ""
+    return f" (at {100 * part:.2g} % of the largest learning rate: smaller steps alone settle loads)"
+
+
+def _layers(found: Inspection, which_L: BoolArray) -> str:
+    """Return `layer 3`, `layers 3, 4 and 9`, or how many they are."""
+    names = [found.names_L[layer] for layer in np.flatnonzero(which_L).tolist()]
+    if len(names) > MOST_NAMES:
+        return f"{len(names):,} layers"
+    return f"layer{'s' if len(names) > 1 else ''} {listed(names)}" if names else "no layer"
+
+
+def _experts(found: Inspection) -> Iterator[str]:
+    """Yield how many experts are dead, and how many layers have no load."""
+    dead = int(found.dead_LE.sum())
+    yield "no expert is dead" if not dead else f"{counted(dead, 'expert')} {'is' if dead == 1 else 'are'} dead"
+    silent = int(found.silent_L.sum())
+    if silent:
+        yield f"{counted(silent, 'layer')} without load"
+
+
+# ---------------------------------------------------------------- balance
+
+
+def _balance(found: Inspection) -> str:
+    """Return balance now against noise alone, and the worst layer."""
+    if found.silent_L.all():
+        return "Balance: no load."
+    now, low, high = (mean_known(value_L) for value_L in (found.busiest_L, found.low_L, found.high_L))
+    worst = found.worst
+    layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
+    return (
+        f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}; noise alone "
+        f"(all experts equally likely) {ends(low, high)}. {against_noise(found)}"
+    )
+
+
+def ends(low: float, high: float) -> str:
+    """Return `1.05`, `1.04 to 1.05`, or that the upper end is not known."""
+    if np.isnan(high):
+        return "unknown"
+    return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
+
+
+def against_noise(found: Inspection) -> str:
+    """Return of how many layers the balance is noise alone, more than it, or cannot be told."""
+    kinds = balance_of(found)
+    number = {kind: kinds.count(kind) for kind in ("noise alone", "above noise", "cannot tell")}
+    most, layers = max(number, key=lambda kind: number[kind]), len(kinds) - kinds.count("no load")
+    which = every(layers, "layer") if number[most] == layers else f"{number[most]} of {layers} layers"
+    return {
+        "noise alone": f"No balancing could do better in {which}.",
+        "above noise": f"More than noise in {which}.",
+        "cannot tell": f"Whether that is noise: cannot tell in {which}.",
+    }[most]
+
+
+# ---------------------------------------------------------------- what to do
+
+
+def _urgent(found: Inspection) -> Iterator[str]:
+    """Yield what should not wait: loads that moved again, dropped tokens, many dead experts."""
+    states = found.states
+    if states is not None:
+        again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~found.silent_L
+        if again_L.any():
+            since = int(states.since_L[again_L].min())
+            moving, cause = _layers(found, again_L), _cause(found, since)
+            yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}{cause}."
+    yield from _collapsed(found)
+    if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
+        worst = int(np.nan_to_num(found.dropped_L).argmax())
+        yield (
+            f"Raise the capacity factor, or balance better: {100 * mean_known(found.dropped_L):.1f} % of routed tokens "
+            f"are dropped, {100 * found.dropped_L[worst]:.1f} % in layer {found.names_L[worst]}."
+        )
+    dead = int(found.dead_LE.sum())
+    if dead > MANY_DEAD * found.dead_LE.size:
+        yield (
+            f"Revive {dead:,} of {found.dead_LE.size:,} experts, with less than a tenth of an equal share: "
+            f"{_stronger(found)}, or restart them from busy ones."
+        )
+
+
+def _cause(found: Inspection, step: int) -> str:
+    """Return since when a layer that moves again had been stable, and what changed before it moved."""
+    for event in found.events.last:
+        if event.kind == "unsettled" and event.step == step:
+            return f" (stable since {event.since:,}{f'; {event.cause}' if event.cause else ''})"
+    return ""
+
+
+def _collapsed(found: Inspection) -> Iterator[str]:
+    """Yield which experts collapsed lately, all those of the last moment together."""
+    lately = [one for one in found.events.collapses() if one.step >= found.step - LATELY]
+    last = [one for one in lately if one.step == lately[-1].step]
+    if len(last) == 1:
+        yield f"Look at what changed about step {last[0].step:,}: {last[0].words}."
+    elif last:
+        cause = f" ({last[0].cause})" if last[0].cause else ""
+        yield (
+            f"Look at what changed about step {last[0].step:,}{cause}: {len(last)} experts fell below a quarter of "
+            f"their load, {_expert_names(found, [(one.layer, one.expert) for one in last])}."
+        )
+
+
+def _worth_doing(found: Inspection) -> Iterator[str]:
+    """Yield what is worth doing, the most useful first."""
+    kinds = balance_of(found)
+    excess_L = found.busiest_L / found.high_L
+    dead, falling = _pairs(found.dead_LE), _pairs(found.dying_LE)
+    many_dead = len(dead) > MANY_DEAD * found.dead_LE.size
+    if mean_known(excess_L) > FAR_ABOVE and not many_dead:
+        stronger, times = _stronger(found), mean_known(excess_L)
+        yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
+    if dead and not many_dead:
+        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, dead)}."
+    if falling:
+        names = _expert_names(found, falling)
+        yield f"Watch the falling: {names} fell below a fifth of an equal share and have not recovered."
+    if "cannot tell" in kinds and not found.has_half:
+        yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
+    if found.state in ("not settled", "mixed"):
+        yield "Wait with decisions about placement: they do not hold while loads move."
+
+
+def _stronger(found: Inspection) -> str:
+    """Return what makes balancing stronger, by the method in use."""
+    method, strength = found.meta.balancing.method, found.meta.balancing.coefficient
+    return {
+        "none": "turn balancing on (auxiliary loss or router bias)",
+        "aux_loss": f"raise the auxiliary loss (now {strength:g})",
+        "loss_free_bias": f"raise the step of the router's bias (now {strength:g})",
+    }.get(method, "make balancing stronger")
+
+
+def _pairs(which_LE: BoolArray) -> list[tuple[int, int]]:
+    """Return layer and expert of each that is marked."""
+    return [(layer, expert) for layer, expert in np.argwhere(which_LE).tolist()]
+
+
+def _expert_names(found: Inspection, pairs: Sequence[tuple[int, int | None]]) -> str:
+    """Return `layer.expert 1.3, 1.4 and 2 more` from layers and experts."""
+    names = [f"{found.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
+    more = f" and {len(pairs) - len(names):,} more" if len(pairs) > len(names) else ""
+    return f"layer.expert {', '.join(names)}{more}"
+
+
+class RankRow(NamedTuple):
+    """An expert-parallel size in words: the busiest rank over the mean one, mean over layers and in the worst layer.
+
+    ``tokens``: the most that a rank received in one row.
+    """
+
+    size: int
+    mean: str
+    noise: str
+    worst: str
+    worst_layer: str
+    tokens: int
+
+
+def rank_rows(found: Inspection) -> Iterator[RankRow]:
+    """Yield the expert-parallel table, the smallest size first."""
+    table = found.ranks
+    for k, size in enumerate(table.size_K):
+        worst = int(np.nan_to_num(table.busiest_KL[k], nan=-1.0).argmax())
+        yield RankRow(
+            size,
+            shown(mean_known(table.busiest_KL[k]), ".2f"),
+            ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k])),
+            shown(float(table.busiest_KL[k, worst]), ".2f"),
+            found.names_L[worst],
+            int(table.tokens_KL[k].max()),
+        )
+
+
+def rank_sentence(found: Inspection) -> str:
+    """Return up to which expert-parallel size the busiest rank is within 10 % of the mean one."""
+    sizes = zip(found.ranks.size_K, found.ranks.busiest_KL, strict=True)
+    even = [size for size, of_L in sizes if mean_known(of_L) <= EVEN_RANKS]
+    return f"within 10 % up to {counted(max(even), 'rank')}." if even else "more than 10 % above it at every size."

@@ -1,0 +1,156 @@
+"""Sinks of `LoadMonitor`: what each gets, and that none of them stops or holds up a training."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from moeload_bench.errors import RecordingError
+from moeload_bench.ops.live.monitor import LoadMonitor
+from moeload_bench.ops.live.sinks import SERIES, series_of
+from moeload_bench.recording.writer import RecordingWarning
+from tests.conftest import need
+from tests.support.monitored import OFTEN, loop, trainer
+from tests.support.no_files import put_no_file
+
+torch.set_num_threads(1)
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
+    """Five series for the whole run; what is not known is left out."""
+    path = tmp_path / "logs/moe.jsonl"
+    monitor = LoadMonitor(OFTEN, sinks=[path])
+    loop(monitor, None)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
+    known = {f"moe/{name}" for name in SERIES}
+    assert set(rows[0]) - {"step"} == known - {"moe/drift"}, "drift needs two windows"
+    guide = (ROOT / "docs/guide/live.md").read_text(encoding="utf-8")
+    assert all(f"| `{name}` |" in guide for name in known)
+    found = monitor.snapshots[-1].inspection
+    ranks = replace(found.ranks, busiest_KL=found.ranks.busiest_KL * np.nan)
+    assert series_of(replace(found, ranks=ranks, states=None)) == {}
+
+
+def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
+    """`torch.utils.tensorboard.SummaryWriter` as a sink, read back by TensorBoard itself."""
+    need("tensorboard", "pip install -e '.[dev]'")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        loop(LoadMonitor(OFTEN, sinks=[writer]), None)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert "moe/layer_00" not in events.Tags()["scalars"]
+    assert [event.step for event in events.Scalars("moe/max_violation")] == [10, 20, 30, 40, 50, 60]
+
+
+TRACKIO = """
+import json, trackio
+from trackio.sqlite_storage import SQLiteStorage
+from tests.ops.live.test_monitor import OFTEN, LoadMonitor, loop
+trackio.init(project="moe", name="mine")
+loop(LoadMonitor(OFTEN, sinks=[trackio]), None)
+trackio.finish()
+run = next(iter(trackio.Api().runs("moe")))
+rows = SQLiteStorage.get_logs("moe", run.name, run_id=run.id)
+print(json.dumps([[row["step"], row["moe/mean_violation"]] for row in rows]))
+"""
+
+
+@pytest.mark.slow
+def test_trackio_gets_the_numbers(tmp_path: Path) -> None:
+    """The module itself is a sink: `sinks=[trackio]`; its own reader finds every step. (It reads its folder once.)"""
+    need("trackio", "pip install -e '.[dev]'")
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", TRACKIO], env=environment, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    monitor = LoadMonitor(OFTEN)
+    loop(monitor, None)
+    expected = [[s.step, float(np.mean(s.inspection.busiest_L - 1))] for s in monitor.snapshots]
+    assert json.loads(done.stdout.splitlines()[-1]) == expected
+
+
+EVIL = "e\x1b[2J/../\u202e\n" + "x" * 10_000
+
+
+def test_a_sink_that_raises_is_given_up_and_the_others_go_on(tmp_path: Path) -> None:
+    """Three errors in a row; the warning comes at the end, and quotes name and error on one line each."""
+    calls: list[int] = []
+
+    def broken(values: dict[str, float], step: int) -> None:
+        calls.append(step)
+        raise OSError(EVIL)
+
+    broken.__name__, path = EVIL, tmp_path / "moe.jsonl"
+    with pytest.warns(RecordingWarning, match=r"sink e\\u001b\[2J.* was given up: OSError: e\\u001b\[2J") as caught:
+        loop(LoadMonitor(OFTEN, sinks=[broken, path]), None)
+    assert all(str(one.message).isprintable() for one in caught)
+    assert calls == [10, 20, 30]
+    assert len(path.read_text().splitlines()) == 6
+
+
+def test_a_trainer_log_that_raises_is_given_up(tmp_path: Path) -> None:
+    """The monitor goes on without it; what somebody's logger raises is quoted on one line."""
+    watched = trainer(tmp_path)
+    monitor = LoadMonitor(OFTEN).attach(watched)
+
+    def log(logs: Any, *args: Any) -> None:
+        if "moe/mean_violation" in logs:
+            raise RuntimeError(EVIL)
+
+    watched.log = log
+    with pytest.warns(RecordingWarning, match="a log was given up: RuntimeError: e") as caught:
+        watched.train()
+    assert all(str(one.message).isprintable() for one in caught if "given up" in str(one.message))
+    assert len(monitor.snapshots) == 6
+
+
+def test_a_sink_that_blocks_never_holds_up_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It gets the first snapshot and never returns; training ends, and the warning says that it blocks."""
+    monkeypatch.setattr("moeload_bench.ops.live.sinks.CLOSE_S", 0.1)
+    released = threading.Event()
+    monitor = LoadMonitor(OFTEN, sinks=[lambda values, step: released.wait()])
+    with pytest.warns(RecordingWarning, match="it blocks"):
+        loop(monitor, None)
+    assert len(monitor.snapshots) == 6
+    released.set()
+
+
+@pytest.mark.parametrize("there", ["folder", "pipe", "device", "under a file", "long"])
+def test_a_sink_s_path_that_is_no_file_is_refused_at_once(there: str, tmp_path: Path) -> None:
+    """Opening a pipe would wait for a reader for ever."""
+    path = tmp_path / "moe.jsonl"
+    if there in ("folder", "pipe"):
+        put_no_file(there, path)
+    elif there == "device":
+        path.symlink_to("/dev/full")
+    elif there == "under a file":
+        path.touch()
+        path = path / "moe.jsonl"
+    else:
+        path = tmp_path / f"{'x' * 300}.jsonl"
+    with pytest.raises(RecordingError, match="which cannot be written"):
+        LoadMonitor(sinks=[path])
+
+
+def test_what_cannot_be_a_sink_is_refused_at_once() -> None:
+    """A path that is no .jsonl, and something without a way to log."""
+    with pytest.raises(RecordingError, match=r"ends in .jsonl"):
+        LoadMonitor(sinks=["moe.csv"])
+    with pytest.raises(RecordingError, match="a sink is int"):
+        LoadMonitor(sinks=[3])
