@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from leaderboard.reproduce import tolerances_of
-from leaderboard.season.drawing import Recipes, check_value, drawn_runs, season_recipes, unfit_recipes
+from leaderboard.season.drawing import Recipes, check_value, drawn_runs, released_value, season_recipes, unfit_recipes
 from leaderboard.season.entries import check_imports, read_entry
 from leaderboard.season.folder import EVIDENCE, RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, season_sha256
 from leaderboard.season.records import Recording, Scores, file_sha256, read_record
@@ -78,6 +78,8 @@ def draw_problems(folder: SeasonFolder, recipes: Recipes) -> Iterator[str]:
         yield "season.toml has changed since the draw"
     if draw.public:
         check_value(season, draw.value)
+    if season.value_project and released_value(season, draw.extract) != (draw.value, draw.where, draw.extract):
+        yield f"draw.json: the value is not the hash of the first release of {season.value_project} in its extract"
     if draw.drawn < season.value_after:
         yield f"draw.json: drawn at {draw.drawn}, before the public value could be known, {season.value_after}"
     derived = drawn_runs(season, recipes, draw.value)

@@ -10,10 +10,11 @@ import typer
 from leaderboard.committed import SUBMISSIONS
 from leaderboard.season.checking import check_season, runs_to_record_again
 from leaderboard.season.claims import claim_lines
-from leaderboard.season.drawing import draw_season
+from leaderboard.season.drawing import draw_season, released_value, typed_value
 from leaderboard.season.folder import SEASONS, season_folder
 from leaderboard.season.opening import open_season
 from leaderboard.season.recording import record_season
+from leaderboard.season.releases import configured_index, index_page, releases_of
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import score_season
 from moeload_bench.cli.options import Jobs
@@ -23,6 +24,7 @@ from moeload_bench.publishing.submit import untrusted_level
 
 app = typer.Typer(help="Evaluation rounds on unseen runs: open, draw, record, score, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
+Index = Annotated[str | None, typer.Option(help="Address of the package index; pip's own, if not given.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.", show_default="leaderboard/seasons")]
 
 
@@ -36,6 +38,7 @@ def open_(
     more: Annotated[
         list[Path] | None, typer.Option(help="One more submission's folder, such as that of a demonstration.")
     ] = None,
+    index: Index = None,
     root: Root = SEASONS,
 ) -> None:
     """Open a season: copy every entry, with the hash of each file.
@@ -43,7 +46,7 @@ def open_(
     Code, weights and fitted bytes are copied. Refused in a tree that is not as its commit, which is named.
     """
     folders = [path for path in submissions.iterdir() if path.is_dir()]
-    made = open_season(season_folder(root, name), terms, [*folders, *(more or [])])
+    made = open_season(season_folder(root, name), terms, [*folders, *(more or [])], index)
     say(f"{root / name}: {len(made.entries)} entries of commit {made.commit[:12]}; commit the folder")
 
 
@@ -52,10 +55,20 @@ def draw(
     name: Name,
     value: Annotated[str | None, typer.Option(help="The public value that season.toml names.")] = None,
     where: Annotated[str | None, typer.Option(help="Where anybody can look it up later.")] = None,
+    index: Index = None,
     root: Root = SEASONS,
 ) -> None:
-    """Draw recipes and seeds from the public value. Without one the newest commit draws, and the page says so."""
-    made = draw_season(season_folder(root, name), value, where)
+    """Draw recipes and seeds from the public value.
+
+    A season whose value is the hash of a release reads it from the package index that pip is configured with.
+    """
+    folder = season_folder(root, name)
+    project = folder.season.value_project
+    if project and value is None:
+        releases = releases_of(index_page(index or configured_index(), project), project)
+        made = draw_season(folder, released_value(folder.season, releases))
+    else:
+        made = draw_season(folder, typed_value(folder.season, value, where))
     say(f"{root / name}: {len(made.runs)} runs drawn with {made.value}; commit the folder, then record")
 
 

@@ -10,18 +10,30 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from leaderboard.season.folder import SeasonFolder, git, require_committed, season_sha256, utc_now
+from leaderboard.season.folder import SeasonFolder, require_committed, season_sha256, utc_now
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
+from leaderboard.season.releases import Release, first_release
 from moeload_bench.errors import SeasonError
 from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 
 BITS = 63
+
+
+class PublicValue(NamedTuple):
+    """What draws, where anybody can look it up, and what the index listed where it is a release's hash."""
+
+    value: str
+    where: str
+    extract: tuple[Release, ...] = ()
+
+
 Recipes = dict[str, dict[str, Recipe]]
 """By set and name."""
 
@@ -81,11 +93,10 @@ def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
                 yield f"recipe {name}: its batches are {recipe_stratum(recipe)}, expected {', '.join(strata)}"
 
 
-def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> Draw:
+def draw_season(folder: SeasonFolder, value: PublicValue) -> Draw:
     """Write the public value and what it draws.
 
-    Without a value the hash of the newest commit draws, which the maintainers could have chosen. Raises `SeasonError`
-    for a season that is not committed, a value of another form or too early, and a second draw.
+    Raises `SeasonError` for a season that is not committed, a value of another form or too early, and a second draw.
     """
     season = folder.season
     if (folder.path / "draw.json").is_file():
@@ -93,21 +104,39 @@ def draw_season(folder: SeasonFolder, value: str | None, where: str | None) -> D
     require_committed(folder)
     if utc_now() < season.value_after:
         raise SeasonError(f"the public value is known after {season.value_after:%Y-%m-%d %H:%M} UTC, it is before that")
-    if (value is None) != (where is None):
-        raise SeasonError("expected --value and --where, or neither")
-    commit = git(folder.path, "rev-parse", "HEAD")
-    used = commit if value is None else check_value(season, value)
-    recipes = season_recipes(folder, used)
+    used = check_value(season, value.value)
     made = Draw(
         season_sha256=season_sha256(folder),
         value=used,
-        where=f"the hash of this repository's commit {commit}" if where is None else where,
-        public=value is not None,
+        where=value.where,
+        public=True,
         drawn=utc_now(),
-        runs=drawn_runs(season, recipes, used),
+        extract=value.extract,
+        runs=drawn_runs(season, season_recipes(folder, used), used),
     )
     write_record(made, folder.path / "draw.json")
     return made
+
+
+def typed_value(season: Season, value: str | None, where: str | None) -> PublicValue:
+    """Return a value that is typed; raise `SeasonError` without one, and for a season that reads its own."""
+    if season.value_project:
+        raise SeasonError(
+            f"the value of season {season.name} is read from the index, expected no --value and no --where"
+        )
+    if value is None or where is None:
+        raise SeasonError(f"expected --value and --where, as season.toml says: {season.value_rule}")
+    return PublicValue(value, where)
+
+
+def released_value(season: Season, releases: Sequence[Release]) -> PublicValue:
+    """Return the value of a season that takes a release's hash; raise `SeasonError` as `first_release`."""
+    first, later = first_release(releases, season.known_releases, season.value_after)
+    uploaded = f"{first.uploaded:%Y-%m-%dT%H:%M:%SZ}"
+    where = f"the package index's page of {season.value_project}: {first.file}, uploaded {uploaded}"
+    oldest = min((*season.known_releases, first), key=lambda release: release.order)
+    extract = tuple(release for release in releases if oldest.order <= release.order <= later.order)
+    return PublicValue(first.sha256, where, extract)
 
 
 def check_value(season: Season, value: str) -> str:

@@ -14,6 +14,7 @@ from leaderboard.season.entries import check_imports, copy_entry
 from leaderboard.season.folder import SeasonFolder, file_hashes, git, uncommitted, utc_now
 from leaderboard.season.levels import train_levels
 from leaderboard.season.records import Season, Terms, file_sha256
+from leaderboard.season.releases import Release, configured_index, index_page, newest_before, releases_of
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import write_whole
 from moeload_bench.generator.draws import recipe_toml
@@ -23,8 +24,10 @@ from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import stored_meta
 
 
-def open_season(folder: SeasonFolder, file: Path, submissions: Sequence[Path]) -> Season:
+def open_season(folder: SeasonFolder, file: Path, submissions: Sequence[Path], index: str | None = None) -> Season:
     """Copy the entries and write season.toml from the terms in a file. Nothing of an entry is executed.
+
+    ``index``: the address of the package index that a release's hash is read from, pip's own if None.
 
     Raises `SeasonError` for a tree that is not as its commit, a season that is there, terms that do not fit, and
     entries that need more of this project than the contract; nothing of the season is left then.
@@ -38,13 +41,13 @@ def open_season(folder: SeasonFolder, file: Path, submissions: Sequence[Path]) -
         )
     terms = read_toml(Terms, file, "terms", SeasonError)
     try:
-        return _opened(folder, terms, file, submissions)
+        return _opened(folder, terms, file, submissions, index)
     except BaseException:
         shutil.rmtree(folder.path, ignore_errors=True)
         raise
 
 
-def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequence[Path]) -> Season:
+def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequence[Path], index: str | None) -> Season:
     path, base = folder.path, load_suite(terms.suite)
     if terms.horizon not in base.horizons:
         raise SeasonError(f"{file}: horizon: got {terms.horizon}, expected one of suite {base.name}: {base.horizons}")
@@ -68,6 +71,7 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
             opened=utc_now(),
             commit=git(file.parent, "rev-parse", "HEAD"),
             suite_sha256=base.sha256(),
+            known_releases=_known_releases(terms, index),
             train_levels=train_levels(stored_meta(base.file_of(entry.id)) for entry in base.fit),
             files=files,
         )
@@ -81,6 +85,13 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
         raise SeasonError(f"of a trial draw, {line}")
     write_whole(path / "season.toml", season_toml(season).encode())
     return season
+
+
+def _known_releases(terms: Terms, index: str | None) -> tuple[Release, ...]:
+    if not terms.value_project:
+        return ()
+    page = index_page(index or configured_index(), terms.value_project)
+    return newest_before(releases_of(page, terms.value_project), min(terms.value_after, utc_now()))
 
 
 def season_toml(season: Season) -> str:

@@ -19,6 +19,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from leaderboard.season.releases import Release
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.isolation.hosts import Level
@@ -79,7 +80,8 @@ class Terms(Record):
     comparisons is a test. ``offset`` is added to the errors of every ratio.
     ``headline`` is the sentence that will be printed. ``shown``: entries that are scored and have no rank.
     ``value_rule`` names the public value that is known only after ``value_after``, and where a stranger finds it;
-    ``value_form``: its letters and their number, such as `[0-9a-f]{64}`.
+    ``value_form``: its letters and their number, such as `[0-9a-f]{64}`. ``value_project``: a project on the package
+    index whose first source distribution from ``value_after`` on has the value as its hash (`releases`).
     """
 
     suite: str
@@ -93,6 +95,7 @@ class Terms(Record):
     value_rule: str = Field(min_length=10, max_length=1000)
     value_form: str = Field(pattern=r"^\[[0-9A-Za-z-]+\]\{[0-9]{1,3}\}$")
     value_after: Moment
+    value_project: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,39})?$")
     sets: tuple[RecipeSet, ...] = Field(min_length=1, max_length=26)
 
     @property
@@ -131,6 +134,7 @@ class Season(Terms):
     ``commit`` has the code that the entries were copied from. ``salt`` is part of every seed's derivation. ``files``:
     the SHA-256 of every file of entries, distributions and known recipes. ``refitted``: entries whose fitted bytes are
     those of another fit than the one that was scored. ``train_levels``: what the `train` runs have (`levels`).
+    ``known_releases``: the newest of ``value_project`` at opening, which the index must list alike when it draws.
     """
 
     name: str = Field(pattern=SEASON_NAME, max_length=40)
@@ -140,6 +144,7 @@ class Season(Terms):
     suite_sha256: Sha256
     refitted: tuple[Name, ...] = ()
     train_levels: dict[str, tuple[str, ...]]
+    known_releases: tuple[Release, ...] = ()
     files: dict[str, Sha256]
 
     @property
@@ -164,7 +169,8 @@ class DrawnRun(Record):
 class Draw(Record):
     """The value that everything was drawn with, and ``where`` anybody can look it up.
 
-    ``public`` False: no public value was to be had, and the maintainers could have tried many.
+    ``public`` False: no public value was to be had, and the maintainers could have tried many. ``extract``: what the
+    index listed, from the releases that the season knows to the one after that which drew.
     """
 
     season_sha256: Sha256
@@ -172,6 +178,7 @@ class Draw(Record):
     where: str = Field(min_length=10, max_length=1000)
     public: bool
     drawn: Moment
+    extract: tuple[Release, ...] = ()
     runs: dict[Name, DrawnRun]
 
 

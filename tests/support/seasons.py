@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from leaderboard.season import scoring
-from leaderboard.season.drawing import draw_season, season_recipes
+from leaderboard.season.drawing import PublicValue, draw_season, season_recipes
 from leaderboard.season.folder import SeasonFolder
 from leaderboard.season.opening import open_season
 from leaderboard.season.recording import keep_recording
@@ -95,7 +95,7 @@ class Repository:
 
     def drawn(self) -> SeasonFolder:
         """Open and draw the season."""
-        draw_season(self.opened(), VALUE, WHERE)
+        draw_season(self.opened(), PublicValue(VALUE, WHERE))
         self.commit()
         return self.folder
 

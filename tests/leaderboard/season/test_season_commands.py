@@ -94,7 +94,7 @@ def open_and_draw(repository: Repository) -> None:
     assert "expected the form" in refused(root, "draw", "--value", VALUE.upper(), "--where", WHERE)
     assert "expected --value and --where" in refused(root, "draw", "--value", VALUE)
     assert "3 runs drawn" in done(root, "draw", "--value", VALUE, "--where", WHERE)
-    assert "nothing is drawn twice" in refused(root, "draw")
+    assert "nothing is drawn twice" in refused(root, "draw", "--value", VALUE, "--where", WHERE)
     assert "is not committed as it is: commit it before the next step" in refused(root, "record")
     repository.commit()
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.season.drawing import draw_number, draw_season, season_recipes, unfit_recipes
+from leaderboard.season.drawing import PublicValue, draw_number, draw_season, season_recipes, unfit_recipes
 from leaderboard.season.entries import PACKAGE, SHARED, copied_code, copies_on_path, project_imports, read_entry
 from leaderboard.season.folder import SEASONS, SeasonFolder, utc_now
 from leaderboard.season.opening import open_season
-from leaderboard.season.scored import facts_sentence, season_facts
 from moeload_bench.errors import MoeloadError, SeasonError
 from moeload_bench.isolation.sources import bytes_sha256, hashes_sha256, module_files
 from moeload_bench.isolation.targets import ModuleTarget
@@ -137,26 +136,13 @@ def test_the_terms_of_2027_02_open(tmp_path: Path) -> None:
     assert not [*unfit_recipes(season, recipes)]
 
 
-def test_without_a_public_value_the_commit_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which the maintainers could have chosen, as the record says."""
-    repository = make_repository(tmp_path, monkeypatch)
-    folder = repository.opened()
-    made = draw_season(folder, None, None)
-    assert made.value == repository.git("rev-parse", "HEAD").strip()
-    assert not made.public
-    facts = season_facts(repository.folder)
-    assert facts.foreign == ("adaptive", "mine", "shown", "sw_avg")
-    assert "4 of 4 entries are by others" in facts_sentence(facts)
-    assert "drawn by the maintainers" in facts_sentence(facts)
-
-
 def test_no_value_draws_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     repository = make_repository(tmp_path, monkeypatch)
     text = repository.terms.read_text()
     repository.terms.write_text(text.replace("2026-01-01", f"{utc_now().year + 1}-01-01"))
     repository.commit()
     with pytest.raises(SeasonError, match="the public value is known after"):
-        draw_season(repository.opened(), VALUE, WHERE)
+        draw_season(repository.opened(), PublicValue(VALUE, WHERE))
 
 
 def test_seeds_follow_from_the_value_alone() -> None:

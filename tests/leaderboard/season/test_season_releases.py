@@ -1,0 +1,177 @@
+"""A season whose value is the hash of a release, drawn against a package index on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from leaderboard.season.checking import draw_problems
+from leaderboard.season.drawing import season_recipes
+from leaderboard.season.folder import SeasonFolder
+from leaderboard.season.opening import open_season
+from leaderboard.season.records import Draw, canonical_json, read_record
+from leaderboard.season.releases import configured_index, releases_of
+from moeload_bench.errors import SeasonError
+from tests.support.checkout import leaderboard
+from tests.support.seasons import NAME, Repository, make_repository
+
+AFTER = "2026-01-01T00:00:00Z"
+OLD = [(f"2025-12-0{day}T10:00:00.5Z", f"{day}.0") for day in (1, 2, 3, 4)]
+FIRST = [("2026-01-01T00:00:00.9Z", "5.1"), ("2026-01-01T00:00:00.1Z", "5.2")]
+LATER = [("2026-01-01T00:00:01Z", "5.3")]
+
+
+def entry(uploaded: str, version: str) -> dict[str, object]:
+    return {
+        "filename": f"boto3-{version}.tar.gz",
+        "upload-time": uploaded,
+        "hashes": {"sha256": f"{int(float(version) * 10):064x}"},
+        "yanked": version == "5.1",
+    }
+
+
+class Index:
+    """What the index says of the project, which a test may change."""
+
+    def __init__(self, port: int) -> None:
+        self.address = f"http://127.0.0.1:{port}/simple"
+        self.files: list[dict[str, object]] = []
+
+    def lists(self, *releases: tuple[str, str]) -> None:
+        wheel = {"filename": "boto3-9.0-py3-none-any.whl", "upload-time": AFTER, "hashes": {}}
+        self.files = [wheel, *(entry(*release) for release in releases)]
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"meta": {"api-version": "1.1"}, "files": made.files}).encode()
+            self.send_response(200 if self.path == "/simple/boto3/" else 404)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Page)
+    made = Index(server.server_port)
+    made.lists(*OLD)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield made
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Index) -> Repository:
+    """A season that is open, with the three newest releases of that day in it."""
+    repository = make_repository(tmp_path, monkeypatch)
+    text = repository.terms.read_text()
+    repository.terms.write_text(text.replace("[[sets]]", 'value_project = "boto3"\n\n[[sets]]', 1))
+    repository.commit()
+    open_season(repository.folder, repository.terms, repository.submissions, index.address)
+    repository.commit()
+    return repository
+
+
+def draw(repository: Repository, index: Index, capsys: pytest.CaptureFixture[str]) -> str:
+    """Draw by the command; what it printed."""
+    leaderboard("season", "draw", NAME, "--root", repository.root / "seasons", "--index", index.address)
+    shown = capsys.readouterr()
+    return shown.out + shown.err
+
+
+def test_the_first_release_draws_once_a_later_one_is_listed(
+    repository: Repository, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before that nothing is drawn; within a second the file's name decides; yanked files count."""
+    assert [one.file for one in repository.folder.season.known_releases] == [f"boto3-{n}.0.tar.gz" for n in (2, 3, 4)]
+    assert "no release at or after 2026-01-01 00:00 yet: draw later" in draw(repository, index, capsys)
+    index.lists(*OLD, *FIRST)
+    assert "boto3-5.1.tar.gz and nothing after it" in draw(repository, index, capsys)
+    index.lists(*LATER, *FIRST, *OLD)
+    assert "3 runs drawn" in draw(repository, index, capsys)
+    made = SeasonFolder(repository.folder.path).draw
+    assert made.value == f"{51:064x}"
+    assert made.where == "the package index's page of boto3: boto3-5.1.tar.gz, uploaded 2026-01-01T00:00:00Z"
+    assert [one.file.split("-")[1][:3] for one in made.extract] == ["2.0", "3.0", "4.0", "5.1", "5.2", "5.3"]
+
+
+def test_an_index_that_disagrees_draws_nothing(
+    repository: Repository, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a release that the season knows: its hash, its time, or that it is there."""
+    changed = {**entry(*OLD[3]), "hashes": {"sha256": "0" * 64}}
+    for files in ([changed], [entry("2025-12-05T10:00:00Z", "4.0")], []):
+        index.lists(*OLD[:3], *FIRST, *LATER)
+        index.files += files
+        assert "the index disagrees with season.toml about boto3-4.0.tar.gz" in draw(repository, index, capsys)
+    assert not (repository.folder.path / "draw.json").exists()
+
+
+def test_a_value_that_is_typed_is_refused_where_a_release_draws(
+    repository: Repository, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--value", "0" * 64, "--where", "a place of our own choice")
+    leaderboard("season", "draw", NAME, "--root", repository.root / "seasons", *words)
+    assert "is read from the index" in capsys.readouterr().err
+
+
+def test_check_names_a_value_that_is_not_the_first_release(
+    repository: Repository, index: Index, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Derived again from what `draw.json` keeps of the page, without an index."""
+    index.lists(*OLD, *FIRST, *LATER)
+    draw(repository, index, capsys)
+    path = repository.folder.path / "draw.json"
+    made = read_record(Draw, path)
+    folder = SeasonFolder(repository.folder.path)
+    assert not list(draw_problems(folder, {name: dict(of) for name, of in season_recipes(folder, made.value).items()}))
+    path.write_text(canonical_json(made.model_copy(update={"value": f"{52:064x}"})))
+    forged = SeasonFolder(repository.folder.path)
+    problems = list(draw_problems(forged, season_recipes(forged, forged.draw.value)))
+    assert any("is not the hash of the first release of boto3" in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("page", "says"),
+    [
+        (b"<html>", "expected JSON with files"),
+        (b"{}", "KeyError 'files'"),
+        (b'{"files": 3}', "TypeError"),
+        (b'{"files": [{"filename": "a-1.tar.gz", "hashes": {}}]}', "KeyError 'upload-time'"),
+        (
+            b'{"files": [{"filename": "a-1.tar.gz", "upload-time": "2026-01-01T00:00:00", "hashes": {}}]}',
+            "without a zone",
+        ),
+        (b'{"files": [{"filename": "a-1.tar.gz", "upload-time": "soon", "hashes": {}}]}', "ValueError"),
+        (
+            json.dumps({"files": [{**entry(AFTER, "1.0"), "filename": "../a.tar.gz"}]}).encode(),
+            "got '../a.tar.gz'",
+        ),
+    ],
+)
+def test_a_page_that_is_none_is_refused_in_words(page: bytes, says: str) -> None:
+    with pytest.raises(SeasonError, match="the index's page of boto3") as caught:
+        releases_of(page, "boto3")
+    assert says in str(caught.value)
+
+
+def test_pips_own_index_is_asked_unless_another_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As its configuration has it, which its help states."""
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert configured_index() == "http://127.0.0.1:9/simple"
+
+
+def test_times_are_whole_seconds() -> None:
+    page = json.dumps({"files": [entry(*FIRST[0])]}).encode()
+    assert releases_of(page, "boto3")[0].uploaded == datetime.fromisoformat(AFTER)
