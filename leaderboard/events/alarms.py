@@ -15,12 +15,14 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.ops.facts.events import ALARMS, Event
+from moeload_bench.ops.facts.events import Event, Kind
 from moeload_bench.ops.facts.inspector import Inspector
 from moeload_bench.schema import Record
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace
 
+ALARMS: tuple[Kind, ...] = ("unsettled", "collapsed", "dead")
+"""Kinds of events that are compared with the rivals; what moved at once is measured by `leaderboard.events.moves`."""
 MEASURED = ROOT / "leaderboard" / "events" / "measured.json"
 CHECK, WINDOW = 10, 100
 FIRST_STEP = 300

@@ -14,6 +14,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.events.alarms import (
+    ALARMS,
     EVENTS,
     LOSS,
     VIOLATION,
@@ -31,7 +32,6 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NO_BREAK, base_job, fork_of
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.ops.facts.events import ALARMS
 from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts

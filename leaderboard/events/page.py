@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from leaderboard.events.alarms import (
+    ALARMS,
     EVENTS,
     LOSS,
     MEASURED,
@@ -21,7 +22,6 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.fit.events import CHOSEN, Chosen
 from leaderboard.pages.parts import Maker, aligned_table
-from moeload_bench.ops.facts.events import ALARMS
 from moeload_bench.results.skill import interval_of
 
 METHODS = (*ALARMS, EVENTS, VIOLATION, LOSS)

@@ -28,7 +28,8 @@ from leaderboard.events.alarms import SWITCH_STEPS, planned_steps, unplanned
 from leaderboard.fit.alarm import block_shares
 from leaderboard.fit.lists import FitList
 from leaderboard.fit.states import with_constants
-from moeload_bench.ops.facts.events import Conditions, Event, EventDetector, EventRule
+from moeload_bench.ops.facts.conditions import Conditions
+from moeload_bench.ops.facts.events import Event, EventDetector, EventRule
 from moeload_bench.ops.facts.experts import BLOCK_STEPS, ExpertAlarm, over_even
 from moeload_bench.schema import Record
 from moeload_bench.states.rule import trace_labels
@@ -142,7 +143,7 @@ def _found(trace: Trace, rule: EventRule) -> Iterator[float]:
     for part in KEPT_LOAD:
         rng, changed_SLE = np.random.default_rng(0), np.array(load_SLE)
         changed_SLE[at:, layer_L, expert_L] = rng.binomial(changed_SLE[at:, layer_L, expert_L], part)
-        detector, fallen = _detector(trace, rule), set[tuple[int, int | None]]()
+        detector, fallen = _detector(trace, rule), set[tuple[int | None, int | None]]()
         detector.add_labels(0, np.zeros(trace.num_layers, dtype=np.bool_), UNKNOWN)
         for first in range(0, len(changed_SLE) - BLOCK_STEPS + 1, BLOCK_STEPS):
             load_LE = changed_SLE[first : first + BLOCK_STEPS].sum(axis=0)
@@ -156,7 +157,7 @@ def _relapses(traces: Sequence[Trace], rule: EventRule) -> float:
     """Return the fraction of recovered experts that fall again within 500 steps."""
     recovered = again = 0
     for trace in traces:
-        last: dict[tuple[int, int | None], int] = {}
+        last: dict[tuple[int | None, int | None], int] = {}
         for event in run_events(trace, rule):
             place = (event.layer, event.expert)
             if event.kind == "recovered":

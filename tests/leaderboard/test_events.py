@@ -12,6 +12,7 @@ import torch
 from leaderboard.committed import TRACES
 from leaderboard.events import breaks, page
 from leaderboard.events.alarms import (
+    ALARMS,
     EVENTS,
     LOSS,
     VIOLATION,
@@ -26,7 +27,7 @@ from leaderboard.events.alarms import (
 )
 from leaderboard.events.measuring import false_alarms
 from leaderboard.fit.events import CHOSEN, Chosen
-from moeload_bench.ops.facts.events import ALARMS, Event, EventRule
+from moeload_bench.ops.facts.events import Event, EventRule
 from moeload_bench.ops.facts.inspector import Inspector
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -137,6 +138,7 @@ def test_a_restart_that_moves_everything_has_one_event_for_each_episode() -> Non
     found: list[Event] = []
     inspector = Inspector(trace.meta, on_event=found.append)
     inspector.add(trace)
+    found = [event for event in found if event.kind != "moved"]
     assert len(found) > 40
     for layer, expert in {(one.layer, one.expert) for one in found}:
         kinds = [one.kind for one in found if (one.layer, one.expert) == (layer, expert)]

@@ -1,8 +1,8 @@
-"""Events of a run: a layer settles or moves again, an expert collapses, dies or recovers; one for each episode.
+"""Events of a run: a layer settles or moves again, loads or settings move at once, an expert collapses or dies.
 
-`EventDetector` takes what is known anyway: the state rule's label after each block of rows, and the loads of each unit
-of 100 steps. It keeps the last `LAST` events of each kind: the two streams may be ahead of each other, so that the
-portions in which rows come decide nothing.
+There is one for each episode, and one for its end. `EventDetector` takes what is known anyway: mean shares and the
+state rule's label after each block of rows, and the loads of each unit of 100 steps. It keeps the last `LAST` events of
+each kind: the two streams may be ahead of each other, so that the portions in which rows come decide nothing.
 
 Axis letters: L MoE layers, E experts.
 """
@@ -10,19 +10,21 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import counted
+from moeload_bench.ops.facts.conditions import Conditions, SettingWatch, change
 from moeload_bench.ops.facts.experts import DEAD, DEAD_BLOCKS, FIRST_BLOCK
+from moeload_bench.ops.facts.moves import MOVE_STEPS, LoadMoves, Move
 
-Kind = Literal["settled", "unsettled", "collapsed", "dead", "recovered"]
+Kind = Literal["settled", "unsettled", "moved", "collapsed", "dead", "recovered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-ALARMS: tuple[Kind, ...] = ("unsettled", "collapsed", "dead")
+ALARMS: tuple[Kind, ...] = ("unsettled", "moved", "collapsed", "dead")
 """Kinds that call for somebody: the others are good news."""
 CAUSE_STEPS = 200
 """Steps before an event in which a cause is looked for: those that the state rule compares."""
@@ -49,7 +51,8 @@ class EventRule:
 class Event(NamedTuple):
     """What happened at ``step`` and was known at ``report_step``, the first step not seen then.
 
-    ``layer``: its place among the MoE layers. ``expert``: None for what a layer does. ``since``: the first step of what
+    ``layer``: its place among the MoE layers, None for a setting of the run. ``expert``: None for what a layer does.
+    ``share``: the fraction of the layer's tokens that moved, None for other kinds. ``since``: the first step of what
     ended, None where nothing did. ``cause``: what changed just before, empty for nothing known. ``words`` say it all
     but the step: "layer 1 unsettled, stable since step 450: learning rate 0.001 -> 0.03".
     """
@@ -57,11 +60,12 @@ class Event(NamedTuple):
     kind: Kind
     step: int
     report_step: int
-    layer: int
+    layer: int | None
     expert: int | None
     since: int | None
     cause: str
     words: str
+    share: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -86,23 +90,25 @@ class Events(NamedTuple):
         return [one for one in self.last if one.kind == "collapsed" and (one.layer, one.expert, one.step) not in ended]
 
 
-class Conditions(NamedTuple):
-    """Learning rate (NaN where unknown) and planned stage of data (None where not recorded) of a row."""
-
-    lr: float
-    stage: int | None
-
-
 class EventDetector:
     """Finds the events of a run. ``names_L``: of its layers; a block has ``block_steps``, a unit ``unit_steps``.
 
-    Experts have events only once their layer has settled for the first time: before that, loads find their places.
+    Experts have events only once their layer has settled for the first time: before that, loads find their places. What
+    moves at once is found from step 200 on. ``schedule``: of the learning rate, as the metadata has it.
     """
 
     def __init__(
-        self, names_L: Sequence[str], experts: int, block_steps: int, unit_steps: int, rule: EventRule | None = None
+        self,
+        names_L: Sequence[str],
+        experts: int,
+        block_steps: int,
+        unit_steps: int,
+        rule: EventRule | None = None,
+        schedule: Mapping[str, Any] | None = None,
     ) -> None:
         shape = (len(names_L), experts)
+        self._moves, self._block_steps = LoadMoves(len(names_L), block_steps), block_steps
+        self._settings = SettingWatch(self._moves.blocks, schedule or {})
         self._names_L, self._unit_steps, self._rule = names_L, unit_steps, rule or EventRule()
         self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
         self._last: dict[str, deque[Event]] = {kind: deque(maxlen=LAST) for kind in KINDS}
@@ -121,6 +127,16 @@ class EventDetector:
         """Return the events so far."""
         last = sorted((one for kind in self._last.values() for one in kind), key=_order)
         return Events(dict(self._counts), tuple(last))
+
+    def add_block(self, next_step: int, share_LE: FloatArray, conditions: Conditions) -> list[Event]:
+        """Take in the mean shares of a block that ends before a step, and its conditions; return what moved at once."""
+        stepped = self._settings.add(conditions)
+        found = [self._move_event(next_step, move, conditions) for move in self._moves.add(share_LE)]
+        if stepped:
+            step = next_step - self._block_steps
+            words = f"{stepped}, within {self._block_steps} steps"
+            found.append(Event("moved", step, next_step, None, None, None, stepped, words))
+        return self._count(found)
 
     def add_labels(self, step: int, transient_L: BoolArray, conditions: Conditions) -> list[Event]:
         """Take in the labels at a step and the conditions of the row before it; return what is new."""
@@ -164,6 +180,14 @@ class EventDetector:
         cause = self._cause(self._by_block)
         words = _with_cause(f"{name} unsettled, stable since step {since:,}", cause)
         return Event("unsettled", step, step, layer, None, since, cause, words)
+
+    def _move_event(self, next_step: int, move: Move, conditions: Conditions) -> Event:
+        """Return that the loads of a layer moved at once."""
+        cause = self._cause([*self._by_block, conditions])
+        share = f"{100 * move.moved:.0f} % of its tokens in {MOVE_STEPS} steps"
+        words = f"layer {self._names_L[move.layer]} moved {share} (at most {100 * move.before:.0f} % before)"
+        step = next_step - self._moves.lag * self._block_steps
+        return Event("moved", step, next_step, move.layer, None, None, cause, _with_cause(words, cause), move.moved)
 
     def _recoveries(self, next_step: int, share_LE: FloatArray) -> Iterator[Event]:
         """Yield the experts that are back above the bound that they fell below, and end their episodes."""
@@ -218,17 +242,6 @@ class EventDetector:
         return f"expert {self._names_L[layer]}.{expert}"
 
 
-def change(before: Conditions, after: Conditions, lr_factor: float) -> str:
-    """Return how learning rate, by a factor or more, and data changed; empty for no change that is known."""
-    parts = []
-    low, high = sorted((before.lr, after.lr))
-    if high > lr_factor * low:
-        parts.append(f"learning rate {before.lr:.3g} -> {after.lr:.3g}")
-    if before.stage != after.stage:
-        parts.append("new data")
-    return ", ".join(parts)
-
-
 def event_sentences(events: Events, most: int) -> Iterator[str]:
     """Yield how many events there were, and the last ones, the newest first; nothing without an event."""
     if not events.total:
@@ -239,14 +252,19 @@ def event_sentences(events: Events, most: int) -> Iterator[str]:
         yield event.sentence
 
 
-def moments(events: Events, within: int) -> list[tuple[int, str]]:
+def moments(events: Iterable[Event], within: int) -> list[tuple[int, str]]:
     """Return when something happened, in order, each with its words: events of a kind within so many steps as one."""
     groups: list[list[Event]] = []
-    for event in sorted(events.last, key=lambda one: (KINDS.index(one.kind), one.step)):
-        if not groups or groups[-1][0].kind != event.kind or event.step - groups[-1][0].step >= within:
+    for event in sorted(events, key=lambda one: (*_sort(one), one.step)):
+        if not groups or _sort(groups[-1][0]) != _sort(event) or event.step - groups[-1][0].step >= within:
             groups.append([])
         groups[-1].append(event)
     return sorted((group[0].step, _together(group)) for group in groups)
+
+
+def _sort(event: Event) -> tuple[int, bool]:
+    """Return what events that are one moment share: their kind, and whether it is a setting that moved."""
+    return KINDS.index(event.kind), event.layer is None
 
 
 def _together(group: Sequence[Event]) -> str:
@@ -262,6 +280,6 @@ def _with_cause(words: str, cause: str) -> str:
     return f"{words}: {cause}" if cause else words
 
 
-def _order(event: Event) -> tuple[int, int, int]:
-    """Return where an event comes among others: by its report, then by kind, layers and experts as they were found."""
-    return event.report_step, event.step, KINDS.index(event.kind)
+def _order(event: Event) -> tuple[int, bool, int, int]:
+    """Return where an event comes among others: by its report, experts last, then by step and kind."""
+    return event.report_step, event.expert is not None, event.step, KINDS.index(event.kind)

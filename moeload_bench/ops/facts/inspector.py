@@ -22,12 +22,14 @@ from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock
 from moeload_bench.ops.facts.balance import RankTable, expert_noise, oscillates, rank_table
-from moeload_bench.ops.facts.events import Conditions, Event, EventDetector, Events
+from moeload_bench.ops.facts.conditions import Conditions
+from moeload_bench.ops.facts.events import Event, EventDetector, Events
 from moeload_bench.ops.facts.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
 from moeload_bench.ops.facts.measured import TIMED, CostMeter, Measured
 from moeload_bench.ops.facts.timeline import RUN_COLUMNS, Bins, Timeline
 from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.states.drift import row_means
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
 from moeload_bench.traces.means import mean_over, ratio_of
 from moeload_bench.traces.streaming import parts
@@ -177,7 +179,9 @@ class Inspector:
             pass
         self._alarm = ExpertAlarm(L, E, self._unit * meta.stride)
         self._on_event = on_event
-        self._events = EventDetector(layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride)
+        self._events = EventDetector(
+            layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride, schedule=meta.schedule
+        )
         self._bins = Bins()
         self._meter = CostMeter(meta)
         self._recent: list[StepBlock] = []
@@ -285,9 +289,12 @@ class Inspector:
         first_steps = block.step_S[:: self._block].tolist()
         labels = self._detector.add(block.covariates["share"], first_steps, self._block * self.meta.stride)
         self._unsettled += labels
-        for last, transient_L in zip(range(self._block - 1, len(block), self._block), labels, strict=True):
-            next_step = int(block.step_S[last]) + self.meta.stride
-            self._report(self._events.add_labels(next_step, transient_L, _conditions(block, last)))
+        share_NLE = row_means(block.covariates["share"], self._block)
+        for number, (share_LE, transient_L) in enumerate(zip(share_NLE, labels, strict=True)):
+            rows = slice(number * self._block, (number + 1) * self._block)
+            next_step, conditions = int(block.step_S[rows.stop - 1]) + self.meta.stride, _conditions(block, rows)
+            self._report(self._events.add_block(next_step, share_LE, conditions))
+            self._report(self._events.add_labels(next_step, transient_L, conditions))
 
     def _look_at_run(self, block: StepBlock) -> None:
         lr_S = block.covariates.get("lr")
@@ -337,7 +344,7 @@ class Inspector:
             means = {name: column[rows].mean(axis=0, dtype=np.float64) for name, column in seen.items()}
             next_step = int(block.step_S[rows.stop - 1]) + self.meta.stride
             died_LE = self._alarm.add_block(next_step, over_even(load_ULE[at]), means)
-            conditions = _conditions(block, rows.stop - 1)
+            conditions = _conditions(block, rows)
             self._report(self._events.add_unit(next_step, share_ULE[at] * E, died_LE, conditions))
 
     def _report(self, events: Sequence[Event]) -> None:
@@ -416,10 +423,15 @@ class WholeGroups:
         return rows.rows(0, end)
 
 
-def _conditions(block: StepBlock, row: int) -> Conditions:
-    """Return the learning rate and the stage of data of a row, as far as they are recorded."""
+def _conditions(block: StepBlock, rows: slice) -> Conditions:
+    """Return the last learning rate and data mark of some rows, as far as recorded, and the median tokens per step."""
     lr_S, stage_S = block.covariates.get("lr"), block.covariates.get("stage")
-    return Conditions(math.nan if lr_S is None else float(lr_S[row]), None if stage_S is None else int(stage_S[row]))
+    last = rows.stop - 1
+    return Conditions(
+        math.nan if lr_S is None else float(lr_S[last]),
+        None if stage_S is None else int(stage_S[last]),
+        float(np.median(block.tokens_SL[rows].max(axis=1))),
+    )
 
 
 def _copied(block: StepBlock) -> StepBlock:

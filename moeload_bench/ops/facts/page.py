@@ -23,6 +23,7 @@ from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import MissingExtraError, PlotError, printable
 from moeload_bench.files import write_whole
 from moeload_bench.ops.facts.capacity import Capacity, capacity_sentences, capacity_tables
+from moeload_bench.ops.facts.conditions import NEW_DATA
 from moeload_bench.ops.facts.events import moments
 from moeload_bench.ops.facts.inspector import Inspection, inspect_trace
 from moeload_bench.ops.facts.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
@@ -165,7 +166,8 @@ def marks(found: Inspection) -> Iterator[Mark]:
     """Yield what happened, in order of time: planned stages of data, and events."""
     span = max(1, found.step - found.first_step)
     happened = [(step, "a planned stage of data begins") for step in found.switch_steps]
-    happened += moments(found.events, within=span // MOST_PLACES)[-MOST_MARKED:]
+    unplanned = [event for event in found.events.last if event.layer is not None or event.cause != NEW_DATA]
+    happened += moments(unplanned, within=span // MOST_PLACES)[-MOST_MARKED:]
     for step, text in sorted(happened):
         yield Mark(100 * (step - found.first_step) / span, step, text)
 

@@ -13,6 +13,7 @@ import numpy as np
 from moeload_bench.arrays import BoolArray
 from moeload_bench.errors import counted
 from moeload_bench.ops.facts.inspector import Inspection
+from moeload_bench.ops.facts.moves import BEFORE_STEPS
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known
 from moeload_bench.words import every, listed, shown
@@ -51,7 +52,7 @@ def verdict(found: Inspection) -> Assessment:
     """Return what the facts come to."""
     urgent = list(_urgent(found))
     to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
-    parts = [_state(found), *_experts(found), counted_urgent(len(urgent))]
+    parts = [_state(found), *_experts(found), *_not_watched(found), counted_urgent(len(urgent))]
     return Assessment(f"{'; '.join(parts)}.", _balance(found), tuple(to_do))
 
 
@@ -132,6 +133,17 @@ def _experts(found: Inspection) -> Iterator[str]:
         yield f"{counted(silent, 'layer')} without load"
 
 
+def _not_watched(found: Inspection) -> Iterator[str]:
+    """Yield what no event can say yet: of any layer at first, of experts until their layer has settled."""
+    if found.states is None or found.rows * found.meta.stride <= BEFORE_STEPS:
+        yield "no layer is watched for events yet"
+        return
+    number = int((~found.silent_L & (found.states.onset_L3[:, 0] < 0)).sum())
+    if number:
+        settle = "it settles" if number == 1 else "they settle"
+        yield f"experts of {counted(number, 'layer')} not watched until {settle}"
+
+
 # ---------------------------------------------------------------- balance
 
 
@@ -180,6 +192,7 @@ def _urgent(found: Inspection) -> Iterator[str]:
             since = int(states.since_L[again_L].min())
             moving, cause = _layers(found, again_L), _cause(found, since)
             yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}{cause}."
+    yield from _moved(found)
     yield from _collapsed(found)
     if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
         worst = int(np.nan_to_num(found.dropped_L).argmax())
@@ -203,6 +216,24 @@ def _cause(found: Inspection, step: int) -> str:
     return ""
 
 
+def _moved(found: Inspection) -> Iterator[str]:
+    """Yield which layers that have not settled moved at once lately, all those of the last moment together."""
+    states, since = found.states, found.step - LATELY
+    if states is None:
+        return
+    never_L = states.unsettled_L & (states.onset_L3[:, 0] < 0)
+    moves = [event for event in found.events.last if event.share and event.step >= since and never_L[event.layer]]
+    last = [event for event in moves if event.step > moves[-1].step - BEFORE_STEPS]
+    if last:
+        layers_L = np.isin(np.arange(len(never_L)), [event.layer for event in last])
+        most = max(event.share or 0.0 for event in last)
+        cause = next((f" ({event.cause})" for event in last if event.cause), "")
+        yield (
+            f"Look at what changed about step {last[0].step:,}{cause}: up to {100 * most:.0f} % of a layer's tokens "
+            f"moved at once, in {_layers(found, layers_L)}."
+        )
+
+
 def _collapsed(found: Inspection) -> Iterator[str]:
     """Yield which experts collapsed lately, all those of the last moment together."""
     lately = [one for one in found.events.collapses() if one.step >= found.step - LATELY]
@@ -211,9 +242,10 @@ def _collapsed(found: Inspection) -> Iterator[str]:
         yield f"Look at what changed about step {last[0].step:,}: {last[0].words}."
     elif last:
         cause = f" ({last[0].cause})" if last[0].cause else ""
+        fallen = [(one.layer, one.expert) for one in last if one.layer is not None]
         yield (
             f"Look at what changed about step {last[0].step:,}{cause}: {len(last)} experts fell below a quarter of "
-            f"their load, {_expert_names(found, [(one.layer, one.expert) for one in last])}."
+            f"their load, {_expert_names(found, fallen)}."
         )
 
 
