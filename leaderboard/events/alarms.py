@@ -15,14 +15,12 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from moeload_bench.arrays import FloatArray, IntArray
-from moeload_bench.ops.facts.events import Event, Kind
+from moeload_bench.ops.facts.events import ALARMS, Event
 from moeload_bench.ops.facts.inspector import Inspector
 from moeload_bench.schema import Record
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace
 
-ALARMS: tuple[Kind, ...] = ("unsettled", "collapsed", "dead")
-"""Kinds of events that are compared with the rivals; what moved at once is measured by `leaderboard.events.moves`."""
 MEASURED = ROOT / "leaderboard" / "events" / "measured.json"
 CHECK, WINDOW = 10, 100
 FIRST_STEP = 300
@@ -32,13 +30,19 @@ WITHIN = 300
 SWITCH_STEPS = WITHIN + WINDOW
 """Steps after a planned switch that are counted apart: units of `WINDOW` steps end later."""
 EVENTS, VIOLATION, LOSS = "events", "max violation", "loss z-score"
+SETTING = "setting"
+"""A recorded setting that stepped: an event `moved` without a layer, counted apart from loads that moved."""
+KINDS = (*ALARMS, SETTING)
+BEFORE, AFTER = "before", "after"
+"""Whether a layer has settled once."""
 
 
 class Healthy(Record):
     """A run without a break.
 
     ``alarms``: events by kind, outside the 400 steps after a planned switch; ``planned``: those within. ``episodes``:
-    alarms of events and of each rival outside, where those within 300 steps are one.
+    alarms of events and of each rival outside, where those within 300 steps are one. ``watched``: layer-steps outside
+    in which loads that move at once are an event, before the layer has settled once and after; ``moved``: how many did.
     """
 
     run: str
@@ -48,19 +52,22 @@ class Healthy(Record):
     alarms: dict[str, int]
     planned: dict[str, int]
     episodes: dict[str, int]
+    watched: dict[str, int]
+    moved: dict[str, int]
 
 
 class Noticed(Record):
-    """A break in a fork, or a planned switch.
+    """A break in a fork, or a planned switch, as the layers show it that were stable just before, or the others.
 
-    ``delay``: after how many steps each kind of event and each rival came; None for not in 300 steps. ``settled``: the
-    fraction of layers that were stable just before; others cannot become unsettled.
+    ``delay``: after how many steps each kind of event and each rival came; None for not in 300 steps. A setting and a
+    rival have no layer, and count in both.
     """
 
     base: str
     at: int
     name: str
-    settled: float
+    settled: bool
+    layers: int
     delay: dict[str, int | None]
 
 
@@ -83,6 +90,11 @@ def events_of(trace: Trace) -> list[Event]:
     inspector.add(trace)
     inspector.last_rows()
     return [event for event in found if event.kind in ALARMS]
+
+
+def kind_of(event: Event) -> str:
+    """Return the kind of an event, with steps of settings apart from moves of loads."""
+    return SETTING if event.kind == "moved" and event.layer is None else event.kind
 
 
 def check_steps(trace: Trace) -> IntArray:

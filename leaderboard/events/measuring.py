@@ -14,8 +14,10 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.events.alarms import (
-    ALARMS,
+    AFTER,
+    BEFORE,
     EVENTS,
+    KINDS,
     LOSS,
     VIOLATION,
     Healthy,
@@ -26,12 +28,15 @@ from leaderboard.events.alarms import (
     episodes,
     events_of,
     first_after,
+    kind_of,
     planned_steps,
     scores,
     unplanned,
 )
 from leaderboard.events.breaks import BREAKS, FAMILIES, FORKS, NO_BREAK, base_job, fork_of
-from moeload_bench.arrays import FloatArray, IntArray
+from leaderboard.fit.moves import blocks_of
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.ops.facts.events import Event
 from moeload_bench.recording.parts import unfinished_trace
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.states.shifts import planned_shifts
@@ -86,16 +91,28 @@ def false_alarms() -> tuple[tuple[Healthy, ...], dict[str, float]]:
 def _healthy(trace: Trace, planned: Sequence[int]) -> Healthy:
     found = events_of(trace)
     steps = unplanned([event.report_step for event in found], planned)
-    false = Counter(event.kind for event in found if event.report_step in steps)
-    answers = Counter(event.kind for event in found if event.report_step not in steps)
+    false = Counter(kind_of(event) for event in found if event.report_step in steps)
+    answers = Counter(kind_of(event) for event in found if event.report_step not in steps)
+    blocks, onset_L = blocks_of(trace), trace_labels(trace).onset_L
+    moved = Counter(
+        AFTER if 0 <= onset_L[event.layer] < event.report_step else BEFORE
+        for event in found
+        if kind_of(event) == "moved" and event.report_step in steps
+    )
+    watched = {
+        name: int((blocks.watched_NL & state_NL).sum()) * blocks.steps
+        for name, state_NL in ((BEFORE, ~blocks.settled_NL), (AFTER, blocks.settled_NL))
+    }
     return Healthy(
         run=trace.id,
         steps=trace.steps,
         balanced=trace.meta.balancing.method != "none",
         switches=len(planned),
-        alarms={kind: false[kind] for kind in ALARMS},
-        planned={kind: answers[kind] for kind in ALARMS},
+        alarms={kind: false[kind] for kind in KINDS},
+        planned={kind: answers[kind] for kind in KINDS},
         episodes={EVENTS: len(episodes(steps))},
+        watched=watched,
+        moved={name: moved[name] for name in watched},
     )
 
 
@@ -119,7 +136,7 @@ def _breaks(folder: Path, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
                 path = fork_of(folder, base, at, one).target(0)
                 if path.is_file():
                     trace = _joined(folder, base, at, read_trace(path))
-                    yield _noticed(trace, base, at, one.name, thresholds)
+                    yield from _noticed(trace, base, at, one.name, thresholds)
 
 
 def _switches(trace: Trace, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
@@ -127,18 +144,27 @@ def _switches(trace: Trace, thresholds: Mapping[str, float]) -> Iterator[Noticed
     stage_S = np.asarray(trace.columns["stage"])
     for row in planned_shifts(trace):
         name = "planned switch of text" if stage_S[row] != stage_S[row - 1] else "planned restart of the rate"
-        yield _noticed(trace, trace.id, int(trace.step_S[row]), name, thresholds)
+        yield from _noticed(trace, trace.id, int(trace.step_S[row]), name, thresholds)
 
 
-def _noticed(trace: Trace, base: str, at: int, name: str, thresholds: Mapping[str, float]) -> Noticed:
-    """Return after how many steps each alarm came."""
-    found, step_C, score = events_of(trace), check_steps(trace), scores(trace)
-    steps = {EVENTS: [event.report_step for event in found]}
-    steps |= {kind: [event.report_step for event in found if event.kind == kind] for kind in ALARMS}
-    steps |= {rival: crossings(score[rival], step_C, thresholds[rival]) for rival in RIVALS}
-    delay = {name: first_after(given, at) for name, given in steps.items()}
-    settled = float(1 - trace_labels(trace).transient_SL[at - 1].mean())
-    return Noticed(base=base, at=at, name=name, settled=settled, delay=delay)
+def _noticed(trace: Trace, base: str, at: int, name: str, thresholds: Mapping[str, float]) -> Iterator[Noticed]:
+    """Yield after how many steps each alarm came, of the layers that had not settled, and of those that had."""
+    step_C, score = check_steps(trace), scores(trace)
+    rivals = {rival: first_after(crossings(score[rival], step_C, thresholds[rival]), at) for rival in RIVALS}
+    settled_L = ~trace_labels(trace).transient_SL[at - 1]
+    for settled in (False, True):
+        which_L = settled_L == settled
+        if which_L.any():
+            delay = _delays(events_of(trace), at, which_L) | rivals
+            yield Noticed(base=base, at=at, name=name, settled=settled, layers=int(which_L.sum()), delay=delay)
+
+
+def _delays(events: Sequence[Event], at: int, which_L: BoolArray) -> dict[str, int | None]:
+    """Return after how many steps each kind of event of some layers or of a setting came, and any of layers."""
+    own = [event for event in events if event.layer is None or which_L[event.layer]]
+    steps = {kind: [event.report_step for event in own if kind_of(event) == kind] for kind in KINDS}
+    steps[EVENTS] = [event.report_step for event in own if event.layer is not None]
+    return {kind: first_after(given, at) for kind, given in steps.items()}
 
 
 def _joined(folder: Path, base: str, at: int, fork: Trace) -> Trace:

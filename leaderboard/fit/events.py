@@ -8,7 +8,8 @@ called collapsed in a copy of the run's last rows in which one expert of each la
 Of those with at most one false collapse the one that finds most is taken; of equals the larger part, then the larger
 least load. *Recovery*: the least factor at which at most one of ten recovered experts falls again within 500 steps, on
 all runs; if none reaches that, the one after which fewest fall. *Cause*: the same for the fraction of steps, outside
-warm-up and planned switches, over which the learning rate changed by the factor within 200 steps, at most 1 %.
+warm-up and planned switches, over which the learning rate changed by the factor within 200 steps, at most 1 %. When
+loads moved at once: `leaderboard.fit.moves`.
 
 Axis letters: B blocks of 100 steps, S rows, L MoE layers, E experts.
 """
@@ -25,6 +26,7 @@ import numpy as np
 
 from leaderboard.committed import ROOT
 from leaderboard.events.alarms import SWITCH_STEPS, planned_steps, unplanned
+from leaderboard.fit import moves
 from leaderboard.fit.alarm import block_shares
 from leaderboard.fit.lists import FitList
 from leaderboard.fit.states import with_constants
@@ -73,7 +75,7 @@ class Chosen(Record):
 
 
 def events(listed: FitList) -> dict[Path, bytes]:
-    """Return the module of events with the constants that are chosen, and every candidate."""
+    """Return the modules of events and moves with the constants that are chosen, and every candidate."""
     traces = list(listed.traces())
     candidates = [_candidate(traces, part, least) for part, least in itertools.product(PARTS, LEAST)]
     best = min(candidates, key=lambda one: one.order)
@@ -93,8 +95,13 @@ def events(listed: FitList) -> dict[Path, bytes]:
         changes={f"{factor:g}": part for factor, part in changes.items()},
         constants=constants,
     )
-    source = with_constants(RULE.read_text(), constants)
-    return {RULE: source.encode(), CHOSEN: (chosen.model_dump_json() + "\n").encode()}
+    moved = moves.choose(traces)
+    return {
+        RULE: with_constants(RULE.read_text(), constants).encode(),
+        CHOSEN: (chosen.model_dump_json() + "\n").encode(),
+        moves.RULE: with_constants(moves.RULE.read_text(), moved.constants).encode(),
+        moves.CHOSEN: (moved.model_dump_json() + "\n").encode(),
+    }
 
 
 def _least(fractions: Mapping[float, float], most: float) -> float:

@@ -12,8 +12,10 @@ import torch
 from leaderboard.committed import TRACES
 from leaderboard.events import breaks, page
 from leaderboard.events.alarms import (
-    ALARMS,
+    AFTER,
+    BEFORE,
     EVENTS,
+    KINDS,
     LOSS,
     VIOLATION,
     Healthy,
@@ -26,9 +28,11 @@ from leaderboard.events.alarms import (
     unplanned,
 )
 from leaderboard.events.measuring import false_alarms
+from leaderboard.fit import moves
 from leaderboard.fit.events import CHOSEN, Chosen
 from moeload_bench.ops.facts.events import Event, EventRule
 from moeload_bench.ops.facts.inspector import Inspector
+from moeload_bench.ops.facts.moves import MoveRule
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 
@@ -77,13 +81,14 @@ def test_a_row_of_the_first_router_is_scaled(tmp_path: Path) -> None:
 
 def test_the_page_reports_a_miss_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """One of two breaks is noticed: 50 %, with an interval for two runs; nothing in the row without a break."""
-    none = dict.fromkeys((*ALARMS, EVENTS, VIOLATION, LOSS))
+    none = dict.fromkeys((*KINDS, EVENTS, VIOLATION, LOSS))
     noticed = {**none, EVENTS: 80, "unsettled": 80}
     found = [("a", "nothing", none), ("a", "text", noticed), ("b", "nothing", none), ("b", "text", none)]
     healthy = [
         Healthy(
-            run=f"{number}", steps=2000, balanced=number < 3, switches=1, alarms=dict.fromkeys(ALARMS, number),
-            planned=dict.fromkeys(ALARMS, 1), episodes=dict.fromkeys((EVENTS, VIOLATION, LOSS), 1),
+            run=f"{number}", steps=2000, balanced=number < 3, switches=1, alarms=dict.fromkeys(KINDS, number),
+            planned=dict.fromkeys(KINDS, 1), episodes=dict.fromkeys((EVENTS, VIOLATION, LOSS), 1),
+            watched={BEFORE: 1000, AFTER: 9000}, moved={BEFORE: int(number == 5), AFTER: 0},
         )
         for number in range(6)
     ]  # fmt: skip
@@ -91,18 +96,20 @@ def test_the_page_reports_a_miss_as_such(monkeypatch: pytest.MonkeyPatch) -> Non
         thresholds={VIOLATION: 2.0, LOSS: 1.0},
         healthy=tuple(healthy),
         switches=(),
-        breaks=tuple(Noticed(base=base, at=800, name=name, settled=1, delay=delay) for base, name, delay in found),
+        breaks=tuple(
+            Noticed(base=base, at=800, name=name, settled=True, layers=1, delay=delay) for base, name, delay in found
+        ),
     )
     monkeypatch.setattr(page, "measured", lambda: measured)
     lines = page.breaks().splitlines()
     assert next(line for line in lines if line.startswith("| text")).count("| 50 [9, 91], 80") == 2
-    assert next(line for line in lines if line.startswith("| nothing")).count("| 0 [0, 66]") == 6
+    assert next(line for line in lines if line.startswith("| nothing")).count("| 0 [0, 66]") == 8
     rates = page.false_alarms()
     assert "On 6 runs of season 2027-01, 12,000 steps" in rates
     assert "| *dead* | 50.0 [0.0, 174.2] |" in rates
-    assert "6 planned switches of data or restarts of the learning rate: 6 unsettled, 6 collapsed, 6 dead" in " ".join(
-        rates.split()
-    )
+    said = " ".join(rates.split())
+    assert "of the learning rate: 6 unsettled, 6 moved, 6 collapsed, 6 dead, 6 setting" in said
+    assert "1 time before a layer had settled once, 16.67 [0.00, 49.33] for each 100,000 of 6,000 layer-steps" in said
 
 
 def test_what_was_measured_is_what_the_page_says() -> None:
@@ -110,10 +117,10 @@ def test_what_was_measured_is_what_the_page_says() -> None:
     found = page.measured()
     assert len(found.healthy) >= 40
     assert sum(one.steps for one in found.healthy) >= 100_000
-    assert len(found.switches) == sum(one.switches for one in found.healthy)
+    assert len({(one.base, one.at) for one in found.switches}) == sum(one.switches for one in found.healthy)
     forks = {(one.base, one.at) for one in found.breaks}
     assert forks <= {(base, at) for base in breaks.FAMILIES for at in breaks.FORKS}
-    assert len(found.breaks) == len(forks) * (1 + len(breaks.BREAKS))
+    assert len({(one.base, one.at, one.name) for one in found.breaks}) == len(forks) * (1 + len(breaks.BREAKS))
     total = {name: sum(one.episodes[name] for one in found.healthy) for name in (EVENTS, VIOLATION, LOSS)}
     assert max(total.values()) == total[EVENTS]
 
@@ -121,6 +128,7 @@ def test_what_was_measured_is_what_the_page_says() -> None:
 def test_the_constants_are_those_that_were_chosen() -> None:
     """The rule of the package has them."""
     assert asdict(EventRule()) == Chosen.model_validate_json(CHOSEN.read_bytes()).constants
+    assert asdict(MoveRule()) == moves.ChosenMoves.model_validate_json(moves.CHOSEN.read_bytes()).constants
 
 
 @pytest.mark.slow

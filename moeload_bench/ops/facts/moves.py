@@ -10,6 +10,7 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,11 +19,17 @@ from moeload_bench.arrays import FloatArray, IntArray
 
 MOVE_STEPS, BEFORE_STEPS = 20, 200
 """Steps of the two means that are compared, and steps before that say what is usual: a layer is watched after them."""
-FAR_BEYOND, LEAST_MOVE = 2.5, 0.03
-"""A move is an event from so many times the largest one before on, if it is larger by this part of the tokens.
 
-Chosen on the `train` runs: the least factor without any false event there (docs/guide/live.md).
-"""
+
+@dataclass(frozen=True)
+class MoveRule:
+    """How large a move is an event: ``factor`` times the largest before, and by ``least`` of the tokens larger.
+
+    Chosen by `python -m leaderboard fit events`.
+    """
+
+    factor: float = 2.5
+    least: float = 0.02
 
 
 class Move(NamedTuple):
@@ -40,8 +47,8 @@ class LoadMoves:
     layer has no other one.
     """
 
-    def __init__(self, layers: int, block_steps: int, factor: float = FAR_BEYOND, least: float = LEAST_MOVE) -> None:
-        self._factor, self._least = factor, least
+    def __init__(self, layers: int, block_steps: int, rule: MoveRule | None = None) -> None:
+        self._rule = rule or MoveRule()
         self.lag = max(1, MOVE_STEPS // block_steps)
         self.blocks = max(3 * self.lag, BEFORE_STEPS // block_steps)
         self._share: deque[FloatArray] = deque(maxlen=2 * self.lag)
@@ -70,6 +77,7 @@ class LoadMoves:
 
     def _begin(self, move_L: FloatArray, before_L: FloatArray) -> None:
         """Mark the layers in which a move began; ``before_L``: the largest one whose steps came before it."""
-        begins_L = (move_L >= self._factor * before_L) & (move_L - before_L >= self._least) & (self._quiet_L == 0)
+        far_L = (move_L >= self._rule.factor * before_L) & (move_L - before_L >= self._rule.least)
+        begins_L = far_L & (self._quiet_L == 0)
         self._quiet_L[begins_L] = self.blocks
         self._moved_L[begins_L], self._before_L[begins_L] = move_L[begins_L], before_L[begins_L]
