@@ -28,6 +28,7 @@ from leaderboard.fit import moves
 from leaderboard.fit.events import CHOSEN, Chosen
 from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.errors import counted
+from moeload_bench.ops.facts.moves import BEFORE_STEPS
 from moeload_bench.results.skill import CONFIDENCE, interval_of
 
 RIVALS = (EVENTS, VIOLATION, LOSS)
@@ -168,7 +169,7 @@ def move_constants() -> str:
     about = (
         "A row is a candidate, the one in bold was taken: of those with the fewest false ones the one that finds most. "
         f"*False* are moves in {chosen.layer_steps:,} layer-steps of {chosen.runs} `train` runs that are watched: from "
-        f"step {moves.BEFORE_STEPS} on, outside the {SWITCH_STEPS} steps after a planned switch. *Planted*: from the "
+        f"step {BEFORE_STEPS} on, outside the {SWITCH_STEPS} steps after a planned switch. *Planted*: from the "
         "middle of a run on, a tenth of each expert's tokens go to the expert half the list away."
     )
     return _part(aligned_table(heads, rows, 0), about)

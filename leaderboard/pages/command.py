@@ -27,6 +27,7 @@ from moeload_bench.errors import not_found
 PAGES = (
     page_of_parts("README.md", results_page.PARTS),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
+    page_of_parts("docs/guide/inspect.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/guide/live.md", events.PARTS),

@@ -43,6 +43,14 @@ def drifting(S: int, L: int, E: int, tv_per_step: float) -> FloatArray:
     return np.repeat(p_SE[:, None], L, axis=1)
 
 
+def wandering(S: int, L: int, E: int) -> FloatArray:
+    """Shares that never settle: every 100 steps they have gone to other ones, evenly step by step."""
+    corner_KLE = np.random.default_rng(7).dirichlet(np.full(E, 20.0), (S // 100 + 2, L))
+    at_S = np.arange(S) / 100
+    low_S, part_S11 = at_S.astype(int), (at_S % 1)[:, None, None]
+    return np.asarray((1 - part_S11) * corner_KLE[low_S] + part_S11 * corner_KLE[low_S + 1])
+
+
 def autocorrelated(base_SLE: FloatArray, rho: float, size: float, seed: int = 0) -> FloatArray:
     """Probabilities whose logits wander around the base's as AR(1) with lag-1 correlation ``rho``."""
     rng = np.random.default_rng(seed)

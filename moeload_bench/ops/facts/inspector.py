@@ -3,7 +3,7 @@
 Nothing is forecast and nothing about a cluster is assumed. The same rows give an equal `Inspection` in portions of any
 size: out of a training, the shards of a recording, or a finished trace. Memory does not grow with the run's length.
 
-Axis letters: S rows, N bins of time, U units of time, L MoE layers, E experts, K expert-parallel sizes.
+Axis letters: S rows, N bins of time, M finer bins, U units of time, L MoE layers, E experts, K expert-parallel sizes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from moeload_bench.ops.facts.conditions import Conditions
 from moeload_bench.ops.facts.events import Event, EventDetector, Events
 from moeload_bench.ops.facts.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
 from moeload_bench.ops.facts.measured import TIMED, CostMeter, Measured
-from moeload_bench.ops.facts.timeline import RUN_COLUMNS, Bins, Timeline
+from moeload_bench.ops.facts.timeline import RUN_COLUMNS, Bins, Timeline, timeline
 from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import row_means
@@ -116,6 +116,11 @@ class Inspection:
         return np.asarray(self.ranks.high_KL[-1])
 
     @property
+    def pooled_E(self) -> FloatArray:
+        """Each expert's share of the tokens of all layers over an equal one, 1 for even loads."""
+        return np.asarray(mean_over(self.share_LE, axis=0) * self.meta.experts)
+
+    @property
     def silent_L(self) -> BoolArray:
         """Layers without any load in the recent rows."""
         return np.asarray(np.isnan(self.share_LE).all(axis=1))
@@ -138,6 +143,7 @@ class Inspection:
             "complete": self.meta.complete,
             "balancing": self.meta.balancing.model_dump(mode="json"),
             "state": self.state,
+            "pooled": plain(self.pooled_E),
         }
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "meta"}
         del given["names_L"]
@@ -182,7 +188,7 @@ class Inspector:
         self._events = EventDetector(
             layer_names(meta), E, self._block * meta.stride, self._unit * meta.stride, schedule=meta.schedule
         )
-        self._bins = Bins()
+        self._bins, self._run_bins = Bins(), Bins()
         self._meter = CostMeter(meta)
         self._recent: list[StepBlock] = []
         self._blocks, self._units = WholeGroups(self._block), WholeGroups(self._unit)
@@ -258,7 +264,7 @@ class Inspector:
             dropped_L=_dropped(recent),
             lr=self._lr,
             switch_steps=tuple(self._switches),
-            timeline=self._bins.timeline(self._shape[0]),
+            timeline=timeline(self._bins, self._run_bins),
             measured=self._meter.measured(self.meta),
         )
 
@@ -333,19 +339,25 @@ class Inspector:
             ],
             axis=1,
         )
-        run = [block.covariates.get(name, np.full(len(block), np.nan, dtype=np.float32)) for name in RUN_COLUMNS]
-        run_UX = np.stack([mean_over(column.astype(np.float64).reshape(N, unit), axis=1) for column in run], axis=1)
-        value_UX = np.concatenate([value_UXL.reshape(N, -1), run_UX], axis=1)
+        self._add_run(block)
         load_ULE = block.load_SLE.reshape(N, unit, L, E).sum(axis=1)
         seen = {name: block.covariates[name] for name in SEEN if name in block.covariates}
         for at in range(N):
             rows = slice(at * unit, (at + 1) * unit)
-            self._bins.add(int(block.step_S[rows.start]), value_UX[at])
+            self._bins.add(int(block.step_S[rows.start]), value_UXL[at].ravel())
             means = {name: column[rows].mean(axis=0, dtype=np.float64) for name, column in seen.items()}
             next_step = int(block.step_S[rows.stop - 1]) + self.meta.stride
             died_LE = self._alarm.add_block(next_step, over_even(load_ULE[at]), means)
             conditions = _conditions(block, rows)
             self._report(self._events.add_unit(next_step, share_ULE[at] * E, died_LE, conditions))
+
+    def _add_run(self, block: StepBlock) -> None:
+        """Take in the columns of the run, in bins of a tenth of a unit where its rows can be shared so."""
+        rows = self._unit // math.gcd(self._unit, 10)
+        run = [block.covariates.get(name, np.full(len(block), np.nan, dtype=np.float32)) for name in RUN_COLUMNS]
+        run_MX = np.stack([mean_over(column.astype(np.float64).reshape(-1, rows), axis=1) for column in run], axis=1)
+        for step, value_X in zip(block.step_S[::rows].tolist(), run_MX, strict=True):
+            self._run_bins.add(step, value_X)
 
     def _report(self, events: Sequence[Event]) -> None:
         if self._on_event is not None:

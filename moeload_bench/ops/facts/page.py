@@ -1,6 +1,6 @@
 """An inspection as one page that needs nothing else: no network, no script, light and dark, wide and narrow.
 
-Axis letters: N bins of time, L MoE layers, X places on a scale of colours.
+Axis letters: N bins of time, L MoE layers, X and Y places in a picture or on a scale of colours.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import MissingExtraError, PlotError, printable
 from moeload_bench.files import write_whole
+from moeload_bench.ops.facts.balancing import pooled_balance
 from moeload_bench.ops.facts.capacity import Capacity, capacity_sentences, capacity_tables
 from moeload_bench.ops.facts.conditions import NEW_DATA
-from moeload_bench.ops.facts.events import moments
+from moeload_bench.ops.facts.events import ALARMS, moments
 from moeload_bench.ops.facts.inspector import Inspection, inspect_trace
 from moeload_bench.ops.facts.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
+from moeload_bench.ops.facts.timeline import Timeline
 from moeload_bench.ops.facts.verdict import against_noise, ends, rank_rows, rank_sentence, verdict
 from moeload_bench.traces.lookup import load_trace
-from moeload_bench.traces.means import mean_known
+from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.traces.trace import Trace, TraceMeta
 from moeload_bench.words import ordinal, shown
 
@@ -48,22 +50,39 @@ CURVES = {"loss": "loss", "lr": "lr"}
 """Columns that are drawn below the map."""
 MILD, STRONG, UNKNOWN = (245, 166, 35), (214, 30, 70), (128, 128, 128, 255)
 """Colours of little and of much excess over noise, and of none that is known."""
+MOVING = (0, 132, 140)
+"""Colour of time in which all layers move; paler where some do."""
+BEGINNING = 0.1
+"""Part of a run whose losses do not set the scale: a fall at the beginning would hide a rise later."""
+Sort = Literal["planned", "alarm", "news"]
+SIGNS: Mapping[Sort, str] = {"planned": "^", "alarm": "!", "news": "="}
+"""What stands at a mark: new data, what calls for somebody, what is good news."""
 
 
 class Mark(NamedTuple):
-    """Something on the time axis: its place in percent, its step, and what happened."""
+    """Something on the time axis: its place in percent, its step, of which sort it is, and what happened."""
 
     left: float
     step: int
+    sort: Sort
     text: str
+
+    @property
+    def sign(self) -> str:
+        """Return the character that stands at it."""
+        return SIGNS[self.sort]
 
 
 class Curve(NamedTuple):
-    """A line along time: SVG paths in a box of 1,000 x 100 without proportions, and the values at its two ends."""
+    """A line along time: SVG paths in a box of 1,000 x 100 without proportions, and the values at its two ends.
+
+    ``cut``: whether the beginning is above the upper one.
+    """
 
     path: str
     low: float
     high: float
+    cut: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +127,7 @@ def render(found: Inspection, capacity: Capacity | None = None) -> str:
         tiles=tiles(found),
         against_noise=against_noise(found),
         map=None if line is None else _map(found),
+        state=None if line is None or found.states is None else _state(found, line),
         ramp=excess_ramp(),
         curves=list(_curves(found)),
         marks=list(marks(found)),
@@ -151,8 +171,13 @@ def tiles(found: Inspection) -> list[tuple[str, str, str]]:
     """Return balance now, that of noise alone, and the worst layer: each a name, the number, what it is."""
     worst = found.worst
     noise = ends(found.low_L[worst], found.high_L[worst])
+    pooled = "".join(f"; {words}" for words in pooled_balance(found))
     return [
-        ("now", shown(mean_known(found.busiest_L), ".2f"), f"busiest expert / mean, last {found.recent} rows"),
+        (
+            "now",
+            shown(mean_known(found.busiest_L), ".2f"),
+            f"busiest expert / mean, last {found.recent} rows{pooled}",
+        ),
         ("noise alone", ends(mean_known(found.low_L), mean_known(found.high_L)), "if all experts were equally likely"),
         (
             "worst layer",
@@ -165,11 +190,17 @@ def tiles(found: Inspection) -> list[tuple[str, str, str]]:
 def marks(found: Inspection) -> Iterator[Mark]:
     """Yield what happened, in order of time: planned stages of data, and events."""
     span = max(1, found.step - found.first_step)
-    happened = [(step, "a planned stage of data begins") for step in found.switch_steps]
+    happened: list[tuple[int, Sort, str]] = []
     unplanned = [event for event in found.events.last if event.layer is not None or event.cause != NEW_DATA]
-    happened += moments(unplanned, within=span // MOST_PLACES)[-MOST_MARKED:]
-    for step, text in sorted(happened):
-        yield Mark(100 * (step - found.first_step) / span, step, text)
+    sorts: tuple[tuple[Sort, bool], ...] = (("alarm", True), ("news", False))
+    for sort, is_alarm in sorts:
+        events = [event for event in unplanned if (event.kind in ALARMS) == is_alarm]
+        happened += [(step, sort, text) for step, text in moments(events, within=span // MOST_PLACES)]
+    planned: list[tuple[int, Sort, str]] = [
+        (step, "planned", "a planned stage of data begins") for step in found.switch_steps
+    ]
+    for step, sort, text in sorted(planned + sorted(happened)[-MOST_MARKED:]):
+        yield Mark(100 * (step - found.first_step) / span, step, sort, text)
 
 
 class Map(NamedTuple):
@@ -194,31 +225,47 @@ def _map(found: Inspection) -> Map:
     labels = [(100 * (i + 0.5) / L, found.names_L[i], i == found.worst and L > 1) for i in far]
     excess_NL = line.busiest_NL / floor_of(line)
     most = max(LEAST_SCALE, 2 ** math.ceil(math.log2(np.nanmax(excess_NL, initial=1.0))))
-    image = base64.b64encode(excess_png(excess_NL, most)).decode("ascii")
+    image = _embedded(png(excess_colours(excess_NL.T, most)))
     return Map(image, height, most, bool(np.isnan(excess_NL).any()), labels)
+
+
+def _state(found: Inspection, line: Timeline) -> str:
+    """Return a picture of one row, in base 64: which part of the layers with load moves in each bin."""
+    part_N = mean_over(line.unsettled_NL[:, ~found.silent_L], axis=1)
+    colour_N4 = np.array([(*MOVING, round(255 * part)) if np.isfinite(part) else UNKNOWN for part in part_N.tolist()])
+    return _embedded(png(colour_N4[None]))
+
+
+def _embedded(image: bytes) -> str:
+    return base64.b64encode(image).decode("ascii")
 
 
 def _curves(found: Inspection) -> Iterator[tuple[str, Curve]]:
     """Yield what is drawn below the map, on its time axis."""
     line = found.timeline
     for column, name in CURVES.items():
-        shown = None if line is None or column not in line.run else curve(line.run[column])
+        beginning = BEGINNING if column == "loss" else 0.0
+        shown = None if line is None or column not in line.run else curve(line.run[column], beginning)
         if shown is not None:
             yield name, shown
 
 
-def curve(value_N: FloatArray) -> Curve | None:
-    """Return a line with gaps where a value is not known; None for fewer than two values."""
+def curve(value_N: FloatArray, beginning: float = 0.0) -> Curve | None:
+    """Return a line with gaps where a value is not known; None for fewer than two values.
+
+    ``beginning``: the part of it that does not set the upper end, and is cut off there.
+    """
     known_N = np.isfinite(value_N)
     if known_N.sum() < 2:
         return None
-    low, high = float(value_N[known_N].min()), float(value_N[known_N].max())
+    later_N = value_N[int(beginning * len(value_N)) :]
+    low, high = float(value_N[known_N].min()), float(np.nanmax(later_N if np.isfinite(later_N).any() else value_N))
     x_N = 1000 * (np.arange(len(value_N)) + 0.5) / len(value_N)
-    y_N = 96 - 92 * (value_N - low) / (high - low or 1.0)
+    y_N = 96 - 92 * (np.minimum(value_N, high) - low) / (high - low or 1.0)
     begins_N = np.diff(known_N.astype(int), prepend=0) > 0
     points = zip(x_N.tolist(), y_N.tolist(), known_N.tolist(), begins_N.tolist(), strict=True)
     path = "".join(f"{'M' if begins else 'L'}{x:.1f} {y:.1f}" for x, y, known, begins in points if known)
-    return Curve(path, low, high)
+    return Curve(path, low, high, bool((value_N[known_N] > high).any()))
 
 
 def excess_colours(excess_X: FloatArray, most: float) -> IntArray:
@@ -235,11 +282,11 @@ def excess_ramp() -> str:
     return f"linear-gradient(to right, {', '.join(f'rgb({r} {g} {b} / {a / 255:.3f})' for r, g, b, a in stops)})"
 
 
-def excess_png(excess_NL: FloatArray, most: float) -> bytes:
-    """Return a PNG of `excess_colours`: a pixel for each bin and layer, time to the right."""
-    pixels = np.ascontiguousarray(excess_colours(excess_NL.T, most).astype(np.uint8))
+def png(colour_YX4: IntArray) -> bytes:
+    """Return a PNG of red, green, blue and cover of each pixel."""
+    pixels = np.ascontiguousarray(colour_YX4.astype(np.uint8))
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", len(excess_NL), len(pixels), 8, 6, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", pixels.shape[1], len(pixels), 8, 6, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in pixels), 9)),
         (b"IEND", b""),
     )

@@ -69,7 +69,7 @@ def overview(
     said = verdict(found)
     lines = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
     lines += [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
-    lines += [Text(line) for line in textwrap.wrap(said.balance, width)]
+    lines += [Text(line) for line in textwrap.wrap(f"{said.balance} {said.age}", width)]
     last = textwrap.wrap(f"Next: {following}", width, subsequent_indent="  ", break_on_hyphens=False)
     spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
     do = _to_do(said.to_do, spare - LEAST_LAYERS - LEAST_SIZES, width)
@@ -112,7 +112,7 @@ def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
     if line is None or not len(line.step_N):
         return [Text(f"No map yet: it begins after {100:,} steps.")]
     key = "  ".join(f"{glyph} {f'{bound:g}' if bound else '1'}" for bound, glyph in GLYPHS)
-    lines = [Text(f"Busiest / noise: {key}   ~ moves  - partly  = settled", style="bold")]
+    lines = [Text(f"Busiest / noise: {key}   ~ all move  - some  = none", style="bold")]
     margin = int(np.clip(9 + 2 * max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
     pick = _columns(len(line.step_N), width - margin)
     excess_CL = np.stack([mean_over((line.busiest_NL / floor_of(line))[part], axis=0) for part in pick])
@@ -121,7 +121,7 @@ def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
         cells = mean_over(excess_CL[:, layers], axis=1).tolist()
         name = _layer_name(found, layers)[: margin - 1]
         lines.append(Text(f"{name:>{margin - 1}} {''.join(glyph_of(cell) * wide for cell in cells)}"))
-    unsettled_C = [mean_known(line.unsettled_NL[part]) for part in pick]
+    unsettled_C = [mean_known(line.unsettled_NL[part][:, ~found.silent_L]) for part in pick]
     marks = "".join(_state_mark(part) * wide for part in unsettled_C)
     lines.append(Text(f"{'state':>{margin - 1}} {marks}"))
     axis = _axis(found, line, len(pick) * wide)
@@ -180,7 +180,7 @@ def _columns(bins: int, most: int) -> list[slice]:
 def _state_mark(unsettled: float) -> str:
     if np.isnan(unsettled):
         return "?"
-    return "=" if unsettled == 0 else "~" if unsettled > 0.5 else "-"
+    return "=" if unsettled == 0 else "~" if unsettled == 1 else "-"
 
 
 def _axis(found: Inspection, line: Timeline, columns: int) -> str:

@@ -1,6 +1,6 @@
 """The past of a run at the resolution of a screen: bins that grow coarser as the run grows longer.
 
-Axis letters: N bins, L MoE layers.
+Axis letters: N bins, M finer bins, L MoE layers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ class Timeline(NamedTuple):
 
     Means over the rows of a bin: ``busiest_NL`` the busiest expert's load over the mean, ``noise_NL`` what noise alone
     would give (NaN where unknown), ``unsettled_NL`` the part of time labelled transient (NaN without states), and
-    ``dead_NL`` experts below a tenth of an equal share. ``run``: by column, its mean; [N].
+    ``dead_NL`` experts below a tenth of an equal share. ``run``: by column of the run, its means in bins of its own,
+    up to ten times as fine, that begin at ``run_step_M``; [M].
     """
 
     step_N: IntArray
@@ -31,14 +32,12 @@ class Timeline(NamedTuple):
     noise_NL: FloatArray
     unsettled_NL: FloatArray
     dead_NL: FloatArray
+    run_step_M: IntArray
     run: Mapping[str, FloatArray]
 
 
 class Bins:
-    """Sums per bin, at most 2 x `BINS` of them whatever the length of the run. What is NaN does not count.
-
-    The values [X] of a unit: busiest, noise, unsettled and dead by layer, then those of `RUN_COLUMNS`.
-    """
+    """Sums per bin, at most 2 x `BINS` of them whatever the length of the run. What is NaN does not count."""
 
     def __init__(self) -> None:
         self._step: list[int] = []
@@ -71,12 +70,19 @@ class Bins:
         np.divide(total_NX, count_NX, out=mean_NX, where=count_NX > 0)
         return np.array(self._step, dtype=np.int64), mean_NX
 
-    def timeline(self, layers: int) -> Timeline | None:
-        """Return the bins as they are shown, None before the first."""
-        if not self._step:
-            return None
-        step_N, mean_NX = self.means()
-        busiest_NL, noise_NL, unsettled_NL, dead_NL = np.split(mean_NX[:, : 4 * layers], 4, axis=1)
-        run_XN = mean_NX[:, 4 * layers :].T
-        run = {name: mean_N for name, mean_N in zip(RUN_COLUMNS, run_XN, strict=True) if np.isfinite(mean_N).any()}
-        return Timeline(step_N, busiest_NL, noise_NL, unsettled_NL, dead_NL, run)
+    def __len__(self) -> int:
+        """Return how many bins there are."""
+        return len(self._step)
+
+
+def timeline(bins: Bins, run_bins: Bins) -> Timeline | None:
+    """Return bins as they are shown, None before the first.
+
+    The values of ``bins``: busiest, noise, unsettled and dead by layer; those of ``run_bins``: `RUN_COLUMNS`.
+    """
+    if not len(bins):
+        return None
+    (step_N, mean_NX), (run_step_M, run_MX) = bins.means(), run_bins.means()
+    run = {name: mean_M for name, mean_M in zip(RUN_COLUMNS, run_MX.T, strict=True) if np.isfinite(mean_M).any()}
+    busiest_NL, noise_NL, unsettled_NL, dead_NL = np.split(mean_NX, 4, axis=1)
+    return Timeline(step_N, busiest_NL, noise_NL, unsettled_NL, dead_NL, run_step_M, run)

@@ -12,6 +12,7 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray
 from moeload_bench.errors import counted
+from moeload_bench.ops.facts.balancing import pooled_balance, stronger
 from moeload_bench.ops.facts.inspector import Inspection
 from moeload_bench.ops.facts.moves import BEFORE_STEPS
 from moeload_bench.states.rule import StateRule
@@ -20,12 +21,14 @@ from moeload_bench.words import every, listed, shown
 
 AT_FLOOR = 1.05
 """Balance counts as that of noise alone up to so many times the lower end of it."""
+ABOVE_SWING = 1.25
+"""From so many times the upper end on, balance is above noise even where loads swing: a swing only raises that end."""
 FAR_ABOVE = 1.5
 """From so many times noise alone on, balancing is worth an engineer's time."""
 EVEN_RANKS = 1.1
 """A rank this much busier than the mean one costs little."""
 LR_DECAYED = 0.5
-"""Part of the largest learning rate below which it has decayed."""
+"""Part of the largest learning rate before, below which it has decayed."""
 DROPPED = 0.01
 """Fraction of a layer's routed tokens from which on dropping is urgent."""
 MANY_DEAD = 0.05
@@ -39,12 +42,13 @@ Balance = Literal["noise alone", "above noise", "cannot tell", "no load"]
 
 
 class Assessment(NamedTuple):
-    """``headline``: the state in capitals, and what is urgent. ``balance``: now against noise alone. ``to_do``: at
-    most three sentences, the most urgent first.
+    """``headline``: the state in capitals, and what is urgent. ``balance``: now against noise alone. ``age``: how stale
+    a placement becomes, empty where loads have settled. ``to_do``: at most three sentences, the most urgent first.
     """
 
     headline: str
     balance: str
+    age: str
     to_do: tuple[str, ...]
 
 
@@ -53,7 +57,7 @@ def verdict(found: Inspection) -> Assessment:
     urgent = list(_urgent(found))
     to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
     parts = [_state(found), *_experts(found), *_not_watched(found), counted_urgent(len(urgent))]
-    return Assessment(f"{'; '.join(parts)}.", _balance(found), tuple(to_do))
+    return Assessment(f"{'; '.join(parts)}.", _balance(found), _age(found), tuple(to_do))
 
 
 def counted_urgent(number: int) -> str:
@@ -64,14 +68,20 @@ def counted_urgent(number: int) -> str:
 def balance_of(found: Inspection) -> list[Balance]:
     """Return of each layer whether its busiest expert is what noise alone would give.
 
-    Without half batches noise lies between two ends, and where loads swing from row to row the upper one is not known:
-    only a balance at the lower end or above the upper one can be told from noise.
+    Without half batches noise lies between two ends: only a balance at the lower end or above the upper one can be told
+    from noise. Where loads swing from row to row, the upper one holds the swing too: only far above it is certain.
     """
     busiest_L, low_L, high_L = found.busiest_L, found.low_L, found.high_L
     unknown_L = np.isnan(high_L) | (found.oscillates_L & (not found.has_half))
-    cases = [np.isnan(busiest_L), unknown_L, busiest_L <= AT_FLOOR * low_L, busiest_L > AT_FLOOR * high_L]
-    kinds: list[Balance] = ["no load", "cannot tell", "noise alone", "above noise"]
-    return list(np.select(cases, kinds, "cannot tell").tolist())
+    cases: list[tuple[Balance, BoolArray]] = [
+        ("no load", np.isnan(busiest_L)),
+        ("above noise", busiest_L > ABOVE_SWING * high_L),
+        ("cannot tell", unknown_L),
+        ("noise alone", busiest_L <= AT_FLOOR * low_L),
+        ("above noise", busiest_L > AT_FLOOR * high_L),
+    ]
+    kinds, which = zip(*cases, strict=True)
+    return list(np.select(which, kinds, "cannot tell").tolist())
 
 
 # ---------------------------------------------------------------- state
@@ -99,21 +109,23 @@ def _state(found: Inspection) -> str:
     since = int(states.since_L[settled_L].max())
     if found.state == "settled":
         return f"SETTLED since step {since:,}{_decayed(found, since)}"
-    moving = _layers(found, loaded_L & states.unsettled_L)
+    moving, number = loaded_L & states.unsettled_L, int(settled_L.sum())
     return (
-        f"MIXED since step {since:,}: {int(settled_L.sum())} of {counted(len(loaded_L), 'layer')} settled, {moving} not"
+        f"MIXED: {number} of {counted(len(loaded_L), 'layer')} {'has' if number == 1 else 'have'} settled, the last at "
+        f"step {since:,}; {_layers(found, moving)} {'moves' if moving.sum() == 1 else 'move'}"
     )
 
 
 def _decayed(found: Inspection, since: int) -> str:
-    """Return that loads settled under a learning rate that had decayed, where they did: smaller steps alone do that."""
+    """Return that loads settled under a learning rate that had decayed by then: smaller steps alone do that."""
     line = found.timeline
-    if line is None or found.lr is None or "lr" not in line.run or not found.lr.most:
+    if line is None or "lr" not in line.run:
         return ""
-    part = float(line.run["lr"][max(0, int(np.searchsorted(line.step_N, since, side="right")) - 1)] / found.lr.most)
-    if not part < LR_DECAYED:
+    lr_M = line.run["lr"][: max(1, int(np.searchsorted(line.run_step_M, since, side="right")))]
+    if not lr_M[-1] < LR_DECAYED * np.nanmax(lr_M, initial=0.0):
         return ""
-    return f" (at {100 * part:.2g} % of the largest learning rate: smaller steps alone settle loads)"
+    part = 100 * lr_M[-1] / np.nanmax(lr_M)
+    return f" (at {part:.2g} % of the largest learning rate before: smaller steps alone settle loads)"
 
 
 def _layers(found: Inspection, which_L: BoolArray) -> str:
@@ -154,8 +166,10 @@ def _balance(found: Inspection) -> str:
     now, low, high = (mean_known(value_L) for value_L in (found.busiest_L, found.low_L, found.high_L))
     worst = found.worst
     layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
+    pooled = "".join(f", {words}" for words in pooled_balance(found))
     return (
-        f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}; noise alone "
+        f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}"
+        f"{pooled}; noise alone "
         f"(all experts equally likely) {ends(low, high)}. {against_noise(found)}"
     )
 
@@ -178,6 +192,17 @@ def against_noise(found: Inspection) -> str:
         "above noise": f"More than noise in {which}.",
         "cannot tell": f"Whether that is noise: cannot tell in {which}.",
     }[most]
+
+
+def _age(found: Inspection) -> str:
+    """Return how stale a placement becomes: the tokens that go to other experts, where a layer has not settled."""
+    states = found.states
+    if states is None or found.state == "settled" or np.isnan(states.drift_L).all():
+        return ""
+    worst = int(np.nan_to_num(states.drift_L).argmax())
+    layer = f" ({100 * states.drift_L[worst]:.1f} % in layer {found.names_L[worst]})" if len(found.names_L) > 1 else ""
+    mean = 100 * mean_known(states.drift_L)
+    return f"In 100 steps {mean:.1f} % of tokens go to other experts{layer}: so fast a placement ages."
 
 
 # ---------------------------------------------------------------- what to do
@@ -204,7 +229,7 @@ def _urgent(found: Inspection) -> Iterator[str]:
     if dead > MANY_DEAD * found.dead_LE.size:
         yield (
             f"Revive {dead:,} of {found.dead_LE.size:,} experts, with less than a tenth of an equal share: "
-            f"{_stronger(found)}, or restart them from busy ones."
+            f"{stronger(found)}, or restart them from busy ones."
         )
 
 
@@ -225,7 +250,7 @@ def _moved(found: Inspection) -> Iterator[str]:
     moves = [event for event in found.events.last if event.share and event.step >= since and never_L[event.layer]]
     last = [event for event in moves if event.step > moves[-1].step - BEFORE_STEPS]
     if last:
-        layers_L = np.isin(np.arange(len(never_L)), [event.layer for event in last])
+        layers_L = np.isin(np.arange(len(never_L)), [event.layer for event in last if event.layer is not None])
         most = max(event.share or 0.0 for event in last)
         cause = next((f" ({event.cause})" for event in last if event.cause), "")
         yield (
@@ -256,8 +281,8 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
     dead, falling = _pairs(found.dead_LE), _pairs(found.dying_LE)
     many_dead = len(dead) > MANY_DEAD * found.dead_LE.size
     if mean_known(excess_L) > FAR_ABOVE and not many_dead:
-        stronger, times = _stronger(found), mean_known(excess_L)
-        yield f"{stronger[0].upper()}{stronger[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
+        advice, times = stronger(found), mean_known(excess_L)
+        yield f"{advice[0].upper()}{advice[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
     if dead and not many_dead:
         yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, dead)}."
     if falling:
@@ -265,18 +290,6 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
         yield f"Watch the falling: {names} fell below a fifth of an equal share and have not recovered."
     if "cannot tell" in kinds and not found.has_half:
         yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
-    if found.state in ("not settled", "mixed"):
-        yield "Wait with decisions about placement: they do not hold while loads move."
-
-
-def _stronger(found: Inspection) -> str:
-    """Return what makes balancing stronger, by the method in use."""
-    method, strength = found.meta.balancing.method, found.meta.balancing.coefficient
-    return {
-        "none": "turn balancing on (auxiliary loss or router bias)",
-        "aux_loss": f"raise the auxiliary loss (now {strength:g})",
-        "loss_free_bias": f"raise the step of the router's bias (now {strength:g})",
-    }.get(method, "make balancing stronger")
 
 
 def _pairs(which_LE: BoolArray) -> list[tuple[int, int]]:

@@ -232,7 +232,8 @@ class LoadMonitor:
         if found is None:
             return "\n".join([*lines, "nothing seen yet"])
         said = verdict(found)
-        lines += [said.headline, said.balance, *said.to_do]
+        lines += [line for line in (said.headline, said.balance, said.age) if line]
+        lines += said.to_do
         if latest is not None and latest.decision is not None and latest.advice is not None:
             lines += latest.decision.lines()
             if latest.decision.moves:

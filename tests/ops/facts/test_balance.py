@@ -5,18 +5,23 @@ Axis letters: S rows, L MoE layers, E experts.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from moeload_bench.ops.facts.inspector import Inspection, inspect_trace
-from moeload_bench.ops.facts.verdict import balance_of, verdict
+from leaderboard.committed import TRACES as TRACES_FOLDER
+from leaderboard.fit.lists import SEASON_TRACES
+from moeload_bench.ops.facts.inspector import Inspection, Inspector, inspect_trace
+from moeload_bench.ops.facts.verdict import AT_FLOOR, FAR_ABOVE, balance_of, verdict
 from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces
 from tests.support.synthetic import autocorrelated, draw, even, fixed, oscillating
 
+ANSWERS = ("noise alone", "above noise")
 TRACES = ("olmoe-64e-top8/test/seed1", "switch-8e-drop/test/seed1", "qwen3moe-16e-restart/test/seed1")
 
 
@@ -95,6 +100,52 @@ def test_where_loads_oscillate_noise_is_not_known(period: int) -> None:
     assert "cannot tell" in verdict(found).balance
     assert any("Record half batches" in text for text in verdict(found).to_do)
     assert balance_of(found_of(share_SLE, half=True)) == ["above noise"] * 2
+
+
+def test_far_above_the_upper_end_is_above_noise_though_loads_oscillate() -> None:
+    """A swing can only raise that end: three times as much is imbalance, in layers of a log without half batches."""
+    share_SLE = oscillating(400, 3, 16, 2, 0.1)
+    share_SLE[..., 0] *= 3.5
+    found = found_of(share_SLE / share_SLE.sum(axis=-1, keepdims=True), half=False)
+    assert found.oscillates_L.all()
+    assert (found.busiest_L > 1.25 * found.high_L).all()
+    assert balance_of(found) == ["above noise"] * 3
+    assert "More than noise in all 3 layers." in verdict(found).balance
+    assert not any("Record half batches" in text for text in verdict(found).to_do)
+
+
+@pytest.mark.slow
+@needs_traces
+def test_answers_without_half_batches_are_those_with_them() -> None:
+    """On all recorded traces, at four steps of each: at most 2 % of layers contradict. Of layers far above noise that
+    neither end alone could tell, at least 80 % are called so.
+    """
+    layers = contradict = far = gone = 0
+    for trace in map(read_trace, sorted([*TRACES_FOLDER.rglob("*.parquet"), *SEASON_TRACES.rglob("*.parquet")])):
+        if "load_half" not in trace.columns:
+            continue
+        without = replace(trace, columns={name: one for name, one in trace.columns.items() if name != "load_half"})
+        for stop in {max(200, trace.steps * quarter // 4) for quarter in (1, 2, 3, 4)}:
+            known, found = (_answers(one, stop) for one in (trace, without))
+            known_L, found_L = (np.array(balance_of(one)) for one in (known, found))
+            both_L = np.isin(known_L, ANSWERS) & np.isin(found_L, ANSWERS)
+            layers += int((known_L != "no load").sum())
+            contradict += int((both_L & (known_L != found_L)).sum())
+            unknown_L = found.oscillates_L | (found.busiest_L <= AT_FLOOR * found.high_L)
+            far_L = (found.busiest_L > FAR_ABOVE * known.high_L) & unknown_L
+            far += int(far_L.sum())
+            gone += int((far_L & (found_L == "above noise")).sum())
+    print(f"{layers} layers, {contradict} contradict; {far} far above and not known, {gone} of them called above")
+    assert layers > 1000
+    assert contradict <= 0.02 * layers
+    assert gone >= 0.8 * far
+
+
+def _answers(trace: Trace, stop: int) -> Inspection:
+    """Return what the 200 rows before a row say."""
+    inspector = Inspector(trace.meta)
+    inspector.add(trace, stop - 200, stop)
+    return inspector.inspection()
 
 
 def test_sequences_that_choose_alike_lie_between_the_two_ends() -> None:

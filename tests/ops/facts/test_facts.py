@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from moeload_bench.errors import TraceError
 from moeload_bench.ops.facts.inspector import Inspector, inspect_trace
+from moeload_bench.ops.facts.terminal import map_lines
 from moeload_bench.ops.facts.timeline import BINS, Bins
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.trace import Trace
-from tests.support.synthetic import draw, fixed
+from tests.support.synthetic import draw, even, fixed, wandering
 
 
 def run_of(rows: int, *, stride: int = 1, seed: int = 0) -> Trace:
@@ -96,8 +97,9 @@ def test_facts_are_those_of_the_definitions() -> None:
     assert found.timeline.step_N.tolist() == list(range(0, 800, 100))
     busiest_NL = 6 * share_SLE[:800].max(axis=2).reshape(8, 100, 2).mean(axis=1)
     np.testing.assert_allclose(found.timeline.busiest_NL, busiest_NL)
-    loss_N = trace.columns["loss"][:800].reshape(8, 100).mean(axis=1)
-    np.testing.assert_allclose(found.timeline.run["loss"], loss_N, rtol=1e-6)
+    loss_M = trace.columns["loss"][:800].reshape(80, 10).mean(axis=1)
+    np.testing.assert_allclose(found.timeline.run["loss"], loss_M, rtol=1e-6)
+    assert found.timeline.run_step_M.tolist() == list(range(0, 800, 10))
     transient_NL = labels.transient_SL[10:810].reshape(8, 100, 2).mean(axis=1)  # a label is of the step after a block
     np.testing.assert_allclose(found.timeline.unsettled_NL, transient_NL)
 
@@ -134,7 +136,7 @@ def test_the_verdict_names_state_and_steps() -> None:
     )
     share_SLE[950:, 1] = share_SLE[950:, 1, ::-1]
     moved = inspect_trace(Trace.from_arrays(draw(share_SLE, 4096)[0], top_k=1))
-    assert verdict(moved).headline.startswith("MIXED since step")
+    assert verdict(moved).headline.startswith("MIXED: 1 of 2 layers has settled, the last at step")
     assert "loads had settled, and move in layer 1" in verdict(moved).to_do[0]
 
 
@@ -144,3 +146,37 @@ def test_settled_says_whether_the_learning_rate_had_decayed(end: float, words: s
     lr_S = np.geomspace(1e-3, end, 600)
     found = inspect_trace(Trace.from_arrays(draw(fixed(600, 1, 8), 4096)[0], top_k=1, columns={"lr": lr_S}))
     assert re.match(rf"SETTLED since step \d+{words}", verdict(found).headline)
+
+
+def test_a_rate_that_rises_after_loads_settled_had_not_decayed_before() -> None:
+    """At 7.5 % of what comes later, but the largest so far."""
+    lr_S = np.repeat([7.5e-5, 1e-3], [600, 200])
+    found = inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1, columns={"lr": lr_S}))
+    assert re.match(r"SETTLED since step [1-4]\d\d; no expert", verdict(found).headline)
+
+
+def test_inspect_says_how_a_placement_ages_and_not_what_to_do() -> None:
+    """In percent of the tokens, by the drift of the state rule; nothing where all layers have settled."""
+    share_SLE = np.concatenate([wandering(800, 2, 16), even(800, 1, 16)], axis=1)
+    found = inspect_trace(Trace.from_arrays(draw(share_SLE, 8192)[0], top_k=1))
+    said = verdict(found)
+    assert found.states is not None
+    assert found.state == "mixed"
+    drift_L = 100 * found.states.drift_L
+    worst = int(drift_L.argmax())
+    assert said.age == (
+        f"In 100 steps {drift_L.mean():.1f} % of tokens go to other experts ({drift_L[worst]:.1f} % in layer {worst}): "
+        "so fast a placement ages."
+    )
+    assert not any("placement" in text for text in said.to_do)
+    assert verdict(inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1))).age == ""
+
+
+def test_the_row_of_states_agrees_with_a_mixed_headline() -> None:
+    """`-` where some layers move, `~` only where all do."""
+    share_SLE = np.concatenate([wandering(800, 2, 16), even(800, 1, 16)], axis=1)
+    found = inspect_trace(Trace.from_arrays(draw(share_SLE, 8192)[0], top_k=1))
+    assert verdict(found).headline.startswith("MIXED: 1 of 3 layers has settled, the last at step ")
+    row = next(str(line) for line in map_lines(found, 8, 80) if str(line).strip().startswith("state"))
+    assert row.split()[1][-1] == "-"
+    assert set(row.split()[1]) == {"~", "-"}

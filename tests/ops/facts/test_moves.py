@@ -10,24 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import IntArray
 from moeload_bench.ops.facts.conditions import Conditions, SettingWatch
 from moeload_bench.ops.facts.events import Event
 from moeload_bench.ops.facts.inspector import inspect_trace
 from moeload_bench.ops.facts.moves import BEFORE_STEPS, LoadMoves
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.traces.trace import Trace
-from tests.support.synthetic import draw
+from tests.support.synthetic import draw, wandering
 
 BREAK = 800
-
-
-def wandering(rows: int, layers: int, experts: int) -> FloatArray:
-    """Return shares that never settle: every 100 steps they have gone to other ones, evenly step by step."""
-    corner_KLE = np.random.default_rng(7).dirichlet(np.full(experts, 20.0), (rows // 100 + 2, layers))
-    at_S = np.arange(rows) / 100
-    low_S, part_S11 = at_S.astype(int), (at_S % 1)[:, None, None]
-    return np.asarray((1 - part_S11) * corner_KLE[low_S] + part_S11 * corner_KLE[low_S + 1])
 
 
 def unsettled_run(rows: int = 1200, *, breaks: bool = True, lr: float = 20.0, **columns: Any) -> Trace:
