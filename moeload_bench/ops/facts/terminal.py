@@ -40,7 +40,7 @@ LEAST_MARGIN, MOST_MARGIN = 12, 22
 """Columns left of the map: names of layers."""
 SIZE_COLUMNS = (6, 8, 11, 14, 21, 12, 7)
 """Widths of the columns of the expert-parallel table."""
-MOST_SIZES, LEAST_SIZES = 6, 3
+MOST_SIZES, LEAST_SIZES = 6, 2
 MOST_LAYERS, LEAST_LAYERS = 8, 3
 MAP_FRAME, SIZES_FRAME = 3, 3
 """Lines of the map and of the table that are no layer's and no size's."""
@@ -72,10 +72,11 @@ def overview(
     lines += [Text(line) for line in textwrap.wrap(f"{said.balance} {said.age}", width)]
     last = textwrap.wrap(f"Next: {following}", width, subsequent_indent="  ", break_on_hyphens=False)
     spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
-    do = _to_do(said.to_do, spare - LEAST_LAYERS - LEAST_SIZES, width)
+    least_layers = min(LEAST_LAYERS, len(found.names_L))
+    do = _to_do(said.to_do, spare - least_layers - LEAST_SIZES, width)
     spare -= len(do)
-    sizes = list(ranks) or shown_sizes(found.ranks.size_K, min(MOST_SIZES, spare - LEAST_LAYERS))
-    lines += map_lines(found, max(LEAST_LAYERS, min(MOST_LAYERS, spare - len(sizes))), width)
+    sizes = list(ranks) or shown_sizes(found.ranks.size_K, min(MOST_SIZES, spare - least_layers))
+    lines += map_lines(found, max(least_layers, min(MOST_LAYERS, spare - len(sizes))), width)
     lines += rank_lines(found, token_bytes, sizes)
     return Group(*lines, *map(Text, do), *map(Text, last))
 

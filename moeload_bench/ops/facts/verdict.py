@@ -152,8 +152,8 @@ def _not_watched(found: Inspection) -> Iterator[str]:
         return
     number = int((~found.silent_L & (found.states.onset_L3[:, 0] < 0)).sum())
     if number:
-        settle = "it settles" if number == 1 else "they settle"
-        yield f"experts of {counted(number, 'layer')} not watched until {settle}"
+        settled = "it settles" if number == 1 else "they settle"
+        yield f"experts of {counted(number, 'layer')} not watched before {settled}"
 
 
 # ---------------------------------------------------------------- balance
@@ -195,14 +195,14 @@ def against_noise(found: Inspection) -> str:
 
 
 def _age(found: Inspection) -> str:
-    """Return how stale a placement becomes: the tokens that go to other experts, where a layer has not settled."""
+    """Return how stale a placement becomes, where a layer moves: how many tokens go to other experts in 100 steps."""
     states = found.states
     if states is None or found.state == "settled" or np.isnan(states.drift_L).all():
         return ""
     worst = int(np.nan_to_num(states.drift_L).argmax())
     layer = f" ({100 * states.drift_L[worst]:.1f} % in layer {found.names_L[worst]})" if len(found.names_L) > 1 else ""
     mean = 100 * mean_known(states.drift_L)
-    return f"In 100 steps {mean:.1f} % of tokens go to other experts{layer}: so fast a placement ages."
+    return f"A placement ages by {mean:.1f} % of tokens in 100 steps{layer}."
 
 
 # ---------------------------------------------------------------- what to do
@@ -287,7 +287,7 @@ def _worth_doing(found: Inspection) -> Iterator[str]:
         yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, dead)}."
     if falling:
         names = _expert_names(found, falling)
-        yield f"Watch the falling: {names} fell below a fifth of an equal share and have not recovered."
+        yield f"Watch the falling: {names} fell below a fifth of an equal share, without a recovery."
     if "cannot tell" in kinds and not found.has_half:
         yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
 

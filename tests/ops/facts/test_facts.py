@@ -165,8 +165,7 @@ def test_inspect_says_how_a_placement_ages_and_not_what_to_do() -> None:
     drift_L = 100 * found.states.drift_L
     worst = int(drift_L.argmax())
     assert said.age == (
-        f"In 100 steps {drift_L.mean():.1f} % of tokens go to other experts ({drift_L[worst]:.1f} % in layer {worst}): "
-        "so fast a placement ages."
+        f"A placement ages by {drift_L.mean():.1f} % of tokens in 100 steps ({drift_L[worst]:.1f} % in layer {worst})."
     )
     assert not any("placement" in text for text in said.to_do)
     assert verdict(inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1))).age == ""

@@ -55,7 +55,7 @@ def test_a_break_before_layers_have_settled_is_an_event_with_its_cause() -> None
     said = verdict(found)
     assert "(learning rate 0.001 -> 0.02): up to" in said.to_do[0]
     assert "moved at once, in layers 0, 1 and 2." in said.to_do[0]
-    assert "experts of 3 layers not watched until they settle" in said.headline
+    assert "experts of 3 layers not watched before they settle" in said.headline
 
 
 def test_a_layer_says_what_share_of_its_tokens_moved() -> None:
