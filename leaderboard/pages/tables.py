@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker, aligned_table
-from moeload_bench.ops.facts.balancing import ADVICE
+from moeload_bench.ops.facts.remedies import REMEDIES
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.results import Results
 from moeload_bench.results.tables import three_digits
@@ -102,14 +102,14 @@ def _larger(tolerance: Bound | None) -> str:
     return "" if tolerance is None else f"{100 * relative:g} % or {absolute:g}" if relative else f"{absolute:g}"
 
 
-def advice_table() -> str:
+def remedy_table() -> str:
     """Return a row per case of balancing: what the trace says, and what `inspect` advises where it is not enough."""
-    rows = [(one.when, one.words.format(now=0.001, low=0.94, high=1.05)) for one in ADVICE.values()]
+    rows = [(one.when, one.words.format(now=0.001, low=0.94, high=1.05)) for one in REMEDIES.values()]
     return markdown_table(("balancing of the trace", "advice"), rows)
 
 
 PARTS: Mapping[str, Maker] = {
-    "balancing-advice": advice_table,
+    "balancing-remedies": remedy_table,
     "metrics": catalogue_table,
     "peers": balance_table,
     "costs": isolation_table,

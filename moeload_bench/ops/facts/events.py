@@ -20,7 +20,7 @@ from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import counted
 from moeload_bench.ops.facts.conditions import Conditions, SettingWatch, change
 from moeload_bench.ops.facts.experts import DEAD, DEAD_BLOCKS, FIRST_BLOCK
-from moeload_bench.ops.facts.moves import MOVE_STEPS, LoadMoves, Move
+from moeload_bench.ops.facts.moves import MOVE_STEPS, LoadMove, LoadMoves
 
 Kind = Literal["settled", "unsettled", "moved", "collapsed", "dead", "recovered"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -181,7 +181,7 @@ class EventDetector:
         words = _with_cause(f"{name} unsettled, stable since step {since:,}", cause)
         return Event("unsettled", step, step, layer, None, since, cause, words)
 
-    def _move_event(self, next_step: int, move: Move, conditions: Conditions) -> Event:
+    def _move_event(self, next_step: int, move: LoadMove, conditions: Conditions) -> Event:
         """Return that the loads of a layer moved at once."""
         cause = self._cause([*self._by_block, conditions])
         share = f"{100 * move.moved:.0f} % of its tokens in {MOVE_STEPS} steps"

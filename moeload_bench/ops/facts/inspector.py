@@ -11,14 +11,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import Array, BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock
 from moeload_bench.ops.facts.balance import RankTable, expert_noise, oscillates, rank_table
@@ -26,6 +26,7 @@ from moeload_bench.ops.facts.conditions import Conditions
 from moeload_bench.ops.facts.events import Event, EventDetector, Events
 from moeload_bench.ops.facts.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
 from moeload_bench.ops.facts.measured import TIMED, CostMeter, Measured
+from moeload_bench.ops.facts.row_blocks import WholeGroups, block_of, copied, joined
 from moeload_bench.ops.facts.timeline import RUN_COLUMNS, Bins, Timeline, timeline
 from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
@@ -318,7 +319,7 @@ class Inspector:
     def _keep(self, block: StepBlock) -> None:
         """Keep the last rows, in few arrays that hold no more than they."""
         last = block.rows(max(0, len(block) - RECENT_ROWS), len(block))
-        self._recent.append(last if len(last) == len(block) else _copied(last))
+        self._recent.append(last if len(last) == len(block) else copied(last))
         while sum(map(len, self._recent[1:])) >= RECENT_ROWS:
             del self._recent[0]
 
@@ -401,40 +402,6 @@ def inspect_trace(trace: Trace, rule: StateRule | None = None) -> Inspection:
     return inspector.inspection()
 
 
-def joined(blocks: Sequence[StepBlock]) -> StepBlock:
-    """Return blocks that follow each other as one."""
-    if len(blocks) == 1:
-        return blocks[0]
-    return StepBlock(
-        np.concatenate([one.step_S for one in blocks]),
-        np.concatenate([one.load_SLE for one in blocks]),
-        np.concatenate([one.tokens_SL for one in blocks]),
-        {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates},
-    )
-
-
-def block_of(rows: Sequence[Row], names: Iterable[str]) -> StepBlock:
-    """Return rows that follow each other as a block with the columns ``names``."""
-    columns: Mapping[str, Array] = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in names}
-    step_S, load_SLE, tokens_SL = (np.stack([row[name] for row in rows]) for name in ("step", "load", "tokens"))
-    return StepBlock(step_S.astype(np.int64), load_SLE, tokens_SL, columns)
-
-
-class WholeGroups:
-    """Rows that follow each other, handed on in whole groups of ``size``."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._rest: StepBlock | None = None
-
-    def add(self, block: StepBlock) -> StepBlock:
-        """Take in rows; return those of the groups that are complete, none where there is no such group."""
-        rows = block if self._rest is None else joined([self._rest, block])
-        end = len(rows) // self._size * self._size
-        self._rest = _copied(rows.rows(end, len(rows))) if end < len(rows) else None
-        return rows.rows(0, end)
-
-
 def _conditions(block: StepBlock, rows: slice) -> Conditions:
     """Return the last learning rate and data mark of some rows, as far as recorded, and the median tokens per step."""
     lr_S, stage_S = block.covariates.get("lr"), block.covariates.get("stage")
@@ -444,12 +411,6 @@ def _conditions(block: StepBlock, rows: slice) -> Conditions:
         None if stage_S is None else int(stage_S[last]),
         float(np.median(block.tokens_SL[rows].max(axis=1))),
     )
-
-
-def _copied(block: StepBlock) -> StepBlock:
-    """Return a block that keeps no larger array alive."""
-    columns: dict[str, Any] = {name: column.copy() for name, column in block.covariates.items()}
-    return StepBlock(block.step_S.copy(), block.load_SLE.copy(), block.tokens_SL.copy(), columns)
 
 
 def _entropy(share_LE: FloatArray) -> FloatArray:

@@ -32,7 +32,7 @@ class MoveRule:
     least: float = 0.02
 
 
-class Move(NamedTuple):
+class LoadMove(NamedTuple):
     """``moved``: the fraction of a layer's tokens that moved at once; ``before``: the most in the steps before."""
 
     layer: int
@@ -56,7 +56,7 @@ class LoadMoves:
         self._quiet_L: IntArray = np.zeros(layers, dtype=np.int64)
         self._moved_L, self._before_L = np.zeros(layers), np.zeros(layers)
 
-    def add(self, share_LE: FloatArray) -> list[Move]:
+    def add(self, share_LE: FloatArray) -> list[LoadMove]:
         """Take in the mean shares of a block; return the moves that are known now."""
         self._share.append(share_LE)
         if len(self._share) < 2 * self.lag:
@@ -71,7 +71,7 @@ class LoadMoves:
         self._move.append(move_L)
         due_L = self._quiet_L == self.blocks - self.lag + 1
         return [
-            Move(layer, float(self._moved_L[layer]), float(self._before_L[layer]))
+            LoadMove(layer, float(self._moved_L[layer]), float(self._before_L[layer]))
             for layer in np.flatnonzero(due_L).tolist()
         ]
 

@@ -22,11 +22,11 @@ import numpy as np
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import MissingExtraError, PlotError, printable
 from moeload_bench.files import write_whole
-from moeload_bench.ops.facts.balancing import pooled_balance
 from moeload_bench.ops.facts.capacity import Capacity, capacity_sentences, capacity_tables
 from moeload_bench.ops.facts.conditions import NEW_DATA
 from moeload_bench.ops.facts.events import ALARMS, moments
 from moeload_bench.ops.facts.inspector import Inspection, inspect_trace
+from moeload_bench.ops.facts.remedies import pooled_balance
 from moeload_bench.ops.facts.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
 from moeload_bench.ops.facts.timeline import Timeline
 from moeload_bench.ops.facts.verdict import against_noise, ends, rank_rows, rank_sentence, verdict

@@ -55,7 +55,7 @@ ABOUT_LAYERS = (
     "thresholds. drift: percent of a layer's tokens that move to other experts between two windows of 100 steps. now: "
     "busiest expert over the mean one. noise: what would be seen if all experts were equally likely. is: what "
     f"now is by that, ? for cannot tell. dead: experts below {DEAD_SHARE:g} of an equal share. fall: experts that "
-    "fell below a fifth of it and have not recovered."
+    "fell below a fifth of it, without a recovery."
 )
 
 

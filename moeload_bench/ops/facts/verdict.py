@@ -12,9 +12,9 @@ import numpy as np
 
 from moeload_bench.arrays import BoolArray
 from moeload_bench.errors import counted
-from moeload_bench.ops.facts.balancing import pooled_balance, stronger
 from moeload_bench.ops.facts.inspector import Inspection
 from moeload_bench.ops.facts.moves import BEFORE_STEPS
+from moeload_bench.ops.facts.remedies import pooled_balance, stronger
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known
 from moeload_bench.words import every, listed, shown

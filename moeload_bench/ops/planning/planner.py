@@ -24,8 +24,8 @@ from moeload_bench.errors import ForecastError, PlacementError, TraceError
 from moeload_bench.forecaster import StepBlock, trace_info
 from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.hosts import Level, parse_level
-from moeload_bench.ops.facts.inspector import block_of, joined
 from moeload_bench.ops.facts.measured import even_fraction
+from moeload_bench.ops.facts.row_blocks import block_of, joined
 from moeload_bench.ops.planning.advice import Advice, AdviceRule, Seen
 from moeload_bench.ops.planning.candidates import TIMES, Forecasts, Race, Sample, Windows
 from moeload_bench.ops.planning.cluster import Cluster, Costs

@@ -1,4 +1,4 @@
-"""What makes balancing stronger, by what the trace says of it: one table of cases and advice."""
+"""What makes balancing stronger, by what the trace says of it: one table of cases and remedies."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Case = Literal[
 ]  # fmt: skip
 
 
-class Advice(NamedTuple):
+class Remedy(NamedTuple):
     """``when``: what the trace says. ``words``: what to do, a phrase; {now} is the coefficient, {low} and {high} the
     least and the largest pooled share over an equal one.
     """
@@ -28,50 +28,50 @@ class Advice(NamedTuple):
     words: str
 
 
-ADVICE: Mapping[Case, Advice] = {
-    "none": Advice("method `none`", "turn balancing on (auxiliary loss or router bias)"),
-    "zero": Advice("an auxiliary loss or a router bias, coefficient 0", "give balancing a coefficient above 0 (now 0)"),
-    "pooled, met": Advice(
+REMEDIES: Mapping[Case, Remedy] = {
+    "none": Remedy("method `none`", "turn balancing on (auxiliary loss or router bias)"),
+    "zero": Remedy("an auxiliary loss or a router bias, coefficient 0", "give balancing a coefficient above 0 (now 0)"),
+    "pooled, met": Remedy(
         f"an auxiliary loss pooled over layers, and no pooled share is above {MET:g} equal ones",
         "take the auxiliary loss in each layer: pooled over layers it is met (shares {low:.2f} to {high:.2f} of an "
         "equal one), and a larger coefficient (now {now:g}) changes little",
     ),
-    "pooled": Advice(
+    "pooled": Remedy(
         f"an auxiliary loss pooled over layers, and a pooled share is above {MET:g} equal ones",
         "take the auxiliary loss in each layer, then raise it (now {now:g}, pooled over layers)",
     ),
-    "layer": Advice(
+    "layer": Remedy(
         "an auxiliary loss per layer, or of a scope that is not stated", "raise the auxiliary loss (now {now:g})"
     ),
-    "micro-batch": Advice(
+    "micro-batch": Remedy(
         "an auxiliary loss per micro-batch",
         "raise the auxiliary loss (now {now:g}); as it acts in each micro-batch, one over the global batch limits the "
         "router less",
     ),
-    "sequence": Advice(
+    "sequence": Remedy(
         "an auxiliary loss per sequence",
         "add a router bias or a loss over the global batch: the loss within sequences (now {now:g}) limits the router "
         "most if it is raised",
     ),
-    "global": Advice(
+    "global": Remedy(
         "an auxiliary loss over the step's micro-batches so far (Megatron-Core's `global_aux_loss`)",
         "raise the auxiliary loss over the global batch (now {now:g})",
     ),
-    "bias": Advice("a router bias (`loss_free_bias`)", "raise the step of the router's bias (now {now:g})"),
-    "quantile": Advice(
+    "bias": Remedy("a router bias (`loss_free_bias`)", "raise the step of the router's bias (now {now:g})"),
+    "quantile": Remedy(
         "a router bias by quantiles per micro-batch",
         "take the quantiles over the tokens of the whole global batch: they have no strength that can be raised",
     ),
-    "quantile, global": Advice(
+    "quantile, global": Remedy(
         "a router bias by quantiles over more than a micro-batch",
         "check of which tokens the quantiles are: they make shares of those equal, and have no strength to raise",
     ),
-    "hash": Advice("a hash of tokens", "choose another hash or a learned router: a hash does not learn from loads"),
-    "unknown": Advice(
+    "hash": Remedy("a hash of tokens", "choose another hash or a learned router: a hash does not learn from loads"),
+    "unknown": Remedy(
         "another method, or nothing", "make balancing stronger (the trace does not say which balancing it has)"
     ),
 }
-"""The table of docs/guide/inspect.md."""
+"""By case; the guide has it as a table."""
 OF_SCOPE: Mapping[str, Case] = {
     "per_layer": "layer",
     "unknown": "layer",
@@ -86,7 +86,7 @@ OF_METHOD: Mapping[str, Case] = {"none": "none", "loss_free_bias": "bias", "hash
 def stronger(found: Inspection) -> str:
     """Return what makes balancing stronger in a run, as a phrase."""
     pooled_E = found.pooled_E
-    words = ADVICE[case_of(found.meta.balancing, float(np.nanmax(pooled_E, initial=0.0)))].words
+    words = REMEDIES[case_of(found.meta.balancing, float(np.nanmax(pooled_E, initial=0.0)))].words
     return words.format(now=found.meta.balancing.coefficient, low=pooled_E.min(), high=pooled_E.max())
 
 

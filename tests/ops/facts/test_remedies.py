@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import ROOT
-from leaderboard.pages.tables import advice_table
+from leaderboard.pages.tables import remedy_table
 from moeload_bench.arrays import FloatArray
-from moeload_bench.ops.facts.balancing import ADVICE, Case
 from moeload_bench.ops.facts.inspector import inspect_trace
 from moeload_bench.ops.facts.page import report
+from moeload_bench.ops.facts.remedies import REMEDIES, Case
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.traces.trace import Trace
 from tests.support.synthetic import draw
@@ -102,14 +102,14 @@ def test_advice_is_that_of_the_balancing_in_use(
     found = inspect_trace(run_of(share_LE, **balancing))
     (advice,) = [text for text in verdict(found).to_do if "what noise alone gives" in text]
     assert advice.startswith(words)
-    fixed = ADVICE[case].words.split("{")[0]
+    fixed = REMEDIES[case].words.split("{")[0]
     assert advice[1:].startswith(fixed[1:])
 
 
 def test_every_row_of_the_table_has_a_trace_and_stands_on_the_page() -> None:
     """The page's table is that of the code."""
-    assert {case for case, *_ in PHRASES} == set(ADVICE)
-    assert advice_table() in (ROOT / "docs/guide/inspect.md").read_text(encoding="utf-8")
+    assert {case for case, *_ in PHRASES} == set(REMEDIES)
+    assert remedy_table() in (ROOT / "docs/guide/inspect.md").read_text(encoding="utf-8")
 
 
 def test_pooled_balance_stands_beside_that_of_layers_where_they_differ() -> None:
