@@ -15,9 +15,16 @@ import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AwareDatetime, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from leaderboard.season.releases import Release
 from moeload_bench.errors import SeasonError
@@ -180,6 +187,12 @@ class Draw(Record):
     drawn: Moment
     extract: tuple[Release, ...] = ()
     runs: dict[Name, DrawnRun]
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave an empty extract out: draws from before there was one keep their bytes."""
+        record: dict[str, Any] = whole(self)
+        return record if self.extract else {key: value for key, value in record.items() if key != "extract"}
 
 
 class Recording(Record):

@@ -32,12 +32,13 @@ results.results: Results, joined, load_results
 results.skill: interval_of
 schema: read_json
 scoring.metrics: DEAD_SHARE
+states.drift: row_means
 states.rule: StateDetector, StateRule, grid_of
 style: GREY, PALETTE, check_suffix, load_matplotlib, panels, save_figure, style
 traces.archives: npy_header, read_array, read_arrays
 traces.lookup: Place, find_run, load_trace
 traces.means: mean_known, mean_over, ratio_of
-traces.meta: OPTIONAL_COLUMNS, TraceMeta, checked_meta
+traces.meta: BalancingMeta, OPTIONAL_COLUMNS, TraceMeta, checked_meta
 traces.pages: varint
 traces.parquet: check_cost, open_mapped, open_parquet
 traces.store: data_sha256, read_trace, write_trace
