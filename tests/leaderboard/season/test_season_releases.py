@@ -143,6 +143,30 @@ def test_check_names_a_value_that_is_not_the_first_release(
 
 
 @pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("entries/mine/submission.toml", "entries/mine/submission.toml: changed since the season opened"),
+        ("drawn.toml", "drawn.toml: changed since the season opened"),
+        ("season.toml", "had it first: terms or releases have changed"),
+        ("entries/mine/more.py", "entries/mine/more.py: no part of the season"),
+    ],
+)
+def test_check_names_what_changed_after_opening(
+    repository: Repository, capsys: pytest.CaptureFixture[str], name: str, says: str
+) -> None:
+    """In a season that is not drawn yet: an entry, a distribution, the terms with the releases, committed or not."""
+    words = ("season", "check", NAME, "--root", repository.root / "seasons")
+    assert leaderboard(*words) == 0
+    assert "open as it says, 4 entries; not drawn yet, 2026-01-01" in capsys.readouterr().out
+    path = repository.folder.path / name
+    before = path.read_text() if path.exists() else ""
+    path.write_text(before.replace("horizon = 10", "horizon = 1") if name == "season.toml" else before + "\n")
+    repository.commit()
+    assert leaderboard(*words) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("page", "says"),
     [
         (b"<html>", "expected JSON with files"),
