@@ -151,11 +151,11 @@ def _noticed(trace: Trace, base: str, at: int, name: str, thresholds: Mapping[st
     """Yield after how many steps each alarm came, of the layers that had not settled, and of those that had."""
     step_C, score = check_steps(trace), scores(trace)
     rivals = {rival: first_after(crossings(score[rival], step_C, thresholds[rival]), at) for rival in RIVALS}
-    settled_L = ~trace_labels(trace).transient_SL[at - 1]
+    found, settled_L = events_of(trace), ~trace_labels(trace).transient_SL[at - 1]
     for settled in (False, True):
         which_L = settled_L == settled
         if which_L.any():
-            delay = _delays(events_of(trace), at, which_L) | rivals
+            delay = _delays(found, at, which_L) | rivals
             yield Noticed(base=base, at=at, name=name, settled=settled, layers=int(which_L.sum()), delay=delay)
 
 

@@ -6,7 +6,7 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -96,16 +96,25 @@ def draw_problems(folder: SeasonFolder, recipes: Recipes) -> Iterator[str]:
 
 def file_problems(folder: SeasonFolder, recordings: Mapping[str, Recording], scores: Scores) -> Iterator[str]:
     """Say which file was left out, has changed, or is no part of the season."""
-    expected = {**folder.season.files, **scores.files}
     traces = [f"traces/{folder.trace_id(name)}.parquet" for name, one in recordings.items() if one.data_sha256]
-    known = {*RECORDS, *traces}
+    expected, change = {**folder.season.files, **scores.files}, " is not what it was, or not what was drawn"
+    yield from changed_files(folder, expected, {*RECORDS, *traces}, change)
+
+
+def changed_files(
+    folder: SeasonFolder, expected: Mapping[str, str], known: Collection[str], change: str
+) -> Iterator[str]:
+    """Say which file was left out, has another hash than is expected, in the words of ``change``, or is not ``known``.
+
+    Raise `SubmissionError` for an entry that imports more of this project than it may.
+    """
     found = file_hashes(folder.path, ".")
     for path, sha256 in expected.items():
         if path not in found:
             yield f"{path}: left out: it is not there"
         elif found[path] != sha256:
-            yield f"{path} is not what it was, or not what was drawn: its hash is {found[path][:12]}, not {sha256[:12]}"
-    for path in sorted(found.keys() - expected.keys() - known):
+            yield f"{path}{change}: its hash is {found[path][:12]}, not {sha256[:12]}"
+    for path in sorted(found.keys() - expected.keys() - {*known}):
         if not path.startswith(f"{EVIDENCE}/"):
             yield f"{path}: no part of the season"
     check_imports(folder.entries)

@@ -16,7 +16,7 @@ from leaderboard.season.folder import SEASONS, season_folder
 from leaderboard.season.open_check import check_open_season
 from leaderboard.season.opening import open_season
 from leaderboard.season.recording import record_season
-from leaderboard.season.releases import configured_index, index_page, releases_of
+from leaderboard.season.releases import listed_releases
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import score_season
 from moeload_bench.cli.options import Jobs
@@ -67,8 +67,7 @@ def draw(
     folder = season_folder(root, name)
     project = folder.season.value_project
     if project and value is None:
-        releases = releases_of(index_page(index or configured_index(), project), project)
-        made = draw_season(folder, released_value(folder.season, releases))
+        made = draw_season(folder, released_value(folder.season, listed_releases(project, index)))
     else:
         made = draw_season(folder, typed_value(folder.season, value, where))
     say(f"{root / name}: {len(made.runs)} runs drawn with {made.value}; commit the folder, then record")

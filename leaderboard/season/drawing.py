@@ -27,7 +27,7 @@ BITS = 63
 
 
 class PublicValue(NamedTuple):
-    """What draws, where anybody can look it up, and what the index listed where it is a release's hash."""
+    """A value that draws, ``where`` anybody can look it up, and for a release's hash what the index listed."""
 
     value: str
     where: str

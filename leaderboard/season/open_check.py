@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from leaderboard.season.entries import check_imports
-from leaderboard.season.folder import EVIDENCE, SeasonFolder, file_hashes, git
-from moeload_bench.errors import MoeloadError, SeasonError
-
-Note = Callable[[str], None]
+from leaderboard.season.checking import Note, changed_files, readable
+from leaderboard.season.folder import SeasonFolder, git
+from moeload_bench.errors import SeasonError
 
 
 def check_open_season(folder: SeasonFolder, note: Note = lambda line: None) -> list[str]:
@@ -19,37 +16,30 @@ def check_open_season(folder: SeasonFolder, note: Note = lambda line: None) -> l
     releases that it knows, is as git first had it. ``note`` is called with what could not be checked. Raises
     `SeasonError` for a season.toml that cannot be read.
     """
-    return [*_changed_files(folder), *_changed_terms(folder, note)]
+    files = changed_files(folder, folder.season.files, {"season.toml"}, ": changed since the season opened")
+    return [*readable(files), *readable(_changed_suite(folder)), *_changed_terms(folder, note)]
 
 
-def _changed_files(folder: SeasonFolder) -> Iterator[str]:
-    expected, found = folder.season.files, file_hashes(folder.path, ".")
-    for path, sha256 in expected.items():
-        if found.get(path) != sha256:
-            yield f"{path}: {'changed since the season opened' if path in found else 'left out: it is not there'}"
-    for path in sorted(found.keys() - expected.keys() - {"season.toml"}):
-        if not path.startswith(f"{EVIDENCE}/"):
-            yield f"{path}: no part of the season"
-    try:
-        folder.base  # noqa: B018 -- raises where the suite has changed
-        check_imports(folder.entries)
-    except MoeloadError as error:
-        yield str(error)
+def _changed_suite(folder: SeasonFolder) -> Iterator[str]:
+    """Say that the suite lacks the season's horizon; raise `SeasonError` where the suite is not what it was."""
+    horizon, horizons = folder.season.horizon, folder.base.horizons
+    if horizon not in horizons:
+        yield f"season.toml: horizon {horizon} is none of the suite's: {horizons}"
 
 
 def _changed_terms(folder: SeasonFolder, note: Note) -> Iterator[str]:
-    path = folder.path / "season.toml"
+    name = "season.toml"
     try:
         if git(folder.path, "rev-parse", "--is-shallow-repository") == "true":
             note("not checked: whether season.toml is as it was committed first, since this clone has no history")
             return
-        added = git(folder.path, "log", "--diff-filter=A", "--format=%H", "--", path.name).splitlines()
+        commits = git(folder.path, "log", "--diff-filter=A", "--format=%H", "--", name).splitlines()
+        first = git(folder.path, "rev-parse", f"{commits[-1]}:./{name}") if commits else ""
+        now = git(folder.path, "hash-object", name)
     except SeasonError as error:
         note(f"not checked: whether season.toml is as it was committed first: {error}")
         return
-    if not added:
+    if not commits:
         yield "season.toml: not committed"
-        return
-    shown = subprocess.run(["git", "-C", str(folder.path), "show", f"{added[-1]}:./{path.name}"], capture_output=True)
-    if shown.returncode or shown.stdout != path.read_bytes():
-        yield f"season.toml: not as commit {added[-1][:12]} had it first: terms or releases have changed"
+    elif now != first:
+        yield f"season.toml: not as commit {commits[-1][:12]} had it first: terms or releases have changed"

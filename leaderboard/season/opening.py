@@ -14,7 +14,7 @@ from leaderboard.season.entries import check_imports, copy_entry
 from leaderboard.season.folder import SeasonFolder, file_hashes, git, uncommitted, utc_now
 from leaderboard.season.levels import train_levels
 from leaderboard.season.records import Season, Terms, file_sha256
-from leaderboard.season.releases import Release, configured_index, index_page, newest_before, releases_of
+from leaderboard.season.releases import Release, listed_releases, newest_before
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import write_whole
 from moeload_bench.generator.draws import recipe_toml
@@ -90,8 +90,7 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
 def _known_releases(terms: Terms, index: str | None) -> tuple[Release, ...]:
     if not terms.value_project:
         return ()
-    page = index_page(index or configured_index(), terms.value_project)
-    return newest_before(releases_of(page, terms.value_project), min(terms.value_after, utc_now()))
+    return newest_before(listed_releases(terms.value_project, index), min(terms.value_after, utc_now()))
 
 
 def season_toml(season: Season) -> str:

@@ -43,6 +43,14 @@ class Release(Record):
         return self.uploaded, self.file
 
 
+def listed_releases(project: str, index: str | None = None) -> list[Release]:
+    """Return the source distributions that an index lists, oldest first; ``index``: its address, pip's own if None.
+
+    Raise `SeasonError` where there is no index, it cannot be read, or its page is none.
+    """
+    return releases_of(index_page(index or configured_index(), project), project)
+
+
 def configured_index() -> str:
     """Return the address of the index that pip is configured with, as its help states it."""
     words = [sys.executable, "-m", "pip", "download", "--help"]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.season.drawing import PublicValue, draw_number, draw_season, season_recipes, unfit_recipes
+from leaderboard.season.drawing import PublicValue, draw_number, draw_season, season_recipes, typed_value, unfit_recipes
 from leaderboard.season.entries import PACKAGE, SHARED, copied_code, copies_on_path, project_imports, read_entry
 from leaderboard.season.folder import SEASONS, SeasonFolder, utc_now
 from leaderboard.season.opening import open_season
+from leaderboard.season.scored import facts_sentence, season_facts
 from moeload_bench.errors import MoeloadError, SeasonError
 from moeload_bench.isolation.sources import bytes_sha256, hashes_sha256, module_files
 from moeload_bench.isolation.targets import ModuleTarget
@@ -134,6 +135,21 @@ def test_the_terms_of_2027_02_open(tmp_path: Path) -> None:
     recipes = season_recipes(repository.folder, VALUE)
     assert {name: len(found) for name, found in recipes.items()} == {"b2": 20, "o": 4, "s": 2}
     assert not [*unfit_recipes(season, recipes)]
+
+
+def test_without_a_public_value_nothing_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit would draw what the maintainers could have chosen; a value and its place come together."""
+    repository = make_repository(tmp_path, monkeypatch)
+    folder = repository.opened()
+    for value, where in ((None, None), (VALUE, None), (None, WHERE)):
+        with pytest.raises(SeasonError, match="expected --value and --where, as"):
+            typed_value(folder.season, value, where)
+    made = draw_season(folder, typed_value(folder.season, VALUE, WHERE))
+    assert (made.value, made.public, made.extract) == (VALUE, True, ())
+    facts = season_facts(repository.folder)
+    assert facts.foreign == ("adaptive", "mine", "shown", "sw_avg")
+    assert "4 of 4 entries are by others" in facts_sentence(facts)
+    assert f"drawn with {WHERE}" in facts_sentence(facts)
 
 
 def test_no_value_draws_before_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
