@@ -123,14 +123,14 @@ def check(
     Of a season that is open it checks terms, entries, distributions and the releases that it knows.
     """
     folder = season_folder(root, name)
-    drawn = (folder.path / "draw.json").is_file()
+    undrawn = (folder.path / "season.toml").is_file() and not (folder.path / "draw.json").is_file()
     note = partial(say, err=True)
-    wrong = check_season(folder, everything, note=note) if drawn else check_open_season(folder, note=note)
+    wrong = check_open_season(folder, note=note) if undrawn else check_season(folder, everything, note=note)
     for line in wrong:
         say(f"wrong: {line}", err=True)
     if wrong:
         raise typer.Exit(1)
-    if not drawn:
+    if undrawn:
         entries, after = len(folder.season.entries), folder.season.value_after
         say(f"season {name}: open as it says, {entries} entries; not drawn yet, {after:%Y-%m-%d} at the earliest")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moeload_bench.cli.progress import pair_progress
 from moeload_bench.recording.parts import unfinished_trace
-from moeload_bench.traces.lookup import find_run
+from moeload_bench.traces.lookup import PARTS, find_run
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 
@@ -16,4 +16,5 @@ def open_trace(name: str) -> Trace:
     """
     with pair_progress(first=f"reading {name}"):
         place = find_run(name)
-        return unfinished_trace(place.parts) if place.unfinished else read_trace(place.trace)
+        named_parts = name.endswith(PARTS) and not place.trace.exists()
+        return unfinished_trace(place.parts) if place.unfinished or named_parts else read_trace(place.trace)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.progress import say, say_record
+from moeload_bench.errors import TraceError
 from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import stored_hash, validate_path
 
@@ -29,6 +30,8 @@ def validate(
     metadata names a machine or a person, and if it is a copy of a trace that is found here (equal `data_sha256`).
     """
     path = Path(run) if Path(run).is_dir() else find_run(run).path
+    if not path.exists():
+        raise TraceError(f"{path}: no such file or folder")
     rows = []
     for file, message in _checked(path, public):
         rows.append({"file": str(file), "ok": message is None, "message": message})

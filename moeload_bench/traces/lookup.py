@@ -68,10 +68,7 @@ def find_run(name: str | os.PathLike[str], *, hub: tuple[str, str] | None = None
     text = os.fspath(name)
     path = Path(text)
     if path.suffix in (TRACE, PARTS):
-        place = Place.of(path)
-        if not place.path.exists():
-            raise NotFoundError(f"{text}: no such file or recording in progress")
-        return place
+        return Place.of(path)
     if _ID.fullmatch(text):
         for _, folder in trace_folders():
             place = Place.of(folder / f"{text}{TRACE}")

@@ -190,7 +190,7 @@ def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: 
     assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
     missing = moeload_in_terminal("inspect", "nothing.parts", cwd=tmp_path)
     assert missing.status == 2
-    assert "nothing.parts: no such file or recording in progress" in missing.text
+    assert "no unfinished recording is there" in missing.text
 
 
 WRITTEN = """
