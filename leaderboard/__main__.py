@@ -7,7 +7,7 @@ from moeload_bench.cli.lazy import CommandTable, lazy_app
 from moeload_bench.errors import MoeloadError
 
 COMMANDS = {
-    "season": "Evaluation rounds on unseen runs: open, draw, record, score, check.",
+    "season": "Evaluation on unseen runs: open, draw, record, score, suite, check.",
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "shapes": "Measure what layers do at the depth of models that people train.",

@@ -30,7 +30,7 @@ def hashes() -> dict[str, str]:
     found = {f"recipe {name}": _dumped(load_recipe(name)) for name in list_recipes()}
     found |= {f"recipe {DRAWN.stem}/{name}": _dumped(recipe) for name, recipe in drawn_recipes().items()}
     found |= {f"suite {name}": load_suite(name).sha256() for name in suite_names()}
-    found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces()}
+    found |= {f"trace {ref.id}": stored_meta(ref.path).sha256() for ref in list_traces() if ref.origin != "season"}
     for path in SEASONS.glob("*/scores.json"):
         found |= {f"{path.parent.name} {name}": sha256 for name, sha256 in _season(SeasonFolder(path.parent))}
     return found

@@ -1,4 +1,4 @@
-"""`python -m leaderboard season open|draw|record|score|check`."""
+"""`python -m leaderboard season open|draw|record|score|suite|check`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from leaderboard.season.recording import record_season
 from leaderboard.season.releases import listed_releases
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import score_season
+from leaderboard.season.task_list import task_list_file, task_list_text
 from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.publishing.submit import untrusted_level
 
-app = typer.Typer(help="Evaluation rounds on unseen runs: open, draw, record, score, check.", no_args_is_help=True)
+app = typer.Typer(help="Evaluation on unseen runs: open, draw, record, score, suite, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
 Index = Annotated[str | None, typer.Option(help="Address of the package index; pip's own, if not given.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.", show_default="leaderboard/seasons")]
@@ -104,6 +105,18 @@ def score(
         score_season(folder, level=untrusted_level(level), jobs=jobs, progress=progress)
     for line in claim_lines(ScoredSeason(folder, load_table(folder))):
         say(line)
+
+
+@app.command("suite")
+def suite(name: Name, root: Root = SEASONS) -> None:
+    """Write a scored season's task list into the package.
+
+    Commit it: then anybody scores a later forecaster on the season, by `moeload-bench run my.py:Mine --suite NAME`.
+    """
+    folder = season_folder(root, name)
+    path = task_list_file(name)
+    path.write_text(task_list_text(ScoredSeason(folder, load_table(folder))), encoding="utf-8")
+    say(f"{path}: commit it; moeload-bench run my.py:Mine --suite {name}")
 
 
 @app.command("check")

@@ -100,7 +100,7 @@ def to_toml(suite: Suite) -> str:
     Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
     """
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
-    tables = {name: content.pop(name) for name in ("rule", "hub")}
+    tables = {name: content.pop(name, None) for name in ("rule", "hub", "tables")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]
     for name, table in tables.items():
         if table:

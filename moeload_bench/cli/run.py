@@ -38,6 +38,7 @@ from moeload_bench.results.captions import answer_lines, failure_lines, why_no_t
 from moeload_bench.results.choice import Verdict, verdicts
 from moeload_bench.results.console import draw_table
 from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.season import beside_season, late_words
 from moeload_bench.results.strata import nearest_words, run_groups
 from moeload_bench.results.tables import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
@@ -128,6 +129,7 @@ def run(
     \b
     moeload-bench run                       the classical baselines on suite mini
     moeload-bench run my.py:Mine sw_avg     your forecaster and the reference
+    moeload-bench run my.py:Mine --suite 2027-02   beside a closed season's table
     moeload-bench run --trace run.parquet   on your own training run
     moeload-bench run ema --keep-forecasts kept
     moeload-bench run kept --metric my_metrics.py:hellinger   runs nothing
@@ -182,12 +184,13 @@ def run(
     _say_slower(results)
     following = None if own is None else f"moeload-bench plan {shlex.quote(own)}"
     try:
+        shown = beside_season(results)
         if as_json and own is None:
-            say_document(results.to_json(metric))
+            say_document(shown.to_json(metric))
         elif as_json:
             say_record(_own_record(results, metric, note, following))
         else:
-            choices = _print(results, metric, task_list, steps, wide)
+            choices = _print(shown, metric, task_list, steps, wide)
             if compare_with:
                 plain_console().print(compare_with)
             after = {"Next, whether and how often to re-plan:": following}
@@ -319,6 +322,8 @@ def _own_record(results: Results, metric: str, note: str | None, following: str 
 def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide: bool) -> list[Verdict]:
     """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
     console = plain_console()
+    if late := late_words(results):
+        console.print(late)
     choices: list[Verdict] = []
     for part in _below_titles(results):
         found = list(verdicts(part, metric))

@@ -27,8 +27,8 @@ def list_(
 ) -> None:
     """List the traces that can be named by id.
 
-    They lie in the package, in the folders of $MOELOAD_TRACES and in ./traces. A file that is no trace is named, and
-    the others are listed. Exit status 1 when there is one.
+    They lie in the package, in the folders of $MOELOAD_TRACES, in ./traces and, in a checkout, in its seasons. A file
+    that is no trace is named, and the others are listed. Exit status 1 when there is one.
     """
     rows, refused = [], False
     for ref in list_traces(folder):

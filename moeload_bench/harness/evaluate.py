@@ -36,7 +36,7 @@ from moeload_bench.placement.plans import SHAPE_NAMES
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.scores import SCORING_VERSION
-from moeload_bench.suites.suite import Suite, as_suite, load_suite, sources_of
+from moeload_bench.suites.suite import Suite, as_suite, check_traces, load_suite, season_of, sources_of
 from moeload_bench.traces.store import Source
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import FineProgress, silent
@@ -77,12 +77,14 @@ def evaluate(
     seed = None if seed is None else whole_number(seed, "seed", 0)
     if isinstance(shapes, str) or not set(shapes or ()) <= set(SHAPE_NAMES):
         raise PlacementError(f"shapes are {short(shapes)}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
-    traces = (suite,) if isinstance(suite, Trace) else traces
+    traces = (suite,) if isinstance(suite, Trace) else tuple(traces)
     tasks = load_suite(suite) if isinstance(suite, str) else as_suite(suite)
     targets = [as_target(one) for one in _listed(forecasters, tasks)]
     _check_request(tasks, targets)
     for target in targets:
         preflight(target)
+    if isinstance(suite, str):
+        check_traces(tasks, {*(paths or ()), *(trace.id for trace in traces)})
     sources = sources_of(tasks, traces, paths)
     if jobs is not None:
         jobs = min(jobs, len(targets) * len(tasks.traces))  # a process without work would only take memory
@@ -244,16 +246,17 @@ def _check_request(suite: Suite, targets: Sequence[Target]) -> None:
 
 def entry_of(setting: Setting, target: Target, fitted: Fitted) -> Entry:
     """Return what describes a forecaster's run over the suite."""
-    suite = setting.suite
+    suite, sha256 = setting.suite, setting.suite.sha256()
     return Entry(
         name=target.label,
         target=target.text,
         source_sha256=source_sha256(target),
         kwargs=dict(target.kwargs),
-        suite=SuiteRecord(name=suite.name, sha256=suite.sha256(), horizons=suite.horizons, reference=suite.reference),
+        suite=SuiteRecord(name=suite.name, sha256=sha256, horizons=suite.horizons, reference=suite.reference),
         scoring_version=SCORING_VERSION,
         isolation=setting.level,
         seed=setting.seed,
         fit_wall_s=fitted.wall_s,
         environment=environment(),
+        after_close=season_of(suite.name, sha256) is not None,
     )

@@ -66,6 +66,10 @@ class Board:
         """Return the states that have tasks, in the order of training."""
         return self.results.states
 
+    def mark(self, row: Row) -> str:
+        """Return what stands after a forecaster's name: + if it was scored after its season had closed."""
+        return "+" if row.forecaster in self.results.late else ""
+
     @property
     def ratio(self) -> str | None:
         """Return the metric of which skill is a ratio, None if there is no skill."""

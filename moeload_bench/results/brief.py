@@ -77,7 +77,9 @@ def _table(board: Board, plans: Board | None, rows: Sequence[Row], short: Mappin
     elif board.ratio != board.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
     columns["ms"] = [_milliseconds(row.ms) for row in rows]
-    names = [f"{short.get(row.forecaster, row.forecaster)}{'*' if row.falls_back else ''}" for row in rows]
+    names = [
+        f"{short.get(row.forecaster, row.forecaster)}{board.mark(row)}{'*' if row.falls_back else ''}" for row in rows
+    ]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
     )

@@ -13,6 +13,7 @@ from moeload_bench.errors import counted
 from moeload_bench.results.board import Board, Row
 from moeload_bench.results.choice import Verdict
 from moeload_bench.results.results import Results
+from moeload_bench.results.season import late_words
 from moeload_bench.scoring.catalogue import describe_metric, has_skill, lower_is_better, needs_quantiles
 from moeload_bench.scoring.floors import FLOOR_METRICS
 from moeload_bench.states.origins import FIRST
@@ -26,7 +27,9 @@ WINDOWED = "sw_avg"
 
 def table_caption(board: Board) -> str:
     """Return the lines below a table."""
-    return "\n".join([*_about(board), *_floor_words(board), *_skill_words(board), *_cost_words(board.results)])
+    late = late_words(board.results)
+    words = [*_about(board), *_floor_words(board), *_skill_words(board), *_cost_words(board.results)]
+    return "\n".join([*words, late] if late else words)
 
 
 def _about(board: Board) -> Iterator[str]:

@@ -72,10 +72,14 @@ def _more(more: float) -> str:
 
 
 def verdicts(results: Results, metric: str) -> Iterator[Verdict]:
-    """Yield the verdict of each state that has origins, by the metric if it is an error, else by the primary one."""
+    """Yield the verdict of each state that has origins, by the metric if it is an error, else by the primary one.
+
+    What came after a season had closed is left out, unless there is nothing else.
+    """
     metric = metric if has_skill(metric) else PRIMARY
     if metric not in results.metrics:
         return
+    results = results.select([name for name in results.names if name not in results.late] or None)
     board, failures = Board(results, metric), results.failures
     for state in (state for state in STATES if state in board.states):
         failed = set(failures.loc[failures["state"] == state, "forecaster"])
@@ -107,7 +111,8 @@ def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
         over = f"{recipes} recipes"
         separated = tuple(tests.loc[tests["p_holm"] < ALPHA, "forecaster"])
         if tests["p_holm"].isna().any():
-            untested = f"{recipes} different recipes, {MIN_RECIPES} are needed"
+            few = f"{recipes} different recipes, {MIN_RECIPES} are needed"
+            untested = "the season had closed" if results.late else few
     by_horizon: dict[str, tuple[int, ...]] = {}
     for k, horizon in enumerate(board.horizons):
         known = [row for row in rows if not np.isnan(row.value_K[k])]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import printable
-from moeload_bench.schema import Record
+from moeload_bench.schema import Record, extra_field
 
 Status = Literal["claimed", "checked", "verified"]
 MAX_NAMES = 1000
@@ -24,7 +24,10 @@ class SuiteRecord(Record):
 
 
 class Entry(Record):
-    """One forecaster on one suite: all that is needed to obtain its rows again. ``fit_wall_s`` in seconds."""
+    """One forecaster on one suite: all that is needed to obtain its rows again. ``fit_wall_s`` in seconds.
+
+    ``after_close``: it was scored on a season after that had closed, so on runs that anybody could have looked at.
+    """
 
     name: str = Field(max_length=300)
     target: str = Field(max_length=2000)
@@ -39,6 +42,7 @@ class Entry(Record):
     environment: Environment
     notes: tuple[str, ...] = Field(default=(), max_length=MAX_NAMES)
     status: Status = "claimed"
+    after_close: bool = extra_field(False)
 
     def __repr__(self) -> str:
         about = f"{printable(self.name)} on suite {printable(self.suite.name)}"

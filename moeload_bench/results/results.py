@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -69,6 +70,17 @@ class Results(Frames):
         """Return whether nothing is averaged over runs: the suite says so."""
         suite = package_suite(self.suite.name, self.suite.sha256)
         return suite is not None and suite.apart
+
+    @property
+    def averaged(self) -> Mapping[str, Collection[str]]:
+        """Return the recipes that the suite averages, by the title of their table; empty where it does not say."""
+        suite = package_suite(self.suite.name, self.suite.sha256)
+        return suite.tables if suite is not None else {}
+
+    @property
+    def late(self) -> list[str]:
+        """Return the forecasters that were scored after their season had closed: in no rank and in no correction."""
+        return [name for name, entry in self.entries.items() if entry.after_close]
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -154,14 +166,17 @@ class Results(Frames):
     def ranks(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
         """Return the ranks that each forecaster can have on a new recipe: ``by``, forecaster, rank_low, rank_high.
 
-        All sets of a group hold the true rank at once with 95 %. Without rows for a group of too few recipes.
+        All sets of a group hold the true rank at once with 95 %. Without rows for a group of too few recipes, and for
+        what was scored after a season had closed.
         """
         levels, ratio = self._levels(by), self._ratio(metric)
-        return rank_table(self._tasks(ratio, levels)[self.names], levels, self.twins)
+        ranked = [name for name in self.names if name not in self.late]
+        return rank_table(self._tasks(ratio, levels)[ranked], levels, self.twins)
 
     def tests(self, against: str, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
         """Return every other forecaster against one: ``by``, forecaster, skill, p of a paired t test over recipes, and
-        p_holm, corrected within each group. NaN with too few recipes.
+        p_holm, corrected within each group. NaN with too few recipes. What was scored after a season had closed has
+        and changes no p_holm.
         """
         levels = self._levels(by)
         errors = self._tasks(self._ratio(metric), levels)
@@ -170,7 +185,9 @@ class Results(Frames):
         others = [name for name in self.names if name != against]
         votes = skill.votes(skill.run_means(skill.ratios_to(errors, against), levels), levels, self.twins)[others]
         p = skill.p_values(votes, levels)
-        p_holm = p.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
+        tested = p.copy()
+        tested[others if against in self.late else self.late] = math.nan
+        p_holm = tested.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
         return averages.long({"skill": skill.skill_of(skill.centers(votes, levels)), "p": p, "p_holm": p_holm}, levels)
 
     def compare(self, a: str, b: str, by: Sequence[str] = (), metric: str = PRIMARY) -> pd.DataFrame:
@@ -252,7 +269,7 @@ class Results(Frames):
             return list(json.loads(frame.to_json(orient="records", double_precision=9)))
 
         stratified = ["stratum"] if self.table["stratum"].notna().any() else []
-        levels = [*(["trace"] if self.apart else stratified), "state"]
+        levels = [*(["trace"] if self.apart or self.averaged else stratified), "state"]
         levels = levels if metric in self.metrics else []
         record = {
             "entries": [entry.model_dump(mode="json") for entry in self.entries.values()],
@@ -295,14 +312,18 @@ class Results(Frames):
 def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> Results:
     """Return the results in a file, in several, or in a folder; ``layers`` reads the means by layer of a folder, too.
 
-    Raise `ResultError` for a file that is not one of results, for two entries of one name or of two suites, and for
-    JSON results of the schemas 1 and 2.
+    To put a result beside the table of its season, give both: `["leaderboard/seasons/2027-02/results",
+    "mine.parquet"]`. Raise `ResultError` for a file that is not one of results, for two entries of one name or of two
+    suites, and for JSON results of the schemas 1 and 2.
     """
     return joined(load(path, layers))
 
 
 def joined(parts: Sequence[Frames]) -> Results:
-    """Return results as one; raise `ResultError` for two entries of one name, and for entries of two suites."""
+    """Return results as one; raise `ResultError` for two entries of one name, and for entries of two suites.
+
+    An entry of a season that was run again after it had closed stands as it was published.
+    """
     found = Results(**vars(stacked(parts)))
     found.suite  # noqa: B018 (raises for entries of two suites)
     return found

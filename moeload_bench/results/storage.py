@@ -122,7 +122,13 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers
 
 
 def stacked(parts: Sequence[Frames]) -> Frames:
-    """Return parts as one; raise `ResultError` for two entries of one name."""
+    """Return parts as one; raise `ResultError` for two entries of one name.
+
+    An entry of a season that was run again after it had closed is left out: it stands as it was published.
+    """
+    published = {name: entry for part in parts for name, entry in part.entries.items() if not entry.after_close}
+    parts = [_without(part, [name for name, entry in part.entries.items() if _is_repeat(entry, published.get(name))])
+             for part in parts]  # fmt: skip
     entries: dict[str, Entry] = {}
     for part in parts:
         for name, entry in part.entries.items():
@@ -139,6 +145,26 @@ def stacked(parts: Sequence[Frames]) -> Frames:
         if any(frame is None for frame in layers)
         else stacked_frames([frame for frame in layers if frame is not None]),
     )
+
+
+def _is_repeat(entry: Entry, published: Entry | None) -> bool:
+    """Return whether an entry that came after a season closed is the published one, run again."""
+    if published is None or not entry.after_close:
+        return False
+    return (entry.target, entry.kwargs) == (published.target, published.kwargs)
+
+
+def _without(part: Frames, names: Sequence[str]) -> Frames:
+    """Return a part without some of its entries; the facts of its traces stay."""
+    if not names:
+        return part
+
+    def others(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[~frame["forecaster"].isin(names)]
+
+    entries = {name: entry for name, entry in part.entries.items() if name not in names}
+    layers = None if part.layers is None else others(part.layers)
+    return Frames(entries, others(part.table), others(part.costs), part.facts, layers)
 
 
 @lru_cache(maxsize=4)

@@ -1,4 +1,4 @@
-"""Split results into groups of runs that are averaged: a group per size of batch, or per run where a suite says so."""
+"""Split results into groups of runs that are averaged: as a suite's tables say, else a group per size of batch."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ WORDS: Mapping[Stratum, str] = {
 
 
 def run_groups(results: Results) -> dict[str, Results]:
-    """Return the results on runs that are averaged, by a title: each size of batch, or each run of a suite whose runs
-    stand apart; all under "" where there is one group.
+    """Return the results on runs that are averaged, by a title: each table of the suite, each run of a suite whose
+    runs stand apart, or each size of batch; all under "" where there is one group.
     """
+    if results.averaged:
+        tables = {title: {trace for trace in results.traces if trace.split("/")[0] in recipes}
+                  for title, recipes in results.averaged.items()}  # fmt: skip
+        return {title: results.select(traces=traces) for title, traces in tables.items() if traces}
     if results.apart:
         return {trace: results.select(traces={trace}) for trace in results.traces}
     groups = results.table[["trace", "stratum"]].drop_duplicates()

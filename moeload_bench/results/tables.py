@@ -57,7 +57,8 @@ def metric_table(board: Board, costs: bool = True, name: str = "{}", floor: str 
     quiet = set()
     for state in board.states:
         for row in board.rows(state):
-            rows.append((state, name.format(row.forecaster), *error_cells(row), *(cell(row) for cell in last.values())))
+            marked = name.format(row.forecaster) + board.mark(row)
+            rows.append((state, marked, *error_cells(row), *(cell(row) for cell in last.values())))
         for key in FLOOR_NAMES:
             if value_K := board.floor(state, key):
                 quiet.add(len(rows))

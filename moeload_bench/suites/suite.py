@@ -24,7 +24,7 @@ from moeload_bench.schema import Record, extra_field, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.hub import HUB_ENV
-from moeload_bench.traces.lookup import TRACES_ENV, find_trace, list_traces
+from moeload_bench.traces.lookup import SEASONS, TRACES_ENV, find_trace, list_traces
 from moeload_bench.traces.meta import Stratum, stratum_of
 from moeload_bench.traces.store import Source, data_sha256
 from moeload_bench.traces.trace import Trace
@@ -35,9 +35,11 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-DECIDES_NO_SCORE = ("description", "hub", "baselines", "near_twins", "apart")
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "near_twins", "apart", "tables")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
+SEASON = "season-"
+"""What the name of a season's suite begins with; its file in this package is called by the season's name alone."""
 CLOSED = ("v1", "v2")
 ARCHIVED_AT = "07f6d2b8"
 """The commit that has the suites that are closed."""
@@ -45,6 +47,7 @@ _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
 _HUB_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$"
 """ASCII, as on the Hub; to compile a counted `\\w` of all alphabets takes pydantic a quarter of a second."""
 Step = Annotated[int, Field(ge=0, le=2**53)]
+Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 ,._-]{0,99}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -89,7 +92,8 @@ class Suite(Record):
 
     ``baselines`` are names of forecasters in the order of tables. ``near_twins`` are groups of recipes that are the
     same training at first and differ only later: statistics give each group one vote. ``apart``: nothing is averaged
-    over runs, since they are unlike each other.
+    over runs, since they are unlike each other. ``tables``: the recipes that are averaged, by the title of their table;
+    without any, small and large batches have a table each.
     """
 
     schema_version: int = Field(default=1, ge=1, le=1)
@@ -104,6 +108,7 @@ class Suite(Record):
     hub: HubPlace | None = None
     near_twins: tuple[tuple[str, ...], ...] = ()
     apart: bool = extra_field(False)
+    tables: dict[Title, tuple[str, ...]] = extra_field({})
     fit: tuple[FitTrace, ...] = ()
     traces: tuple[SuiteTrace, ...]
 
@@ -138,6 +143,9 @@ class Suite(Record):
         if unknown or len(set(grouped)) != len(grouped):
             wrong = f"{unknown[0]!r}, of which the suite has no run" if unknown else "a recipe in two groups"
             raise ValueError(f"near_twins: got {wrong}")
+        shown = sorted(recipe for recipes in self.tables.values() for recipe in recipes)
+        if self.tables and shown != sorted({trace.id.split("/")[0] for trace in self.traces}):
+            raise ValueError(f"tables: got {short(shown)}, expected every recipe that is scored, once")
         return self
 
     @property
@@ -175,7 +183,7 @@ class Suite(Record):
 @lru_cache(maxsize=8)
 def package_suite(name: str, sha256: str) -> Suite | None:
     """Return the package's suite of that name and hash; None for one that changed, or of a file of one's own."""
-    found = load_suite(name) if name in suite_names() else None
+    found = load_suite(name) if name.removeprefix(SEASON) in suite_names() else None
     return found if found is not None and found.sha256() == sha256 else None
 
 
@@ -183,6 +191,11 @@ def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
     """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty."""
     suite = package_suite(name, sha256)
     return {recipe: group[0] for group in suite.near_twins for recipe in group} if suite else {}
+
+
+def season_of(name: str, sha256: str) -> str | None:
+    """Return the closed season whose task list has this name and hash, such as `2027-02`; None for another list."""
+    return name.removeprefix(SEASON) if name.startswith(SEASON) and package_suite(name, sha256) else None
 
 
 def check_baselines(baselines: Sequence[str]) -> None:
@@ -221,9 +234,12 @@ def no_suite(name: str, file: str) -> MoeloadError:
 
 
 def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
-    """Return a suite by name or by the path of a TOML file; raise `SuiteError` or `NotFoundError`."""
+    """Return a suite by name or by the path of a TOML file; raise `SuiteError` or `NotFoundError`.
+
+    A season that has closed is one too: `2027-02`, or `season-2027-02`, as results name it.
+    """
     text = os.fspath(name_or_path)
-    path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text}.toml"
+    path = Path(text) if text.endswith(".toml") else PACKAGE / "suites" / f"{text.removeprefix(SEASON)}.toml"
     if not os.path.isfile(path):  # not `Path.is_file`, which raises for a name that is too long
         if text.endswith(".toml"):
             raise SuiteError(f"{text}: no such file; the package's suites are named {', '.join(suite_names())}")
@@ -245,18 +261,20 @@ def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
             )
 
 
-def check_traces(suite: Suite) -> None:
+def check_traces(suite: Suite, given: Iterable[str] = ()) -> None:
     """Raise `SuiteError` if traces are not on this machine and neither the suite nor $MOELOAD_HUB names a place on the
-    Hub.
+    Hub. Those of the ids ``given`` are at hand.
 
     It runs before any work and before any request, and says where the traces can be had from.
     """
-    known = {ref.id for ref in list_traces()}
+    known = {*given, *(ref.id for ref in list_traces())}
     missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in known]
     if missing and suite.hub is None and not os.environ.get(HUB_ENV):
+        season = season_of(suite.name, suite.sha256())
+        places = "traces/" if season is None else f"{(SEASONS / season / 'traces').as_posix()}/ and traces/"
         raise SuiteError(
             f"suite {suite.name}: {len(missing)} of its {len(suite.traces) + len(suite.fit)} traces are not here, "
-            f"first {missing[0]}. They lie in traces/ of the project's repository: run this in a clone of it, or say "
+            f"first {missing[0]}. They lie in {places} of the project's repository: run this in a clone of it, or say "
             f"where they are with ${TRACES_ENV}=DIR (`run` also takes --traces DIR) or, once they are on the Hub, "
             f"${HUB_ENV}=ORG/NAME@TAG"
         )

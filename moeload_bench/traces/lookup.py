@@ -21,6 +21,8 @@ from moeload_bench.traces.store import read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
 
 TRACES_ENV = "MOELOAD_TRACES"
+SEASONS = Path("leaderboard", "seasons")
+"""Where a checkout has what belongs to a season: a folder of its name with `traces` and `results`."""
 TRACE, PARTS = ".parquet", ".parts"
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 _FORM = "NAME/SPLIT/seedN.parquet, or seedN.parts of a recording in progress"
@@ -122,13 +124,15 @@ def bundled_folder() -> Path:
 
 
 def trace_folders() -> Iterator[tuple[str, Path]]:
-    """Yield (origin, folder) in the order of lookup: bundled, then `$MOELOAD_TRACES`, then ./traces."""
+    """Yield (origin, folder) in the order of lookup: bundled, `$MOELOAD_TRACES`, ./traces, a checkout's seasons."""
     yield "bundled", bundled_folder()
     for entry in os.environ.get(TRACES_ENV, "").split(os.pathsep):
         if entry:
             yield "local", Path(entry)
     if Path("traces").is_dir():
         yield "local", Path("traces")
+    for folder in sorted(SEASONS.glob("*/traces")):
+        yield "season", folder
 
 
 def look_in(folder: str | os.PathLike[str]) -> None:

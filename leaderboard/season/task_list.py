@@ -1,0 +1,30 @@
+"""The task list of a scored season as a file of the package: whoever comes later runs it as any other suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from leaderboard.season.scored import ScoredSeason
+from leaderboard.suites.freeze import SUITES, to_toml
+
+
+def task_list_file(season: str) -> Path:
+    """Return where the package has the task list of a season."""
+    return SUITES / f"{season}.toml"
+
+
+def task_list_text(scored: ScoredSeason) -> str:
+    """Return the season's `suite.json` as the file of a suite, with the same hash: the sets say what is averaged."""
+    return to_toml(scored.suite.model_copy(update={"tables": dict(_tables(scored))}))
+
+
+def _tables(scored: ScoredSeason) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield a title and its recipes for each set, for each run of a set whose runs are reported one by one."""
+    has_tasks = {trace.id.split("/")[0] for trace in scored.suite.traces}
+    for one in scored.season.sets:
+        recipes = tuple(name for name in sorted(scored.recipes[one.name]) if name in has_tasks)
+        if one.report == "runs":
+            yield from ((f"set {one.name}, {name}", (name,)) for name in recipes)
+        elif recipes:
+            yield f"set {one.name}", recipes
