@@ -7,6 +7,7 @@ from pathlib import Path
 
 from leaderboard.season.scored import ScoredSeason
 from leaderboard.suites.freeze import SUITES, to_toml
+from leaderboard.suites.plan import families
 
 
 def task_list_file(season: str) -> Path:
@@ -16,12 +17,21 @@ def task_list_file(season: str) -> Path:
 
 def task_list_text(scored: ScoredSeason) -> str:
     """Return the season's `suite.json` as the file of a suite, with the same hash: the sets say what is averaged."""
-    return to_toml(scored.suite.model_copy(update={"tables": dict(_tables(scored))}))
+    return to_toml(scored.suite.model_copy(update={"tables": dict(_tables(scored)), "families": _families(scored)}))
+
+
+def _scored_recipes(scored: ScoredSeason) -> set[str]:
+    return {trace.id.split("/")[0] for trace in scored.suite.traces}
+
+
+def _families(scored: ScoredSeason) -> dict[str, tuple[str, ...]]:
+    drawn = (recipe for recipes in scored.recipes.values() for recipe in recipes.values())
+    return families(recipe for recipe in drawn if recipe.name in _scored_recipes(scored))
 
 
 def _tables(scored: ScoredSeason) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield a title and its recipes for each set, for each run of a set whose runs are reported one by one."""
-    has_tasks = {trace.id.split("/")[0] for trace in scored.suite.traces}
+    has_tasks = _scored_recipes(scored)
     for one in scored.season.sets:
         recipes = tuple(name for name in sorted(scored.recipes[one.name]) if name in has_tasks)
         if one.report == "runs":

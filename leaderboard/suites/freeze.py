@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from leaderboard.committed import recipe_of_run
 from leaderboard.suites import plan as plans
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError
@@ -55,6 +56,7 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
         raise SuiteError(f"suite {plan.name} cannot be frozen:\n" + "\n".join(f"  {line}" for line in wrong))
     if not scored:
         raise SuiteError(f"{folder}: no test run of the plan of suite {plan.name} can be scored")
+    recipes = sorted({entry.id.split("/")[0] for entry in scored})
     return Suite(
         name=plan.name,
         description=plan.description,
@@ -63,7 +65,8 @@ def frozen_suite(plan: plans.Plan, folder: Path) -> Suite:
         baselines=plan.baselines,
         rule=plan.rule,
         hub=plan.hub,
-        near_twins=plans.near_twins(entry.id.split("/")[0] for entry in scored) if plan.near_twins else (),
+        near_twins=plans.near_twins(recipes) if plan.near_twins else (),
+        families=plans.families(map(recipe_of_run, recipes)) if plan.near_twins else {},
         apart=plan.apart,
         fit=load_suite(plan.fitted_on).fit if plan.fitted_on else tuple(fit),
         traces=tuple(scored),
@@ -100,7 +103,7 @@ def to_toml(suite: Suite) -> str:
     Not by tomli-w, which writes a line for each of a list's values: a frozen suite is read by people, run by run.
     """
     content = suite.model_dump(mode="json", exclude={"fit", "traces"})
-    tables = {name: content.pop(name, None) for name in ("rule", "hub", "tables")}
+    tables = {name: content.pop(name, None) for name in ("rule", "hub", "families", "tables")}
     lines = [f"{key} = {_value(value)}" for key, value in content.items() if value != []]
     for name, table in tables.items():
         if table:

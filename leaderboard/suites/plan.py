@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 from leaderboard.committed import recipe_of_run
 from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
+from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.submission import Name
 from moeload_bench.schema import Record, first_problem
 from moeload_bench.states.rule import StateRule
@@ -46,7 +47,8 @@ class Plan(Record):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
     ``hub``: the dataset repository and tag, written once it is known.
-    ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics.
+    ``near_twins``: recipes that are one training at first have one vote together in the suite's statistics, and
+    families of models are named, each of which is a unit where statistics say so.
     ``apart``: nothing is averaged over runs.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
     `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
@@ -146,6 +148,14 @@ def near_twins(recipes: Iterable[str]) -> tuple[tuple[str, ...], ...]:
     for recipe in sorted(set(recipes)):
         groups[first_training(recipe)].append(recipe)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def families(recipes: Iterable[Recipe]) -> dict[str, tuple[str, ...]]:
+    """Return the names of recipes by their family of models, both in the order of the alphabet."""
+    groups: dict[str, set[str]] = defaultdict(set)
+    for recipe in recipes:
+        groups[recipe.model.family].add(recipe.name)
+    return {family: tuple(sorted(groups[family])) for family in sorted(groups)}
 
 
 @functools.cache

@@ -35,7 +35,7 @@ CROSSING = "crossing"
 """Tasks of any state whose window contains a change of state or a planned switch; they are reported separately."""
 HORIZONS = (1, 10, 100, 1000, 2000)
 ORIGINS_PER_STATE = 20
-DECIDES_NO_SCORE = ("description", "hub", "baselines", "near_twins", "apart", "tables")
+DECIDES_NO_SCORE = ("description", "hub", "baselines", "near_twins", "families", "apart", "tables")
 """Fields that do not change a suite's hash."""
 MAX_SUITE_BYTES = 4 << 20
 SEASON = "season-"
@@ -91,8 +91,9 @@ class Suite(Record):
     """A frozen task list.
 
     ``baselines`` are names of forecasters in the order of tables. ``near_twins`` are groups of recipes that are the
-    same training at first and differ only later: statistics give each group one vote. ``apart``: nothing is averaged
-    over runs, since they are unlike each other. ``tables``: the recipes that are averaged, by the title of their table;
+    same training at first and differ only later: statistics give each group one vote. ``families``: the recipes of each
+    family of models, which are no independent evidence on another family. ``apart``: nothing is averaged over runs,
+    since they are unlike each other. ``tables``: the recipes that are averaged, by the title of their table;
     without any, small and large batches have a table each.
     """
 
@@ -107,6 +108,7 @@ class Suite(Record):
     rule: StateRule = StateRule()
     hub: HubPlace | None = None
     near_twins: tuple[tuple[str, ...], ...] = ()
+    families: dict[str, tuple[str, ...]] = extra_field({})
     apart: bool = extra_field(False)
     tables: dict[Title, tuple[str, ...]] = extra_field({})
     fit: tuple[FitTrace, ...] = ()
@@ -143,9 +145,11 @@ class Suite(Record):
         if unknown or len(set(grouped)) != len(grouped):
             wrong = f"{unknown[0]!r}, of which the suite has no run" if unknown else "a recipe in two groups"
             raise ValueError(f"near_twins: got {wrong}")
-        shown = sorted(recipe for recipes in self.tables.values() for recipe in recipes)
-        if self.tables and shown != sorted({trace.id.split("/")[0] for trace in self.traces}):
-            raise ValueError(f"tables: got {short(shown)}, expected every recipe that is scored, once")
+        scored = sorted({trace.id.split("/")[0] for trace in self.traces})
+        for field, groups in (("tables", self.tables), ("families", self.families)):
+            listed_recipes = sorted(recipe for recipes in groups.values() for recipe in recipes)
+            if groups and listed_recipes != scored:
+                raise ValueError(f"{field}: got {short(listed_recipes)}, expected every recipe that is scored, once")
         return self
 
     @property
@@ -191,6 +195,12 @@ def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
     """Return, for the package's suite of that name and hash, recipe -> first of its group of near twins; else empty."""
     suite = package_suite(name, sha256)
     return {recipe: group[0] for group in suite.near_twins for recipe in group} if suite else {}
+
+
+def families_of(name: str, sha256: str) -> Mapping[str, str]:
+    """Return recipe -> family of models; empty for a suite that does not say, and for one of a file of one's own."""
+    suite = package_suite(name, sha256)
+    return {recipe: family for family, recipes in suite.families.items() for recipe in recipes} if suite else {}
 
 
 def season_of(name: str, sha256: str) -> str | None:
