@@ -12,19 +12,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.results import averages, savings, skill
+from moeload_bench.results import averages, skill
 from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.comparison import comparison
 from moeload_bench.results.ranks import rank_table
 from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked, stacked_frames
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.suites.suite import CROSSING, STATES, near_twins_of, package_suite
+from moeload_bench.suites.suite import CROSSING, STATES, families_of, near_twins_of, package_suite
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS = ("recipe", "stratum", "trace", "state", "crossing", "origin", "horizon")
 """What a summary can be grouped by."""
+LOAD = "imbalance@"
+"""What the metrics of a busiest device begin with; the rest is the shape of the cluster."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -191,19 +194,25 @@ class Results(Frames):
         return averages.long({"skill": skill.skill_of(skill.centers(votes, levels)), "p": p, "p_holm": p_holm}, levels)
 
     def compare(self, a: str, b: str, by: Sequence[str] = (), metric: str = PRIMARY) -> pd.DataFrame:
-        """Return what forecaster ``a`` saves of the error of ``b``, paired by recipe: a row per group.
+        """Return what forecaster ``a`` saves of the error of ``b``, in every way: a row per group.
 
-        Columns: ``by``, `saving` (0.1: 10 % less error) with [`low`, `high`] for a new recipe and [`seeds_low`,
-        `seeds_high`] for new seeds, `p` of no difference, `recipes`, `runs`, `median`, `clipped_mean`, `without_two`
-        (without the two most influential runs), `saving@0` and `saving@0.005` (with other offsets than 0.001):
-        `results.savings`. Raise `NotFoundError` for another forecaster, group or metric.
+        Columns: ``by``; the ratio of errors, paired by recipe: `saving` (0.1: 10 % less error) with [`low`, `high`] for
+        a new recipe and [`seeds_low`, `seeds_high`] for new seeds, `p` of no difference, `recipes`, `runs`, `median`,
+        `clipped_mean`, `without_two` (without the two most influential runs), `saving@0` and `saving@0.005` (with other
+        offsets than 0.001); `family_saving` with [`family_low`, `family_high`], each of `families` counted once; the
+        share of the total error `total` with [`total_low`, `total_high`], jackknife over families; `median_task`;
+        `h=1`, `h=10`, ... at each horizon; `busiest@half` with `_low` and `_high`, ...: of the busiest device's load in
+        each shape. Raise `NotFoundError` for another forecaster, group or metric.
         """
         levels = self._levels(by)
         errors = self._tasks(self._ratio(metric), levels)
         for name in (a, b):
             if name not in errors:
                 raise not_found("forecaster", name, [str(each) for each in errors])
-        return savings.savings(errors[[a, b]], levels, self.twins)
+        loads = {name.removeprefix(LOAD): self._tasks(name, levels)[[a, b]]
+                 for name in self.metrics if name.startswith(LOAD)}  # fmt: skip
+        families = families_of(self.suite.name, self.suite.sha256)
+        return comparison(errors[[a, b]], loads, levels, self.twins, families)
 
     def _levels(self, by: Sequence[str]) -> tuple[str, ...]:
         names = (by,) if isinstance(by, str) else tuple(by)

@@ -50,7 +50,7 @@ def savings(errors: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -
     """
     import pandas as pd
 
-    means = run_means(_ratios(errors, OFFSET), by)
+    means = run_means(offset_ratios(errors, OFFSET), by)
     groups = votes(means, by, twins)
     votes_by = grouped(groups["ratio"], by)
     center = votes_by.mean()
@@ -97,7 +97,7 @@ def mean_vote(value_R: FloatArray, recipe_R: IntArray, group_R: IntArray) -> flo
     return float((np.bincount(recipe_of, recipe_C) / recipes).mean())
 
 
-def _ratios(errors: pd.DataFrame, offset: float) -> pd.DataFrame:
+def offset_ratios(errors: pd.DataFrame, offset: float) -> pd.DataFrame:
     """Return a column `ratio`: log of the first error over the second, each with the offset."""
     import pandas as pd
 
@@ -105,6 +105,11 @@ def _ratios(errors: pd.DataFrame, offset: float) -> pd.DataFrame:
     return pd.DataFrame({"ratio": log_ratio(first, second, offset)}, index=errors.index)
 
 
+def pair_votes(errors: pd.DataFrame, offset: float, by: Sequence[str], units: Mapping[str, str]) -> pd.DataFrame:
+    """Return the votes in a column `ratio`: a row per group and unit. ``units``: recipe -> what it counts once with."""
+    return votes(run_means(offset_ratios(errors, offset), by), by, units)
+
+
 def _center(errors: pd.DataFrame, offset: float, by: Sequence[str], twins: Mapping[str, str]) -> pd.Series:
-    center: pd.Series = grouped(votes(run_means(_ratios(errors, offset), by), by, twins)["ratio"], by).mean()
+    center: pd.Series = grouped(pair_votes(errors, offset, by, twins)["ratio"], by).mean()
     return center
