@@ -5,10 +5,11 @@ Whatever is made from results (tables, pages, comparisons) is made from what thi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
@@ -16,7 +17,7 @@ from moeload_bench.generator.draws import draw_recipes, load_distribution, own_s
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.isolation.targets import Target, stored_target
 from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
-from moeload_bench.publishing.submission import ModelType, Submission
+from moeload_bench.publishing.submission import ModelType, Submission, Verification, VerificationStatus
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.results.storage import COSTS
@@ -31,6 +32,7 @@ REPORTS = ROOT / "docs" / "reports"
 DRAWN = ROOT / "leaderboard" / "draws" / "2027-train.toml"
 SUBMISSIONS = ROOT / "leaderboard" / "submissions"
 UNIFORM = "uniform"
+Standing = Literal["claimed", "checked", "scored"] | VerificationStatus
 VERIFY_AGAIN = "verify it again, `python -m leaderboard verify`"
 
 
@@ -174,6 +176,18 @@ def entry_problems(entry: Entry, folder: Folder, suite: Suite) -> Iterator[str]:
         yield f"verification.json is about another result: {VERIFY_AGAIN}"
     elif (entry.status == "verified") != (verification.status == "verified"):
         yield f"the result says {entry.status}, verification.json says {verification.status}: {VERIFY_AGAIN}"
+
+
+def standing_of(problems: Sequence[str], verification: Verification | None, season: bool = False) -> Standing:
+    """Return how far a result can be trusted, the one rule of pages and site.
+
+    Verified is what was run a second time, with the same numbers. A season's copies are run once, by the maintainers.
+    """
+    if season:
+        return "scored"
+    if problems:
+        return "claimed"
+    return verification.status if verification is not None else "checked"
 
 
 def target_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Target:

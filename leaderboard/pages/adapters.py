@@ -15,7 +15,7 @@ from moeload_bench.results.board import known_board
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.results import Results, joined, load_results
-from moeload_bench.results.strata import run_groups, with_size
+from moeload_bench.results.strata import size_groups, with_size
 from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
@@ -33,7 +33,7 @@ def adapters_tables() -> str:
         _table(with_size(f"Suite `{suite}`", size), part)
         for suite, results in found.items()
         if len(results) > len(BESIDE)
-        for size, part in run_groups(results).items()
+        for size, part in size_groups(results).items()
     )
 
 

@@ -11,9 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from leaderboard.pages.inputs import LEARNS_NOTHING, RunSet, candidate, track_of
+from moeload_bench.results.leaders import duplicates
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
 
@@ -21,8 +20,6 @@ AVERAGES = ("uniform", "last_value", "sw_avg", "ema", "recent_sum", "since_plan"
 """Baselines that are an average of past loads, with every argument; `uniform` stands for no forecast at all."""
 OSCILLATES = 5.0
 """A run oscillates where the next step, less its noise, is so many times as far from the mean as the next 100 steps."""
-PLANS = "imbalance@quarter"
-"""Load of the busiest device over the mean, in plans with one spare slot on each of E/4 devices."""
 
 
 @dataclass(frozen=True)
@@ -36,16 +33,6 @@ class Saving:
     clipped_mean: float
     without_two: float
     recipes: int
-
-    @property
-    def consistent(self) -> bool:
-        """Return whether mean, median and clipped mean have the same sign; without it there is no headline."""
-        return len({np.sign(value) for value in (self.saving, self.median, self.clipped_mean)}) == 1
-
-    @property
-    def by_chance(self) -> bool:
-        """Return whether there may be no saving on a new recipe: the interval holds 0, or there is none."""
-        return not self.low > 0
 
 
 def saving(results: Results, a: str, b: str, metric: str = PRIMARY, **group: Any) -> Saving | None:
@@ -84,7 +71,9 @@ def skills(results: Results, **group: Any) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Standing:
-    """Who leads on some runs in a state, and who is next: of all entries, of those that learn nothing, of averages."""
+    """Who has the most skill on some runs in a state, and who is next: of all entries, of those that learn nothing, of
+    averages. To have the most skill is not to lead: `leaderboard.leading`.
+    """
 
     leader: str
     following: str
@@ -99,7 +88,8 @@ def standing(results: Results, **group: Any) -> Standing | None:
 
     Every rival is the best one of these very runs; the simple one is not the newest season's candidate itself.
     """
-    order = list(skills(results, **group))
+    same = duplicates(results)
+    order = [name for name in skills(results, **group) if name not in same]
     if len(order) < 2:
         return None
     tracks: dict[str, str] = {}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from leaderboard.breadth import breadth_words, season_metas
 from leaderboard.committed import (
     SUBMISSIONS,
     committed_results,
@@ -20,7 +21,7 @@ from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.folder import RECORD, read_folder
 from moeload_bench.publishing.submission import Submission
 from moeload_bench.results.results import Results
-from moeload_bench.results.strata import run_groups, with_size
+from moeload_bench.results.strata import size_groups, with_size
 from moeload_bench.suites.suite import Suite, load_suite
 
 LOSS_FREE = "loss_free_bias"
@@ -30,8 +31,9 @@ LOSS_FREE = "loss_free_bias"
 class RunSet:
     """Results on runs that are never pooled with others: a set of a season, or a public suite.
 
-    ``fitted`` are the recipes of which learned entries saw a run in training; ``unlike``: each recipe has levels, such
-    as a family or an optimizer, that no run in training has. ``loss_free``: balanced without a loss.
+    ``breadth`` says how far the runs reach. ``fitted`` are the recipes of which learned entries saw a run in training;
+    ``unlike``: each recipe has levels, such as a family or an optimizer, that no run in training has. ``loss_free``:
+    balanced without a loss.
     """
 
     title: str
@@ -39,6 +41,7 @@ class RunSet:
     fitted: frozenset[str] = frozenset()
     unlike: bool = False
     loss_free: frozenset[str] = frozenset()
+    breadth: str = ""
 
     @cached_property
     def recipes(self) -> set[str]:
@@ -47,7 +50,7 @@ class RunSet:
     @cached_property
     def sizes(self) -> Mapping[str, Results]:
         """Return the results on each size of batch, by a title."""
-        return {with_size(self.title, size): part for size, part in run_groups(self.results).items()}
+        return {with_size(self.title, size): part for size, part in size_groups(self.results).items()}
 
     def on(self, recipes: Collection[str]) -> Results:
         """Return the results on the runs of these recipes."""
@@ -99,12 +102,6 @@ def tuned_average() -> str:
     return season.season.reference if season else ""
 
 
-def named_rival() -> str | None:
-    """Return the entry that the newest season tests its candidate against, None where it tests against all."""
-    season = newest_season()
-    return season.season.reference if season and season.season.ordered else None
-
-
 @functools.cache
 def season_sets() -> list[RunSet]:
     """Return the tested sets of the newest season, those unlike training last."""
@@ -115,7 +112,9 @@ def season_sets() -> list[RunSet]:
     for one in sorted(season.season.tested, key=lambda one: one.new_levels):
         recipes = season.recipes[one.name]
         results = season.on(season.strata(one))
-        found.append(RunSet(f"set {one.name}", results, unlike=one.new_levels > 0, loss_free=_loss_free(recipes)))
+        metas, texts = season_metas(season, recipes), season.season.train_levels.get("text", ())
+        found.append(RunSet(f"set {one.name}", results, unlike=one.new_levels > 0, loss_free=_loss_free(recipes),
+                            breadth=breadth_words(metas, texts)))  # fmt: skip
     return found
 
 

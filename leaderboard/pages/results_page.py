@@ -11,28 +11,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from leaderboard.committed import TRACES
+from leaderboard.committed import ROOT
+from leaderboard.leading import ask_words, lead_table, summary
 from leaderboard.pages import findings, inputs
-from leaderboard.pages.findings import Saving, saving, standing
-from leaderboard.pages.inputs import RunSet, candidate, run_sets, season_sets, tuned_average
+from leaderboard.pages.findings import Saving, standing
+from leaderboard.pages.inputs import candidate, run_sets, season_sets, tuned_average
 from leaderboard.pages.parts import Maker
-from leaderboard.templates import render_text, render_words
+from leaderboard.site.inputs import read_traces
+from leaderboard.templates import render_text
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.results.board import Row, known_board
 from moeload_bench.results.captions import better_words, spans_of
+from moeload_bench.results.leaders import ranked
+from moeload_bench.results.markdown import captioned
 from moeload_bench.results.results import Results
 from moeload_bench.results.tables import signed, skill_span, span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import undescribed_run
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
-from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import read_trace
 
 TEMPLATES = Path(__file__).parent / "templates"
-LITTLE = 0.02
-"""Less work of the busiest device than this part is not worth a model that has to be fitted."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -75,10 +76,10 @@ def percent(part: float) -> str:
 
 
 def ranks_of(results: Results) -> dict[tuple[str, str], str]:
-    """Return `1 to 3` by state and forecaster, where there are enough recipes."""
+    """Return `1 to 3` by state and forecaster that has a rank, where there are enough recipes."""
     return {
         (str(row.state), str(row.forecaster)): f"{row.rank_low} to {row.rank_high}"
-        for row in results.ranks().itertuples()
+        for row in ranked(results).ranks().itertuples()
     }
 
 
@@ -87,43 +88,28 @@ def least(rows: Sequence[Row], k: int) -> float:
     return min((row.value_K[k] for row in rows if not math.isnan(row.value_K[k])), default=math.nan)
 
 
-def finding(length: str = "") -> str:
-    """Return what the season's candidate saved of the best simple rule's error, set by set, those unlike training
-    first, and what that is worth in step time. ``length``: `brief` for the first set alone.
+def finding() -> str:
+    """Return who leads on the newest season, by how much, how sure that is and what it is worth; on what runs, and how
+    every number is asked for.
     """
-    sets = season_sets()[::-1][: 1 if length == "brief" else None]
+    sets, season = season_sets()[::-1], inputs.season_name()
     if not sets:
         return "No season has been scored yet."
-    parts = [_finding(runs) for runs in sets]
-    simple = parts[0]["simple"]
-    worth = {state: saving(sets[0].results, candidate(), simple[state], findings.PLANS, state=state)
-             for state in LABELS}  # fmt: skip
-    return render_words(
-        TEMPLATES / "finding.md.j2", season=inputs.season_name(), candidate=candidate(), parts=parts, first=parts[0],
-        worth=worth, brief=length == "brief", little=LITTLE, named=inputs.named_rival() is not None,
-        who=inputs.season_sentence(),
-    )  # fmt: skip
+    return render_text(
+        TEMPLATES / "finding.md.j2", season=season, sets=sets, summary=summary, who=inputs.season_sentence(),
+        ask=ask_words(sets[0].results, f"leaderboard/seasons/{season}/results"),
+    ).strip()  # fmt: skip
 
 
-def _finding(runs: RunSet) -> dict[str, Any]:
-    simple = {
-        state: inputs.named_rival() or found.simple
-        for state in LABELS
-        if (found := standing(runs.results, state=state))
-    }
-    swinging = findings.oscillating(runs.results)
-    steady = runs.on(runs.recipes - swinging)
-    return {
-        "title": runs.title, "unlike": runs.unlike, "recipes": len(runs.recipes), "simple": simple,
-        "saving": {state: saving(runs.results, candidate(), name, state=state) for state, name in simple.items()},
-        "oscillating": len(swinging),
-        "steady": saving(steady, candidate(), simple["transient"], state="transient"),
-    }  # fmt: skip
+def numbers() -> str:
+    """Return the numbers behind `finding`, a table for each set."""
+    tables = (lead_table(runs.results) for runs in season_sets()[::-1])
+    return "\n\n".join(captioned(table).strip() for table in tables if table is not None)
 
 
 def runs() -> str:
-    """Return how many runs there are in traces/, and how large they are."""
-    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in list_traces(TRACES))
+    """Return how many runs there are in traces/ and in the package, as on the site, and how large they are."""
+    bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in read_traces(ROOT))
     return size_summary(list(bare))
 
 
@@ -147,6 +133,7 @@ def skill_table(results: Results) -> str:
 
 PARTS: Mapping[str, Maker] = {
     "finding": finding,
+    "numbers": numbers,
     **{name: partial(render, name) for name in ("leaders", "gains", "horizons", "kinds", "equal", "public")},
     "headline": lambda suite: render("suite", of=suite),
     "runs": runs,

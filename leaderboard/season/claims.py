@@ -8,7 +8,7 @@ candidate errs less. Where tests have a fixed order, the other comparisons have 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -18,8 +18,9 @@ from scipy.special import ndtri, stdtr, stdtrit
 
 from leaderboard.season.records import OrderedTest, RecipeSet
 from leaderboard.season.scored import ScoredSeason
+from leaderboard.suites.plan import families
 from moeload_bench.arrays import FloatArray
-from moeload_bench.results.skill import holm, log_ratio, t_quantile
+from moeload_bench.results.skill import MIN_RECIPES, holm, log_ratio, t_quantile
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.meta import Stratum
@@ -108,7 +109,8 @@ def stratified(values: Mapping[K, FloatArray], weights: Mapping[K, float]) -> Es
 class Test:
     """The candidate against an entry, or in a cell: None where it is lacking. ``p_holm`` is corrected in its family.
 
-    ``interval``: the ends of the gain's 95 % interval, of the whole family at once where the season orders its tests.
+    ``interval``: the ends of the gain's 95 % interval, of the whole family at once where the season orders its tests;
+    None from fewer than five recipes.
     """
 
     what: str
@@ -128,9 +130,10 @@ def _family(estimates: Mapping[str, Estimate | None], simultaneous: bool) -> lis
     corrected = iter(holm([one.p for one in known]))
     confidence = 1 - LEVEL / (len(known) if simultaneous and known else 1)
     return [
-        Test(what, None, None, None) if one is None else Test(what, one, next(corrected), one.interval_at(confidence))
+        Test(what, None, None, None) if one is None
+        else Test(what, one, next(corrected), one.interval_at(confidence) if one.recipes >= MIN_RECIPES else None)
         for what, one in estimates.items()
-    ]
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,33 @@ def results_in_order(p_values: Sequence[float]) -> list[Result]:
     return ["passed" if at < first else "failed" if at == first else "not tested" for at in range(len(passed))]
 
 
-def ordered_outcomes(scored: ScoredSeason) -> list[Outcome]:
-    """Return what came out of the terms' tests, in their order, on the one set that is tested."""
+def ordered_outcomes(scored: ScoredSeason, without: Collection[str] = ()) -> list[Outcome]:
+    """Return what came out of the terms' tests, in their order, on the one set that is tested.
+
+    ``without``: recipes that are left out.
+    """
     if not scored.season.ordered:
         return []
     (one,) = scored.season.tested
-    found = [(test, against(scored, one, test.candidate, test.reference, test.state)) for test in scored.season.ordered]
+    found = [(test, against(scored, one, test.candidate, test.reference, test.state, without))
+             for test in scored.season.ordered]  # fmt: skip
     results = results_in_order([Outcome(test, value, "not tested").p for test, value in found])
     return [Outcome(test, value, result) for (test, value), result in zip(found, results, strict=True)]
+
+
+def without_families(scored: ScoredSeason) -> Iterator[tuple[str, list[Outcome]]]:
+    """Yield each family of models of the tested set with what comes out of the tests in order when it is left out."""
+    (one,) = scored.season.tested
+    for family, recipes in families(scored.recipes[one.name].values()).items():
+        yield family, ordered_outcomes(scored, without=recipes)
+
+
+def deciding_recipes(scored: ScoredSeason, test: OrderedTest) -> list[str]:
+    """Return the recipes without any one of which a test that passes by itself would not pass."""
+    (one,) = scored.season.tested
+    names = scored.recipes[one.name]
+    found = {name: against(scored, one, test.candidate, test.reference, test.state, without=[name]) for name in names}
+    return [name for name, left in found.items() if Outcome(test, left, "not tested").p >= LEVEL]
 
 
 def recipe_means(errors: pd.DataFrame, candidate: str, state: str, offset: float = 0.0) -> pd.DataFrame:
@@ -192,11 +214,13 @@ def estimate(
     return stratified({one: np.asarray(known[stratum == one], np.float64) for one in weights}, weights)
 
 
-def against(scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str) -> Estimate | None:
-    """Return a candidate against a reference on a set in a state."""
+def against(
+    scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str, without: Collection[str] = ()
+) -> Estimate | None:
+    """Return a candidate against a reference on a set in a state, ``without`` some recipes."""
     errors = scored.results.errors(PRIMARY)[[candidate, reference]]
     means = recipe_means(errors, candidate, state, scored.season.offset)
-    return estimate(means[reference], scored.strata(one), one.weights)
+    return estimate(means[reference].drop(list(without), errors="ignore"), scored.strata(one), one.weights)
 
 
 def against_others(scored: ScoredSeason, one: RecipeSet, state: str) -> list[Test]:

@@ -77,6 +77,11 @@ class SeasonFolder:
         """Return the folder of the table, as `moeload_bench.results` writes it."""
         return self.path / "results"
 
+    @property
+    def shown_results(self) -> str:
+        """Return the folder of the table as a reader in a checkout names it."""
+        return f"leaderboard/seasons/{self.path.name}/results"
+
     def trace_id(self, recipe: str) -> str:
         """Return the id of a recipe's trace: RECIPE/SPLIT/seed0."""
         return f"{recipe}/{self.season.split}/seed0"

@@ -6,24 +6,41 @@ What was measured on a season's runs by a study that has ended stands in `season
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from leaderboard.boards import decision_board, quantile_board
+from leaderboard.breadth import breadth_words, season_metas
 from leaderboard.committed import REPORTS
-from leaderboard.season.claims import Test, against_others, cell_gains, claim_lines, recipe_means
+from leaderboard.leading import ask_words, lead_table, summary
+from leaderboard.season.claims import (
+    LEVEL,
+    Outcome,
+    Test,
+    against_others,
+    cell_gains,
+    claim_lines,
+    deciding_recipes,
+    ordered_outcomes,
+    recipe_means,
+    without_families,
+)
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import RecipeSet
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
 from leaderboard.season.scoring import LEAST_ORIGINS
 from leaderboard.templates import render_text
-from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.tables import signed_percent, skill_span, three_digits
+from moeload_bench.results.leaders import duplicates, ranked
+from moeload_bench.results.markdown import captioned, markdown_table
+from moeload_bench.results.results import Results
+from moeload_bench.results.tables import Table, signed_percent, skill_span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
+from moeload_bench.words import listed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,16 +93,58 @@ def season_page(scored: ScoredSeason) -> str:
         lost=list(lost_lines(scored)),
         coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in results.metrics else [],
         measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
+        leading=[leading(scored, one) for one in season.described],
+        ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
+        left_out=left_out_table(scored) if season.ordered else "",
+        decisions=[board_of(scored, one, state, decision_board) for one, state in cells],
+        quantiles=[board_of(scored, one, state, quantile_board) for one, state in cells],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
 
 
+def leading(scored: ScoredSeason, one: RecipeSet) -> tuple[str, str, str, str]:
+    """Return of a set its name, who leads on it, the numbers behind that, and how far its runs reach."""
+    found, recipes = scored.on(scored.strata(one)), scored.recipes[one.name]
+    reach = breadth_words(season_metas(scored, recipes), scored.season.train_levels.get("text", ()))
+    return one.name, summary(found), _captioned(lead_table(found)), reach
+
+
+def board_of(
+    scored: ScoredSeason, one: RecipeSet, state: str, board: Callable[[Results, str], Table | None]
+) -> tuple[str, str]:
+    """Return the title and the table of a board on a set in a state; an empty table where there is none."""
+    return f"Set {one.name}, {state}", _captioned(board(scored.on(scored.strata(one)), state))
+
+
+def _captioned(table: Table | None) -> str:
+    return "" if table is None else captioned(table).strip()
+
+
+def left_out_table(scored: ScoredSeason) -> str:
+    """Return every test of the terms' order with each family of models left out: its gain and p by itself."""
+    whole, left = ordered_outcomes(scored), dict(without_families(scored))
+    heads = ("left out", *(f"{one.test.candidate}, {one.test.reference}, {one.test.state}" for one in whole))
+    rows = [(name, *map(outcome_cell, found)) for name, found in {"none": whole, **left}.items()]
+    decide = [listed([f"`{name}`" for name in names]) if names else DASH
+              for names in (deciding_recipes(scored, one.test) for one in whole)]  # fmt: skip
+    return markdown_table(heads, [*rows, ("any of these recipes: fails", *decide)])
+
+
+def outcome_cell(one: Outcome) -> str:
+    """Return the gain in percent with the p of the test, bold where it fails by itself."""
+    if one.estimate is None:
+        return LACKING
+    text = f"{signed_percent(one.estimate.gain)} (p {one.p:.2g})"
+    return f"**{text}**" if one.p >= LEVEL else text
+
+
 def gain_cells(test: Test, ordered: bool) -> tuple[str, ...]:
     """Return a gain in percent with its interval; unless tests have an order, its one-sided lower end between them."""
-    if test.estimate is None or test.interval is None:
+    if test.estimate is None:
         return (LACKING,) * len(GAIN_HEADS if ordered else TEST_HEADS)
     low = () if ordered else (signed_percent(test.estimate.low),)
-    return signed_percent(test.estimate.gain), *low, f"[{', '.join(map(signed_percent, test.interval))}]"
+    interval = DASH if test.interval is None else f"[{', '.join(map(signed_percent, test.interval))}]"
+    return signed_percent(test.estimate.gain), *low, interval
 
 
 def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
@@ -130,11 +189,13 @@ def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     if state not in found.states:
         return f"Set {one.name}, {state}: {LACKING}, no run has origins in this state."
     summary = found.summarize(["state"])
-    ranks = found.ranks(["state"]).query("state == @state").set_index("forecaster")
+    same = duplicates(found)
+    ranks = ranked(found).ranks(["state"]).query("state == @state").set_index("forecaster")
     rows = []
     for row in summary[summary["state"] == state].to_dict("records"):
         name = row["forecaster"]
         rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
+        rank = f"is `{same[name]}`" if name in same else rank
         ends = (math.nan, math.nan) if scored.season.ordered else (row["low"], row["high"])
         rows.append((f"`{name}`", skill_span(row["skill"], *ends), rank))
     return markdown_table((f"set {one.name}, {state}", "skill", "ranks"), rows)
@@ -187,11 +248,11 @@ def coverage_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
 
 
 def cell_dots(scored: ScoredSeason, one: RecipeSet) -> list[Dot]:
-    """Return a dot for each cell of a set that is not lacking: the gain over the reference, and its 95 % interval."""
+    """Return a dot for each cell that is not lacking: the gain over the reference, and its 95 % interval, if any."""
     from leaderboard.pages.openings import Dot, Span
 
     return [
-        Dot(test.what, scored.season.candidate, test.estimate.gain, Span(*test.interval))
+        Dot(test.what, scored.season.candidate, test.estimate.gain, Span(*test.interval) if test.interval else None)
         for test in cell_gains(scored, one)
-        if test.estimate is not None and test.interval is not None
+        if test.estimate is not None
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import load_facts
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.meta import Stratum
+
+DRAWN_BY_US = "drawn by the maintainers, who could have chosen what was drawn"
 
 
 class Part(NamedTuple):
@@ -88,7 +90,13 @@ class ScoredSeason:
 
     def on(self, recipes: Collection[str]) -> Results:
         """Return the results of the entries that have a rank on the runs of these recipes."""
-        return self.results.select(traces=[one for one in self.results.traces if one.split("/")[0] in recipes])
+        return _on(self, frozenset(recipes))
+
+
+@cache
+def _on(scored: ScoredSeason, recipes: frozenset[str]) -> Results:
+    """Return the results on the runs of some recipes, once: pages ask for the same many times."""
+    return scored.results.select(traces=[one for one in scored.results.traces if one.split("/")[0] in recipes])
 
 
 def load_table(folder: SeasonFolder, layers: bool = False) -> Results:
@@ -111,8 +119,8 @@ def season_facts(folder: SeasonFolder) -> Facts:
     season = folder.season
     authors = {name: read_entry(folder.entries / name).record.authors for name in season.entries}
     foreign = tuple(name for name, found in authors.items() if {*found} != {MAINTAINERS})
-    drawn_by = f"drawn with {folder.draw.where}" if folder.draw.public else "drawn by the maintainers"
-    return Facts(season.name, len(authors), foreign, drawn_by, "scored by the maintainers")
+    drawn_by = f"drawn with {folder.draw.where}" if folder.draw.public else DRAWN_BY_US
+    return Facts(season.name, len(authors), foreign, drawn_by, "they were scored by the maintainers")
 
 
 def facts_sentence(facts: Facts) -> str:
@@ -121,4 +129,4 @@ def facts_sentence(facts: Facts) -> str:
     who = f"all {facts.entries} entries {ours}"
     if facts.foreign:
         who = f"{len(facts.foreign)} of {facts.entries} entries are by others, the rest {ours}"
-    return f"In season {facts.name} {who}; its runs were {facts.drawn_by} and {facts.scored_by}."
+    return f"In season {facts.name} {who}; its runs were {facts.drawn_by}; {facts.scored_by}."

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from leaderboard.committed import model_type_of
+from leaderboard.committed import Standing, model_type_of
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.publishing.submission import ModelType, Submission, Verification, VerificationStatus
+from moeload_bench.publishing.submission import ModelType, Submission, Verification
 from moeload_bench.results.averages import grouped_tasks, long, value_columns
 from moeload_bench.results.entry import Entry
+from moeload_bench.results.leaders import ranked
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import CROSSING, STATES, Suite
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 REGRET = f"regret@{HEADLINE}"
 CELL = ("stratum", "state")
 """Sizes of batches and states are never pooled."""
-Standing = Literal["claimed", "checked"] | VerificationStatus
 
 
 @dataclass(frozen=True)
@@ -72,15 +72,19 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Board:
-    """Entries on the same runs. ``runs``: what these are, in words that follow "on 12 recipes"; ``about`` says more.
+    """Entries on the same runs. ``about``: which runs these are and how they were drawn; ``reach``: how far they reach.
+
+    ``ask``: how each number is asked for. ``score``: the command that scores one's own forecaster on them.
 
     Summaries are those of `Results`, with "" for the stratum of a run that is in none.
     """
 
     name: str
     title: str
-    runs: str
     about: str
+    ask: str
+    reach: str
+    score: str
     suite: Suite
     results: Results
     entries: tuple[BoardEntry, ...]
@@ -141,8 +145,8 @@ class Board:
 
     @cached_property
     def ranks(self) -> pd.DataFrame:
-        """Return possible ranks by cell."""
-        return _without_gaps(self.results.ranks(CELL))
+        """Return possible ranks by cell, of the entries that have one."""
+        return _without_gaps(ranked(self.results).ranks(CELL))
 
     @cached_property
     def metrics(self) -> list[str]:

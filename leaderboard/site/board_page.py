@@ -7,23 +7,21 @@ from collections.abc import Hashable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from leaderboard.pages.findings import Saving, saving
+from leaderboard.boards import decision_board, quantile_board
+from leaderboard.leading import lead_table, summary
 from leaderboard.site.board import REGRET, Board, Cell
 from leaderboard.site.forests import forest
-from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, percent, signed_skill
+from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, signed_skill
 from moeload_bench.errors import counted
 from moeload_bench.results.html import NONE
+from moeload_bench.results.results import Results
+from moeload_bench.results.strata import run_groups
 from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.traces.meta import STRATA
 from moeload_bench.words import listed
 
-WHEN = {
-    "transient": "While loads still move (transient)",
-    "mixed": "While some layers have settled (mixed)",
-    "stable": "Once loads are stable",
-}
 STANDINGS = ("forecaster", "skill", "95 %, a new recipe", "95 %, new seeds", "ranks", PRIMARY, REGRET, "ms", "type",
              "status")  # fmt: skip
 SHADES = 4
@@ -42,7 +40,12 @@ def board_page(board: Board) -> dict[str, Any]:
     return {
         "title": board.title,
         "about": board.about,
+        "reach": board.reach,
+        "score": board.score,
+        "ask": plain(board.ask),
         "sentences": sentences(board),
+        "numbers": numbers(board),
+        "beside": boards_beside(board),
         "size": size(board),
         "batches": batches(),
         "reference": board.results.suite.reference,
@@ -54,33 +57,43 @@ def board_page(board: Board) -> dict[str, Any]:
     }
 
 
+def groups(board: Board) -> dict[str, Results]:
+    """Return the results that are averaged, by a title; empty titles where there is one group."""
+    found = run_groups(board.results)
+    return found if len(found) > 1 else {"": next(iter(found.values()))}
+
+
 def sentences(board: Board) -> list[str]:
-    """Return for each state who leads, by how much against the best simple rule, on what, and how sure that is."""
-    return [_sentence(board, state) for state in board.states]
+    """Return who leads, by how much and what it is worth: the sentence of README and of the season's page."""
+    return [plain(f"{title}. {summary(part)}" if title else summary(part)) for title, part in groups(board).items()]
 
 
-def _sentence(board: Board, state: str) -> str:
-    order = board.by_state.loc[board.by_state["state"] == state, "forecaster"].tolist()
-    simple = [name for name in order if board.entry(name).model_type == "statistical"]
-    leader, rule = order[0], (simple or order)[0]
-    found = saving(board.results, leader, rule, state=state)
-    leads = f"{WHEN[state]}, {leader} leads"
-    if leader == rule or found is None:
-        return f"{leads} on recipes {board.runs}; it learns nothing from other runs."
-    on = f"on {counted(found.recipes, 'recipe')} {board.runs}"
-    if not found.consistent:
-        return f"{leads} {on}, but its mean and its median against {rule} have different signs: this is not a lead."
-    margin = f"{percent(found.saving)} less error than {rule}, the best that learns nothing from other runs"
-    return f"{leads} {on}: {margin}. {certainty(found)}"
+def plain(text: str) -> str:
+    """Return a text of pages without the marks of code."""
+    return text.replace("`", "")
 
 
-def certainty(found: Saving) -> str:
-    """Return how sure a saving is: its interval, and what is left without the two most influential runs."""
-    if math.isnan(found.low):
-        return "There are too few recipes for an interval."
-    interval = f"95 % interval for a new recipe: {percent(found.low)} to {percent(found.high)}"
-    chance = ", so this may be chance" if found.by_chance else ""
-    return f"{interval}{chance}; without the two most influential runs: {percent(found.without_two)}."
+def numbers(board: Board) -> list[tuple[str, Table]]:
+    """Return the numbers behind the sentence, by what they are about."""
+    found = {title: lead_table(part) for title, part in groups(board).items()}
+    return [(title or "Who leads", plain_table(table)) for title, table in found.items() if table is not None]
+
+
+def plain_table(table: Table) -> Table:
+    """Return a table without the marks of code."""
+    rows = tuple(tuple(map(plain, row)) for row in table.rows)
+    return Table(plain(table.caption), table.heads, rows, table.numbers_from, table.numbers_to, table.quiet)
+
+
+def boards_beside(board: Board) -> list[tuple[str, list[tuple[str, Table]]]]:
+    """Return the boards by decision and by quantiles, a table for each group of runs and state."""
+    found = []
+    for name, of in (("By decision", decision_board), ("By quantiles", quantile_board)):
+        tables = [(f"{title}, {state}" if title else state, of(part, state))
+                  for title, part in groups(board).items() for state in board.states]  # fmt: skip
+        shown = [(title, plain_table(table)) for title, table in tables if table is not None]
+        found += [(name, shown)] if shown else []
+    return found
 
 
 def size(board: Board) -> str:

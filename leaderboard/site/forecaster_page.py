@@ -34,6 +34,7 @@ COSTS = {
 STANDINGS = {
     "claimed": "The files do not agree: the numbers are not known to be those of this submission.",
     "checked": "The files agree; it was not run in a verification yet.",
+    "scored": "Scored once by the maintainers, from the copy that was committed before the runs were drawn.",
     "verified": "Run by the maintainers in a sandbox; the numbers are those of that run.",
     "verified (sample)": "A part of the runs was run again in a sandbox, with the same numbers within tolerances.",
     "failed": "Run by the maintainers, and refused.",

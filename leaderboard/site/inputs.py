@@ -7,18 +7,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from leaderboard.committed import UNIFORM, entry_problems, suites_with_results
+from leaderboard.breadth import breadth_words, season_metas
+from leaderboard.committed import UNIFORM, entry_problems, standing_of, suites_with_results
+from leaderboard.leading import ask_words
 from leaderboard.season.entries import read_entry
 from leaderboard.season.records import RecipeSet
-from leaderboard.season.scored import ScoredSeason, scored_seasons
+from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
 from leaderboard.site.board import Board, BoardEntry
 from moeload_bench.errors import ResultError, SubmissionError
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.folder import read_folder
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.suites.suite import Suite, load_suite
+from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.lookup import TraceRef, list_traces
+from moeload_bench.traces.store import stored_meta
 
 TRACE_FOLDERS = ("moeload_bench/data", "traces")
 
@@ -58,22 +61,31 @@ def season_boards(season: ScoredSeason) -> list[Board]:
 
 
 def season_board(season: ScoredSeason, one: RecipeSet, results: Results) -> Board:
-    """Return the entries of a season on one set of recipes; the maintainers ran all of them, so all are verified."""
-    likeness = "unlike the training runs" if one.new_levels else "like the training runs"
-    source = f"have at least {one.new_levels} kinds of settings that no open run has"
+    """Return the entries of a season on one set of recipes."""
+    likeness = f"each has at least {one.new_levels} kinds of settings that no open run has" if one.new_levels else (
+        "they come from the distribution of the open runs")  # fmt: skip
+    kind = one.distribution.partition("-")[2].removesuffix(".toml").replace("-", " ") if one.distribution else "named"
+    metas = season_metas(season, season.recipes[one.name])
     return Board(
         name=f"{season.name}-{one.name}",
-        title=f"Season {season.name}, set {one.name}: {likeness}",
-        runs=f"drawn at random, {likeness}",
-        about=f"The recipes of season {season.name} were drawn after all entries were frozen; those of set {one.name} "
-        f"{source if one.new_levels else 'come from the distribution of the open runs'}.",
+        title=f"Season {season.name}, set {one.name}: {kind}",
+        about=f"The recipes were drawn after all entries were frozen; {likeness}. "
+        f"{facts_sentence(season_facts(season.folder))}",
+        ask=ask_words(results, season.folder.shown_results),
+        reach=breadth_words(metas, season.season.train_levels.get("text", ())),
+        score=score_command(season.name),
         suite=season.suite,
         results=results,
         entries=tuple(
-            BoardEntry(entry, read_entry(season.folder.entries / entry.name).record, "verified")
+            BoardEntry(entry, read_entry(season.folder.entries / entry.name).record, standing_of((), None, season=True))
             for entry in results.entries.values()
         ),
     )
+
+
+def score_command(suite: str) -> str:
+    """Return the command that scores one's own forecaster on a suite or a closed season; empty for no suite here."""
+    return f"moeload-bench run mine.py:Mine --suite {suite}" if suite in suite_names() else ""
 
 
 def site_suite(root: Path, name: str) -> Suite:
@@ -92,8 +104,11 @@ def suite_board(root: Path, folder: Path) -> Board:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
     submissions = root / "leaderboard" / "submissions"
     entries = tuple(board_entry(entry, submissions / entry.name, suite) for entry in results.entries.values())
-    title, runs = f"Suite {suite.name}: public runs", "with public traces"
-    return Board(suite.name, title, runs, suite.description, suite, results, entries)
+    traces = {ref.id: ref.path for ref in read_traces(root)}
+    reach = breadth_words([stored_meta(traces[trace.id]) for trace in suite.traces if trace.id in traces])
+    title, score = f"Suite {suite.name}: public runs", score_command(suite.name)
+    ask = ask_words(results, f"leaderboard/results/{suite.name}")
+    return Board(suite.name, title, suite.description, ask, reach, score, suite, results, entries)
 
 
 def board_entry(entry: Entry, path: Path, suite: Suite) -> BoardEntry:
@@ -102,15 +117,14 @@ def board_entry(entry: Entry, path: Path, suite: Suite) -> BoardEntry:
         folder = read_folder(path)
     except SubmissionError as error:
         # without the place of the checkout: the site is the same wherever it is built
-        return BoardEntry(entry, None, "claimed", (str(error).replace(f"{path.parent.parent}/", ""),))
+        problem = str(error).replace(f"{path.parent.parent}/", "")
+        return BoardEntry(entry, None, standing_of((problem,), None), (problem,))
     if folder.record.suite.name != suite.name:
         wrong: tuple[str, ...] = (f"the submission is for suite {folder.record.suite.name}",)
     else:
         wrong = tuple(entry_problems(entry, folder, suite))
-    if wrong:
-        return BoardEntry(entry, folder.record, "claimed", wrong)
-    verification = folder.verification
-    return BoardEntry(entry, folder.record, verification.status if verification else "checked", (), verification)
+    verification = None if wrong else folder.verification
+    return BoardEntry(entry, folder.record, standing_of(wrong, verification), wrong, verification)
 
 
 def read_traces(root: Path) -> Iterator[TraceRef]:

@@ -30,11 +30,6 @@ def signed_skill(value: float) -> str:
     return number(tables.signed_skill(value))
 
 
-def percent(value: float) -> str:
-    """Format a fraction as per cent, without decimals from 10 % on."""
-    return number(f"{100 * value:.{0 if abs(value) >= 0.1 else 1}f}\N{NO-BREAK SPACE}%")
-
-
 def interval_text(low: float, high: float) -> str:
     """Format a 95 % interval; `n/a` where there are too few recipes for one."""
     return NOT_GIVEN if math.isnan(low) else number(f"{tables.signed(low)} to {tables.signed(high)}")

@@ -26,6 +26,11 @@ def run_groups(results: Results) -> dict[str, Results]:
         return {title: results.select(traces=traces) for title, traces in tables.items() if traces}
     if results.apart:
         return {trace: results.select(traces={trace}) for trace in results.traces}
+    return size_groups(results)
+
+
+def size_groups(results: Results) -> dict[str, Results]:
+    """Return the results on each size of batch, by a title; all under "" where no run has a size."""
     groups = results.table[["trace", "stratum"]].drop_duplicates()
     found = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}
     parts = {words: results.select(traces=set(traces)) for words, traces in found.items() if len(traces)}
@@ -33,7 +38,7 @@ def run_groups(results: Results) -> dict[str, Results]:
 
 
 def with_size(title: str, size: str) -> str:
-    """Return a title with a size of batch in words after it, as `run_groups` names it; as it is for no size."""
+    """Return a title with a size of batch in words after it, as `size_groups` names it; as it is for no size."""
     return f"{title}, {size.lower()}" if size else title
 
 

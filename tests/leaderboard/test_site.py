@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import replace
 from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any, get_args
@@ -24,16 +23,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from leaderboard.committed import RESULTS
+from leaderboard.leading import summary
 from leaderboard.season.scored import scored_seasons
 from leaderboard.site import board_page, forecaster_page
-from leaderboard.site.board import Board, Cell
+from leaderboard.site.board import Cell
 from leaderboard.site.command import MARK, write_site
 from leaderboard.site.forests import forest
-from leaderboard.site.inputs import board_entry, read_inputs, season_boards
+from leaderboard.site.inputs import board_entry, read_inputs, score_command, season_boards
 from leaderboard.site.pages import board_files, forecaster_files, text_files
 from leaderboard.site.submit_page import doc_html
 from leaderboard.site.trace_page import load_picture
-from leaderboard.site.words import NOT_GIVEN, interval_text, percent, run_command, three_digits, web_link
+from leaderboard.site.words import NOT_GIVEN, interval_text, run_command, three_digits, web_link
 from moeload_bench.errors import MoeloadError, ResultError
 from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
@@ -93,33 +93,38 @@ def test_every_number_of_the_standings_is_that_of_the_summary() -> None:
     assert board_page.standings(mini_board(), Cell("", "stable")).rows[0][2:5] == (NOT_GIVEN,) * 3, "two recipes"
 
 
-def test_the_answer_is_what_compare_says() -> None:
-    """Who saves how much of whose error, with its interval; of two recipes there is no interval, and it says so."""
-    board = drawn_board({**LEVELS, "simple": 0.08}, recipes=8)
-    types = {"best": "learned", "simple": "statistical", "sw_avg": "statistical", "uniform": "yardstick"}
-    board = _typed(board, types)
-    (row,) = board.results.compare("best", "simple", ("state",)).query("state == 'stable'").to_dict("records")
-    text = board_page.sentences(board)[1]
-    assert text.startswith("Once loads are stable, best leads on 8 recipes drawn for a test: ")
-    assert f": {percent(row['saving'])} less error than simple, the best that learns nothing from other runs. " in text
-    assert f"95 % interval for a new recipe: {percent(row['low'])} to {percent(row['high'])}; " in text
-    assert text.endswith(f"the two most influential runs: {percent(row['without_two'])}.")
-    few = board_page.sentences(_typed(drawn_board({**LEVELS, "simple": 0.08}, recipes=2), types))
-    assert "too few recipes for an interval" in few[0]
-    alone = board_page.sentences(_typed(drawn_board(LEVELS), {**types, "best": "statistical"}))
-    assert "best leads on recipes drawn for a test; it learns nothing" in alone[0]
-    near = board_page.sentences(_typed(drawn_board({**LEVELS, "simple": 0.05}, recipes=5, seed=3), types))
-    assert any(words in " ".join(near) for words in ("may be chance", "different signs"))
+def test_the_answer_is_the_sentence_of_all_pages() -> None:
+    """That of `leaderboard.leading`, for each group of runs that is averaged; the numbers behind it are a table."""
+    board = drawn_board({**LEVELS, "simple": 0.08}, recipes=16)
+    groups = board_page.groups(board)
+    assert [title.split(",")[0] for title in groups] == ["Small batches", "Large batches"]
+    texts = board_page.sentences(board)
+    assert texts == [f"{title}. {board_page.plain(summary(part))}" for title, part in groups.items()]
+    assert all("best" in text and "`" not in text for text in texts)
+    shown = tables_of(dict(board_files(inputs_of(board)))["index.html"])
+    for _, table in board_page.numbers(board):
+        assert [list(table.heads), *map(list, table.rows)] in shown
+    few = drawn_board(LEVELS, recipes=2)
+    assert all("Too few recipes to say who leads: 1." in text for text in board_page.sentences(few))
+    assert board_page.numbers(few) == []
 
 
-def _typed(board: Board, types: dict[str, Any]) -> Board:
-    """The board with entries of these types: fitted is learned, the target `uniform` a yardstick."""
-    entries = []
-    for one in board.entries:
-        fitted = 1.0 if types[one.name] == "learned" else None
-        entries.append(replace(one, entry=one.entry.model_copy(update={"fit_wall_s": fitted})))
-    assert {one.name: one.model_type for one in entries} == {name: types[name] for name in board.results.names}
-    return replace(board, entries=tuple(entries))
+def test_entries_that_equal_another_have_no_rank() -> None:
+    """`sw_avg_conformal` only adds quantiles, `lstm.online` forecasts as `lstm` does."""
+    board = season_boards(next(one for one in scored_seasons() if one.name == "2027-02"))[0]
+    ranked = {*board.ranks["forecaster"]}
+    assert {*board.results.names} - ranked == {"sw_avg_conformal", "lstm.online"}
+    titles = [title for title, _ in board_page.boards_beside(board)]
+    assert titles == ["By decision", "By quantiles"]
+
+
+def test_a_board_says_how_to_score_on_its_runs() -> None:
+    """The command is that of the season, and none where the package has no task list."""
+    boards = season_boards(next(one for one in scored_seasons() if one.name == "2027-02"))
+    assert {board.score for board in boards} == {"moeload-bench run mine.py:Mine --suite 2027-02"}
+    html = dict(board_files(inputs_of(boards[0])))["index.html"].decode()
+    assert "Score yours on these runs, beside this table: <code>moeload-bench run mine.py:Mine --suite 2027-02" in html
+    assert score_command("2099-01") == ""
 
 
 def test_horizons_without_a_value_are_neither_shown_nor_counted() -> None:
@@ -140,7 +145,7 @@ def test_the_site_opens_with_the_season_s_runs_unlike_the_training() -> None:
     for board in boards:
         assert {board.suite.name} == {season.suite.name}
         assert not set(board.results.names) & set(season.season.shown)
-        assert {entry.standing for entry in board.entries} == {"verified"}
+        assert {entry.standing for entry in board.entries} == {"scored"}
         types = {name: board.entry(name).model_type for name in ("guarded", "adaptive", "uniform")}
         assert types == {"guarded": "learned", "adaptive": "statistical", "uniform": "yardstick"}
     assert not boards[0].traces & boards[1].traces

@@ -87,7 +87,7 @@ def drawn_board(
     runs = [(name, trace) for name in levels for trace in tasks["trace"].unique()]
     costs = pd.DataFrame([{**cost, "forecaster": name, "trace": trace} for name, trace in runs])
     results = Results(entries, pd.concat(frames, ignore_index=True), costs, mini.facts.iloc[:0])
-    return with_results(replace(mini_board(), name="many", title="Many recipes", runs="drawn for a test"), results)
+    return with_results(replace(mini_board(), name="many", title="Many recipes"), results)
 
 
 # ---------------------------------------------------------------- reading what was built

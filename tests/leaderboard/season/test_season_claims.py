@@ -197,7 +197,7 @@ def test_readme_and_page_say_who_took_part() -> None:
     assert (facts.entries, facts.foreign) == (22, ())
     assert facts_sentence(facts) == (
         "In season 2027-01 all 22 entries are the maintainers' own or their adapters; its runs were drawn by the "
-        "maintainers and scored by the maintainers."
+        "maintainers, who could have chosen what was drawn; they were scored by the maintainers."
     )
 
 

@@ -1,0 +1,82 @@
+"""Boards beside the one of errors: what decisions made from forecasts cost, and how good quantiles are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moeload_bench.results.differences import differences
+from moeload_bench.results.leaders import ranked
+from moeload_bench.results.results import Results
+from moeload_bench.results.tables import Table, signed, three_digits
+from moeload_bench.suites.suite import families_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DECISIONS = {
+    "regret@half": "regret, shape half",
+    "drop_rate@half": "tokens dropped, shape half",
+}
+"""What is asked of a plan: its busiest device's load against a plan from the truth, and tokens over its capacity."""
+QUANTILES = "wql"
+CONFORMAL = "sw_avg_conformal"
+"""The reference of quantiles: calibrated ones around the reference of errors."""
+
+
+def decision_board(results: Results, state: str) -> Table | None:
+    """Return entries by the regret of the plans made from their forecasts; None without plans in this state."""
+    reference, found = results.suite.reference, {}
+    entries = ranked(results)
+    for metric in DECISIONS:
+        if metric not in entries.metrics:
+            return None
+        found[metric] = _with_families(entries, metric, state, reference)
+    first, *others = found.values()
+    if first.empty:
+        return None
+    rows = tuple((str(name), *_cells(first.loc[name]), *(cell for other in others for cell in _cells(other.loc[name])))
+                 for name in first.index)  # fmt: skip
+    heads = tuple(f"{words}, {what}" for words in DECISIONS.values() for what in HEADS)
+    caption = (
+        f"A row is an entry, the least regret first. In percent: what plans made from its forecasts cost, and how much "
+        f"less than those of `{reference}`, with 95 % intervals over recipes and over families of models; lower cost "
+        "and more less are better. Modelled from recorded loads."
+    )
+    return Table(caption, ("entry", *heads), rows)
+
+
+def quantile_board(results: Results, state: str) -> Table | None:
+    """Return the entries that give quantiles, by their weighted quantile loss; None without any in this state."""
+    if QUANTILES not in results.metrics or CONFORMAL not in results.names:
+        return None
+    found = _with_families(results, QUANTILES, state, CONFORMAL)
+    if found.empty:
+        return None
+    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index)
+    caption = (
+        f"A row is an entry that gives quantiles, the least loss first: the weighted quantile loss (`wql`) in percent, "
+        f"and how much less it is than that of `{CONFORMAL}`, with 95 % intervals over recipes and over families."
+    )
+    return Table(caption, ("entry", *HEADS), rows)
+
+
+HEADS = ("%", "less, points", "over recipes", "over families")
+
+
+def _with_families(results: Results, metric: str, state: str, reference: str) -> pd.DataFrame:
+    """Return differences with intervals for a new recipe, and `family_low`, `family_high` for a new family."""
+    families = families_of(results.suite.name, results.suite.sha256)
+    by_recipe = differences(results, metric, state, reference, results.twins)
+    ends = differences(results, metric, state, reference, families)[["low", "high"]].add_prefix("family_")
+    return by_recipe.join(ends if families else ends.mul(float("nan")))
+
+
+def _cells(row: pd.Series) -> tuple[str, ...]:
+    return (
+        three_digits(100 * row["value"], zeros=True), signed(100 * row["less"], 2),
+        _interval(row["low"], row["high"]), _interval(row["family_low"], row["family_high"]),
+    )  # fmt: skip
+
+
+def _interval(low: float, high: float) -> str:
+    return "-" if low != low else f"[{signed(100 * low, 2)}, {signed(100 * high, 2)}]"

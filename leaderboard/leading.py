@@ -1,0 +1,222 @@
+"""Who leads on some runs, by how much, how sure that is and what it is worth: the sentences of README, site and pages.
+
+Every number is one of `Results.compare`, every name one of `results.leaders`; nothing else is computed here.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from leaderboard.committed import UNIFORM
+from moeload_bench.results.leaders import Leaders, leaders
+from moeload_bench.results.results import Results
+from moeload_bench.results.strata import run_groups
+from moeload_bench.results.tables import Table
+from moeload_bench.states.rule import LABELS
+from moeload_bench.suites.suite import package_suite
+from moeload_bench.words import listed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHEN = {"transient": "before loads settle", "stable": "once loads have settled"}
+DASH = "-"
+CAPTION = (
+    "A column is a state. Not shown worse than the best: entries that can have rank 1 when all pairs are tested at "
+    "once (95 %). Each family once is the rule; each recipe once only describes these runs. Savings are those of the "
+    "entries that are named, from the least to the greatest, intervals from the lowest end to the highest; more is "
+    "better. The load of the busiest device is modelled for each shape of cluster, not measured on one."
+)
+MOST = 4
+"""Where more lead, only the one with the most skill is named and compared with the next entry."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lead:
+    """Who leads in a state, and ``rows``: what each of the first ones saves of the next entry, of `Results.compare`.
+
+    ``by_family`` is the rule; ``by_recipe`` only describes these runs. ``rows`` compares with the first entry outside
+    of the latter, ``beyond`` with that outside of the former, where it is another one.
+    """
+
+    state: str
+    by_family: Leaders | None
+    by_recipe: Leaders
+    rows: pd.DataFrame | None
+    beyond: pd.DataFrame | None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the entries that are named, and compared with the next one."""
+        return named(self.by_recipe)
+
+
+def named(found: Leaders) -> tuple[str, ...]:
+    """Return those that lead where they are few, else the one with the most skill."""
+    return found.best if len(found.best) <= MOST else found.best[:1]
+
+
+@functools.cache
+def lead(results: Results, state: str) -> Lead | None:
+    """Return who leads in a state; None where recipes are too few for a test."""
+    by_family, by_recipe = leaders(results, state), leaders(results, state, "recipe")
+    if by_recipe is None:
+        return None
+    names = named(by_recipe)
+    rows = _rows(results, state, names, by_recipe.following)
+    other = by_family is not None and by_family.following not in (None, by_recipe.following)
+    beyond = _rows(results, state, names, by_family.following) if by_family is not None and other else None
+    return Lead(state, by_family, by_recipe, rows, beyond)
+
+
+def leads(results: Results) -> list[Lead]:
+    """Return who leads in each state in which that can be said."""
+    found = (lead(results, state) for state in LABELS if state in results.states)
+    return [one for one in found if one is not None]
+
+
+def _rows(results: Results, state: str, names: Sequence[str], rival: str | None) -> pd.DataFrame | None:
+    """Return a row for each name: what it saves of the rival's error."""
+    import pandas as pd
+
+    if rival is None:
+        return None
+    found = {name: _comparison(results, name, rival).loc[state] for name in names}
+    return pd.DataFrame(found).T
+
+
+@functools.cache
+def _comparison(results: Results, a: str, b: str) -> pd.DataFrame:
+    return results.compare(a, b, ["state"]).set_index("state")
+
+
+def summary(results: Results) -> str:
+    """Return in a sentence for each state who leads, by how much and what it is worth; `lead_table` has the rest."""
+    found = leads(results)
+    if not found:
+        return f"Too few recipes to say who leads: {results.table['recipe'].nunique()}."
+    return " ".join(map(_summary, found))
+
+
+def _summary(one: Lead) -> str:
+    when, family, recipe = f"{WHEN[one.state][:1].upper()}{WHEN[one.state][1:]}", one.by_family, one.by_recipe
+    if one.rows is None:
+        return f"{when}, no entry is shown worse than the best."
+    if family is not None and family.best == recipe.best == one.names[:1]:
+        who = f"{_names(one)} leads alone: it saves"
+    else:
+        by_family = f"{len(family.best)} with each model family counted once, and " if family is not None else ""
+        who = (
+            f"no entry leads alone: of {len(recipe.entries)}, {by_family}{len(recipe.best)} with each recipe counted "
+            f"once are not shown worse than the best. {_names(one)}{_picked(one)} {_verb(one)}"
+        )
+    worth = [end for name in _shapes(one.rows) for end in _ends(one.rows, name)]
+    load = f", and at most {_percent(max(*worth, 0.0))} % of the busiest device's load" if worth else ""
+    return (
+        f"{when}, {who} {_range(one.rows, 'saving')} of the error of `{recipe.following}`, the first that is shown "
+        f"worse when recipes are counted, as a geometric mean; {_range(one.rows, 'total')} of the sum of errors{load}."
+    )
+
+
+def _verb(one: Lead) -> str:
+    return "saves" if len(one.names) == 1 else "save"
+
+
+def _picked(one: Lead) -> str:
+    """Return why one of those that lead is named, where it is not all of them."""
+    return ", picked on these runs as the one with the most skill," if len(one.by_recipe.best) > len(one.names) else ""
+
+
+def lead_table(results: Results) -> Table | None:
+    """Return the numbers behind the sentence, a column for each state; None where recipes are too few."""
+    found = leads(results)
+    if not found:
+        return None
+    columns = [dict(_facts(one)) for one in found]
+    names = dict.fromkeys(name for column in columns for name in column)
+    rows = tuple((name, *(column.get(name, DASH) for column in columns)) for name in names)
+    return Table(CAPTION, ("", *(WHEN[one.state] for one in found)), rows, numbers_from=99)
+
+
+def _facts(one: Lead) -> Iterator[tuple[str, str]]:
+    family, recipe, rows = one.by_family, one.by_recipe, one.rows
+    if family is not None:
+        even = f", even `{UNIFORM}`" if UNIFORM in family.best else ""
+        number = f"{len(family.best)} of {len(family.entries)}{even} ({family.units} families)"
+        yield "not shown worse than the best, each family once", number
+        yield "the first that is, and what is saved of its error", _beyond(one)
+    number = f"{len(recipe.best)} of {len(recipe.entries)} ({recipe.units} recipes)"
+    yield "not shown worse than the best, each recipe once", f"{number}: {_names(one)}{_picked(one)}"
+    if rows is None:
+        return
+    yield "the first that is", f"`{recipe.following}`"
+    intervals = {"a new recipe": ("low", "high"), "a new family": ("family_low", "family_high")}
+    yield "saved of its error, geometric mean, horizons alike", _range(rows, "saving") + _spans(rows, intervals)
+    jackknife = {"jackknife over families": ("total_low", "total_high")}
+    yield "saved of the sum of errors", _range(rows, "total") + _spans(rows, jackknife)
+    yield "saved on the median task", _range(rows, "median_task")
+    steps = [name for name in map(str, rows) if name.startswith("h=") and rows[name].notna().all()]
+    yield "saved by horizon", "; ".join(f"h = {int(name[2:]):,}: {_range(rows, name)}" for name in steps)
+    shapes = [f"`{name.partition('@')[2]}`: {_range(rows, name)}" for name in _shapes(rows)]
+    yield "saved of the busiest device's load, by shape", "; ".join(shapes) or DASH
+
+
+def _spans(rows: pd.DataFrame, intervals: Mapping[str, tuple[str, str]]) -> str:
+    """Return the 95 % intervals that there are, in brackets."""
+    spans = {what: _span(rows, *ends) for what, ends in intervals.items()}
+    found = [f"{what} {span}" for what, span in spans.items() if span != DASH]
+    return f" (95 %: {', '.join(found)})" if found else ""
+
+
+def _beyond(one: Lead) -> str:
+    rows = one.rows if one.beyond is None else one.beyond
+    if one.by_family is None or one.by_family.following is None or rows is None:
+        return DASH
+    saved = _range(rows, "saving") + _spans(rows, {"a new family": ("family_low", "family_high")})
+    return f"`{one.by_family.following}`: {saved}"
+
+
+def ask_words(results: Results, folder: str) -> str:
+    """Return how every number is asked for, in one call each; empty for runs of no suite of the package."""
+    if package_suite(results.suite.name, results.suite.sha256) is None:
+        return ""
+    (title, part), *_ = run_groups(results).items()
+    rival = next((one.by_recipe.following for one in leads(part) if one.by_recipe.following), results.suite.reference)
+    return (
+        f'Every number in one call: `part = run_groups(load_results("{folder}"))["{title}"]`, then `leaders(part, '
+        f'"transient")` or `part.compare(NAME, "{rival}", ["state"])`.'
+    )
+
+
+def _shapes(rows: pd.DataFrame) -> list[str]:
+    names = [name for name in map(str, rows) if name.startswith("busiest@") and not name.endswith(("_low", "_high"))]
+    return [name for name in names if rows[name].notna().all()]
+
+
+def _names(one: Lead) -> str:
+    return listed([f"`{name}`" for name in one.names])
+
+
+def _ends(rows: pd.DataFrame, low: str, high: str = "") -> tuple[float, float]:
+    return float(rows[low].min()), float(rows[high or low].max())
+
+
+def _percent(part: float) -> str:
+    return f"{round(100 * part, 1) + 0.0:.1f}"
+
+
+def _range(rows: pd.DataFrame, column: str) -> str:
+    """Return the values of a column in percent, from the least to the greatest."""
+    low, high = map(_percent, _ends(rows, column))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _span(rows: pd.DataFrame, low: str, high: str) -> str:
+    """Return from where to where the intervals of all rows reach; a dash without one."""
+    if rows[[low, high]].isna().any(axis=None):
+        return DASH
+    ends = _ends(rows, low, high)
+    return f"{_percent(ends[0])} to {_percent(ends[1])} %"
