@@ -14,6 +14,7 @@ import numpy as np
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results.board import Board, Row, front_of, known_board
 from moeload_bench.results.results import Results
+from moeload_bench.results.strata import size_groups
 from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
 from moeload_bench.style import GREY, forecaster_looks, legend_above, legend_line, log_axis, log_if_wide, panels, style
@@ -28,20 +29,24 @@ DEFAULT_HORIZON = 100
 
 
 def draw_horizon(results: Results, metric: str = "window_tv") -> Figure:
-    """Draw a metric against the horizon, one panel per state, with the floors under it.
+    """Draw a metric against the horizon, one panel per size of batch and state, with the floors under it.
+
+    Drawn are the horizons that every run of the panel has, so that all points of a line are means over the same runs.
 
     Raise `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
     """
     board = _board(results, metric)
     with style():
-        figure, axes, states = _state_panels(board)
+        figure, axes, cells = _state_panels(results, metric)
         look = forecaster_looks(results.names)
-        for ax, state in zip(axes, states, strict=True):
-            for row in board.rows(state):
-                ax.plot(board.horizons, row.value_K, label=row.forecaster, **look[row.forecaster])
+        for ax, (part, state) in zip(axes, cells, strict=True):
+            k = shared_horizons(part, state)
+            steps = [board.horizons[at] for at in k]
+            for row in part.rows(state):
+                ax.plot(steps, [row.value_K[at] for at in k], label=row.forecaster, **look[row.forecaster])
             for floor, dashes in FLOOR_LINES.items():
-                if value_K := board.floor(state, floor):
-                    ax.plot(board.horizons, value_K, color=GREY, linestyle=dashes, label=floor)
+                if value_K := part.floor(state, floor):
+                    ax.plot(steps, [value_K[at] for at in k], color=GREY, linestyle=dashes, label=floor)
             ax.set_xscale("log")
             ax.set_xticks(board.horizons, [f"{horizon:,}" for horizon in board.horizons], rotation=45, ha="right")
             ax.minorticks_off()
@@ -58,7 +63,7 @@ def draw_horizon(results: Results, metric: str = "window_tv") -> Figure:
 
 
 def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None = None) -> Figure:
-    """Draw a metric at one horizon against the CPU time of a forecast, observing included; one panel per state.
+    """Draw a metric at one horizon against the CPU time of a forecast, observing included; a panel per size and state.
 
     CPU time, because most of the wall time at isolation level `process` goes into messages between processes. The
     stepped line joins the forecasters that no other one beats in both. A forecaster whose CPU time was not measured is
@@ -68,11 +73,11 @@ def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None =
     board = _board(results, metric)
     k = _horizon_index(board, horizon)
     with style():
-        figure, axes, states = _state_panels(board)
+        figure, axes, cells = _state_panels(results, metric)
         look = forecaster_looks(results.names)
         spent: dict[str, float] = {}
-        for ax, state in zip(axes, states, strict=True):
-            rows = [row for row in board.rows(state) if not isnan(row.ms)]
+        for ax, (part, state) in zip(axes, cells, strict=True):
+            rows = [row for row in part.rows(state) if not isnan(row.ms)]
             spent |= {row.forecaster: row.ms for row in rows}
             rows = [row for row in rows if not isnan(row.value_K[k])]
             points = [(row.ms, row.value_K[k]) for row in rows]
@@ -81,7 +86,7 @@ def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None =
                     [x], [y], label=row.forecaster, **{**look[row.forecaster], "linestyle": "none", "markersize": 6}
                 )
             _front(ax, points, lower_is_better(metric) is not False)
-            if floor_K := board.floor(state, "floor_batch"):
+            if floor_K := part.floor(state, "floor_batch"):
                 ax.axhline(floor_K[k], color=GREY, linestyle=(0, (5, 1.5)))
             ax.grid()
         if spent:
@@ -112,13 +117,24 @@ def _horizon_index(board: Board, horizon: int | None) -> int:
     return board.horizons.index(horizon)
 
 
-def _state_panels(board: Board) -> tuple[Figure, list[Axes], list[str]]:
-    """Return one panel for each state that has rows, and how many runs and origins its means are over."""
-    states: list[str] = [state for state in board.states if state in STATES]
-    figure, axes = panels(len(states), height=2.7, columns=len(states))
-    for ax, state in zip(axes, states, strict=True):
-        ax.set_title(averaged_over(board.rows(state)[0]))
-    return figure, axes, states
+def _state_panels(results: Results, metric: str) -> tuple[Figure, list[Axes], list[tuple[Board, str]]]:
+    """Return a panel for each size of batch and state that has rows; sizes are never averaged together."""
+    boards = {title: _board(part, metric) for title, part in size_groups(results).items()}
+    cells = [(title, board, state) for title, board in boards.items() for state in board.states if state in STATES]
+    columns = len(cells) if len(boards) == 1 else max(1, len(cells) // len(boards))
+    figure, axes = panels(len(cells), height=2.7, columns=columns)
+    for ax, (title, board, state) in zip(axes, cells, strict=True):
+        size = title.partition(",")[0].lower() if len(boards) > 1 else ""
+        ax.set_title(averaged_over(board.rows(state)[0]) + (f"\n{size}" if size else ""))
+    return figure, axes, [(board, state) for _, board, state in cells]
+
+
+def shared_horizons(board: Board, state: str) -> list[int]:
+    """Return the places of the horizons at which every run of a state has a value."""
+    table = board.results.table
+    rows = table[(table["state"] == state) & table[board.metric].notna()]
+    runs = rows.groupby("horizon")["trace"].nunique()
+    return [k for k, horizon in enumerate(board.horizons) if runs.get(horizon, 0) == rows["trace"].nunique() > 0]
 
 
 def averaged_over(row: Row) -> str:

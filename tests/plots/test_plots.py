@@ -285,6 +285,24 @@ def test_error_against_horizon_is_the_table_with_its_floors(own_results: Results
         assert plots.draw_horizon(own_results, f"{metric}@half").get_supylabel() == f"{metric}@half\n[{unit}]"
 
 
+def test_sizes_of_batches_are_drawn_apart_and_points_of_a_line_are_over_the_same_runs(own_results: Results) -> None:
+    """A panel for each size and state; a horizon that some run lacks is not drawn."""
+    names = {trace: f"{trace}-large" for trace in own_results.traces}
+    large = own_results.table.assign(trace=own_results.table["trace"].map(names), stratum="large")
+    short = large["horizon"] == 100
+    table = pd.concat(
+        [own_results.table.assign(stratum="small"), large.assign(window_tv=large["window_tv"].mask(short))]
+    )
+    costs, facts = (
+        pd.concat([frame, frame.assign(trace=frame["trace"].map(names))])
+        for frame in (own_results.costs, own_results.facts)
+    )
+    figure = plots.draw_horizon(Results(own_results.entries, table, costs, facts))
+    titles = [ax.get_title() for ax in figure.axes]
+    assert [title.split("\n")[1] for title in titles] == ["small batches"] * 2 + ["large batches"] * 2
+    assert [line_points(ax, "sw_avg")[0].tolist() for ax in figure.axes] == [[1, 10, 100]] * 2 + [[1, 10]] * 2
+
+
 def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) -> None:
     """CPU time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
     figure = plots.draw_cost(own_results, horizon=10)
