@@ -27,6 +27,8 @@ def ordinal(number: int) -> str:
     return f"{number:,}{'th' if teens else {1: 'st', 2: 'nd', 3: 'rd'}.get(number % 10, 'th')}"
 
 
+REPOSITORY = "<this repository>"
+"""The address of the project's repository, as `git clone` takes it; a placeholder until it is published."""
 PAGES_AT = ""
 """Where the project's pages are published, with a slash at the end; empty until they are."""
 

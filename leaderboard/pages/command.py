@@ -13,6 +13,7 @@ from leaderboard.events import page as events
 from leaderboard.pages import (
     adapters,
     cards,
+    enter,
     format,
     openings,
     parameters,
@@ -27,6 +28,7 @@ from moeload_bench.errors import not_found
 PAGES = (
     page_of_parts("README.md", results_page.PARTS),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
+    enter.ENTER,
     page_of_parts("docs/guide/inspect.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),

@@ -8,17 +8,18 @@ from typing import Any
 
 from moeload_bench.errors import MoeloadError
 
-SOURCE = "docs/guide/leaderboard.md"
+SOURCES = ("docs/guide/enter.md", "docs/guide/leaderboard.md")
+"""How to enter comes first, then what is submitted and how it is verified."""
 BOX = '<div class="scroll" tabindex="0" role="region" aria-label="Table"><table class="data doc">'
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
 def submit_html(root: Path) -> str:
     """Return the content of the page; raise `MoeloadError` where its source is missing."""
-    source = root / SOURCE
-    if not source.is_file():
-        raise MoeloadError(f"{source}: no such file; the page on how to submit is made from it")
-    return doc_html(source.read_text())
+    for source in SOURCES:
+        if not (root / source).is_file():
+            raise MoeloadError(f"{root / source}: no such file; the page on how to submit is made from it")
+    return "\n".join(doc_html((root / source).read_text()) for source in SOURCES)
 
 
 def doc_html(text: str) -> str:

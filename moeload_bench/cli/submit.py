@@ -24,6 +24,7 @@ from moeload_bench.publishing.submit import (
     untrusted_level,
 )
 from moeload_bench.suites.suite import default_suite, load_suite
+from moeload_bench.words import REPOSITORY
 
 
 def submit(
@@ -124,7 +125,7 @@ def _show(draft: Draft) -> None:
 def _git_steps(draft: Draft, root: Path) -> str:
     name = draft.record.name
     return (
-        f"written below {root}. In your fork of the project:\n"
+        f"written below {root}. In your fork of {REPOSITORY}:\n"
         f"  git switch -c submit-{name}\n"
         f"  git add {root / draft.place}\n"
         f'  git commit -m "Submission {name}"\n'

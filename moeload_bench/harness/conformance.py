@@ -20,6 +20,7 @@ from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.harness.scenarios import BASIC, FIT_RUNS, OTHER_RUN, Scenario, Subject
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
+from moeload_bench.words import Progress, silent
 
 EMPTY_ROWS = {"middle": BASIC.steps // 2, "first": 0, "last": BASIC.steps - 1}
 LONG_STEPS = 600
@@ -39,13 +40,18 @@ class CheckResult:
 
 
 def check_forecaster(
-    forecaster: str | type[Any] | Target, *, level: Level = "none", seed: int = 0, limits: Limits | None = None
+    forecaster: str | type[Any] | Target,
+    *,
+    level: Level = "none",
+    seed: int = 0,
+    limits: Limits | None = None,
+    report: Progress = silent,
 ) -> list[CheckResult]:
     """Run every rule of conformance on a forecaster; one result per rule, in the order of `RULES`.
 
     ``forecaster`` is a target (`"sw_avg"`, `"my.py:Mine@window=5"`) or a class of this process. Level `none` is the
-    strictest: only there do instances share a process. Raises `TargetError` for a target that cannot be used,
-    `IsolationError` for an unknown level.
+    strictest: only there do instances share a process. ``report`` is called as each rule begins. Raises `TargetError`
+    for a target that cannot be used, `IsolationError` for an unknown level.
     """
     parse_level(level)
     seed = whole_number(seed, "seed", 0)
@@ -53,8 +59,10 @@ def check_forecaster(
         forecaster = parse_target(forecaster)
     target = forecaster if isinstance(forecaster, Target) else class_target(forecaster)
     subject = Subject(target, level, seed, limits)
-    results = [_run(name, rule, subject, required=True) for name, rule in RULES.items()]
-    results += [_run(name, rule, subject, required=False) for name, rule in REPORTED.items()]
+    results, rules = [], RULES | REPORTED
+    for number, (name, rule) in enumerate(rules.items()):
+        report(number, len(rules), name)
+        results.append(_run(name, rule, subject, required=name in RULES))
     return list(_causes_once(results))
 
 

@@ -24,6 +24,7 @@ from moeload_bench.publishing.folder import (
     parse_text,
     read_folder,
 )
+from moeload_bench.publishing.imports import unlisted_imports
 from moeload_bench.publishing.requirements import (
     REQUIREMENTS,
     install_packages,
@@ -43,6 +44,12 @@ UNTRUSTED: tuple[Level, ...] = ("process", "sandbox")
 """The levels of isolation at which a stranger's code may run."""
 NOT_INSTALLED = (
     "not checked: that the requirements install (no network is asked); this environment's own packages are used instead"
+)
+
+
+UNLISTED = (
+    "not listed: the code imports {}, which no requirement names. Where the entry is verified it may be missing, or "
+    "have another version: pin it in the file of --requirements"
 )
 
 
@@ -210,8 +217,13 @@ def prepare_submission(
             draft = replace(draft, contents={**draft.contents, REQUIREMENTS: text.encode()})
             folder = read_folder(draft.write(Path(scratch)))
         target = replace(folder.target(), packages=packages)
+        for name in unlisted_imports(draft.contents.get(CODE, b""), folder.requirements):
+            say(UNLISTED.format(name))
         say("checking the contract on small synthetic runs")
-        broken = [rule for rule in check_forecaster(target, level=level) if rule.required and not rule.passed]
+        checked = check_forecaster(
+            target, level=level, report=lambda at, of, rule: say(f"rule {at + 1} of {of}: {rule}")
+        )
+        broken = [rule for rule in checked if rule.required and not rule.passed]
         if broken:
             raise SubmissionError(f"conformance: {broken[0].rule}: {broken[0].message}; see `moeload-bench check`")
     return draft

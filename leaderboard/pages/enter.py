@@ -1,0 +1,71 @@
+"""docs/guide/enter.md: the three steps from a class to a pull request, with the one address of the repository."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from leaderboard.pages.inputs import newest_season
+from leaderboard.pages.parts import page_of_parts
+from leaderboard.season.folder import SEASONS, SeasonFolder
+from leaderboard.site.inputs import score_command
+from moeload_bench.suites.suite import default_suite
+from moeload_bench.words import REPOSITORY
+
+CLASS = """\
+    import numpy as np
+
+    class Mine:
+        def __init__(self, info, seed):    # what is known before the run
+            self.share_LE = np.full((info.num_layers, info.num_experts), 1 / info.num_experts)
+
+        def observe(self, block):          # the steps that have just been trained
+            load_LE = block.load_SLE[-1]
+            total_L1 = load_LE.sum(axis=1, keepdims=True)
+            self.share_LE = np.where(total_L1 > 0, load_LE / total_L1.clip(1), self.share_LE)
+
+        def forecast(self, request):       # how the tokens of the steps to come will spread
+            return self.share_LE
+"""
+
+
+def steps() -> str:
+    """Return what to write, what to run and what to open."""
+    season = newest_season()
+    closed = score_command(season.name).replace("mine.py", "my.py") if season else ""
+    run = [
+        f"git clone --depth 1 {REPOSITORY} && cd moeload-bench && pip install -e .",
+        "moeload-bench check my.py:Mine",
+        f"moeload-bench run my.py:Mine sw_avg --suite {default_suite()}",
+        *([closed] if closed else []),
+        'moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --licence MIT --dry-run',
+    ]
+    return "\n".join(
+        [
+            "**1. Write** a class of three methods in one file, `my.py` ([tutorial](tutorial-forecasting.md)):",
+            "",
+            CLASS,
+            "**2. Run** the rules of the contract, the suite to cite, the last season, and a trial of the submission:",
+            "",
+            *(f"    {line}" for line in run),
+            "",
+            "**3. Open** a pull request: the last command without `--dry-run` writes `leaderboard/submissions/mine/` "
+            f"and prints the four git commands for your fork of {REPOSITORY}.",
+        ]
+    )
+
+
+def upcoming(root: Path = SEASONS) -> str:
+    """Return whether a season takes entries, and when it closes: with the commit that opens it."""
+    waiting = (SeasonFolder(path.parent) for path in sorted(root.glob("*/season.toml")))
+    opened = [folder.season for folder in waiting if folder.scores is None]
+    rule = "A season closes to entries with the commit that adds its `season.toml`, and that commit holds its terms"
+    if not opened:
+        return f"The next season takes every submission that is merged until it opens; no date is set. {rule}."
+    season = opened[-1]
+    return (
+        f"Season {season.name} has its entries since {season.opened:%Y-%m-%d} and is not scored yet; what is merged "
+        f"now enters the next one. {rule}: `leaderboard/seasons/{season.name}/season.toml`."
+    )
+
+
+ENTER = page_of_parts("docs/guide/enter.md", {"steps": steps, "next": upcoming})
