@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from moeload_bench.ops.facts.inspector import inspect_trace
     from moeload_bench.ops.facts.page import report
     from moeload_bench.ops.interchange.importing import import_log
+    from moeload_bench.ops.interchange.routing_export import routing
     from moeload_bench.ops.live.monitor import LoadMonitor, Snapshot, replay
     from moeload_bench.ops.planning.advice import Advice, AdviceRule
     from moeload_bench.ops.planning.cluster import Cluster
@@ -66,6 +67,7 @@ __all__ = [
     "replay",
     "report",
     "rescore",
+    "routing",
     "write_trace",
 ]
 
@@ -81,6 +83,7 @@ _HOME = _by_name({
     "harness.rescore": "rescore",
     "forecaster": "Forecast Forecaster ForecastRequest StepBlock TraceInfo",
     "ops.interchange.importing": "import_log",
+    "ops.interchange.routing_export": "routing",
     "isolation.hosts": "Limits",
     "ops.planning.advice": "Advice AdviceRule",
     "ops.planning.cluster": "Cluster",

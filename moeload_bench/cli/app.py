@@ -18,7 +18,7 @@ COMMANDS = {
     "record": "Train a recipe and record the load of every expert in every step.",
     "recipes": "See the training configurations that can be recorded.",
     "import": "Turn counts of engines, arrays and tables into a trace.",
-    "export": "Write forecasts, traces, figures, checkpoints for other tools.",
+    "export": "Write forecasts, traces, routing, figures, checkpoints for other tools.",
     "validate": "Check traces against the format, and both hashes.",
     "submit": "Submit a forecaster to the leaderboard.",
     "publish": "Publish a folder of traces on the Hugging Face Hub.",

@@ -17,6 +17,7 @@ from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError, l
 from moeload_bench.files import PACKAGE
 from moeload_bench.traces.hub import fetch_trace
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
+from moeload_bench.traces.routing import routing_folder
 from moeload_bench.traces.store import read_trace, stored_hash
 from moeload_bench.traces.trace import Trace
 
@@ -24,6 +25,8 @@ TRACES_ENV = "MOELOAD_TRACES"
 SEASONS = Path("leaderboard", "seasons")
 """Where a checkout has what belongs to a season: a folder of its name with `traces` and `results`."""
 TRACE, PARTS = ".parquet", ".parts"
+ROUTING = "routing"
+"""The folder beside `./traces` with true routing of some steps (RECIPE/SPLIT/seedN.routing), in a checkout."""
 _ID = re.compile(rf"{RECIPE_PATTERN}/{SPLIT_PATTERN}/seed\d+")
 _FORM = "NAME/SPLIT/seedN.parquet, or seedN.parts of a recording in progress"
 
@@ -52,6 +55,11 @@ class Place:
     def unfinished(self) -> bool:
         """Return whether there are parts and no trace yet."""
         return self.parts.is_dir() and not self.trace.exists()
+
+    @property
+    def routing(self) -> Path:
+        """Return the folder of its true routing, there or not."""
+        return self.parts / ROUTING if self.unfinished else routing_folder(self.trace)
 
     @property
     def path(self) -> Path:
@@ -133,6 +141,12 @@ def trace_folders() -> Iterator[tuple[str, Path]]:
         yield "local", Path("traces")
     for folder in sorted(SEASONS.glob("*/traces")):
         yield "season", folder
+
+
+def routing_folders(trace_id: str) -> list[Path]:
+    """Return where the true routing of a trace may lie by its id: beside it in `trace_folders`, then in ./routing."""
+    folders = [*(folder for _, folder in trace_folders()), Path(ROUTING)]
+    return [routing_folder(folder / f"{trace_id}{TRACE}") for folder in folders]
 
 
 def look_in(folder: str | os.PathLike[str]) -> None:

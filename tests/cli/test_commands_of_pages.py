@@ -36,6 +36,10 @@ ELSEWHERE = {
     "record": ("downloads its text", "generator/test_recording_cli.py"),
     "recipes corpora fetch": ("downloads", "generator/test_recording_recipe.py"),
     "export checkpoint": ("needs a checkpoint", "ops/interchange/test_checkpoints.py"),
+    "export routing balancing-quantile/test/seed501": (
+        "needs a run of the checkout",
+        "ops/interchange/test_routing_export.py",
+    ),
     "recipes draw": ("needs a file of the checkout", "generator/test_draws.py"),
     "validate traces/community": ("needs a trace of others", "publishing/test_admission.py"),
     "submit my.py:Mine@window=50": ("installs packages", "publishing/test_submission_cli.py"),
@@ -46,6 +50,7 @@ FORMS = {
     "record": "generator/test_recording_cli.py",
     "verify": "publishing/test_submission_cli.py",
     "import": "ops/interchange/test_logs.py",
+    "export": "ops/interchange/test_routing_export.py",
     "run": "cli/test_terminal.py",
 }
 """Commands of which a page shows the form, and the tests that run them with something in its place."""

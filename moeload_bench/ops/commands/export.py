@@ -1,4 +1,4 @@
-"""`moeload-bench export forecast|trace|checkpoint|figure`."""
+"""`moeload-bench export forecast|trace|routing|checkpoint|figure`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import FirstLayer, Forecaster, Level, ModelLayers, RunArgument, Seed, no_trace
-from moeload_bench.cli.progress import pair_progress, say
+from moeload_bench.cli.options import INT, FirstLayer, Forecaster, Level, ModelLayers, RunArgument, Seed, no_trace
+from moeload_bench.cli.progress import pair_progress, plain_console, say
 from moeload_bench.errors import counted
 from moeload_bench.isolation.hosts import parse_level
 from moeload_bench.ops.commands.figure import figure
@@ -20,7 +20,7 @@ from moeload_bench.ops.interchange.expert_orders import read_orders
 from moeload_bench.ops.interchange.forecast_files import forecast_ahead, write_forecast
 from moeload_bench.placement.layouts import LINEAR
 
-app = typer.Typer(no_args_is_help=True, help="Write forecasts, traces, figures, checkpoints for other tools.")
+app = typer.Typer(no_args_is_help=True, help="Write forecasts, traces, routing, figures, checkpoints for other tools.")
 
 Out = Annotated[
     Path, typer.Option(callback=no_trace, help="The file to write; one that is there is replaced, but for a trace.")
@@ -74,6 +74,54 @@ def trace(
     write_series(loaded, out, kind, values)
     count = loaded.num_layers * loaded.num_experts
     say(f"{out}: {count} series of {loaded.steps} steps")
+
+
+@app.command("routing")
+def routing(
+    run: RunArgument,
+    step: Annotated[str, typer.Option(metavar="S|A-B", help="The step, or the first and the last one.")],
+    out: Annotated[
+        Path, typer.Option(callback=no_trace, help="The file to write: .npz, .safetensors or .parquet, by its name.")
+    ],
+    layers: Annotated[
+        str | None, typer.Option(metavar="A,B-C", help="Layers by their names: 0,3,5-8.", show_default="all layers")
+    ] = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            metavar=INT, min=1, help="Tokens of a step, at most four times the recorded.", show_default="as recorded"
+        ),
+    ] = None,
+    ranks: Annotated[
+        int | None,
+        typer.Option(metavar=INT, min=1, help="Source ranks that share the tokens, in their order.", show_default="1"),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is made up.")] = 0,
+) -> None:
+    """Write which experts each token goes to, for kernels.
+
+    A step whose routing was recorded (`record --routing-steps`) is written as it was. Any other step has exactly the
+    recorded count of every expert; which tokens share experts is made up, and the file says so.
+
+    \b
+    moeload-bench export routing qwen3moe-tiny-8e/test/seed1 --step 500 \\
+      --ranks 8 --out routing.npz
+    """
+    from moeload_bench.ops.interchange.routing_export import MEANING, plan_routing
+    from moeload_bench.ops.interchange.routing_files import check_routing_name, write_routing_export
+
+    check_routing_name(out)
+    with pair_progress(first=f"routing {run}"):
+        export = plan_routing(run, step, layers=layers, tokens=tokens, ranks=ranks, seed=seed)
+        write_routing_export(export, out)
+    first, about = export.orders[0], export.about
+    layers_done, steps_done = ({getattr(order, name) for order in export.orders} for name in ("layer", "step"))
+    size = f"{counted(len(layers_done), 'layer')}, {counted(about['experts'], 'expert')}, top-{first.top_k}"
+    tokens_said = f"{first.tokens:,} tokens ({first.recorded_tokens:,} recorded)"
+    console = plain_console()
+    console.print(f"{out}: {counted(len(steps_done), 'step')}, {size}, {tokens_said}")
+    for mark in dict.fromkeys(order.mark for order in export.orders):
+        console.print(f"{mark}: {MEANING[mark]}")
 
 
 @app.command("checkpoint")
