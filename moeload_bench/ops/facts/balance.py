@@ -182,3 +182,27 @@ def oscillates(share_SLE: FloatArray) -> BoolArray:
     correlation_L = ratio_of(both_L, own_L)
     low, high = NOISE_CORRELATION
     return np.asarray((correlation_L < low) | (correlation_L > high))
+
+
+def entropy_of(share_LE: FloatArray) -> FloatArray:
+    """Return the entropy of mean shares over ln E, 1 for even loads; [L]."""
+    E = share_LE.shape[1]
+    if E == 1:
+        return np.ones(len(share_LE))
+    positive_LE = np.where(share_LE > 0, share_LE, 1.0)
+    entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E)
+    return np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
+
+
+def micro_batch_balance(recent: StepBlock) -> FloatArray | None:
+    """Return the unevenness within micro-batches, mean over rows; None if not recorded."""
+    ratio_SL = recent.covariates.get("imbalance_rank")
+    return None if ratio_SL is None else mean_over(ratio_SL.astype(np.float64), axis=0)
+
+
+def dropped_part(recent: StepBlock) -> FloatArray | None:
+    """Return the fraction of routed tokens that was dropped, over all rows; None if not recorded."""
+    if "dropped" not in recent.covariates:
+        return None
+    dropped_L, load_L = (np.einsum("sle->l", one) for one in (recent.covariates["dropped"], recent.load_SLE))
+    return ratio_of(dropped_L, load_L)

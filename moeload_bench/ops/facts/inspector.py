@@ -21,7 +21,15 @@ import numpy as np
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock
-from moeload_bench.ops.facts.balance import RankTable, expert_noise, oscillates, rank_table
+from moeload_bench.ops.facts.balance import (
+    RankTable,
+    dropped_part,
+    entropy_of,
+    expert_noise,
+    micro_batch_balance,
+    oscillates,
+    rank_table,
+)
 from moeload_bench.ops.facts.conditions import Conditions
 from moeload_bench.ops.facts.events import Event, EventDetector, Events
 from moeload_bench.ops.facts.experts import SEEN, Deaths, ExpertAlarm, over_even, rows_per_block
@@ -32,13 +40,13 @@ from moeload_bench.recording.writer import Row
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.states.drift import row_means
 from moeload_bench.states.rule import StateDetector, StateRule, grid_of
-from moeload_bench.traces.means import mean_over, ratio_of
+from moeload_bench.traces.means import mean_over
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, TraceMeta, layer_names, shares
 
 RECENT_ROWS = 200
 """Rows at the end of a run that balance, noise and expert-parallel sizes are taken over."""
-TAKEN = ("load_half", "dropped", "stage", *TIMED, *SEEN)
+TAKEN = ("load_half", "dropped", "stage", "imbalance_rank", *TIMED, *SEEN)
 """Optional columns that are read."""
 
 _AXES = re.compile(r"_[A-Z]+\d*$")
@@ -73,7 +81,8 @@ class Inspection:
     stride. ``has_half``: whether half batches were recorded, so that noise is known and not between two ends.
     ``oscillates_L``: loads move from row to row by more than noise. ``share_LE``: mean shares; ``dead_LE``: experts
     below a tenth of an equal share; ``dying_LE``: those that the alarm warns of. ``entropy_L``: that of the mean shares
-    over ln E. ``dropped_L``: fraction of routed tokens that was dropped, None if not recorded. ``switch_steps``: where
+    over ln E. ``micro_batch_L``: the busiest expert over the mean within one micro-batch on one rank, None if not
+    recorded. ``dropped_L``: fraction of routed tokens that was dropped, None if not recorded. ``switch_steps``: where
     a planned stage of data begins. ``events``: what happened, as `inspection.events` has it. ``measured``: what the run
     says of its costs.
     """
@@ -91,6 +100,7 @@ class Inspection:
     ranks: RankTable
     share_LE: FloatArray
     entropy_L: FloatArray
+    micro_batch_L: FloatArray | None
     dead_LE: BoolArray
     dying_LE: BoolArray
     deaths: Deaths
@@ -257,12 +267,13 @@ class Inspector:
             oscillates_L=oscillates(share_SLE),
             ranks=rank_table(recent, share_SLE, self._top_k_L),
             share_LE=share_LE,
-            entropy_L=_entropy(share_LE),
+            entropy_L=entropy_of(share_LE),
+            micro_batch_L=micro_batch_balance(recent),
             dead_LE=dead_LE,
             dying_LE=self._alarm.alarm_LE & ~dead_LE & np.isfinite(share_LE),
             deaths=self._alarm.deaths,
             events=self._events.events,
-            dropped_L=_dropped(recent),
+            dropped_L=dropped_part(recent),
             lr=self._lr,
             switch_steps=tuple(self._switches),
             timeline=timeline(self._bins, self._run_bins),
@@ -411,21 +422,3 @@ def _conditions(block: StepBlock, rows: slice) -> Conditions:
         None if stage_S is None else int(stage_S[last]),
         float(np.median(block.tokens_SL[rows].max(axis=1))),
     )
-
-
-def _entropy(share_LE: FloatArray) -> FloatArray:
-    """Return the entropy of mean shares over ln E, 1 for even loads; [L]."""
-    E = share_LE.shape[1]
-    if E == 1:
-        return np.ones(len(share_LE))
-    positive_LE = np.where(share_LE > 0, share_LE, 1.0)
-    entropy_L = -(positive_LE * np.log(positive_LE)).sum(axis=1) / np.log(E)
-    return np.where(np.isfinite(share_LE[:, 0]), entropy_L, np.nan)
-
-
-def _dropped(recent: StepBlock) -> FloatArray | None:
-    """Return the fraction of routed tokens that was dropped, over all rows; None if not recorded."""
-    if "dropped" not in recent.covariates:
-        return None
-    dropped_L, load_L = (np.einsum("sle->l", one) for one in (recent.covariates["dropped"], recent.load_SLE))
-    return ratio_of(dropped_L, load_L)

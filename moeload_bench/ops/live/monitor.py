@@ -25,7 +25,14 @@ from moeload_bench.ops.facts.events import Event
 from moeload_bench.ops.facts.inspector import Inspection, Inspector
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.ops.interchange.forecast_files import made_by
-from moeload_bench.ops.live.sinks import Log, console_line, event_caller, series_of, sink
+from moeload_bench.ops.live.dashboard import (
+    LayerNumbers,
+    StageFolder,
+    console_line,
+    layer_numbers,
+    series_of,
+)
+from moeload_bench.ops.live.sinks import Caller, Log, event_caller, sink
 from moeload_bench.ops.planning.advice import Advice
 from moeload_bench.ops.planning.decision import Decision
 from moeload_bench.ops.planning.placements import check_format, placement_of, write_placement
@@ -110,13 +117,15 @@ def replay(trace: Trace, settings: Settings | None = None) -> Iterator[Snapshot]
 class LoadMonitor:
     """Facts of a run that is training and, if asked for, advice; nothing in it stops the training.
 
-    ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of `inspection.sinks`
-    go. ``on_event``: called with each `Event` (`inspection.events`) in a thread of its own; if it raises or is too
-    slow, a warning at the end says so. ``on_advice``: called with each `Advice` to re-plan; unless it
-    returns False (or raises) the plan counts as carried out. ``advice_file``: the newest plan to have, in a format of
-    `moeload-bench plan --write` (``advice_format``; `NotFoundError` for an unknown one). Nothing is planned unless one
-    of these two is given or the settings state a cluster. Without ``on_advice`` nothing counts as carried out until
-    `carried_out` says so, unless ``settings.follow``.
+    ``settings``: how often, and on which cluster advice is given. ``sinks``: where the series of
+    `ops.live.dashboard` go. ``stage_folder``: a folder that all stages of a pipeline see; sinks get the numbers of
+    all their layers then, and those of this stage's own layers without it. ``on_event``: called with each `Event`
+    (`ops.facts.events`) in a thread of its own; if it raises or is too slow, a warning at the end says so.
+    ``on_advice``: called with each `Advice` to re-plan; unless it returns False (or raises) the plan counts as carried
+    out. ``advice_file``: the newest plan to have, in a format of `moeload-bench plan --write` (``advice_format``;
+    `NotFoundError` for an unknown one). Nothing is planned unless one of these two is given or the settings state a
+    cluster. Without ``on_advice`` nothing counts as carried out until `carried_out` says so, unless
+    ``settings.follow``.
 
     ``snapshots``: the last `KEPT`, the newest last. ``stopped``: why monitoring ended early, None while it goes on.
     Both stay after the training; the next training that the monitor watches starts from an empty state.
@@ -131,6 +140,7 @@ class LoadMonitor:
         on_advice: Callable[[Advice], object] | None = None,
         advice_file: str | Path | None = None,
         advice_format: str = "json",
+        stage_folder: str | Path | None = None,
     ) -> None:
         self.settings = settings or Settings()
         self.snapshots: deque[Snapshot] = deque(maxlen=KEPT)
@@ -143,8 +153,11 @@ class LoadMonitor:
         self._advise = asked or self.settings.asks_for_advice
         if advice_file is not None:
             check_format(advice_format)
+        self._stage_folder = None if stage_folder is None else Path(stage_folder)
+        self._stages: StageFolder | None = None
         self._given = tuple(sinks)
-        self._sinks = [sink(given) for given in sinks]
+        self._sinks = [sink(given, self._numbers) for given in sinks]
+        self._left: list[Caller] = []
         self._on_event = () if on_event is None else (on_event,)
         self._event_callers = list(map(event_caller, self._on_event))
         self._recalls = False
@@ -243,9 +256,9 @@ class LoadMonitor:
     def close(self) -> None:
         """Wait for the sinks, a few seconds each at most; what was seen stays until another training begins."""
         self._ended = True
-        for caller in [*self._sinks, *self._event_callers]:
+        for caller in [*self._left, *self._sinks, *self._event_callers]:
             caller.close()
-        self._sinks, self._event_callers = [], []
+        self._sinks, self._event_callers, self._left = [], [], []
 
     def _next_training(self, row: Row) -> None:
         """Take the first step after `close`: another training begins, or the last one goes on where the step follows.
@@ -270,9 +283,10 @@ class LoadMonitor:
             return
         self._ended = False
         self._event_callers = list(map(event_caller, self._on_event))
+        self._leave_numbers()
         for given in self._given:
             try:
-                self._sinks.append(sink(given))
+                self._sinks.append(sink(given, self._numbers))
             except Exception as error:  # a folder that is gone, say
                 _warn(f"the sink {given} cannot be opened again: {type(error).__name__}: {error}")
 
@@ -281,12 +295,27 @@ class LoadMonitor:
         if snapshot is None:
             return
         self._act_on(snapshot)
-        values = series_of(snapshot.inspection)
-        for caller in self._sinks:
-            caller.put(values, snapshot.step)
+        layers = layer_numbers(snapshot.inspection)
+        for caller in [*self._left, *self._sinks]:
+            caller.put(layers, snapshot.step)
         for log in logs:
             if log not in self._given_up:
-                self._log(log, values, snapshot.step)
+                self._log(log, series_of(layers), snapshot.step)
+
+    def _numbers(self, layers: LayerNumbers, step: int) -> dict[str, float]:
+        """Return what a sink gets: of all stages, where there are others and a folder that they see."""
+        return series_of(layers if self._stages is None else self._stages.gathered(step))
+
+    def _open_stages(self, meta: TraceMeta) -> None:
+        """Open the folder if the run is one of several stages; what is left there is written in a thread of its own."""
+        index, stages = meta.parallel.get("stage"), meta.parallel.get("stages")
+        if self._stage_folder is not None and isinstance(index, int) and isinstance(stages, int):
+            self._stages = StageFolder(self._stage_folder, index, stages)
+            self._leave_numbers()
+
+    def _leave_numbers(self) -> None:
+        if self._stages is not None:
+            self._left = [Caller(f"stage folder {self._stage_folder}", "snapshots", self._stages.put)]
 
     def _see(self, row: Row, meta: Callable[[], TraceMeta]) -> Snapshot | None:
         if self.watch is None:
@@ -298,6 +327,7 @@ class LoadMonitor:
 
     def _begin(self, row: Row, meta: TraceMeta) -> Watch:
         tokens = int(row["tokens"].max())
+        self._open_stages(meta)
         try:
             return Watch(meta, self.settings, tokens, advise=self._advise, on_event=self._hand_over)
         except PlacementError as error:

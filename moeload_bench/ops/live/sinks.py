@@ -1,9 +1,9 @@
-"""What a monitor logs, few series with stable names (docs/guide/live.md), and where its numbers and events go.
+"""Where a monitor's numbers (`ops.live.dashboard`) and events go.
 
 What raises or blocks never stops training: a thread of its own calls it.
 
-A sink is a path that ends in `.jsonl`, a `SummaryWriter` (anything with `add_scalar`), a module or run with
-`log(dict, step=...)` (trackio, wandb), or any function `log(dict, step)`.
+A sink is a path that ends in `.jsonl`, or in `.prom` for Prometheus' text, a `SummaryWriter` (anything with
+`add_scalar`), a module or run with `log(dict, step=...)` (trackio, wandb), or any function `log(dict, step)`.
 """
 
 from __future__ import annotations
@@ -11,25 +11,24 @@ from __future__ import annotations
 import contextvars
 import errno
 import json
-import math
 import os
 import queue
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from moeload_bench.errors import RecordingError, printable
+from moeload_bench.files import write_whole
 from moeload_bench.ops.facts.events import Event
-from moeload_bench.ops.facts.inspector import Inspection
+from moeload_bench.ops.live.dashboard import SERIES, LayerNumbers
 from moeload_bench.recording.writer import RecordingWarning
-from moeload_bench.traces.means import mean_known
 
 Log = Callable[[dict[str, float], int], Any]
+Numbers = Callable[[LayerNumbers, int], dict[str, float]]
+"""What is logged of the layers at a step."""
 
 WAITING = 64
 """Snapshots that wait for a sink at most; when it is slower, newer ones are dropped."""
@@ -39,35 +38,6 @@ FAILURES = 3
 """Errors in a row after which a sink is given up."""
 CLOSE_S = 5.0
 """How long the end of training waits for what still waits."""
-PREFIX = "moe"
-SERIES: Mapping[str, str] = {
-    "max_violation": "violation {:.2f} in the worst layer",
-    "mean_violation": "{:.2f} on average",
-    "dead": "{:,.0f} experts dead",
-    "drift": "drift {:.1%} of tokens",
-    "events": "{:,.0f} events",
-}
-"""Each series, and what a console says of it. Violation: the busiest expert's load over the mean, less 1."""
-
-
-def series_of(found: Inspection) -> dict[str, float]:
-    """Return `moe/NAME` of each of `SERIES`; what is not known is left out."""
-    violation_L = found.busiest_L - 1
-    values = {"drift": math.nan if found.states is None else mean_known(found.states.drift_L)}
-    if np.isfinite(violation_L).any():
-        values |= {
-            "max_violation": float(np.nanmax(violation_L)),
-            "mean_violation": mean_known(violation_L),
-            "dead": float(found.dead_LE.sum()),
-            "events": float(found.events.total),
-        }
-    return {f"{PREFIX}/{name}": values[name] for name in SERIES if math.isfinite(values.get(name, math.nan))}
-
-
-def console_line(values: Mapping[str, float], step: int) -> str:
-    """Return what a console says of a step: `moe, step 500: violation 1.58 in the worst layer, 3 experts dead, ...`."""
-    known = [words.format(values[key]) for name, words in SERIES.items() if (key := f"{PREFIX}/{name}") in values]
-    return f"{PREFIX}, step {step:,}: {', '.join(known) or 'no load'}"
 
 
 class Caller:
@@ -160,22 +130,25 @@ def _reason(error: BaseException) -> str:
         return printable(type(error).__name__)
 
 
-def sink(given: Any) -> Caller:
-    """Return the caller of a sink; raise `RecordingError` for what is none of the things a sink can be."""
+def sink(given: Any, numbers: Numbers) -> Caller:
+    """Return the caller that logs the ``numbers`` of layers to a sink; they are made in its own thread.
+
+    Raise `RecordingError` for what is none of the things a sink can be.
+    """
     name, log = getattr(given, "__name__", type(given).__name__), given
     close: Callable[[], Any] | None = None
     if isinstance(given, str | Path):
-        name, (log, close) = str(given), _json_lines(Path(given))
+        name, (log, close) = str(given), _file(Path(given))
     elif hasattr(given, "add_scalar"):
         log, close = partial(_add_scalars, given), given.flush
     elif callable(getattr(given, "log", None)):
         log = partial(_log_at_step, given)
     elif not callable(given):
         raise RecordingError(
-            f"a sink is {name}, expected a path to a .jsonl file, a SummaryWriter, something with "
+            f"a sink is {name}, expected a path to a .jsonl or .prom file, a SummaryWriter, something with "
             "log(dict, step=...) or a function log(dict, step)"
         )
-    return Caller(f"sink {name}", "snapshots", log, close)
+    return Caller(f"sink {name}", "snapshots", lambda layers, step: log(numbers(layers, step), step), close)
 
 
 def event_caller(on_event: Callable[[Event], object]) -> Caller:
@@ -183,10 +156,27 @@ def event_caller(on_event: Callable[[Event], object]) -> Caller:
     return Caller("on_event", "events", on_event, waiting=EVENTS_WAITING)
 
 
+def _file(path: Path) -> tuple[Log, Callable[[], Any] | None]:
+    """Return what writes the numbers to a file, by its name's ending, and what closes it."""
+    if path.suffix == ".prom":
+        return partial(_replace_text, path), None
+    if path.suffix != ".jsonl":
+        raise RecordingError(f"a sink's file is {path}, expected a name that ends in .jsonl or .prom")
+    return _json_lines(path)
+
+
+def _replace_text(path: Path, values: dict[str, float], step: int) -> None:
+    """Replace a file in Prometheus' text format, as its node exporter's textfile collector reads it."""
+    about = {f"moe/{name}": words for name, words in SERIES.items()} | {"moe/step": "the first step not seen"}
+    lines = []
+    for name, value in {"moe/step": float(step), **values}.items():
+        metric = name.replace("/", "_")
+        lines += [f"# HELP {metric} {about[name]}", f"# TYPE {metric} gauge", f"{metric} {value!r}"]
+    write_whole(path, ("\n".join(lines) + "\n").encode())
+
+
 def _json_lines(path: Path) -> tuple[Log, Callable[[], Any]]:
     """Return what appends one JSON object a line to a file, `step` and the numbers, and what closes it."""
-    if path.suffix != ".jsonl":
-        raise RecordingError(f"a sink's file is {path}, expected a name that ends in .jsonl")
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EINVAL, "a folder, pipe or device, expected a file", str(path))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,9 +17,12 @@ import pytest
 import torch
 
 from moeload_bench.errors import RecordingError
+from moeload_bench.ops.facts.inspector import inspect_trace
+from moeload_bench.ops.live import dashboard
+from moeload_bench.ops.live.dashboard import SERIES, layer_numbers, series_of
 from moeload_bench.ops.live.monitor import LoadMonitor
-from moeload_bench.ops.live.sinks import SERIES, series_of
-from moeload_bench.recording.writer import RecordingWarning
+from moeload_bench.recording.writer import RecordingWarning, rows_of
+from moeload_bench.traces.trace import Trace
 from tests.conftest import need
 from tests.support.monitored import OFTEN, loop, trainer
 from tests.support.no_files import put_no_file
@@ -29,19 +33,106 @@ ROOT = Path(__file__).parents[3]
 
 
 def test_json_lines_hold_every_snapshot_under_documented_names(tmp_path: Path) -> None:
-    """Five series for the whole run; what is not known is left out."""
+    """The same series for any model; what is not known is left out."""
     path = tmp_path / "logs/moe.jsonl"
     monitor = LoadMonitor(OFTEN, sinks=[path])
     loop(monitor, None)
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [10, 20, 30, 40, 50, 60]
     known = {f"moe/{name}" for name in SERIES}
-    assert set(rows[0]) - {"step"} == known - {"moe/drift"}, "drift needs two windows"
+    late = {"moe/drift", "moe/max_violation_micro_batch"}
+    assert set(rows[0]) - {"step"} == known - late, "drift needs two windows, micro-batches were not recorded"
     guide = (ROOT / "docs/guide/live.md").read_text(encoding="utf-8")
     assert all(f"| `{name}` |" in guide for name in known)
     found = monitor.snapshots[-1].inspection
     ranks = replace(found.ranks, busiest_KL=found.ranks.busiest_KL * np.nan)
-    assert series_of(replace(found, ranks=ranks, states=None)) == {}
+    assert series_of(layer_numbers(replace(found, ranks=ranks, states=None))) == {}
+
+
+def large_run(layers: int, experts: int, **columns: Any) -> Trace:
+    """220 steps of 4,096 tokens and top-8 in every layer; a layer's skew rises with its number."""
+    rng = np.random.default_rng(0)
+    share_LE = np.stack([rng.dirichlet(np.full(experts, 200.0 / (1 + layer))) for layer in range(layers)])
+    return Trace.from_arrays(rng.multinomial(32768, share_LE, size=(220, layers)), 4096, 8, **columns)
+
+
+def test_a_dashboard_gets_as_many_numbers_for_a_large_model_as_for_a_small_one() -> None:
+    """At 61 layers of 384 experts 14 series at most, as the guide says; 13 without the column of micro-batches."""
+    micro_SL = np.full((220, 61), 3.5, dtype=np.float32)
+    small, large = inspect_trace(large_run(2, 16)), inspect_trace(large_run(61, 384))
+    whole = inspect_trace(large_run(61, 384, columns={"imbalance_rank": micro_SL}))
+    assert set(series_of(layer_numbers(small))) == set(series_of(layer_numbers(large)))
+    values = series_of(layer_numbers(whole))
+    assert len(values) == len(SERIES) == 14
+    guide = (ROOT / "docs/guide/live.md").read_text(encoding="utf-8")
+    assert "14 series, as many for 61 layers of 384 experts as for two layers of 8" in guide
+    assert values["moe/max_violation_micro_batch"] == pytest.approx(2.5)
+    assert values["moe/load_imbalance_max"] == pytest.approx(float(large.busiest_L.max()))
+    assert values["moe/load_imbalance_p95"] == pytest.approx(float(np.percentile(large.busiest_L, 95)))
+    assert values["moe/load_imbalance_over_floor_p50"] == pytest.approx(
+        float(np.median(large.busiest_L / large.high_L))
+    )
+    assert values["moe/max_violation"] == pytest.approx(values["moe/load_imbalance_max"] - 1)
+
+
+def test_a_prometheus_file_holds_the_newest_numbers(tmp_path: Path) -> None:
+    """Each series once, with its help and type, under a name that Prometheus takes; the file is replaced at once."""
+    path = tmp_path / "textfile/moe.prom"
+    loop(LoadMonitor(OFTEN, sinks=[path]), None)
+    lines = path.read_text().splitlines()
+    values = dict(line.split() for line in lines if not line.startswith("#"))
+    assert float(values.pop("moe_step")) == 60
+    assert set(values) == {f"moe_{name}" for name in SERIES} - {"moe_max_violation_micro_batch", "moe_drift"}
+    assert all(re.fullmatch(r"[a-z_0-9]+", name) and float(value) >= 0 for name, value in values.items())
+    assert [line.split()[2] for line in lines if line.startswith("# TYPE")] == ["moe_step", *values]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def staged(trace: Trace, folder: Path, index: int, sinks: list[Any]) -> LoadMonitor:
+    """A monitor that has seen the layers of one of two stages."""
+    half = trace.num_layers // 2
+    part = trace.of_layers(range(index * half, (index + 1) * half))
+    meta = part.meta.model_copy(update={"parallel": {"stage": index, "stages": 2}})
+    monitor = LoadMonitor(sinks=sinks, stage_folder=folder)
+    for row in rows_of(part):
+        monitor.add(row, lambda: meta)
+    return monitor
+
+
+def test_the_numbers_of_pipeline_stages_are_those_of_one_model(tmp_path: Path) -> None:
+    """The stage with sinks logs what one process with all layers would, at the same steps, whoever comes first."""
+    trace, got = large_run(6, 16), []
+    for first in (0, 1):
+        monitors = [
+            staged(trace, tmp_path / "stages", index, [one_of(got)] if index else []) for index in (first, 1 - first)
+        ]
+        for monitor in monitors:
+            monitor.close()
+        expected: list[Any] = []
+        alone = LoadMonitor(sinks=[one_of(expected)])
+        for row in rows_of(trace):
+            alone.add(row, lambda: trace.meta)
+        alone.close()
+        assert [step for _, step in got] == [50, 100, 150, 200]
+        for (values, _), (whole, _) in zip(got, expected, strict=True):
+            assert values == pytest.approx({**whole, "moe/events": values["moe/events"]})
+        got.clear()
+
+
+def one_of(calls: list[Any]) -> Any:
+    """A function that keeps what it is called with."""
+    return lambda values, step: calls.append((values, step))
+
+
+def test_a_stage_that_leaves_nothing_is_named_and_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sink waits in its own thread, then is given up with the number of the stage."""
+    monkeypatch.setattr(dashboard, "WAIT_S", 0.01)
+    monitor = staged(large_run(4, 16), tmp_path, 1, [lambda values, step: None])
+    assert monitor.stopped is None
+    with pytest.warns(RecordingWarning, match="was given up: RecordingError: .*stage 0 left nothing of step"):
+        monitor.close()
 
 
 def test_a_summary_writer_gets_scalars(tmp_path: Path) -> None:
@@ -150,7 +241,7 @@ def test_a_sink_s_path_that_is_no_file_is_refused_at_once(there: str, tmp_path: 
 
 def test_what_cannot_be_a_sink_is_refused_at_once() -> None:
     """A path that is no .jsonl, and something without a way to log."""
-    with pytest.raises(RecordingError, match=r"ends in .jsonl"):
+    with pytest.raises(RecordingError, match=r"ends in .jsonl or .prom"):
         LoadMonitor(sinks=["moe.csv"])
     with pytest.raises(RecordingError, match="a sink is int"):
         LoadMonitor(sinks=[3])
