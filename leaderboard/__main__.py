@@ -11,6 +11,7 @@ COMMANDS = {
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
     "shapes": "Measure what layers do at the depth of models that people train.",
+    "cases": "Write the catalogue `routing-cases` into traces/.",
     "forks": "Measure how much of a future can be known, where runs were continued several times from one state.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
     "pages": "Make the generated parts of README.md, docs/ and the dataset's card, or check them.",
@@ -26,7 +27,8 @@ COMMANDS = {
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
-    "season": "season.command", "submit-baselines": "verifying.baselines", "verify": "verifying.command",
+    "season": "season.command", "cases": "routing.command",
+    "submit-baselines": "verifying.baselines", "verify": "verifying.command",
     **{name: f"{name}.command" for name in ("events", "fit", "paper", "pages", "shapes", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""

@@ -10,6 +10,7 @@ from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
+from moeload_bench.publishing.routing_cases import has_cases
 from moeload_bench.scoring.description import read_runs
 from moeload_bench.traces.lookup import bundled_folder
 
@@ -33,7 +34,7 @@ def card_files(root: Path = ROOT) -> dict[Path, str]:
         read_runs(folder, committed_run) if folder.is_dir() else [] for folder in (traces, traces / COMMUNITY)
     )
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
-    card = render_card(text, runs, {"leaderboard": leaderboard_table()}, community)
+    card = render_card(text, runs, {"leaderboard": leaderboard_table()}, community, cases=has_cases(traces))
     out[root / "datasets_card.md"] = card
     if runs:
         out[traces / "README.md"] = card

@@ -23,6 +23,7 @@ from leaderboard.pages import (
     tables,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
+from leaderboard.routing import page as routing
 from moeload_bench.errors import not_found
 
 PAGES = (
@@ -40,6 +41,7 @@ PAGES = (
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
     page_of_parts("docs/reports/results.md", results_page.PARTS, openings.draw_results),
     page_of_parts("docs/reports/studies.md", forks.PARTS),
+    routing.ROUTING,
     seasons.SEASONS,
     Page("parameters", parameters.parameter_files),
     Page("cards", cards.card_files),

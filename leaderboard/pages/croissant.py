@@ -18,9 +18,11 @@ import mlcroissant as mlc
 from leaderboard.committed import ROOT
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
+from moeload_bench.publishing.routing_cases import has_cases
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.hub import release_order, suite_pins
 from moeload_bench.traces.meta import COLUMNS
+from moeload_bench.traces.routing import CATALOGUE
 
 STANDARD = "http://mlcommons.org/croissant/1.1"
 TYPES = {"int32": mlc.DataType.INT32, "int64": mlc.DataType.INT64, "float32": mlc.DataType.FLOAT32}
@@ -51,7 +53,11 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
         url=url,
         date_published=_released(),
         cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file.",
-        distribution=[*(_file(ctx, root, run) for run in runs), *(_file_set(ctx, recipe) for recipe in recipes)],
+        distribution=[
+            *(_file(ctx, root, f"{run.id}.parquet") for run in runs),
+            *([_file(ctx, root, CATALOGUE)] if has_cases(root) else []),
+            *(_file_set(ctx, recipe) for recipe in recipes),
+        ],
         record_sets=[_record_set(ctx, recipe, next(run for run in runs if run.recipe == recipe)) for recipe in recipes],
         **about,
     )
@@ -75,14 +81,13 @@ def _released(root: Path = ROOT) -> datetime | None:
     return datetime.fromisoformat(found[1]) if found else None
 
 
-def _file(ctx: mlc.Context, root: Path, run: Run) -> mlc.FileObject:
-    name = f"{run.id}.parquet"
+def _file(ctx: mlc.Context, root: Path, name: str) -> mlc.FileObject:
     return mlc.FileObject(
         ctx=ctx,
         id=name,
         name=name,
         content_url=name,
-        content_size=f"{run.bytes} B",
+        content_size=f"{(root / name).stat().st_size} B",
         encoding_formats=[mlc.EncodingFormat.PARQUET],
         sha256=bytes_sha256(root / name),
     )

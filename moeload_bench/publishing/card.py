@@ -14,6 +14,7 @@ from typing import Any
 from moeload_bench.errors import HubError, TraceError, not_found
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card_tables import TABLES
+from moeload_bench.publishing.routing_cases import CASES, SPLIT, cases_config, has_cases
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.hub import suite_pins
 from moeload_bench.traces.lookup import list_traces
@@ -29,12 +30,17 @@ _BLOCK = re.compile(
 
 
 def render_card(
-    text: str, runs: Sequence[Run], more: Mapping[str, str] | None = None, community: Sequence[Run] = ()
+    text: str,
+    runs: Sequence[Run],
+    more: Mapping[str, str] | None = None,
+    community: Sequence[Run] = (),
+    *,
+    cases: bool = False,
 ) -> str:
     """Return the card with front matter and generated parts renewed; a card without front matter gets one.
 
     ``more``: parts by name that are not made from the runs. ``community``: traces of others, which have configs and no
-    row of a table.
+    row of a table. ``cases``: whether the folder holds the catalogue `routing-cases`.
     """
     parts = {"publication": publication(), **(more or {})}
 
@@ -45,11 +51,14 @@ def render_card(
         part = parts[name] if name in parts else TABLES[name](runs)
         return f"{match['begin']}{part}\n{match['end']}"
 
-    return f"---\n{front_matter(runs, community)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
+    return f"---\n{front_matter(runs, community, cases)}\n---\n" + _BLOCK.sub(block, FRONT.sub("", text))
 
 
-def front_matter(runs: Sequence[Run], community: Sequence[Run] = ()) -> str:
-    """Return the card's YAML: licence, task, tags, size, one config per recipe, features."""
+def front_matter(runs: Sequence[Run], community: Sequence[Run] = (), cases: bool = False) -> str:
+    """Return the card's YAML: licence, task, tags, size, one config per recipe, features; that of the catalogue last.
+
+    `datasets` reads the catalogue's columns from its file.
+    """
     from huggingface_hub import DatasetCardData
 
     configs = [
@@ -66,7 +75,7 @@ def front_matter(runs: Sequence[Run], community: Sequence[Run] = ()) -> str:
         source_datasets=["original"],
         tags=list(TAGS),
         size_categories=[size_category(sum(run.steps for run in runs))],
-        configs=[config(*one) for one in configs],
+        configs=[*(config(*one) for one in configs), *([cases_config()] if cases else [])],
         dataset_info=[features(*one) for one in configs],
     )
     return str(data.to_yaml(line_break="\n")).strip()
@@ -158,6 +167,8 @@ def check_card(folder: str | Path) -> None:
     if (community := Path(folder) / COMMUNITY).is_dir():
         pairs = (ref.id.split("/")[:2] for ref in list_traces(community))
         traces |= {(config_name(recipe, COMMUNITY), split) for recipe, split in pairs}
+    if has_cases(Path(folder)):
+        traces.add((CASES, SPLIT))
     if card != traces:
         wrong = sorted("/".join(pair) for pair in card ^ traces)
         raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` renews the card")

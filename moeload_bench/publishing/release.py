@@ -24,6 +24,7 @@ from huggingface_hub.hf_api import RepoFile
 from moeload_bench.errors import HubError, TraceError
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import check_card
+from moeload_bench.publishing.routing_cases import CASES, CASES_FILE, check_cases, has_cases
 from moeload_bench.traces.hub import check_token, hub_request, with_retries
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
@@ -51,8 +52,8 @@ class Content(NamedTuple):
 CONTENTS: Mapping[Kind, Content] = {
     "dataset": Content(
         "traces",
-        "RECIPE/SPLIT/seedN.parquet, README.md, croissant.json, CITATION.cff and LICENSE",
-        f"{_TRACE}|{_DOCUMENT}",
+        f"RECIPE/SPLIT/seedN.parquet, {CASES}/{CASES_FILE}, README.md, croissant.json, CITATION.cff and LICENSE",
+        f"{_TRACE}|{_DOCUMENT}|{CASES}/{re.escape(CASES_FILE)}",
         _DOCUMENT,
     ),
     "model": Content(
@@ -165,6 +166,8 @@ def collect_files(folder: Path, kind: Kind = "dataset") -> dict[str, LocalFile]:
         raise HubError(f"{folder}: {got}; expected a folder of {CONTENTS[kind].expected}")
     if kind == "dataset":
         _check_traces(folder, paths)
+        if has_cases(folder):
+            check_cases(folder)
         check_card(folder)
     return {name: local_file(path) for name, path in paths.items()}
 

@@ -18,6 +18,8 @@ from moeload_bench.errors import TraceError
 from moeload_bench.files import replacing
 from moeload_bench.traces.archives import read_arrays
 
+CATALOGUE = "routing-cases/cases.parquet"
+"""The one file of a published folder of traces that is none: routing of steps worth testing with."""
 MAX_STEPS = 64
 """Steps of a recording that may be kept."""
 MAX_PAIRS = 2**29

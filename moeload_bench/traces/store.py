@@ -22,6 +22,7 @@ from moeload_bench.errors import HashMismatchError, TraceError
 from moeload_bench.files import replacing
 from moeload_bench.traces.meta import COLUMNS, TraceMeta, checked_meta, hashed_meta
 from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
+from moeload_bench.traces.routing import CATALOGUE
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, check_counts, check_load, check_steps, check_trace
 
@@ -246,7 +247,7 @@ def stored_hash(path: str | os.PathLike[str]) -> str:
 def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceError | None]]:
     """Yield each trace file at or below a path, with what is wrong with it, or None."""
     root = Path(path)
-    files = sorted(root.glob("**/*.parquet")) if root.is_dir() else [root]
+    files = sorted({*root.glob("**/*.parquet")} - {root / CATALOGUE}) if root.is_dir() else [root]
     if not files:
         raise TraceError(f"{root}: the folder holds no parquet file")
     for file in files:

@@ -17,10 +17,12 @@ from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
+from moeload_bench.publishing.routing_cases import CASES, has_cases
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.hub import HubPin
 from moeload_bench.traces.lookup import bundled_folder, list_traces
+from moeload_bench.traces.routing import CATALOGUE
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
@@ -188,7 +190,9 @@ def test_datasets_and_the_hub_client_understand_the_metadata(folder: Path) -> No
     assert data.task_categories == ["time-series-forecasting"]
     configs = MetadataConfigs.from_dataset_card_data(data)
     infos = DatasetInfosDict.from_dataset_card_data(data)
-    assert set(configs) == set(infos) == {ref.id.split("/")[0] for ref in list_traces(folder)}
+    recipes = {ref.id.split("/")[0] for ref in list_traces(folder)}
+    assert set(infos) == recipes
+    assert set(configs) == recipes | ({CASES} if has_cases(folder) else set())
     for ref in list_traces(folder):
         recipe, split, _ = ref.id.split("/")
         assert {"split": split, "path": f"{recipe}/{split}/*.parquet"} in configs[recipe]["data_files"]
@@ -308,7 +312,7 @@ def test_the_published_croissant_validates_with_true_checksums() -> None:
     dataset = mlcroissant.Dataset(str(TRACES / "croissant.json"))
     assert dataset.metadata.issues.errors == set()
     named = {item.name: item.sha256 for item in dataset.metadata.distribution if getattr(item, "sha256", None)}
-    files = {f"{ref.id}.parquet": ref.path for ref in list_traces(TRACES)}
+    files = {f"{ref.id}.parquet": ref.path for ref in list_traces(TRACES)} | {CATALOGUE: TRACES / CATALOGUE}
     assert named == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
 
 

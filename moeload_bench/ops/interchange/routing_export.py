@@ -253,7 +253,7 @@ def _order(
     if kept is not None and wanted != recorded:
         kept = None
     bursts = INDEPENDENT
-    if kept is None and "load_half" in trace.columns:
+    if "load_half" in trace.columns:
         half_E = np.asarray(trace.columns["load_half"][row : row + 1][0, place])
         bursts = bursts_shown(load_E, half_E, recorded, meta.sequence_length or 1)
     scaled_E = load_E if wanted == recorded else scaled_counts(load_E, recorded, wanted)

@@ -1,0 +1,1 @@
+"""Steps worth testing kernels with (`routing-cases`), and where made-up routing misleads: docs/reports/routing.md."""
