@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, NamedTuple
 
 from leaderboard.committed import ROOT
 from leaderboard.pages.parts import Maker, Page, fill_parts
@@ -19,11 +22,25 @@ from leaderboard.routing.measuring import (
     traffic,
     worst_layers,
 )
+from moeload_bench import style
 from moeload_bench.publishing.routing_cases import has_cases
 from moeload_bench.results.markdown import markdown_table
+from moeload_bench.words import listed
 
-PAGE = "docs/reports/routing.md"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, FIGURE = "docs/reports/routing.md", "docs/reports/routing.svg"
+Traffics = Mapping[str, Mapping[str, Traffic]]
+"""By case and kind."""
+ROUNDING = 1e-9
+"""By how much a ratio may be off."""
 KINDS = ("recorded", "counts-only", "independent")
+QUANTITIES = {
+    "ranks_per_token": "ranks a token goes to",
+    "largest_flow": "largest flow",
+    "spread": "spread of sequences",
+}
 SIZES = (2, 4, 8, 16, 32, 64)
 """Expert-parallel sizes that are shown."""
 
@@ -54,9 +71,8 @@ def list_of_cases(layers: list[CaseLayer]) -> str:
     return f"{markdown_table(head, rows)}\n\n{about}"
 
 
-def ranks_table(layers: list[CaseLayer]) -> str:
+def ranks_table(found: list[Busiest]) -> str:
     """Return busiest ranks by expert-parallel size, recorded beside made up."""
-    found = list(busiest_ranks(worst_layers(layers)))
     by_case: dict[str, dict[int, Busiest]] = {}
     for one in found:
         by_case.setdefault(one.case, {})[one.size] = one
@@ -69,8 +85,7 @@ def ranks_table(layers: list[CaseLayer]) -> str:
         f"mean one as recorded (in brackets {', '.join(FAMILIES)}: the mean of {DRAWS} draws); less is more even. "
         "Bold: outside the middle 90 % of the draws of all three."
     )
-    table = markdown_table(("case", *(f"EP {size}" for size in SIZES)), rows)
-    return f"{table}\n\n{about}\n\n{_misleading(found)}"
+    return f"{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}\n\n{about}"
 
 
 def _cell(one: Busiest) -> str:
@@ -81,80 +96,126 @@ def _cell(one: Busiest) -> str:
 
 def _outside(one: Busiest) -> bool:
     """Return whether what was recorded is outside the middle 90 % of the draws of every family."""
-    return all(not low <= one.recorded <= high for _, low, high in one.made_up.values())
+    return all(not low - ROUNDING <= one.recorded <= high + ROUNDING for _, low, high in one.made_up.values())
 
 
-def _misleading(found: list[Busiest]) -> str:
-    """Return how far off made-up loads are, at the size of 8 ranks where there is more than one expert on a rank."""
-    shown = [one for one in found if one.size == 8 and _larger_than(one, found)]
-    parts = []
+def several_on_a_rank(found: list[Busiest]) -> list[Busiest]:
+    """Return the rows of RANKS ranks on which there is more than one expert: with one, the fit decides."""
+    largest = {one.case: one.size for one in found}
+    return [one for one in found if one.size == RANKS < largest[one.case]]
+
+
+def answer(found: list[Busiest], traffics: Traffics) -> str:
+    """Return in three sentences where made-up routing misleads."""
+    shown, parts = several_on_a_rank(found), []
     for name in FAMILIES:
-        ratios = sorted((one.made_up[name][0] - 1) / max(one.recorded - 1, 1e-9) for one in shown)
+        ratios = sorted((one.made_up[name][0] - 1) / (one.recorded - 1) for one in shown)
         parts.append(f"{name} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
+    outside = [f"`{one.case}`" for one in shown if _outside(one)]
     return (
-        f"At EP 8, with several experts on a rank ({len(shown)} cases), the made-up excess of the busiest rank over "
-        f"the mean one, divided by the recorded excess, is as the median and from least to most: {', '.join(parts)}. "
-        f"In {sum(map(_outside, shown))} of these cases what was recorded is outside the middle 90 % of the draws of "
-        "all three."
+        f"Where the busiest expert is fitted, the excess of the busiest of {RANKS} ranks is, made up over recorded, "
+        f"as the median and from least to most of {len(shown)} cases: {', '.join(parts)}. Most misleading are "
+        f"{listed(outside) if outside else 'none'}, outside the middle 90 % of the draws of all three. Tokens dealt "
+        "by the exact counts come near the recorded flows between ranks, but tokens of a sequence are more alike "
+        f"than that: the spread of a sequence's counts is {_over_recorded(traffics, 'spread', 'counts-only', 0)} of "
+        "the recorded one with the bursts of `export routing`, and "
+        f"{_over_recorded(traffics, 'spread', 'independent', 0)} where each token is on its own (medians)."
     )
 
 
-def _larger_than(one: Busiest, found: list[Busiest]) -> bool:
-    return any(other.case == one.case and other.size > one.size for other in found)
+def _over_recorded(traffics: Traffics, name: str, kind: str, less: float) -> str:
+    """Return a quantity's part above ``less``, made up over recorded, as the median over cases."""
+    pairs = [(getattr(kinds[kind], name), getattr(kinds["recorded"], name)) for kinds in traffics.values()]
+    known = [(made_up - less) / (recorded - less) for made_up, recorded in pairs if not math.isnan(recorded)]
+    return f"{median(known):.2f}"
 
 
-def traffic_table(layers: list[CaseLayer]) -> str:
-    """Return what passes between ranks in recorded routing, beside what the same counts give when tokens are made "
-    "up."""
-    rows = []
-    found = [(layer, traffic(layer)) for layer in worst_layers([one for one in layers if one.mark == "recorded"])]
-    for layer, kinds in found:
-        cells = [f"{getattr(kinds[kind], name):.2f}" for name in Traffic._fields for kind in KINDS]
-        rows.append((f"`{layer.case}`", *cells))
-    words = {
-        "ranks_per_token": "ranks a token goes to",
-        "largest_flow": "largest flow",
-        "spread": "spread of sequences",
-    }
-    head = ("case", *(f"{words[name]}, {kind}" for name in Traffic._fields for kind in KINDS))
+def traffic_table(traffics: Traffics) -> str:
+    """Return what passes between ranks in recorded routing, beside what the same counts give with made-up tokens."""
+    rows = [
+        (f"`{case}`", *(_number(getattr(kinds[kind], name)) for name in QUANTITIES for kind in KINDS))
+        for case, kinds in traffics.items()
+    ]
+    head = ("case", *(f"{words}, {kind}" for words in QUANTITIES.values() for kind in KINDS))
     about = (
         f"A row is the worst layer of a `recorded` case, its tokens in their order on {RANKS} source ranks, its "
         f"experts by number on {RANKS} expert-parallel ranks. *Largest flow*: the most tokens from one rank to "
         "another over the mean, a token sent once to a rank. *Spread*: the variance of the counts of a sequence over "
-        "that of independent tokens. No direction is better. *counts-only*: as `export routing` makes it up; "
-        "*independent*: the same counts, each token on its own."
+        "that of independent tokens, where its length is known. No direction is better. *counts-only*: as `export "
+        "routing` makes it up; *independent*: the same counts, each token on its own."
     )
-    return f"{markdown_table(head, rows)}\n\n{about}\n\n{_said(found)}"
-
-
-def _said(found: list[tuple[CaseLayer, dict[str, Traffic]]]) -> str:
-    """Return in sentences how far made-up tokens are from recorded ones, as medians over cases."""
-
-    def over_recorded(name: str, kind: str, less: float) -> str:
-        pairs = [(getattr(kinds[kind], name), getattr(kinds["recorded"], name)) for _, kinds in found]
-        return f"{median((made_up - less) / (recorded - less) for made_up, recorded in pairs):.2f}"
-
+    said = ", ".join(
+        f"{words} {_over_recorded(traffics, name, 'counts-only', less)} (independent: "
+        f"{_over_recorded(traffics, name, 'independent', less)})"
+        for (name, words), less in zip(QUANTITIES.items(), (0, 1, 0), strict=True)
+    )
     return (
-        "Made up over recorded, as medians over these cases: the ranks that a token goes to "
-        f"{over_recorded('ranks_per_token', 'counts-only', 0)} (independent: "
-        f"{over_recorded('ranks_per_token', 'independent', 0)}), the excess of the largest flow over the mean "
-        f"{over_recorded('largest_flow', 'counts-only', 1)} (independent: "
-        f"{over_recorded('largest_flow', 'independent', 1)}), the spread of sequences "
-        f"{over_recorded('spread', 'counts-only', 0)} (independent: {over_recorded('spread', 'independent', 0)})."
+        f"{markdown_table(head, rows)}\n\n{about}\n\nMade up over recorded, as medians over these cases, of the "
+        f"largest flow its excess over the mean: {said}."
     )
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def draw_ranks(found: list[Busiest]) -> Figure:
+    """Draw a row for each case: the recorded busiest rank of RANKS, and the middle 90 % of each family's draws."""
+    shown = several_on_a_rank(found)
+    with style.style():
+        figure, (ax,) = style.panels(1, height=0.6 + 0.28 * len(shown), columns=1)
+        handles = []
+        for place, (name, colour) in enumerate(zip(FAMILIES, style.PALETTE, strict=False)):
+            at = [row + 0.2 * (place - 1) for row in range(len(shown))]
+            ends = [one.made_up[name][1:] for one in shown]
+            ax.hlines(at, [low for low, _ in ends], [high for _, high in ends], color=colour, linewidth=2)
+            handles.append(style.legend_line(name, colour, linewidth=2))
+        ax.plot([one.recorded for one in shown], range(len(shown)), "o", color="black", markersize=4)
+        handles.append(style.legend_line("recorded", "black", "none", marker="o"))
+        ax.set_yticks(range(len(shown)), [one.case for one in shown])
+        ax.set_ylim(len(shown) - 0.5, -0.5)
+        every = [value for one in shown for value in (one.recorded, *(end for m in one.made_up.values() for end in m))]
+        style.log_axis(ax.xaxis, min(every), max(every))
+        ax.set_xlabel(f"busiest of {RANKS} ranks over the mean one; less is more even")
+        ax.grid(axis="x")
+        figure.legend(handles=handles, loc="outside upper center", ncols=len(handles))
+    return figure
+
+
+class Found(NamedTuple):
+    """What is measured on the catalogue."""
+
+    layers: list[CaseLayer]
+    ranks: list[Busiest]
+    traffics: Traffics
+
+
+@functools.cache
+def measured(traces: Path) -> Found:
+    """Return what the catalogue of a folder of traces gives: some seconds."""
+    layers = read_cases(traces)
+    recorded = worst_layers([layer for layer in layers if layer.mark == "recorded"])
+    return Found(layers, list(busiest_ranks(worst_layers(layers))), {layer.case: traffic(layer) for layer in recorded})
 
 
 def page_files(root: Path = ROOT) -> dict[Path, str]:
     """Return the page with its parts made again; nothing in a clone without the catalogue."""
     if not has_cases(root / "traces"):
         return {}
-    layers, page = read_cases(root / "traces"), root / PAGE
+    found, page = measured(root / "traces"), root / PAGE
     makers: Mapping[str, Maker] = {
-        "routing-cases": lambda: list_of_cases(layers),
-        "routing-ranks": lambda: ranks_table(layers),
-        "routing-traffic": lambda: traffic_table(layers),
+        "routing-answer": lambda: answer(found.ranks, found.traffics),
+        "routing-cases": lambda: list_of_cases(found.layers),
+        "routing-ranks": lambda: ranks_table(found.ranks),
+        "routing-traffic": lambda: traffic_table(found.traffics),
     }
     return {page: fill_parts(page.read_text(encoding="utf-8"), makers)}
 
 
-ROUTING = Page(PAGE, page_files)
+def draw(root: Path = ROOT) -> None:
+    """Draw the page's figure, where the catalogue is."""
+    if has_cases(root / "traces"):
+        style.save_figure(draw_ranks(measured(root / "traces").ranks), root / FIGURE)
+
+
+ROUTING = Page(PAGE, page_files, draw)

@@ -211,7 +211,9 @@ def test_the_routing_of_the_checkout_is_that_of_its_traces(tmp_path: Path, monke
     folders = sorted(Path("routing").glob("*/*/seed*.routing"))
     assert folders
     for folder in folders:
-        trace = load_trace(folder.relative_to("routing").with_suffix("").as_posix())
+        own = folder.with_suffix(".parquet")
+        trace = load_trace(own if own.is_file() else folder.relative_to("routing").with_suffix("").as_posix())
         steps = [int(path.name[4:13]) for path in sorted(folder.iterdir())]
         assert all(routing(trace, step).mark == "recorded" for step in steps), folder
-    assert list_traces("routing") == []
+    published = {ref.id for ref in list_traces("traces")}
+    assert not published & {ref.id for ref in list_traces("routing")}, "a run would have two traces"
