@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from leaderboard.committed import ROOT
 from moeload_bench.errors import NotFoundError
 from moeload_bench.files import replacing
-from moeload_bench.interchange.routing_export import CITE, MEANING, Order, RoutedLayer, plan_routing
-from moeload_bench.interchange.routing_files import ABOUT, nested
+from moeload_bench.ops.interchange.routing_export import CITE, MEANING, Order, RoutedLayer, plan_routing
+from moeload_bench.ops.interchange.routing_files import ABOUT, nested
 from moeload_bench.publishing.routing_cases import CASES, CASES_FILE, SCHEMA
 from moeload_bench.schema import load_toml
 from moeload_bench.traces.lookup import bundled_folder

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from leaderboard.routing.families import FAMILIES, busiest_rank, fitted
 from moeload_bench.arrays import Array, FloatArray, IntArray
-from moeload_bench.inspection.balance import sizes_of
-from moeload_bench.interchange.dealing import INDEPENDENT, Bursts, deal
+from moeload_bench.ops.facts.balance import sizes_of
+from moeload_bench.ops.interchange.dealing import INDEPENDENT, Bursts, deal
 from moeload_bench.publishing.routing_cases import CASES, CASES_FILE
 from moeload_bench.scoring.metrics import DEAD_SHARE
 

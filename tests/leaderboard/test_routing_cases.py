@@ -18,8 +18,8 @@ from leaderboard.routing.families import FAMILIES, busiest_rank, chances, fitted
 from leaderboard.routing.measuring import CaseLayer, flows, read_cases, sequence_spread, worst_layers
 from moeload_bench import load_trace
 from moeload_bench.errors import HubError
-from moeload_bench.interchange.dealing import Bursts
-from moeload_bench.interchange.routing_export import kept_routing
+from moeload_bench.ops.interchange.dealing import Bursts
+from moeload_bench.ops.interchange.routing_export import kept_routing
 from moeload_bench.publishing.routing_cases import CASES, CASES_FILE, MAX_BYTES, check_cases
 from moeload_bench.traces.routing import routing_folder
 from moeload_bench.traces.trace import layer_names
