@@ -8,7 +8,7 @@ cli.opening: open_trace
 cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace
 cli.progress: pair_progress, plain_console, print_entries, print_next, print_on_interrupt, say, say_record
 errors: ForecastError, MissingExtraError, MoeloadError, NotFoundError, PlacementError, PlotError, RecordingError,
-  TraceError, counted, listed, not_found, printable
+  TraceError, counted, listed, not_found, printable, short
 files: PACKAGE, read_at_most, replacing, write_whole
 forecaster: ForecastRequest, StepBlock, TraceInfo, trace_info
 harness.evaluate: evaluate
@@ -24,7 +24,7 @@ placement.replan: CostModel, with_fewest_moves
 placement.vllm_eplb: EVERY, VllmEplb
 plots: TrainingErrors, View, training_errors
 recording.callback: LoadRecorder
-recording.parts: Parts, merge_shards, read_manifest
+recording.parts: Parts, merge_shards, read_manifest, unfinished_trace
 recording.stages: merge_stages
 recording.writer: RecordingWarning, Row, rows_of
 results.console: plain_table
@@ -36,11 +36,12 @@ states.drift: row_means
 states.rule: StateDetector, StateRule, grid_of
 style: GREY, PALETTE, check_suffix, load_matplotlib, panels, save_figure, style
 traces.archives: npy_header, read_array, read_arrays
-traces.lookup: Place, find_run, load_trace
+traces.lookup: Place, find_run, load_trace, routing_folders
 traces.means: mean_known, mean_over, ratio_of
 traces.meta: BalancingMeta, OPTIONAL_COLUMNS, TraceMeta, checked_meta
 traces.pages: varint
 traces.parquet: check_cost, open_mapped, open_parquet
+traces.routing: StepRouting, read_routing, routing_files
 traces.store: data_sha256, read_trace, write_trace
 traces.streaming: parts
 traces.tensors: Header, Tensor, named_once, read_header
