@@ -108,16 +108,22 @@ def _summary(one: Lead) -> str:
     if family is not None and family.best == recipe.best == one.names[:1]:
         who = f"{_names(one)} leads alone: it saves"
     else:
-        by_family = f"{len(family.best)} with each model family counted once, and " if family is not None else ""
+        families = f"{len(family.best)} with each model family counted once, and " if family is not None else ""
         who = (
-            f"no entry leads alone: of {len(recipe.entries)}, {by_family}{len(recipe.best)} with each recipe counted "
+            f"no entry leads alone: of {len(recipe.entries)}, {families}{len(recipe.best)} with each recipe counted "
             f"once are not shown worse than the best. {_names(one)}{_picked(one)} {_verb(one)}"
         )
-    worth = [end for name in _shapes(one.rows) for end in _ends(one.rows, name)]
+    rows = one.rows
+    by_family, by_recipe = {"a new family": ("family_low", "family_high")}, {"a new recipe": ("low", "high")}
+    sure = _spans(rows, by_family) or _spans(rows, by_recipe)
+    ends = [f"{_range(rows, name)} at h = {int(name[2:]):,}" for name in (_steps(rows)[0], _steps(rows)[-1])]
+    total = _spans(rows, {"over families": ("total_low", "total_high")})
+    worth = [end for name in _shapes(rows) for end in _ends(rows, name)]
     load = f", and at most {_percent(max(*worth, 0.0))} % of the busiest device's load" if worth else ""
     return (
-        f"{when}, {who} {_range(one.rows, 'saving')} of the error of `{recipe.following}`, the first that is shown "
-        f"worse when recipes are counted, as a geometric mean; {_range(one.rows, 'total')} of the sum of errors{load}."
+        f"{when}, {who} {_range(rows, 'saving')} of the error of `{recipe.following}`, the first that is shown worse "
+        f"when recipes are counted, as a geometric mean{sure}: {listed(ends)}; {_range(rows, 'total')} of the sum of "
+        f"errors{total}{load}."
     )
 
 
@@ -158,8 +164,7 @@ def _facts(one: Lead) -> Iterator[tuple[str, str]]:
     jackknife = {"jackknife over families": ("total_low", "total_high")}
     yield "saved of the sum of errors", _range(rows, "total") + _spans(rows, jackknife)
     yield "saved on the median task", _range(rows, "median_task")
-    steps = [name for name in map(str, rows) if name.startswith("h=") and rows[name].notna().all()]
-    yield "saved by horizon", "; ".join(f"h = {int(name[2:]):,}: {_range(rows, name)}" for name in steps)
+    yield "saved by horizon", "; ".join(f"h = {int(name[2:]):,}: {_range(rows, name)}" for name in _steps(rows))
     shapes = [f"`{name.partition('@')[2]}`: {_range(rows, name)}" for name in _shapes(rows)]
     yield "saved of the busiest device's load, by shape", "; ".join(shapes) or DASH
 
@@ -189,6 +194,11 @@ def ask_words(results: Results, folder: str) -> str:
         f'Every number in one call: `part = run_groups(load_results("{folder}"))["{title}"]`, then `leaders(part, '
         f'"transient")` or `part.compare(NAME, "{rival}", ["state"])`.'
     )
+
+
+def _steps(rows: pd.DataFrame) -> list[str]:
+    """Return the columns of the horizons that have values."""
+    return [name for name in map(str, rows) if name.startswith("h=") and rows[name].notna().all()]
 
 
 def _shapes(rows: pd.DataFrame) -> list[str]:

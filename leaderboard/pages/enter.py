@@ -28,28 +28,43 @@ CLASS = """\
 """
 
 
+INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -e ."
+
+
 def steps() -> str:
     """Return what to write, what to run and what to open."""
     season = newest_season()
     closed = score_command(season.name).replace("mine.py", "my.py") if season else ""
     run = [
-        f"git clone --depth 1 {REPOSITORY} && cd moeload-bench && pip install -e .",
+        "git clone --depth 1 YOUR_FORK moeload-bench && cd moeload-bench",
+        INSTALL,
+        "cp YOUR_FORECASTER my.py",
         "moeload-bench check my.py:Mine",
-        f"moeload-bench run my.py:Mine sw_avg --suite {default_suite()}",
-        *([closed] if closed else []),
-        'moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --licence MIT --dry-run',
+        "moeload-bench run my.py:Mine sw_avg --level sandbox",
+        *([f"{closed} --level sandbox"] if closed else []),
+    ]
+    submit = 'moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --licence MIT'
+    send = [
+        f"{submit} --dry-run",
+        submit,
+        "python -m leaderboard verify leaderboard/submissions/mine --check-only --incoming",
+        'git switch -c submit-mine && git add leaderboard && git commit -m "Submission mine"',
+        "git push -u origin submit-mine",
     ]
     return "\n".join(
         [
-            "**1. Write** a class of three methods in one file, `my.py` ([tutorial](tutorial-forecasting.md)):",
+            "**1. Write** a class of three methods in one file ([tutorial](tutorial-forecasting.md)):",
             "",
             CLASS,
-            "**2. Run** the rules of the contract, the suite to cite, the last season, and a trial of the submission:",
+            f"**2. Run** it in your fork of {REPOSITORY}: the rules of the contract, the small suite, the last season "
+            f"(`--suite {default_suite()}` is the suite to cite):",
             "",
             *(f"    {line}" for line in run),
             "",
-            "**3. Open** a pull request: the last command without `--dry-run` writes `leaderboard/submissions/mine/` "
-            f"and prints the four git commands for your fork of {REPOSITORY}.",
+            "**3. Open** a pull request. `submit` brings no scores: it says each rule that it checks, and each package "
+            "that your code imports and no requirement pins (`--requirements FILE`).",
+            "",
+            *(f"    {line}" for line in send),
         ]
     )
 

@@ -20,7 +20,7 @@ from moeload_bench.forecaster import FORECAST_RULES, Forecast, StepBlock
 from moeload_bench.harness.scenarios import BASIC, FIT_RUNS, OTHER_RUN, Scenario, Subject
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import Target, class_target, parse_target
-from moeload_bench.words import Progress, silent
+from moeload_bench.words import Progress
 
 EMPTY_ROWS = {"middle": BASIC.steps // 2, "first": 0, "last": BASIC.steps - 1}
 LONG_STEPS = 600
@@ -45,12 +45,12 @@ def check_forecaster(
     level: Level = "none",
     seed: int = 0,
     limits: Limits | None = None,
-    report: Progress = silent,
+    progress: Progress | None = None,
 ) -> list[CheckResult]:
     """Run every rule of conformance on a forecaster; one result per rule, in the order of `RULES`.
 
     ``forecaster`` is a target (`"sw_avg"`, `"my.py:Mine@window=5"`) or a class of this process. Level `none` is the
-    strictest: only there do instances share a process. ``report`` is called as each rule begins. Raises `TargetError`
+    strictest: only there do instances share a process. ``progress`` is called as each rule begins. Raises `TargetError`
     for a target that cannot be used, `IsolationError` for an unknown level.
     """
     parse_level(level)
@@ -61,7 +61,8 @@ def check_forecaster(
     subject = Subject(target, level, seed, limits)
     results, rules = [], RULES | REPORTED
     for number, (name, rule) in enumerate(rules.items()):
-        report(number, len(rules), name)
+        if progress is not None:
+            progress(number, len(rules), name)
         results.append(_run(name, rule, subject, required=name in RULES))
     return list(_causes_once(results))
 

@@ -221,7 +221,7 @@ def prepare_submission(
             say(UNLISTED.format(name))
         say("checking the contract on small synthetic runs")
         checked = check_forecaster(
-            target, level=level, report=lambda at, of, rule: say(f"rule {at + 1} of {of}: {rule}")
+            target, level=level, progress=lambda at, of, rule: say(f"rule {at + 1} of {of}: {rule}")
         )
         broken = [rule for rule in checked if rule.required and not rule.passed]
         if broken:

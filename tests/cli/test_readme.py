@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from leaderboard.pages.enter import INSTALL
 from moeload_bench import evaluate, list_traces, load_trace, write_trace
 from moeload_bench.cli.app import app
 from moeload_bench.traces.trace import Trace
@@ -139,23 +140,20 @@ def test_every_page_and_target_that_the_readme_links_exists() -> None:
         assert re.search(rf"^{target[0] or target[1]}:", makefile, re.MULTILINE), target
 
 
-# ---------------------------------------------------------------- CONTRIBUTING.md
+# ---------------------------------------------------------------- CONTRIBUTING.md and docs/guide/enter.md
 
 
-INSTALL = "python3 -m venv .venv && . .venv/bin/activate && pip install -e ."
-
-
-def ten_lines() -> list[str]:
-    """The commands of the section, in order."""
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    section = text.partition("## Submit a forecaster\n")[2].partition("\n## ")[0]
+def commands_to_enter() -> list[str]:
+    """The commands of the second and of the third step, in order."""
+    text = (ROOT / "docs" / "guide" / "enter.md").read_text(encoding="utf-8")
+    section = text.partition("**2. Run**")[2].partition("<!-- end -->")[0]
     return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
 
 
-def test_there_are_ten_lines() -> None:
+def test_the_way_in_is_eleven_commands() -> None:
     """The second installs; the rest is replayed by the test below."""
-    lines = ten_lines()
-    assert len(lines) == 10
+    lines = commands_to_enter()
+    assert len(lines) == 11
     assert lines[1] == INSTALL
 
 
@@ -169,10 +167,11 @@ def test_contributing_says_who_reads_what_a_request_would_run() -> None:
 @pytest.mark.sandbox
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
-def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
-    """Run in one shell with the README's forecaster and a fork of this checkout; the installation, which needs the
-    network, is replaced by this one's interpreter running the clone's code. What arrives at the fork is one commit that
-    adds the submission's folder and touches nothing else, and that can be read.
+def test_the_commands_to_enter_work_as_they_stand(tmp_path: Path) -> None:
+    """Run in one shell with the README's forecaster and a fork of this checkout, but for a season, which another test
+    scores; the installation, which needs the network, is replaced by this one's interpreter running the clone's
+    code. What arrives at the fork is one commit that adds the submission's folder and touches nothing else, and that
+    can be read.
     """
     (tmp_path / "mine.py").write_text(tutorial_code())
     fork = tmp_path / "fork.git"
@@ -184,7 +183,7 @@ def test_the_ten_lines_work_as_they_stand(tmp_path: Path) -> None:
         shim.write_text(f'#!/bin/sh\nPYTHONPATH="$PWD" exec {shlex.quote(sys.executable)} {module} "$@"\n')
         shim.chmod(0o755)
 
-    lines = [line for line in ten_lines() if line != INSTALL]
+    lines = [line for line in commands_to_enter() if line != INSTALL and "--suite 20" not in line]
     script = "\n".join(lines).replace("YOUR_FORK", str(fork)).replace("YOUR_FORECASTER", str(tmp_path / "mine.py"))
     identity = {f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {**os.environ, **identity, "PATH": f"{program.parent}:{os.environ['PATH']}"}

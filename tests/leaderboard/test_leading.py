@@ -84,6 +84,9 @@ def test_the_sentence_has_the_names_of_the_rule_and_the_numbers_of_the_compariso
         first = "the first that is shown worse when recipes are counted, as a geometric mean"
         assert f"{ratio} of the error of `{found.following}`, {first}" in text
         assert f"; {total} of the sum of errors" in text
+        low, high = min(row["family_low"] for row in rows), max(row["family_high"] for row in rows)
+        ends = [percent([row[f"h={step}"] for row in rows]) for step in (1, 1000)]
+        assert f"(95 %: a new family {percent([low, high])}): {ends[0]} at h = 1 and {ends[1]} at h = 1,000" in text
         most = max(row[f"busiest@{shape}"] for row in rows for shape in ("half", "quarter", "plain", "nodes"))
         assert f"at most {round(100 * most, 1):.1f} % of the busiest device's load" in text
 
@@ -225,8 +228,7 @@ def test_decisions_and_quantiles_have_boards_of_their_own(part: Results) -> None
 def test_the_page_on_how_to_enter_names_one_address_and_its_class_keeps_the_contract(tmp_path: Path) -> None:
     """The three steps: what to write, what to run, what to open."""
     text = steps()
-    assert f"git clone --depth 1 {REPOSITORY}" in text
-    assert f"your fork of {REPOSITORY}" in text
+    assert f"in your fork of {REPOSITORY}" in text
     for name in ("README.md", "CONTRIBUTING.md"):
         commands = re.findall(r"git clone .*?(?= &&|`)", (ROOT / name).read_text(encoding="utf-8"))
         assert commands
@@ -234,7 +236,7 @@ def test_the_page_on_how_to_enter_names_one_address_and_its_class_keeps_the_cont
     code = textwrap.dedent(text.partition("**2. Run**")[0].partition("):\n\n")[2])
     (tmp_path / "my.py").write_text(code)
     report: list[str] = []
-    found = check_forecaster(f"{tmp_path / 'my.py'}:Mine", report=lambda at, of, rule: report.append(rule))
+    found = check_forecaster(f"{tmp_path / 'my.py'}:Mine", progress=lambda at, of, rule: report.append(rule))
     assert [one.rule for one in found if one.required and not one.passed] == []
     assert report == [one.rule for one in found]
     assert "moeload-bench run my.py:Mine --suite 2027-02" in text
