@@ -73,7 +73,10 @@ def overview(
     last = textwrap.wrap(f"Next: {following}", width, subsequent_indent="  ", break_on_hyphens=False)
     spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
     least_layers = min(LEAST_LAYERS, len(found.names_L))
-    do = _to_do(said.to_do, spare - least_layers - LEAST_SIZES, width)
+    do, urgent = _to_do(said.to_do, spare - least_layers - LEAST_SIZES, width), said.to_do[: said.urgent]
+    if urgent and not ranks and len(do) < len(needed := _to_do(urgent, HEIGHT, width)):
+        # The table of sizes gives way to what is urgent.
+        return Group(*lines, *map_lines(found, least_layers, width), *map(Text, needed), *map(Text, last))
     spare -= len(do)
     sizes = list(ranks) or shown_sizes(found.ranks.size_K, min(MOST_SIZES, spare - least_layers))
     lines += map_lines(found, max(least_layers, min(MOST_LAYERS, spare - len(sizes))), width)

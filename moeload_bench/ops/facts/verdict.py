@@ -44,12 +44,14 @@ Balance = Literal["noise alone", "above noise", "cannot tell", "no load"]
 class Assessment(NamedTuple):
     """``headline``: the state in capitals, and what is urgent. ``balance``: now against noise alone. ``age``: how stale
     a placement becomes, empty where loads have settled. ``to_do``: at most three sentences, the most urgent first.
+    ``urgent``: how many things should not wait, those left out of ``to_do`` too.
     """
 
     headline: str
     balance: str
     age: str
     to_do: tuple[str, ...]
+    urgent: int
 
 
 def verdict(found: Inspection) -> Assessment:
@@ -57,7 +59,7 @@ def verdict(found: Inspection) -> Assessment:
     urgent = list(_urgent(found))
     to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
     parts = [_state(found), *_experts(found), *_not_watched(found), counted_urgent(len(urgent))]
-    return Assessment(f"{'; '.join(parts)}.", _balance(found), _age(found), tuple(to_do))
+    return Assessment(f"{'; '.join(parts)}.", _balance(found), _age(found), tuple(to_do), len(urgent))
 
 
 def counted_urgent(number: int) -> str:
