@@ -98,7 +98,7 @@ def summary(results: Results) -> str:
     found = leads(results)
     if not found:
         return f"Too few recipes to say who leads: {results.table['recipe'].nunique()}."
-    return " ".join(map(_summary, found))
+    return "\n\n".join(map(_summary, found))
 
 
 def _summary(one: Lead) -> str:
@@ -106,29 +106,50 @@ def _summary(one: Lead) -> str:
     if one.rows is None:
         return f"{when}, no entry is shown worse than the best."
     if family is not None and family.best == recipe.best == one.names[:1]:
-        who = f"{_names(one)} leads alone: it saves"
+        who = f"{when}, {_names(one)} leads alone."
     else:
-        families = f"{len(family.best)} with each model family counted once, and " if family is not None else ""
-        who = (
-            f"no entry leads alone: of {len(recipe.entries)}, {families}{len(recipe.best)} with each recipe counted "
-            f"once are not shown worse than the best. {_names(one)}{_picked(one)} {_verb(one)}"
-        )
+        who = f"{when}, no entry leads alone.{_told_by_family(family)} {_told_by_recipe(one)}"
     rows = one.rows
     by_family, by_recipe = {"a new family": ("family_low", "family_high")}, {"a new recipe": ("low", "high")}
     sure = _spans(rows, by_family) or _spans(rows, by_recipe)
-    ends = [f"{_range(rows, name)} at h = {int(name[2:]):,}" for name in (_steps(rows)[0], _steps(rows)[-1])]
+    first, last = (f"{_range(rows, name)} for {_ahead(name)}" for name in (_steps(rows)[0], _steps(rows)[-1]))
     total = _spans(rows, {"over families": ("total_low", "total_high")})
     worth = [end for name in _shapes(rows) for end in _ends(rows, name)]
-    load = f", and at most {_percent(max(*worth, 0.0))} % of the busiest device's load" if worth else ""
+    load = f" Of the load of the busiest device it is at most {_percent(max(*worth, 0.0))} %." if worth else ""
     return (
-        f"{when}, {who} {_range(rows, 'saving')} of the error of `{recipe.following}`, the first that is shown worse "
-        f"when recipes are counted, as a geometric mean{sure}: {listed(ends)}; {_range(rows, 'total')} of the sum of "
-        f"errors{total}{load}."
+        f"{who} Compared with `{recipe.following}`, the first entry that is shown worse, {_saves(one)} "
+        f"{_range(rows, 'saving')} of the error, as a geometric mean{sure}: {first}, {last}. "
+        f"Of the sum of errors it is {_range(rows, 'total')}{total}.{load}"
     )
 
 
-def _verb(one: Lead) -> str:
-    return "saves" if len(one.names) == 1 else "save"
+def _told_by_family(family: Leaders | None) -> str:
+    """Return how many cannot be told from the best by the rule; nothing where families are too few for it."""
+    if family is None:
+        return ""
+    even = f", even `{UNIFORM}` among them" if UNIFORM in family.best else ""
+    return (
+        f" With each family of models counted once, {len(family.best)} of {len(family.entries)} cannot be told from "
+        f"the best{even}."
+    )
+
+
+def _told_by_recipe(one: Lead) -> str:
+    best = one.by_recipe.best
+    named_ones = f": {_names(one)}" if len(one.names) == len(best) else ""
+    return f"With each recipe counted once, which describes these runs alone, {len(best)} cannot{named_ones}."
+
+
+def _ahead(column: str) -> str:
+    steps = int(column[2:])
+    return f"{steps:,} step{'s' if steps > 1 else ''} ahead"
+
+
+def _saves(one: Lead) -> str:
+    """Return who saves: those that lead, or which of them is named, and why."""
+    if len(one.by_recipe.best) > len(one.names):
+        return f"{_names(one)}, picked on these runs as the one with the most skill, saves"
+    return "it saves" if len(one.names) == 1 else "they save, from the least to the most,"
 
 
 def _picked(one: Lead) -> str:

@@ -115,7 +115,7 @@ def test_the_readme_says_how_many_runs_load_dataset_joins() -> None:
 
 def test_the_readme_is_short_and_says_first_what_it_is() -> None:
     """Questions, commands, picture, recording, the benchmark and its size, in this order, before any result."""
-    assert len(README.splitlines()) <= 90
+    assert len(README.splitlines()) <= 96
     texts = (
         "router healthy", "pip install", "![", "record(model", "make bench", "generated: runs", "## What we found",
         "## How far to trust it",
