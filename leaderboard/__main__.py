@@ -20,8 +20,6 @@ COMMANDS = {
     "freeze": "Freeze a suite: its traces by hash, its origins by the state rule.",
     "facts": "Compute what depends only on a suite's traces, once it is frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the newest suite.",
-    "fit": "Fit again what the package ships, on the runs of leaderboard/fit/NAME.toml.",
-    "events": "Measure how right events are: false ones, and breaks that are planted in forks of small runs.",
     "model": "Write the model repository of `gated`: weights in safetensors, card, evaluation records.",
 }
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
@@ -29,7 +27,7 @@ ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
     "season": "season.command", "cases": "routing.command",
     "submit-baselines": "verifying.baselines", "verify": "verifying.command",
-    **{name: f"{name}.command" for name in ("events", "fit", "paper", "pages", "shapes", "site")},
+    **{name: f"{name}.command" for name in ("paper", "pages", "shapes", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 

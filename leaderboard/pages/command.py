@@ -9,7 +9,6 @@ import typer
 
 from leaderboard import forks
 from leaderboard.committed import ROOT
-from leaderboard.events import page as events
 from leaderboard.pages import (
     adapters,
     cards,
@@ -33,7 +32,6 @@ PAGES = (
     page_of_parts("docs/guide/inspect.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
-    page_of_parts("docs/guide/live.md", events.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from leaderboard.fit.states import score_shifts
 from moeload_bench.errors import SuiteError, TraceError
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.origins import choose_origins, origins_every
 from moeload_bench.states.rule import StateDetector, StateRule, crossing, grid_of, label_states, state_names
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.trace import Trace, shares
+from tests.support.shifts import score_shifts
 from tests.support.synthetic import autocorrelated, draw, drifting, even, fixed, oscillating
 
 FIRST_KNOWN = 200  # two windows

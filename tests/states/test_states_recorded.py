@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from leaderboard.fit.states import score_shifts
 from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.rule import StateRule, label_states
@@ -18,6 +17,7 @@ from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import TRACES
+from tests.support.shifts import score_shifts
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = {ref.id: ref.path for ref in list_traces(ROOT / "moeload_bench" / "data")}
@@ -117,9 +117,9 @@ def test_a_trace_that_cannot_be_labelled_is_described_without_states():
     assert (second.imbalance_last, second.dead_experts, second.floor_tv) == (None, None, None)
 
 
-def test_the_constants_are_those_that_the_script_chose():
-    """The row in bold of leaderboard/fit/states-table.md is the rule in the package."""
-    chosen = re.search(r"^\| \*\*.*$", (ROOT / "leaderboard" / "fit" / "states-table.md").read_text(), re.MULTILINE)
+def test_the_constants_are_those_that_the_table_shows():
+    """The row in bold of docs/methods/states-table.md is the rule in the package."""
+    chosen = re.search(r"^\| \*\*.*$", (ROOT / "docs" / "methods" / "states-table.md").read_text(), re.MULTILINE)
     margin, low, high = (float(value.strip(" *")) for value in chosen.group().split("|")[1:4])
     rule = StateRule()
     assert (margin, low, high) == (rule.margin, rule.low, rule.high)

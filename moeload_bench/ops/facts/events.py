@@ -34,7 +34,7 @@ LAST = 50
 
 @dataclass(frozen=True)
 class EventRule:
-    """When the fall of an expert is an event, and what is a cause; chosen by `python -m leaderboard fit events`.
+    """When the fall of an expert is an event, and what is a cause; chosen on the runs of events.toml.
 
     ``collapse``: part of its former load below which an expert has collapsed, if it fell there within 100 steps;
     ``least_load``: an expert with less, times 1/E, cannot collapse, as noise could do that. ``recovery``: it has

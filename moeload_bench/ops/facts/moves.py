@@ -25,7 +25,7 @@ MOVE_STEPS, BEFORE_STEPS = 20, 200
 class MoveRule:
     """How large a move is an event: ``factor`` times the largest before, and by ``least`` of the tokens larger.
 
-    Chosen by `python -m leaderboard fit events`.
+    Chosen on the runs of events.toml.
     """
 
     factor: float = 2.5

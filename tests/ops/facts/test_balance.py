@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leaderboard.committed import TRACES as TRACES_FOLDER
-from leaderboard.fit.lists import SEASON_TRACES
+from leaderboard.season.folder import SEASONS
 from moeload_bench.ops.facts.inspector import Inspection, Inspector, inspect_trace
 from moeload_bench.ops.facts.verdict import AT_FLOOR, FAR_ABOVE, balance_of, verdict
 from moeload_bench.traces.lookup import load_trace
@@ -121,7 +121,8 @@ def test_answers_without_half_batches_are_those_with_them() -> None:
     neither end alone could tell, at least 80 % are called so.
     """
     layers = contradict = far = gone = 0
-    for trace in map(read_trace, sorted([*TRACES_FOLDER.rglob("*.parquet"), *SEASON_TRACES.rglob("*.parquet")])):
+    season = SEASONS / "2027-02" / "traces"
+    for trace in map(read_trace, sorted([*TRACES_FOLDER.rglob("*.parquet"), *season.rglob("*.parquet")])):
         if "load_half" not in trace.columns:
             continue
         without = replace(trace, columns={name: one for name, one in trace.columns.items() if name != "load_half"})

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leaderboard.committed import TRACES
 from moeload_bench.arrays import FloatArray
 from moeload_bench.ops.facts.conditions import Conditions, change
 from moeload_bench.ops.facts.events import LAST, Event, EventDetector, event_sentences, moments
@@ -25,6 +26,7 @@ from moeload_bench.recording.writer import RecordingWarning, rows_of
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
+from tests.conftest import needs_traces
 from tests.support.monitored import fed, loop
 from tests.support.synthetic import draw, fixed
 
@@ -247,3 +249,19 @@ def test_a_callback_changes_no_loss_and_no_row(blocks: bool, tmp_path: Path, mon
     np.testing.assert_array_equal(watched.columns["loss"], alone.columns["loss"])
     for weight, other in zip(one.parameters(), two.parameters(), strict=True):
         np.testing.assert_array_equal(weight.detach().numpy(), other.detach().numpy())
+
+
+@needs_traces
+def test_a_restart_that_moves_everything_has_one_event_for_each_episode() -> None:
+    """A learning rate 100 times as large throws most experts down: none collapses or dies twice before it recovers."""
+    trace = read_trace(TRACES / "qwen3moe-16e-restart" / "test" / "seed1.parquet")
+    found: list[Event] = []
+    inspector = Inspector(trace.meta, on_event=found.append)
+    inspector.add(trace)
+    found = [event for event in found if event.kind != "moved"]
+    assert len(found) > 40
+    for layer, expert in {(one.layer, one.expert) for one in found}:
+        kinds = [one.kind for one in found if (one.layer, one.expert) == (layer, expert)]
+        ends = "unsettled" if expert is None else "recovered"
+        episodes_of = "".join(kind[0] for kind in kinds).split(ends[0])
+        assert all(len(set(episode)) == len(episode) for episode in episodes_of), (layer, expert, kinds)

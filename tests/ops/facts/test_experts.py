@@ -7,9 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leaderboard.fit.alarm import Episode, added, alarms, block_shares, count, episodes
 from moeload_bench.arrays import BoolArray, FloatArray, IntArray
-from moeload_bench.ops.facts.experts import Deaths, alarm_errors, death_sentences, measured
+from moeload_bench.ops.facts.experts import (
+    BLOCK_STEPS,
+    DEAD_BLOCKS,
+    Deaths,
+    ExpertAlarm,
+    alarm_errors,
+    death_sentences,
+    measured,
+    over_even,
+    rows_per_block,
+)
 from moeload_bench.ops.facts.inspector import Inspector, inspect_trace
 from moeload_bench.ops.facts.terminal import expert_sentences
 from moeload_bench.recording.writer import rows_of
@@ -28,6 +37,23 @@ def dying() -> Trace:
 def tens(load_SLE: IntArray) -> IntArray:
     """Sum every ten steps."""
     return load_SLE.reshape(-1, 10, *load_SLE.shape[1:]).sum(axis=1)
+
+
+def block_shares(trace: Trace) -> FloatArray:
+    """Return the load of each expert over the even share in each whole block, [B, L, E]."""
+    rows = rows_per_block(trace.meta.stride)
+    blocks = [trace.load_SLE[first : first + rows] for first in range(0, trace.steps - rows + 1, rows)]
+    return np.stack([over_even(block.sum(axis=0)) for block in blocks])
+
+
+def alarms(share_BLE: FloatArray) -> tuple[BoolArray, BoolArray]:
+    """Return after each block which experts the alarm warns of, and in which block they died; [B, L, E] each."""
+    alarm = ExpertAlarm(*share_BLE.shape[1:])
+    alarm_BLE, died_BLE = np.zeros((2, *share_BLE.shape), dtype=np.bool_)
+    for block, share_LE in enumerate(share_BLE):
+        died_BLE[block + 1 - DEAD_BLOCKS] |= alarm.add_block((block + 1) * BLOCK_STEPS, share_LE, {})
+        alarm_BLE[block] = alarm.alarm_LE
+    return alarm_BLE, died_BLE
 
 
 def one(*share_B: float) -> np.ndarray:
@@ -51,31 +77,9 @@ def test_a_death_is_three_dead_blocks_after_two_alive_ones(share_B: tuple[float,
     assert np.flatnonzero(alarms(one(*share_B))[1]).tolist() == died
 
 
-def found(*share_B: float) -> list[Episode]:
-    """The episodes of one expert."""
-    return list(episodes(*alarms(one(*share_B)), one(*share_B)))
-
-
 def test_the_alarm_stands_until_the_even_share_is_back() -> None:
     """It begins at 0.15, stands at 0.5, is silent of the dead, stands at 0.3 and ends at 1; at 0.3 it did not begin."""
     assert np.flatnonzero(alarms(one(1, 0.3, 0.15, 0.5, 0.05, 0.3, 1, 0.5))[0]).tolist() == [2, 3, 5]
-
-
-def test_alarms_are_one_episode_until_the_expert_recovers() -> None:
-    """At 0.25 it goes on; two dips with a recovery between them are two; the second ends in a death."""
-    assert found(1, 1, 0.15, 0.25, 0.15, 0.05, 0.05, 0.05) == [(2, 5)]
-    share_B = (1, 1, 0.15, 0.16, 0.14, 1, 1, 0.15, 0.14, 0.05, 0.05, 0.05)
-    assert found(*share_B) == [(2, None), (7, 9)]
-    counts = count(one(*share_B))
-    assert (counts.recall, counts.precision, counts.layer_steps) == (1.0, 0.5, 1200)
-
-
-def test_a_warning_in_the_last_block_is_too_late() -> None:
-    """The block's end is the death's beginning: no 100 steps are left. The episode is right all the same."""
-    counts = count(one(1, 1, 1, 0.15, 0.05, 0.05, 0.05))
-    assert (counts.deaths, counts.foreseen, counts.right) == (1, 0, 1)
-    assert added([counts, counts]).deaths == 2
-    assert added([]).recall is None
 
 
 def test_blocks_are_of_a_hundred_steps() -> None:
