@@ -10,7 +10,6 @@ COMMANDS = {
     "season": "Evaluation on unseen runs: open, draw, record, score, suite, check.",
     "verify": "Verify a submission by running it.",
     "reproduce": "Run the committed results of a suite again and compare.",
-    "shapes": "Measure what layers do at the depth of models that people train.",
     "cases": "Write the catalogue `routing-cases` into traces/.",
     "forks": "Measure how much of a future can be known, where runs were continued several times from one state.",
     "paper": "Redo the figures, the error table and the claims of arXiv 2404.16914, which named the two states.",
@@ -27,7 +26,7 @@ ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
     "season": "season.command", "cases": "routing.command",
     "submit-baselines": "verifying.baselines", "verify": "verifying.command",
-    **{name: f"{name}.command" for name in ("paper", "pages", "shapes", "site")},
+    **{name: f"{name}.command" for name in ("paper", "pages", "site")},
 }  # fmt: skip
 """The module of a command, below this package, where it is not that of its name."""
 

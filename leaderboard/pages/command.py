@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from leaderboard import forks
+from leaderboard.balancing import page as balancing
 from leaderboard.committed import ROOT
 from leaderboard.pages import (
     adapters,
@@ -37,6 +38,7 @@ PAGES = (
     page_of_parts("docs/methods/metrics.md", tables.PARTS),
     page_of_parts("docs/methods/placement.md", tables.PARTS),
     Page("docs/methods/sampling-floor-note.md", sampling_note.note_files),
+    balancing.BALANCING,
     page_of_parts("docs/reports/results.md", results_page.PARTS, openings.draw_results),
     page_of_parts("docs/reports/studies.md", forks.PARTS),
     routing.ROUTING,
