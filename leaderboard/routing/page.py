@@ -68,7 +68,7 @@ def list_of_cases(layers: list[CaseLayer]) -> str:
         "largest imbalance. *Dead*: experts below a tenth of the even share, in the layer that has most of them; "
         "less is better."
     )
-    return f"{markdown_table(head, rows)}\n\n{about}"
+    return f"{about}\n\n{markdown_table(head, rows)}"
 
 
 def ranks_table(found: list[Busiest]) -> str:
@@ -85,7 +85,7 @@ def ranks_table(found: list[Busiest]) -> str:
         f"mean one as recorded (in brackets {', '.join(FAMILIES)}: the mean of {DRAWS} draws); less is more even. "
         "Bold: outside the middle 90 % of the draws of all three."
     )
-    return f"{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}\n\n{about}"
+    return f"{about}\n\n{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}"
 
 
 def _cell(one: Busiest) -> str:
@@ -150,7 +150,7 @@ def traffic_table(traffics: Traffics) -> str:
         for (name, words), less in zip(QUANTITIES.items(), (0, 1, 0), strict=True)
     )
     return (
-        f"{markdown_table(head, rows)}\n\n{about}\n\nMade up over recorded, as medians over these cases, of the "
+        f"{about}\n\n{markdown_table(head, rows)}\n\nMade up over recorded, as medians over these cases, of the "
         f"largest flow its excess over the mean: {said}."
     )
 
