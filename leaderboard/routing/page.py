@@ -82,7 +82,7 @@ def ranks_table(found: list[Busiest]) -> str:
     ]
     about = (
         "A row is the worst layer of a case, a column an expert-parallel size. A cell: the busiest rank over the "
-        f"mean one as recorded (in brackets {', '.join(FAMILIES)}: the mean of {DRAWS} draws); less is more even. "
+        f"mean one as recorded (in brackets {', '.join(FAMILIES)}: the mean of {DRAWS} draws); less is better. "
         "Bold: outside the middle 90 % of the draws of all three."
     )
     return f"{about}\n\n{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}"
