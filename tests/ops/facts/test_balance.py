@@ -15,7 +15,7 @@ from leaderboard.committed import TRACES as TRACES_FOLDER
 from leaderboard.season.folder import SEASONS
 from moeload_bench.ops.facts.inspector import Inspection, Inspector, inspect_trace
 from moeload_bench.ops.facts.verdict import AT_FLOOR, FAR_ABOVE, balance_of, verdict
-from moeload_bench.traces.lookup import load_trace
+from moeload_bench.traces.lookup import list_traces, load_trace
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces
@@ -121,8 +121,8 @@ def test_answers_without_half_batches_are_those_with_them() -> None:
     neither end alone could tell, at least 80 % are called so.
     """
     layers = contradict = far = gone = 0
-    season = SEASONS / "2027-02" / "traces"
-    for trace in map(read_trace, sorted([*TRACES_FOLDER.rglob("*.parquet"), *season.rglob("*.parquet")])):
+    season = SEASONS / "2027-01" / "traces"
+    for trace in (read_trace(ref.path) for folder in (TRACES_FOLDER, season) for ref in list_traces(folder)):
         if "load_half" not in trace.columns:
             continue
         without = replace(trace, columns={name: one for name, one in trace.columns.items() if name != "load_half"})
