@@ -17,7 +17,7 @@ DECISIONS = {
     "regret@half": "regret, shape half",
     "drop_rate@half": "tokens dropped, shape half",
 }
-"""What is asked of a plan: its busiest device's load against a plan from the truth, and tokens over its capacity."""
+"""Metrics of a plan, and their heads: the load of its busiest device against a plan from the truth, tokens dropped."""
 QUANTILES = "wql"
 CONFORMAL = "sw_avg_conformal"
 """The reference of quantiles: calibrated ones around the reference of errors."""

@@ -1,4 +1,4 @@
-"""How far a set of runs reaches: sizes of models, families, texts and seeds, which stand beside its numbers."""
+"""Say how far a set of runs reaches, as in "20 runs of 20 recipes, one seed each; 9 families of models"."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from statistics import median
 
+from leaderboard.committed import recipe_name
 from leaderboard.season.scored import ScoredSeason
 from moeload_bench.errors import counted
 from moeload_bench.traces.meta import TraceMeta
@@ -15,8 +16,9 @@ from moeload_bench.words import listed
 
 def season_metas(season: ScoredSeason, recipes: Collection[str]) -> list[TraceMeta]:
     """Return the metadata of a season's runs of these recipes, of those whose recordings this checkout has."""
-    paths = [season.folder.trace(trace.id.split("/")[0]) for trace in season.suite.traces]
-    return [stored_meta(path) for path in paths if path.parts[-3] in recipes and path.is_file()]
+    scored = (recipe_name(trace.id) for trace in season.suite.traces)
+    paths = (season.folder.trace(recipe) for recipe in scored if recipe in recipes)
+    return [stored_meta(path) for path in paths if path.is_file()]
 
 
 def breadth_words(metas: Sequence[TraceMeta], known_texts: Collection[str] = ()) -> str:

@@ -31,7 +31,7 @@ CAPTION = (
     "better. The load of the busiest device is modelled for each shape of cluster, not measured on one."
 )
 MOST = 4
-"""Where more lead, only the one with the most skill is named and compared with the next entry."""
+"""Entries that are named at most; where more lead, one is named and compared: that with the most skill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,8 +147,8 @@ def _ahead(column: str) -> str:
 
 def _saves(one: Lead) -> str:
     """Return who saves: those that lead, or which of them is named, and why."""
-    if len(one.by_recipe.best) > len(one.names):
-        return f"{_names(one)}, picked on these runs as the one with the most skill, saves"
+    if picked := _picked(one):
+        return f"{_names(one)}{picked} saves"
     return "it saves" if len(one.names) == 1 else "they save, from the least to the most,"
 
 

@@ -1,4 +1,4 @@
-"""What is said of quantile balancing, what decides it, and what the runs decide.
+"""Decide by the recorded runs what is said of quantile balancing, such as "robust to changes of the data mix".
 
 Axis letters: S steps, L MoE layers, E experts, N seeds.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -66,7 +66,9 @@ class Claims(Record):
 
 
 class Outcome(NamedTuple):
-    """What the runs say on a claim. Values are natural logarithms, by seed of ``pairs``, as the contrast is.
+    """A claim with its values and its verdict. Values are natural logarithms by seed of ``pairs``: 0.1 is 1.105 times.
+
+    ``interval`` and ``contrast`` are ends of 95 % intervals, of the same logarithms and of their difference.
 
     ``verdict``: held, contradicted or cannot be told; how many pairs there are while some are missing; "" for a claim
     without verdict.
@@ -115,20 +117,18 @@ def outcome(claims: Claims, claim: Claim, recorded: Mapping[str, tuple[int, ...]
 
 def _values(claim: Claim, pairs: tuple[int, ...], series: SeriesOf) -> tuple[FloatArray, FloatArray]:
     """Return the values of ``runs`` and of ``against`` [N]; without a base both are runs over against."""
-    mean = {
-        (recipe, window, seed): float(series(claim, recipe, seed)[slice(*window)].mean())
-        for recipe in (claim.runs, claim.against)
-        for window in (claim.window, claim.base or claim.window)
-        for seed in pairs
-    }
-    if claim.base is None:
-        ratio_N = [mean[claim.runs, claim.window, seed] / mean[claim.against, claim.window, seed] for seed in pairs]
-        return np.log(ratio_N), np.zeros(len(pairs))
-    runs_N, against_N = (
-        np.log([mean[recipe, claim.window, seed] / mean[recipe, claim.base, seed] for seed in pairs])
-        for recipe in (claim.runs, claim.against)
-    )
+    runs, against = ([series(claim, recipe, seed) for seed in pairs] for recipe in (claim.runs, claim.against))
+    base = claim.base
+    if base is None:
+        return _log_ratios(runs, claim.window, against, claim.window), np.zeros(len(pairs))
+    runs_N, against_N = (_log_ratios(mine, claim.window, mine, base) for mine in (runs, against))
     return runs_N, against_N
+
+
+def _log_ratios(runs: Sequence[FloatArray], window: Window, bases: Sequence[FloatArray], base: Window) -> FloatArray:
+    """Return by run the logarithm of its mean over a window, over the mean of its base over another [N]."""
+    pairs = zip(runs, bases, strict=True)
+    return np.log([one[slice(*window)].mean() / other[slice(*base)].mean() for one, other in pairs])
 
 
 def _verdict(claim: Claim, interval: tuple[float, float], pairs: int, expected: int) -> str:

@@ -1,4 +1,4 @@
-"""What is left to forecast in each run: errors and floors in fixed windows, and plans against reacting in the step.
+"""Measure what is left to forecast in each run: errors over the floor, and plans beside a reaction in the same step.
 
 A replay takes some seconds for each forecaster, so rows are kept by the hash of a run's data in forecasts.csv.
 
@@ -45,12 +45,12 @@ def forecast_rows(trace: Trace) -> Iterator[dict[str, Any]]:
         name: kept for name, all_ in ORIGINS.items() if (kept := [o for o in all_ if o + HORIZONS[-1] <= trace.steps])
     }
     origins = tuple(origin for kept in windows.values() for origin in kept)
-    shape = default_shape(trace.num_experts)
+    shape, sha256 = default_shape(trace.num_experts), data_sha256(trace)
     assert shape is not None, "these recipes have 64 experts"
     tasks = Suite(
         name="balancing",
         horizons=HORIZONS,
-        traces=(SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), mixed=origins),),
+        traces=(SuiteTrace(id=trace.id, data_sha256=sha256, mixed=origins),),
     )
     table = evaluate(FORECASTERS, tasks, traces=[trace], level="none", shapes=(shape.name,)).table
     table["reaction"] = table[f"imbalance@{shape.name}"] / (1 + table[f"regret@{shape.name}"])
@@ -62,7 +62,7 @@ def forecast_rows(trace: Trace) -> Iterator[dict[str, Any]]:
             K = HORIZONS.index(horizon)
             yield {
                 "run": trace.id,
-                "data_sha256": data_sha256(trace),
+                "data_sha256": sha256,
                 "window": name,
                 "forecaster": forecaster,
                 "horizon": horizon,

@@ -18,7 +18,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.generator.recipe import load_recipe
 from moeload_bench.ops.facts.balance import expert_noise
 from moeload_bench.ops.facts.needs import MICRO, Loads, excess
-from moeload_bench.scoring.metrics import DEAD_SHARE
+from moeload_bench.scoring.metrics import DEAD_SHARE, total_variation
 from moeload_bench.states.rule import trace_labels
 from moeload_bench.traces.trace import Trace, shares
 
@@ -40,7 +40,7 @@ BACK = 1.1
 
 
 class Switch(NamedTuple):
-    """What the switch of the text does.
+    """The effect of the switch of the text on loads, such as 5 % of the tokens moved and 4 steps until they are back.
 
     ``moved``: part of the tokens that go to other experts from the `MOVED` steps before it to those after it, mean over
     layers; ``moved_before``: the same between the two stretches of steps before. ``back``: steps until loads are back,
@@ -125,7 +125,7 @@ def _switch(trace: Trace, imbalance_S: FloatArray, switch: int) -> Switch:
         for start in (switch - 2 * MOVED, switch - MOVED, switch)
     ]
     moved_before, moved = (
-        float(0.5 * np.abs(after - before).sum(axis=1).mean()) for before, after in itertools.pairwise(mean_LE)
+        float(total_variation(before, after).mean()) for before, after in itertools.pairwise(mean_LE)
     )
     base = imbalance_S[slice(*WINDOWS["before"])].mean()
     of_unit = np.convolve(imbalance_S[switch:], np.full(UNIT, 1 / UNIT), "valid")

@@ -13,7 +13,7 @@ import pandas as pd
 
 from leaderboard.balancing.claims import Claim, Outcome, committed_claims, outcome
 from leaderboard.balancing.forecasts import FORECASTERS, FORECASTS, HORIZONS, ORIGINS, known_rows
-from leaderboard.balancing.measuring import BACK, FACTORS, UNIT, WINDOWS, Measured, measured
+from leaderboard.balancing.measuring import BACK, FACTORS, MOVED, UNIT, WINDOWS, Measured, measured
 from leaderboard.committed import ROOT, TRACES, recipe_name
 from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
 from moeload_bench import style
@@ -191,10 +191,9 @@ def switch_table(study: Study) -> str:
         if run.switch
     ]
     caption = (
-        f"A row is "
-        f"a run. *Moved*: tokens that go to other experts, between the {UNIT} steps before the switch and those after "
-        f"it; *before it*: between the two stretches of {UNIT} steps before. *Back*: the imbalance of {UNIT} steps is "
-        f"at most {BACK:g} times that of the 50 before the switch. Less is better."
+        f"A row is a run. *Moved*: tokens that go to other experts, between the {MOVED} steps before the switch and "
+        f"those after it; *before it*: between the two stretches of {MOVED} steps before. *Back*: the imbalance of "
+        f"{UNIT} steps is at most {BACK:g} times that of the 50 before the switch. Less is better."
     )
     return (
         f"{caption}\n\n{aligned_table(('run', 'moved by the switch', 'moved before it', 'steps until back'), rows, 1)}"

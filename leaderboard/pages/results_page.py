@@ -92,12 +92,12 @@ def finding() -> str:
     """Return who leads on the newest season, by how much, how sure that is and what it is worth; on what runs, and how
     every number is asked for.
     """
-    sets, season = season_sets()[::-1], inputs.season_name()
-    if not sets:
+    sets, season = season_sets()[::-1], inputs.newest_season()
+    if not sets or season is None:
         return "No season has been scored yet."
     return render_text(
-        TEMPLATES / "finding.md.j2", season=season, sets=sets, summary=summary, who=inputs.season_sentence(),
-        ask=ask_words(sets[0].results, f"leaderboard/seasons/{season}/results"),
+        TEMPLATES / "finding.md.j2", season=season.name, sets=sets, summary=summary, who=inputs.season_sentence(),
+        ask=ask_words(sets[0].results, season.folder.shown_results),
     ).strip()  # fmt: skip
 
 

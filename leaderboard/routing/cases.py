@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from leaderboard.committed import ROOT
 from moeload_bench.errors import NotFoundError
 from moeload_bench.files import replacing
+from moeload_bench.generator.provenance import TRACE_LICENCE
 from moeload_bench.ops.interchange.routing_export import CITE, MEANING, Order, RoutedLayer, plan_routing
 from moeload_bench.ops.interchange.routing_files import ABOUT, nested
 from moeload_bench.publishing.routing_cases import CASES, CASES_FILE, SCHEMA
@@ -44,7 +45,7 @@ def write_cases(folder: Path) -> Path:
     """Write the catalogue into a folder of traces, and return its file."""
     target = folder / CASES / CASES_FILE
     target.parent.mkdir(parents=True, exist_ok=True)
-    about = {"marks": MEANING, "licence": "CC-BY-4.0", "cite": CITE}
+    about = {"marks": MEANING, "licence": TRACE_LICENCE, "cite": CITE}
     schema = SCHEMA.with_metadata({ABOUT: json.dumps(about)})
     with (
         replacing(target) as scratch,

@@ -64,7 +64,7 @@ class Busiest(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """What routing sends: the ranks that a token goes to, and the largest flow between two ranks over the mean.
+    """Flows of tokens between ranks: ranks that a token goes to, such as 5.2, and the largest flow over the mean one.
 
     ``spread``: the variance of a sequence's counts over that of independent tokens, NaN where its length is not known.
     """

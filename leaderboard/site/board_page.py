@@ -57,6 +57,7 @@ def board_page(board: Board) -> dict[str, Any]:
     }
 
 
+@lru_cache(maxsize=256)
 def groups(board: Board) -> dict[str, Results]:
     """Return the results that are averaged, by a title; empty titles where there is one group."""
     found = run_groups(board.results)

@@ -83,7 +83,7 @@ class Inspection:
     below a tenth of an equal share; ``dying_LE``: those that the alarm warns of. ``entropy_L``: that of the mean shares
     over ln E. ``micro_batch_L``: the busiest expert over the mean within one micro-batch on one rank, None if not
     recorded. ``dropped_L``: fraction of routed tokens that was dropped, None if not recorded. ``switch_steps``: where
-    a planned stage of data begins. ``events``: what happened, as `inspection.events` has it. ``measured``: what the run
+    a planned stage of data begins. ``events``: what happened, as `ops.facts.events` has it. ``measured``: what the run
     says of its costs.
     """
 

@@ -81,7 +81,7 @@ class Order:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What a reader of the file should know of this layer."""
+        """Return what a reader of the file should know of this layer, such as its mark and its tokens."""
         return {
             "step": self.step,
             "layer": self.layer,
@@ -152,10 +152,13 @@ def plan_routing(
     trace, beside = _opened(run)
     places = _places(trace, layers)
     orders: list[Order] = []
+    pairs = 0
     for row in _rows(trace, step):
         kept = kept_routing(trace, row, beside)
-        orders += [_order(trace, row, place, tokens, ranks, kept) for place in places]
-        if sum(order.tokens * order.top_k for order in orders) > MAX_PAIRS:
+        layers_of_step = [_order(trace, row, place, tokens, ranks, kept) for place in places]
+        orders += layers_of_step
+        pairs += sum(order.tokens * order.top_k for order in layers_of_step)
+        if pairs > MAX_PAIRS:
             raise TraceError(
                 f"more than {MAX_PAIRS:,} routed pairs, expected fewer steps, layers or tokens in one file"
             )

@@ -23,7 +23,7 @@ from typing import Any
 from moeload_bench.errors import RecordingError, printable
 from moeload_bench.files import write_whole
 from moeload_bench.ops.facts.events import Event
-from moeload_bench.ops.live.dashboard import SERIES, LayerNumbers
+from moeload_bench.ops.live.dashboard import PREFIX, SERIES, LayerNumbers
 from moeload_bench.recording.writer import RecordingWarning
 
 Log = Callable[[dict[str, float], int], Any]
@@ -167,9 +167,9 @@ def _file(path: Path) -> tuple[Log, Callable[[], Any] | None]:
 
 def _replace_text(path: Path, values: dict[str, float], step: int) -> None:
     """Replace a file in Prometheus' text format, as its node exporter's textfile collector reads it."""
-    about = {f"moe/{name}": words for name, words in SERIES.items()} | {"moe/step": "the first step not seen"}
-    lines = []
-    for name, value in {"moe/step": float(step), **values}.items():
+    step_name, lines = f"{PREFIX}/step", []
+    about = {f"{PREFIX}/{name}": words for name, words in SERIES.items()} | {step_name: "the first step not seen"}
+    for name, value in {step_name: float(step), **values}.items():
         metric = name.replace("/", "_")
         lines += [f"# HELP {metric} {about[name]}", f"# TYPE {metric} gauge", f"{metric} {value!r}"]
     write_whole(path, ("\n".join(lines) + "\n").encode())
