@@ -355,7 +355,7 @@ def test_whatever_a_sink_does_each_snapshot_arrives_or_is_counted(
 
     path = tmp_path_factory.getbasetemp() / "moe.jsonl"
     path.unlink(missing_ok=True)
-    callers = [sink(log), sink(path)]
+    callers = [sink(given, lambda values, _: values) for given in (log, path)]
     for step in range(len(ends)):
         for caller in callers:
             caller.put(values, step)

@@ -60,6 +60,8 @@ LARGE = "v3"
 """A suite whose runs take minutes: `mini` in its place; what its table looks like, committed results tell."""
 WIDE = "--devices 8 --slots 72"
 """Of a model with 64 experts."""
+SEASON = "--suite 2027-02"
+"""Of runs and a table that a checkout has."""
 
 
 def commands() -> list[str]:
@@ -110,7 +112,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = "".join(page.read_text() for page in PAGES)
     (code,) = re.findall(r"```python\n(# my\.py\n.*?)```", text, re.DOTALL)
     (made / "my.py").write_text(code)
+    checkout = made / "checkout"
+    (checkout / "leaderboard").mkdir(parents=True)
+    (checkout / "my.py").write_text(code)
+    for name in ("leaderboard/seasons", "traces"):
+        (checkout / name).symlink_to(ROOT / name)
     return made
+
+
+def where(command: str) -> str:
+    """The folder, below that of the reader, in which a command is run."""
+    return "wide" if WIDE in command else "checkout" if SEASON in command else ""
 
 
 def histograms(load_SLE: IntArray) -> list[dict[str, object]]:
@@ -179,7 +191,7 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
     if words[0] == "import" and "--out" in words:  # the other commands read run.parquet as it was made
         words[words.index("--out") + 1] = "made.parquet"
         (folder / "made.parquet").unlink(missing_ok=True)
-    shown = run_in_terminal(words, folder / "wide" if WIDE in command else folder)
+    shown = run_in_terminal(words, folder / where(command))
     assert shown.status == 0, shown.text[-2000:]
     assert "--json" in words or shown.faults(80) == []
 

@@ -34,7 +34,8 @@ LAST = 50
 
 @dataclass(frozen=True)
 class EventRule:
-    """When the fall of an expert is an event, and what is a cause; chosen on the runs of events.toml.
+    """When the fall of an expert is an event, and what is a cause; chosen on the runs of
+    docs/archive/fits/events.toml.
 
     ``collapse``: part of its former load below which an expert has collapsed, if it fell there within 100 steps;
     ``least_load``: an expert with less, times 1/E, cannot collapse, as noise could do that. ``recovery``: it has

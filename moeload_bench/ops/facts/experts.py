@@ -47,7 +47,7 @@ MOST_DEATHS = 3
 
 
 class AlarmCounts(NamedTuple):
-    """What the rates of an alarm are made of, on one run or on several (alarm.toml says on which)."""
+    """What the rates of an alarm are made of, on one run or on several (docs/archive/fits/alarm.toml)."""
 
     deaths: int
     foreseen: int

@@ -25,7 +25,7 @@ MOVE_STEPS, BEFORE_STEPS = 20, 200
 class MoveRule:
     """How large a move is an event: ``factor`` times the largest before, and by ``least`` of the tokens larger.
 
-    Chosen on the runs of events.toml.
+    Chosen on the runs of docs/archive/fits/events.toml.
     """
 
     factor: float = 2.5
