@@ -78,7 +78,7 @@ EDITS = st.lists(
     min_size=1,
     max_size=3,
 )
-SEASON = Path("leaderboard/seasons/2027-01").resolve()
+SEASON = Path("leaderboard/seasons/2027-02").resolve()
 
 
 class Reader(NamedTuple):
@@ -120,7 +120,7 @@ def _season(path: Path) -> object:
 
 
 def _distribution(root: Path) -> Path:
-    return Path(shutil.copy(SEASON / "2027-apart.toml", root / "apart.toml"))
+    return Path(shutil.copy(SEASON / "2027-new-families.toml", root / "families.toml"))
 
 
 def _drawn(path: Path) -> object:

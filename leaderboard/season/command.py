@@ -26,7 +26,7 @@ from moeload_bench.errors import MissingExtraError
 from moeload_bench.publishing.submit import untrusted_level
 
 app = typer.Typer(help="Evaluation on unseen runs: open, draw, record, score, suite, check.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-01.")]
+Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-02.")]
 Index = Annotated[str | None, typer.Option(help="Address of the package index; pip's own, if not given.")]
 Root = Annotated[Path, typer.Option(help="The folder that holds the seasons.", show_default="leaderboard/seasons")]
 

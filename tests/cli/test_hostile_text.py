@@ -79,7 +79,7 @@ COMMANDS = {
 }
 OF_MAINTAINERS = {
     "verify": ("verify", "{folder}"),
-    "season": ("season", "check", "2027-01", "--root", "{folder}"),
+    "season": ("season", "check", "2027-02", "--root", "{folder}"),
 }
 
 

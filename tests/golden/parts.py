@@ -32,7 +32,6 @@ def committed(folder: Path) -> Table:
         "claims": adapter.claims(),
         "verifications": adapter.verifications(),
         "suites": adapter.suite_hashes(),
-        "evidence": adapter.evidence(),
         "constants": adapter.constants(),
     })  # fmt: skip
 

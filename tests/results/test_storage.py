@@ -210,7 +210,7 @@ def test_a_forged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> None
 
 def test_facts_of_a_season_are_read_as_any_table(tmp_path: Path) -> None:
     """As they were written; a forged file is refused by its name."""
-    path = ROOT / "leaderboard" / "seasons" / "2027-01" / "facts.parquet"
+    path = ROOT / "leaderboard" / "seasons" / "2027-02" / "facts.parquet"
     same(load_facts(path), pd.read_parquet(path))
     pq.write_table(pa.table({"trace": ["a"], "state": ["stable"], "horizon": ["1"]}), tmp_path / "facts.parquet")
     with pytest.raises(ResultError, match=r"facts\.parquet: column 'horizon' is string, expected a number"):

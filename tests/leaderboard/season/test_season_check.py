@@ -243,7 +243,6 @@ def test_the_table_is_in_the_order_of_the_suite(season: SeasonFolder) -> None:
 
 @pytest.mark.sandbox
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["2027-01", "2027-02"])
-def test_a_scored_season_is_what_it_says(name: str) -> None:
+def test_a_scored_season_is_what_it_says() -> None:
     """With its candidate and one more entry scored again."""
-    assert check_season(SeasonFolder(SEASONS / name)) == []
+    assert check_season(SeasonFolder(SEASONS / "2027-02")) == []
