@@ -14,7 +14,7 @@ import numpy as np
 from leaderboard.reproduce import tolerances_of
 from leaderboard.season.drawing import Recipes, check_value, drawn_runs, released_value, season_recipes, unfit_recipes
 from leaderboard.season.entries import check_imports, read_entry
-from leaderboard.season.folder import EVIDENCE, RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, season_sha256
+from leaderboard.season.folder import RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, season_sha256
 from leaderboard.season.records import Recording, Scores, file_sha256, read_record
 from leaderboard.season.scored import load_table
 from leaderboard.season.scoring import run_entry, season_setting, season_suite, trace_file
@@ -115,8 +115,7 @@ def changed_files(
         elif found[path] != sha256:
             yield f"{path}{change}: its hash is {found[path][:12]}, not {sha256[:12]}"
     for path in sorted(found.keys() - expected.keys() - {*known}):
-        if not path.startswith(f"{EVIDENCE}/"):
-            yield f"{path}: no part of the season"
+        yield f"{path}: no part of the season"
     check_imports(folder.entries)
 
 
@@ -208,21 +207,20 @@ def entry_again(
     target, fitted = entry.target(), Fitted(entry.fitted)
     for task in tasks:
         again = run_entry(folder, Pair(setting, task, trace_file(folder, task), target, fitted))
-        lines = rerun_differences(results, again, name in folder.season.refitted)
-        yield from (f"entry {name}: {line}" for line in lines)
+        yield from (f"entry {name}: {line}" for line in rerun_differences(results, again))
     dear = f"; {runs - len(cheap)} runs take over {DEAR_S:g} s and are left to --all" if len(cheap) < runs else ""
     note(f"entry {name}: scored again on {len(tasks)} of {runs} runs{dear}")
 
 
-def rerun_differences(results: Results, again: RunResult, refitted: bool) -> list[str]:
+def rerun_differences(results: Results, again: RunResult) -> list[str]:
     """Return each number of an entry's run that its re-run contradicts, within the tolerances of `reproduce`.
 
-    ``results``: of that entry alone; ``refitted``: it was scored with other fitted bytes, so that means are compared.
+    ``results``: of that entry alone.
     """
     (entry,) = results.entries.values()
     runs = results_of([entry], {entry.name: [again]}, {}), results.select(traces=[again.trace])
     fresh, committed = (replace(one, costs=one.costs[:0], facts=one.facts[:0], layers=None) for one in runs)
-    return differences(fresh, committed, tolerances_of(entry, refit=refitted))
+    return differences(fresh, committed, tolerances_of(entry, refit=False))
 
 
 def rerun_level(own_code: bool) -> Level:

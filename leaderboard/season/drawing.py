@@ -1,6 +1,6 @@
 """What is left to chance in a season, as a function of its public value: recipes and seeds.
 
-    SHA-256(JSON of ["moeload-bench season", 1, salt, public value, name, 0, what]), its first 63 bits
+    SHA-256(JSON of ["moeload-bench season", 1, "", public value, name, 0, what]), its first 63 bits
 
 The seed of a run has its recipe as the name and `seed` as ``what``; that of a set of recipes, the set and `recipes`.
 """
@@ -38,9 +38,9 @@ Recipes = dict[str, dict[str, Recipe]]
 """By set and name."""
 
 
-def draw_number(salt: str, value: str, name: str, what: str) -> int:
+def draw_number(value: str, name: str, what: str) -> int:
     """Return a number of 63 bits."""
-    text = json.dumps(["moeload-bench season", 1, salt, value, name, 0, what], separators=(",", ":"))
+    text = json.dumps(["moeload-bench season", 1, "", value, name, 0, what], separators=(",", ":"))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - BITS)
 
 
@@ -51,7 +51,7 @@ def set_recipes(folder: Path, season: Season, one: RecipeSet, value: str) -> lis
     prefix = f"{season.name.replace('_', '-')}{one.name}-"
     distribution = load_distribution(folder / one.distribution).model_copy(update={"prefix": prefix})
     number = sum(sum(methods.values()) for methods in distribution.quotas.values())
-    seed = draw_number(season.salt, value, one.name, "recipes")
+    seed = draw_number(value, one.name, "recipes")
     return [recipe_of(distribution, drawn) for drawn in draw_recipes(distribution, number, seed)]
 
 
@@ -75,22 +75,21 @@ def recipe_sha256(recipe: Recipe) -> str:
 def drawn_runs(season: Season, recipes: Recipes, value: str) -> dict[str, DrawnRun]:
     """Return what is drawn for the run of every recipe."""
     return {
-        name: DrawnRun(recipe_sha256=recipe_sha256(recipe), seed=draw_number(season.salt, value, name, "seed"))
+        name: DrawnRun(recipe_sha256=recipe_sha256(recipe), seed=draw_number(value, name, "seed"))
         for of_set in recipes.values()
         for name, recipe in of_set.items()
     }
 
 
 def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
-    """Say which recipes have too few levels that no `train` run has, or a size of batch without a weight."""
+    """Say which recipes have too few levels that no `train` run has, or batches between two sizes."""
     for one in season.sets:
         for name, recipe in recipes[one.name].items():
             new = new_kinds(recipe_levels(recipe), season.train_levels)
             if len(new) < one.new_levels:
                 yield f"recipe {name}: no train run has {level_words(new)}, expected {one.new_levels} kinds of levels"
-            strata = one.weights or STRATA
-            if recipe_stratum(recipe) not in strata:
-                yield f"recipe {name}: its batches are {recipe_stratum(recipe)}, expected {', '.join(strata)}"
+            if recipe_stratum(recipe) is None:
+                yield f"recipe {name}: its batches lie between small and large, expected {' or '.join(STRATA)}"
 
 
 def draw_season(folder: SeasonFolder, value: PublicValue) -> Draw:

@@ -31,8 +31,6 @@ from moeload_bench.suites.suite import Suite, load_suite
 SEASONS = ROOT / "leaderboard" / "seasons"
 FACTS = "facts.parquet"
 RECORDINGS = "recordings.json"
-EVIDENCE = "evidence"
-"""A folder in that of a season for records of other forms, which nothing here reads."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""docs/reports/season-NAME.md: what a season's candidate gains, as tables of its table. Sets are never pooled.
-
-What was measured on a season's runs by a study that has ended stands in `season-NAME.md` beside this module, as it was.
-"""
+"""docs/reports/season-NAME.md: what a season's candidate gains, as tables of its table. Sets are never pooled."""
 
 from __future__ import annotations
 
@@ -37,7 +34,7 @@ from leaderboard.templates import render_text
 from moeload_bench.results.leaders import duplicates, ranked
 from moeload_bench.results.markdown import captioned, markdown_table
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import Table, signed_percent, skill_span, three_digits
+from moeload_bench.results.tables import Table, signed_percent, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.words import listed
@@ -48,9 +45,7 @@ if TYPE_CHECKING:
     from leaderboard.pages.openings import Dot
 
 LACKING, DASH = "lacking", "-"
-TEST_HEADS = ("gain, %", "at least, %", "95 % interval")
 GAIN_HEADS = ("gain, %", "simultaneous 95 % interval")
-"""Without a test."""
 COVERAGE = "coverage"
 
 
@@ -71,7 +66,6 @@ def draw_seasons() -> None:
 def season_page(scored: ScoredSeason) -> str:
     """Return the page of a season."""
     season, results = scored.season, scored.results
-    measured = Path(__file__).with_name(f"season-{scored.name}.md")
     errors, described = results.errors(PRIMARY), [*product(season.described, LABELS)]
     ratios = {state: recipe_means(errors, season.reference, state, season.offset) for state in LABELS}
     gains: dict[str, pd.DataFrame] = {state: 1 - (-ratio).apply(np.exp) for state, ratio in ratios.items()}
@@ -92,10 +86,9 @@ def season_page(scored: ScoredSeason) -> str:
         every=[recipe_table(scored, one, gains) for one in season.sets],
         lost=list(lost_lines(scored)),
         coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in results.metrics else [],
-        measured=measured.read_text(encoding="utf-8").rstrip() if measured.is_file() else "",
         leading=[leading(scored, one) for one in season.described],
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
-        left_out=left_out_table(scored) if season.ordered else "",
+        left_out=left_out_table(scored),
         decisions=[board_of(scored, one, state, decision_board) for one, state in cells],
         quantiles=[board_of(scored, one, state, quantile_board) for one, state in cells],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
@@ -138,49 +131,31 @@ def outcome_cell(one: Outcome) -> str:
     return f"**{text}**" if one.p >= LEVEL else text
 
 
-def gain_cells(test: Test, ordered: bool) -> tuple[str, ...]:
-    """Return a gain in percent with its interval; unless tests have an order, its one-sided lower end between them."""
+def gain_cells(test: Test) -> tuple[str, str]:
+    """Return a gain in percent with its interval."""
     if test.estimate is None:
-        return (LACKING,) * len(GAIN_HEADS if ordered else TEST_HEADS)
-    low = () if ordered else (signed_percent(test.estimate.low),)
+        return LACKING, LACKING
     interval = DASH if test.interval is None else f"[{', '.join(map(signed_percent, test.interval))}]"
-    return signed_percent(test.estimate.gain), *low, interval
+    return signed_percent(test.estimate.gain), interval
 
 
 def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     """Return the candidate against every other entry on a set in a state, the nearest rival first."""
-    ordered, title = bool(scored.season.ordered), f"set {one.name}, {state}"
     tests = against_others(scored, one, state)
     tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
-    rows = [(f"`{test.what}`", *gain_cells(test, ordered), *(() if ordered else answer_cells(test))) for test in tests]
-    if ordered:
-        return markdown_table((title, *GAIN_HEADS), rows)
-    return markdown_table((title, *TEST_HEADS, "Holm p", "significant", "recipes needed"), rows)
-
-
-def answer_cells(test: Test) -> tuple[str, str, str]:
-    """Return Holm's p, whether it is significant, and where not how many recipes would show the gain."""
-    if test.estimate is None:
-        return DASH, DASH, DASH
-    needed = test.estimate.recipes_needed
-    shown = DASH if test.significant or needed is None else f"{needed:,}"
-    return f"{test.p_holm:.2g}", "yes" if test.significant else "**no**", shown
+    rows = [(f"`{test.what}`", *gain_cells(test)) for test in tests]
+    return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS), rows)
 
 
 def cells_table(scored: ScoredSeason) -> str:
     """Return the gain over the reference in each cell of size of batch and state."""
-    ordered = bool(scored.season.ordered)
-    heads = ("recipes", *GAIN_HEADS) if ordered else ("recipes", *TEST_HEADS, "p", "Holm p")
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for one in scored.season.described:
         for test in cell_gains(scored, one):
             found = test.estimate
-            cells = [LACKING, *[DASH] * (len(heads) - 1)] if found is None else [
-                str(found.recipes), *gain_cells(test, ordered),
-                *(() if ordered else (f"{found.p:.2g}", f"{test.p_holm:.2g}")),
-            ]  # fmt: skip
+            cells = (LACKING, DASH, DASH) if found is None else (str(found.recipes), *gain_cells(test))
             rows.append((one.name, test.what, *cells))
-    return markdown_table(("set", "cell", *heads), rows)
+    return markdown_table(("set", "cell", "recipes", *GAIN_HEADS), rows)
 
 
 def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
@@ -196,8 +171,7 @@ def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
         name = row["forecaster"]
         rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
         rank = f"is `{same[name]}`" if name in same else rank
-        ends = (math.nan, math.nan) if scored.season.ordered else (row["low"], row["high"])
-        rows.append((f"`{name}`", skill_span(row["skill"], *ends), rank))
+        rows.append((f"`{name}`", f"{row['skill']:+.3f}", rank))
     return markdown_table((f"set {one.name}, {state}", "skill", "ranks"), rows)
 
 

@@ -31,7 +31,6 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.schema import Record, first_problem
-from moeload_bench.traces.meta import Stratum
 
 MAX_BYTES = 64 << 20
 MOST_RECIPES = 1000
@@ -48,15 +47,13 @@ R = TypeVar("R", bound=Record)
 class RecipeSet(Record):
     """A set of recipes: drawn from a ``distribution``, a file beside the terms, or ``recipes`` that are known by name.
 
-    ``weights`` of the sizes of batches sum to 1; without them every recipe counts alike. Each recipe has levels of at
-    least ``new_levels`` kinds, such as family or optimizer, that no `train` run has. ``report`` says what is reported:
-    tests and means, means without a test, or each run without a mean.
+    Each recipe has levels of at least ``new_levels`` kinds, such as family or optimizer, that no `train` run has.
+    ``report`` says what is reported: tests and means, means without a test, or each run without a mean.
     """
 
     name: str = Field(pattern="^[a-z][0-9]?$")
     distribution: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9._-]{0,79})?$")
     recipes: tuple[Name, ...] = Field(default=(), max_length=MOST_RECIPES)
-    weights: dict[Stratum, Annotated[float, Field(gt=0, le=1)]] = {}
     new_levels: int = Field(default=0, ge=0)
     report: Report = "tests"
 
@@ -64,8 +61,6 @@ class RecipeSet(Record):
     def _consistent(self) -> RecipeSet:
         if bool(self.distribution) == bool(self.recipes):
             raise ValueError(f"set {self.name}: expected a distribution or recipes, one of the two")
-        if self.weights and abs(sum(self.weights.values()) - 1) > 1e-9:
-            raise ValueError(f"set {self.name}: weights sum to {sum(self.weights.values()):g}, expected 1")
         return self
 
 
@@ -83,9 +78,8 @@ class Terms(Record):
 
     ``suite`` gives horizons, quantiles and the rule of states; ``horizon`` is the largest that a run is asked for, in
     steps. The candidate is compared with every entry and, in each cell of state and size of batch, with the reference.
-    ``tests``: records in a fixed order, each tested only if all before it passed; or, in words, that every one of these
-    comparisons is a test. ``offset`` is added to the errors of every ratio.
-    ``headline`` is the sentence that will be printed. ``shown``: entries that are scored and have no rank.
+    ``tests`` have a fixed order: each is made only if all before it passed. ``offset`` is added to the errors of every
+    ratio. ``headline`` is the sentence that will be printed. ``shown``: entries that are scored and have no rank.
     ``value_rule`` names the public value that is known only after ``value_after``, and where a stranger finds it;
     ``value_form``: its letters and their number, such as `[0-9a-f]{64}`. ``value_project``: a project on the package
     index whose first source distribution from ``value_after`` on has the value as its hash (`releases`).
@@ -95,7 +89,7 @@ class Terms(Record):
     horizon: int = Field(ge=1)
     candidate: Name
     reference: Name
-    tests: Annotated[str, Field(min_length=20)] | Annotated[tuple[OrderedTest, ...], Field(min_length=1)]
+    tests: tuple[OrderedTest, ...] = Field(min_length=1)
     offset: float = Field(default=0, ge=0, lt=1)
     headline: str = Field(min_length=20)
     shown: tuple[Name, ...] = ()
@@ -104,11 +98,6 @@ class Terms(Record):
     value_after: Moment
     value_project: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,39})?$")
     sets: tuple[RecipeSet, ...] = Field(min_length=1, max_length=26)
-
-    @property
-    def ordered(self) -> tuple[OrderedTest, ...]:
-        """Return the tests in a fixed order; none where every comparison is a test."""
-        return () if isinstance(self.tests, str) else self.tests
 
     @property
     def tested(self) -> list[RecipeSet]:
@@ -123,33 +112,30 @@ class Terms(Record):
     @property
     def named(self) -> set[str]:
         """Return the entries that the terms name."""
-        return {self.candidate, self.reference, *self.shown}.union(*((t.candidate, t.reference) for t in self.ordered))
+        return {self.candidate, self.reference, *self.shown}.union(*((t.candidate, t.reference) for t in self.tests))
 
     @model_validator(mode="after")
     def _consistent(self) -> Terms:
         lacking = [place for place in PLACES if f"{{{place}}}" not in self.headline]
         if lacking:
             raise ValueError(f"headline: expected {{{lacking[0]}}} in it, as each of {', '.join(PLACES)}")
-        if self.ordered and len(self.tested) != 1:
-            raise ValueError(f"sets: {len(self.tested)} have tests, expected 1 for tests in a fixed order")
+        if len(self.tested) != 1:
+            raise ValueError(f"sets: {len(self.tested)} have tests, expected 1")
         return self
 
 
 class Season(Terms):
     """The terms of an open season, and what is fixed with them.
 
-    ``commit`` has the code that the entries were copied from. ``salt`` is part of every seed's derivation. ``files``:
-    the SHA-256 of every file of entries, distributions and known recipes. ``refitted``: entries whose fitted bytes are
-    those of another fit than the one that was scored. ``train_levels``: what the `train` runs have (`levels`).
+    ``commit`` has the code that the entries were copied from. ``files``: the SHA-256 of every file of entries,
+    distributions and known recipes. ``train_levels``: what the `train` runs have (`levels`).
     ``known_releases``: the newest of ``value_project`` at opening, which the index must list alike when it draws.
     """
 
     name: str = Field(pattern=SEASON_NAME, max_length=40)
     opened: Moment
     commit: str = Field(pattern=r"^[0-9a-f]{7,40}$")
-    salt: str = ""
     suite_sha256: Sha256
-    refitted: tuple[Name, ...] = ()
     train_levels: dict[str, tuple[str, ...]]
     known_releases: tuple[Release, ...] = ()
     files: dict[str, Sha256]

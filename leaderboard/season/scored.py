@@ -84,7 +84,7 @@ class ScoredSeason:
         found = []
         for one in self.season.sets:
             strata = self.strata(one)
-            for stratum in sorted(one.weights or {*strata.values()}, reverse=True):
+            for stratum in sorted({*strata.values()}, reverse=True):
                 found.append(Part(one, stratum, tuple(name for name in strata if strata[name] == stratum)))
         return found
 

@@ -117,13 +117,12 @@ class Suite(Record):
     @model_validator(mode="before")
     @classmethod
     def _without_former_keys(cls, content: object) -> object:
-        """Read suites of seasons that say whether they take submissions, and what names of baselines stand for."""
-        if not isinstance(content, dict):
+        """Read suites of seasons that say what names of baselines stand for, as the package says."""
+        if not isinstance(content, dict) or not isinstance(variants := content.get("variants"), dict):
             return content
-        variants = content.get("variants")
-        known = isinstance(variants, dict) and all(printed_names().get(name) == variants[name] for name in variants)
-        former = ("submissions", "variants") if known else ("submissions",)
-        return {key: value for key, value in content.items() if key not in former}
+        if any(printed_names().get(name) != variants[name] for name in variants):
+            return content
+        return {key: value for key, value in content.items() if key != "variants"}
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:

@@ -29,6 +29,7 @@ from moeload_bench.ops.planning.placements import FORMATS, placement_of, write_p
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import CostResult, metric_columns
 from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.skill import holm
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
 from moeload_bench.suites.suite import Suite, load_suite
@@ -384,6 +385,8 @@ def _standings(results: Results) -> dict[str, Any]:
 
 
 def _tests(found: Sequence[Test]) -> dict[str, Any]:
+    p = {test.what: test.estimate.p_worse(0) for test in found if test.estimate}
+    corrected = dict(zip(p, holm([*p.values()]), strict=True))
     return {
         test.what: test.estimate
         and {
@@ -391,8 +394,8 @@ def _tests(found: Sequence[Test]) -> dict[str, Any]:
             "low": test.estimate.low,
             "interval": test.estimate.interval,
             "recipes": test.estimate.recipes,
-            "p": test.estimate.p,
-            "p_holm": test.p_holm,
+            "p": p[test.what],
+            "p_holm": corrected[test.what],
         }
         for test in found
     }

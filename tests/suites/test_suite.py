@@ -148,12 +148,6 @@ def test_submissions_are_for_the_newest_full_suite(
     assert default_suite() == expected
 
 
-def test_whether_a_suite_takes_submissions_is_read_and_ignored() -> None:
-    """The suite of season 2027-01 says it, in bytes that stay as they are."""
-    said = Suite.model_validate({**load_suite("mini").model_dump(), "submissions": "open"})
-    assert said == load_suite("mini")
-
-
 def test_windows_reserve_no_more_than_a_run_is_asked_for() -> None:
     """A run with a largest horizon of its own has origins up to that; one that is asked for less is left out."""
     long, short = synthetic_trace(400), synthetic_trace(300, run=1)

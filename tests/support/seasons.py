@@ -42,7 +42,7 @@ suite = "{suite}"
 horizon = 10
 candidate = "mine"
 reference = "sw_avg"
-tests = "one-sided t tests of the stratified mean, Holm over entries"
+tests = [{{ candidate = "mine", reference = "sw_avg", state = "transient" }}]
 headline = "{{candidate}} against {{reference}} on set {{set}}: {{gains}}."
 shown = ["shown"]
 value_rule = "round 7 of the beacon"
@@ -52,13 +52,12 @@ value_after = 2026-01-01T00:00:00Z
 [[sets]]
 name = "a"
 distribution = "drawn.toml"
-weights = {{ small = 1.0 }}
 new_levels = 1
 
 [[sets]]
 name = "b"
 recipes = ["small"]
-weights = {{ small = 1.0 }}
+report = "means"
 """
 
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,11 +18,11 @@ from leaderboard.season.claims import (
     against_others,
     cell_gains,
     claim_lines,
+    estimate,
     headline,
     ordered_outcomes,
     recipe_means,
     results_in_order,
-    stratified,
 )
 from leaderboard.season.folder import SEASONS, SeasonFolder
 from leaderboard.season.page import season_page
@@ -92,14 +93,14 @@ def test_a_recipe_counts_once_with_the_mean_log_ratio_of_its_tasks(
 
 
 def test_a_cell_is_a_t_test_of_its_recipes(closed: ScoredSeason) -> None:
-    """Of one stratum: the classical one-sample test, one-sided; its interval is the two-sided one."""
+    """The classical one-sample test, one-sided; its interval is the two-sided one."""
     one = closed.season.sets[0]
     part = next(part for part in closed.parts if part.of == one)
     found = ratios_by_hand(closed, closed.season.reference, "transient", closed.season.offset)
     values = np.array([found[recipe] for recipe in part.recipes if recipe in found])
     test = next(test for test in cell_gains(closed, one) if test.what == f"{part.stratum} batches, transient")
     assert test.estimate is not None
-    assert test.estimate.p == pytest.approx(stats.ttest_1samp(values, 0, alternative="less").pvalue, rel=1e-6)
+    assert test.estimate.p_worse(0) == pytest.approx(stats.ttest_1samp(values, 0, alternative="less").pvalue, rel=1e-6)
     ends = stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert test.estimate.interval == pytest.approx((1 - math.exp(ends.high), 1 - math.exp(ends.low)), rel=1e-6)
 
@@ -143,26 +144,15 @@ def test_a_page_of_ordered_tests_has_no_other_test(ordered: ScoredSeason) -> Non
         assert test.interval == pytest.approx(test.estimate.interval_at(1 - 0.05 / len(known)))
 
 
-def test_strata_have_their_weights_and_one_variance() -> None:
-    """The variance is pooled within strata; a stratum without a recipe is no estimate."""
-    values = {"small": np.array([-0.2, -0.1, -0.3]), "large": np.array([0.1, 0.2])}
-    found = stratified(values, {"small": 0.25, "large": 0.75})  # type: ignore[arg-type]
+def test_a_mean_needs_two_recipes_of_the_set() -> None:
+    """Recipes of other sets and those without a ratio are left out; one alone has no spread."""
+    means = pd.Series({"a": -0.2, "b": -0.1, "other": 5.0, "c": math.nan})
+    found = estimate(means, ["a", "b", "c"])
     assert found is not None
-    variance = (0.02 + 0.005) / 3
-    assert found.mean == pytest.approx(0.25 * -0.2 + 0.75 * 0.15)
-    assert found.error == pytest.approx(math.sqrt(variance * (0.25**2 / 3 + 0.75**2 / 2)))
-    assert (found.freedom, found.recipes, found.recipes_needed) == (3, 5, None)
-    assert stratified({"small": np.array([0.1, 0.2])}, {"small": 0.5, "large": 0.5}) is None
-    assert stratified({"small": np.array([0.1])}, {"small": 1.0}) is None
-
-
-def test_the_recipes_needed_follow_the_spread() -> None:
-    """Four times as many for twice the spread; one that is as good has none to show."""
-    one, other = Estimate(-0.1, 0.1, 9, 10), Estimate(-0.1, 0.2, 9, 10)
-    assert one.recipes_needed is not None
-    assert other.recipes_needed == pytest.approx(4 * one.recipes_needed, abs=3)
-    assert Estimate(0.0, 0.1, 9, 10).recipes_needed is None
-    assert (Estimate(-0.1, 0.0, 9, 10).p, Estimate(0.1, 0.0, 9, 10).p) == (0.0, 1.0)
+    assert (found.mean, found.error) == pytest.approx((-0.15, math.sqrt(0.005 / 2)))
+    assert (found.freedom, found.recipes) == (1, 2)
+    assert estimate(means, ["a", "c"]) is None
+    assert (Estimate(-0.1, 0.0, 9, 10).p_worse(0), Estimate(0.1, 0.0, 9, 10).p_worse(0)) == (0.0, 1.0)
 
 
 def test_every_number_of_the_page_is_that_of_the_claims(closed: ScoredSeason) -> None:
