@@ -19,6 +19,10 @@ DECISIONS = {
 }
 """Metrics of a plan, and their heads: the load of its busiest device against a plan from the truth, tokens dropped."""
 QUANTILES = "wql"
+UNLISTED = frozenset({"lstm.online"})
+"""Entries that no board lists: `lstm` forecasts the same where it was fitted on no run. Ranks and intervals, which are
+made from all entries, count them still.
+"""
 CONFORMAL = "sw_avg_conformal"
 """The reference of quantiles: calibrated ones around the reference of errors."""
 
@@ -35,7 +39,7 @@ def decision_board(results: Results, state: str) -> Table | None:
     if first.empty:
         return None
     rows = tuple((str(name), *_cells(first.loc[name]), *(cell for other in others for cell in _cells(other.loc[name])))
-                 for name in first.index)  # fmt: skip
+                 for name in first.index if name not in UNLISTED)  # fmt: skip
     heads = tuple(f"{words}, {what}" for words in DECISIONS.values() for what in HEADS)
     caption = (
         f"A row is an entry, the least regret first. In percent: what plans made from its forecasts cost, and how much "
@@ -52,7 +56,7 @@ def quantile_board(results: Results, state: str) -> Table | None:
     found = _with_families(results, QUANTILES, state, CONFORMAL)
     if found.empty:
         return None
-    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index)
+    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index if name not in UNLISTED)
     caption = (
         f"A row is an entry that gives quantiles, the least loss first: the weighted quantile loss (`wql`) in percent, "
         f"and how much less it is than that of `{CONFORMAL}`, with 95 % intervals over recipes and over families."

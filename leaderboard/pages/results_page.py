@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from leaderboard.boards import UNLISTED
 from leaderboard.committed import ROOT
 from leaderboard.leading import ask_words, lead_table, summary
 from leaderboard.pages import findings, inputs
@@ -50,7 +51,7 @@ def render(template: str, **values: Any) -> str:
         "states": LABELS, "tracks": list(inputs.TRACKS), "cells": cells, "saved": saved, "percent": percent,
         "known_board": known_board, "ranks_of": ranks_of, "least": least, "three_digits": three_digits,
         "skill_span": skill_span, "better_words": better_words, "spans_of": spans_of, "load_suite": load_suite,
-        "headline": headline, "candidate": candidate(), "average": tuned_average(),
+        "headline": headline, "unlisted": UNLISTED, "candidate": candidate(), "average": tuned_average(),
     }  # fmt: skip
     return render_text(TEMPLATES / f"{template}.md.j2", **numbers, **words, **values)
 

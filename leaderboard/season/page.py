@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from leaderboard.boards import decision_board, quantile_board
+from leaderboard.boards import UNLISTED, decision_board, quantile_board
 from leaderboard.breadth import breadth_words, season_metas
 from leaderboard.committed import REPORTS
 from leaderboard.leading import ask_words, lead_table, summary
@@ -141,7 +141,7 @@ def gain_cells(test: Test) -> tuple[str, str]:
 
 def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     """Return the candidate against every other entry on a set in a state, the nearest rival first."""
-    tests = against_others(scored, one, state)
+    tests = [test for test in against_others(scored, one, state) if test.what not in UNLISTED]
     tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
     rows = [(f"`{test.what}`", *gain_cells(test)) for test in tests]
     return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS), rows)
@@ -167,7 +167,7 @@ def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     same = duplicates(found)
     ranks = ranked(found).ranks(["state"]).query("state == @state").set_index("forecaster")
     rows = []
-    for row in summary[summary["state"] == state].to_dict("records"):
+    for row in summary[(summary["state"] == state) & ~summary["forecaster"].isin(UNLISTED)].to_dict("records"):
         name = row["forecaster"]
         rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
         rank = f"is `{same[name]}`" if name in same else rank

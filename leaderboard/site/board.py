@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from leaderboard.boards import UNLISTED
 from leaderboard.committed import Standing, model_type_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.publishing.submission import ModelType, Submission, Verification
@@ -76,7 +78,7 @@ class Board:
 
     ``ask``: how each number is asked for. ``score``: the command that scores one's own forecaster on them.
 
-    Summaries are those of `Results`, with "" for the stratum of a run that is in none.
+    Summaries are those of `Results`, with "" for the stratum of a run that is in none, of the entries that are listed.
     """
 
     name: str
@@ -113,20 +115,24 @@ class Board:
         """Return the cells of states; windows that cross a change of state are in one of these, too."""
         return [cell for cell in self.cells if cell.state != CROSSING]
 
+    def _summary(self, by: Sequence[str]) -> pd.DataFrame:
+        rows = self.results.summarize(by)
+        return rows[~rows["forecaster"].isin(UNLISTED)].reset_index(drop=True)
+
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Return the summary by cell."""
-        return _without_gaps(self.results.summarize(CELL))
+        return _without_gaps(self._summary(CELL))
 
     @cached_property
     def by_state(self) -> pd.DataFrame:
         """Return the summary by state, over all sizes of batches."""
-        return self.results.summarize(("state",))
+        return self._summary(("state",))
 
     @cached_property
     def by_horizon(self) -> pd.DataFrame:
         """Return the summary by cell and horizon."""
-        return _without_gaps(self.results.summarize((*CELL, "horizon")))
+        return _without_gaps(self._summary((*CELL, "horizon")))
 
     @cached_property
     def floors(self) -> pd.DataFrame:
@@ -136,12 +142,12 @@ class Board:
     @cached_property
     def by_recipe(self) -> pd.DataFrame:
         """Return the summary by recipe and state."""
-        return self.results.summarize(("recipe", "state"))
+        return self._summary(("recipe", "state"))
 
     @cached_property
     def by_run(self) -> pd.DataFrame:
         """Return the summary by run, state and horizon."""
-        return self.results.summarize(("trace", "state", "horizon"))
+        return self._summary(("trace", "state", "horizon"))
 
     @cached_property
     def ranks(self) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from leaderboard.boards import UNLISTED
 from leaderboard.breadth import breadth_words, season_metas
 from leaderboard.committed import UNIFORM, entry_problems, standing_of, suites_with_results
 from leaderboard.leading import ask_words
@@ -78,9 +79,14 @@ def season_board(season: ScoredSeason, one: RecipeSet, results: Results) -> Boar
         results=results,
         entries=tuple(
             BoardEntry(entry, read_entry(season.folder.entries / entry.name).record, standing_of((), None, season=True))
-            for entry in results.entries.values()
+            for entry in listed_entries(results)
         ),
     )
+
+
+def listed_entries(results: Results) -> list[Entry]:
+    """Return the entries that boards list."""
+    return [entry for name, entry in results.entries.items() if name not in UNLISTED]
 
 
 def score_command(suite: str) -> str:
@@ -103,7 +109,7 @@ def suite_board(root: Path, folder: Path) -> Board:
     if UNIFORM not in results.entries:
         raise ResultError(f"{folder}: no result of {UNIFORM}; every table has it as a row: `make results` writes it")
     submissions = root / "leaderboard" / "submissions"
-    entries = tuple(board_entry(entry, submissions / entry.name, suite) for entry in results.entries.values())
+    entries = tuple(board_entry(entry, submissions / entry.name, suite) for entry in listed_entries(results))
     traces = {ref.id: ref.path for ref in read_traces(root)}
     reach = breadth_words([stored_meta(traces[trace.id]) for trace in suite.traces if trace.id in traces])
     title, score = f"Suite {suite.name}: public runs", score_command(suite.name)

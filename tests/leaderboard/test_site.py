@@ -110,10 +110,12 @@ def test_the_answer_is_the_sentence_of_all_pages() -> None:
 
 
 def test_entries_that_equal_another_have_no_rank() -> None:
-    """`sw_avg_conformal` only adds quantiles, `lstm.online` forecasts as `lstm` does."""
+    """`sw_avg_conformal` only adds quantiles, `lstm.online` forecasts as `lstm` does; it is not listed."""
     board = season_boards(next(one for one in scored_seasons() if one.name == "2027-02"))[0]
     ranked = {*board.ranks["forecaster"]}
     assert {*board.results.names} - ranked == {"sw_avg_conformal", "lstm.online"}
+    assert {*board.results.names} - {entry.name for entry in board.entries} == {"lstm.online"}
+    assert {*board.summary["forecaster"]} == {entry.name for entry in board.entries}
     titles = [title for title, _ in board_page.boards_beside(board)]
     assert titles == ["By decision", "By quantiles"]
 
