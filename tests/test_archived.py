@@ -47,9 +47,10 @@ def test_a_closed_suite_answers_every_command_with_one_line(suite: str, capsys: 
 
 
 def test_commands_of_what_is_closed_are_unknown(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first season is not there, a closed suite has no plan, no suite is frozen in part, no old name answers."""
-    assert leaderboard("season", "check", "2026-12") == 2
-    assert "2026-12: no such season" in capsys.readouterr().err
+    """The first seasons are not there, a closed suite has no plan, no suite is frozen in part, no old name answers."""
+    for name in ("2026-12", "2027-01"):
+        assert leaderboard("season", "check", name) == 2
+        assert f"{name}: no such season" in capsys.readouterr().err
     assert leaderboard("freeze", "v1", "traces") == 2
     assert "unknown plan 'v1'" in capsys.readouterr().err
     assert leaderboard("freeze", "mini", "traces", "--partial", "out.toml") == 2
