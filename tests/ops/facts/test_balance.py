@@ -118,10 +118,10 @@ def test_far_above_the_upper_end_is_above_noise_though_loads_oscillate() -> None
 @needs_traces
 def test_answers_without_half_batches_are_those_with_them() -> None:
     """On all recorded traces, at four steps of each: at most 2 % of layers contradict. Of layers far above noise that
-    neither end alone could tell, at least 80 % are called so.
+    neither end alone could tell, at least 80 % are called so, but in runs that were drawn to oscillate: none there.
     """
     layers = contradict = far = gone = 0
-    season = SEASONS / "2027-01" / "traces"
+    season = SEASONS / "2027-02" / "traces"
     for trace in (read_trace(ref.path) for folder in (TRACES_FOLDER, season) for ref in list_traces(folder)):
         if "load_half" not in trace.columns:
             continue
@@ -134,6 +134,9 @@ def test_answers_without_half_batches_are_those_with_them() -> None:
             contradict += int((both_L & (known_L != found_L)).sum())
             unknown_L = found.oscillates_L | (found.busiest_L <= AT_FLOOR * found.high_L)
             far_L = (found.busiest_L > FAR_ABOVE * known.high_L) & unknown_L
+            if trace.id.startswith("2027-02o"):
+                assert not (far_L & (found_L == "above noise")).any()
+                continue
             far += int(far_L.sum())
             gone += int((far_L & (found_L == "above noise")).sum())
     print(f"{layers} layers, {contradict} contradict; {far} far above and not known, {gone} of them called above")
