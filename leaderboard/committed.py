@@ -113,18 +113,16 @@ def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
 def _trace_problems(found: Results, suite: Suite) -> Iterator[str]:
     expected = {entry.id: entry for entry in suite.traces}
     strata = suite.stratum_by_trace()
-    data = dict(zip(found.costs["trace"], found.costs["data_sha256"], strict=True))
     rows = {str(trace): of_trace for trace, of_trace in found.table.groupby("trace")}
-    for trace in sorted(expected.keys() - (rows.keys() & data.keys())):
+    for trace in sorted(expected.keys() - rows.keys()):
         yield f"{trace}: missing; a result holds every run of the suite"
-    for trace in sorted((rows.keys() | data.keys()) - expected.keys()):
+    for trace in sorted(rows.keys() - expected.keys()):
         yield f"{trace}: not in suite {suite.name}"
-    if len(data) != len(found.costs):
-        yield "a run is listed twice"
-    for trace in sorted(expected.keys() & rows.keys() & data.keys()):
+    for trace in sorted(expected.keys() & rows.keys()):
         entry, of_trace = expected[trace], rows[trace]
-        if data[trace] != entry.data_sha256:
-            yield f"{trace}: scored on data {data[trace][:12]}, expected {entry.data_sha256[:12]}"
+        data = of_trace["data_sha256"].iloc[0]
+        if data != entry.data_sha256:
+            yield f"{trace}: scored on data {data[:12]}, expected {entry.data_sha256[:12]}"
         wanted = [(*origin, horizon) for origin in entry.origins() for horizon in suite.horizons]
         tasks = list(zip(of_trace["origin"], of_trace["state"], of_trace["horizon"], strict=True))
         if sorted(tasks) != sorted(wanted):

@@ -19,7 +19,7 @@ from platformdirs import user_cache_path
 
 from moeload_bench.files import read_at_most, write_whole
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MAX_ENTRY_BYTES = 512 << 20
 T = TypeVar("T")
 

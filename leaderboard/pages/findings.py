@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leaderboard.pages.inputs import LEARNS_NOTHING, RunSet, candidate, track_of
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.leaders import duplicates
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -140,7 +141,7 @@ class Equal:
 
 def equal_forecasts(results: Results) -> list[Equal]:
     """Return every pair of entries with the same hash of forecasts on a run, the pair with the most runs first."""
-    costs = results.costs[["trace", "forecaster", "forecasts_sha256"]]
+    costs = run_costs(results.table)[["trace", "forecaster", "forecasts_sha256"]]
     pairs = costs.merge(costs, on=["trace", "forecasts_sha256"])
     place = {name: i for i, name in enumerate(results.names)}
     pairs = pairs[pairs["forecaster_x"].map(place) < pairs["forecaster_y"].map(place)]

@@ -12,6 +12,7 @@ from leaderboard.committed import ROOT, suites_with_results
 from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.ops.facts.remedies import REMEDIES
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.markdown import markdown_table
 from moeload_bench.results.results import Results
 from moeload_bench.results.tables import three_digits
@@ -66,7 +67,7 @@ def core_minutes(results: Results) -> dict[str, float]:
     """Return the minutes of one core that each forecaster took, the most first: CPU time of its process, wall time
     where that is unknown, and its fit.
     """
-    costs = results.costs
+    costs = run_costs(results.table)
     spent_s = costs["startup_wall_s"] + sum(
         costs[f"{part}_cpu_s"].fillna(costs[f"{part}_wall_s"]) for part in ("observe", "forecast")
     )

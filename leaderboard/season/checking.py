@@ -6,7 +6,7 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,9 +22,9 @@ from leaderboard.verifying.agreement import differences
 from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.harness.pairs import Fitted, Pair
-from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.isolation.hosts import Level, level_available
-from moeload_bench.results.results import Results
+from moeload_bench.results.columns import Row, run_costs
+from moeload_bench.results.results import Results, results_of
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
@@ -199,7 +199,7 @@ def entry_again(
 ) -> Iterator[str]:
     """Score an entry again on drawn runs, ``most`` at most, and yield each number that differs."""
     results, entry = load_table(folder).select([name]), read_entry(folder.entries / name)
-    costs, runs = results.costs.set_index("trace"), len(suite.traces)
+    costs, runs = run_costs(results.table).set_index("trace"), len(suite.traces)
     seconds = (costs["observe_wall_s"] + costs["forecast_wall_s"]).to_dict()
     cheap = [task for task in suite.traces if most == runs or seconds[task.id] < DEAR_S]
     tasks = draw.sample(cheap, min(most, len(cheap)))
@@ -212,15 +212,14 @@ def entry_again(
     note(f"entry {name}: scored again on {len(tasks)} of {runs} runs{dear}")
 
 
-def rerun_differences(results: Results, again: RunResult) -> list[str]:
+def rerun_differences(results: Results, again: Sequence[Row]) -> list[str]:
     """Return each number of an entry's run that its re-run contradicts, within the tolerances of `reproduce`.
 
     ``results``: of that entry alone.
     """
     (entry,) = results.entries.values()
-    runs = results_of([entry], {entry.name: [again]}, {}), results.select(traces=[again.trace])
-    fresh, committed = (replace(one, costs=one.costs[:0], facts=one.facts[:0], layers=None) for one in runs)
-    return differences(fresh, committed, tolerances_of(entry, refit=False))
+    fresh = results_of([entry], [again])
+    return differences(fresh, results.select(traces=fresh.traces), tolerances_of(entry, refit=False), whole=False)
 
 
 def rerun_level(own_code: bool) -> Level:

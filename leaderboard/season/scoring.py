@@ -22,10 +22,10 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.files import replacing, write_whole
 from moeload_bench.harness.evaluate import entry_of
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, run_pair
-from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.harness.workers import workers
 from moeload_bench.isolation.hosts import Level, Limits
-from moeload_bench.results.results import Results
+from moeload_bench.results.columns import Row
+from moeload_bench.results.results import Results, results_of
 from moeload_bench.scoring.description import run_facts
 from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
@@ -110,18 +110,18 @@ def score_season(
         for entry, target in zip(entries, targets, strict=True)
         for task in suite.traces
     ]
-    runs: dict[str, list[RunResult]] = {name: [] for name in season.entries}
+    rows: dict[str, list[Row]] = {name: [] for name in season.entries}
     with workers(jobs=jobs) as run:
         outputs = run([functools.partial(run_entry, folder, pair) for pair in work])
-        for number, (pair, found) in enumerate(zip(work, outputs, strict=True), start=1):
-            runs[pair.target.label].append(found)
-            progress(number, len(work), f"{pair.target.label} on {found.trace}")
+        for number, (pair, of_run) in enumerate(zip(work, outputs, strict=True), start=1):
+            rows[pair.target.label] += of_run
+            progress(number, len(work), f"{pair.target.label} on {pair.entry.id}")
     with copies_on_path(folder.entries):
         described = [
             entry_of(setting, target, Fitted()).model_copy(update={"requirements": entry.requirements})
             for entry, target in zip(entries, targets, strict=True)
         ]
-    save_table(folder, results_of(described, runs, suite.stratum_by_trace()))
+    save_table(folder, results_of(described, list(rows.values())))
     write_whole(folder.path / "suite.json", (suite.model_dump_json(indent=1) + "\n").encode())
     made = Scores(
         recordings_sha256=recordings_sha256(recordings),
@@ -155,7 +155,7 @@ def trace_file(folder: SeasonFolder, task: SuiteTrace) -> Path:
     return folder.path / "traces" / f"{task.id}.parquet"
 
 
-def run_entry(folder: SeasonFolder, pair: Pair) -> RunResult:
+def run_entry(folder: SeasonFolder, pair: Pair) -> list[Row]:
     """Run a copied entry on one run; from the cache where that was done before."""
     with copies_on_path(folder.entries):
         return run_pair(pair)

@@ -15,6 +15,7 @@ from moeload_bench.errors import counted
 from moeload_bench.files import file_name
 from moeload_bench.publishing.submission import MODEL_TYPES, Submission
 from moeload_bench.results.averages import cost_columns
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.html import NONE
 from moeload_bench.results.tables import Table, horizon_heads
@@ -123,7 +124,7 @@ def failures(board: Board, name: str) -> list[str]:
 
 def costs(board: Board, name: str) -> Table:
     """Return cost and counted events of each run."""
-    cost = board.results.costs[board.results.costs["forecaster"] == name]
+    cost = run_costs(board.results.select([name]).table)
     rows = tuple(
         (row["trace"], *(three_digits(scale * row[column]) for column, scale in COSTS.values()), events(row["counts"]))
         for row in cost.merge(cost_columns(cost), on=["forecaster", "trace"]).to_dict("records")

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from moeload_bench.results.columns import FACT_KEYS, metric_columns
+from moeload_bench.results.columns import FACT_KEYS, metric_columns, run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.results.storage import as_stored
 from moeload_bench.scoring.catalogue import LEAST, METRICS, Bound, Tolerance
@@ -98,37 +98,45 @@ EXACTLY = Tolerances(value=lambda metric: EXACT, means=False, exact=True)
 """For the machine that made the result: nothing differs beyond the rounding of files."""
 
 
-def differences(fresh: Results, committed: Results, tolerances: Tolerances) -> list[str]:
+def differences(fresh: Results, committed: Results, tolerances: Tolerances, whole: bool = True) -> list[str]:
     """Return what differs between the committed result of an entry and a fresh run of the same tasks, in words.
 
     Each line names trace, metric, state, origin, horizon and both values; [] if they agree. Measured costs are not
-    compared, and means by layer only if both have them.
+    compared, and means by layer only if both have them. ``whole``: every run has all of its origins in both, so that
+    what describes it as a whole is compared, too.
     """
 
     def value_limit(metric: str) -> Limit:
         return Limit(*tolerances.value(metric), tolerance_of(metric).of_value)
 
     rows = _pairs(_with_crossings(committed.table), _with_crossings(fresh.table))
-    lines = [*_new_failures(fresh, committed), *_unequal_facts(fresh, committed)]
-    if tolerances.exact:
+    lines = _new_failures(fresh, committed)
+    if whole:
+        lines += _unequal_facts(fresh, committed)
+    if whole and tolerances.exact:
         lines += _unequal_forecasts(fresh, committed)
     if tolerances.over_runs is not None:
         return lines + _refit_differences(rows, tolerances.value, tolerances.over_runs)
     lines += _apart(rows, value_limit)
-    if committed.layers is not None and fresh.layers is not None:
-        layers = _pairs(committed.layers.set_index(LAYER), fresh.layers.set_index(LAYER), sized=rows)
+    if whole and committed.layers is not None and fresh.layers is not None:
+        layers = _pairs(_metrics(committed.layers, LAYER), _metrics(fresh.layers, LAYER), sized=rows)
         lines += _apart(layers, value_limit)
     return lines or (_mean_differences(rows) if tolerances.means else [])
 
 
 def _with_crossings(table: pd.DataFrame) -> pd.DataFrame:
     """Return rows by task, with whether the window crosses as a number: unknown to the catalogue, it must be equal."""
-    return table.assign(crosses=table["crossing"].astype("float64")).set_index(TASK)
+    return _metrics(table, TASK).assign(crosses=table["crossing"].to_numpy("float64"))
+
+
+def _metrics(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Return the metrics of rows or of means by layer, whose index are these columns."""
+    return frame.set_index(list(keys))[metric_columns(frame)]
 
 
 def _pairs(committed: pd.DataFrame, fresh: pd.DataFrame, sized: pd.DataFrame | None = None) -> pd.DataFrame:
-    """Return numbers side by side, where either has a value; sizes are means over a trace, those of ``sized``."""
-    columns = [as_stored(frame)[metric_columns(frame)].stack(future_stack=True) for frame in (committed, fresh)]
+    """Return numbers of two frames, where either has a value; sizes are means over a trace, those of ``sized``."""
+    columns = [as_stored(frame).stack(future_stack=True) for frame in (committed, fresh)]
     pairs = pd.concat(columns, axis=1, keys=["committed", "fresh"]).rename_axis([*committed.index.names, "metric"])
     pairs = pairs.dropna(how="all")
     groups = ["trace", "metric"]
@@ -211,7 +219,8 @@ def _new_failures(fresh: Results, committed: Results) -> list[str]:
 def _unequal_facts(fresh: Results, committed: Results) -> list[str]:
     """Return what differs of the traces of both: sizes, steps and floors."""
     failed = [*committed.failures["trace"], *fresh.failures["trace"]]
-    runs = [found.costs.set_index("trace").drop(failed, errors="ignore")[RUN_FACTS] for found in (committed, fresh)]
+    runs = [run_costs(found.table).set_index("trace").drop(failed, errors="ignore")[RUN_FACTS].astype("float64")
+            for found in (committed, fresh)]  # fmt: skip
     sizes = _apart(_pairs(*_shared(*runs)), lambda metric: SAME_FACT)
     return sizes + floor_differences(fresh.facts, committed.facts)
 
@@ -229,7 +238,7 @@ def _shared(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.Da
 
 def _unequal_forecasts(fresh: Results, committed: Results) -> list[str]:
     """Return the runs whose forecasts have another hash, or whose forecaster counted other events."""
-    costs = [found.costs.set_index("trace")[FORECASTS] for found in (committed, fresh)]
+    costs = [run_costs(found.table).set_index("trace")[FORECASTS] for found in (committed, fresh)]
     one, other = _shared(*costs)
     return [
         f"{trace}: {name}: committed {one.at[trace, name]!s}, got {other.at[trace, name]!s}"

@@ -12,7 +12,7 @@ import datetime
 import functools
 import math
 import secrets
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from moeload_bench.files import write_whole
 from moeload_bench.harness.evaluate import entry_of
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.harness.replay import Answer
-from moeload_bench.harness.run_result import RunResult, TaskResult, results_of
+from moeload_bench.harness.rows import failed_rows, scored_rows
 from moeload_bench.harness.workers import available_bytes, run_spread
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight
@@ -34,7 +34,8 @@ from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, folder
 from moeload_bench.publishing.requirements import install_packages
 from moeload_bench.publishing.submission import Verification
 from moeload_bench.publishing.submit import require_level
-from moeload_bench.results.results import Results
+from moeload_bench.results.columns import CostResult, Row
+from moeload_bench.results.results import Results, results_of
 from moeload_bench.results.skill import log_ratio
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
@@ -121,9 +122,13 @@ def write_verification(made: Verified, folder: Folder, results: Path) -> None:
         made.results.save(results)
 
 
-def unequal_fields(one: RunResult, other: RunResult) -> list[str]:
+def unequal_columns(one: Sequence[Row], other: Sequence[Row]) -> list[str]:
     """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
-    return [name for name in RunResult.model_fields if name != "cost" and getattr(one, name) != getattr(other, name)]
+    if len(one) != len(other):
+        return ["rows"]
+    names = {name: None for rows in zip(one, other, strict=True) for row in rows for name in row}
+    compared = [name for name in names if name not in CostResult.model_fields]
+    return [name for name in compared if [row.get(name) for row in one] != [row.get(name) for row in other]]
 
 
 class _Rerun:
@@ -135,7 +140,7 @@ class _Rerun:
         self.setting = Setting(request.suite, request.level, Limits(), request.suite.seed, fresh=True)
         self.rng = np.random.default_rng(secrets.randbits(64) if request.seed is None else request.seed)
         self.fits: dict[str, Fitted] = {}
-        self.runs: dict[str, RunResult] = {}
+        self.runs: dict[str, list[Row]] = {}
         self.strata: list[Strata] = []
         self.done = self.total = 0
         self.pages_in_memory: bool | None = None
@@ -173,8 +178,7 @@ class _Rerun:
                 "status": "verified",
             }
         )
-        runs = [self.runs[one.id] for one in suite.traces]
-        return results_of([entry], {entry.name: runs}, suite.stratum_by_trace())
+        return results_of([entry], [[row for one in suite.traces for row in self.runs[one.id]]])
 
     def _expected(self) -> int:
         """Return how many runs and fits there will be when all goes well: what progress counts to."""
@@ -218,16 +222,16 @@ class _Rerun:
         shuffled = [entries[i] for i in self.rng.permutation(len(entries))]
         work = [(self.target, entry, self.request.paths[entry.id]) for entry in [shuffled[0], *shuffled]]
         with contextlib.closing(self._runs(work)) as runs:
-            once = next(runs).result
+            once = next(runs).rows
             for entry, scored in zip(shuffled, runs, strict=True):
-                unequal = unequal_fields(once, scored.result) if entry is shuffled[0] else []
+                unequal = unequal_columns(once, scored.rows) if entry is shuffled[0] else []
                 if unequal:
                     what = f"two runs from the same fitted bytes differ in {', '.join(unequal)}"
                     return [f"{entry.id}: not deterministic: {what}"]
-                if scored.result.failures:
-                    number, first = len(scored.result.failures), scored.result.failures[0]
-                    return [f"{entry.id}: {number} tasks failed, the first is origin {first.origin}: {first.failure}"]
-                self.runs[entry.id] = scored.result
+                if failed := failed_rows(scored.rows):
+                    first, why = failed[0]["origin"], failed[0]["failure"]
+                    return [f"{entry.id}: {len(failed)} tasks failed, the first is origin {first}: {why}"]
+                self.runs[entry.id] = scored.rows
                 self.strata.append(scored.strata)
         if self.request.folder.record.model_type == "statistical" and self.fits[self.target.text].wall_s is not None:
             return ["model_type: got 'statistical', but it was fitted on the suite's train runs: expected 'learned'"]
@@ -238,15 +242,13 @@ class _Rerun:
         known = {entry.id: entry for one in asked for entry in one.before}
         before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
         after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
-        runs = (scored.result for scored in self._runs([*before, *after]))
+        runs = (scored.rows for scored in self._runs([*before, *after]))
         references = {name: next(runs) for name in known}
         pairs: dict[str, list[tuple[float, float]]] = {}
         for one in asked:
             mine, theirs = next(runs), next(runs)
-            logs = [
-                math.log(relative_loss(self.runs[entry.id].tasks, references[entry.id].tasks)) for entry in one.before
-            ]
-            found = float(np.exp(np.mean(logs))), relative_loss(mine.tasks, theirs.tasks)
+            logs = [math.log(relative_loss(self.runs[entry.id], references[entry.id])) for entry in one.before]
+            found = float(np.exp(np.mean(logs))), relative_loss(mine, theirs)
             pairs.setdefault(one.test, []).append(found)
         return {name: _growth(found) for name, found in pairs.items()}
 
@@ -260,7 +262,7 @@ def _growth(pairs: Sequence[tuple[float, float]]) -> float:
 class ScreenedRun:
     """A run, and what its forecasts have in common with the future beyond what the past says to anybody."""
 
-    result: RunResult
+    rows: list[Row]
     strata: Strata
 
 
@@ -273,11 +275,11 @@ def run_and_screen(pair: Pair) -> ScreenedRun:
         if answer.forecast is not None:
             means.append(answer.forecast.window_means(horizons))
 
-    result = replay_and_score(pair, on_answer=keep_means)
-    if len(means) < len(result.tasks):
-        return ScreenedRun(result, {})
+    rows = replay_and_score(pair, on_answer=keep_means)
+    if len(means) < len(pair.entry.origins()):
+        return ScreenedRun(rows, {})
     trace = open_source(pair.source, pair.entry.data_sha256)
-    return ScreenedRun(result, strata_of(trace, pair.entry, np.stack(means), horizons))
+    return ScreenedRun(rows, strata_of(trace, pair.entry, np.stack(means), horizons))
 
 
 # ---------------------------------------------------------------- unseen runs
@@ -317,11 +319,11 @@ def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
     return found
 
 
-def relative_loss(tasks: Iterable[TaskResult], reference: Iterable[TaskResult]) -> float:
+def relative_loss(rows: Sequence[Row], reference: Sequence[Row]) -> float:
     """Return the geometric mean of the loss over the reference's, over tasks and horizons, clipped as in the skill."""
-    error_TK, reference_TK = (
-        np.array([task.metrics[PRIMARY] for task in each], dtype=np.float64) for each in (tasks, reference)
+    error_W, reference_W = (
+        np.array([row[PRIMARY] for row in scored_rows(each)], dtype=np.float64) for each in (rows, reference)
     )
-    ratio_TK = log_ratio(error_TK, reference_TK)
-    known = ratio_TK[np.isfinite(ratio_TK)]
+    ratio_W = log_ratio(error_W, reference_W)
+    known = ratio_W[np.isfinite(ratio_W)]
     return float(np.exp(known.mean())) if len(known) else 1.0

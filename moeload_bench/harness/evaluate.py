@@ -19,7 +19,6 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted, short
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.harness.replay import Answer
-from moeload_bench.harness.run_result import RunResult, results_of
 from moeload_bench.harness.workers import Run, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
@@ -33,8 +32,9 @@ from moeload_bench.isolation.targets import (
     source_sha256,
 )
 from moeload_bench.placement.plans import SHAPE_NAMES
+from moeload_bench.results.columns import Row
 from moeload_bench.results.entry import Entry, SuiteRecord
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, results_of
 from moeload_bench.scoring.scores import SCORING_VERSION
 from moeload_bench.suites.suite import Suite, as_suite, check_traces, load_suite, season_of, sources_of
 from moeload_bench.traces.store import Source
@@ -127,7 +127,7 @@ class _Reporter:
         self._done += 1
         self._progress(self._done, self._total, f"{pair.target.label} on {pair.entry.id}")
 
-    def call(self, pair: Pair) -> Callable[[], RunResult]:
+    def call(self, pair: Pair) -> Callable[[], list[Row]]:
         """Return the work of a pair."""
         on_answer = [self._each(pair)] if self._within else []
         return functools.partial(run_pair, pair, *on_answer)
@@ -157,16 +157,15 @@ def _run_all(
         fits[i] = next(fitting)  # the other runs go on meanwhile
     waiting = [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners]
     fitted = _begin(run, waiting, reporter)
-    done: dict[int, list[RunResult]] = defaultdict(list)
-    for i, pair, result in itertools.chain(unfitted, fitted):
-        done[i].append(result)
+    done: dict[int, list[Row]] = defaultdict(list)
+    for i, pair, rows in itertools.chain(unfitted, fitted):
+        done[i] += rows
         reporter.finished(pair)
     entries = [entry_of(setting, target, fits.get(i, Fitted())) for i, target in enumerate(targets)]
-    runs = {entry.name: done[i] for i, entry in enumerate(entries)}
-    return results_of(entries, runs, setting.suite.stratum_by_trace())
+    return results_of(entries, [done[i] for i in range(len(entries))])
 
 
-def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter) -> Iterator[tuple[int, Pair, RunResult]]:
+def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter) -> Iterator[tuple[int, Pair, list[Row]]]:
     """Begin pairs, not waiting for any; they come with their results, in order."""
     results = run([reporter.call(pair) for _, pair in pairs])
     return ((i, pair, result) for (i, pair), result in zip(pairs, results, strict=True))

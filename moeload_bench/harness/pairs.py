@@ -6,8 +6,9 @@ Axis letters: K suite horizons, L MoE layers, E experts.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,12 @@ from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import FitRuns, Forecast, trace_info
 from moeload_bench.harness.replay import Answer, follow
 from moeload_bench.harness.rescore import StoredForecast, forecasts_path, save_forecasts
-from moeload_bench.harness.run_result import RunResult, TaskResult, rounded_tree
+from moeload_bench.harness.rows import failed_rows, from_tree, layer_rows, scored_rows, to_tree, window_rows
 from moeload_bench.harness.truth import Truth, load_references, open_truth, save_references, trace_facts
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.isolation.targets import ClassTarget, FileTarget, Target, is_baseline, source_sha256
-from moeload_bench.results.columns import CostResult
+from moeload_bench.results.columns import CostResult, Row, fact_rows
 from moeload_bench.scoring.catalogue import METRICS, forecast_metrics
 from moeload_bench.scoring.plan_scores import score_plans
 from moeload_bench.scoring.scores import SCORING_VERSION, failure_scores, filled, score_forecast
@@ -87,17 +88,9 @@ class Pair:
     target: Target
     fitted: Fitted
 
-    def result_from(self, tree: Any) -> RunResult:
-        """Return the pair's result from a cache entry; raise `ValueError` for one of another trace, or other tasks."""
-        result, entry, K = RunResult.model_validate(tree), self.entry, len(self.setting.suite.horizons)
-        origins = sorted((task.origin, task.state) for task in result.tasks)
-        if (result.trace, result.data_sha256, origins) != (entry.id, entry.data_sha256, sorted(entry.origins())):
-            raise ValueError("it is the result of another trace, or of other tasks")
-        layered = [value_KL for metrics in result.per_layer.values() for value_KL in metrics.values()]
-        values = [value_K for task in result.tasks for value_K in (task.crossing, *task.metrics.values())]
-        if {*map(len, values), *map(len, layered)} - {K} or {len(v) for one in layered for v in one} - {result.layers}:
-            raise ValueError("its values are not those of the suite's horizons")
-        return result
+    def rows_from(self, tree: Any) -> list[Row]:
+        """Return the pair's rows from a cache entry; raise `ValueError` for those of another trace, or other tasks."""
+        return from_tree(tree, self.entry, self.setting.suite.horizons)
 
 
 def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Target) -> Fitted:
@@ -122,26 +115,33 @@ def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Targ
     return fitted
 
 
-def run_pair(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> RunResult:
+def run_pair(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> list[Row]:
     """Replay one trace to one forecaster and score the answers; from the cache where it was done before.
 
     ``on_answer`` gets every answer.
 
     A run with failures is not kept: what made it fail may be gone the next time.
     """
-    key, keep = _pair_key(pair), pair.setting.keep
-    known = pair.setting.finished(pair.target, key, pair.result_from)
-    if known is not None:
-        asked = known.data_sha256, known.forecasts_sha256, pair.entry.asked(pair.setting.suite.horizons)
-        if keep is None or not known.tasks or forecasts_path(keep, *asked).is_file():
-            return known
-    result = replay_and_score(pair, on_answer=on_answer)
-    if not result.failures and not isinstance(pair.target, ClassTarget):
-        cache.save(key, result.model_dump(mode="json"))
-    return result
+    key = _pair_key(pair)
+    known = pair.setting.finished(pair.target, key, pair.rows_from)
+    if known is not None and _forecasts_kept(pair, known):
+        return known
+    rows = replay_and_score(pair, on_answer=on_answer)
+    if not failed_rows(rows) and not isinstance(pair.target, ClassTarget):
+        cache.save(key, to_tree(rows))
+    return rows
 
 
-def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> RunResult:
+def _forecasts_kept(pair: Pair, rows: Sequence[Row]) -> bool:
+    """Return whether the forecasts of finished work lie where this request keeps them, if it keeps any."""
+    keep, windows = pair.setting.keep, scored_rows(rows)
+    if keep is None or not windows:
+        return True
+    hashes = pair.entry.data_sha256, windows[0]["forecasts_sha256"]
+    return forecasts_path(keep, *hashes, pair.entry.asked(pair.setting.suite.horizons)).is_file()
+
+
+def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> list[Row]:
     """Replay one trace to one forecaster and score the answers; ``on_answer`` gets every answer."""
     setting, suite = pair.setting, pair.setting.suite
     horizons = pair.entry.asked(suite.horizons)
@@ -214,48 +214,44 @@ class _RunScores:
         for origin in sorted(set(self.states) - set(self.scored)):
             self.add(Answer(origin, None, reason))
 
-    def finish(self, host: Host | None) -> RunResult:
-        """Return the record of the run; failed tasks have the metrics of quantiles where the others have them."""
-        tasks: list[TaskResult] = []
-        layered: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+    def finish(self, host: Host | None) -> list[Row]:
+        """Return the rows of the run; failed tasks have the metrics of quantiles where the others have them."""
+        pair, suite = self.pair, self.pair.setting.suite
+        entry, L = pair.entry, self.truth.trace.num_layers
+        sha256, run = self.digest.hexdigest(), self._run(host)
+        layered: dict[str, dict[str, list[FloatArray]]] = defaultdict(lambda: defaultdict(list))
         left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}
+        rows: list[Row] = []
         for origin, (failure, scores) in self.scored.items():
             known = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
             for metric, value_KL in known.items():
                 layered[self.states[origin]][metric].append(value_KL)
-            tasks.append(
-                TaskResult(
-                    origin=origin,
-                    state=self.states[origin],
-                    crossing=self.facts.crossing[origin],
-                    failure=failure,
-                    metrics=rounded_tree(
-                        {name: self._filled(mean_over(value, axis=1)) for name, value in known.items()}
-                    ),
-                )
-            )
-        per_layer = {
-            state: {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
-            for state, metrics in layered.items()
+            window = {"state": self.states[origin], "origin": origin, "failure": failure}
+            means = {metric: self._filled(mean_over(value_KL, axis=1)) for metric, value_KL in known.items()}
+            rows += window_rows(run, window, self.facts.crossing[origin], suite.horizons, means)
+        for state, metrics in layered.items():
+            means = {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
+            rows += layer_rows(entry.id, state, suite.horizons, L, means)
+        if pair.setting.keep is not None:
+            path = forecasts_path(pair.setting.keep, entry.data_sha256, sha256, self.truth.horizons)
+            save_forecasts(path, self.stored, self.truth.horizons)
+        return [*rows, *fact_rows(entry.id, self.facts, suite.horizons)]
+
+    def _run(self, host: Host | None) -> Row:
+        """Return what all rows of forecasts have in common."""
+        entry, trace = self.pair.entry, self.truth.trace
+        return {
+            "trace": entry.id,
+            "recipe": entry.id.split("/")[0],
+            "stratum": self.pair.setting.suite.stratum_by_trace().get(entry.id),
+            "data_sha256": entry.data_sha256,
+            "layers": trace.num_layers,
+            "experts": trace.num_experts,
+            **_cost(host, self.truth).model_dump(),
+            "counts": json.dumps(host.counts() if host else {}, sort_keys=True),
+            "forecasts_sha256": self.digest.hexdigest(),
+            "accounting": None if host is None or self.pair.setting.level == "none" else "processes",
         }
-        if self.pair.setting.keep is not None:
-            sha256, horizons = self.pair.entry.data_sha256, self.truth.horizons
-            path = forecasts_path(self.pair.setting.keep, sha256, self.digest.hexdigest(), horizons)
-            save_forecasts(path, self.stored, horizons)
-        return RunResult(
-            trace=self.pair.entry.id,
-            data_sha256=self.pair.entry.data_sha256,
-            layers=self.truth.trace.num_layers,
-            experts=self.truth.trace.num_experts,
-            tasks=tuple(tasks),
-            per_layer=rounded_tree(per_layer),
-            floors=self.facts.floors,
-            floor_marks=self.facts.floor_marks,
-            counts=host.counts() if host else {},
-            cost=_cost(host, self.truth),
-            forecasts_sha256=self.digest.hexdigest(),
-            accounting=None if host is None or self.pair.setting.level == "none" else "processes",
-        )
 
     def _filled(self, value_K: FloatArray) -> FloatArray:
         """Fill up to the suite's horizons: one that the run is too short for has no value."""

@@ -23,7 +23,7 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.files import replacing
 from moeload_bench.harness.replay import Answer
 from moeload_bench.harness.truth import Truth, open_truth
-from moeload_bench.results.columns import ROW_KEYS
+from moeload_bench.results.columns import ROW_KEYS, RUN_KEYS, run_costs
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import scored_columns
@@ -174,7 +174,9 @@ def rescore(
     for entry in results.entries.values():
         _check_belongs(entry, tasks, own=function is not None)
     sources = sources_of(tasks, traces, paths, fit=False)
-    runs: list[dict[str, Any]] = [{str(k): v for k, v in row.items()} for row in results.costs.to_dict("records")]
+    runs: list[dict[str, Any]] = [
+        {str(k): v for k, v in row.items()} for row in run_costs(results.table).to_dict("records")
+    ]
     rows = [_rescored(folder, results, run, tasks, sources, scorers) for run in runs]
     return dataclasses.replace(results, table=_frame(rows, results), layers=None)
 
@@ -213,7 +215,7 @@ def _rescored(
             value_KL = scorer(window, has_failed)
             mean_K = np.full(len(horizons), np.nan) if value_KL is None else mean_over(value_KL, axis=1)
             value_OK[name].append(filled(mean_K, len(suite.horizons)))
-    keys: pd.DataFrame = rows[list(ROW_KEYS)]
+    keys: pd.DataFrame = rows[[*ROW_KEYS, *RUN_KEYS]]
     return keys.assign(**{name: np.concatenate(values) for name, values in value_OK.items() if values})
 
 
@@ -221,7 +223,7 @@ def _frame(rows: Sequence[pd.DataFrame], results: Results) -> pd.DataFrame:
     """Return all rows, forecaster by forecaster, without metrics that no forecast has."""
     import pandas as pd
 
-    frame: pd.DataFrame = pd.concat([results.table.iloc[:0][list(ROW_KEYS)], *rows], ignore_index=True)
+    frame: pd.DataFrame = pd.concat([results.table.iloc[:0][[*ROW_KEYS, *RUN_KEYS]], *rows], ignore_index=True)
     return scored_columns(frame)
 
 

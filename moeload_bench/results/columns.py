@@ -1,15 +1,17 @@
-"""The one table of results: which columns it has.
+"""The one table of results: its columns, and the two that stand beside it.
 
-Three frames. Rows: one per forecaster, trace, origin and horizon. Layers: one per forecaster, trace, state, layer and
-horizon, means over the state's origins. Costs: one per forecaster and trace. Facts of traces are a fourth one: one per
-trace, state and horizon.
+A result is rows from the moment it is made: a worker returns dictionaries of these columns, of three kinds. A row with
+an ``origin`` is one forecast at one horizon; it repeats what its run as a whole cost (RUN_KEYS). A row with a ``layer``
+is a layer's mean over the origins of a state. A row with neither is what noise alone costs on a trace.
 
-A metric without a value is NaN. A failed task has its reason in ``failure``, and the metrics that a failure scores.
+A metric without a value is NaN, None in a row. A failed task has its reason in ``failure``, and the metrics that a
+failure scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -20,6 +22,8 @@ from moeload_bench.scoring.floors import FLOOR_NAMES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Row = dict[str, Any]
 
 
 class CostResult(Record):
@@ -40,48 +44,50 @@ TEXTS = ("forecaster", "trace", "recipe", "stratum", "state", "failure")
 COST_TEXTS = ("data_sha256", "counts", "forecasts_sha256", "accounting")
 ROW_KEYS = ("forecaster", "trace", "recipe", "stratum", "state", "crossing", "origin", "horizon", "failure")
 LAYER_KEYS = ("forecaster", "trace", "state", "layer", "horizon")
-COST_KEYS = (
-    *("forecaster", "trace", "data_sha256", "layers", "experts"),
-    *CostResult.model_fields,
-    *("counts", "forecasts_sha256", "accounting"),
-)
+RUN_KEYS = ("data_sha256", "layers", "experts", *CostResult.model_fields, "counts", "forecasts_sha256", "accounting")
+"""What is the same for all rows of a run: its trace, its cost, what its forecaster counted, as JSON, and the hash of
+its forecasts. ``accounting``: how memory and CPU time of its processes were counted and limited.
+"""
+COST_KEYS = ("forecaster", "trace", *RUN_KEYS)
 FACT_KEYS = ("trace", "state", "horizon")
 
 
-def fact_frame(facts: Mapping[str, TraceFacts], horizons: Sequence[int]) -> pd.DataFrame:
-    """Return the floors of traces, `FLOOR.METRIC`, and in column `FLOOR` how far each can be trusted."""
-    records = [
-        {
-            "trace": trace,
-            "state": state,
-            "horizon": horizon,
-            **found.floor_marks,
-            **{
-                f"{floor}.{metric}": values[k]
+def fact_rows(trace: str, facts: TraceFacts, horizons: Sequence[int]) -> Iterator[Row]:
+    """Yield the floors of a trace, `FLOOR.METRIC`, and in column `FLOOR` how far each can be trusted."""
+    for state, floors in facts.floors.items():
+        for k, horizon in enumerate(horizons):
+            values = {
+                f"{floor}.{metric}": value_K[k]
                 for floor, metrics in floors.items()
-                for metric, values in metrics.items()
-            },
-        }
-        for trace, found in facts.items()
-        for state, floors in found.floors.items()
-        for k, horizon in enumerate(horizons)
-    ]
-    return number_frame(records, FACT_KEYS)
+                for metric, value_K in metrics.items()
+            }
+            yield {"trace": trace, "state": state, "horizon": horizon, **facts.floor_marks, **values}
+
+
+def fact_frame(facts: Mapping[str, TraceFacts], horizons: Sequence[int]) -> pd.DataFrame:
+    """Return the floors of traces as a frame; see `fact_rows`."""
+    rows = (fact_rows(trace, found, horizons) for trace, found in facts.items())
+    return number_frame(itertools.chain.from_iterable(rows), FACT_KEYS)
 
 
 def metric_columns(table: pd.DataFrame) -> list[str]:
     """Return the metrics of rows or of means by layer."""
-    keys = {*ROW_KEYS, *LAYER_KEYS}
+    keys = {*ROW_KEYS, *LAYER_KEYS, *RUN_KEYS}
     return [str(name) for name in table.columns if name not in keys]
 
 
-def number_frame(records: Iterable[dict[str, Any]], keys: Sequence[str]) -> pd.DataFrame:
-    """Return a frame with the keys first, then the numbers by name."""
+def run_costs(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the costs of runs: a row per forecaster and trace of a table."""
+    return table.drop_duplicates(["forecaster", "trace"])[list(COST_KEYS)].reset_index(drop=True)
+
+
+def number_frame(rows: Iterable[Row], keys: Sequence[str], last: Sequence[str] = ()) -> pd.DataFrame:
+    """Return a frame with the keys first, then the numbers by name, then the ``last`` columns."""
     import pandas as pd
 
-    frame = pd.DataFrame(records)
-    others = sorted(str(name) for name in frame.columns if name not in keys)
-    frame = frame.reindex(columns=[*keys, *others])
+    frame = pd.DataFrame(rows)
+    others = sorted(str(name) for name in frame.columns if name not in {*keys, *last})
+    frame = frame.reindex(columns=[*keys, *others, *last])
     numbers = [name for name in others if name not in FLOOR_NAMES]
     frame[numbers] = frame[numbers].astype("float64")
     return frame

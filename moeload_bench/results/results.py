@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Any
 
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results import averages, skill
-from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.columns import (
+    FACT_KEYS,
+    LAYER_KEYS,
+    ROW_KEYS,
+    RUN_KEYS,
+    Row,
+    metric_columns,
+    number_frame,
+    run_costs,
+)
 from moeload_bench.results.comparison import comparison
+from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.ranks import rank_table
-from moeload_bench.results.storage import MARKS, Frames, load, load_bundled, save, stacked, stacked_frames
+from moeload_bench.results.storage import MARKS, load, load_bundled, save, stacked
 from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES, families_of, near_twins_of, package_suite
@@ -31,13 +41,33 @@ LOAD = "imbalance@"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Results(Frames):
+class Results:
     """Forecasters on one suite: a table with a row per forecaster, trace, origin and horizon, and what it comes to.
 
-    ``costs`` has a row per forecaster and trace, ``facts`` the floors of traces, ``layers`` means by layer.
+    ``entries`` describes each forecaster's run, by name, in the order of tables. ``facts`` has the floors of traces,
+    ``layers`` the same metrics by layer, None if they were not read: see `results.columns`.
     """
 
+    entries: Mapping[str, Entry]
+    table: pd.DataFrame
+    facts: pd.DataFrame
+    layers: pd.DataFrame | None = None
     _errors: dict[str, pd.DataFrame] = field(default_factory=dict, init=False)
+
+    @property
+    def suite(self) -> SuiteRecord:
+        """Return which task list was run; raise `ResultError` for entries of two, or scored by two versions."""
+        first = next(iter(self.entries.values()), None)
+        if first is None:
+            raise ResultError("no result is given, expected at least one")
+        for entry in self.entries.values():
+            if entry.suite.sha256 != first.suite.sha256:
+                raise ResultError(f"{entry.name} was scored on suite {entry.suite.name} {entry.suite.sha256[:12]}, "
+                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
+            if entry.scoring_version != first.scoring_version:
+                raise ResultError(f"{entry.name} was scored by version {entry.scoring_version} of the scoring, "
+                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
+        return first.suite
 
     @property
     def names(self) -> list[str]:
@@ -105,7 +135,7 @@ class Results(Frames):
 
         layers = None if self.layers is None else part(self.layers)
         entries = {name: self.entries[name] for name in names}
-        return Results(entries, part(self.table), part(self.costs), part(self.facts), layers)
+        return Results(entries, part(self.table), part(self.facts), layers)
 
     @cached_property
     def reference(self) -> Results | None:
@@ -114,11 +144,10 @@ class Results(Frames):
         for entry in self.entries.values():
             if entry.target == target and not entry.kwargs:
                 return self.select([entry.name])
-        bundled = load_bundled(self.suite.name)
-        if bundled is None or bundled.suite.sha256 != self.suite.sha256:
+        parts = load_bundled(self.suite.name)
+        if parts is None or {*map(_scoring, parts[0].values())} != {*map(_scoring, self.entries.values())}:
             return None
-        same = bundled.scoring_version == self.scoring_version
-        return Results(**vars(bundled)).select(traces=self.traces) if same else None
+        return Results(*parts).select(traces=self.traces)
 
     def errors(self, metric: str) -> pd.DataFrame:
         """Return a metric task by task: a row per task, a column per forecaster, and one for a reference elsewhere.
@@ -131,7 +160,7 @@ class Results(Frames):
             tables = [self.table]
             if self.reference is not None and self.reference.names[0] not in self.entries:
                 tables.append(self.reference.table)
-            self._errors[metric] = skill.wide(stacked_frames(tables), metric)[self._columns()]
+            self._errors[metric] = skill.wide(stacked(tables), metric)[self._columns()]
         return self._errors[metric]
 
     def _columns(self) -> list[str]:
@@ -152,7 +181,7 @@ class Results(Frames):
         columns |= self._skill_columns(metric, levels, next(iter(columns.values())))
         rows = averages.long({name: frame[self.names] for name, frame in columns.items()}, levels)
         rows = averages.with_excess(rows, self.floors(levels, metric), levels)
-        costs = averages.mean_costs(self.costs, self._groups_of_traces(), levels)
+        costs = averages.mean_costs(run_costs(self.table), self._groups_of_traces(), levels)
         rows = rows.merge(costs, how="left", on=[name for name in costs.columns if name in rows])
         rows = averages.ordered(rows, levels, lower_is_better(metric))
         return rows[[*levels, "forecaster", *SUMMARY]]
@@ -254,7 +283,8 @@ class Results(Frames):
         from collections import Counter
 
         total: Counter[str] = Counter()
-        for text in self.costs.loc[self.costs["forecaster"] == forecaster, "counts"]:
+        costs = run_costs(self.table)
+        for text in costs.loc[costs["forecaster"] == forecaster, "counts"]:
             total.update(json.loads(text))
         return dict(total)
 
@@ -268,7 +298,8 @@ class Results(Frames):
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all as one file (`NAME.parquet`), or one file per forecaster into a folder; return the path."""
-        return save(self, Path(path))
+        self.suite  # noqa: B018 (raises without entries)
+        return save((self.entries, self.table, self.facts, self.layers), Path(path))
 
     def to_json(self, metric: str = PRIMARY) -> str:
         """Return what is printed for scripts: entries, a metric's summary by state and by horizon, failed tasks."""
@@ -325,17 +356,60 @@ def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]
     "mine.parquet"]`. Raise `ResultError` for a file that is not one of results, for two entries of one name or of two
     suites, and for JSON results of the schemas 1 and 2.
     """
-    return joined(load(path, layers))
+    return joined([Results(*parts) for parts in load(path, layers)])
 
 
-def joined(parts: Sequence[Frames]) -> Results:
+def joined(parts: Sequence[Results]) -> Results:
     """Return results as one; raise `ResultError` for two entries of one name, and for entries of two suites.
 
-    An entry of a season that was run again after it had closed stands as it was published.
+    An entry of a season that was run again after it had closed is left out: it stands as it was published.
     """
-    found = Results(**vars(stacked(parts)))
-    found.suite  # noqa: B018 (raises for entries of two suites)
-    return found
+    published = {name: entry for part in parts for name, entry in part.entries.items() if not entry.after_close}
+    parts = [_without_repeats(part, published) for part in parts]
+    entries: dict[str, Entry] = {}
+    for part in parts:
+        for name, entry in part.entries.items():
+            if name in entries:
+                raise ResultError(f"two results of {name}, expected one of each forecaster")
+            entries[name] = entry
+    layers = [part.layers for part in parts if part.layers is not None]
+    table = stacked([part.table for part in parts])
+    together = Results(
+        entries,
+        table[[*(name for name in table if name not in RUN_KEYS), *RUN_KEYS]],
+        stacked([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True),
+        stacked(layers) if len(layers) == len(parts) else None,
+    )
+    together.suite  # noqa: B018 (raises for entries of two suites)
+    return together
+
+
+def _without_repeats(part: Results, published: Mapping[str, Entry]) -> Results:
+    """Return a part without the entries that came after a season closed and are published ones, run again."""
+    repeats = {
+        name
+        for name, entry in part.entries.items()
+        if entry.after_close
+        and name in published
+        and (entry.target, entry.kwargs) == (published[name].target, published[name].kwargs)
+    }
+    return part.select([name for name in part.names if name not in repeats]) if repeats else part
+
+
+def results_of(entries: Sequence[Entry], rows: Sequence[Iterable[Row]]) -> Results:
+    """Return the table of what forecasters scored: of each entry the rows of all of its runs."""
+    named = [{"forecaster": entry.name, **row} for entry, own in zip(entries, rows, strict=True) for row in own]
+    windows = [row for row in named if "origin" in row]
+    layers = [row for row in named if "layer" in row]
+    facts = [row for row in named if "origin" not in row and "layer" not in row]
+    for row in facts:
+        del row["forecaster"]
+    return Results(
+        {entry.name: entry for entry in entries},
+        number_frame(windows, ROW_KEYS, RUN_KEYS),
+        number_frame(facts, FACT_KEYS).drop_duplicates(list(FACT_KEYS), ignore_index=True),
+        number_frame(layers, LAYER_KEYS),
+    )
 
 
 SUITE = "suite"
@@ -351,6 +425,11 @@ def check_metric(metric: str, results: Results) -> bool:
     if metric not in metric_names():
         raise not_found("metric", metric, metric_names())
     return False
+
+
+def _scoring(entry: Entry) -> tuple[str, int]:
+    """Return what two entries must share to be compared."""
+    return entry.suite.sha256, entry.scoring_version
 
 
 def _constant(value: str, name: str, length: int) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moeload_bench.errors import listed
-from moeload_bench.results.results import Results, joined
-from moeload_bench.results.storage import load
+from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import season_of
 from moeload_bench.traces.lookup import SEASONS
 
@@ -20,7 +19,7 @@ def season_table(results: Results) -> Path | None:
 def beside_season(results: Results) -> Results:
     """Return the results beside the table of their season; as they are for another suite and outside a checkout."""
     folder = season_table(results)
-    return joined([*load(folder), results]) if folder is not None and folder.is_dir() else results
+    return joined([load_results(folder), results]) if folder is not None and folder.is_dir() else results
 
 
 def late_words(results: Results) -> str:

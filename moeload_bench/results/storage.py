@@ -11,7 +11,6 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,9 +26,11 @@ from moeload_bench.results.columns import (
     FACT_KEYS,
     LAYER_KEYS,
     ROW_KEYS,
+    RUN_KEYS,
     TEXTS,
     fact_frame,
     metric_columns,
+    run_costs,
 )
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.trace_facts import suite_facts
@@ -61,37 +62,8 @@ JSON_READ_AT = "07f6d2b8"
 """The commit that reads the JSON results of schema 2."""
 
 
-@dataclass(frozen=True, eq=False)
-class Frames:
-    """Forecasters on one suite, as data frames: see `results.columns`. ``layers`` is None if they were not read.
-
-    ``entries`` describes each forecaster's run, by name, in the order of tables.
-    """
-
-    entries: Mapping[str, Entry]
-    table: pd.DataFrame
-    costs: pd.DataFrame
-    facts: pd.DataFrame
-    layers: pd.DataFrame | None = None
-
-    @property
-    def suite(self) -> SuiteRecord:
-        """Return which task list was run; raise `ResultError` for entries of two, or scored by two versions."""
-        first = next(iter(self.entries.values()), None)
-        if first is None:
-            raise ResultError("no result is given, expected at least one")
-        for entry in self.entries.values():
-            if entry.suite.sha256 != first.suite.sha256:
-                raise ResultError(f"{entry.name} was scored on suite {entry.suite.name} {entry.suite.sha256[:12]}, "
-                                  f"{first.name} on {first.suite.name} {first.suite.sha256[:12]}")  # fmt: skip
-            if entry.scoring_version != first.scoring_version:
-                raise ResultError(f"{entry.name} was scored by version {entry.scoring_version} of the scoring, "
-                                  f"{first.name} by {first.scoring_version}")  # fmt: skip
-        return first.suite
-
-    @property
-    def scoring_version(self) -> int:
-        return next(iter(self.entries.values())).scoring_version
+Parts = tuple[Mapping[str, Entry], "pd.DataFrame", "pd.DataFrame", "pd.DataFrame | None"]
+"""What `results.results.Results` is made of: entries by name, the table, the floors of its traces, means by layer."""
 
 
 class Description(Record):
@@ -103,16 +75,16 @@ class Description(Record):
     facts: dict[str, list[Any]] | None = None
 
 
-def save(results: Frames, path: Path) -> Path:
+def save(parts: Parts, path: Path) -> Path:
     """Write results as one file, or into a folder; files are written completely or not at all."""
     if path.suffix == ".parquet":
-        _save_file(results, path)
+        _save_file(parts, path)
     else:
-        _save_folder(results, path)
+        _save_folder(parts, path)
     return path
 
 
-def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> list[Frames]:
+def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> list[Parts]:
     """Return what is in a file of results, in several, or in a folder; see `results.results.load_results`."""
     paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
     files = [file for one in paths for file in (_files_of(one) if one.is_dir() else [one])]
@@ -121,54 +93,8 @@ def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers
     return [_load_file(file, layers) for file in files]
 
 
-def stacked(parts: Sequence[Frames]) -> Frames:
-    """Return parts as one; raise `ResultError` for two entries of one name.
-
-    An entry of a season that was run again after it had closed is left out: it stands as it was published.
-    """
-    published = {name: entry for part in parts for name, entry in part.entries.items() if not entry.after_close}
-    parts = [_without(part, [name for name, entry in part.entries.items() if _is_repeat(entry, published.get(name))])
-             for part in parts]  # fmt: skip
-    entries: dict[str, Entry] = {}
-    for part in parts:
-        for name, entry in part.entries.items():
-            if name in entries:
-                raise ResultError(f"two results of {name}, expected one of each forecaster")
-            entries[name] = entry
-    layers = [part.layers for part in parts]
-    return Frames(
-        entries,
-        stacked_frames([part.table for part in parts]),
-        stacked_frames([part.costs for part in parts]),
-        stacked_frames([part.facts for part in parts]).drop_duplicates(list(FACT_KEYS), ignore_index=True),
-        None
-        if any(frame is None for frame in layers)
-        else stacked_frames([frame for frame in layers if frame is not None]),
-    )
-
-
-def _is_repeat(entry: Entry, published: Entry | None) -> bool:
-    """Return whether an entry that came after a season closed is the published one, run again."""
-    if published is None or not entry.after_close:
-        return False
-    return (entry.target, entry.kwargs) == (published.target, published.kwargs)
-
-
-def _without(part: Frames, names: Sequence[str]) -> Frames:
-    """Return a part without some of its entries; the facts of its traces stay."""
-    if not names:
-        return part
-
-    def others(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame[~frame["forecaster"].isin(names)]
-
-    entries = {name: entry for name, entry in part.entries.items() if name not in names}
-    layers = None if part.layers is None else others(part.layers)
-    return Frames(entries, others(part.table), others(part.costs), part.facts, layers)
-
-
 @lru_cache(maxsize=4)
-def load_bundled(suite: str) -> Frames | None:
+def load_bundled(suite: str) -> Parts | None:
     """Return the results of a suite's reference that come with the package, None without any."""
     path = BUNDLED / f"{suite}.parquet"
     return _load_file(path, layers=False) if Path(suite).name == suite and path.is_file() else None
@@ -178,38 +104,39 @@ def _files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.parquet") if path.name != COSTS)
 
 
-def _save_file(results: Frames, path: Path) -> None:
+def _save_file(parts: Parts, path: Path) -> None:
+    entries, table, facts, _ = parts
     about = Description(
         schema_version=3,
-        entries=tuple(results.entries.values()),
-        costs=_columns(results.costs),
-        facts=_own_facts(results),
+        entries=tuple(entries.values()),
+        costs=_columns(run_costs(table)),
+        facts=_own_facts(entries, facts),
     )
-    rows = scored_columns(results.table)
+    rows = scored_columns(table.drop(columns=list(RUN_KEYS)))
     _write(rows, path, about, metric_columns(rows))
 
 
-def _own_facts(results: Frames) -> dict[str, list[Any]] | None:
+def _own_facts(entries: Mapping[str, Entry], facts: pd.DataFrame) -> dict[str, list[Any]] | None:
     """Return the facts of traces that no suite of this package has."""
-    known = suite_facts(results.suite.name, results.suite.sha256)
-    return None if known else _columns(results.facts)
+    suite = next(iter(entries.values())).suite
+    return None if suite_facts(suite.name, suite.sha256) else _columns(facts)
 
 
-def _save_folder(results: Frames, folder: Path) -> None:
+def _save_folder(parts: Parts, folder: Path) -> None:
     import pandas as pd
 
-    facts = _own_facts(results)
-    for name, entry in results.entries.items():
-        about = Description(schema_version=3, entries=(entry,), facts=facts)
-        rows = _of(results.table, name)
+    entries, table, facts, layers = parts
+    own, all_rows, costs = _own_facts(entries, facts), table.drop(columns=list(RUN_KEYS)), run_costs(table)
+    for name, entry in entries.items():
+        about = Description(schema_version=3, entries=(entry,), facts=own)
+        rows = _of(all_rows, name)
         _write(rows, folder / f"{file_name(name)}.parquet", about, metric_columns(rows))
-        if results.layers is not None:
-            means = _of(results.layers, name)
+        if layers is not None:
+            means = _of(layers, name)
             _write(means, folder / LAYERS / f"{file_name(name)}.parquet", about, metric_columns(means))
-    costs = results.costs
     if (folder / COSTS).is_file():
         others = _frame_in(folder / COSTS, COST_KEYS)
-        others = others[~others["forecaster"].isin(list(results.entries))]
+        others = others[~others["forecaster"].isin(list(entries))]
         costs = pd.concat([others, costs]).sort_values(["forecaster", "trace"], kind="stable", ignore_index=True)
     _write(costs, folder / COSTS, Description(schema_version=3, entries=()))
 
@@ -258,7 +185,7 @@ def as_stored(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype(dict.fromkeys(short, "float32")).astype(dict.fromkeys(short, "float64"))
 
 
-def _load_file(path: Path, layers: bool) -> Frames:
+def _load_file(path: Path, layers: bool) -> Parts:
     if path.suffix == ".json":
         raise ResultError(f"{path}: results are parquet files now; JSON is read at commit {JSON_READ_AT}")
     with _opened(path) as file:
@@ -269,14 +196,29 @@ def _load_file(path: Path, layers: bool) -> Frames:
     if found - names or not about.entries:
         others = sorted(map(str, found - names))[:5]
         raise ResultError(f"{path}: rows of {others}, expected those of its entries {sorted(names)[:5]}")
-    costs = None if about.costs is None else _framed(about.costs, COST_KEYS, path)
-    if costs is None:
-        of_all = path.parent / COSTS
-        costs = _costs(of_all, of_all.stat().st_mtime_ns if of_all.is_file() else 0)
-        costs = costs[costs["forecaster"].isin(names)]
     beside = path.parent / LAYERS / path.name
     means = _frame_in(beside, LAYER_KEYS) if layers and beside.is_file() else None
-    return Frames({entry.name: entry for entry in about.entries}, rows, costs, _facts(about, path), means)
+    entries = {entry.name: entry for entry in about.entries}
+    return entries, _with_costs(rows, about, path), _facts(about, path), means
+
+
+def _with_costs(rows: pd.DataFrame, about: Description, path: Path) -> pd.DataFrame:
+    """Return the rows with what their runs cost; raise `ResultError` for a run without costs, or with two."""
+    import pandas as pd
+
+    if about.costs is not None:
+        costs = _framed(about.costs, COST_KEYS, path)
+    else:
+        path = path.parent / COSTS
+        costs = _costs(path, path.stat().st_mtime_ns if path.is_file() else 0)
+        costs = costs[costs["forecaster"].isin(entry.name for entry in about.entries)]
+    run = ["forecaster", "trace"]
+    lacking = pd.MultiIndex.from_frame(rows[run]).unique().difference(pd.MultiIndex.from_frame(costs[run]))
+    if len(lacking):
+        raise ResultError(f"{path}: no costs of {lacking[0][0]} on {lacking[0][1]}, expected one row of each run")
+    if costs.duplicated(run).any() or {*rows} & {*RUN_KEYS}:
+        raise ResultError(f"{path}: costs of a run are there twice, expected one row of each run")
+    return rows.merge(costs[list(COST_KEYS)], how="left", on=run)
 
 
 @lru_cache(maxsize=4)
@@ -417,7 +359,7 @@ def _framed(columns: Mapping[str, list[Any]], keys: Sequence[str], path: Path) -
     return frame
 
 
-def stacked_frames(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def stacked(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return frames one below the other, with row numbers of their own."""
     import pandas as pd
 

@@ -268,9 +268,9 @@ def test_a_slow_forecast_has_no_power_of_ten(ms: float, text: str) -> None:
 def test_a_row_of_fallbacks_is_marked_and_says_why() -> None:
     """Most of its forecasts were not its own: a star at the name, the part and the reason below the table."""
     results = evaluate(["last_value", "sw_avg"], "mini", level="none")
-    of_last_value = results.costs["forecaster"] == "last_value"
-    counts = results.costs["counts"].mask(of_last_value, '{"forecasts": 100, "fallback": 64}')
-    counted = dataclasses.replace(results, costs=results.costs.assign(counts=counts))
+    of_last_value = results.table["forecaster"] == "last_value"
+    counts = results.table["counts"].mask(of_last_value, '{"forecasts": 100, "fallback": 64}')
+    counted = dataclasses.replace(results, table=results.table.assign(counts=counts))
     tables = list(brief_tables(counted, "window_tv", 80))
     (why,) = [part for part in tables if isinstance(part, str) and part.startswith("* ")]
     assert why.startswith(

@@ -27,7 +27,7 @@ from moeload_bench.ops.facts import experts
 from moeload_bench.ops.planning.cluster import CONSTANTS
 from moeload_bench.ops.planning.placements import FORMATS, placement_of, write_placement
 from moeload_bench.placement.plans import ClusterShape
-from moeload_bench.results.columns import CostResult, metric_columns
+from moeload_bench.results.columns import CostResult, metric_columns, run_costs
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.skill import holm
 from moeload_bench.scoring.floors import FLOOR_NAMES
@@ -282,7 +282,7 @@ def _entries(results: Results) -> dict[str, list[dict[str, Any]]]:
     """Return of each entry its runs: tasks, means by layer, events counted, costs, and the hash of its forecasts."""
     rows = {key: found for key, found in results.table.groupby(["forecaster", "trace"], sort=False)}
     layers = {key: found for key, found in results.layers.groupby(["forecaster", "trace"], sort=False)}
-    costs = results.costs.set_index(["forecaster", "trace"])
+    costs = run_costs(results.table).set_index(["forecaster", "trace"])
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in results.names}
     for (name, trace), own in rows.items():
         cost = costs.loc[(name, trace)]

@@ -28,6 +28,7 @@ from moeload_bench.harness import workers as parallel
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
 from moeload_bench.isolation.sources import imports_sha256
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.scoring import scores
 from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace
@@ -133,6 +134,31 @@ def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
     gone.parent.mkdir()
     assert not len(run(tmp_path, counted(gone)).failures)
     assert made(gone) == TRACES
+
+
+FAILING = """
+from tests.harness.test_cache_resume import Share
+
+class Failing(Share):
+    def forecast(self, request):
+        if request.origin == 40:
+            raise ValueError("not at 40")
+        return super().forecast(request)
+"""
+
+
+def test_a_finished_result_is_the_same_out_of_the_cache(tmp_path: Path) -> None:
+    """Scores, the hash of forecasts, what was counted and what it cost, byte by byte in a file; a result with failures,
+    which runs again, all but its cost.
+    """
+    (tmp_path / "failing.py").write_text(FAILING)
+    targets = ("sw_avg@window=20", f"{tmp_path / 'failing.py'}:Failing")
+    first, again = (run(tmp_path, *targets) for _ in range(2))
+    assert same_scores(first, again)
+    assert set(first.failures["origin"]) == {40}
+    (kept, cached), entries = (part.select([targets[0]]) for part in (first, again)), first.select([targets[0]]).entries
+    files = [replace(part, entries=entries).save(tmp_path / f"{n}.parquet") for n, part in enumerate((kept, cached))]
+    assert files[0].read_bytes() == files[1].read_bytes()
 
 
 SCRIPT = """
@@ -360,7 +386,7 @@ def test_the_time_of_training_is_that_of_the_steps_whose_time_is_known(tmp_path:
         origins = {"transient": (20 * stride,), "stable": (40 * stride,)}
         entry = SuiteTrace(id=trace.id, data_sha256=data_sha256(trace), **origins)
         suite = Suite(name="timed", horizons=(10 * stride,), traces=(entry,))
-        (found,) = evaluate("sw_avg", suite, paths={trace.id: path}, level="none").costs["training_step_s"]
+        (found,) = evaluate("sw_avg", suite, paths={trace.id: path}, level="none").table["training_step_s"].unique()
         assert found == expected or (np.isnan(found) and expected is None)
 
 
@@ -374,4 +400,4 @@ def test_a_run_without_origins_keeps_no_forecasts(tmp_path: Path) -> None:
     results.save(tmp_path / "kept")
     again = rescore(tmp_path / "kept", suite, "window_tv", paths=paths)
     np.testing.assert_allclose(metric_OK(again, "sw_avg"), metric_OK(results, "sw_avg"))
-    assert len(again.costs) == TRACES
+    assert len(run_costs(again.table)) == TRACES - 1

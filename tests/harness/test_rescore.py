@@ -20,7 +20,7 @@ from moeload_bench.harness import rescore as rescoring
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
 from moeload_bench.isolation.targets import load_function
-from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.columns import ROW_KEYS, RUN_KEYS, metric_columns
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.scoring.catalogue import ratio_metric
 from moeload_bench.suites.suite import Suite
@@ -104,6 +104,14 @@ def test_a_metric_of_ones_own_that_fails_is_named(scored_run: Kept, tmp_path: Pa
 
     with pytest.raises(ResultError, match="own failed: ZeroDivisionError: by none"):
         rescore(scored_run.folder, scored_run.suite, "own", own, paths=scored_run.paths)
+
+
+def test_what_describes_runs_is_the_same_after_scoring_again(scored_run: Kept) -> None:
+    """Failures, the hash of forecasts, what was counted and what runs cost: only metrics are other ones."""
+    kept, again = load_results(scored_run.folder).table, scored_run.again("window_tv").table
+    columns = [*ROW_KEYS, *RUN_KEYS]
+    assert kept["failure"].notna().any()
+    assert again[columns].to_csv() == kept[columns].to_csv()
 
 
 def test_what_is_not_kept_runs_again(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from moeload_bench.traces.meta import stratum_of
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_trace
-from tests.support.scores import metric_OK
+from tests.support.scores import metric_OK, scored_table
 
 HORIZONS = (1, 10, 100)
 SHORT = 10
@@ -47,8 +47,9 @@ def test_what_is_asked_is_scored_as_in_a_suite_of_fewer_horizons(
     """Metrics, floors, crossings and means by layer are those of a suite that ends there; beyond there is no value."""
     alone = suite_of(traces, None).model_copy(update={"horizons": HORIZONS[:2], "name": "fewer"})
     expected = evaluate(["sw_avg"], alone, traces=traces, level="none")
-    for frame in ("table", "layers", "facts"):
-        got, wanted = (_of_run(getattr(results, frame), traces[1].id) for results in (scored[0], expected))
+    parts = [(scored_table(results), results.layers, results.facts) for results in (scored[0], expected)]
+    for frames in zip(*parts, strict=True):
+        got, wanted = (_of_run(frame, traces[1].id) for frame in frames)
         within = got[got["horizon"] <= SHORT].reset_index(drop=True)
         pd.testing.assert_frame_equal(within, wanted)
         beyond = got[got["horizon"] > SHORT]

@@ -14,9 +14,8 @@ from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.harness import pairs
 from moeload_bench.harness import truth as truths
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.harness.run_result import RunResult
 from moeload_bench.harness.truth import Truth, open_truth
-from moeload_bench.results.columns import FACT_KEYS, fact_frame, metric_columns
+from moeload_bench.results.columns import FACT_KEYS, Row, fact_frame, metric_columns
 from moeload_bench.results.results import Results
 from moeload_bench.results.trace_facts import suite_facts
 from moeload_bench.states.rule import StateRule
@@ -26,7 +25,7 @@ from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE, synthetic_trace
 from tests.support.forecasters import LastSeen
-from tests.support.scores import same_scores
+from tests.support.scores import same_scores, scored_table
 
 LEVELS = (0.1, 0.9)
 
@@ -203,7 +202,7 @@ def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[
     """The scores that are there are those of the full record, and nothing of the smaller one is taken for it."""
     suite, paths = mine
     few, none, every_row = (
-        evaluate("last_value", suite, paths=paths, level="none", shapes=shapes).table
+        scored_table(evaluate("last_value", suite, paths=paths, level="none", shapes=shapes))
         for shapes in (("half",), (), None)
     )
     assert not any("@" in name for name in none)
@@ -221,7 +220,7 @@ def test_fresh_work_can_be_asked_of_some_forecasters(
     replayed = []
     score = pairs.replay_and_score
 
-    def spied(pair: pairs.Pair, **options: Any) -> RunResult:
+    def spied(pair: pairs.Pair, **options: Any) -> list[Row]:
         replayed.append(pair.target.label)
         return score(pair, **options)
 

@@ -18,12 +18,12 @@ from leaderboard.verifying.agreement import EXACTLY, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, replay_and_score
-from moeload_bench.harness.run_result import results_of
 from moeload_bench.isolation.hosts import Level, Limits
 from moeload_bench.isolation.targets import Target, load_class
 from moeload_bench.publishing.folder import CODE, Folder, read_folder
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.results import Results, load_results, results_of
 from moeload_bench.results.storage import COSTS
 from moeload_bench.suites.suite import SuiteTrace, default_suite, load_suite, locate_traces
 
@@ -41,9 +41,9 @@ def some_origins(entry: SuiteTrace, draw: random.Random) -> SuiteTrace:
 
 
 def tasks_of(results: Results, entry: SuiteTrace) -> Results:
-    """Return the rows of a run's origins alone: what describes the run as a whole is of all of its origins."""
+    """Return the rows of a run's origins alone."""
     table = results.table[results.table["origin"].isin([origin for origin, _ in entry.origins()])]
-    return dataclasses.replace(results, table=table, costs=results.costs[:0], facts=results.facts[:0], layers=None)
+    return dataclasses.replace(results, table=table)
 
 
 def runnable(entry: Entry, folder: Folder) -> tuple[Target, Level]:
@@ -79,15 +79,15 @@ def test_an_entry_run_from_its_committed_bytes_gives_its_committed_numbers(path:
     same = same_machine(entry.environment, environment()) is None
     tolerances = EXACTLY if same else dataclasses.replace(tolerances_of(entry, refit=False), means=False)
     sources, draw = locate_traces(suite), random.Random(f"{entry.name} {folder.source_sha256}")
-    costs = committed.costs.set_index("trace")[["observe_wall_s", "forecast_wall_s"]].sum(axis=1)
+    costs = run_costs(committed.table).set_index("trace")[["observe_wall_s", "forecast_wall_s"]].sum(axis=1)
     for run in draw.sample(suite.traces, RUNS):
         dear = costs[run.id] > DEAR_S
         asked = some_origins(run, draw) if dear else run
         found = replay_and_score(Pair(setting, asked, sources[run.id], target, fitted))
-        fresh, expected = results_of([entry], {entry.name: [found]}, {}), committed.select(traces=[run.id])
+        fresh, expected = results_of([entry], [found]), committed.select(traces=[run.id])
         if dear:
             fresh, expected = tasks_of(fresh, asked), tasks_of(expected, asked)
-        assert differences(fresh, expected, tolerances) == [], run.id
+        assert differences(fresh, expected, tolerances, whole=not dear) == [], run.id
 
 
 def test_the_bytes_of_every_fitted_entry_are_committed() -> None:

@@ -31,8 +31,7 @@ def mine(**update: Any) -> Results:
     """Return the committed result of `sw_avg` on mini as that of an entry `mine`, with other fields of the entry."""
     found = load_results(RESULTS / "mini" / "sw_avg.parquet")
     entry = found.entries["sw_avg"].model_copy(update={"name": "mine", **update})
-    table, costs = (frame.assign(forecaster="mine") for frame in (found.table, found.costs))
-    return replace(found, entries={"mine": entry}, table=table, costs=costs)
+    return replace(found, entries={"mine": entry}, table=found.table.assign(forecaster="mine"))
 
 
 def with_suite(**update: str) -> Results:
@@ -41,10 +40,6 @@ def with_suite(**update: str) -> Results:
 
 def with_rows(change: Callable[[Any], Any]) -> Results:
     return replace(mine(), table=change(mine().table))
-
-
-def with_costs(change: Callable[[Any], Any]) -> Results:
-    return replace(mine(), costs=change(mine().costs))
 
 
 @pytest.mark.parametrize("suite", suites_with_results())
@@ -68,11 +63,11 @@ BAD: dict[str, tuple[Callable[[], Results], str]] = {
         "seed1: missing; a result holds every run",
     ),
     "an extra run": (
-        lambda: with_costs(lambda costs: costs.assign(trace=["a/test/seed9", *costs["trace"][1:]])),
+        lambda: with_rows(lambda rows: rows.assign(trace=["a/test/seed9", *rows["trace"][1:]])),
         "a/test/seed9: not in suite mini",
     ),
     "other data": (
-        lambda: with_costs(lambda costs: costs.assign(data_sha256="0" * 64)),
+        lambda: with_rows(lambda rows: rows.assign(data_sha256="0" * 64)),
         "scored on data 000000000000, expected",
     ),
     "a missing task": (

@@ -36,7 +36,7 @@ def many_recipes(results: Results, factors: dict[str, float], recipes: int = 8) 
     by recipe.
     """
     trace, spread = results.traces[0], np.random.default_rng(0)
-    rows, costs, facts = (frame[frame["trace"] == trace] for frame in (results.table, results.costs, results.facts))
+    rows, facts = (frame[frame["trace"] == trace] for frame in (results.table, results.facts))
     rows = rows.sort_values(["forecaster", "origin", "horizon"])
     error = rows.loc[rows["forecaster"] == "sw_avg", "window_tv"].to_numpy()
     copies = []
@@ -49,7 +49,6 @@ def many_recipes(results: Results, factors: dict[str, float], recipes: int = 8) 
     return Results(
         {name: results.entries[name] for name in factors},
         pd.concat(copies, ignore_index=True),
-        pd.concat([costs[costs["forecaster"].isin(factors)].assign(trace=name) for name in names], ignore_index=True),
         pd.concat([facts.assign(trace=name) for name in names], ignore_index=True),
     )
 
@@ -142,12 +141,11 @@ def test_loads_that_swing_around_a_steady_mean_oscillate(made: Results) -> None:
 
 def test_equal_forecasts_are_found_run_by_run(made: Results) -> None:
     """By the hash of a run's forecasts: on all runs they are one forecaster under two names."""
-    costs = made.costs.copy()
-    costs["forecasts_sha256"] = costs["forecaster"] + costs["trace"]
-    assert equal_forecasts(replace(made, costs=costs)) == []
-    copied = (costs["forecaster"] == "arima") & costs["trace"].isin(made.traces[:3])
-    costs.loc[copied, "forecasts_sha256"] = "lstm" + costs.loc[copied, "trace"]
-    (one,) = equal_forecasts(replace(made, costs=costs))
+    table = made.table.assign(forecasts_sha256=made.table["forecaster"] + made.table["trace"])
+    assert equal_forecasts(replace(made, table=table)) == []
+    copied = (table["forecaster"] == "arima") & table["trace"].isin(made.traces[:3])
+    table.loc[copied, "forecasts_sha256"] = "lstm" + table.loc[copied, "trace"]
+    (one,) = equal_forecasts(replace(made, table=table))
     assert (one.first, one.second, one.runs, one.of) == ("arima", "lstm", 3, 8)
 
 

@@ -16,6 +16,7 @@ from moeload_bench import plots
 from moeload_bench.errors import MissingExtraError, NotFoundError, PlotError, ResultError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.ops.commands.export import app
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
@@ -295,7 +296,7 @@ def test_sizes_of_batches_are_drawn_apart_and_points_of_a_line_are_over_the_same
     )
     costs, facts = (
         pd.concat([frame, frame.assign(trace=frame["trace"].map(names))])
-        for frame in (own_results.costs, own_results.facts)
+        for frame in (run_costs(own_results.table), own_results.facts)
     )
     figure = plots.draw_horizon(Results(own_results.entries, table, costs, facts))
     titles = [ax.get_title() for ax in figure.axes]
@@ -306,7 +307,7 @@ def test_sizes_of_batches_are_drawn_apart_and_points_of_a_line_are_over_the_same
 def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) -> None:
     """CPU time per forecast in milliseconds against the metric at the horizon asked for; unknown ones are refused."""
     figure = plots.draw_cost(own_results, horizon=10)
-    for cost in own_results.costs.itertuples():
+    for cost in run_costs(own_results.table).itertuples():
         x, y = line_points(figure.axes[1], cost.forecaster)
         np.testing.assert_allclose(x, 1e3 * (cost.forecast_cpu_s + cost.observe_cpu_s) / cost.forecasts)
         np.testing.assert_allclose(y, means(own_results.table, cost.forecaster, "stable")[10])
@@ -322,9 +323,9 @@ def test_accuracy_against_cost_draws_each_forecaster_once(own_results: Results) 
 
 def test_a_forecaster_without_a_measured_cost_is_named_and_not_drawn(own_results: Results) -> None:
     """No point is made up for it; the others are drawn."""
-    known = own_results.costs["forecaster"] != "uniform"
-    costs = own_results.costs.assign(observe_cpu_s=own_results.costs["observe_cpu_s"].where(known))
-    figure = plots.draw_cost(dataclasses.replace(own_results, costs=costs), horizon=10)
+    known = own_results.table["forecaster"] != "uniform"
+    table = own_results.table.assign(observe_cpu_s=own_results.table["observe_cpu_s"].where(known))
+    figure = plots.draw_cost(dataclasses.replace(own_results, table=table), horizon=10)
     labels = [line.get_label() for line in figure.axes[0].get_lines()]
     assert "uniform" not in labels
     assert "sw_avg" in labels

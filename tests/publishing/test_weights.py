@@ -158,5 +158,5 @@ def test_a_forecaster_with_weights_is_submitted(level: Any, world: World, tmp_pa
         assert folder.record.weights_sha256 is not None
         made = verify(Request(folder, world.suite, world.paths, level=level))
         assert made.results is not None
-        hashes.add(made.results.costs["forecasts_sha256"].iloc[0])
+        hashes.add(made.results.table["forecasts_sha256"].iloc[0])
     assert len(hashes) == 2

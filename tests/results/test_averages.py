@@ -7,6 +7,7 @@ import pytest
 
 from moeload_bench.errors import ResultError
 from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace
@@ -47,7 +48,7 @@ def test_a_row_has_the_cost_of_its_runs(v3: Results) -> None:
     """CPU milliseconds per answered origin, the mean over runs."""
     found = v3.summarize(["stratum"]).set_index(["stratum", "forecaster"])
     large = v3.table.loc[v3.table["stratum"] == "large", "trace"].unique()
-    costs = v3.costs[(v3.costs["forecaster"] == "guarded") & v3.costs["trace"].isin(large)]
+    costs = run_costs(v3.select(["guarded"], large).table)
     ms = 1000 * (costs["observe_cpu_s"] + costs["forecast_cpu_s"]) / costs["forecasts"]
     assert found.loc[("large", "guarded"), "ms"] == pytest.approx(ms.mean())
 

@@ -105,7 +105,7 @@ def test_a_suite_that_names_no_families_has_no_interval_over_them() -> None:
 
 def test_a_comparison_has_a_row_for_each_group_even_without_a_stratum(part: Results) -> None:
     """Groups are merged by value, where none is not unequal to itself."""
-    without = Results(part.entries, part.table.assign(stratum=None), part.costs, part.facts)
+    without = Results(part.entries, part.table.assign(stratum=None), part.facts)
     found, known = without.compare(A, B, ["stratum", "state"]), part.compare(A, B, ["state"])
     assert found["total"].tolist() == known["total"].tolist()
     assert len(found) == len(known)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from moeload_bench.errors import ResultError, printable
-from moeload_bench.results.columns import ROW_KEYS
+from moeload_bench.results.columns import ROW_KEYS, run_costs
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import KEY, load_facts
 from moeload_bench.results.trace_facts import suite_facts
@@ -42,7 +42,7 @@ def test_results_read_as_they_were_written(tmp_path: Path, name: str) -> None:
     same(found.table, results.table)
     same(found.facts, results.facts)
     by = ["forecaster", "trace"]
-    same(found.costs.sort_values(by), results.costs.sort_values(by))
+    same(run_costs(found.table).sort_values(by), run_costs(results.table).sort_values(by))
 
 
 def test_means_by_layer_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_a_folder_takes_one_entry_more(tmp_path: Path) -> None:
     results.select(["sw_avg"]).save(tmp_path)
     found = load_results(tmp_path)
     assert found.names == ["lstm", "sw_avg"]
-    assert len(found.costs) == 2 * len(found.traces)
+    assert len(run_costs(found.table)) == 2 * len(found.traces)
 
 
 def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
     own = made_results({"sw_avg": [[0.1, 0.1]], "mine": [[0.05, 0.1]]})
     facts = pd.DataFrame({"trace": ["own/test/seed0"] * 2, "state": ["stable"] * 2, "horizon": [1, 10],
                           "floor_batch": ["exact"] * 2, "floor_batch.window_tv": [0.01, 0.02]})  # fmt: skip
-    results = Results(own.entries, own.table, own.costs, facts)
+    results = Results(own.entries, own.table, facts)
     for place in ("own.parquet", "own"):
         found = load_results(results.save(tmp_path / place))
         same(found.facts, facts)
@@ -80,6 +80,23 @@ def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
         bare = load_results(own.save(tmp_path / "bare" / place))
         assert bare.facts.empty
         assert bare.summarize(["state", "horizon"])["excess"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda costs: costs.iloc[1:], "no costs of sw_avg on"),
+        (lambda costs: costs.iloc[[0, *range(len(costs))]], "twice"),
+    ],
+)
+def test_every_run_has_its_costs_once(
+    tmp_path: Path, change: Callable[[pd.DataFrame], pd.DataFrame], message: str
+) -> None:
+    """Each row of the table carries what its run cost: a run without costs, or with two, is refused by name."""
+    load_results(MINI).select(["sw_avg"]).save(tmp_path)
+    change(pd.read_parquet(tmp_path / "costs.parquet")).to_parquet(tmp_path / "costs.parquet", index=False)
+    with pytest.raises(ResultError, match=rf"costs\.parquet: .*{message}"):
+        load_results(tmp_path)
 
 
 @pytest.mark.parametrize("suite", SUITES)

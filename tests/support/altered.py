@@ -24,7 +24,7 @@ def with_entry(results: Results, **changes: Any) -> Results:
 
 def with_costs(results: Results, **changes: Any) -> Results:
     """Change columns of the costs."""
-    return dataclasses.replace(results, costs=results.costs.assign(**changes))
+    return dataclasses.replace(results, table=results.table.assign(**changes))
 
 
 def with_value(results: Results, value: float, metric: str = "window_tv", row: int = 1) -> Results:

@@ -15,6 +15,7 @@ import pandas as pd
 from leaderboard.committed import RESULTS
 from leaderboard.site.board import Board, BoardEntry
 from leaderboard.site.inputs import Inputs, suite_board
+from moeload_bench.results.columns import RUN_KEYS
 from moeload_bench.results.results import Results, joined
 from moeload_bench.traces.lookup import TraceRef
 
@@ -43,8 +44,7 @@ def renamed(results: Results, old: str, new: str, **changes: Any) -> Results:
     """The results of one forecaster under another name, with these changes of its entry."""
     found = results.select([old])
     entry = found.entries[old].model_copy(update={"name": new, **changes})
-    frames = {name: getattr(found, name).assign(forecaster=new) for name in ("table", "costs")}
-    return Results({new: entry}, **frames, facts=found.facts)
+    return Results({new: entry}, found.table.assign(forecaster=new), found.facts)
 
 
 def hostile_board() -> Board:
@@ -56,8 +56,8 @@ def hostile_board() -> Board:
     changes = {"kwargs": {"a": HOSTILE}, "requirements": (HOSTILE,), "notes": (HOSTILE,), "environment": where}
     evil = renamed(board.results, "lstm", HOSTILE, isolation=HOSTILE, **changes)
     first = evil.table.index == evil.table.index[0]
-    table = evil.table.assign(failure=np.where(first, f"it broke: {HOSTILE}", None))
-    evil = replace(evil, table=table, costs=evil.costs.assign(counts=f'{{"{HOSTILE[:9]}": 3}}'))
+    failure = np.where(first, f"it broke: {HOSTILE}", None)
+    evil = replace(evil, table=evil.table.assign(failure=failure, counts=f'{{"{HOSTILE[:9]}": 3}}'))
     entry = BoardEntry(evil.entries[HOSTILE], None, "claimed", (HOSTILE,))
     return replace(board, results=joined([board.results, evil]), entries=(*board.entries, entry))
 
@@ -73,7 +73,7 @@ def drawn_board(
         for r in range(recipes) for s in (1, 2) for origin, state in ((20, "transient"), (600, "stable"))
         for horizon in horizons
     ]  # fmt: skip
-    tasks = pd.DataFrame(rows)
+    tasks = pd.DataFrame(rows).assign(**mini.table.iloc[0][list(RUN_KEYS)].to_dict())
     noise = {name: level * np.exp(rng.normal(0, 0.05, len(tasks))) for name, level in levels.items()}
     known = tasks["horizon"] < horizons[-1]
     frames = [
@@ -83,10 +83,7 @@ def drawn_board(
     suite = mini.suite.model_copy(update={"name": "many", "sha256": "1" * 64, "horizons": horizons})
     entry = mini.entries["sw_avg"].model_copy(update={"suite": suite})
     entries = {name: entry.model_copy(update={"name": name, "target": name}) for name in levels}
-    cost = mini.costs.iloc[0].to_dict()
-    runs = [(name, trace) for name in levels for trace in tasks["trace"].unique()]
-    costs = pd.DataFrame([{**cost, "forecaster": name, "trace": trace} for name, trace in runs])
-    results = Results(entries, pd.concat(frames, ignore_index=True), costs, mini.facts.iloc[:0])
+    results = Results(entries, pd.concat(frames, ignore_index=True), mini.facts.iloc[:0])
     return with_results(replace(mini_board(), name="many", title="Many recipes"), results)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 
 from moeload_bench.environment import environment
-from moeload_bench.results.columns import COST_KEYS, FACT_KEYS
+from moeload_bench.results.columns import FACT_KEYS, RUN_KEYS
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.results import Results
 
+RUN = {**dict.fromkeys(RUN_KEYS, 1.0), "data_sha256": "", "counts": "{}", "forecasts_sha256": "", "accounting": None}
 Errors = Sequence[Sequence[float]]
 """By task, the errors at each horizon; of all runs, one after the other."""
 
@@ -65,17 +66,6 @@ def made_results(
         )
         for column, values in {metric: errors, **others}.items():
             frame[column.replace("_half", "@half")] = np.ravel(np.asarray(values[name], dtype=np.float64))
-        frames.append(frame)
+        frames.append(frame.assign(**RUN))
     entries = {name: made_entry(name, horizons, (targets or {}).get(name)) for name in errors}
-    costs = [_costs(name, trace) for name in errors for trace in dict.fromkeys(traces)]
-    return Results(
-        entries, pd.concat(frames, ignore_index=True), pd.DataFrame(costs), pd.DataFrame(columns=list(FACT_KEYS))
-    )
-
-
-def _costs(name: str, trace: str) -> dict[str, object]:
-    spent, texts = (
-        dict.fromkeys(COST_KEYS, 1.0),
-        {"data_sha256": "", "counts": "{}", "forecasts_sha256": "", "accounting": None},
-    )
-    return {**spent, "forecaster": name, "trace": trace, **texts}
+    return Results(entries, pd.concat(frames, ignore_index=True), pd.DataFrame(columns=list(FACT_KEYS)))

@@ -105,4 +105,4 @@ def test_in_the_sandbox_a_cheater_gains_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path / "traces"))
     results = run(tmp_path, "sandbox", CHEATER, "uniform")
     assert results.counts(results.names[0])["truths"] == 0
-    assert results.costs["forecasts_sha256"].nunique() == 1
+    assert results.table["forecasts_sha256"].nunique() == 1

@@ -22,7 +22,7 @@ from moeload_bench.results.choice import verdicts
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.season import beside_season, late_words
-from moeload_bench.results.storage import Frames, as_stored
+from moeload_bench.results.storage import as_stored
 from moeload_bench.results.strata import run_groups
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import check_traces, load_suite, season_of
@@ -42,10 +42,7 @@ def as_late(name: str, called: str) -> Results:
     (entry,), found = load_results(RESULTS / f"{name}.parquet").entries.values(), load_results(RESULTS)
     target = entry.target if called == name else "mine.py:Mine"
     made = entry.model_copy(update={"name": called, "target": target, "after_close": True})
-    table, costs = (
-        frame[frame["forecaster"] == name].assign(forecaster=called) for frame in (found.table, found.costs)
-    )
-    return Results(**vars(Frames({called: made}, table, costs, found.facts)))
+    return Results({called: made}, found.select([name]).table.assign(forecaster=called), found.facts)
 
 
 def test_the_package_has_the_task_list_of_a_scored_season() -> None:
