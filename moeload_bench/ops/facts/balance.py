@@ -48,16 +48,32 @@ def sizes_of(experts: int) -> tuple[int, ...]:
 def rank_table(rows: StepBlock, share_SLE: FloatArray, top_k_L: FloatArray) -> RankTable:
     """Return the table of some rows. ``top_k_L``: as in `sampling_alone`."""
     E, half_SLE = share_SLE.shape[2], rows.covariates.get("load_half")
-    different_SLE = row_differences(share_SLE) if half_SLE is None else half_differences(rows.load_SLE, half_SLE)
-    deviation_SLE = around_equal(different_SLE, mean_over(share_SLE, axis=0))
     sizes = sizes_of(E)
     busiest, tokens = zip(*(busiest_ranks(load_SLR) for load_SLR in rank_sums(rows.load_SLE, sizes)), strict=True)
-    measured_KL = np.stack([noise_alone(moved_SLR) for moved_SLR in rank_sums(deviation_SLE, sizes)])
-    low_KL = high_KL = measured_KL
+    mean_LE = mean_over(share_SLE, axis=0)
     if half_SLE is None:
         sampled_KL = np.stack([sampling_alone(rows.tokens_SL, E, top_k_L, size) for size in sizes])
+        measured_KL = _row_noise(share_SLE, mean_LE, sizes)
         low_KL, high_KL = np.minimum(sampled_KL, measured_KL), np.maximum(sampled_KL, measured_KL)
+    else:
+        low_KL = high_KL = _noise_of(half_differences(rows.load_SLE, half_SLE), mean_LE, sizes)
     return RankTable(sizes, np.stack(busiest), low_KL, high_KL, np.stack(tokens))
+
+
+def _noise_of(different_SLE: FloatArray, mean_LE: FloatArray, sizes: Sequence[int]) -> FloatArray:
+    """Return what noise alone gives by size and layer; [K, L]. ``different_SLE`` varies as the noise of a row does."""
+    sums = rank_sums(around_equal(different_SLE, mean_LE), sizes)
+    return np.stack([noise_alone(moved_SLR) for moved_SLR in sums])
+
+
+def _row_noise(share_SLE: FloatArray, mean_LE: FloatArray, sizes: Sequence[int]) -> FloatArray:
+    """Return the upper end of noise alone, by differences of rows, the least over rows 1 to APART apart; [K, L].
+
+    Whatever loads do between two rows only adds to their difference, and rows a period apart hold nothing of a swing.
+    """
+    most = max(1, min(APART, len(share_SLE) - 1))
+    noise_KL = (_noise_of(row_differences(share_SLE, apart), mean_LE, sizes) for apart in range(1, most + 1))
+    return np.asarray(functools.reduce(np.fmin, noise_KL))
 
 
 def expert_noise(rows: StepBlock, share_ULE: FloatArray, top_k_L: FloatArray) -> FloatArray:
@@ -109,9 +125,15 @@ def half_differences(load_SLE: IntArray, half_SLE: IntArray) -> FloatArray:
     return np.asarray(difference_SLE)
 
 
-def row_differences(share_SLE: FloatArray) -> FloatArray:
-    """Return the differences of consecutive rows over sqrt(2), [S - 1, L, E]: they vary as a row does if loads stay."""
-    return np.asarray(np.diff(share_SLE, axis=0) / math.sqrt(2.0))
+APART = 4
+"""The most rows between two whose difference bounds noise: loads swing over 2 to 4 rows where balancing answers each
+step too strongly. More would only cost time.
+"""
+
+
+def row_differences(share_SLE: FloatArray, apart: int = 1) -> FloatArray:
+    """Return the differences of rows over sqrt(2), [S - apart, L, E]: they vary as a row does if loads stay."""
+    return np.asarray((share_SLE[apart:] - share_SLE[:-apart]) / math.sqrt(2.0))
 
 
 def around_equal(deviation_SLE: FloatArray, mean_LE: FloatArray) -> FloatArray:
