@@ -55,7 +55,7 @@ def check_decoded(decoded: int, file_bytes: int, where: str) -> None:
 
 
 def parse_json(text: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
-    """JSON whose nesting is known before it is parsed, without NaN, infinities or integers of more than 64 bits.
+    """JSON whose nesting is known before it is parsed: no name twice, NaN, infinity or integer of more than 64 bits.
 
     Raises `ValueError` that says what it holds instead, never how far the parser's stack went.
     """
@@ -64,12 +64,23 @@ def parse_json(text: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     try:
         return json.loads(
             raw,
+            object_pairs_hook=named_once,
             parse_constant=_no_constant,
             parse_float=_finite,
             parse_int=_integer,
         )
     except RecursionError:
         raise ValueError("nested too deep") from None
+
+
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise `ValueError` if a name occurs twice in it, since a value would be lost."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name!r} occurs twice in one object")
+        found[name] = value
+    return found
 
 
 def check_depth(text: bytes, max_depth: int = MAX_DEPTH, depth: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from moeload_bench.bounds import named_once
 from moeload_bench.files import read_at_most
 
 R = TypeVar("R", bound=BaseModel)
@@ -70,11 +72,23 @@ def read_toml(kind: type[R], path: Path, content: str, error: type[Exception]) -
 def read_json(kind: type[R], path: Path, most: int, content: str, error: type[Exception]) -> R:
     """Return the record in a JSON file of at most ``most`` bytes; raise as `read_toml`; ``content`` says what it is."""
     try:
-        return kind.model_validate_json(read_at_most(path, most))
-    except ValidationError as wrong:
-        raise error(f"{path}: {first_problem(wrong, content)}") from None
+        text = read_at_most(path, most)
     except OSError as wrong:
         raise error(f"{path}: {wrong.strerror}; expected {content}") from None
+    return parse_record(kind, text, path, content, error)
+
+
+def parse_record(kind: type[R], text: bytes, where: Path, content: str, error: type[Exception]) -> R:
+    """Return the record in a JSON text; raise an ``error`` for another form, and for a name twice in one object."""
+    try:
+        record = kind.model_validate_json(text)
+        json.loads(text, object_pairs_hook=named_once)  # pydantic takes the last of two
+        return record
+    except ValidationError as wrong:
+        problem = first_problem(wrong, content)
+    except (ValueError, RecursionError) as wrong:
+        problem = str(wrong)
+    raise error(f"{where}: {problem}")
 
 
 def first_problem(error: ValidationError, content: str) -> str:

@@ -21,7 +21,6 @@ from pydantic import (
     AwareDatetime,
     Field,
     SerializerFunctionWrapHandler,
-    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -30,7 +29,7 @@ from leaderboard.season.releases import Release
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, parse_record
 
 MAX_BYTES = 64 << 20
 MOST_RECIPES = 1000
@@ -224,10 +223,7 @@ def write_record(record: Record, path: Path) -> None:
 
 def read_record(kind: type[R], path: Path) -> R:
     """Return a record; raise `SeasonError` naming file and field."""
-    try:
-        return kind.model_validate_json(read_bytes(path))
-    except ValidationError as error:
-        raise SeasonError(f"{path}: {first_problem(error, 'record')}") from None
+    return parse_record(kind, read_bytes(path), path, "record", SeasonError)
 
 
 def read_bytes(path: Path) -> bytes:

@@ -3,7 +3,7 @@
 Names of the benchmark that they use:
 
 arrays: Array, BoolArray, FloatArray, IntArray
-bounds: MAX_DEPTH, check_decoded, check_depth, parse_json, whole_number
+bounds: MAX_DEPTH, check_decoded, check_depth, named_once, parse_json, whole_number
 cli.opening: open_trace
 cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace
 cli.progress: pair_progress, plain_console, print_entries, print_next, print_on_interrupt, say, say_record
@@ -44,7 +44,7 @@ traces.parquet: check_cost, open_mapped, open_parquet
 traces.routing: StepRouting, read_routing, routing_files
 traces.store: data_sha256, read_trace, write_trace
 traces.streaming: parts
-traces.tensors: Header, Tensor, named_once, read_header
+traces.tensors: Header, Tensor, read_header
 traces.trace: MAX_COUNT, MAX_LAYERS, Trace, TraceMeta, check_trace, layer_names, shares
 words: FineProgress, Progress, every, listed, ordinal, page, shown, silent
 """

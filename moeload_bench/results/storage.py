@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from moeload_bench.bounds import check_decoded
+from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import ResultError, TraceError, printable
 from moeload_bench.files import PACKAGE, file_name, replacing
 from moeload_bench.results.columns import (
@@ -34,7 +34,7 @@ from moeload_bench.results.columns import (
 )
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.trace_facts import suite_facts
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, first_problem, parse_record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.traces.pages import chunks, page_bytes
@@ -267,10 +267,7 @@ def _description(file: pq.ParquetFile, path: Path) -> Description:
     metadata = file.schema_arrow.metadata or {}
     if KEY not in metadata:
         raise ResultError(f"{path}: not a file of results: its metadata has no {KEY.decode()!r}")
-    try:
-        return Description.model_validate_json(metadata[KEY])
-    except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error, 'metadata')}") from None
+    return parse_record(Description, metadata[KEY], path, "metadata", ResultError)
 
 
 def _frame_in(path: Path, keys: Sequence[str]) -> pd.DataFrame:
@@ -313,8 +310,11 @@ def _check_values(frame: pd.DataFrame, path: Path) -> None:
     try:
         for text in frame["counts"].unique() if "counts" in frame else ():
             COUNTS.validate_json(text)
+            parse_json(text)  # pydantic takes the last of two that have one name
     except ValidationError as error:
         raise ResultError(f"{path}: column 'counts': {first_problem(error, 'JSON')}") from None
+    except ValueError as error:
+        raise ResultError(f"{path}: column 'counts': {error}") from None
 
 
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:

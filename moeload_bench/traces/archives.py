@@ -101,9 +101,11 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     head = io.BytesIO(file.read(MAX_HEADER))
     version = npy.read_magic(head)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    found = read(head)
+    shape, is_fortran, dtype = read(head)
+    if any(type(length) is not int for length in shape):  # NumPy takes True for 1
+        raise ValueError(f"its shape is {shape}, expected whole numbers")
     file.seek(head.tell())
-    return found
+    return shape, is_fortran, dtype
 
 
 def _array(path: Path, archive: zipfile.ZipFile, name: str, entry: zipfile.ZipInfo) -> Any:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from moeload_bench.bounds import named_once
 from moeload_bench.errors import printable
 from moeload_bench.schema import Record, first_problem
 
@@ -73,16 +74,6 @@ def read_header(path: Path) -> Header:
     except (ValueError, AttributeError, RecursionError) as error:
         why = first_problem(error, "header") if isinstance(error, ValidationError) else str(error)
     raise ValueError(f"not a safetensors file: {printable(why)[:300]}")
-
-
-def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; raise `ValueError` if a name occurs twice in it, since a value would be lost."""
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"{name!r} occurs twice in one object")
-        found[name] = value
-    return found
 
 
 def _check_bytes(tensors: dict[str, Tensor], size: int) -> None:

@@ -25,7 +25,8 @@ MAX_ENTRY = 16 << 20
 """The most bytes of an entry: 64 layers x 1,024 experts take less than one MiB."""
 MAX_STRING = 1 << 20
 LOAD = "logical_expert_load"
-_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+("|\\?\Z)', re.DOTALL)
+"""A string, or the part of it that is there: its group 1 is then no quote, but at most the backslash at the end."""
 _DOCUMENT = f'{{"load_history": [{{"{LOAD}": [[...], ...]}}, ...]}}'
 
 
@@ -41,11 +42,24 @@ def read_load_history(paths: Paths, *, interval: int = 1, report: Report | None 
     return Log(str(file), tuple(range(layers)), experts, chain([first], rows), notes=notes, cut=cut, row_steps=interval)
 
 
+class _Object(dict[str, Any]):
+    """A JSON object, with a name that occurs twice in it: an error raised here would break the parser, which is C."""
+
+    twice: str | None = None
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self:
+            self.twice = name
+        super().__setitem__(name, value)
+
+
 def _rows(entries: Iterator[tuple[str, Any]], interval: int) -> Iterator[LogRow]:
     shape: tuple[int, ...] | None = None
     for number, (where, entry) in enumerate(entries):
-        if not isinstance(entry, dict):
+        if not isinstance(entry, _Object):
             raise TraceError(f"{where}: got a JSON {type(entry).__name__}, expected an object with {LOAD}")
+        if entry.twice is not None:
+            raise TraceError(f"{where}: {printable(repr(entry.twice))[:80]} occurs twice in one object")
         load_LE = whole_counts(field_of(entry, LOAD, where, [LOAD]), LOAD, where, ndim=2)
         shape = shape or load_LE.shape
         if load_LE.shape != shape:
@@ -63,7 +77,7 @@ def _entries(file: Path, progress: Progress, cut: list[str]) -> Iterator[tuple[s
     with file.open("rb") as opened:
         pieces = _Pieces(opened, file, progress)
         try:
-            entries = ijson.items(pieces, "load_history.item", use_float=True, buf_size=BLOCK)
+            entries = ijson.items(pieces, "load_history.item", use_float=True, buf_size=BLOCK, map_type=_Object)
             for number, entry in enumerate(entries):
                 yield f"{file}, entry {number}", entry
                 pieces.size, where = 0, f"{file}, entry {number + 1}"
@@ -83,7 +97,7 @@ class _Pieces:
     def __init__(self, opened: IO[bytes], path: Path, progress: Progress) -> None:
         self.size, self.ended = 0, False
         self._opened, self._path, self._progress = opened, path, progress
-        self._string, self._depth = b"", 0
+        self._string, self._string_bytes, self._depth = b"", 0, 0
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; raise for an entry of more than MAX_ENTRY, a long string and deep nesting."""
@@ -92,9 +106,18 @@ class _Pieces:
         self.size += len(block)
         if self.size > MAX_ENTRY:
             raise TraceError(f"{self._path}: more than {MAX_ENTRY} bytes without an entry's end, expected {_DOCUMENT}")
-        outside, quote, rest = _STRINGS.sub(b"", self._string + block).partition(b'"')
-        if len(rest) > MAX_STRING:
+        content, self._string = self._string + block, b""
+        outside = _STRINGS.sub(self._without, content)
+        if self._string_bytes > MAX_STRING:
             raise ValueError(f"a string of more than {MAX_STRING} bytes")
-        self._string, self._depth = quote + rest, check_depth(outside, MAX_DEPTH, self._depth)
+        self._depth = check_depth(outside, MAX_DEPTH, self._depth)
         self._progress.add(len(block), self._path.name)
         return block
+
+    def _without(self, match: re.Match[bytes]) -> bytes:
+        """Return nothing in a string's place; of one that goes on, keep what the next block has to begin with."""
+        is_whole, goes_on_from_before = match[1] == b'"', match.start() == 0
+        before = self._string_bytes if goes_on_from_before else 0
+        self._string_bytes = 0 if is_whole else before + len(match[0])
+        self._string = b"" if is_whole else b'"' + match[1]
+        return b""

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import IntArray
+from moeload_bench.bounds import named_once
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.ops.interchange.rows import Report
-from moeload_bench.traces.tensors import named_once
 from moeload_bench.traces.trace import MAX_COUNT
 from moeload_bench.words import silent
 

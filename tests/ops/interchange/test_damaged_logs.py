@@ -18,12 +18,14 @@ from typer.testing import CliRunner
 from moeload_bench.errors import RecordingError, TraceError
 from moeload_bench.ops.commands.import_ import app
 from moeload_bench.ops.facts.following import Follower
-from moeload_bench.ops.interchange import logfiles
+from moeload_bench.ops.interchange import load_history, logfiles
 from moeload_bench.ops.interchange.counts import read_jsonl
+from moeload_bench.ops.interchange.load_history import read_load_history
 from moeload_bench.ops.interchange.rows import CutShortWarning, Log, LogRow, write_log
 from moeload_bench.ops.interchange.wandb import read_wandb
 from moeload_bench.recording.parts import Parts
 from moeload_bench.traces.lookup import find_run
+from tests.conftest import need
 from tests.support.foreign import logs
 from tests.support.foreign.damage import (
     arrays,
@@ -151,6 +153,11 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (OTHER, put("*.json", b'{"load_history": [5]}'), "entry 0: got a JSON int, expected an object"),
         (OTHER, put("*.json", b'{"load_history":' + b"[" * 100_000), "nested deeper than 64"),
         (OTHER, put("*.json", b'{"a": "' + b"x" * (1 << 21)), "a string of more than 1048576 bytes"),
+        (
+            OTHER,
+            edit("*.json", '"logical', '"logical_expert_load": 1, "logical'),
+            "entry 0: 'logical_expert_load' occurs twice",
+        ),
         (MISSING, edit("*.json", "logical_expert_load", "load"), "entry 0: no field 'logical_expert_load'"),
         (NEGATIVE, edit("*.json", r"\[\[\d+", "[[-1"), r"entry 0: logical_expert_load\[0, 0\] is -1"),
         (FRACTION, edit("*.json", r"\[\[\d+", "[[1.5"), r"logical_expert_load\[0, 0\] is 1\.5, expected a"),
@@ -383,6 +390,34 @@ def test_json_of_any_kind_is_no_traceback(tmp_path: Path) -> None:
 
 NAMES = [f"moe/layer_{layer}/expert_{expert}" for layer in range(2) for expert in range(4)]
 DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("before", range(4))
+def test_quotes_within_a_string_of_a_history_end_no_string(before: int, tmp_path: Path) -> None:
+    """Wherever a block ends, brackets within a long string are none, and the counts behind it are read."""
+    need("ijson", "pip install '.[import]'")
+    note = json.dumps(before * "x" + 200_000 * '"[')
+    path = tmp_path / "history.json"
+    path.write_text(f'{{"note": {note}, "load_history": [{{"logical_expert_load": [[1, 2]]}}]}}')
+    assert [row.load_LE.tolist() for row in read_load_history([path]).rows] == [[[1, 2]]]
+
+
+def test_a_string_of_a_history_is_left_out_in_one_pass_over_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Bytes that are matched are those of the file, and a quote and a backslash at each block's begin."""
+    matched = list[int]()
+
+    def counted(pieces: load_history._Pieces, match: re.Match[bytes]) -> bytes:
+        matched.append(len(match[0]))
+        return without(pieces, match)
+
+    need("ijson", "pip install '.[import]'")
+    without = load_history._Pieces._without
+    monkeypatch.setattr(load_history._Pieces, "_without", counted)
+    path = tmp_path / "history.json"
+    path.write_text(json.dumps({"note": 400_000 * '"', "load_history": [{"logical_expert_load": [[1, 2]]}]}))
+    list(read_load_history([path]).rows)
+    assert len(matched) < 100
+    assert sum(matched) < path.stat().st_size + 2 * len(matched)
 
 
 def test_a_history_with_a_field_over_128_kib_is_read_or_refused(tmp_path: Path) -> None:

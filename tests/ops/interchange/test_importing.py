@@ -265,6 +265,16 @@ def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) ->
         read_npz(tmp_path / "counts.npz")
 
 
+def test_a_shape_of_booleans_is_refused(tmp_path: Path) -> None:
+    """NumPy takes True for 1 in a header; a shape is of whole numbers."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (True, 2, 2)})
+    with zipfile.ZipFile(tmp_path / "counts.npz", "w") as archive:
+        archive.writestr("load.npy", header.getvalue() + bytes(32))
+    with pytest.raises(TraceError, match=r"load\.npy is not a NumPy array: its shape is \(True, 2, 2\)"):
+        read_npz(tmp_path / "counts.npz")
+
+
 @pytest.mark.parametrize("kind", ["npz", "csv"])
 def test_the_command_writes_a_valid_trace(kind: str, tmp_path: Path) -> None:
     """`import KIND PATH --top-k K --tokens N --out FILE` gives a file that reads back."""
