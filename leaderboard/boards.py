@@ -39,7 +39,7 @@ def decision_board(results: Results, state: str) -> Table | None:
     if first.empty:
         return None
     rows = tuple((str(name), *_cells(first.loc[name]), *(cell for other in others for cell in _cells(other.loc[name])))
-                 for name in first.index if name not in UNLISTED)  # fmt: skip
+                 for name in first.index)  # fmt: skip
     heads = tuple(f"{words}, {what}" for words in DECISIONS.values() for what in HEADS)
     caption = (
         f"A row is an entry, the least regret first. In percent: what plans made from its forecasts cost, and how much "
@@ -56,7 +56,7 @@ def quantile_board(results: Results, state: str) -> Table | None:
     found = _with_families(results, QUANTILES, state, CONFORMAL)
     if found.empty:
         return None
-    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index if name not in UNLISTED)
+    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index)
     caption = (
         f"A row is an entry that gives quantiles, the least loss first: the weighted quantile loss (`wql`) in percent, "
         f"and how much less it is than that of `{CONFORMAL}`, with 95 % intervals over recipes and over families."
@@ -68,11 +68,15 @@ HEADS = ("%", "less, points", "over recipes", "over families")
 
 
 def _with_families(results: Results, metric: str, state: str, reference: str) -> pd.DataFrame:
-    """Return differences with intervals for a new recipe, and `family_low`, `family_high` for a new family."""
+    """Return differences with intervals for a new recipe, and `family_low`, `family_high` for a new family.
+
+    Of the entries that boards list.
+    """
     families = families_of(results.suite.name, results.suite.sha256)
     by_recipe = differences(results, metric, state, reference, results.twins)
     ends = differences(results, metric, state, reference, families)[["low", "high"]].add_prefix("family_")
-    return by_recipe.join(ends if families else ends.mul(float("nan")))
+    found = by_recipe.join(ends if families else ends.mul(float("nan")))
+    return found[~found.index.isin(UNLISTED)]
 
 
 def _cells(row: pd.Series) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ class Pair(Record):
 
 @pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"a": 1, "b": {"x": 1, "x": 1}}'])
 def test_a_name_twice_in_one_object_is_refused(text: str, tmp_path: Path) -> None:
-    """Of two values one would be lost without a word, at any depth, in records of seasons too."""
+    """Refuse `{"a": 1, "a": 2}` at any depth, in records of seasons too: 1 would be lost without a word."""
     path = tmp_path / "pair.json"
     path.write_text('{"a": 1, "b": {"a": 1}}')
     assert read_json(Pair, path, 1000, "a pair", MoeloadError) == Pair(a=1, b={"a": 1})

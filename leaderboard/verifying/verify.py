@@ -26,7 +26,7 @@ from moeload_bench.files import write_whole
 from moeload_bench.harness.evaluate import entry_of
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, replay_and_score
 from moeload_bench.harness.replay import Answer
-from moeload_bench.harness.rows import failed_rows, scored_rows
+from moeload_bench.harness.run_rows import failed_rows, scored_rows
 from moeload_bench.harness.workers import available_bytes, run_spread
 from moeload_bench.isolation.hosts import Level, Limits, share_no_pages
 from moeload_bench.isolation.targets import Target, parse_target, preflight

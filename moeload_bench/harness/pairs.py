@@ -22,7 +22,7 @@ from moeload_bench.errors import ForecastError
 from moeload_bench.forecaster import FitRuns, Forecast, trace_info
 from moeload_bench.harness.replay import Answer, follow
 from moeload_bench.harness.rescore import StoredForecast, forecasts_path, save_forecasts
-from moeload_bench.harness.rows import failed_rows, from_tree, layer_rows, scored_rows, to_tree, window_rows
+from moeload_bench.harness.run_rows import failed_rows, from_tree, layer_rows, origin_rows, scored_rows, to_tree
 from moeload_bench.harness.truth import Truth, load_references, open_truth, save_references, trace_facts
 from moeload_bench.isolation.hosts import Host, Level, Limits, fit_target
 from moeload_bench.isolation.sources import imports_sha256
@@ -228,7 +228,7 @@ class _RunScores:
                 layered[self.states[origin]][metric].append(value_KL)
             window = {"state": self.states[origin], "origin": origin, "failure": failure}
             means = {metric: self._filled(mean_over(value_KL, axis=1)) for metric, value_KL in known.items()}
-            rows += window_rows(run, window, self.facts.crossing[origin], suite.horizons, means)
+            rows += origin_rows(run, window, self.facts.crossing[origin], suite.horizons, means)
         for state, metrics in layered.items():
             means = {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
             rows += layer_rows(entry.id, state, suite.horizons, L, means)

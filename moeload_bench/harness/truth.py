@@ -20,7 +20,7 @@ from moeload_bench import cache
 from moeload_bench.environment import package_versions
 from moeload_bench.errors import TraceError
 from moeload_bench.harness.replay import row_of, window_rows
-from moeload_bench.harness.rows import rounded_tree
+from moeload_bench.harness.run_rows import rounded_tree
 from moeload_bench.placement.plans import headline_shapes
 from moeload_bench.results.trace_facts import TraceFacts, suite_facts
 from moeload_bench.scoring.catalogue import EXPERTS

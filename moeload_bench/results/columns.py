@@ -45,8 +45,8 @@ COST_TEXTS = ("data_sha256", "counts", "forecasts_sha256", "accounting")
 ROW_KEYS = ("forecaster", "trace", "recipe", "stratum", "state", "crossing", "origin", "horizon", "failure")
 LAYER_KEYS = ("forecaster", "trace", "state", "layer", "horizon")
 RUN_KEYS = ("data_sha256", "layers", "experts", *CostResult.model_fields, "counts", "forecasts_sha256", "accounting")
-"""What is the same for all rows of a run: its trace, its cost, what its forecaster counted, as JSON, and the hash of
-its forecasts. ``accounting``: how memory and CPU time of its processes were counted and limited.
+"""Columns that repeat in all rows of a run, such as `observe_cpu_s`. ``counts``: what the forecaster counted, as JSON.
+``accounting``: how memory and CPU time of its processes were counted and limited.
 """
 COST_KEYS = ("forecaster", "trace", *RUN_KEYS)
 FACT_KEYS = ("trace", "state", "horizon")

@@ -396,19 +396,19 @@ def _without_repeats(part: Results, published: Mapping[str, Entry]) -> Results:
     return part.select([name for name in part.names if name not in repeats]) if repeats else part
 
 
-def results_of(entries: Sequence[Entry], rows: Sequence[Iterable[Row]]) -> Results:
+def results_of(entries: Sequence[Entry], rows: Sequence[Sequence[Row]]) -> Results:
     """Return the table of what forecasters scored: of each entry the rows of all of its runs."""
-    named = [{"forecaster": entry.name, **row} for entry, own in zip(entries, rows, strict=True) for row in own]
-    windows = [row for row in named if "origin" in row]
-    layers = [row for row in named if "layer" in row]
-    facts = [row for row in named if "origin" not in row and "layer" not in row]
-    for row in facts:
-        del row["forecaster"]
+
+    def rows_with(column: str) -> list[Row]:
+        named = zip(entries, rows, strict=True)
+        return [{"forecaster": entry.name, **row} for entry, own in named for row in own if column in row]
+
+    facts = [row for own in rows for row in own if "origin" not in row and "layer" not in row]
     return Results(
         {entry.name: entry for entry in entries},
-        number_frame(windows, ROW_KEYS, RUN_KEYS),
+        number_frame(rows_with("origin"), ROW_KEYS, RUN_KEYS),
         number_frame(facts, FACT_KEYS).drop_duplicates(list(FACT_KEYS), ignore_index=True),
-        number_frame(layers, LAYER_KEYS),
+        number_frame(rows_with("layer"), LAYER_KEYS),
     )
 
 

@@ -63,7 +63,7 @@ JSON_READ_AT = "07f6d2b8"
 
 
 Parts = tuple[Mapping[str, Entry], "pd.DataFrame", "pd.DataFrame", "pd.DataFrame | None"]
-"""What `results.results.Results` is made of: entries by name, the table, the floors of its traces, means by layer."""
+"""Entries by name, the table, the floors of its traces and means by layer: the fields of `results.results.Results`."""
 
 
 class Description(Record):

@@ -71,7 +71,7 @@ def balance_of(found: Inspection) -> list[Balance]:
     """Return of each layer whether its busiest expert is what noise alone would give.
 
     Without half batches noise lies between two ends: only a balance at the lower end or above the upper one can be told
-    from noise. Where loads swing from row to row, the upper one holds the swing too: only far above it is certain.
+    from noise. Where loads swing from row to row, the upper one may hold the swing too: only far above it is certain.
     """
     busiest_L, low_L, high_L = found.busiest_L, found.low_L, found.high_L
     unknown_L = np.isnan(high_L) | (found.oscillates_L & (not found.has_half))

@@ -116,8 +116,9 @@ class _Pieces:
 
     def _without(self, match: re.Match[bytes]) -> bytes:
         """Return nothing in a string's place; of one that goes on, keep what the next block has to begin with."""
-        is_whole, goes_on_from_before = match[1] == b'"', match.start() == 0
-        before = self._string_bytes if goes_on_from_before else 0
-        self._string_bytes = 0 if is_whole else before + len(match[0])
-        self._string = b"" if is_whole else b'"' + match[1]
+        if match[1] == b'"':
+            self._string_bytes = 0
+        else:
+            self._string_bytes += len(match[0])
+            self._string = b'"' + match[1]
         return b""
