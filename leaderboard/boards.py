@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.differences import differences
+from moeload_bench.results.formats import signed, three_digits
 from moeload_bench.results.leaders import ranked
+from moeload_bench.results.render import Table
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import Table, signed, three_digits
 from moeload_bench.suites.suite import families_of
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def decision_board(results: Results, state: str) -> Table | None:
     reference, found = results.suite.reference, {}
     entries = ranked(results)
     for metric in DECISIONS:
-        if metric not in entries.metrics:
+        if metric not in metric_columns(entries.table):
             return None
         found[metric] = _with_families(entries, metric, state, reference)
     first, *others = found.values()
@@ -51,7 +53,7 @@ def decision_board(results: Results, state: str) -> Table | None:
 
 def quantile_board(results: Results, state: str) -> Table | None:
     """Return the entries that give quantiles, by their weighted quantile loss; None without any in this state."""
-    if QUANTILES not in results.metrics or CONFORMAL not in results.names:
+    if QUANTILES not in metric_columns(results.table) or CONFORMAL not in results.names:
         return None
     found = _with_families(results, QUANTILES, state, CONFORMAL)
     if found.empty:
@@ -73,7 +75,7 @@ def _with_families(results: Results, metric: str, state: str, reference: str) ->
     Of the entries that boards list.
     """
     families = families_of(results.suite.name, results.suite.sha256)
-    by_recipe = differences(results, metric, state, reference, results.twins)
+    by_recipe = differences(results, metric, state, reference, results.suite.twins)
     ends = differences(results, metric, state, reference, families)[["low", "high"]].add_prefix("family_")
     found = by_recipe.join(ends if families else ends.mul(float("nan")))
     return found[~found.index.isin(UNLISTED)]

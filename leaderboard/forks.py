@@ -28,7 +28,7 @@ from moeload_bench.errors import ResultError
 from moeload_bench.files import write_whole
 from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.targets import parse_target
-from moeload_bench.results.tables import horizon_heads, three_digits
+from moeload_bench.results.formats import horizon_heads, three_digits
 from moeload_bench.scoring.forks import floor_fork, horizon_means, share_distance
 from moeload_bench.states.rule import LABELS, state_names, trace_labels
 from moeload_bench.style import save_figure

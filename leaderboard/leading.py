@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from leaderboard.committed import UNIFORM
+from moeload_bench.results.columns import states_of
 from moeload_bench.results.leaders import Leaders, leaders
+from moeload_bench.results.render import Table
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import run_groups
-from moeload_bench.results.tables import Table
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import package_suite
 from moeload_bench.words import listed
@@ -74,7 +75,7 @@ def lead(results: Results, state: str) -> Lead | None:
 
 def leads(results: Results) -> list[Lead]:
     """Return who leads in each state in which that can be said."""
-    found = (lead(results, state) for state in LABELS if state in results.states)
+    found = (lead(results, state) for state in LABELS if state in states_of(results.table))
     return [one for one in found if one is not None]
 
 

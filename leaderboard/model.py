@@ -18,7 +18,7 @@ from leaderboard.templates import render_text
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import write_whole
 from moeload_bench.publishing.pretrained import PINNED, WEIGHTS, archive_of
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.render import markdown_table
 from moeload_bench.states.rule import LABELS
 from moeload_bench.traces.hub import release_order, suite_pins
 

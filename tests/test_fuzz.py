@@ -36,6 +36,7 @@ from moeload_bench.ops.live.sinks import FAILURES, WAITING, sink
 from moeload_bench.publishing.folder import check_weights, read_folder
 from moeload_bench.publishing.requirements import _check_wheels, _unpack, parse_requirements
 from moeload_bench.recording.parts import Parts, unfinished_trace
+from moeload_bench.results.report import summary_json
 from moeload_bench.results.results import load_results
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import find_run
@@ -157,7 +158,7 @@ def _results(name: str) -> Callable[[Path], Path]:
 
 def _summaries(path: Path) -> object:
     results = load_results(path, layers=True)
-    return results.summarize(["state", "horizon"]), results.failures, results.to_json()
+    return results.summarize(["state", "horizon"]), results.failures, summary_json(results)
 
 
 def _suite(root: Path) -> Path:

@@ -19,7 +19,7 @@ from leaderboard.pages.parts import Maker, Page, aligned_table, fill_parts
 from moeload_bench import style
 from moeload_bench.arrays import FloatArray
 from moeload_bench.errors import counted
-from moeload_bench.results.tables import horizon_heads, three_digits
+from moeload_bench.results.formats import horizon_heads, three_digits
 from moeload_bench.scoring.floors import excess
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import read_trace

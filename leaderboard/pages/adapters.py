@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from leaderboard.committed import ROOT, submission_of, suites_with_results
 from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker
-from moeload_bench.results.board import known_board
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.formats import horizon_heads, signed_skill, three_digits
+from moeload_bench.results.render import markdown_table
+from moeload_bench.results.report import report_of
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.results.strata import size_groups, with_size
-from moeload_bench.results.tables import horizon_heads, signed_skill, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.suites.suite import load_suite
@@ -52,14 +52,14 @@ def _is_adapter(entry: Entry) -> bool:
 
 def _table(title: str, results: Results) -> str:
     """Return skill against the reference by state, error at every horizon, and CPU time."""
-    board = known_board(results)
+    report = report_of(results)
     rows = [
         (state, f"`{row.forecaster}`", signed_skill(row.skill), *map(three_digits, row.value_K), three_digits(row.ms))
         for state in LABELS
-        for row in board.rows(state)
+        for row in report.rows_in(state)
     ]
-    heads = ("state", "forecaster", "skill", *horizon_heads(results.horizons), "CPU ms per origin")
-    return f"{title}, `{PRIMARY}`, skill against `{board.reference}`:\n\n{markdown_table(heads, rows)}"
+    heads = ("state", "forecaster", "skill", *horizon_heads(report.horizons), "CPU ms per origin")
+    return f"{title}, `{PRIMARY}`, skill against `{report.reference}`:\n\n{markdown_table(heads, rows)}"
 
 
 PARTS: Mapping[str, Maker] = {"adapters": adapters_tables}

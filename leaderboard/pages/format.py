@@ -8,7 +8,7 @@ from typing import Any
 
 from leaderboard.pages.parts import Maker
 from moeload_bench.publishing.card_tables import SHAPES
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.render import markdown_table
 from moeload_bench.traces.meta import COLUMNS, REQUIRED_COLUMNS, TraceMeta
 
 Schema = Mapping[str, Any]

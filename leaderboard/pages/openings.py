@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from leaderboard.committed import REPORTS
 from leaderboard.pages.inputs import season_sets
-from moeload_bench.results.board import known_board
+from moeload_bench.results.report import report_of
 from moeload_bench.results.results import Results
 from moeload_bench.states.rule import LABELS
 from moeload_bench.style import GREY, forecaster_looks, legend_line, new_figure, save_figure, style
@@ -54,7 +54,7 @@ def draw_results() -> None:
 
 def state_dots(results: Results) -> dict[str, list[Dot]]:
     """Return by state every forecaster's skill with both intervals, the best first."""
-    board = known_board(results)
+    report = report_of(results)
 
     def span(low: float, high: float) -> Span | None:
         return Span(low, high) if low == low else None
@@ -62,10 +62,10 @@ def state_dots(results: Results) -> dict[str, list[Dot]]:
     return {
         state: [
             Dot(row.forecaster, row.forecaster, row.skill, span(row.low, row.high), span(*row.seeds))
-            for row in board.rows(state)
+            for row in report.rows_in(state)
             if row.skill == row.skill
         ]
-        for state in board.states
+        for state in report.states
         if state in LABELS
     }
 

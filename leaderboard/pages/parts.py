@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from leaderboard.committed import ROOT
 from moeload_bench.errors import ResultError
-from moeload_bench.results.markdown import captioned
-from moeload_bench.results.tables import Table
+from moeload_bench.results.render import Table, captioned
 
 Maker = Callable[..., str]
 """Makes a part; it is given what stands behind the name in the mark, where something does."""

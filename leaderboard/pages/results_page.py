@@ -22,12 +22,12 @@ from leaderboard.site.inputs import read_traces
 from leaderboard.templates import render_text
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
-from moeload_bench.results.board import Row, known_board
 from moeload_bench.results.captions import better_words, spans_of
+from moeload_bench.results.formats import signed, skill_span, span, three_digits
 from moeload_bench.results.leaders import ranked
-from moeload_bench.results.markdown import captioned
+from moeload_bench.results.render import captioned
+from moeload_bench.results.report import ReportRow, report_of
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import signed, skill_span, span, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import undescribed_run
 from moeload_bench.states.rule import LABELS
@@ -49,7 +49,7 @@ def render(template: str, **values: Any) -> str:
     }
     words = {
         "states": LABELS, "tracks": list(inputs.TRACKS), "cells": cells, "saved": saved, "percent": percent,
-        "known_board": known_board, "ranks_of": ranks_of, "least": least, "three_digits": three_digits,
+        "report_of": report_of, "ranks_of": ranks_of, "least": least, "three_digits": three_digits,
         "skill_span": skill_span, "better_words": better_words, "spans_of": spans_of, "load_suite": load_suite,
         "headline": headline, "unlisted": UNLISTED, "candidate": candidate(), "average": tuned_average(),
     }  # fmt: skip
@@ -84,7 +84,7 @@ def ranks_of(results: Results) -> dict[tuple[str, str], str]:
     }
 
 
-def least(rows: Sequence[Row], k: int) -> float:
+def least(rows: Sequence[ReportRow], k: int) -> float:
     """Return the least value at a horizon, by its place; NaN where nobody has one."""
     return min((row.value_K[k] for row in rows if not math.isnan(row.value_K[k])), default=math.nan)
 
@@ -119,7 +119,7 @@ def headline(results: Results) -> str:
 
     Raise `ResultError` when the suite's reference is not among the results.
     """
-    reference = known_board(results).reference
+    reference = report_of(results).reference
     if reference not in results.entries:
         raise ResultError(f"{results.suite.name}: a headline needs the reference among its results")
     errors = results.errors(PRIMARY)

@@ -13,9 +13,9 @@ from leaderboard.pages.inputs import suite_results
 from leaderboard.pages.parts import Maker, aligned_table
 from moeload_bench.ops.facts.remedies import REMEDIES
 from moeload_bench.results.columns import run_costs
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.formats import three_digits
+from moeload_bench.results.render import markdown_table
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import three_digits
 from moeload_bench.scoring.catalogue import METRICS, UNBOUNDED, Bound, Metric
 
 BETTER = {True: "less", False: "more", None: "-"}

@@ -14,7 +14,7 @@ from leaderboard.paper.claims import Finding, Study, Verdict, findings
 from leaderboard.paper.facts import Setup, paper
 from leaderboard.paper.measuring import EVERY, FLOORS, METRICS, PREDICTORS, RATES, STATISTICS
 from leaderboard.templates import render_text
-from moeload_bench.results.tables import three_digits
+from moeload_bench.results.formats import three_digits
 from moeload_bench.scoring.catalogue import metric_spec
 from moeload_bench.scoring.description import Onset
 

@@ -24,7 +24,7 @@ from leaderboard.routing.measuring import (
 )
 from moeload_bench import style
 from moeload_bench.publishing.routing_cases import has_cases
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.render import markdown_table
 from moeload_bench.words import listed
 
 if TYPE_CHECKING:

@@ -31,10 +31,11 @@ from leaderboard.season.records import RecipeSet
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
 from leaderboard.season.scoring import LEAST_ORIGINS
 from leaderboard.templates import render_text
+from moeload_bench.results.columns import metric_columns, states_of
+from moeload_bench.results.formats import signed_percent, three_digits
 from moeload_bench.results.leaders import duplicates, ranked
-from moeload_bench.results.markdown import captioned, markdown_table
+from moeload_bench.results.render import Table, captioned, markdown_table
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import Table, signed_percent, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
 from moeload_bench.words import listed
@@ -69,7 +70,7 @@ def season_page(scored: ScoredSeason) -> str:
     errors, described = results.errors(PRIMARY), [*product(season.described, LABELS)]
     ratios = {state: recipe_means(errors, season.reference, state, season.offset) for state in LABELS}
     gains: dict[str, pd.DataFrame] = {state: 1 - (-ratio).apply(np.exp) for state, ratio in ratios.items()}
-    cells = [(one, state) for one, state in described if state in scored.on(scored.strata(one)).states]
+    cells = [(one, state) for one, state in described if state in states_of(scored.on(scored.strata(one)).table)]
     *sets_say, answer = claim_lines(scored)
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
@@ -85,7 +86,7 @@ def season_page(scored: ScoredSeason) -> str:
         ranks=[rank_table(scored, one, state) for one, state in described],
         every=[recipe_table(scored, one, gains) for one in season.sets],
         lost=list(lost_lines(scored)),
-        coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in results.metrics else [],
+        coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in metric_columns(results.table) else [],
         leading=[leading(scored, one) for one in season.described],
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
         left_out=left_out_table(scored),
@@ -161,7 +162,7 @@ def cells_table(scored: ScoredSeason) -> str:
 def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
     """Return the entries in the order of skill on a set in a state, with the ranks that they can have."""
     found = scored.on(scored.strata(one))
-    if state not in found.states:
+    if state not in states_of(found.table):
         return f"Set {one.name}, {state}: {LACKING}, no run has origins in this state."
     summary = found.summarize(["state"])
     same = duplicates(found)

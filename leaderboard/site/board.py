@@ -11,10 +11,11 @@ from leaderboard.boards import UNLISTED
 from leaderboard.committed import Standing, model_type_of
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.publishing.submission import ModelType, Submission, Verification
-from moeload_bench.results.averages import grouped_tasks, long, value_columns
+from moeload_bench.results.averages import floor_means, grouped_tasks, long, value_columns
+from moeload_bench.results.columns import metric_columns, states_of
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.leaders import ranked
-from moeload_bench.results.results import Results
+from moeload_bench.results.results import Results, trace_groups
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import CROSSING, STATES, Suite
 
@@ -101,7 +102,7 @@ class Board:
     @cached_property
     def states(self) -> list[str]:
         """Return the states that have tasks, without crossing."""
-        return [state for state in self.results.states if state != CROSSING]
+        return [state for state in states_of(self.results.table) if state != CROSSING]
 
     @cached_property
     def cells(self) -> list[Cell]:
@@ -137,7 +138,7 @@ class Board:
     @cached_property
     def floors(self) -> pd.DataFrame:
         """Return the floors by cell and horizon."""
-        return _without_gaps(self.results.floors((*CELL, "horizon")))
+        return _without_gaps(floor_means(self.results.facts, trace_groups(self.results), (*CELL, "horizon"), PRIMARY))
 
     @cached_property
     def by_recipe(self) -> pd.DataFrame:
@@ -157,7 +158,7 @@ class Board:
     @cached_property
     def metrics(self) -> list[str]:
         """Return the metrics: the primary one first, then errors and scores, then what plans cost."""
-        return sorted(self.results.metrics, key=lambda name: (name != PRIMARY, "@" in name, name))
+        return sorted(metric_columns(self.results.table), key=lambda name: (name != PRIMARY, "@" in name, name))
 
     @cached_property
     def values(self) -> dict[str, dict[Cell, dict[str, float]]]:

@@ -13,10 +13,11 @@ from leaderboard.site.board import REGRET, Board, Cell
 from leaderboard.site.forests import forest
 from leaderboard.site.words import NOT_GIVEN, direction, interval_text, named, signed_skill
 from moeload_bench.errors import counted
-from moeload_bench.results.html import NONE
+from moeload_bench.results.columns import floor_marks
+from moeload_bench.results.formats import horizon_heads, marked_floor, three_digits
+from moeload_bench.results.render import NONE, Table
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import run_groups
-from moeload_bench.results.tables import Table, horizon_heads, marked_floor, three_digits
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.traces.meta import STRATA
@@ -145,7 +146,7 @@ def horizons(board: Board, cell: Cell) -> Table:
     rows = cell.of(board.by_horizon)
     values = rows.pivot(index="forecaster", columns="horizon", values="value").loc[order, steps]
     lines = [(name, *map(digits, found)) for name, found in zip(order, values.to_numpy().tolist(), strict=True)]
-    floors, marks = cell.of(board.floors).set_index("horizon"), board.results.floor_marks()
+    floors, marks = cell.of(board.floors).set_index("horizon"), floor_marks(board.results.facts)
     names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
     lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(steps))) for name in names]
     caption = (

@@ -17,8 +17,8 @@ from moeload_bench.publishing.submission import MODEL_TYPES, Submission
 from moeload_bench.results.averages import cost_columns
 from moeload_bench.results.columns import run_costs
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.html import NONE
-from moeload_bench.results.tables import Table, horizon_heads
+from moeload_bench.results.formats import horizon_heads
+from moeload_bench.results.render import NONE, Table
 from moeload_bench.scoring.catalogue import PRIMARY
 
 MAX_FAILURES = 50

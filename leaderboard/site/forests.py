@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from leaderboard.site.words import interval_text, signed_skill
-from moeload_bench.results.html import number
+from moeload_bench.results.render import number
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,7 +14,7 @@ from leaderboard.site.submit_page import submit_html
 from leaderboard.templates import template_environment
 from moeload_bench.errors import MoeloadError
 from moeload_bench.files import file_name
-from moeload_bench.results.html import html_table
+from moeload_bench.results.render import html_table
 from moeload_bench.traces.store import read_trace
 from moeload_bench.words import Progress, silent
 

@@ -19,8 +19,8 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.files import file_name
 from moeload_bench.plots import View, view_trace
 from moeload_bench.publishing.card_tables import balancing_words, first_spans, source_names
-from moeload_bench.results.html import NONE
-from moeload_bench.results.tables import Table, horizon_heads
+from moeload_bench.results.formats import horizon_heads
+from moeload_bench.results.render import NONE, Table
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.description import run_spans
 from moeload_bench.traces.trace import Trace, shares

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from leaderboard.committed import ROOT, SUBMISSIONS
-from moeload_bench.results import tables
+from moeload_bench.results import formats
 from moeload_bench.results.entry import Entry
-from moeload_bench.results.html import NONE, number
+from moeload_bench.results.render import NONE, number
 from moeload_bench.scoring.catalogue import lower_is_better, plain_name
 
 NOT_GIVEN = "n/a"
@@ -22,17 +22,17 @@ Facts = list[tuple[str, str]]
 
 def three_digits(value: float | None) -> str:
     """Format three significant digits with zeros at the end, so that columns line up; a dash for nothing."""
-    return number(tables.three_digits(value, zeros=True))
+    return number(formats.three_digits(value, zeros=True))
 
 
 def signed_skill(value: float) -> str:
     """Format a skill with three decimals and its sign; a dash for nothing."""
-    return number(tables.signed_skill(value))
+    return number(formats.signed_skill(value))
 
 
 def interval_text(low: float, high: float) -> str:
     """Format a 95 % interval; `n/a` where there are too few recipes for one."""
-    return NOT_GIVEN if math.isnan(low) else number(f"{tables.signed(low)} to {tables.signed(high)}")
+    return NOT_GIVEN if math.isnan(low) else number(f"{formats.signed(low)} to {formats.signed(high)}")
 
 
 def named(metric: str) -> str:

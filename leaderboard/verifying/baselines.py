@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from leaderboard.committed import ROOT, entry_problems, result_path
@@ -31,7 +32,7 @@ def write_submission(name: str, suite: Suite, root: Path = ROOT / "leaderboard")
     if wrong and folder.verification is not None:
         for file in (VERIFICATION, FITTED):
             (path / file).unlink(missing_ok=True)
-        results = results.with_statuses({name: "claimed"})
+        results = replace(results, entries={name: entry.model_copy(update={"status": "claimed"})})
         results.save(place.parent)
         folder = read_folder(path)
         wrong = list(entry_problems(results.entries[name], folder, suite))

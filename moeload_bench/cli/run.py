@@ -32,15 +32,16 @@ from moeload_bench.harness.sizing import sized
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import baseline_names, load_function
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.board import board_of
 from moeload_bench.results.brief import brief_tables
 from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
 from moeload_bench.results.choice import Verdict, verdicts
-from moeload_bench.results.console import draw_table
+from moeload_bench.results.columns import total_counts
+from moeload_bench.results.render import draw_table
+from moeload_bench.results.report import has_metric, report_of, summary_json
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.season import beside_season, late_words
 from moeload_bench.results.strata import nearest_words, run_groups
-from moeload_bench.results.tables import metric_table
+from moeload_bench.results.wide import metric_table
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
 from moeload_bench.suites.suite import (
     Suite,
@@ -186,7 +187,7 @@ def run(
     try:
         shown = beside_season(results)
         if as_json and own is None:
-            say_document(shown.to_json(metric))
+            say_document(summary_json(shown, metric))
         elif as_json:
             say_record(_own_record(results, metric, note, following))
         else:
@@ -222,7 +223,7 @@ def _score_again(folder: Path, suite: str | None, own: str | None, metric: str, 
         raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
     results = rescore(folder, _task_list(scored_on) if own is None else open_trace(own), name, function)
     if as_json:
-        say_document(results.to_json(name))
+        say_document(summary_json(results, name))
     else:
         for part in _below_titles(results):
             _print_tables(part, name, wide=False)
@@ -232,7 +233,7 @@ def _score_again(folder: Path, suite: str | None, own: str | None, metric: str, 
 def _say_slower(results: Results) -> None:
     """Say which forecasters would be faster with a package that is not installed."""
     for name in results.names:
-        if results.counts(name).get("numba_missing"):
+        if total_counts(results.table, name).get("numba_missing"):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             say(f"{name}: {text}", err=True)
 
@@ -312,7 +313,7 @@ def _with_origins(suite: Suite, own: Sequence[Trace], sliding: int | None, block
 def _own_record(results: Results, metric: str, note: str | None, following: str | None) -> dict[str, Any]:
     """Return the records of your own run, what errs least, what was left out and the next command."""
     return {
-        **json.loads(results.to_json(metric)),
+        **json.loads(summary_json(results, metric)),
         "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
         "left_out": note,
         "next": following,
@@ -357,11 +358,10 @@ def _print_failures(results: Results) -> None:
 
 
 def _wide_tables(results: Results, metric: str) -> list[Any]:
-    boards = (board_of(results, name) for name in dict.fromkeys((metric, f"regret@{HEADLINE}")))
+    metrics = [name for name in dict.fromkeys((metric, f"regret@{HEADLINE}")) if has_metric(results, name)]
+    tables = (metric_table(report_of(results, name)) for name in metrics)
     return [
-        draw_table(metric_table(board), f"{board.metric}, suite {results.suite.name}")
-        for board in boards
-        if board is not None
+        draw_table(table, f"{name}, suite {results.suite.name}") for name, table in zip(metrics, tables, strict=True)
     ]
 
 

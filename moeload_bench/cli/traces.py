@@ -12,7 +12,7 @@ from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import AsJson, RunArgument
 from moeload_bench.cli.progress import plain_console, print_next, say, say_record
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.results.console import plain_table
+from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import data_sha256, stored_outline
 from moeload_bench.words import shown

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import fmean, median
 
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import (
     DRIFT_STEPS,
     END_STEPS,

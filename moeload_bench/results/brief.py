@@ -1,6 +1,6 @@
 """Result tables for a terminal of 80 columns: one per state, few columns, in the order of skill.
 
-The rest is in the wide table (`moeload_bench.results.tables.metric_table`) and in `Results.table`.
+The rest is in the wide table (`moeload_bench.results.wide`) and in `Results.table`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 
 from moeload_bench.errors import counted
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.board import Board, Row, board_of
-from moeload_bench.results.captions import DASH, better_words, span_words
-from moeload_bench.results.console import draw_table
+from moeload_bench.results.captions import better_words, span_words
+from moeload_bench.results.formats import DASH, signed_skill, span
+from moeload_bench.results.render import Table, draw_table
+from moeload_bench.results.report import Report, ReportRow, has_metric, report_of
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import Table, imbalance_percent, signed_skill, span
+from moeload_bench.results.wide import imbalance_percent
 from moeload_bench.scoring.catalogue import has_skill, plain_name
 from moeload_bench.suites.suite import STATES
 
@@ -32,23 +33,24 @@ MIDDLE = 100
 
 def brief_tables(results: Results, metric: str, width: int) -> Iterator[Any]:
     """Yield a heading and a table for each state, then what the columns mean; nothing without the metric."""
-    board = board_of(results, metric)
-    if board is None:
+    if not has_metric(results, metric):
         return
-    plans = board_of(results, f"regret@{HEADLINE}") if has_skill(metric) else None
+    report = report_of(results, metric)
+    of_plans = f"regret@{HEADLINE}"
+    plans = report_of(results, of_plans) if has_skill(metric) and has_metric(results, of_plans) else None
     short = short_names(results.names)
     yield ""
     yield f"Suite {results.suite.name}, {counted(len(results.traces), 'run')}."
-    for state in (state for state in board.states if state in STATES):
-        rows = board.rows(state)
+    for state in (state for state in report.states if state in STATES):
+        rows = report.rows_in(state)
         yield ""
         yield f"{state}, {plain_name(metric)} ({metric}): {span_words(rows).removeprefix(f'{state} ')}"
-        table = _table(board, plans, rows, short, width)
+        table = _table(report, plans, rows, short, width)
         yield draw_table(table, most_name=MOST_NAME)
-        yield from _absent(board, rows, table.heads)
+        yield from _absent(report, rows, table.heads)
     yield ""
     yield from (f"{name}: {target}" for target, name in short.items())
-    yield from _legend(board, plans)
+    yield from _legend(report, plans)
 
 
 def short_names(names: Sequence[str]) -> dict[str, str]:
@@ -64,7 +66,9 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
     return short
 
 
-def _table(board: Board, plans: Board | None, rows: Sequence[Row], short: Mapping[str, str], width: int) -> Table:
+def _table(
+    report: Report, plans: Report | None, rows: Sequence[ReportRow], short: Mapping[str, str], width: int
+) -> Table:
     state = rows[0].state
     columns: dict[str, list[str]] = {}
     if any(not math.isnan(row.skill) for row in rows):
@@ -72,55 +76,53 @@ def _table(board: Board, plans: Board | None, rows: Sequence[Row], short: Mappin
     if any(not math.isnan(row.low) for row in rows):
         columns["95 %"] = ["n/a" if math.isnan(row.low) else span(row.low, row.high) for row in rows]
     if plans is not None:
-        excess = {row.forecaster: row.value_K[_middle(board)] for row in plans.rows(state)}
+        excess = {row.forecaster: row.value_K[_middle(report)] for row in plans.rows_in(state)}
         columns["plan %"] = [_percent(excess.get(row.forecaster, math.nan)) for row in rows]
-    elif board.ratio != board.metric and "skill" in columns:
+    elif report.ratio != report.metric and "skill" in columns:
         columns["imbal. %"] = [imbalance_percent(row) for row in rows]
     columns["ms"] = [_milliseconds(row.ms) for row in rows]
-    names = [
-        f"{short.get(row.forecaster, row.forecaster)}{board.mark(row)}{'*' if row.falls_back else ''}" for row in rows
-    ]
+    names = [f"{short.get(row.forecaster, row.forecaster)}{row.mark}{'*' if row.falls_back else ''}" for row in rows]
     taken = min(MOST_NAME, max(map(len, [*names, "forecaster", FLOOR]))) + sum(
         GAP + max(map(len, [head, *cells])) for head, cells in columns.items()
     )
-    shown = _horizons(board, rows, width - taken)
-    heads = ("forecaster", *(f"h={board.horizons[k]:,}" for k in shown), *columns)
+    shown = _horizons(report, rows, width - taken)
+    heads = ("forecaster", *(f"h={report.horizons[k]:,}" for k in shown), *columns)
     cells = zip(*columns.values(), strict=True)
     lines = [(name, *(_short(row.value_K[k]) for k in shown), *more)
              for name, row, more in zip(names, rows, cells, strict=True)]  # fmt: skip
-    if floor_K := board.floor(state, "floor_batch"):
+    if floor_K := report.floors.get((state, "floor_batch")):
         lines.append((FLOOR, *(_short(floor_K[k], least=0.001) for k in shown)))
     return Table("", heads, tuple(lines), quiet=frozenset([len(rows)]))
 
 
-def _horizons(board: Board, rows: Sequence[Row], room: int) -> list[int]:
+def _horizons(report: Report, rows: Sequence[ReportRow], room: int) -> list[int]:
     """Return numbers of the horizons for which there is room: the middle one first, then the ends, then the others.
 
     Horizons without a value are left out.
     """
-    valued = [k for k in range(len(board.horizons)) if not all(math.isnan(row.value_K[k]) for row in rows)]
-    order = [k for k in dict.fromkeys([_middle(board), *valued[-1:], *valued]) if k in valued]
+    valued = [k for k in range(len(report.horizons)) if not all(math.isnan(row.value_K[k]) for row in rows)]
+    order = [k for k in dict.fromkeys([_middle(report), *valued[-1:], *valued]) if k in valued]
     shown: list[int] = []
     for k in order:
         cells = [_short(row.value_K[k]) for row in rows]
-        room -= GAP + max(map(len, [f"h={board.horizons[k]:,}", *cells]))
+        room -= GAP + max(map(len, [f"h={report.horizons[k]:,}", *cells]))
         if room < 0 and shown:
             break
         shown.append(k)
     return sorted(shown)
 
 
-def _absent(board: Board, rows: Sequence[Row], heads: Sequence[str]) -> Iterator[str]:
+def _absent(report: Report, rows: Sequence[ReportRow], heads: Sequence[str]) -> Iterator[str]:
     """Yield which horizons the table has no column of, and why."""
-    hidden = [k for k, h in enumerate(board.horizons) if f"h={h:,}" not in heads]
+    hidden = [k for k, h in enumerate(report.horizons) if f"h={h:,}" not in heads]
     empty = [k for k in hidden if all(math.isnan(row.value_K[k]) for row in rows)]
     for why, among in (("no room", [k for k in hidden if k not in empty]), ("no values", empty)):
         if among:
-            yield f"Not shown, {why}: h={', '.join(f'{board.horizons[k]:,}' for k in among)}."
+            yield f"Not shown, {why}: h={', '.join(f'{report.horizons[k]:,}' for k in among)}."
 
 
-def _middle(board: Board) -> int:
-    return min(range(len(board.horizons)), key=lambda k: abs(board.horizons[k] - MIDDLE))
+def _middle(report: Report) -> int:
+    return min(range(len(report.horizons)), key=lambda k: abs(report.horizons[k] - MIDDLE))
 
 
 def _short(value: float, least: float = 0.01) -> str:
@@ -141,20 +143,20 @@ def _percent(value: float) -> str:
     return DASH if math.isnan(value) else f"{100 * value:.1f}" if abs(value) >= 0.0995 else f"{100 * value:.2f}"
 
 
-def _legend(board: Board, plans: Board | None) -> Iterator[str]:
+def _legend(report: Report, plans: Report | None) -> Iterator[str]:
     """Yield one line for each column that is not plain."""
-    reference, ratio = board.reference, board.ratio
-    rows = [row for state in board.states for row in board.rows(state)]
-    lines = ["h: training steps ahead" + (better_words(board.metric) if ratio is None else "")]
+    reference, ratio = report.reference, report.ratio
+    rows = [row for state in report.states for row in report.rows_in(state)]
+    lines = ["h: training steps ahead" + (better_words(report.metric) if ratio is None else "")]
     if ratio is not None and reference is not None:
-        against = "error" if ratio == board.metric else "imbalance of its plans"
+        against = "error" if ratio == report.metric else "imbalance of its plans"
         lines.append(f"skill: 1 - {against} / that of {reference}, more is better, 0 is no better")
         if any(not math.isnan(row.low) for row in rows):
             lines.append("95 %: interval of the skill on a new recipe")
-        if ratio != board.metric and plans is None:
+        if ratio != report.metric and plans is None:
             lines.append(f"imbal. %: imbalance against that of {reference}'s plans, less is better")
     if plans is not None:
-        h = board.horizons[_middle(board)]
+        h = report.horizons[_middle(report)]
         lines.append(f"plan %: {plain_name(plans.metric)}, in percent, at h={h:,} ({plans.metric}); less is better")
     lines.append("ms: CPU time of a forecast, observing included")
     yield "; ".join(lines) + "."

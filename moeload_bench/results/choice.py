@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
-from moeload_bench.results.board import Board, Row
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.entry import late_names
+from moeload_bench.results.report import Report, ReportRow, report_of
 from moeload_bench.results.results import Results
+from moeload_bench.results.significance import p_values_against
 from moeload_bench.results.skill import LEAST_PARTS, MIN_RECIPES, interval_of, ratios_to
 from moeload_bench.scoring.catalogue import PRIMARY, has_skill
 from moeload_bench.suites.suite import STATES
@@ -77,20 +80,22 @@ def verdicts(results: Results, metric: str) -> Iterator[Verdict]:
     What came after a season had closed is left out, unless there is nothing else.
     """
     metric = metric if has_skill(metric) else PRIMARY
-    if metric not in results.metrics:
+    if metric not in metric_columns(results.table):
         return
-    results = results.select([name for name in results.names if name not in results.late] or None)
-    board, failures = Board(results, metric), results.failures
-    for state in (state for state in STATES if state in board.states):
+    results = results.select([name for name in results.names if name not in late_names(results.entries)] or None)
+    report, failures = report_of(results, metric), results.failures
+    for state in (state for state in STATES if state in report.states):
         failed = set(failures.loc[failures["state"] == state, "forecaster"])
-        rows = [row for row in board.rows(state) if row.forecaster not in failed and not np.isnan(row.value_K).all()]
+        rows = [
+            row for row in report.rows_in(state) if row.forecaster not in failed and not np.isnan(row.value_K).all()
+        ]
         if rows:
-            yield _verdict(board, rows)
+            yield _verdict(report, rows)
 
 
-def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
-    state, results = rows[0].state, board.results
-    errors = results.errors(board.metric)
+def _verdict(report: Report, rows: Sequence[ReportRow]) -> Verdict:
+    state, results = rows[0].state, report.results
+    errors = results.errors(report.metric)
     errors = errors[errors.index.get_level_values("state") == state][[row.forecaster for row in rows]]
     if np.isnan(rows[0].skill):  # without the reference the rows of the table stand as they came
         errors = errors[ratios_to(errors, str(errors.columns[0])).mean().sort_values(kind="stable").index]
@@ -100,27 +105,27 @@ def _verdict(board: Board, rows: Sequence[Row]) -> Verdict:
     untested = ""
     if len(results.traces) == 1:
         over = "parts of this run"
-        parts = {name: _parts(ratios[name].to_numpy(), len(board.horizons)) for name in others}
+        parts = {name: _parts(ratios[name].to_numpy(), len(report.horizons)) for name in others}
         separated = tuple(name for name, part_N in parts.items() if interval_of(part_N)[0] > 0)
         if any(np.isfinite(part_N).sum() < LEAST_PARTS for part_N in parts.values()):
             untested = f"fewer than {LEAST_PARTS} parts with an origin"
     else:
-        tests = results.select([best, *others]).tests(best, ["state"], board.metric)
+        tests = p_values_against(results.select([best, *others]), best, ["state"], report.metric)
         tests = tests[tests["state"] == state]
-        recipes = len({results.twins.get(name, name) for name in errors.index.get_level_values("recipe")})
+        recipes = len({results.suite.twins.get(name, name) for name in errors.index.get_level_values("recipe")})
         over = f"{recipes} recipes"
         separated = tuple(tests.loc[tests["p_holm"] < ALPHA, "forecaster"])
         if tests["p_holm"].isna().any():
             few = f"{recipes} different recipes, {MIN_RECIPES} are needed"
-            untested = "the season had closed" if results.late else few
+            untested = "the season had closed" if late_names(results.entries) else few
     by_horizon: dict[str, tuple[int, ...]] = {}
-    for k, horizon in enumerate(board.horizons):
+    for k, horizon in enumerate(report.horizons):
         known = [row for row in rows if not np.isnan(row.value_K[k])]
         if known:
             least = min(known, key=lambda row: row.value_K[k]).forecaster
             by_horizon[least] = (*by_horizon.get(least, ()), horizon)
     more = {name: max(0.0, float(np.exp(ratios[name].mean()) - 1)) for name in others}
-    return Verdict(state, board.metric, best, more, separated, over, untested, by_horizon)
+    return Verdict(state, report.metric, best, more, separated, over, untested, by_horizon)
 
 
 def _parts(ratio_T: FloatArray, horizons: int) -> FloatArray:

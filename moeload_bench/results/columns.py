@@ -11,6 +11,8 @@ failure scores.
 from __future__ import annotations
 
 import itertools
+import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ from pydantic import Field
 from moeload_bench.results.trace_facts import TraceFacts
 from moeload_bench.schema import Record
 from moeload_bench.scoring.floors import FLOOR_NAMES
+from moeload_bench.suites.suite import CROSSING, STATES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,6 +53,8 @@ RUN_KEYS = ("data_sha256", "layers", "experts", *CostResult.model_fields, "count
 """
 COST_KEYS = ("forecaster", "trace", *RUN_KEYS)
 FACT_KEYS = ("trace", "state", "horizon")
+MARKS = ("approximate", "exact", "not given")
+"""How far a floor can be trusted, the weakest first."""
 
 
 def fact_rows(trace: str, facts: TraceFacts, horizons: Sequence[int]) -> Iterator[Row]:
@@ -79,6 +84,34 @@ def metric_columns(table: pd.DataFrame) -> list[str]:
 def run_costs(table: pd.DataFrame) -> pd.DataFrame:
     """Return the costs of runs: a row per forecaster and trace of a table."""
     return table.drop_duplicates(["forecaster", "trace"])[list(COST_KEYS)].reset_index(drop=True)
+
+
+def states_of(table: pd.DataFrame) -> list[str]:
+    """Return the states that have tasks, in the order of training, crossing last."""
+    present = {*table["state"].unique(), *([CROSSING] if table["crossing"].any() else [])}
+    return [state for state in (*STATES, CROSSING) if state in present]
+
+
+def failed_tasks(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the tasks that failed: forecaster, trace, state, origin, failure."""
+    columns = ["forecaster", "trace", "state", "origin", "failure"]
+    rows = table.loc[table["failure"].notna(), columns]
+    return rows.drop_duplicates(["forecaster", "trace", "origin"]).reset_index(drop=True)
+
+
+def total_counts(table: pd.DataFrame, forecaster: str) -> dict[str, int]:
+    """Return what a forecaster counted itself, over all traces."""
+    costs = run_costs(table)
+    total = Counter[str]()
+    for text in costs.loc[costs["forecaster"] == forecaster, "counts"]:
+        total.update(json.loads(text))
+    return dict(total)
+
+
+def floor_marks(facts: pd.DataFrame) -> dict[str, str]:
+    """Return how far each floor can be trusted in all traces: the weakest of exact, approximate, not given."""
+    marks = {floor: set(facts[floor].dropna()) for floor in FLOOR_NAMES if floor in facts}
+    return {floor: min(given, key=MARKS.index) for floor, given in marks.items() if given}
 
 
 def number_frame(rows: Iterable[Row], keys: Sequence[str], last: Sequence[str] = ()) -> pd.DataFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from pydantic import Field
 from moeload_bench.environment import Environment
 from moeload_bench.errors import printable
 from moeload_bench.schema import Record, extra_field
+from moeload_bench.suites.suite import Suite, families_of, near_twins_of, package_suite
 
 Status = Literal["claimed", "checked", "verified"]
 MAX_NAMES = 1000
@@ -21,6 +23,21 @@ class SuiteRecord(Record):
     sha256: str = Field(max_length=64)
     horizons: tuple[int, ...] = Field(max_length=100)
     reference: str = Field(max_length=300)
+
+    @property
+    def package_suite(self) -> Suite | None:
+        """Return the package's suite of this name and hash; None for a file of one's own."""
+        return package_suite(self.name, self.sha256)
+
+    @property
+    def families(self) -> Mapping[str, str]:
+        """Return recipe -> family of models; empty where the suite does not say."""
+        return families_of(self.name, self.sha256)
+
+    @property
+    def twins(self) -> Mapping[str, str]:
+        """Return recipe -> first of its group of near twins, for recipes that are in one."""
+        return near_twins_of(self.name, self.sha256)
 
 
 class Entry(Record):
@@ -49,3 +66,8 @@ class Entry(Record):
         return f"Entry: {about}; {self.status}, isolation {self.isolation}, seed {self.seed}"
 
     __str__ = __repr__
+
+
+def late_names(entries: Mapping[str, Entry]) -> list[str]:
+    """Return the forecasters that were scored after their season had closed: in no rank and in no correction."""
+    return [name for name, entry in entries.items() if entry.after_close]

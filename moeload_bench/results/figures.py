@@ -1,6 +1,6 @@
 """Figures of results: error against horizon with the floors, accuracy against cost.
 
-What is drawn is a `moeload_bench.results.board.Board`, number for number.
+What is drawn is a `moeload_bench.results.report.Report`, number for number.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeload_bench.errors import ResultError, counted, not_found
-from moeload_bench.results.board import Board, Row, front_of, known_board
+from moeload_bench.results.columns import floor_marks
+from moeload_bench.results.formats import marked_floor
+from moeload_bench.results.report import Report, ReportRow, front_of, report_of
 from moeload_bench.results.results import Results
 from moeload_bench.results.strata import size_groups
-from moeload_bench.results.tables import marked_floor
 from moeload_bench.scoring.catalogue import lower_is_better, metric_spec
 from moeload_bench.style import GREY, forecaster_looks, legend_above, legend_line, log_axis, log_if_wide, panels, style
 from moeload_bench.suites.suite import STATES
@@ -35,25 +36,25 @@ def draw_horizon(results: Results, metric: str = "window_tv") -> Figure:
 
     Raise `ResultError` for results of different suites, `NotFoundError` for a metric that they do not have.
     """
-    board = _board(results, metric)
+    report = _report(results, metric)
     with style():
         figure, axes, cells = _state_panels(results, metric)
         look = forecaster_looks(results.names)
         for ax, (part, state) in zip(axes, cells, strict=True):
             k = shared_horizons(part, state)
-            steps = [board.horizons[at] for at in k]
-            for row in part.rows(state):
+            steps = [report.horizons[at] for at in k]
+            for row in part.rows_in(state):
                 ax.plot(steps, [row.value_K[at] for at in k], label=row.forecaster, **look[row.forecaster])
             for floor, dashes in FLOOR_LINES.items():
-                if value_K := part.floor(state, floor):
+                if value_K := part.floors.get((state, floor)):
                     ax.plot(steps, [value_K[at] for at in k], color=GREY, linestyle=dashes, label=floor)
             ax.set_xscale("log")
-            ax.set_xticks(board.horizons, [f"{horizon:,}" for horizon in board.horizons], rotation=45, ha="right")
+            ax.set_xticks(report.horizons, [f"{horizon:,}" for horizon in report.horizons], rotation=45, ha="right")
             ax.minorticks_off()
             ax.grid(axis="y")
         log_if_wide(axes)
         figure.supxlabel("horizon [training steps]")
-        marks, named = results.floor_marks(), board.floor_names
+        marks, named = floor_marks(results.facts), report.floor_names
         floors = [
             legend_line(marked_floor(name, marks), GREY, FLOOR_LINES[name]) for name in FLOOR_LINES if name in named
         ]
@@ -70,14 +71,14 @@ def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None =
     named in the legend and not drawn. The horizon is by default DEFAULT_HORIZON steps, or the suite's nearest. Raise as
     `draw_horizon`, and `NotFoundError` for a horizon that the suite does not have.
     """
-    board = _board(results, metric)
-    k = _horizon_index(board, horizon)
+    report = _report(results, metric)
+    k = _horizon_index(report, horizon)
     with style():
         figure, axes, cells = _state_panels(results, metric)
         look = forecaster_looks(results.names)
         spent: dict[str, float] = {}
         for ax, (part, state) in zip(axes, cells, strict=True):
-            rows = [row for row in part.rows(state) if not isnan(row.ms)]
+            rows = [row for row in part.rows_in(state) if not isnan(row.ms)]
             spent |= {row.forecaster: row.ms for row in rows}
             rows = [row for row in rows if not isnan(row.value_K[k])]
             points = [(row.ms, row.value_K[k]) for row in rows]
@@ -86,7 +87,7 @@ def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None =
                     [x], [y], label=row.forecaster, **{**look[row.forecaster], "linestyle": "none", "markersize": 6}
                 )
             _front(ax, points, lower_is_better(metric) is not False)
-            if floor_K := part.floor(state, "floor_batch"):
+            if floor_K := part.floors.get((state, "floor_batch")):
                 ax.axhline(floor_K[k], color=GREY, linestyle=(0, (5, 1.5)))
             ax.grid()
         if spent:
@@ -94,50 +95,50 @@ def draw_cost(results: Results, metric: str = "window_tv", horizon: int | None =
         log_if_wide(axes)
         figure.supxlabel("time per forecast, observing included [ms of CPU time]")
         front = legend_line("not beaten in both", GREY, "-", linewidth=0.8)
-        marked = marked_floor("floor_batch", results.floor_marks())
-        floors = [legend_line(marked, GREY, (0, (5, 1.5)))] if board.floor_names else []
+        marked = marked_floor("floor_batch", floor_marks(results.facts))
+        floors = [legend_line(marked, GREY, (0, (5, 1.5)))] if report.floor_names else []
         unmeasured = sorted(set(look) - set(spent))
         note = f"; CPU time not measured: {', '.join(unmeasured)}" if unmeasured else ""
-        _label(figure, metric, f" at a horizon of {board.horizons[k]:,} steps")
+        _label(figure, metric, f" at a horizon of {report.horizons[k]:,} steps")
         legend_above(figure, _title(results) + note, [*_handles(results, dots=True), front, *floors])
         return figure
 
 
-def _board(results: Results, metric: str) -> Board:
+def _report(results: Results, metric: str) -> Report:
     if not len(results):
         raise ResultError("no result to draw")
-    return known_board(results, metric)
+    return report_of(results, metric)
 
 
-def _horizon_index(board: Board, horizon: int | None) -> int:
+def _horizon_index(report: Report, horizon: int | None) -> int:
     if horizon is None:
-        return int(np.abs(np.log(np.array(board.horizons) / DEFAULT_HORIZON)).argmin())
-    if horizon not in board.horizons:
-        raise not_found("horizon", str(horizon), map(str, board.horizons))
-    return board.horizons.index(horizon)
+        return int(np.abs(np.log(np.array(report.horizons) / DEFAULT_HORIZON)).argmin())
+    if horizon not in report.horizons:
+        raise not_found("horizon", str(horizon), map(str, report.horizons))
+    return report.horizons.index(horizon)
 
 
-def _state_panels(results: Results, metric: str) -> tuple[Figure, list[Axes], list[tuple[Board, str]]]:
+def _state_panels(results: Results, metric: str) -> tuple[Figure, list[Axes], list[tuple[Report, str]]]:
     """Return a panel for each size of batch and state that has rows; sizes are never averaged together."""
-    boards = {title: _board(part, metric) for title, part in size_groups(results).items()}
-    cells = [(title, board, state) for title, board in boards.items() for state in board.states if state in STATES]
-    columns = len(cells) if len(boards) == 1 else max(1, len(cells) // len(boards))
+    reports = {title: _report(part, metric) for title, part in size_groups(results).items()}
+    cells = [(title, report, state) for title, report in reports.items() for state in report.states if state in STATES]
+    columns = len(cells) if len(reports) == 1 else max(1, len(cells) // len(reports))
     figure, axes = panels(len(cells), height=2.7, columns=columns)
-    for ax, (title, board, state) in zip(axes, cells, strict=True):
-        size = title.partition(",")[0].lower() if len(boards) > 1 else ""
-        ax.set_title(averaged_over(board.rows(state)[0]) + (f"\n{size}" if size else ""))
-    return figure, axes, [(board, state) for _, board, state in cells]
+    for ax, (title, report, state) in zip(axes, cells, strict=True):
+        size = title.partition(",")[0].lower() if len(reports) > 1 else ""
+        ax.set_title(averaged_over(report.rows_in(state)[0]) + (f"\n{size}" if size else ""))
+    return figure, axes, [(report, state) for _, report, state in cells]
 
 
-def shared_horizons(board: Board, state: str) -> list[int]:
+def shared_horizons(report: Report, state: str) -> list[int]:
     """Return the places of the horizons at which every run of a state has a value."""
-    table = board.results.table
-    rows = table[(table["state"] == state) & table[board.metric].notna()]
+    table = report.results.table
+    rows = table[(table["state"] == state) & table[report.metric].notna()]
     runs = rows.groupby("horizon")["trace"].nunique()
-    return [k for k, horizon in enumerate(board.horizons) if runs.get(horizon, 0) == rows["trace"].nunique() > 0]
+    return [k for k, horizon in enumerate(report.horizons) if runs.get(horizon, 0) == rows["trace"].nunique() > 0]
 
 
-def averaged_over(row: Row) -> str:
+def averaged_over(row: ReportRow) -> str:
     """Return the state of a row, and over how many runs and origins its values are means."""
     return f"{row.state}: mean over {counted(row.runs, 'run')}, {counted(max(row.origins_K), 'origin')}"
 

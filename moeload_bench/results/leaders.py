@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from moeload_bench.results.entry import late_names
 from moeload_bench.results.ranks import rank_table
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY, ratio_metric
-from moeload_bench.suites.suite import families_of
 
 Unit = Literal["family", "recipe"]
 
@@ -49,14 +49,14 @@ def duplicates(results: Results, metric: str = PRIMARY) -> dict[str, str]:
 
 def ranked(results: Results, metric: str = PRIMARY) -> Results:
     """Return the results of the entries that have a rank."""
-    without = {*duplicates(results, metric), *results.late}
+    without = {*duplicates(results, metric), *late_names(results.entries)}
     return results.select([name for name in results.names if name not in without])
 
 
 def leaders(results: Results, state: str, unit: Unit = "family", metric: str = PRIMARY) -> Leaders | None:
     """Return who leads in a state; None where units are too few for a test, or the suite names no families."""
-    families = families_of(results.suite.name, results.suite.sha256)
-    units = families if unit == "family" else results.twins
+    families = results.suite.families
+    units = families if unit == "family" else results.suite.twins
     entries, ratio = ranked(results, metric), ratio_metric(metric)
     errors = entries.errors(ratio or metric)[entries.names]
     tasks = errors[errors.index.get_level_values("state") == state].dropna()

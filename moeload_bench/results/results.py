@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results import averages, skill
@@ -19,23 +19,28 @@ from moeload_bench.results.columns import (
     ROW_KEYS,
     RUN_KEYS,
     Row,
+    failed_tasks,
     metric_columns,
     number_frame,
     run_costs,
+    states_of,
 )
 from moeload_bench.results.comparison import comparison
-from moeload_bench.results.entry import Entry, SuiteRecord
+from moeload_bench.results.entry import Entry, SuiteRecord, late_names
 from moeload_bench.results.ranks import rank_table
-from moeload_bench.results.storage import MARKS, load, load_bundled, save, stacked
-from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, metric_names, ratio_metric
-from moeload_bench.scoring.floors import FLOOR_NAMES
-from moeload_bench.suites.suite import CROSSING, STATES, families_of, near_twins_of, package_suite
+from moeload_bench.results.storage import load, load_bundled, save, stacked
+from moeload_bench.scoring.catalogue import PRIMARY, lower_is_better, ratio_metric
+from moeload_bench.suites.suite import CROSSING
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GROUPS = ("recipe", "stratum", "trace", "state", "crossing", "origin", "horizon")
 """What a summary can be grouped by."""
+SUITE = "suite"
+"""The group of all tasks."""
+SKILL = ("skill", "low", "high", "seeds_low", "seeds_high", "recipes")
+SUMMARY = ("value", "excess", *SKILL, "runs", "origins", "ms", "training")
 LOAD = "imbalance@"
 """What the metrics of a busiest device begin with; the rest is the shape of the cluster."""
 
@@ -75,52 +80,14 @@ class Results:
         return list(self.entries)
 
     @property
-    def horizons(self) -> tuple[int, ...]:
-        return self.suite.horizons
-
-    @property
-    def metrics(self) -> list[str]:
-        """Return the metrics that the table has."""
-        return metric_columns(self.table)
-
-    @property
     def traces(self) -> list[str]:
+        """Return the runs that were forecast."""
         return [str(trace) for trace in self.table["trace"].unique()]
-
-    @property
-    def states(self) -> list[str]:
-        """Return the states that have tasks, crossing among them."""
-        there = {*self.table["state"].unique(), *([CROSSING] if self.table["crossing"].any() else [])}
-        return [state for state in (*STATES, CROSSING) if state in there]
-
-    @property
-    def twins(self) -> Mapping[str, str]:
-        """Return recipe -> first of its group of near twins, for recipes that are in one."""
-        return near_twins_of(self.suite.name, self.suite.sha256)
-
-    @property
-    def apart(self) -> bool:
-        """Return whether nothing is averaged over runs: the suite says so."""
-        suite = package_suite(self.suite.name, self.suite.sha256)
-        return suite is not None and suite.apart
-
-    @property
-    def averaged(self) -> Mapping[str, Collection[str]]:
-        """Return the recipes that the suite averages, by the title of their table; empty where it does not say."""
-        suite = package_suite(self.suite.name, self.suite.sha256)
-        return suite.tables if suite is not None else {}
-
-    @property
-    def late(self) -> list[str]:
-        """Return the forecasters that were scored after their season had closed: in no rank and in no correction."""
-        return [name for name, entry in self.entries.items() if entry.after_close]
 
     @property
     def failures(self) -> pd.DataFrame:
         """Return the failed tasks: forecaster, trace, state, origin, failure."""
-        rows = self.table[self.table["failure"].notna()]
-        columns = ["forecaster", "trace", "state", "origin", "failure"]
-        return rows[columns].drop_duplicates(["forecaster", "trace", "origin"]).reset_index(drop=True)
+        return failed_tasks(self.table)
 
     def select(self, forecasters: Iterable[str] | None = None, traces: Collection[str] | None = None) -> Results:
         """Return the results of some forecasters, on some traces. Raise `NotFoundError` for another forecaster."""
@@ -155,17 +122,14 @@ class Results:
         Raise `NotFoundError` for a metric that the table does not have.
         """
         if metric not in self._errors:
-            if metric not in self.metrics:
-                raise not_found("metric", metric, self.metrics)
+            metrics = metric_columns(self.table)
+            if metric not in metrics:
+                raise not_found("metric", metric, metrics)
             tables = [self.table]
             if self.reference is not None and self.reference.names[0] not in self.entries:
                 tables.append(self.reference.table)
-            self._errors[metric] = skill.wide(stacked(tables), metric)[self._columns()]
+            self._errors[metric] = skill.wide(stacked(tables), metric)[_with_reference(self)]
         return self._errors[metric]
-
-    def _columns(self) -> list[str]:
-        outside = [] if self.reference is None else self.reference.names
-        return list(dict.fromkeys([*self.names, *outside]))
 
     def summarize(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
         """Return a row per group and forecaster, in each group the best first.
@@ -176,24 +140,16 @@ class Results:
         these, `recipes`, `runs`, `origins`, `ms` and `training` (CPU milliseconds per origin; part of the recorded
         training time). What does not exist is NaN. Raise `NotFoundError` for another group or metric.
         """
-        levels = self._levels(by)
-        columns = averages.value_columns(self._tasks(metric, levels), levels)
-        columns |= self._skill_columns(metric, levels, next(iter(columns.values())))
+        levels = levels_of(by)
+        columns = averages.value_columns(tasks_of(self, metric, levels), levels)
+        columns |= _skill_columns(self, metric, levels, next(iter(columns.values())))
         rows = averages.long({name: frame[self.names] for name, frame in columns.items()}, levels)
-        rows = averages.with_excess(rows, self.floors(levels, metric), levels)
-        costs = averages.mean_costs(run_costs(self.table), self._groups_of_traces(), levels)
+        groups = trace_groups(self)
+        rows = averages.with_excess(rows, averages.floor_means(self.facts, groups, levels, metric), levels)
+        costs = averages.mean_costs(run_costs(self.table), groups, levels)
         rows = rows.merge(costs, how="left", on=[name for name in costs.columns if name in rows])
         rows = averages.ordered(rows, levels, lower_is_better(metric))
         return rows[[*levels, "forecaster", *SUMMARY]]
-
-    def floors(self, by: Sequence[str], metric: str = PRIMARY) -> pd.DataFrame:
-        """Return what noise alone costs by state, horizon and groups of traces: a column per floor, means over runs."""
-        return averages.floor_means(self.facts, self._groups_of_traces(), by, metric)
-
-    def floor_marks(self) -> dict[str, str]:
-        """Return how far each floor can be trusted in all traces: the weakest of exact, approximate, not given."""
-        marks = {floor: set(self.facts[floor].dropna()) for floor in FLOOR_NAMES if floor in self.facts}
-        return {floor: min(found, key=MARKS.index) for floor, found in marks.items() if found}
 
     def ranks(self, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
         """Return the ranks that each forecaster can have on a new recipe: ``by``, forecaster, rank_low, rank_high.
@@ -201,26 +157,10 @@ class Results:
         All sets of a group hold the true rank at once with 95 %. Without rows for a group of too few recipes, and for
         what was scored after a season had closed.
         """
-        levels, ratio = self._levels(by), self._ratio(metric)
-        ranked = [name for name in self.names if name not in self.late]
-        return rank_table(self._tasks(ratio, levels)[ranked], levels, self.twins)
-
-    def tests(self, against: str, by: Sequence[str] = ("state",), metric: str = PRIMARY) -> pd.DataFrame:
-        """Return every other forecaster against one: ``by``, forecaster, skill, p of a paired t test over recipes, and
-        p_holm, corrected within each group. NaN with too few recipes. What was scored after a season had closed has
-        and changes no p_holm.
-        """
-        levels = self._levels(by)
-        errors = self._tasks(self._ratio(metric), levels)
-        if against not in errors:
-            raise not_found("forecaster", against, [str(name) for name in errors])
-        others = [name for name in self.names if name != against]
-        votes = skill.votes(skill.run_means(skill.ratios_to(errors, against), levels), levels, self.twins)[others]
-        p = skill.p_values(votes, levels)
-        tested = p.copy()
-        tested[others if against in self.late else self.late] = math.nan
-        p_holm = tested.apply(lambda row: skill.holm(row.tolist()), axis=1, result_type="broadcast")
-        return averages.long({"skill": skill.skill_of(skill.centers(votes, levels)), "p": p, "p_holm": p_holm}, levels)
+        levels = levels_of(by)
+        late = late_names(self.entries)
+        on_time = [name for name in self.names if name not in late]
+        return rank_table(tasks_of(self, ratio_of(metric), levels)[on_time], levels, self.suite.twins)
 
     def compare(self, a: str, b: str, by: Sequence[str] = (), metric: str = PRIMARY) -> pd.DataFrame:
         """Return what forecaster ``a`` saves of the error of ``b``, in every way: a row per group.
@@ -233,92 +173,24 @@ class Results:
         `h=1`, `h=10`, ... at each horizon; `busiest@half` with `_low` and `_high`, ...: of the busiest device's load in
         each shape. Raise `NotFoundError` for another forecaster, group or metric.
         """
-        levels = self._levels(by)
-        errors = self._tasks(self._ratio(metric), levels)
+        levels = levels_of(by)
+        errors = tasks_of(self, ratio_of(metric), levels)
         for name in (a, b):
             if name not in errors:
                 raise not_found("forecaster", name, [str(each) for each in errors])
-        loads = {name.removeprefix(LOAD): self._tasks(name, levels)[[a, b]]
-                 for name in self.metrics if name.startswith(LOAD)}  # fmt: skip
-        families = families_of(self.suite.name, self.suite.sha256)
-        return comparison(errors[[a, b]], loads, levels, self.twins, families)
+        loads = {name.removeprefix(LOAD): tasks_of(self, name, levels)[[a, b]]
+                 for name in metric_columns(self.table) if name.startswith(LOAD)}  # fmt: skip
+        return comparison(errors[[a, b]], loads, levels, self.suite.twins, self.suite.families)
 
-    def _levels(self, by: Sequence[str]) -> tuple[str, ...]:
-        names = (by,) if isinstance(by, str) else tuple(by)
-        for name in names:
-            if name not in (*GROUPS, SUITE):
-                raise not_found("group", name, GROUPS)
-        return names or (SUITE,)
-
-    def _tasks(self, metric: str, levels: Sequence[str]) -> pd.DataFrame:
-        tasks = averages.grouped_tasks(self.errors(metric), levels)
-        if SUITE not in levels:
-            return tasks
-        return tasks.set_index(_constant(self.suite.name, SUITE, len(tasks)), append=True)
-
-    def _ratio(self, metric: str) -> str:
-        """Return the metric whose ratio is the skill; raise `ResultError` where there is none."""
-        ratio = ratio_metric(metric)
-        if ratio is None:
-            raise ResultError(f"{metric} is no positive error of which a ratio could be taken, so there is no skill")
-        return ratio
-
-    def _skill_columns(self, metric: str, levels: Sequence[str], like: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Return the columns of skill; NaN for a metric without, or if the reference was not run."""
-        import numpy as np
-
-        ratio = ratio_metric(metric)
-        if ratio is None or self.reference is None or ratio not in self.metrics:
-            return {name: like * np.nan for name in SKILL}
-        ratios = skill.ratios_to(self._tasks(ratio, levels), self.reference.names[0])
-        return averages.skill_columns(ratios, levels, self.twins)
-
-    def _groups_of_traces(self) -> pd.DataFrame:
-        traces = self.table[["trace", "recipe", "stratum"]].drop_duplicates("trace")
-        return traces.assign(**{SUITE: self.suite.name})
-
-    def counts(self, forecaster: str) -> dict[str, int]:
-        """Return what a forecaster counted itself, over all traces."""
-        import json
-        from collections import Counter
-
-        total: Counter[str] = Counter()
-        costs = run_costs(self.table)
-        for text in costs.loc[costs["forecaster"] == forecaster, "counts"]:
-            total.update(json.loads(text))
-        return dict(total)
-
-    def with_statuses(self, statuses: Mapping[str, Any]) -> Results:
-        """Return the results with another status for some entries."""
-        entries = {
-            name: entry.model_copy(update={"status": statuses[name]}) if name in statuses else entry
-            for name, entry in self.entries.items()
-        }
-        return replace(self, entries=entries)
+    def to_frame(self) -> pd.DataFrame:
+        """Return the table as a frame of one's own, with the suite, and the target of each row's forecaster."""
+        targets = {name: entry.target for name, entry in self.entries.items()}
+        return self.table.assign(suite=self.suite.name, target=self.table["forecaster"].map(targets))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write all as one file (`NAME.parquet`), or one file per forecaster into a folder; return the path."""
         self.suite  # noqa: B018 (raises without entries)
         return save((self.entries, self.table, self.facts, self.layers), Path(path))
-
-    def to_json(self, metric: str = PRIMARY) -> str:
-        """Return what is printed for scripts: entries, a metric's summary by state and by horizon, failed tasks."""
-        import json
-
-        def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-            return list(json.loads(frame.to_json(orient="records", double_precision=9)))
-
-        stratified = ["stratum"] if self.table["stratum"].notna().any() else []
-        levels = [*(["trace"] if self.apart or self.averaged else stratified), "state"]
-        levels = levels if metric in self.metrics else []
-        record = {
-            "entries": [entry.model_dump(mode="json") for entry in self.entries.values()],
-            "metric": metric,
-            "by_state": records(self.summarize(levels, metric)) if levels else [],
-            "by_horizon": records(self.summarize([*levels, "horizon"], metric)) if levels else [],
-            "failures": records(self.failures),
-        }
-        return json.dumps(record, indent=1) + "\n"
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -334,19 +206,11 @@ class Results:
         if not self.entries:
             return str(self)
         against = "" if self.reference is None else f". Skill in {PRIMARY} against {self.reference.names[0]}:"
-        return f"{self}{against}\n{self._skills().to_string(float_format='{:+.3f}'.format)}"
+        return f"{self}{against}\n{_skills(self).to_string(float_format='{:+.3f}'.format)}"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        return f"<p>{escape(str(self))}</p>{self._skills().to_html(float_format='{:+.3f}'.format)}"
-
-    def _skills(self) -> pd.DataFrame:
-        """Return the skill by state, a row per forecaster, in the order of the last state."""
-        rows = self.summarize(["state"]) if PRIMARY in self.metrics else self.table.iloc[:0].assign(skill=[])
-        rows = rows[rows["state"] != CROSSING]
-        order = rows.loc[rows["state"] == rows["state"].iloc[-1], "forecaster"] if len(rows) else self.names
-        skills = rows.pivot(index="forecaster", columns="state", values="skill")
-        return skills.reindex(index=order, columns=[state for state in self.states if state != CROSSING])
+        return f"<p>{escape(str(self))}</p>{_skills(self).to_html(float_format='{:+.3f}'.format)}"
 
 
 def load_results(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> Results:
@@ -412,27 +276,65 @@ def results_of(entries: Sequence[Entry], rows: Sequence[Sequence[Row]]) -> Resul
     )
 
 
-SUITE = "suite"
-"""The group of all tasks."""
-SKILL = ("skill", "low", "high", "seeds_low", "seeds_high", "recipes")
-SUMMARY = ("value", "excess", *SKILL, "runs", "origins", "ms", "training")
+def levels_of(by: str | Sequence[str]) -> tuple[str, ...]:
+    """Return the groups that a summary is by, SUITE for none; raise `NotFoundError` for a name that is none."""
+    names = (by,) if isinstance(by, str) else tuple(by)
+    for name in names:
+        if name not in (*GROUPS, SUITE):
+            raise not_found("group", name, GROUPS)
+    return names or (SUITE,)
 
 
-def check_metric(metric: str, results: Results) -> bool:
-    """Return whether the results have a metric; raise `NotFoundError` if the catalogue does not know it either."""
-    if metric in results.metrics:
-        return True
-    if metric not in metric_names():
-        raise not_found("metric", metric, metric_names())
-    return False
+def ratio_of(metric: str) -> str:
+    """Return the metric whose ratio is the skill; raise `ResultError` where there is none."""
+    ratio = ratio_metric(metric)
+    if ratio is None:
+        raise ResultError(f"{metric} is no positive error of which a ratio could be taken, so there is no skill")
+    return ratio
+
+
+def tasks_of(results: Results, metric: str, levels: Sequence[str]) -> pd.DataFrame:
+    """Return a metric task by task, to group by these levels: see `Results.errors`."""
+    import pandas as pd
+
+    tasks = averages.grouped_tasks(results.errors(metric), levels)
+    if SUITE not in levels:
+        return tasks
+    return tasks.set_index(pd.Index([results.suite.name] * len(tasks), name=SUITE), append=True)
+
+
+def trace_groups(results: Results) -> pd.DataFrame:
+    """Return a row per trace, with the groups that it belongs to as a whole."""
+    traces = results.table[["trace", "recipe", "stratum"]].drop_duplicates("trace")
+    return traces.assign(**{SUITE: results.suite.name})
+
+
+def _with_reference(results: Results) -> list[str]:
+    """Return the forecasters, and the reference where it was scored elsewhere."""
+    elsewhere = [] if results.reference is None else results.reference.names
+    return list(dict.fromkeys([*results.names, *elsewhere]))
+
+
+def _skill_columns(results: Results, metric: str, levels: Sequence[str], like: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return the columns of skill; NaN for a metric without, or if the reference was not run."""
+    ratio = ratio_metric(metric)
+    if ratio is None or results.reference is None or ratio not in metric_columns(results.table):
+        return {name: like * math.nan for name in SKILL}
+    ratios = skill.ratios_to(tasks_of(results, ratio, levels), results.reference.names[0])
+    return averages.skill_columns(ratios, levels, results.suite.twins)
+
+
+def _skills(results: Results) -> pd.DataFrame:
+    """Return the skill by state, a row per forecaster, in the order of the last state."""
+    has_skill = PRIMARY in metric_columns(results.table)
+    rows = results.summarize(["state"]) if has_skill else results.table.iloc[:0].assign(skill=[])
+    rows = rows[rows["state"] != CROSSING]
+    order = rows.loc[rows["state"] == rows["state"].iloc[-1], "forecaster"] if len(rows) else results.names
+    skills = rows.pivot(index="forecaster", columns="state", values="skill")
+    states = [state for state in states_of(results.table) if state != CROSSING]
+    return skills.reindex(index=order, columns=states)
 
 
 def _scoring(entry: Entry) -> tuple[str, int]:
     """Return what two entries must share to be compared."""
     return entry.suite.sha256, entry.scoring_version
-
-
-def _constant(value: str, name: str, length: int) -> Any:
-    import pandas as pd
-
-    return pd.Index([value] * length, name=name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from moeload_bench.errors import listed
+from moeload_bench.results.entry import late_names
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import season_of
 from moeload_bench.traces.lookup import SEASONS
@@ -24,7 +25,7 @@ def beside_season(results: Results) -> Results:
 
 def late_words(results: Results) -> str:
     """Return what is to be known of forecasters that came after a season had closed; empty without any."""
-    folder, late = season_table(results), results.late
+    folder, late = season_table(results), late_names(results.entries)
     if folder is None or not late:
         return ""
     entries = len(results) - len(late)

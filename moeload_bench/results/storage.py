@@ -25,6 +25,7 @@ from moeload_bench.results.columns import (
     COST_TEXTS,
     FACT_KEYS,
     LAYER_KEYS,
+    MARKS,
     ROW_KEYS,
     RUN_KEYS,
     TEXTS,
@@ -54,8 +55,6 @@ ALL_TEXTS = (*TEXTS, *COST_TEXTS, *FLOOR_NAMES)
 COUNTS = TypeAdapter(dict[str, int])
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
-MARKS = ("approximate", "exact", "not given")
-"""How far a floor can be trusted, the weakest first."""
 WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
 """Metrics whose ratios are near 1, or whose means are near 0: 24 bits would show in skill and in means."""
 JSON_READ_AT = "07f6d2b8"

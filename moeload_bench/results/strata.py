@@ -20,11 +20,12 @@ def run_groups(results: Results) -> dict[str, Results]:
     """Return the results on runs that are averaged, by a title: each table of the suite, each run of a suite whose
     runs stand apart, or each size of batch; all under "" where there is one group.
     """
-    if results.averaged:
+    suite = results.suite.package_suite
+    if suite is not None and suite.tables:
         tables = {title: {trace for trace in results.traces if trace.split("/")[0] in recipes}
-                  for title, recipes in results.averaged.items()}  # fmt: skip
+                  for title, recipes in suite.tables.items()}  # fmt: skip
         return {title: results.select(traces=traces) for title, traces in tables.items() if traces}
-    if results.apart:
+    if suite is not None and suite.apart:
         return {trace: results.select(traces={trace}) for trace in results.traces}
     return size_groups(results)
 

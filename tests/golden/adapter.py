@@ -29,6 +29,7 @@ from moeload_bench.ops.planning.placements import FORMATS, placement_of, write_p
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.results.columns import CostResult, metric_columns, run_costs
 from moeload_bench.results.results import Results, load_results
+from moeload_bench.results.significance import p_values_against
 from moeload_bench.results.skill import holm
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.states.rule import LABELS, StateRule
@@ -88,7 +89,8 @@ def statistics(name: str) -> dict[str, Any]:
     None where each run stands by itself.
     """
     results = _ranked(name)
-    if results.apart:
+    suite = results.suite.package_suite
+    if suite is not None and suite.apart:
         return {}
     return {part: _standings(results.select(traces=runs)) for part, runs in _parts(name, results).items()}
 
@@ -289,7 +291,7 @@ def _entries(results: Results) -> dict[str, list[dict[str, Any]]]:
         found[name].append(
             {
                 "run": trace,
-                "horizons": results.horizons,
+                "horizons": results.suite.horizons,
                 "tasks": _scores(own),
                 "layers": _means(layers[name, trace]),
                 "counts": json.loads(cost["counts"]),
@@ -353,7 +355,7 @@ def _standings(results: Results) -> dict[str, Any]:
             rows = results.summarize(by, metric)
             rows = rows.merge(results.ranks(by, metric), how="left", on=keys)
             if metric == "window_tv":
-                tests = results.tests(results.reference.names[0], by, metric).drop(columns="skill")
+                tests = p_values_against(results, results.reference.names[0], by, metric).drop(columns="skill")
                 rows = rows.merge(tests, how="left", on=keys)
             for row in rows.to_dict("records"):
                 ends = {"a new recipe": ["low", "high"], "these recipes, new seeds": ["seeds_low", "seeds_high"]}
@@ -372,7 +374,8 @@ def _standings(results: Results) -> dict[str, Any]:
                 state, forecaster = row["state"], row["forecaster"]
                 if "horizon" not in by:
                     value_K, excess_K = (
-                        wide.loc[(state, forecaster), name].reindex(results.horizons) for name in ("value", "excess")
+                        wide.loc[(state, forecaster), name].reindex(results.suite.horizons)
+                        for name in ("value", "excess")
                     )
                     one |= {"value": value_K.tolist(), "excess": excess_K.tolist() if excess_K.notna().any() else []}
                 if metric == "window_tv" and forecaster != results.reference.names[0]:

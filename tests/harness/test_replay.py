@@ -14,6 +14,7 @@ from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.isolation.targets import class_target, parse_target
+from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace, suite_for_trace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -115,7 +116,7 @@ def test_permuting_experts_leaves_every_score_unchanged(tmp_path: Path) -> None:
     columns = {**trace.columns, "load_half": trace.columns["load_half"][:, :, order]}
     permuted = Trace(trace.meta, trace.step_S, trace.tokens_SL, trace.load_SLE[:, :, order].copy(), columns)
     one, other = run(trace, tmp_path, "sw_avg"), run(permuted, tmp_path, "sw_avg")
-    for metric in one.metrics:
+    for metric in metric_columns(one.table):
         pair = (metric_OK(results, "sw_avg", metric) for results in (one, other))
         np.testing.assert_allclose(*pair, rtol=1e-8, err_msg=metric)
 

@@ -24,7 +24,7 @@ from leaderboard.site.board import Board
 from leaderboard.site.board_page import plain, sentences
 from leaderboard.site.inputs import season_boards
 from moeload_bench.harness.conformance import check_forecaster
-from moeload_bench.results import leaders as leaders_module
+from moeload_bench.results import entry as entry_module
 from moeload_bench.results.leaders import leaders
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import run_groups
@@ -140,7 +140,7 @@ def test_too_few_recipes_have_neither_leader_nor_interval(season: ScoredSeason, 
 
 def test_without_families_the_sentence_counts_recipes_alone(part: Results, monkeypatch: pytest.MonkeyPatch) -> None:
     """And says no interval over families."""
-    monkeypatch.setattr(leaders_module, "families_of", lambda *_: {})
+    monkeypatch.setattr(entry_module, "families_of", lambda *_: {})
     fresh = replace(part)
     assert "model family" not in summary(fresh)
     assert [one.by_family for one in leads(fresh)] == [None, None]

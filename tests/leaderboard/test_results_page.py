@@ -17,11 +17,11 @@ from leaderboard.pages.parts import fill_parts
 from leaderboard.pages.results_page import headline, saved
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import ResultError
-from moeload_bench.results.board import known_board
 from moeload_bench.results.brief import brief_tables
+from moeload_bench.results.formats import three_digits
+from moeload_bench.results.report import report_of
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import run_groups
-from moeload_bench.results.tables import three_digits
 
 NAMES = ("uniform", "last_value", "sw_avg", "arima", "lstm")
 
@@ -79,16 +79,16 @@ def test_an_entry_whose_weights_a_season_copied_has_learned() -> None:
 def test_the_headline_has_the_values_of_the_board(mini: Results) -> None:
     """Rows by skill, each with its values; the least of a column bold; no rank without recipes enough; floors below."""
     lines = [line.strip("| ").split(" | ") for line in headline(mini).splitlines() if line[:1] == "|"]
-    board = known_board(mini)
+    report = report_of(mini)
     for state in ("transient", "stable"):
         start = next(i for i, line in enumerate(lines) if line[0] == state)
-        rows = board.rows(state)
+        rows = report.rows_in(state)
         shown = lines[start + 2 : start + 3 + len(rows)]
         assert [line[0].strip("`*") for line in shown] == [*(row.forecaster for row in rows), "floor_batch"]
         for line, row in zip(shown, rows, strict=False):
             assert [cell.strip("*") for cell in line[1:6]] == [three_digits(value) for value in row.value_K]
             assert line[6:] == [f"{row.skill:+.3f}", "-", three_digits(row.ms)]
-        for k in range(len(board.horizons)):
+        for k in range(len(report.horizons)):
             bold = [line[0].strip("`") for line in shown if line[1 + k].startswith("**")]
             assert bold == [min(rows, key=lambda row, k=k: row.value_K[k]).forecaster]
 

@@ -39,8 +39,7 @@ from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.publishing.folder import RECORD, VERIFICATION, parse_submission
 from moeload_bench.publishing.submission import Verification, VerificationStatus
-from moeload_bench.results.html import MINUS, NONE
-from moeload_bench.results.tables import Table
+from moeload_bench.results.render import MINUS, NONE, Table
 from moeload_bench.suites.suite import load_suite
 from tests.conftest import need
 from tests.support.site_world import (

@@ -12,7 +12,7 @@ import pytest
 from leaderboard.site.command import write_site
 from leaderboard.site.pages import STATIC, site_files, trace_files
 from moeload_bench.files import file_name
-from moeload_bench.results.html import MINUS
+from moeload_bench.results.render import MINUS
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace

@@ -18,7 +18,7 @@ from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.publishing.routing_cases import CASES, has_cases
-from moeload_bench.results.markdown import markdown_table
+from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.hub import HubPin
 from moeload_bench.traces.lookup import bundled_folder, list_traces

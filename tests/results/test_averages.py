@@ -7,8 +7,10 @@ import pytest
 
 from moeload_bench.errors import ResultError
 from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.results.averages import floor_means
 from moeload_bench.results.columns import run_costs
-from moeload_bench.results.results import Results, joined, load_results
+from moeload_bench.results.results import Results, joined, load_results, trace_groups
+from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.trace import Trace
 from tests.support.tables import made_results
@@ -35,7 +37,10 @@ def test_a_value_is_the_mean_over_runs_of_means_over_origins(v3: Results) -> Non
 def test_the_excess_is_over_the_floor_of_the_same_runs(v3: Results) -> None:
     """sqrt(error^2 - floor^2) of the means; a floor is the mean over the runs that have one."""
     by = ["stratum", "state", "horizon"]
-    cells, floors = v3.summarize(by).set_index([*by, "forecaster"]), v3.floors(by).set_index(by)
+    cells, floors = (
+        v3.summarize(by).set_index([*by, "forecaster"]),
+        floor_means(v3.facts, trace_groups(v3), by, PRIMARY).set_index(by),
+    )
     at = ("large", "transient", 10)
     value, floor = cells.loc[(*at, "guarded"), "value"], floors.loc[at, "floor_batch"]
     assert cells.loc[(*at, "guarded"), "excess"] == pytest.approx(np.sqrt(max(0.0, value**2 - floor**2)))

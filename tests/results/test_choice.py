@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.results.board import Board
 from moeload_bench.results.choice import verdicts
+from moeload_bench.results.report import report_of
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.support.tables import made_results
@@ -77,7 +77,7 @@ def test_on_a_suite_the_test_is_over_recipes(errors: list[float], words: str) ->
     results = made_results(rows, traces)
     (verdict,) = verdicts(results, "window_tv")
     assert verdict.text.endswith(words)
-    assert verdict.best == Board(results, "window_tv").rows("stable")[0].forecaster == "sw_avg"
+    assert verdict.best == report_of(results, "window_tv").rows_in("stable")[0].forecaster == "sw_avg"
 
 
 def next_command(shown: str) -> str:

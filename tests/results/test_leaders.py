@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.results import leaders as module
+from moeload_bench.results import entry as module
 from moeload_bench.results.leaders import duplicates, leaders, ranked
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.strata import run_groups

@@ -40,7 +40,7 @@ def second_implementation(found: Results, a: str, b: str, state: str, offset: fl
             recipes.setdefault(trace.split("/")[0], []).append(value)
         groups: dict[str, list[float]] = {}
         for recipe, values in recipes.items():
-            groups.setdefault(found.twins.get(recipe, recipe), []).append(float(np.mean(values)))
+            groups.setdefault(found.suite.twins.get(recipe, recipe), []).append(float(np.mean(values)))
         return [float(np.mean(values)) for values in groups.values()]
 
     def without(*names: str) -> dict[str, float]:

@@ -16,6 +16,7 @@ from statsmodels.stats.multitest import multipletests
 from moeload_bench.errors import NotFoundError, ResultError
 from moeload_bench.results.averages import skill_columns
 from moeload_bench.results.ranks import possible_ranks, separated_pairs
+from moeload_bench.results.significance import p_values_against
 from moeload_bench.results.skill import (
     CLIP,
     MIN_RECIPES,
@@ -264,13 +265,13 @@ def test_rank_sets_hold_all_true_ranks_at_once():
 def test_tests_are_corrected_as_one_family():
     """Each other forecaster is compared once; the corrected p is Holm's over those, and never below the plain one."""
     results = made_results(errors_of({"good": 0.6, "sw_avg": 1.0, "bad": 2.7}, 1), TRACES, horizons=(1,))
-    found = results.tests("sw_avg").set_index("forecaster")
+    found = p_values_against(results, "sw_avg").set_index("forecaster")
     assert list(found.index) == ["good", "bad"]
     assert (found["p_holm"] >= found["p"]).all()
     assert found.loc["good", "skill"] > 0.3
     assert found.loc["bad", "skill"] < -1.0
     with pytest.raises(NotFoundError, match="unknown forecaster 'other'; there is: "):
-        results.tests("other")
+        p_values_against(results, "other")
 
 
 def test_one_whose_errors_scatter_is_not_separated():
@@ -281,5 +282,5 @@ def test_one_whose_errors_scatter_is_not_separated():
         TRACES[:6],
         horizons=(1,),
     )
-    found = results.tests("leader").set_index("forecaster")["p_holm"]
+    found = p_values_against(results, "leader").set_index("forecaster")["p_holm"]
     assert found["worse"] < 0.05 < found["wild"]

@@ -12,12 +12,14 @@ import pytest
 from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import NotFoundError
 from moeload_bench.harness.evaluate import evaluate
-from moeload_bench.results.board import Board, board_of, front_of, known_board
 from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.captions import answer_lines, failure_lines, table_caption
+from moeload_bench.results.captions import answer_lines, failure_lines, report_caption
 from moeload_bench.results.choice import verdicts
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.formats import signed
+from moeload_bench.results.report import front_of, has_metric, report_of, summary_json
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import metric_table, signed, skill_text
+from moeload_bench.results.wide import metric_table, skill_text
 from moeload_bench.scoring.catalogue import metric_names, ratio_metric
 from moeload_bench.states.rule import StateRule
 from tests.support.tables import made_results
@@ -32,13 +34,6 @@ def scored() -> Results:
     return evaluate(["uniform", "sw_avg", "tests/support/forecasters.py:NotANumber"], "mini", level="none")
 
 
-def board(results: Results, metric: str = "window_tv") -> Board:
-    """Return a board that is there."""
-    found = board_of(results, metric)
-    assert found is not None
-    return found
-
-
 def recipes_of(errors: dict[str, float], recipes: int) -> dict[str, list[list[float]]]:
     """Return errors around a level, on a task of each of so many recipes."""
     rng = np.random.default_rng(0)
@@ -49,7 +44,7 @@ def recipes_of(errors: dict[str, float], recipes: int) -> dict[str, list[list[fl
 
 def test_skill_of_the_reference_is_zero_and_few_recipes_print_no_interval() -> None:
     """One recipe: n/a instead of an interval."""
-    rows = board(made_results(HALF, states=STATES)).rows("stable")
+    rows = report_of(made_results(HALF, states=STATES)).rows_in("stable")
     assert [(row.forecaster, skill_text(row)) for row in rows] == [("mine", "+0.500 (n/a)"), ("sw_avg", "+0.000 (n/a)")]
 
 
@@ -64,54 +59,54 @@ def test_tables_of_plans_have_the_skill_of_imbalance_with_intervals(name: str) -
         results = made_results(imbalance, traces, metric=metric)
     else:
         results = made_results(regret, traces, metric=metric, imbalance_half=imbalance)
-    found = board(results, metric)
-    (row,) = (row for row in found.rows("stable") if row.forecaster == "mine")
+    found = report_of(results, metric)
+    (row,) = (row for row in found.rows_in("stable") if row.forecaster == "mine")
     text = skill_text(row)
     assert text.startswith("-0.2")
     assert "a new recipe [-0.2" in text
-    assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in table_caption(found)
+    assert f"the ratio {'' if metric == shape else f'of {shape} '}to sw_avg" in report_caption(found)
 
 
 def test_counts_are_of_the_values_at_each_horizon() -> None:
     """A cell counts the origins that have a value there: crossing windows, layers without load, failed quantiles."""
     crossing = [[False, True], [False, True], [False, True], [True, True]]
     errors = {name: [[0.1, np.nan if i == 2 else 0.2] for i in range(4)] for name in HALF}
-    found = board(made_results(errors, states=STATES, crossing=crossing))
-    counts = {state: found.rows(state)[0].origins_K for state in found.states}
+    found = report_of(made_results(errors, states=STATES, crossing=crossing))
+    counts = {state: found.rows_in(state)[0].origins_K for state in found.states}
     assert counts == {"transient": (2, 2), "stable": (2, 1), "crossing": (1, 3)}
-    caption = table_caption(found)
+    caption = report_caption(found)
     assert "transient 2 origins of 1 run" in caption
     assert "crossing 1/3 origins (by horizon) of 1 run" in caption
 
 
 def test_a_state_without_floors_is_named(scored: Results) -> None:
     """A table of errors says where no floor is given, and why."""
-    caption = table_caption(board(made_results(HALF, states=STATES)))
+    caption = report_caption(report_of(made_results(HALF, states=STATES)))
     assert "No floor is given for: transient, stable." in caption
-    assert "No floor is known for hot_recall" not in table_caption(board(scored, "hot_recall"))
-    table = metric_table(board(scored))
+    assert "No floor is known for hot_recall" not in report_caption(report_of(scored, "hot_recall"))
+    table = metric_table(report_of(scored))
     assert [row[1] for i, row in enumerate(table.rows) if i in table.quiet][:2] == [
         "floor_batch",
         "floor_level (approximate)",
     ]
     for metric, words in (("error_rate", "per-step"), ("window_error_rate", "window-mean")):
-        assert words in table_caption(board(scored, metric))
+        assert words in report_caption(report_of(scored, metric))
 
 
 def test_where_there_is_no_skill_the_reason_is_given(scored: Results) -> None:
     """No reference, a metric without ratios, or a reference from the package: each is said."""
-    alone = board(made_results({"mine": HALF["mine"]}, states=STATES))
-    assert {skill_text(row) for state in alone.states for row in alone.rows(state)} == {"-"}
-    assert "No skill: the reference sw_avg was not run, and the package has no result of it" in table_caption(alone)
-    assert "No skill: hot_recall is no positive error" in table_caption(board(scored, "hot_recall"))
-    assert "The result of sw_avg comes with the package" in table_caption(board(scored.select(["uniform"])))
+    alone = report_of(made_results({"mine": HALF["mine"]}, states=STATES))
+    assert {skill_text(row) for state in alone.states for row in alone.rows_in(state)} == {"-"}
+    assert "No skill: the reference sw_avg was not run, and the package has no result of it" in report_caption(alone)
+    assert "No skill: hot_recall is no positive error" in report_caption(report_of(scored, "hot_recall"))
+    assert "The result of sw_avg comes with the package" in report_caption(report_of(scored.select(["uniform"])))
 
 
 def test_the_best_fixed_window_is_named_where_there_are_several() -> None:
     """Among the entries of sw_avg only, and said to be chosen in hindsight."""
     results = made_results({**HALF, "w9": [[0.01, 0.01]] * 4}, states=STATES, targets={"w9": "sw_avg@window=9"})
-    assert "Best fixed window in hindsight (window_tv): w9, of 2 windows" in table_caption(board(results))
-    assert "hindsight" not in table_caption(board(made_results(HALF, states=STATES)))
+    assert "Best fixed window in hindsight (window_tv): w9, of 2 windows" in report_caption(report_of(results))
+    assert "hindsight" not in report_caption(report_of(made_results(HALF, states=STATES)))
 
 
 def answers(results: Results, metric: str = "window_tv") -> dict[str, str]:
@@ -141,16 +136,16 @@ def test_the_best_of_nothing_is_nobody() -> None:
 
 def test_every_metric_of_results_can_be_asked_for(scored: Results) -> None:
     """What `--metric` accepts covers what results hold; a metric of nobody has no table, an unknown one is refused."""
-    assert set(scored.metrics) <= set(metric_names())
+    assert set(metric_columns(scored.table)) <= set(metric_names())
     assert ratio_metric("regret@half") == "imbalance@half"
     assert ratio_metric("drop_rate@experts") is None
     assert ratio_metric("window_tv") == "window_tv"
-    assert board_of(scored, "wql") is None
+    assert not has_metric(scored, "wql")
     for unknown in ("no_such_metric", "regret@nowhere", "imbalance"):
         with pytest.raises(NotFoundError, match=rf"unknown metric '{unknown}'; there is: .*window_tv"):
-            board_of(scored, unknown)
+            has_metric(scored, unknown)
     with pytest.raises(NotFoundError, match="unknown metric 'wql'"):
-        known_board(scored, "wql")
+        report_of(scored, "wql")
 
 
 @pytest.mark.parametrize(
@@ -221,13 +216,13 @@ def test_results_show_themselves(scored: Results) -> None:
 
 def test_the_json_is_the_summary(scored: Results) -> None:
     """Entries, a metric by state and by horizon, failed tasks."""
-    record = json.loads(scored.to_json())
+    record = json.loads(summary_json(scored))
     assert [entry["name"] for entry in record["entries"]] == scored.names
     cells = {(row["state"], row["horizon"], row["forecaster"]): row["value"] for row in record["by_horizon"]}
     expected = scored.summarize(["state", "horizon"]).set_index(["state", "horizon", "forecaster"])["value"]
     assert cells["stable", 100, "sw_avg"] == pytest.approx(expected["stable", 100, "sw_avg"])
     assert len(record["failures"]) == 80
-    assert json.loads(scored.to_json("wql"))["by_state"] == []
+    assert json.loads(summary_json(scored, "wql"))["by_state"] == []
 
 
 def test_the_front_is_what_no_other_point_beats() -> None:

@@ -13,9 +13,9 @@ from leaderboard.site import words as site_words
 from leaderboard.verifying.agreement import Tolerances, differences
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
-from moeload_bench.results.board import known_board
+from moeload_bench.results.report import report_of
 from moeload_bench.results.results import Results
-from moeload_bench.results.tables import metric_table
+from moeload_bench.results.wide import metric_table
 from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
@@ -94,7 +94,7 @@ def test_a_new_metric_is_shown(scored: Scored, metric: Metric) -> None:
     """In tables, captions and error messages of the command line, in the docs, on the site."""
     name = next(name for name in NAMES if name.startswith(metric.name))
     assert name in metric_names()
-    assert f"{metric.description}" in metric_table(known_board(scored.results, name)).caption
+    assert f"{metric.description}" in metric_table(report_of(scored.results, name)).caption
     described = f"{metric.plain} | {metric.description} | {metric.unit}"
     assert f"| `{metric.label}` | {described} | less | 0 to " in catalogue_table()
     assert f"| `{metric.label}` | {metric.tolerance.value[1]:g} | 0.001 |  |" in tolerances()

@@ -13,7 +13,7 @@ from moeload_bench.results.results import Results
 def metric_OK(results: Results, forecaster: str, metric: str = "window_tv") -> FloatArray:
     """Return a metric of a forecaster on all of its origins, run by run."""
     rows = results.table[results.table["forecaster"] == forecaster]
-    return rows[metric].to_numpy(np.float64).reshape(-1, len(results.horizons))
+    return rows[metric].to_numpy(np.float64).reshape(-1, len(results.suite.horizons))
 
 
 def failures(results: Results, forecaster: str) -> dict[int, str]:

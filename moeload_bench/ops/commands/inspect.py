@@ -25,7 +25,7 @@ from moeload_bench.ops.facts.inspector import Inspection, Inspector
 from moeload_bench.ops.facts.terminal import WIDTH, details, overview
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.recording.parts import Parts
-from moeload_bench.results.console import plain_table
+from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import Place, find_run
 from moeload_bench.traces.trace import Trace
 

@@ -27,7 +27,7 @@ from moeload_bench.ops.planning.decision import Candidate, Decision, held_out, v
 from moeload_bench.ops.planning.placements import place_forecast, renumbered, write_placement
 from moeload_bench.ops.planning.planner import Settings, decided
 from moeload_bench.placement.plans import ClusterShape, least_slots
-from moeload_bench.results.console import plain_table
+from moeload_bench.results.render import plain_table
 from moeload_bench.style import save_figure
 from moeload_bench.traces.trace import Trace
 from moeload_bench.words import shown

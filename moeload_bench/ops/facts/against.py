@@ -22,7 +22,7 @@ from moeload_bench.errors import TraceError, printable
 from moeload_bench.ops.facts.inspector import Inspection, Inspector, plain
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
-from moeload_bench.results.console import plain_table
+from moeload_bench.results.render import plain_table
 from moeload_bench.states.rule import StateRule
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import shown

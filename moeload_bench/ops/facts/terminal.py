@@ -24,7 +24,7 @@ from moeload_bench.ops.facts.inspector import Inspection
 from moeload_bench.ops.facts.measured import cost_sentences
 from moeload_bench.ops.facts.timeline import Timeline
 from moeload_bench.ops.facts.verdict import balance_of, ends, rank_rows, rank_sentence, verdict
-from moeload_bench.results.console import plain_table
+from moeload_bench.results.render import plain_table
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.words import shown

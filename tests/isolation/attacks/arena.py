@@ -19,6 +19,7 @@ from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.replay import follow
 from moeload_bench.isolation.hosts import Host, Limits, open_host
 from moeload_bench.isolation.targets import parse_target
+from moeload_bench.results.columns import total_counts
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
@@ -97,7 +98,8 @@ def attack_beside_honest(tmp_path: Path, *targets: str, limits: Limits = LIMITS)
     assert not failures(results, honest)
     assert metric_OK(results, honest).shape == (len(ORIGINS), len(HORIZONS))
     return [
-        _fight([failures(results, name).get(origin) for origin in ORIGINS], results.counts(name)) for name in attackers
+        _fight([failures(results, name).get(origin) for origin in ORIGINS], total_counts(results.table, name))
+        for name in attackers
     ]
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, Limits
+from moeload_bench.results.columns import total_counts
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
@@ -95,7 +96,7 @@ def test_the_level_process_does_not_stop_a_cheater(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path / "traces"))
     results = run(tmp_path, "process", CHEATER)
     (cheater,) = results.names
-    assert results.counts(cheater)["truths"] == 2
+    assert total_counts(results.table, cheater)["truths"] == 2
     assert metric_OK(results, cheater, "tv").max() < 1e-12
 
 
@@ -104,5 +105,5 @@ def test_in_the_sandbox_a_cheater_gains_nothing(tmp_path: Path, monkeypatch: pyt
     """It sees no parquet file at all and forecasts what it would have without looking: the same bits as `uniform`."""
     monkeypatch.setenv("MOELOAD_TRACES", str(tmp_path / "traces"))
     results = run(tmp_path, "sandbox", CHEATER, "uniform")
-    assert results.counts(results.names[0])["truths"] == 0
+    assert total_counts(results.table, results.names[0])["truths"] == 0
     assert results.table["forecasts_sha256"].nunique() == 1

@@ -19,9 +19,11 @@ from moeload_bench.harness.evaluate import as_target, entry_of, evaluate
 from moeload_bench.harness.pairs import Fitted, Setting
 from moeload_bench.isolation.hosts import Limits
 from moeload_bench.results.choice import verdicts
-from moeload_bench.results.entry import Entry
+from moeload_bench.results.columns import metric_columns
+from moeload_bench.results.entry import Entry, late_names
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.season import beside_season, late_words
+from moeload_bench.results.significance import p_values_against
 from moeload_bench.results.storage import as_stored
 from moeload_bench.results.strata import run_groups
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -74,15 +76,15 @@ def test_what_came_later_stands_beside_and_in_no_rank_or_correction(tmp_path: Pa
     before = file_hashes(SEASONS / NAME, "results")
     late = as_late("online", "mine").save(tmp_path / "mine.parquet")
     published, both = load_results(RESULTS), load_results([RESULTS, late])
-    assert (both.late, len(both), published.late) == (["mine"], len(published) + 1, [])
+    assert (late_names(both.entries), len(both), late_names(published.entries)) == (["mine"], len(published) + 1, [])
     assert_frame_equal(both.ranks(), published.ranks())
-    tests = both.tests("adaptive")
+    tests = p_values_against(both, "adaptive")
     others = tests[tests["forecaster"] != "mine"].reset_index(drop=True)
-    assert_frame_equal(others, published.tests("adaptive"))
+    assert_frame_equal(others, p_values_against(published, "adaptive"))
     mine, online = (tests[tests["forecaster"] == name] for name in ("mine", "online"))
     assert mine["p"].tolist() == online["p"].tolist()
     assert mine["p_holm"].isna().all()
-    assert both.tests("mine")["p_holm"].isna().all()
+    assert p_values_against(both, "mine")["p_holm"].isna().all()
     assert list(verdicts(both, PRIMARY)) == list(verdicts(published, PRIMARY))
     assert "mine" in set(both.summarize()["forecaster"])
     assert f"beside the season's {len(published)} entries" in late_words(both).lower()
@@ -105,7 +107,7 @@ def test_an_entry_that_is_run_again_stands_as_published(monkeypatch: pytest.Monk
     again = as_late("sw_avg", "sw_avg")
     moved = replace(again, table=again.table.assign(**{PRIMARY: 0.5}))
     both = beside_season(Results(**{name: value for name, value in vars(moved).items() if name != "_errors"}))
-    assert both.late == []
+    assert late_names(both.entries) == []
     assert_frame_equal(both.summarize(), load_results(RESULTS).summarize())
     with pytest.raises(ResultError, match="two results of online"):
         beside_season(as_late("sw_avg", "online"))
@@ -137,7 +139,7 @@ def test_a_season_s_run_is_scored_as_it_was_published() -> None:
     made = evaluate("sw_avg", one, paths={entry.id: TRACES / f"{entry.id}.parquet"}, level="none")
     published = load_results(RESULTS / "sw_avg.parquet").select(traces={entry.id})
     keys = ["state", "origin", "horizon"]
-    metrics = [name for name in published.metrics if name in made.metrics]
+    metrics = [name for name in metric_columns(published.table) if name in metric_columns(made.table)]
     assert PRIMARY in metrics
     first, second = (
         as_stored(frame)[[*keys, *metrics]].sort_values(keys, ignore_index=True)
@@ -168,6 +170,6 @@ def test_a_stranger_s_forecaster_is_scored_by_one_command_and_joins_the_table(tm
     for name in (*published.names, "my.py:Mine+"):
         assert len(re.findall(rf"^{re.escape(name)} +[0-9]", rows, re.MULTILINE)) == 2, name
     joined = load_results([RESULTS, tmp_path / "mine.parquet"])
-    assert joined.late == ["my.py:Mine"]
+    assert late_names(joined.entries) == ["my.py:Mine"]
     assert_frame_equal(joined.ranks(), published.ranks())
     assert file_hashes(SEASONS / NAME, "results") == before
