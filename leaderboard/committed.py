@@ -16,6 +16,7 @@ from moeload_bench.files import file_name
 from moeload_bench.generator.draws import draw_recipes, load_distribution, own_seed, recipe_of
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.isolation.targets import Target, stored_target
+from moeload_bench.names import name_problem
 from moeload_bench.publishing.folder import RECORD, Folder, folder_problems, read_folder
 from moeload_bench.publishing.submission import ModelType, Submission, Verification, VerificationStatus
 from moeload_bench.results.entry import Entry
@@ -87,6 +88,8 @@ def file_problems(path: Path, found: Results, suite: Suite) -> Iterator[str]:
     if [file_name(name) for name in found.names] != [path.stem]:
         yield f"holds the result of {', '.join(found.names)}, expected that of {path.stem}"
         return
+    if (problem := name_problem("entry", found.names[0])) is not None:
+        yield problem
     yield from suite_problems(found, suite)
 
 

@@ -78,7 +78,7 @@ def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name!r} occurs twice in one object")
+            raise ValueError(f"{name[:80]!r} occurs twice in one object")
         found[name] = value
     return found
 

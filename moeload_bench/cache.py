@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from platformdirs import user_cache_path
 
+from moeload_bench.bounds import named_once
 from moeload_bench.files import read_at_most, write_whole
 
 CACHE_VERSION = 2
@@ -44,7 +45,7 @@ def load(key: str, parse: Callable[[Any], T]) -> T | None:
     """
     path = _path(key)
     try:
-        entry = json.loads(read_at_most(path, MAX_ENTRY_BYTES))
+        entry = json.loads(read_at_most(path, MAX_ENTRY_BYTES), object_pairs_hook=named_once)
         if entry["sha256"] != _digest(entry["value"]):
             raise ValueError("its content does not match its hash")
         return parse(entry["value"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
@@ -286,10 +287,7 @@ def test_no_damage_of_a_file_gives_a_traceback(name: str, tmp_path: Path) -> Non
     """Whatever bytes are flipped, cut, dropped or put in, and whatever number stands in the place of another."""
     reader, end = READERS[name], time.monotonic() + SECONDS
     path = reader.make(tmp_path)
-    files = {
-        file: file.read_bytes()
-        for file in ([path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*"))))
-    }
+    files = files_of(path)
     reader_ok = name != "manifest"  # its shard is not there
     if reader_ok:
         reader.read(path)
@@ -323,6 +321,104 @@ def test_no_damage_of_a_file_gives_a_traceback(name: str, tmp_path: Path) -> Non
     while time.monotonic() < end:
         tries(number)()
         number += 1
+
+
+def files_of(path: Path) -> dict[Path, bytes]:
+    """Return the content of a file, or of every file in a folder."""
+    there = [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*")))
+    return {file: file.read_bytes() for file in there}
+
+
+JSON = (".json", ".jsonl")
+NAME = re.compile(rb'\{\s*("[^"]+")\s*:')
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", [name for name in READERS if name != "manifest"])  # waits for another; see "parts"
+def test_a_name_twice_in_an_object_is_refused(name: str, tmp_path: Path) -> None:
+    """In every JSON of a stranger: of two values the last would be taken without a word."""
+    reader = READERS[name]
+    path = reader.make(tmp_path)
+    for file, content in files_of(path).items():
+        if file.suffix not in JSON or not NAME.search(content):
+            continue
+        file.write_bytes(NAME.sub(rb"{\1: null, \1:", content, count=1))
+        with pytest.raises(MoeloadError, match="twice in one object"):
+            reader.read(path)
+        file.write_bytes(content)
+
+
+REPEATED = (
+    b'\\"',
+    b"\\\\",
+    b'"',
+    b"[",
+    b"{",
+    b"(",
+    b"[]",
+    b"{}",
+    b",",
+    b":",
+    b".",
+    b"=",
+    b"#",
+    b"\n",
+    b" ",
+    b"0",
+    b"9.",
+    b"a",
+    b"-",
+    b"\x80",
+    b"\xff",
+    b"\0",
+    b'""',
+    b'"a":1,',
+    b"a.a=1\n",
+    b"[[a]]\n",
+    b"e9",
+    b"\\u0022",
+)
+SLOW_S, MOST_BYTES = 0.2, 1 << 20
+"""CPU time from which two sizes are compared, and the size up to which a file grows."""
+
+
+def cpu_s(reader: Reader, path: Path) -> float:
+    """Return the CPU seconds of this process and its children that one reading takes."""
+    before = os.times()
+    with contextlib.suppress(MoeloadError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader.read(path)
+    return sum(after - begun for after, begun in zip(os.times()[:4], before[:4], strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READERS)
+def test_time_grows_with_the_bytes_of_a_file_and_no_faster(name: str, tmp_path: Path) -> None:
+    """Twice the bytes take at most 2.5 times the CPU: something is put in again and again, anywhere in a sound file."""
+    reader, end, draw = READERS[name], time.monotonic() + SECONDS, random.Random(name)
+    path = reader.make(tmp_path)
+    files = files_of(path)
+    while time.monotonic() < end:
+        file, what = draw.choice(list(files)), draw.choice(REPEATED)
+        at = draw.randrange(len(files[file]) + 1)
+
+        def seconds(size: int, file: Path = file, what: bytes = what, at: int = at) -> float:
+            file.write_bytes(files[file][:at] + what * (size // len(what)) + files[file][at:])
+            return cpu_s(reader, path)
+
+        try:
+            size, before = 1 << 14, seconds(1 << 14)
+            while (size := 2 * size) <= MOST_BYTES and before < 5 * SLOW_S:
+                after = seconds(size)
+                if before > SLOW_S and after > 2.5 * before:  # again, since others use the machine too
+                    before, after = (min(seconds(each) for _ in range(3)) for each in (size // 2, size))
+                    assert after <= 2.5 * before, (
+                        f"{what!r} at byte {at} of {file.name}: {before:.2f}, then {after:.2f} s"
+                    )
+                before = after
+        finally:
+            file.write_bytes(files[file])
 
 
 class UnprintableError(Exception):

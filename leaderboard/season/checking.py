@@ -203,7 +203,7 @@ def entry_again(
     seconds = (costs["observe_wall_s"] + costs["forecast_wall_s"]).to_dict()
     cheap = [task for task in suite.traces if most == runs or seconds[task.id] < DEAR_S]
     tasks = draw.sample(cheap, min(most, len(cheap)))
-    setting = replace(season_setting(suite, rerun_level(entry.record.has_code)), fresh=True)
+    setting = replace(season_setting(suite, folder.base, rerun_level(entry.record.has_code)), fresh=True)
     target, fitted = entry.target(), Fitted(entry.fitted)
     for task in tasks:
         again = run_entry(folder, Pair(setting, task, trace_file(folder, task), target, fitted))

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
+
+from pydantic import PrivateAttr
 
 from leaderboard.season.entries import copies_on_path, read_entry
 from leaderboard.season.folder import (
@@ -34,17 +37,26 @@ from moeload_bench.traces.store import read_trace
 
 LEAST_ORIGINS = 10
 """A run without a state of so many origins is not scored."""
-FIRST_GROUP = 100_000
-"""Groups of a season's recipes come after those of any suite: no run is of a recipe that an entry was fitted on."""
 Progress = Callable[[int, int, str], None]
 
 
 class SeasonSuite(Suite):
-    """A suite whose scored recipes are of no group that was open for fitting."""
+    """A suite whose scored recipes are of no group that was open for fitting, and of numbers like any other suite's."""
+
+    _fitted: frozenset[int] = PrivateAttr(default=frozenset())
+
+    @classmethod
+    def of(cls, suite: Suite, base: Suite) -> SeasonSuite:
+        """Return a season's suite; ``base`` is the one that its entries were fitted on."""
+        made = cls.model_validate(suite.model_dump())
+        made._fitted = frozenset(base.group_of(entry.id) for entry in base.fit)
+        return made
 
     def group_of(self, trace_id: str) -> int:
-        """Return the opaque number of a recipe, which no recipe of another suite has."""
-        return FIRST_GROUP + super().group_of(trace_id)
+        """Return the opaque number of a recipe: the least ones that no run had that an entry could be fitted on."""
+        recipes = sorted({trace.id.split("/")[0] for trace in self.traces})
+        free = (number for number in count() if number not in self._fitted)
+        return next(islice(free, recipes.index(trace_id.split("/")[0]), None))
 
 
 def season_suite(folder: SeasonFolder, recordings: dict[str, Recording]) -> Suite:
@@ -104,7 +116,7 @@ def score_season(
     suite = season_suite(folder, recordings)
     entries = [read_entry(folder.entries / name) for name in season.entries]
     targets = [entry.target() for entry in entries]
-    setting = season_setting(suite, level)
+    setting = season_setting(suite, folder.base, level)
     work = [
         Pair(setting, task, trace_file(folder, task), target, Fitted(entry.fitted))
         for entry, target in zip(entries, targets, strict=True)
@@ -144,10 +156,9 @@ def check_fixed(folder: SeasonFolder, recordings: dict[str, Recording]) -> None:
             read_trace(folder.trace(name), expected_sha256=recording.data_sha256)
 
 
-def season_setting(suite: Suite, level: Level) -> Setting:
-    """Return how a season's entries run."""
-    groups = SeasonSuite.model_validate(suite.model_dump())
-    return Setting(groups, level, Limits(), suite.seed, fresh=False)
+def season_setting(suite: Suite, base: Suite, level: Level) -> Setting:
+    """Return how a season's entries run; ``base`` is the suite that they were fitted on."""
+    return Setting(SeasonSuite.of(suite, base), level, Limits(), suite.seed, fresh=False)
 
 
 def trace_file(folder: SeasonFolder, task: SuiteTrace) -> Path:

@@ -31,7 +31,9 @@ from moeload_bench.isolation.targets import (
     preflight,
     source_sha256,
 )
+from moeload_bench.names import name_problem
 from moeload_bench.placement.plans import SHAPE_NAMES
+from moeload_bench.results.checks import entry_problems
 from moeload_bench.results.columns import Row
 from moeload_bench.results.entry import Entry, SuiteRecord
 from moeload_bench.results.results import Results, results_of
@@ -237,10 +239,11 @@ def _listed(forecasters: ForecasterLike | Sequence[ForecasterLike] | None, suite
 def _check_request(suite: Suite, targets: Sequence[Target]) -> None:
     if not suite.traces:
         raise SuiteError(f"suite {suite.name} has no traces to score forecasters on, expected one or more")
-    labels = [target.label for target in targets]
-    twice = next((label for label in labels if labels.count(label) > 1), None)
-    if twice is not None:
-        raise MoeloadError(f"two forecasters are called {twice!r}, expected names of their own: results go by name")
+    for problem in entry_problems([target.label for target in targets]):
+        raise MoeloadError(problem)
+    for trace in suite.traces:
+        if (wrong := name_problem("trace", trace.id)) is not None:
+            raise SuiteError(wrong)
 
 
 def entry_of(setting: Setting, target: Target, fitted: Fitted) -> Entry:

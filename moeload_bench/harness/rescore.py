@@ -23,6 +23,7 @@ from moeload_bench.errors import ResultError, TraceError, not_found
 from moeload_bench.files import replacing
 from moeload_bench.harness.replay import Answer
 from moeload_bench.harness.truth import Truth, open_truth
+from moeload_bench.names import name_problem
 from moeload_bench.results.columns import ROW_KEYS, RUN_KEYS, run_costs
 from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, load_results
@@ -263,7 +264,9 @@ def _package_metric(metric: str) -> _Scorer:
 
 
 def _own_metric(function: WindowMetric, name: str) -> _Scorer:
-    """Return the scorer of a user's own metric, checked for one value per layer."""
+    """Return the scorer of a user's own metric, checked for one value per layer; raise `ResultError` for its name."""
+    if (problem := name_problem("metric", name)) is not None:
+        raise ResultError(problem)
 
     def scorer(window: _Windows, failed: bool) -> FloatArray:
         K, L, _ = window.share_KLE.shape
@@ -277,6 +280,8 @@ def _own_metric(function: WindowMetric, name: str) -> _Scorer:
         for value_L in value_KL:
             if value_L.shape != (L,):
                 raise ResultError(f"{name} returned shape {value_L.shape}, expected one value per layer, {(L,)}")
+            if np.isinf(value_L).any():
+                raise ResultError(f"{name} returned an infinite value, expected finite ones, or NaN for none")
         return np.stack(value_KL)
 
     return scorer

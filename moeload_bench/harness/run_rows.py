@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from moeload_bench.arrays import FloatArray
+from moeload_bench.names import name_problem
+from moeload_bench.results.checks import ROUNDING
 from moeload_bench.results.columns import FACT_KEYS, LAYER_KEYS, ROW_KEYS, RUN_KEYS, Row
-from moeload_bench.results.storage import ALL_TEXTS, COUNTS
+from moeload_bench.results.storage import ALL_TEXTS, check_counts
 from moeload_bench.results.trace_facts import Value
+from moeload_bench.scoring.catalogue import least_value
 from moeload_bench.suites.suite import SuiteTrace
 
 INTEGERS = {*ROW_KEYS, *LAYER_KEYS} - {*ALL_TEXTS}
@@ -90,23 +93,31 @@ def from_tree(tree: Any, entry: SuiteTrace, horizons: Sequence[int]) -> list[Row
     layers = [(row["state"], row["horizon"], row["layer"]) for row in rows if "layer" in row]
     L = max((row["layers"] for row in scored_rows(rows)), default=0)
     states = dict.fromkeys(state for _, state, _ in windows)
-    if layers != list(itertools.product(states, horizons, range(L))):
+    means = itertools.product(states, horizons, range(L))
+    if len(layers) != len(states) * len(horizons) * L or any(a != b for a, b in zip(layers, means, strict=True)):
         raise ValueError("its means are not those of the suite's horizons and of its layers")
     return rows
 
 
 def _check_columns(columns: Mapping[str, Sequence[Any]]) -> None:
-    """Raise `ValueError` for rows without a column that they have to have, and for a value of another kind."""
+    """Raise `ValueError` for rows without a column that they have to have, and for a value or name of another kind."""
     keys = (*ROW_KEYS, *RUN_KEYS) if "origin" in columns else LAYER_KEYS if "layer" in columns else FACT_KEYS
     lacking = {*keys} - {"forecaster"} - columns.keys()
-    wrong = [name for name, values in columns.items() if not all(isinstance(value, _kinds(name)) for value in values)]
-    if lacking or wrong:
-        raise ValueError(f"rows are without {sorted(lacking)}, or of another kind in {wrong}")
+    wrong = [name for name, values in columns.items() if not all(map(_kind_of(name), values))]
+    unnamed = [problem for name in columns if (problem := name_problem("metric", name)) is not None]
+    if lacking or wrong or unnamed:
+        raise ValueError(f"rows are without {sorted(lacking)}, or of another kind in {wrong}; {unnamed}")
     for counts in {*columns.get("counts", ())}:
-        COUNTS.validate_json(counts)
+        check_counts(counts)
 
 
-def _kinds(name: str) -> tuple[type, ...]:
+def _kind_of(name: str) -> Callable[[Any], bool]:
+    """Return whether a value can stand in a column: text, or a finite number that is not below the column's least."""
     if name in ALL_TEXTS:
-        return (str, type(None))
-    return (int,) if name in INTEGERS else (int, float, type(None))
+        return lambda value: value is None or isinstance(value, str)
+    if name == "crossing":
+        return lambda value: isinstance(value, bool)
+    if name in INTEGERS:
+        return lambda value: type(value) is int and value >= 0
+    least = 0.0 if name in RUN_KEYS else least_value(name) - ROUNDING
+    return lambda value: value is None or (type(value) in (int, float) and least <= value < math.inf)

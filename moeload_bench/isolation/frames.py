@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from moeload_bench.arrays import Array
-from moeload_bench.bounds import check_depth
+from moeload_bench.bounds import check_depth, named_once
 from moeload_bench.errors import IsolationError, TargetError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, module_target
@@ -94,7 +94,7 @@ def parse_header(text: bytes) -> Header:
     """Return a JSON object that is not nested deeper than `MAX_DEPTH`; known before it is parsed, in linear time."""
     try:
         check_depth(text, MAX_DEPTH)
-        header = json.loads(text)  # arguments of a forecaster may be infinite
+        header = json.loads(text, object_pairs_hook=named_once)  # arguments of a forecaster may be infinite
     except (ValueError, RecursionError) as error:
         raise IsolationError(f"a frame's header is not JSON as expected: {str(error)[:100]}") from None
     if not isinstance(header, dict):

@@ -42,7 +42,7 @@ class ClusterShape:
     def __post_init__(self) -> None:
         for field in ("devices", "slots", "nodes", "groups"):
             value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise PlacementError(
                     f"shape {self.name!r}: {field} is {short(value)}, expected a whole number of at least 1"
                 )

@@ -28,6 +28,7 @@ from pydantic import ValidationError
 from moeload_bench.errors import MoeloadError, SubmissionError, not_found
 from moeload_bench.isolation.sources import bytes_sha256, file_sha256
 from moeload_bench.isolation.targets import FileTarget, StoredTarget, baseline_names, source_sha256, stored_target
+from moeload_bench.names import look_of
 from moeload_bench.publishing.requirements import REQUIREMENTS, parse_requirements
 from moeload_bench.publishing.submission import Submission, Verification
 from moeload_bench.schema import first_problem, load_toml, read_json, read_toml
@@ -48,7 +49,6 @@ WEIGHTS = ("forecaster.npz", "forecaster.safetensors")
 FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
 MAX_WEIGHTS_BYTES = 64 << 20
 MAX_ARRAYS = 10_000
-_LOOKS = str.maketrans("015i._", "olsl--")
 
 
 @dataclass(frozen=True)
@@ -243,15 +243,18 @@ def folder_problems(folder: Folder, suite: Suite) -> Iterator[str]:
             yield f"{field}: submission.toml says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
 
 
-def look_of(name: str) -> str:
-    """Return what names that are easily confused have in common: `sw_avg` and `5w-avg`, `arima` and `ar1ma`."""
-    return name.translate(_LOOKS)
-
-
 def check_name(record: Submission, root: Path) -> None:
-    """Run `check_name_among` against the submissions below a local root of a leaderboard."""
+    """Run `check_name_among` against the submissions below a local root of a leaderboard, and look at their authors.
+
+    Raise `SubmissionError` also for an author whose name differs from another one's only in its looks.
+    """
     paths = [path.relative_to(root).as_posix() for path in root.glob(f"submissions/*/{RECORD}")]
     check_name_among(record, paths, lambda path: (root / path).read_bytes(), str(root))
+    others = {author for path in sorted(paths) for author in _authors_in((root / path).read_bytes())}
+    looks = {look_of(author): author for author in others}
+    for author in record.authors:
+        if author not in others and (other := looks.get(look_of(author))) is not None:
+            raise SubmissionError(f"the author {author!r} is too like {other!r}, who is there: expected one spelling")
 
 
 def check_name_among(
@@ -269,13 +272,17 @@ def check_name_among(
             raise SubmissionError(
                 f"the name {record.name!r} is too like {other!r}, which is taken: choose another --name"
             )
-    if (path := f"submissions/{record.name}/{RECORD}") not in paths:
-        return
-    try:
-        authors = load_toml(read(path).decode("utf-8", "replace")).get("authors")
-    except (ValueError, RecursionError):
-        authors = None
-    if authors != record.authors:
+    path = f"submissions/{record.name}/{RECORD}"
+    if path in paths and _authors_in(read(path)) != record.authors:
         raise SubmissionError(
             f"{leaderboard}: the name {record.name!r} is taken by other authors: choose another --name"
         )
+
+
+def _authors_in(record: bytes) -> list[str]:
+    """Return the authors that a record names, none of one that cannot be read."""
+    try:
+        authors = load_toml(record.decode("utf-8", "replace")).get("authors")
+    except (ValueError, RecursionError):
+        return []
+    return [str(author) for author in authors] if isinstance(authors, list) else []

@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.names import RESERVED, name_problem
 from moeload_bench.schema import Record
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -31,10 +32,18 @@ def _file_name(name: str) -> str:
         raise ValueError(
             f"got {name[:80]!r}, expected small letters and digits, one of . _ - between, at most {MAX_NAME}"
         )
+    if name in RESERVED:
+        raise ValueError(f"{name!r} is reserved, expected another name")
     if re.fullmatch(r"con|prn|aux|nul|(com|lpt)[0-9]", name.partition(".")[0]):
         raise ValueError(
             f"{name!r} is the name of a device on Windows, where the project could then not be checked out"
         )
+    return name
+
+
+def _author(name: str) -> str:
+    if (problem := name_problem("author", name)) is not None:
+        raise ValueError(problem)
     return name
 
 
@@ -84,6 +93,7 @@ MODEL_TYPES: Mapping[ModelType, str] = {
 }
 Line = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_printable)]
 Name = Annotated[str, AfterValidator(_file_name)]
+AuthorName = Annotated[str, AfterValidator(_author)]
 Scalar = bool | int | float | str
 
 
@@ -109,7 +119,7 @@ class Submission(_Record):
     """
 
     name: Name
-    authors: Annotated[list[Line], Field(min_length=1, max_length=50)]
+    authors: Annotated[list[AuthorName], Field(min_length=1, max_length=50)]
     link: Annotated[str, Field(max_length=300), AfterValidator(_web_address)] | None = None
     licence: Annotated[Line, AfterValidator(_licence)]
     target: str

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, Field, ValidationError
 
+from moeload_bench.bounds import named_once
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.schema import first_problem
@@ -59,7 +60,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_MANIFEST:
             raise ValueError(f"{path.stat().st_size:,} bytes, expected at most {MAX_MANIFEST:,}")
-        return _Manifest.model_validate(json.loads(path.read_text(encoding="utf-8"))).model_dump()
+        return _Manifest.model_validate(json.loads(path.read_bytes(), object_pairs_hook=named_once)).model_dump()
     except ValidationError as error:
         wrong = first_problem(error, "manifest")
     except RecursionError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from moeload_bench.errors import ResultError, counted, not_found
 from moeload_bench.results import averages, skill
+from moeload_bench.results.checks import entry_problems
 from moeload_bench.results.columns import (
     FACT_KEYS,
     LAYER_KEYS,
@@ -236,6 +237,8 @@ def joined(parts: Sequence[Results]) -> Results:
             if name in entries:
                 raise ResultError(f"two results of {name}, expected one of each forecaster")
             entries[name] = entry
+    for problem in entry_problems([*entries]):
+        raise ResultError(problem)
     layers = [part.layers for part in parts if part.layers is not None]
     table = stacked([part.table for part in parts])
     together = Results(

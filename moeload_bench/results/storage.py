@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field
 
 from moeload_bench.bounds import check_decoded, parse_json
-from moeload_bench.errors import ResultError, TraceError, printable
+from moeload_bench.errors import ResultError, TraceError, printable, short
 from moeload_bench.files import PACKAGE, file_name, replacing
+from moeload_bench.results.checks import cost_problems, entry_problems, fact_problems, layer_problems, table_problems
 from moeload_bench.results.columns import (
     COST_KEYS,
     COST_TEXTS,
@@ -35,7 +36,7 @@ from moeload_bench.results.columns import (
 )
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.trace_facts import suite_facts
-from moeload_bench.schema import Record, first_problem, parse_record
+from moeload_bench.schema import Record, parse_record
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.traces.pages import chunks, page_bytes
@@ -52,7 +53,6 @@ MAX_COLUMNS = 1000
 NAMES = ("forecaster", "trace", "recipe", "state", "horizon", "origin", "crossing", "counts")
 """Columns that have no empty cell."""
 ALL_TEXTS = (*TEXTS, *COST_TEXTS, *FLOOR_NAMES)
-COUNTS = TypeAdapter(dict[str, int])
 COSTS, LAYERS = "costs.parquet", "layers"
 BUNDLED = PACKAGE / "data" / "reference"
 WHOLE = (PRIMARY, "imbalance", "regret", "rank_correlation")
@@ -190,14 +190,16 @@ def _load_file(path: Path, layers: bool) -> Parts:
     with _opened(path) as file:
         about = _description(file, path)
         rows = _frame(file, ROW_KEYS, path)
-    names = {entry.name for entry in about.entries}
-    found = set(rows["forecaster"].unique())
-    if found - names or not about.entries:
-        others = sorted(map(str, found - names))[:5]
-        raise ResultError(f"{path}: rows of {others}, expected those of its entries {sorted(names)[:5]}")
+    _refuse(path, entry_problems([entry.name for entry in about.entries]))
+    entries, found = {entry.name: entry for entry in about.entries}, set(rows["forecaster"].unique())
+    if found - entries.keys() or not entries:
+        others = sorted(map(str, found - entries.keys()))[:5]
+        raise ResultError(f"{path}: rows of {others}, expected those of its entries {sorted(entries)[:5]}")
+    horizons = {horizon for entry in about.entries for horizon in entry.suite.horizons}
+    _refuse(path, table_problems(rows, horizons))
     beside = path.parent / LAYERS / path.name
     means = _frame_in(beside, LAYER_KEYS) if layers and beside.is_file() else None
-    entries = {entry.name: entry for entry in about.entries}
+    _refuse(beside, layer_problems(means, horizons) if means is not None else ())
     return entries, _with_costs(rows, about, path), _facts(about, path), means
 
 
@@ -207,6 +209,7 @@ def _with_costs(rows: pd.DataFrame, about: Description, path: Path) -> pd.DataFr
 
     if about.costs is not None:
         costs = _framed(about.costs, COST_KEYS, path)
+        _refuse(path, cost_problems(costs))
     else:
         path = path.parent / COSTS
         costs = _costs(path, path.stat().st_mtime_ns if path.is_file() else 0)
@@ -223,18 +226,32 @@ def _with_costs(rows: pd.DataFrame, about: Description, path: Path) -> pd.DataFr
 @lru_cache(maxsize=4)
 def _costs(path: Path, changed_ns: int) -> pd.DataFrame:
     """Return the costs in a folder, which are read once as long as the file stays as it is."""
-    return _frame_in(path, COST_KEYS)
+    costs = _frame_in(path, COST_KEYS)
+    _refuse(path, cost_problems(costs))
+    return costs
 
 
-def load_facts(path: Path) -> pd.DataFrame:
+def load_facts(path: Path, horizons: Collection[int]) -> pd.DataFrame:
     """Return the facts of traces in a file of their own; raise `ResultError` for one of another form."""
-    return _frame_in(path, FACT_KEYS)
+    facts = _frame_in(path, FACT_KEYS)
+    _refuse(path, fact_problems(facts, horizons))
+    return facts
+
+
+def _refuse(path: Path, problems: Iterable[str]) -> None:
+    """Raise `ResultError` for the first problem of a file."""
+    for problem in problems:
+        raise ResultError(f"{path}: {problem}")
 
 
 def _facts(about: Description, path: Path) -> pd.DataFrame:
     """Return the facts that the file holds; without any, those that this package has of the suite's traces."""
     suite = about.entries[0].suite
-    return _known_facts(suite) if about.facts is None else _framed(about.facts, FACT_KEYS, path)
+    if about.facts is None:
+        return _known_facts(suite)
+    facts = _framed(about.facts, FACT_KEYS, path)
+    _refuse(path, fact_problems(facts, suite.horizons))
+    return facts
 
 
 @lru_cache(maxsize=8)
@@ -279,10 +296,21 @@ def _frame(file: pq.ParquetFile, keys: Sequence[str], path: Path) -> pd.DataFram
     _check_columns(file.schema_arrow, keys, path)
     table = file.read()
     table.validate(full=True)  # texts that are not UTF-8 would fail later, one by one
+    _refuse_nan(table, path)
     frame: pd.DataFrame = _with_plain_texts(table, path).to_pandas(ignore_metadata=True)
     _check_values(frame, path)
     numbers = frame.select_dtypes("float32").columns
     return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _refuse_nan(table: pa.Table, path: Path) -> None:
+    """Raise `ResultError` for a NaN: what has no value is empty, and NaN would pass every comparison."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type) and pc.any(pc.is_nan(column)).as_py():
+            raise ResultError(f"{path}: column {name[:100]!r} holds NaN, expected a number, or none")
 
 
 def _with_plain_texts(table: pa.Table, path: Path) -> pa.Table:
@@ -308,12 +336,16 @@ def _check_values(frame: pd.DataFrame, path: Path) -> None:
         raise ResultError(f"{path}: marks of floors are others than {', '.join(MARKS)}")
     try:
         for text in frame["counts"].unique() if "counts" in frame else ():
-            COUNTS.validate_json(text)
-            parse_json(text)  # pydantic takes the last of two that have one name
-    except ValidationError as error:
-        raise ResultError(f"{path}: column 'counts': {first_problem(error, 'JSON')}") from None
+            check_counts(text)
     except ValueError as error:
         raise ResultError(f"{path}: column 'counts': {error}") from None
+
+
+def check_counts(text: str) -> None:
+    """Raise `ValueError` unless the text is a JSON object of whole numbers by name."""
+    counts = parse_json(text)
+    if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+        raise ValueError(f"got {short(text)}, expected whole numbers by name")
 
 
 def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:

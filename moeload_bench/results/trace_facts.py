@@ -14,11 +14,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import ValidationError
-
 from moeload_bench.errors import ResultError
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Record, parse_record
 
 Value = float | None
 Floors = dict[str, dict[str, dict[str, tuple[Value, ...]]]]
@@ -56,10 +54,7 @@ def suite_facts(suite: str, sha256: str) -> Mapping[str, TraceFacts]:
     path = facts_path(suite)
     if path is None or not path.is_file():
         return {}
-    try:
-        found = SuiteFacts.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise ResultError(f"{path}: {first_problem(error, 'facts')}") from None
+    found = parse_record(SuiteFacts, path.read_bytes(), path, "facts", ResultError)
     return found.traces if (found.suite, found.sha256) == (suite, sha256) else {}
 
 

@@ -10,6 +10,7 @@ Axis letters: K suite horizons, L MoE layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
@@ -220,6 +221,12 @@ def metric_spec(name: str) -> Metric | None:
     if spec is None or (spec.per == "plan") != bool(shape):
         return None
     return replace(spec, name=name, description=f"{spec.description}; cluster shape {shape!r}") if shape else spec
+
+
+def least_value(name: str) -> float:
+    """Return the least value that a metric can have; of one that the catalogue does not know, any number can be."""
+    spec = METRICS.get(name.partition("@")[0])
+    return -math.inf if spec is None else spec.span[0]
 
 
 def describe_metric(name: str) -> str:

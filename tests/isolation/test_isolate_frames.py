@@ -124,7 +124,9 @@ def test_depth_is_bounded_before_parsing(opening: bytes) -> None:
     assert parse_header(json.dumps({"a": "[{" * 1000 + '"' + "\\" * 3}).encode())["a"].startswith("[{[{")
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"nonsense", b"[]", b"1", b'"a"', b"null", b"\xff\xfe", b'{"a":1}x'])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"nonsense", b"[]", b"1", b'"a"', b"null", b"\xff\xfe", b'{"a":1}x', b'{"a":1,"a":2}']
+)
 def test_a_header_that_is_no_json_object_is_refused(text: bytes) -> None:
     """Whatever else it is."""
     with pytest.raises(IsolationError, match="header is"):

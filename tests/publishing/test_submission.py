@@ -44,13 +44,14 @@ def test_a_plug_in_of_the_verifiers_machine_is_no_submissions_code(
         read_folder(path)
 
 
+author = st.from_regex(r"[A-Za-z\u00c0-\u00d6][A-Za-z0-9.'-]{0,20}( [a-z]{1,9}){0,3}", fullmatch=True)
 text = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=30)
 scalars = st.one_of(st.booleans(), st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), text)
 
 
 @settings(max_examples=30)
 @given(
-    authors=st.lists(text, min_size=1, max_size=3),
+    authors=st.lists(author, min_size=1, max_size=3),
     kwargs=st.dictionaries(st.from_regex(r"[a-z]{1,8}", fullmatch=True), scalars | st.lists(scalars, max_size=3)),
 )
 def test_a_record_survives_its_toml(authors: list[str], kwargs: dict[str, Any]) -> None:
@@ -75,6 +76,9 @@ BAD_FIELDS = [
     ({"name": "\u043cine"}, "name"),
     ({"authors": []}, "authors"),
     ({"authors": ["two\nlines"]}, "authors"),
+    ({"authors": ["A.\u202eUthor"]}, "authors"),
+    ({"authors": ["\uff21. Uthor"]}, "authors"),
+    ({"name": "costs"}, "name"),
     ({"licence": "x" * 201}, "licence"),
     ({"licence": "Apache 2"}, "licence"),
     ({"licence": "mit"}, "licence"),

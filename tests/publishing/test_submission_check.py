@@ -130,6 +130,14 @@ def test_a_name_is_its_authors(tmp_path: Path) -> None:
     check_name(record("mine", "A"), tmp_path / "no leaderboard yet")
 
 
+def test_an_author_who_looks_like_another_is_refused(tmp_path: Path) -> None:
+    """A letter of another script; the very same author may come again."""
+    put(tmp_path, record("their-net", "The maintainers"))
+    check_name(record("other-net", "The maintainers"), tmp_path)
+    with pytest.raises(SubmissionError, match="is too like 'The maintainers'"):
+        check_name(record("other-net", "The m\u0430intainers"), tmp_path)
+
+
 @pytest.mark.parametrize("existing", ["authors = ", "a = " + "[" * 5000, "a = " + "9" * 5000, "", "authors = 'A'"])
 def test_a_record_that_cannot_be_read_keeps_its_name(existing: str) -> None:
     """Whatever is wrong with it, somebody has the name."""

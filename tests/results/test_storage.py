@@ -157,6 +157,92 @@ def test_a_file_of_another_form_is_refused_in_one_line(tmp_path: Path, change: d
     assert printable(str(caught.value)).isprintable()
 
 
+def changed(path: Path, name: str, value: Any, rows: slice = slice(0, 1)) -> None:
+    """Write a copy of a committed file in which some rows of a column have another value."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    values = table.column(name).to_pylist()
+    values[rows] = [value] * len(values[rows])
+    at = table.schema.get_field_index(name)
+    pq.write_table(table.set_column(at, name, pa.array(values, table.schema.field(name).type)), path)
+
+
+def renamed(path: Path, *names: str) -> None:
+    """Write a copy of a committed file whose entry, and every row, has the first of these names; others have no row."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    about = json.loads(table.schema.metadata[KEY])
+    about["entries"] = [{**about["entries"][0], "name": name} for name in names]
+    rewritten(path, about=about, column=("forecaster", names[0]))
+
+
+def renamed_metric(path: Path, name: str) -> None:
+    """Write a copy of a committed file with another metric."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    pq.write_table(table.append_column(name, pa.array([0.5] * len(table))), path)
+
+
+def rows_twice(path: Path) -> None:
+    """Write a copy of a committed file in which the first row is there twice."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    pq.write_table(pa.concat_tables([table, table.slice(0, 1)]), path)
+
+
+def named_twice(path: Path) -> None:
+    """Write a copy of a committed file whose metadata have a name twice in one object."""
+    table = pq.read_table(MINI / "uniform.parquet")
+    text = table.schema.metadata[KEY].replace(b'"entries"', b'"schema_version": 3, "entries"', 1)
+    pq.write_table(table.replace_schema_metadata({KEY: text}), path)
+
+
+HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "an entry that leads out": (lambda p: renamed(p, "../../../evil"), "'../../../evil' is no name"),
+    "an entry with an escape": (lambda p: renamed(p, "\x1b[2J"), "is no name"),
+    "an entry with a NUL": (lambda p: renamed(p, "uni\0form"), "is no name"),
+    "an entry from right to left": (lambda p: renamed(p, "\u202emrofinu"), "is no name"),
+    "an entry without a name": (lambda p: renamed(p, ""), "'' is no name"),
+    "an endless name": (lambda p: renamed(p, "u" * 290), "is no name"),
+    "letters of double width": (lambda p: renamed(p, "\uff55niform"), "is no name"),
+    "an entry like another's in Cyrillic": (lambda p: renamed(p, "mine", "m\u0456ne"), "too like 'mine'"),
+    "an entry like another's in digits": (lambda p: renamed(p, "sw_avg", "5w-avg"), "too like 'sw_avg'"),
+    "an entry twice": (lambda p: renamed(p, "mine", "mine"), "two forecasters are called 'mine'"),
+    "the name of the file of costs": (lambda p: renamed(p, "costs"), "this name is reserved"),
+    "a trace that leads out": (lambda p: changed(p, "trace", "../a/seed0"), "trace '../a/seed0' is no name"),
+    "a metric with an escape": (lambda p: renamed_metric(p, "\x1b[2J"), "is no name"),
+    "an error that is NaN": (lambda p: changed(p, "window_tv", float("nan")), "column 'window_tv' holds NaN"),
+    "a negative error": (lambda p: changed(p, "window_tv", -0.5), "window_tv is -0.5, expected a finite number from 0"),
+    "an infinite error": (lambda p: changed(p, "tv", float("inf")), "tv is inf, expected a finite number from 0"),
+    "an imbalance below 1": (lambda p: changed(p, "imbalance@half", 0.5), "expected a finite number from 1"),
+    "another state": (lambda p: changed(p, "state", "other"), "state 'other', expected transient, mixed, stable"),
+    "another horizon": (lambda p: changed(p, "horizon", -5), "horizon -5"),
+    "a negative origin": (lambda p: changed(p, "origin", -1), "'origin' holds others than whole numbers from 0"),
+    "another stratum": (lambda p: changed(p, "stratum", "tiny"), "stratum 'tiny', expected small or large"),
+    "rows twice": (rows_twice, "1 rows are there twice, the first is forecaster 'uniform'"),
+    "names twice in the metadata": (named_twice, "'schema_version' occurs twice in one object"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_no_run_gives_is_not_loaded(case: str, tmp_path: Path) -> None:
+    """Names are names and no look-alikes; numbers finite and not below their least; each row of a known place, once."""
+    write, words = HOSTILE[case]
+    write(tmp_path / "mine.parquet")
+    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    with pytest.raises(ResultError, match=rf"mine\.parquet: .*{words}") as caught:
+        load_results(tmp_path / "mine.parquet")
+    assert printable(str(caught.value)).isprintable()
+
+
+def test_look_alikes_in_two_files_are_not_loaded_together(tmp_path: Path) -> None:
+    """Each alone could be read."""
+    (tmp_path / "costs.parquet").write_bytes((MINI / "costs.parquet").read_bytes())
+    results = load_results(MINI).select(["sw_avg"])
+    entry = results.entries["sw_avg"].model_copy(update={"name": "sw_\u0430vg"})
+    table = results.table.assign(forecaster=entry.name)
+    forged = Results({entry.name: entry}, table, results.facts).save(tmp_path / "forged.parquet")
+    load_results(forged)
+    with pytest.raises(ResultError, match="too like 'sw_avg'"):
+        load_results([MINI / "sw_avg.parquet", forged])
+
+
 def forged(path: Path, text: str, rows: int, group: int, **options: Any) -> None:
     """Write a file that names no types of Arrow, with a text in many rows, in row groups of so many."""
     table = pq.read_table(MINI / "uniform.parquet").select([*ROW_KEYS, "window_tv"])
@@ -228,10 +314,10 @@ def test_a_forged_file_is_refused_in_one_line(kind: str, tmp_path: Path) -> None
 def test_facts_of_a_season_are_read_as_any_table(tmp_path: Path) -> None:
     """As they were written; a forged file is refused by its name."""
     path = ROOT / "leaderboard" / "seasons" / "2027-02" / "facts.parquet"
-    same(load_facts(path), pd.read_parquet(path))
+    same(load_facts(path, load_suite("v3").horizons), pd.read_parquet(path))
     pq.write_table(pa.table({"trace": ["a"], "state": ["stable"], "horizon": ["1"]}), tmp_path / "facts.parquet")
     with pytest.raises(ResultError, match=r"facts\.parquet: column 'horizon' is string, expected a number"):
-        load_facts(tmp_path / "facts.parquet")
+        load_facts(tmp_path / "facts.parquet", [1])
 
 
 def test_what_a_file_says_of_pandas_is_ignored(tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ Axis letters: L MoE layers, E experts.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -43,23 +45,22 @@ def read_load_history(paths: Paths, *, interval: int = 1, report: Report | None 
 
 
 class _Object(dict[str, Any]):
-    """A JSON object, with a name that occurs twice in it: an error raised here would break the parser, which is C."""
+    """A JSON object; a name that is in it twice goes to a list: an error raised here would break the parser, in C."""
 
-    twice: str | None = None
+    def __init__(self, twice: list[str]) -> None:
+        self._twice = twice
 
     def __setitem__(self, name: str, value: Any) -> None:
         if name in self:
-            self.twice = name
+            self._twice.append(name)
         super().__setitem__(name, value)
 
 
 def _rows(entries: Iterator[tuple[str, Any]], interval: int) -> Iterator[LogRow]:
     shape: tuple[int, ...] | None = None
     for number, (where, entry) in enumerate(entries):
-        if not isinstance(entry, _Object):
+        if not isinstance(entry, dict):
             raise TraceError(f"{where}: got a JSON {type(entry).__name__}, expected an object with {LOAD}")
-        if entry.twice is not None:
-            raise TraceError(f"{where}: {printable(repr(entry.twice))[:80]} occurs twice in one object")
         load_LE = whole_counts(field_of(entry, LOAD, where, [LOAD]), LOAD, where, ndim=2)
         shape = shape or load_LE.shape
         if load_LE.shape != shape:
@@ -77,8 +78,10 @@ def _entries(file: Path, progress: Progress, cut: list[str]) -> Iterator[tuple[s
     with file.open("rb") as opened:
         pieces = _Pieces(opened, file, progress)
         try:
-            entries = ijson.items(pieces, "load_history.item", use_float=True, buf_size=BLOCK, map_type=_Object)
+            objects = partial(_Object, pieces.twice)
+            entries = ijson.items(pieces, "load_history.item", use_float=True, buf_size=BLOCK, map_type=objects)
             for number, entry in enumerate(entries):
+                pieces.check_names()
                 yield f"{file}, entry {number}", entry
                 pieces.size, where = 0, f"{file}, entry {number + 1}"
         except (OSError, ijson.JSONError, ValueError, OverflowError, RecursionError) as error:
@@ -92,12 +95,14 @@ class _Pieces:
     """A file that is read a block at a time; ``size`` counts the bytes since an entry ended, so none is endless.
 
     Brackets are counted, as ijson takes memory for the square of their depth; a string may lie over several blocks.
+    ``twice``: names that an object has twice. The parser does not build the outermost one, so its names are kept here.
     """
 
     def __init__(self, opened: IO[bytes], path: Path, progress: Progress) -> None:
-        self.size, self.ended = 0, False
+        self.size, self.ended, self.twice = 0, False, list[str]()
         self._opened, self._path, self._progress = opened, path, progress
         self._string, self._string_bytes, self._depth = b"", 0, 0
+        self._names, self._last = _Object(self.twice), b""
 
     def read(self, size: int) -> bytes:
         """Return the next bytes; raise for an entry of more than MAX_ENTRY, a long string and deep nesting."""
@@ -106,19 +111,34 @@ class _Pieces:
         self.size += len(block)
         if self.size > MAX_ENTRY:
             raise TraceError(f"{self._path}: more than {MAX_ENTRY} bytes without an entry's end, expected {_DOCUMENT}")
-        content, self._string = self._string + block, b""
-        outside = _STRINGS.sub(self._without, content)
-        if self._string_bytes > MAX_STRING:
-            raise ValueError(f"a string of more than {MAX_STRING} bytes")
-        self._depth = check_depth(outside, MAX_DEPTH, self._depth)
+        content, self._string, end = self._string + block, b"", 0
+        for match in _STRINGS.finditer(content):
+            self._pass(content[end : match.start()])
+            self._pass_string(match)
+            end = match.end()
+        self._pass(content[end:])
+        self.check_names()
         self._progress.add(len(block), self._path.name)
         return block
 
-    def _without(self, match: re.Match[bytes]) -> bytes:
-        """Return nothing in a string's place; of one that goes on, keep what the next block has to begin with."""
-        if match[1] == b'"':
-            self._string_bytes = 0
-        else:
+    def check_names(self) -> None:
+        """Raise for an object with a name twice, since a value would be lost."""
+        if self.twice:
+            raise ValueError(f"{self.twice[0][:80]!r} occurs twice in one object")
+
+    def _pass(self, outside: bytes) -> None:
+        """Count the brackets of what lies outside of strings."""
+        self._depth = check_depth(outside, MAX_DEPTH, self._depth)
+        self._last = outside.rstrip()[-1:] or self._last
+
+    def _pass_string(self, match: re.Match[bytes]) -> None:
+        """Keep the name of a field of the outermost object, and of a string that goes on what the next block needs."""
+        if match[1] != b'"':
             self._string_bytes += len(match[0])
             self._string = b'"' + match[1]
-        return b""
+        else:
+            if self._depth == 1 and self._last in (b"{", b",") and not self._string_bytes:
+                self._names[json.loads(match[0])] = None
+            self._string_bytes = 0
+        if self._string_bytes > MAX_STRING:
+            raise ValueError(f"a string of more than {MAX_STRING} bytes")

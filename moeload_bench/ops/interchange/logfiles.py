@@ -249,7 +249,7 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
         raise TraceError(f"{where}: {what} is not a table of numbers, expected rows of one length") from None
     if array.ndim != ndim or array.size == 0:
         raise TraceError(f"{where}: {what} has shape {list(array.shape)}, expected {ndim} axes with some numbers")
-    if array.dtype.kind not in "iuf":
+    if array.dtype.kind not in "iuf" or bool in _kinds(value, ndim):
         cells = np.asarray(value, dtype=object).ravel()
         odd = next((cell for cell in cells if type(cell) not in (int, float)), value)
         raise TraceError(f"{where}: {what} holds {printable(repr(odd))[:80]}, expected numbers from 0 to {MAX_COUNT}")
@@ -260,3 +260,10 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
         at = tuple(int(i) for i in np.argwhere(bad)[0])
         raise TraceError(f"{where}: {what}{list(at)} is {array[at]}, expected a whole number from 0 to {MAX_COUNT}")
     return array.astype(np.int64)
+
+
+def _kinds(value: Any, ndim: int) -> set[type]:
+    """Return the types of the numbers of lists in lists: numpy takes True for 1 where it stands beside numbers."""
+    if not isinstance(value, list):
+        return set()
+    return set(map(type, value)) if ndim == 1 else set[type]().union(*(_kinds(row, ndim - 1) for row in value))

@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import FloatArray
+from moeload_bench.bounds import parse_json
 from moeload_bench.errors import RecordingError
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.ops.facts.inspector import Inspection
@@ -173,6 +174,6 @@ def _plain(value_L: FloatArray) -> list[float | None]:
 
 
 def _read(path: Path) -> LayerNumbers:
-    lists = json.loads(read_at_most(path, _MAX_BYTES))
+    lists = parse_json(read_at_most(path, _MAX_BYTES))
     events = int(lists.pop("events"))
     return LayerNumbers(**{name: np.array(value, dtype=np.float64) for name, value in lists.items()}, events=events)
