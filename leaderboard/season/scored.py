@@ -104,7 +104,7 @@ def load_table(folder: SeasonFolder, layers: bool = False) -> Results:
     names = [name for name in folder.base.baselines if name in folder.season.entries]
     names += [name for name in folder.season.entries if name not in names]
     results = load_results([folder.results / f"{name}.parquet" for name in names], layers)
-    return replace(results, facts=load_facts(folder.path / FACTS, results.horizons))
+    return replace(results, facts=load_facts(folder.path / FACTS, results.suite.horizons))
 
 
 def scored_seasons(root: Path = SEASONS) -> list[ScoredSeason]:
