@@ -11,26 +11,18 @@ import math
 import re
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import TrainerCallback
 
 from moeload_bench.errors import RecordingError
-from moeload_bench.recording.counting import Counted, Reduce
 from moeload_bench.recording.metadata import check_given
-from moeload_bench.recording.recorder import (
-    IfExists,
-    Monitor,
-    OnError,
-    Recorder,
-    check_word,
-    free_target,
-)
-from moeload_bench.recording.routers import Adapter
+from moeload_bench.recording.options import IfExists, RecordOptions, check_word, complete_options
+from moeload_bench.recording.recorder import Recorder, free_target
 from moeload_bench.recording.writer import trace_target
 
 LAST_LOG = frozenset({"train_runtime", "train_loss"})
@@ -68,20 +60,11 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         split: str = "test",
         run: int = 0,
         meta: Mapping[str, Any] | None = None,
-        adapters: dict[type, Adapter] | None = None,
-        reduce: Reduce | None = None,
-        on_error: OnError = "warn",
-        shard_steps: int = 250,
-        count: Counted = "all",
-        layers: Sequence[int] | None = None,
-        imbalance_rank: bool = False,
-        micro_max: bool = False,
-        monitor: Monitor | None = None,
         if_exists: IfExists = "error",
-        routing_steps: Sequence[int] = (),
+        **options: Unpack[RecordOptions],
     ) -> None:
         check_word("if_exists", if_exists, IfExists)
-        check_word("on_error", on_error, OnError)
+        self._options = complete_options(options)
         self.target = None if out is None else trace_target(out, name, split, run)
         if if_exists == "error" and self.target is not None and self.target.exists():
             raise RecordingError(
@@ -90,9 +73,6 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
             )
         self._if_exists = if_exists
         self._given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-        counted = {"count": count, "layers": layers, "imbalance_rank": imbalance_rank, "micro_max": micro_max}
-        how = {"adapters": adapters, "reduce": reduce, "on_error": on_error, "shard_steps": shard_steps}
-        self._options: dict[str, Any] = {**counted, **how, "monitor": monitor, "routing_steps": routing_steps}
         check_given(self._given)
         self._recorder: Recorder | None = None
         self._leave: weakref.finalize[Any, LoadRecorder] | None = None

@@ -12,18 +12,18 @@ with record(model, out="runs", name="my-run") as r:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Unpack
 
-from moeload_bench.errors import MoeloadError, RecordingError, not_found
-from moeload_bench.recording.counting import Counted, Reduce, RouterCounter
+from moeload_bench.errors import MoeloadError, RecordingError
+from moeload_bench.recording.counting import Reduce, RouterCounter
 from moeload_bench.recording.distributed import RankSum, parallel_layout, rank_sum, this_rank, unwrapped
 from moeload_bench.recording.metadata import check_given, measured_cells, recorded_metadata
+from moeload_bench.recording.options import IfExists, Monitor, RecordOptions, check_word, complete_options
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.resumed import check_same_run
-from moeload_bench.recording.routers import Adapter
 from moeload_bench.recording.routing_steps import RoutingSteps
 from moeload_bench.recording.stages import Stage, finding_shapes, merge_when_complete
 from moeload_bench.recording.timing import StepClock
@@ -34,27 +34,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-OnError = Literal["warn", "raise"]
-IfExists = Literal["error", "number", "overwrite"]
 PADDING_NOTE = "some batches held padding; padding tokens were routed like others and are counted"
 
 SHARD_SECONDS = 60.0
 """The most that a killed process loses; recipes close their shards by steps, together with checkpoints."""
-
-
-class Monitor(Protocol):
-    """An observer of a run that is recorded (`moeload_bench.LoadMonitor`); it runs on the first rank only."""
-
-    def add(self, row: Row, meta: Callable[[], TraceMeta]) -> None:
-        """Take a closed step: `step`, `tokens` [L], `load` [L, E], optional columns. ``meta`` returns the trace's
-        metadata.
-        """
-
-    def recall(self, rows: Iterator[Row], meta: Callable[[], TraceMeta]) -> None:
-        """Take the steps of a resumed run that are on disk, all of them closed, before its first new step."""
-
-    def close(self) -> None:
-        """Take note that training is over, or broke off."""
 
 
 NOWHERE = Path("own/test/seed0.parquet")
@@ -75,21 +58,13 @@ class Recorder:
         target: Path | None,
         *,
         meta: Mapping[str, Any] | None = None,
-        adapters: dict[type, Adapter] | None = None,
-        reduce: Reduce | None = None,
-        on_error: OnError = "warn",
-        shard_steps: int = 250,
         writes: bool | None = None,
-        count: Counted = "all",
-        layers: Sequence[int] | None = None,
-        imbalance_rank: bool = False,
-        micro_max: bool = False,
         stage: Stage | None = None,
-        monitor: Monitor | None = None,
         optimizer: Any = None,
-        routing_steps: Sequence[int] = (),
+        **options: Unpack[RecordOptions],
     ) -> None:
-        check_word("on_error", on_error, OnError)
+        chosen = complete_options(options)
+        reduce, kept_steps = chosen["reduce"], chosen["routing_steps"]
         self._given = check_given(meta or {})
         self._stage, self._merged = stage, target
         if stage is None:
@@ -100,34 +75,34 @@ class Recorder:
             target, writes = stage.target(target), _writes_stage(stage, reduce) if writes is None else writes
         skip = None if stage is None else finding_shapes
         parts = Parts(target or NOWHERE)
-        if routing_steps and target is None:
+        if kept_steps and target is None:
             raise RecordingError("routing_steps: no out given, expected a place to write them")
         rank = reduce.index if isinstance(reduce, RankSum) else 0
         self.counter = RouterCounter(
             model,
-            adapters,
+            chosen["adapters"],
             reduce=reduce,
-            count=count,
-            layers=layers,
-            spread=imbalance_rank,
-            micro_max=micro_max,
+            count=chosen["count"],
+            layers=chosen["layers"],
+            spread=chosen["imbalance_rank"],
+            micro_max=chosen["micro_max"],
             skip=skip,
-            kept=RoutingSteps(routing_steps, parts.routing, rank) if routing_steps else None,
+            kept=RoutingSteps(kept_steps, parts.routing, rank) if kept_steps else None,
         )
         self._clock = StepClock(model, self.counter.routers, reduce, optimizer)
-        self._counted: Counted = count
+        self._counted = chosen["count"]
         self._offset = 0 if stage is None else stage.layer_offset
         self._batches = reduce.batches if isinstance(reduce, RankSum) else 1
         self._model = unwrapped(model)
-        self._writer = TraceWriter(parts, self._meta, shard_steps=shard_steps, shard_seconds=SHARD_SECONDS)
+        self._writer = TraceWriter(parts, self._meta, shard_steps=chosen["shard_steps"], shard_seconds=SHARD_SECONDS)
         self._next_step = 0
         self._begun = self._resumed = False
-        self._on_error = on_error
+        self._on_error = chosen["on_error"]
         first_rank = this_rank()[0] == 0 if writes is None else writes
         self._writes = first_rank and target is not None
-        self._monitor = monitor if first_rank else None
+        self._monitor = chosen["monitor"] if first_rank else None
         self._global_tokens = 0
-        self._micro_max, self._passes = micro_max, 0
+        self._micro_max, self._passes = chosen["micro_max"], 0
         self._halves = True
         self.stopped: str | None = None
         self._notes: list[str] = []
@@ -344,48 +319,31 @@ def record(
     run: int = 0,
     at_step: int = 0,
     meta: Mapping[str, Any] | None = None,
-    adapters: dict[type, Adapter] | None = None,
-    reduce: Reduce | None = None,
-    on_error: OnError = "warn",
-    shard_steps: int = 250,
     writes: bool | None = None,
-    count: Counted = "all",
-    layers: Sequence[int] | None = None,
-    imbalance_rank: bool = False,
-    micro_max: bool = False,
     stage: Stage | None = None,
-    monitor: Monitor | None = None,
     if_exists: IfExists = "error",
     optimizer: torch.optim.Optimizer | None = None,
-    routing_steps: Sequence[int] = (),
+    **options: Unpack[RecordOptions],
 ) -> Iterator[Recorder]:
     """Record a training loop into `OUT/NAME/SPLIT/seedRUN.parquet`; with ``out`` None nothing is written.
 
-    ``monitor`` observes the run on the first rank: a `moeload_bench.LoadMonitor`.
+    ``options`` say what is counted and kept, and what an error does: see `RecordOptions`.
 
     ``at_step`` above 0 continues an unfinished recording, from the step that training continues with; if there is none,
     steps are numbered from there, with a warning. ``meta`` gives further fields of `TraceMeta` (balancing, sources,
-    licence...). ``adapters`` maps router classes to functions that read them. Steps go to disk every ``shard_steps``
-    steps, and at least once a minute.
+    licence...). ``optimizer``: that of the training; the size of its state for an expert is noted.
 
-    With several processes, all of them run the block and call `step`; ``reduce`` (`rank_sum` by default) sums loads
-    over the data-parallel ranks, and rank 0 writes, unless ``writes`` says otherwise. If the block ends by an
-    exception, what was recorded stays as an unfinished recording next to the target.
-
-    ``count`` "attended" leaves out tokens that the attention mask hides (padding). ``layers`` are the blocks to record,
-    for models whose layers differ in experts. ``imbalance_rank`` and ``micro_max`` add the columns of these names.
-    ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage to finish
-    makes one trace of all stages. ``optimizer``: that of the training; the size of its state for an expert is noted.
-
-    ``routing_steps``: at most 64 steps of which each token's experts and their weights are kept, in a file for each
-    step and rank in the folder `seedRUN.routing` beside the trace.
+    With several processes, all of them run the block and call `step`, and rank 0 writes, unless ``writes`` says
+    otherwise. ``stage`` says which part of a pipeline this process holds: its layers are recorded, and the last stage
+    to finish makes one trace of all stages. If the block ends by an exception, what was recorded stays as an unfinished
+    recording next to the target.
 
     ``if_exists``: what to do if a trace or an unfinished recording of this name and run is there already. "error"
     raises `RecordingError`; "number" takes the next free run number; "overwrite" removes what is there, unless
     ``at_step`` continues it. A stage of a pipeline takes "error" only.
 
     Raise `RecordingError` if the model has no MoE layer, if ``meta`` does not fit the metadata, and if the target
-    exists or cannot be written; later errors follow ``on_error``.
+    exists or cannot be written; later errors follow ``on_error``. Raise `NotFoundError` for an unknown option.
     """
     target = None if out is None else trace_target(out, name, split, run)
     check_word("if_exists", if_exists, IfExists)
@@ -395,24 +353,7 @@ def record(
         target = free_target(target, if_exists, goes_on=at_step > 0)
         run = int(target.stem.removeprefix("seed"))
     given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-    recorder = Recorder(
-        model,
-        target,
-        meta=given,
-        adapters=adapters,
-        reduce=reduce,
-        on_error=on_error,
-        shard_steps=shard_steps,
-        writes=writes,
-        count=count,
-        layers=layers,
-        imbalance_rank=imbalance_rank,
-        micro_max=micro_max,
-        stage=stage,
-        monitor=monitor,
-        optimizer=optimizer,
-        routing_steps=routing_steps,
-    )
+    recorder = Recorder(model, target, meta=given, writes=writes, stage=stage, optimizer=optimizer, **options)
     recorder.start(at_step)
     try:
         yield recorder
@@ -439,9 +380,3 @@ def free_target(target: Path, if_exists: IfExists, *, goes_on: bool) -> Path:
         target.unlink(missing_ok=True)
         Parts(target).remove()
     return target
-
-
-def check_word(argument: str, word: str, words: Any) -> None:
-    """Raise `NotFoundError` for a word that is none of these: a mistyped "raise" would turn errors into warnings."""
-    if word not in get_args(words):
-        raise not_found(argument, word, get_args(words))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
@@ -14,6 +15,7 @@ import moeload_bench
 from moeload_bench import Forecaster, list_traces, write_trace
 from moeload_bench.forecaster import SUM_TOLERANCE, FittedForecaster
 from moeload_bench.isolation.targets import load_class, parse_target
+from moeload_bench.recording.options import DEFAULTS
 from moeload_bench.results.results import Results
 from tests.conftest import need, synthetic_trace
 
@@ -83,6 +85,14 @@ def test_every_field_of_the_contract_is_on_the_page(name: str) -> None:
 def test_every_field_of_a_trace_is_on_the_page() -> None:
     """The table under `Traces`."""
     assert fields("## Traces") == [field.name for field in dataclasses.fields(moeload_bench.Trace)]
+
+
+def test_every_option_of_a_recording_is_on_the_page() -> None:
+    """With its default."""
+    section = PAGE[PAGE.index("`options` of `record`") :]
+    rows = re.findall(r"\n\| (`.*?`) \| `(.*?)` \|", section)
+    options = {name: ast.literal_eval(value) for names, value in rows for name in re.findall(r"`(\w+)`", names)}
+    assert list(options.items()) == list(DEFAULTS.items())
 
 
 def test_constants_on_the_page_are_the_code_s() -> None:

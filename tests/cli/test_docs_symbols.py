@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moeload_bench import forecaster
-from moeload_bench.results import comparison, differences, leaders, ranks, results, skill
+from moeload_bench.results import comparison, differences, leaders, ranks, results, significance, skill
 from moeload_bench.scoring import catalogue, description, floors, forks, metrics, noise, scores
 from moeload_bench.states import drift, rule, shifts
 from moeload_bench.states.rule import StateRule
@@ -19,7 +19,7 @@ from tests.conftest import needs_traces
 ROOT = Path(__file__).parents[2]
 MODULES = (
     *(description, drift, forecaster, metrics, catalogue, scores, rule),
-    *(floors, noise, skill, ranks, results, leaders, comparison, differences, shifts, forks),
+    *(floors, noise, skill, ranks, results, leaders, comparison, differences, significance, shifts, forks),
 )
 PAGES = ("states", "floors", "statistics", "metrics", "sampling-floor-note")
 RECIPES = {path.stem for path in (ROOT / "moeload_bench" / "recipes").glob("*.toml")}
