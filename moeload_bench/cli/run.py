@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,48 +23,29 @@ from moeload_bench.cli.progress import (
     say_document,
     say_record,
 )
-from moeload_bench.errors import ResultError, SuiteError, counted, not_found, printable
-from moeload_bench.harness.conformance import LONG_STEPS
-from moeload_bench.harness.evaluate import evaluate, installed, suite_baselines
+from moeload_bench.cli.run_next import next_on_own_run, next_on_suite
+from moeload_bench.cli.run_shown import print_results, print_scores
+from moeload_bench.cli.run_tasks import Tasks, checked_suite, own_tasks, suite_tasks, with_origins
+from moeload_bench.errors import ResultError, SuiteError, not_found
+from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
-from moeload_bench.harness.sizing import sized
 from moeload_bench.isolation.hosts import Limits, parse_level
 from moeload_bench.isolation.targets import baseline_names, load_function
 from moeload_bench.placement.cost import HEADLINE
-from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.captions import answer_lines, failure_lines, why_no_table
-from moeload_bench.results.choice import Verdict, verdicts
+from moeload_bench.results.choice import verdicts
 from moeload_bench.results.columns import total_counts
-from moeload_bench.results.render import draw_table
-from moeload_bench.results.report import has_metric, report_of, summary_json
+from moeload_bench.results.report import summary_json
 from moeload_bench.results.results import Results, load_results
-from moeload_bench.results.season import beside_season, late_words
-from moeload_bench.results.strata import nearest_words, run_groups
-from moeload_bench.results.wide import metric_table
+from moeload_bench.results.season import beside_season
 from moeload_bench.scoring.catalogue import metric_names, needs_quantiles
-from moeload_bench.suites.suite import (
-    Suite,
-    check_traces,
-    default_suite,
-    load_suite,
-    sliding_suite,
-    sources_of,
-    suite_for_trace,
-)
+from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.lookup import look_in
-from moeload_bench.traces.store import open_source
-from moeload_bench.traces.trace import Trace
 from moeload_bench.words import page
 
-UNIFORM = "uniform"
 PREPARING = "preparing: hashes, states and noise floors"
 STOPPED = "stopped: finished pairs of forecaster and run are kept, and the same command goes on with the others"
 LEAST_ROOM = 1 << 20
 """Bytes that a folder for results must have room for."""
-OWN_TRACE_BASELINES = (
-    *(UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm.online", "adaptive", "guarded"),
-    *("online", "online.guarded"),
-)
 
 
 def run(
@@ -150,29 +130,23 @@ def run(
     if targets and (folder := _kept_forecasts(targets)) is not None:
         _score_again(folder, suite, own, metric, as_json)
         return
-    own_traces = [] if own is None else [open_trace(own)]
-    steps = own_traces[0].steps * own_traces[0].meta.stride if own_traces else None
-    defaults, note = tuple(OWN_TRACE_BASELINES), None
-    compare_with = "" if own is None else nearest_words(own_traces[0], load_suite(default_suite()))
-    if own_traces and not targets:
-        own_traces[0], defaults, note = sized(own_traces[0], defaults, own or "")
-    task_list = _task_list(suite) if own is None else suite_for_trace(own_traces[0])
-    task_list = _with_origins(task_list, own_traces, sliding, blocks)
-    _check_metric(metric, task_list)
+    tasks = suite_tasks(suite, targets or ()) if own is None else own_tasks(own, targets or ())
+    tasks = with_origins(tasks, sliding, blocks)
+    _check_metric(metric, tasks.suite)
     _make_folder(cache_dir(), "the cache ($MOELOAD_CACHE)")
     if out is not None:
         _check_file(out)
     if keep is not None:
         _make_folder(keep, "--keep-forecasts")
-    if note is not None:
-        say(note, err=True)
+    if tasks.left_out is not None:
+        say(tasks.left_out, err=True)
     shown_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
     stopped = STOPPED + (", without --fresh" if fresh else "")
     with print_on_interrupt(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
-            _with_uniform(targets or _installed(defaults if own else suite_baselines(task_list))),
-            task_list,
-            traces=own_traces,
+            tasks.targets,
+            tasks.suite,
+            traces=tasks.traces,
             level=parse_level(level),
             limits=Limits(traceback=traceback),
             jobs=jobs,
@@ -183,21 +157,11 @@ def run(
             shapes=(HEADLINE,) if shown_only else None,
         )
     _say_slower(results)
-    following = None if own is None else f"moeload-bench plan {shlex.quote(own)}"
     try:
-        shown = beside_season(results)
-        if as_json and own is None:
-            say_document(summary_json(shown, metric))
-        elif as_json:
-            say_record(_own_record(results, metric, note, following))
+        if own is None:
+            _show_suite(beside_season(results), metric, tasks, as_json, wide)
         else:
-            choices = _print(shown, metric, task_list, steps, wide)
-            if compare_with:
-                plain_console().print(compare_with)
-            after = {"Next, whether and how often to re-plan:": following}
-            for head, command in (_after_suite(results, choices) if own is None else after).items():
-                if command is not None:
-                    print_next(command, head)
+            _show_own(results, metric, tasks, own, as_json, wide)
     finally:  # after the table, which is shown if the disk is full; and if nobody reads the table to its end
         for place in (out, keep):
             if place is not None:
@@ -221,13 +185,12 @@ def _score_again(folder: Path, suite: str | None, own: str | None, metric: str, 
     scored_on = suite or load_results(folder).suite.name
     if own is None and scored_on.startswith("trace:"):
         raise SuiteError(f"{folder}: scored on a trace of one's own, {scored_on}: name its file by --trace")
-    results = rescore(folder, _task_list(scored_on) if own is None else open_trace(own), name, function)
+    scored = checked_suite(scored_on) if own is None else open_trace(own)
+    results = rescore(folder, scored, name, function)
     if as_json:
         say_document(summary_json(results, name))
     else:
-        for part in _below_titles(results):
-            _print_tables(part, name, wide=False)
-        _print_failures(results)
+        print_scores(results, name)
 
 
 def _say_slower(results: Results) -> None:
@@ -236,11 +199,6 @@ def _say_slower(results: Results) -> None:
         if total_counts(results.table, name).get("numba_missing"):
             text = "without numba its slower reference engine was used: pip install 'moeload-bench[fast]'"
             say(f"{name}: {text}", err=True)
-
-
-def _with_uniform(targets: Sequence[str]) -> list[str]:
-    """Return the targets with the even share among them, at the front unless it was asked for."""
-    return list(targets) if UNIFORM in targets else [UNIFORM, *targets]
 
 
 def _check_metric(metric: str, suite: Suite) -> None:
@@ -270,14 +228,6 @@ def _make_folder(folder: Path, what: str) -> None:
         raise ResultError(f"{what}: got {folder}, expected a folder that can be written to: {error.strerror}") from None
 
 
-def _installed(defaults: Sequence[str]) -> list[str]:
-    """Return the default forecasters whose packages are installed; say on standard error which are left out."""
-    baselines, missing = installed(defaults)
-    for reason in missing:
-        say(f"left out: {reason}", err=True)
-    return baselines
-
-
 def _one_trace(traces: Sequence[str] | None) -> str | None:
     """Return the named trace; raise for several, because only one would be scored."""
     if traces is not None and len(traces) > 1:
@@ -288,105 +238,27 @@ def _one_trace(traces: Sequence[str] | None) -> str | None:
     return traces[0] if traces else None
 
 
-def _task_list(name: str | None) -> Suite:
-    tasks = load_suite(name or "mini")
-    check_traces(tasks)
-    return tasks
+def _show_suite(results: Results, metric: str, tasks: Tasks, as_json: bool, wide: bool) -> None:
+    """Print what came out on a suite, and the next commands."""
+    if as_json:
+        say_document(summary_json(results, metric))
+        return
+    choices = print_results(results, metric, tasks.suite.rule, None, wide)
+    for head, command in next_on_suite(results, choices).items():
+        print_next(command, head)
 
 
-def _with_origins(suite: Suite, own: Sequence[Trace], sliding: int | None, blocks: int | None) -> Suite:
-    """Return the suite, with origins every so many steps where that was asked for."""
-    if sliding is not None and blocks is not None:
-        raise SuiteError("--sliding and --blocks exclude each other: windows overlap or they do not")
-    every = sliding or blocks
-    if every is None:
-        return suite
-    found = sources_of(suite, own, fit=False)
-    traces = [open_source(found[entry.id], entry.data_sha256) for entry in suite.traces]
-    horizons = (blocks,) if blocks else suite.horizons
-    changed = sliding_suite(suite, {trace.id: trace for trace in traces}, every, horizons)
-    if missing := len(suite.traces) - len(changed.traces):
-        say(f"left out: {counted(missing, 'run')}, asked for fewer than {min(horizons):,} steps", err=True)
-    return changed
-
-
-def _own_record(results: Results, metric: str, note: str | None, following: str | None) -> dict[str, Any]:
-    """Return the records of your own run, what errs least, what was left out and the next command."""
-    return {
-        **json.loads(summary_json(results, metric)),
-        "least_error": [dataclasses.asdict(one) for one in verdicts(results, metric)],
-        "left_out": note,
-        "next": following,
-    }
-
-
-def _print(results: Results, metric: str, suite: Suite, steps: int | None, wide: bool) -> list[Verdict]:
-    """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
-    console = plain_console()
-    if late := late_words(results):
-        console.print(late)
-    choices: list[Verdict] = []
-    for part in _below_titles(results):
-        found = list(verdicts(part, metric))
-        for line in answer_lines(part, found, suite.rule, steps):
-            console.print(line)
-        _print_tables(part, metric, wide)
-        choices += found
-    _print_failures(results)
-    return choices
-
-
-def _below_titles(results: Results) -> Iterator[Results]:
-    """Yield the results of each group of runs that are averaged, its title printed."""
-    for title, part in run_groups(results).items():
-        if title:
-            plain_console().print(f"\n{title}\n")
-        yield part
-
-
-def _print_tables(results: Results, metric: str, wide: bool) -> None:
-    """Print the tables of a metric, or why there is none."""
-    console = plain_console(wide=wide)
-    tables = _wide_tables(results, metric) if wide else list(brief_tables(results, metric, console.width))
-    for table in tables or [why_no_table(results, metric)]:
-        console.print(table)
-
-
-def _print_failures(results: Results) -> None:
-    for line in failure_lines(results):
-        plain_console().print(printable(line), style="red")
-
-
-def _wide_tables(results: Results, metric: str) -> list[Any]:
-    metrics = [name for name in dict.fromkeys((metric, f"regret@{HEADLINE}")) if has_metric(results, name)]
-    tables = (metric_table(report_of(results, name)) for name in metrics)
-    return [
-        draw_table(table, f"{name}, suite {results.suite.name}") for name, table in zip(metrics, tables, strict=True)
-    ]
-
-
-def _after_suite(results: Results, choices: Sequence[Verdict]) -> dict[str, str | None]:
-    """Return the next commands after a suite: for authors of a forecaster, and how often to re-plan with the best."""
-    plan = {"Next, how often to re-plan with it:": _plan_on_suite(results, choices)}
-    targets = {name: entry.target for name, entry in results.entries.items()}
-    written = next((name for name, target in targets.items() if ":" in target.partition("@")[0]), None)
-    if written is None:
-        return {**plan, "Next, for a forecaster that you write:": "moeload-bench check my.py:Mine"}
-    target = shlex.quote(targets[written])
-    failures = results.failures
-    failed = failures.loc[failures["forecaster"] == written, "origin"]
-    if len(failed):
-        if failed.min() <= LONG_STEPS:
-            return {"Next, the rules that it breaks:": f"moeload-bench check {target}"}
-        return {f"Next, once it is mended (`check` looks at {LONG_STEPS:,} steps only):": f"moeload-bench run {target}"}
-    name = shlex.quote(targets[written].partition("@")[0].rpartition(":")[2].lower())
-    level = "" if results.entries[written].isolation == "sandbox" else " --level process"
-    hand_in = f"moeload-bench submit {target} --name {name} --author 'A. Uthor' --licence MIT{level} --dry-run"
-    return {"Next, to hand it in:": hand_in, **plan}
-
-
-def _plan_on_suite(results: Results, choices: Sequence[Verdict]) -> str | None:
-    """Return the command for the suite's last run."""
-    if not choices:
-        return None
-    return f"moeload-bench plan {shlex.quote(results.traces[-1])} --forecaster {shlex.quote(choices[-1].best)}"
+def _show_own(results: Results, metric: str, tasks: Tasks, source: str, as_json: bool, wide: bool) -> None:
+    """Print what came out on one's own run, which runs are as noisy, and the next command."""
+    following = next_on_own_run(source)
+    if as_json:
+        least_error = [dataclasses.asdict(verdict) for verdict in verdicts(results, metric)]
+        (command,) = following.values()
+        more = {"least_error": least_error, "left_out": tasks.left_out, "next": command}
+        say_record({**json.loads(summary_json(results, metric)), **more})
+        return
+    print_results(results, metric, tasks.suite.rule, tasks.steps, wide)
+    if tasks.compare_with:
+        plain_console().print(tasks.compare_with)
+    for head, command in following.items():
+        print_next(command, head)

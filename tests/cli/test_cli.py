@@ -276,7 +276,8 @@ def test_every_command_module_is_a_command() -> None:
     """A module that the table does not name could not be called."""
     paths = [path for folder in ("cli", "ops/commands") for path in (PACKAGE / folder).glob("[!_]*.py")]
     modules = {path.stem.rstrip("_") for path in paths}
-    helpers = {"app", "console", "figure"} | {"lazy", "opening", "options", "progress"}
+    helpers = {"app", "console", "figure", "lazy", "opening", "options", "progress"}
+    helpers |= {"run_next", "run_shown", "run_tasks"}
     assert modules - helpers == set(COMMANDS)
 
 
@@ -288,7 +289,7 @@ def test_a_reader_that_leaves_early_costs_no_results(
     def leaves(*_: Any) -> None:
         raise BrokenPipeError
 
-    monkeypatch.setattr(run_command, "_print", leaves)
+    monkeypatch.setattr(run_command, "print_results", leaves)
     out = tmp_path / "out.parquet"
     words = ["run", "sw_avg", "--trace", str(own_trace), "--level", "none", "--out", str(out)]
     assert CliRunner().invoke(app, words).exit_code != 0

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.cli import run
+from moeload_bench.cli import run_shown
 from moeload_bench.cli.app import COMMANDS
 from moeload_bench.results.results import load_results
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -200,10 +200,12 @@ def test_the_table_of_the_largest_suite_fits_80_columns(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As committed results have it, with the longest name of a forecaster."""
-    monkeypatch.setattr(run, "plain_console", lambda **_: Console(width=80, markup=False, emoji=False, highlight=False))
+    monkeypatch.setattr(
+        run_shown, "plain_console", lambda **_: Console(width=80, markup=False, emoji=False, highlight=False)
+    )
     names = ("uniform", "sw_avg", "sw_avg_conformal")
     results = load_results([ROOT / "leaderboard" / "results" / LARGE / f"{name}.parquet" for name in names])
-    run._print(results, PRIMARY, load_suite(LARGE), None, wide=False)
+    run_shown.print_results(results, PRIMARY, load_suite(LARGE).rule, None, wide=False)
     shown = Shown(capsys.readouterr().out, "", 0)
     assert "sw_avg_conformal" in shown.out
     assert "h=100" in shown.out

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from moeload_bench.cli.app import app
-from moeload_bench.cli.run import OWN_TRACE_BASELINES
+from moeload_bench.cli.run_tasks import OWN_TRACE_BASELINES
 from moeload_bench.harness import sizing
 from moeload_bench.harness.sizing import sized
 from moeload_bench.traces.store import write_trace

@@ -11,7 +11,7 @@ from leaderboard.committed import RESULTS, SUBMISSIONS, result_path, target_of
 from leaderboard.suites.plan import load_plan
 from leaderboard.verifying.agreement import EXACTLY, differences
 from leaderboard.verifying.baselines import MAINTAINERS, write_submission
-from moeload_bench.cli.run import _installed
+from moeload_bench.cli.run_tasks import installed_baselines
 from moeload_bench.errors import SubmissionError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.targets import parse_target
@@ -81,7 +81,7 @@ def test_every_baseline_of_v3_can_be_submitted(tmp_path: Path) -> None:
     world = make_world(tmp_path / "traces")
     suite = world.suite.model_copy(update={"baselines": plan.baselines})
     assert len({look_of(name) for name in plan.baselines}) == len(plan.baselines)
-    assert _installed(plan.baselines) == list(plan.baselines)  # what `run --suite` takes without a target
+    assert installed_baselines(plan.baselines) == list(plan.baselines)  # what `run --suite` takes without a target
     windows = []
     for name in plan.baselines:
         target = parse_target(name)
