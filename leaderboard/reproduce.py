@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import subprocess
-import tempfile
 import time
-import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +12,11 @@ from typing import Annotated
 import typer
 
 from leaderboard.committed import RESULTS, ROOT, SUBMISSIONS, submission_of, suite_problems, target_of
-from leaderboard.verifying.agreement import EXACTLY, Tolerances, differences, mean_bound, tolerance_of, value_bound
+from leaderboard.rerun import same_machine, scratch_cache, tolerances_of
+from leaderboard.verifying.agreement import EXACTLY, differences
 from moeload_bench.cli.options import Jobs
 from moeload_bench.cli.progress import pair_progress, say
-from moeload_bench.environment import BLAS_KERNELS, Environment, environment
+from moeload_bench.environment import BLAS_KERNELS, environment
 from moeload_bench.errors import ResultError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.isolation.hosts import Level, parse_level
@@ -29,35 +27,8 @@ from moeload_bench.results.entry import Entry
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import Suite, load_suite
 
-TOLERANCES = Path(__file__).resolve().parent / "tolerances.toml"
 MAX_LINES = 20
 """Differences printed of each result; the rest is counted."""
-
-
-def same_machine(then: Environment, now: Environment) -> str | None:
-    """Return what tells two machines apart, None for nothing: the processor, Python, the numerical libraries."""
-    pairs = {
-        "hardware": (then.hardware, now.hardware),
-        "python": (then.python, now.python),
-        **{name: (then.versions.get(name), now.versions.get(name)) for name in {**then.versions, **now.versions}},
-    }
-    differ = [f"{name} {a} -> {b}" for name, (a, b) in sorted(pairs.items()) if a != b]
-    return ", ".join(differ) or None
-
-
-def tolerances_of(entry: Entry, refit: bool = True) -> Tolerances:
-    """Return how far re-runs on another machine may be: what the file states of the forecaster, else the catalogue's.
-
-    ``refit``: a network is fitted again, so that means are compared where the file says so.
-    """
-    stated = tomllib.loads(TOLERANCES.read_text())
-    own, means = stated.get(entry.target.partition("@")[0], {}), stated["refit"]
-    if refit and own.get("refit") and entry.fit_wall_s is not None:
-        return Tolerances(
-            lambda metric: tuple(means["run"].get(metric, value_bound(metric))),
-            over_runs=lambda metric: tuple(means["suite"].get(metric, mean_bound(metric))),
-        )
-    return Tolerances(lambda metric: tuple(own.get(tolerance_of(metric).kind, value_bound(metric))))
 
 
 def local_changes() -> list[str]:
@@ -88,18 +59,13 @@ def run_again(entries: Iterable[Entry], suite: Suite, jobs: int) -> Results:
     for entry in entries:
         target, level = prepared(entry)
         levels.setdefault(level, []).append(target)
-    with tempfile.TemporaryDirectory(prefix="moeload-reproduce-") as scratch, pair_progress() as progress:
-        before = os.environ.get("MOELOAD_CACHE")
-        os.environ["MOELOAD_CACHE"] = scratch
-        try:
-            return joined(
-                [
-                    evaluate(targets, suite, level=level, jobs=jobs, fresh=True, progress=progress)
-                    for level, targets in levels.items()
-                ]
-            )
-        finally:
-            os.environ.pop("MOELOAD_CACHE") if before is None else os.environ.update(MOELOAD_CACHE=before)
+    with scratch_cache(), pair_progress() as progress:
+        return joined(
+            [
+                evaluate(targets, suite, level=level, jobs=jobs, fresh=True, progress=progress)
+                for level, targets in levels.items()
+            ]
+        )
 
 
 def report(committed: Results, fresh: Results, exact: bool | None) -> tuple[str, list[str]]:

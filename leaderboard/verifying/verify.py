@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from leaderboard.rerun import unequal_columns
 from leaderboard.verifying.screen import Strata, screen_strata, strata_of, summed_by_recipe
 from moeload_bench.environment import environment
 from moeload_bench.errors import SubmissionError, SuiteError, TargetError, printable
@@ -34,7 +35,7 @@ from moeload_bench.publishing.folder import FITTED, VERIFICATION, Folder, folder
 from moeload_bench.publishing.requirements import install_packages
 from moeload_bench.publishing.submission import Verification
 from moeload_bench.publishing.submit import require_level
-from moeload_bench.results.columns import CostResult, Row
+from moeload_bench.results.columns import Row
 from moeload_bench.results.results import Results, results_of
 from moeload_bench.results.skill import log_ratio
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -120,15 +121,6 @@ def write_verification(made: Verified, folder: Folder, results: Path) -> None:
         write_whole(folder.path / FITTED, made.fitted)
     if made.results is not None:
         made.results.save(results)
-
-
-def unequal_columns(one: Sequence[Row], other: Sequence[Row]) -> list[str]:
-    """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
-    if len(one) != len(other):
-        return ["rows"]
-    names = {name: None for rows in zip(one, other, strict=True) for row in rows for name in row}
-    compared = [name for name in names if name not in CostResult.model_fields]
-    return [name for name in compared if [row.get(name) for row in one] != [row.get(name) for row in other]]
 
 
 class _Rerun:

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from leaderboard.committed import RESULTS, SUBMISSIONS
-from leaderboard.reproduce import prepared, same_machine, tolerances_of
+from leaderboard.reproduce import prepared
+from leaderboard.rerun import same_machine, tolerances_of
 from leaderboard.verifying.agreement import EXACTLY, differences
 from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError

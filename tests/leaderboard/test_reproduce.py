@@ -12,7 +12,8 @@ import pytest
 
 from leaderboard import reproduce
 from leaderboard.committed import RESULTS, committed_results, suites_with_results
-from leaderboard.reproduce import TOLERANCES, prepared, report, same_machine, tolerances_of
+from leaderboard.reproduce import prepared, report
+from leaderboard.rerun import TOLERANCES, same_machine, tolerances_of
 from leaderboard.verifying.agreement import EXACTLY, Tolerances, differences, value_bound
 from moeload_bench.environment import kernels
 from moeload_bench.errors import IsolationError
