@@ -5,62 +5,102 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 
 from __future__ import annotations
 
+import math
 import random
+import re
+import secrets
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
-from leaderboard.reproduce import tolerances_of
 from leaderboard.season.drawing import Recipes, check_value, drawn_runs, released_value, season_recipes, unfit_recipes
-from leaderboard.season.entries import check_imports, read_entry
-from leaderboard.season.folder import RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, season_sha256
-from leaderboard.season.records import Recording, Scores, file_sha256, read_record
-from leaderboard.season.scored import load_table
-from leaderboard.season.scoring import run_entry, season_setting, season_suite, trace_file
-from leaderboard.verifying.agreement import differences
-from moeload_bench.errors import MoeloadError, SeasonError, SubmissionError
+from leaderboard.season.entries import check_imports
+from leaderboard.season.folder import FACTS, RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, utc_now
+from leaderboard.season.history import SLACK, history_problems, missing_history
+from leaderboard.season.records import Recording, Scores
+from leaderboard.season.rescoring import Findings, chosen, score_again
+from leaderboard.season.scored import ScoredSeason, load_table
+from leaderboard.season.scoring import Progress, run_tasks, suite_of
+from moeload_bench.errors import MoeloadError, SeasonError, short
 from moeload_bench.generator.recipe import Recipe
-from moeload_bench.harness.pairs import Fitted, Pair
-from moeload_bench.isolation.hosts import Level, level_available
-from moeload_bench.results.columns import Row, run_costs
-from moeload_bench.results.results import Results, results_of
-from moeload_bench.suites.suite import Suite
+from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
 RUNS = 3
-"""Runs of an entry that are scored again, and runs that a stranger is asked to record again."""
-DEAR_S = 20.0
-"""Seconds of a run above which only a check of everything scores it again."""
+"""Whole runs that a stranger is asked to record again."""
+MINUTES = 15.0
+"""Minutes after which no run of an entry that no test names is waited for."""
 RECORDS = ("season.toml", "draw.json", RECORDINGS, "scores.json", "suite.json")
+COSTS = "costs are as measured then: no re-run shows them"
+_STEP = re.compile(r"(?:step |after step )(\d{1,9})")
 Note = Callable[[str], None]
 
 
-def check_season(folder: SeasonFolder, everything: bool = False, note: Note = lambda line: None) -> list[str]:
-    """Return everything that is wrong with a scored season, in words; [] when it is what it says.
+@dataclass
+class Checked(Findings):
+    """What is ``wrong`` with a season, and what could not be checked here; the season itself where it can be read."""
 
-    The candidate and one more entry are scored again on three runs each, or ``everything`` is. What cannot be read is a
-    line with its reason. ``note`` is called with what was scored again, and with what this machine cannot compare.
-    Raises `SeasonError` for a season that is not scored, or a record of it that cannot be read.
+    scored: ScoredSeason | None = None
+    to_record: list[str] = field(default_factory=list)
+
+
+def check_season(
+    folder: SeasonFolder,
+    *,
+    everything: bool = False,
+    seed: int | None = None,
+    jobs: int = 1,
+    minutes: float = MINUTES,
+    note: Note = lambda line: None,
+    progress: Progress = lambda done, total, what: None,
+) -> Checked:
+    """Return everything that is wrong with a scored season, in words, and what was not checked.
+
+    ``seed`` chooses what is scored again (`rescoring.chosen`), a random one if none is given; ``everything``: all runs.
+    What cannot be read is a line with its reason. ``note`` is called with what is chosen. Raises `SeasonError` for a
+    season that is not scored, or a record of it that cannot be read.
     """
     if not folder.path.is_dir():
         raise SeasonError(f"{folder.path}: no such season")
     season, draw, recordings, scores = folder.season, folder.draw, folder.recordings, folder.scores
     if scores is None:
         raise SeasonError(f"season {season.name} is not scored yet: `season check` is for scored ones")
+    seed = secrets.randbits(32) if seed is None else seed
     recipes: Recipes = {}
+    found, hashes = Checked(), file_hashes(folder.path, ".")
     try:
         recipes = season_recipes(folder, draw.value)
-        wrong = list(draw_problems(folder, recipes))
+        found.wrong += draw_problems(folder, recipes, hashes.get("season.toml"))
     except MoeloadError as error:
-        wrong = [f"nothing can be drawn: {error}"]
+        found.wrong.append(f"nothing can be drawn: {error}")
     by_name = {name: one for of_set in recipes.values() for name, one in of_set.items()}
-    wrong += readable(file_problems(folder, recordings, scores))
-    for name in draw.runs:
-        wrong += readable(trace_problems(folder, name, recordings.get(name), by_name.get(name)))
-    wrong += readable(table_problems(folder, recordings, scores))
-    return [*wrong, *readable(scored_again(folder, everything, note))]
+    found.wrong += readable(file_problems(folder, hashes, recordings, scores))
+    tasks: list[SuiteTrace] = []
+    for name in sorted(draw.runs):
+        found.wrong += readable(run_problems(folder, name, recordings.get(name), by_name.get(name), hashes, tasks))
+    found.wrong += readable(table_problems(folder, recordings, scores, tasks))
+    found.wrong += time_problems(folder, scores)
+    missing = missing_history(folder)
+    if missing is None:
+        found.wrong += readable(history_problems(folder, recordings, scores))
+    else:
+        found.unchecked.append(f"the order of the steps, and whether terms changed since: {missing}")
+    try:
+        found.scored = ScoredSeason(folder, load_table(folder, layers=True), recipes or None)
+        found.wrong += row_problems(found.scored, scores)
+        plan = chosen(found.scored, seed, everything)
+        limit = math.inf if everything else minutes
+        note(f"seed {seed}: {plan.words()}; the latter have {limit:g} minutes; {COSTS}")
+        again = score_again(found.scored, plan, jobs=jobs, minutes=limit, progress=progress)
+        found.wrong += again.wrong
+        found.unchecked += again.unchecked
+    except MoeloadError as error:
+        found.wrong.append(str(error))
+    found.to_record = runs_to_record_again(recordings, seed)
+    return found
 
 
 def readable(lines: Iterator[str]) -> Iterator[str]:
@@ -71,10 +111,10 @@ def readable(lines: Iterator[str]) -> Iterator[str]:
         yield str(error)
 
 
-def draw_problems(folder: SeasonFolder, recipes: Recipes) -> Iterator[str]:
+def draw_problems(folder: SeasonFolder, recipes: Recipes, terms_sha256: str | None) -> Iterator[str]:
     """Say where the draw is not what the public value gives, or is not as new as season.toml says."""
     season, draw = folder.season, folder.draw
-    if draw.season_sha256 != season_sha256(folder):
+    if draw.season_sha256 != terms_sha256:
         yield "season.toml has changed since the draw"
     if draw.public:
         check_value(season, draw.value)
@@ -94,47 +134,57 @@ def draw_problems(folder: SeasonFolder, recipes: Recipes) -> Iterator[str]:
     yield from unfit_recipes(season, recipes)
 
 
-def file_problems(folder: SeasonFolder, recordings: Mapping[str, Recording], scores: Scores) -> Iterator[str]:
+def file_problems(
+    folder: SeasonFolder, hashes: Mapping[str, str], recordings: Mapping[str, Recording], scores: Scores
+) -> Iterator[str]:
     """Say which file was left out, has changed, or is no part of the season."""
     traces = [f"traces/{folder.trace_id(name)}.parquet" for name, one in recordings.items() if one.data_sha256]
     expected, change = {**folder.season.files, **scores.files}, " is not what it was, or not what was drawn"
-    yield from changed_files(folder, expected, {*RECORDS, *traces}, change)
+    yield from changed_files(folder, hashes, expected, {*RECORDS, *traces}, change)
 
 
 def changed_files(
-    folder: SeasonFolder, expected: Mapping[str, str], known: Collection[str], change: str
+    folder: SeasonFolder, hashes: Mapping[str, str], expected: Mapping[str, str], known: Collection[str], change: str
 ) -> Iterator[str]:
     """Say which file was left out, has another hash than is expected, in the words of ``change``, or is not ``known``.
 
     Raise `SubmissionError` for an entry that imports more of this project than it may.
     """
-    found = file_hashes(folder.path, ".")
     for path, sha256 in expected.items():
-        if path not in found:
+        if path not in hashes:
             yield f"{path}: left out: it is not there"
-        elif found[path] != sha256:
-            yield f"{path}{change}: its hash is {found[path][:12]}, not {sha256[:12]}"
-    for path in sorted(found.keys() - expected.keys() - {*known}):
+        elif hashes[path] != sha256:
+            yield f"{path}{change}: its hash is {hashes[path][:12]}, not {sha256[:12]}"
+    for path in sorted(hashes.keys() - expected.keys() - {*known}):
         yield f"{path}: no part of the season"
     check_imports(folder.entries)
 
 
-def trace_problems(
-    folder: SeasonFolder, name: str, recording: Recording | None, recipe: Recipe | None
+def run_problems(
+    folder: SeasonFolder,
+    name: str,
+    recording: Recording | None,
+    recipe: Recipe | None,
+    hashes: Mapping[str, str],
+    tasks: list[SuiteTrace],
 ) -> Iterator[str]:
-    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe."""
+    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe.
+
+    The trace is read once: what it is to be asked is added to ``tasks``.
+    """
     if recording is None:
         yield f"{name}: left out: it has no recording"
         return
-    if recording.draw_sha256 != file_sha256(folder.path / "draw.json"):
+    if recording.draw_sha256 != hashes.get("draw.json"):
         yield f"recording of {name}: recorded for another draw"
-    if recording.data_sha256 is None:
-        return
     path = folder.trace(name)
-    if not path.is_file():
+    if recording.data_sha256 is not None and not path.is_file():
         yield f"trace {name}: left out: its file is not there"
         return
-    trace = read_trace(path)
+    trace = None if recording.data_sha256 is None else read_trace(path)
+    yield from end_problems(name, recording, trace)
+    if trace is None or recording.data_sha256 is None:
+        return
     if data_sha256(trace) != recording.data_sha256:
         yield f"trace {name}: its data have changed since it was recorded"
     if trace.meta.sha256() != recording.meta_sha256:
@@ -144,6 +194,32 @@ def trace_problems(
     odd = None if recipe is None else departure(trace, recipe)
     if odd is not None:
         yield f"trace {name}: {odd}"
+    if (task := run_tasks(folder, name, recording.data_sha256, trace)) is not None:
+        tasks.append(task)
+
+
+def end_problems(name: str, recording: Recording, trace: Trace | None) -> Iterator[str]:
+    """Say where a run ends early without a reason, or is said to have diverged and its recording does not show it.
+
+    The steps before the one that diverged are recorded: only a training that diverges at once has no trace.
+    """
+    last = None if trace is None else int(trace.step_S[-1])
+    if recording.ended is None:
+        if trace is None:
+            yield f"{name}: left out: it has no trace, and no reason is given"
+        elif not trace.meta.complete:
+            yield f"trace {name}: it ends after step {last}, and no reason is given"
+        return
+    step = _STEP.search(recording.ended)
+    if step is None:
+        yield f"{name}: left out: said to have ended early, without the step: {short(recording.ended)}"
+        return
+    diverged = int(step[1]) + recording.ended.startswith("training diverged after")
+    if trace is None and diverged > 0:
+        yield f"{name}: left out: said to have diverged at step {diverged}, without a recording of the steps before"
+    elif trace is not None and (trace.meta.complete or last != diverged - trace.meta.stride):
+        ends = "is whole" if trace.meta.complete else f"ends after step {last}"
+        yield f"trace {name}: said to have diverged at step {diverged}, and it {ends}"
 
 
 def departure(trace: Trace, recipe: Recipe) -> str | None:
@@ -163,75 +239,59 @@ def departure(trace: Trace, recipe: Recipe) -> str | None:
     return None
 
 
-def table_problems(folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores) -> Iterator[str]:
+def table_problems(
+    folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores, tasks: Sequence[SuiteTrace]
+) -> Iterator[str]:
     """Say where the table is of other recordings, or the task list not what the rule of the suite gives."""
     if scores.recordings_sha256 != recordings_sha256(recordings):
         yield "scores.json: made from other recordings than those of recordings.json"
     for name in folder.season.entries:
         if f"results/{name}.parquet" not in scores.files:
             yield f"entry {name} was left out: it has no result"
-    suites = {
-        "suite.json": read_record(Suite, folder.path / "suite.json"),
-        "the traces": season_suite(folder, recordings),
-    }
-    for place, suite in suites.items():
+    for place, suite in {"suite.json": folder.suite, "the traces": suite_of(folder, tasks)}.items():
         if suite.sha256() != scores.suite_sha256:
             yield f"the task list of {place} is {suite.sha256()[:12]}, scored was {scores.suite_sha256[:12]}"
 
 
-def scored_again(folder: SeasonFolder, everything: bool, note: Note) -> Iterator[str]:
-    """Score entries again, and yield each number that the re-run contradicts."""
-    suite = read_record(Suite, folder.path / "suite.json")
-    draw = random.Random(file_sha256(folder.path / "scores.json"))
-    candidate, compared = folder.season.candidate, 0
-    others = [name for name in folder.season.entries if name != candidate]
-    for name in [candidate, *draw.sample(others, len(others))]:
-        if compared < 2 or everything:
-            try:
-                yield from entry_again(folder, name, suite, len(suite.traces) if everything else RUNS, draw, note)
-                compared += 1
-            except SubmissionError as error:
-                note(f"entry {name}: not scored again, its packages need an index: {error}")
+def row_problems(scored: ScoredSeason, scores: Scores) -> Iterator[str]:
+    """Say which entry has rows of other tasks than the task list, or another level, and which floors are lacking."""
+    suite, table = scored.suite, scored.table.table
+    tasks = {
+        (task.id, origin, state, horizon)
+        for task in suite.traces
+        for origin, state in task.origins()
+        for horizon in suite.horizons
+    }
+    keys = ["trace", "origin", "state", "horizon"]
+    for name, entry in scored.table.entries.items():
+        rows = {*table.loc[table["forecaster"] == name, keys].itertuples(index=False, name=None)}
+        if rows != tasks:
+            first = min(rows ^ tasks)
+            kind = "lacks" if first in tasks else "has"
+            yield f"entry {name}: its result {kind} {first[0]}, origin {first[1]}, {first[2]}, horizon {first[3]}"
+        if entry.isolation != scores.level:
+            yield f"entry {name}: its result says isolation {entry.isolation}, scores.json {scores.level}"
+    if scored.table.layers is None:
+        yield "results/layers: left out: no entry has means by layer"
+    floors = {*scored.table.facts["trace"]}
+    yield from (f"{FACTS}: it has no floors of {task.id}" for task in suite.traces if task.id not in floors)
 
 
-def entry_again(
-    folder: SeasonFolder, name: str, suite: Suite, most: int, draw: random.Random, note: Note
-) -> Iterator[str]:
-    """Score an entry again on drawn runs, ``most`` at most, and yield each number that differs."""
-    results, entry = load_table(folder).select([name]), read_entry(folder.entries / name)
-    costs, runs = run_costs(results.table).set_index("trace"), len(suite.traces)
-    seconds = (costs["observe_wall_s"] + costs["forecast_wall_s"]).to_dict()
-    cheap = [task for task in suite.traces if most == runs or seconds[task.id] < DEAR_S]
-    tasks = draw.sample(cheap, min(most, len(cheap)))
-    setting = replace(season_setting(suite, folder.base, rerun_level(entry.record.has_code)), fresh=True)
-    target, fitted = entry.target(), Fitted(entry.fitted)
-    for task in tasks:
-        again = run_entry(folder, Pair(setting, task, trace_file(folder, task), target, fitted))
-        yield from (f"entry {name}: {line}" for line in rerun_differences(results, again))
-    dear = f"; {runs - len(cheap)} runs take over {DEAR_S:g} s and are left to --all" if len(cheap) < runs else ""
-    note(f"entry {name}: scored again on {len(tasks)} of {runs} runs{dear}")
+def time_problems(folder: SeasonFolder, scores: Scores) -> Iterator[str]:
+    """Say which date is not in the order of the steps, or has not come yet."""
+    moments = {
+        "season.toml: opened": folder.season.opened,
+        "draw.json: drawn": folder.draw.drawn,
+        "scores.json: scored": scores.scored,
+        "now": utc_now() + SLACK,
+    }
+    for (name, moment), (later, other) in pairwise(moments.items()):
+        if moment > other:
+            yield f"{name} {moment:%Y-%m-%d %H:%M}, expected a time before {later} {other:%Y-%m-%d %H:%M}"
 
 
-def rerun_differences(results: Results, again: Sequence[Row]) -> list[str]:
-    """Return each number of an entry's run that its re-run contradicts, within the tolerances of `reproduce`.
-
-    ``results``: of that entry alone.
-    """
-    (entry,) = results.entries.values()
-    fresh = results_of([entry], [again])
-    return differences(fresh, results.select(traces=fresh.traces), tolerances_of(entry, refit=False), whole=False)
-
-
-def rerun_level(own_code: bool) -> Level:
-    """Return where an entry runs: in the sandbox if there is one, code of others only there; raise `SeasonError`."""
-    missing = level_available("sandbox")
-    if missing is not None and own_code:
-        raise SeasonError(f"its code is run in the sandbox only: {missing}")
-    return "process" if missing else "sandbox"
-
-
-def runs_to_record_again(folder: SeasonFolder) -> list[str]:
-    """Return the recipes that a stranger records again, drawn from the hashes of all traces."""
-    recordings = folder.recordings
-    complete = sorted(name for name, one in recordings.items() if one.ended is None)
-    return random.Random(recordings_sha256(recordings)).sample(complete, min(RUNS, len(complete)))
+def runs_to_record_again(recordings: Mapping[str, Recording], seed: int) -> list[str]:
+    """Return the recipes that a stranger records again: those that ended early, and some that a seed chooses."""
+    early = sorted(name for name, one in recordings.items() if one.ended is not None)
+    whole = sorted(recordings.keys() - early)
+    return [*early, *random.Random(seed).sample(whole, min(RUNS, len(whole)))]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from leaderboard.committed import SUBMISSIONS
-from leaderboard.season.checking import check_season, runs_to_record_again
+from leaderboard.season.checking import MINUTES, check_season
 from leaderboard.season.claims import claim_lines
 from leaderboard.season.drawing import draw_season, released_value, typed_value
 from leaderboard.season.folder import SEASONS, season_folder
@@ -25,6 +25,8 @@ from moeload_bench.cli.progress import pair_progress, say
 from moeload_bench.errors import MissingExtraError
 from moeload_bench.publishing.submit import untrusted_level
 
+UNCHECKED = 3
+"""The exit status of a check that found nothing wrong and could not check everything."""
 app = typer.Typer(help="Evaluation on unseen runs: open, draw, record, score, suite, check.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="The season's name, such as 2027-02.")]
 Index = Annotated[str | None, typer.Option(help="Address of the package index; pip's own, if not given.")]
@@ -125,28 +127,54 @@ def check(
     everything: Annotated[
         bool, typer.Option("--all", help="Score every entry again on every run; this takes hours.")
     ] = False,
+    seed: Annotated[
+        int | None, typer.Option(help="Choose the same runs as a check that printed it.", show_default="random")
+    ] = None,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="No run of an entry that no test names is waited for after that time.")
+    ] = MINUTES,
+    jobs: Jobs = 1,
     root: Root = SEASONS,
 ) -> None:
-    """Check a season: seeds, recipes, hashes, and scores of copies.
+    """Check a season: seeds, recipes, hashes, order, and scores of copies.
 
-    Seeds and recipes are derived again, hashes compared, entries scored from their copies. The candidate and one more
-    entry run again on three runs each, drawn from the hashes. Exit status 1: something is not as it says, which is
-    named. What this machine cannot compare is said, and is no error.
+    Seeds and recipes are derived again, hashes compared, and each file with the first commit that had it. Entries are
+    scored from their copies: those that a test or the headline names on a third of the tested runs, every other one on
+    one run. A random number chooses the runs and is printed. Costs are as measured then.
 
     Of a season that is open it checks terms, entries, distributions and the releases that it knows.
+
+    Exit status 0: as it says; 1: something is not, which is named; 3: nothing wrong, but something could not be checked
+    here, which is named, too.
+
+    \b
+    python -m leaderboard season check 2027-02 --jobs 2
     """
     folder = season_folder(root, name)
-    undrawn = (folder.path / "season.toml").is_file() and not (folder.path / "draw.json").is_file()
     note = partial(say, err=True)
-    wrong = check_open_season(folder, note=note) if undrawn else check_season(folder, everything, note=note)
+    if (folder.path / "season.toml").is_file() and not (folder.path / "draw.json").is_file():
+        fail_if(check_open_season(folder, note=note))
+        entries, after = len(folder.season.entries), folder.season.value_after
+        say(f"season {name}: open as it says, {entries} entries; not drawn yet, {after:%Y-%m-%d} at the earliest")
+        return
+    with pair_progress(unit="runs") as progress:
+        checked = check_season(
+            folder, everything=everything, seed=seed, jobs=jobs, minutes=minutes, note=note, progress=progress
+        )
+    for line in checked.unchecked:
+        say(f"not checked: {line}", err=True)
+    fail_if(checked.wrong)
+    for line in claim_lines(checked.scored) if checked.scored is not None else ():
+        say(line)
+    state = "nothing is wrong, but not all was checked" if checked.unchecked else "as it says"
+    say(f"season {name}: {state}; to record again: {', '.join(checked.to_record)}")
+    if checked.unchecked:
+        raise typer.Exit(UNCHECKED)
+
+
+def fail_if(wrong: list[str]) -> None:
+    """Print what is wrong, and end with status 1; do nothing without."""
     for line in wrong:
         say(f"wrong: {line}", err=True)
     if wrong:
         raise typer.Exit(1)
-    if undrawn:
-        entries, after = len(folder.season.entries), folder.season.value_after
-        say(f"season {name}: open as it says, {entries} entries; not drawn yet, {after:%Y-%m-%d} at the earliest")
-        return
-    for line in claim_lines(ScoredSeason(folder, load_table(folder))):
-        say(line)
-    say(f"season {name}: as it says; to record again: {', '.join(runs_to_record_again(folder))}")

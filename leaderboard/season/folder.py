@@ -60,6 +60,11 @@ class SeasonFolder:
         path = self.path / "scores.json"
         return read_record(Scores, path) if path.is_file() else None
 
+    @cached_property
+    def suite(self) -> Suite:
+        """Return the task list of a scored season."""
+        return read_record(Suite, self.path / "suite.json")
+
     @property
     def recordings(self) -> dict[str, Recording]:
         """Return the recordings so far, by recipe."""
@@ -142,8 +147,15 @@ def utc_now() -> datetime:
 
 
 def git(where: Path, *words: str) -> str:
-    """Return what git says in a folder; raise `SeasonError` with its words where it fails."""
-    done = subprocess.run(["git", "-C", str(where), *words], capture_output=True, text=True, check=False)
+    """Return what git says in a folder; raise `SeasonError` with its words where it fails.
+
+    No setting of the folder starts a program, and no ref stands for another commit.
+    """
+    safe = ["--no-replace-objects", "-c", "core.fsmonitor=false", "-c", "log.showSignature=false"]
+    try:
+        done = subprocess.run(["git", "-C", str(where), *safe, *words], capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SeasonError(f"git cannot be called: {error.strerror}") from None
     if done.returncode:
         raise SeasonError(f"git {words[0]}: {done.stderr.strip()[-300:]}")
     return done.stdout.rstrip()

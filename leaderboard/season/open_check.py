@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from leaderboard.season.checking import Note, changed_files, readable
-from leaderboard.season.folder import SeasonFolder, git
+from leaderboard.season.folder import SeasonFolder, file_hashes, git
 from moeload_bench.errors import SeasonError
 
 
@@ -16,7 +16,8 @@ def check_open_season(folder: SeasonFolder, note: Note = lambda line: None) -> l
     releases that it knows, is as git first had it. ``note`` is called with what could not be checked. Raises
     `SeasonError` for a season.toml that cannot be read.
     """
-    files = changed_files(folder, folder.season.files, {"season.toml"}, ": changed since the season opened")
+    hashes = file_hashes(folder.path, ".")
+    files = changed_files(folder, hashes, folder.season.files, {"season.toml"}, ": changed since the season opened")
     return [*readable(files), *readable(_changed_suite(folder)), *_changed_terms(folder, note)]
 
 

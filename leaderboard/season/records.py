@@ -109,6 +109,12 @@ class Terms(Record):
         return [one for one in self.sets if one.report != "runs"]
 
     @property
+    def claimed(self) -> set[str]:
+        """Return the entries that a test or the headline names."""
+        quoted = {name for name in self.headline.split("`") if name in self.named}
+        return {self.candidate, self.reference, *quoted}.union(*((t.candidate, t.reference) for t in self.tests))
+
+    @property
     def named(self) -> set[str]:
         """Return the entries that the terms name."""
         return {self.candidate, self.reference, *self.shown}.union(*((t.candidate, t.reference) for t in self.tests))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from leaderboard.season.drawing import Recipes, recipe_stratum, season_recipes
 from leaderboard.season.entries import read_entry
 from leaderboard.season.folder import FACTS, SEASONS, SeasonFolder
-from leaderboard.season.records import RecipeSet, Season, read_record
+from leaderboard.season.records import RecipeSet, Season
 from leaderboard.verifying.baselines import MAINTAINERS
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.results.storage import load_facts
@@ -45,10 +45,14 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class ScoredSeason:
-    """A season that was scored: ``table`` has all entries, those without a rank among them."""
+    """A season that was scored: ``table`` has all entries, those without a rank among them.
+
+    ``drawn``: the recipes by set and name, where they are known; they are drawn when they are asked for, else.
+    """
 
     folder: SeasonFolder
     table: Results
+    drawn: Recipes | None = None
 
     @property
     def season(self) -> Season:
@@ -58,10 +62,10 @@ class ScoredSeason:
     def name(self) -> str:
         return self.season.name
 
-    @cached_property
+    @property
     def suite(self) -> Suite:
         """Return the task list."""
-        return read_record(Suite, self.folder.path / "suite.json")
+        return self.folder.suite
 
     @cached_property
     def results(self) -> Results:
@@ -71,7 +75,7 @@ class ScoredSeason:
     @cached_property
     def recipes(self) -> Recipes:
         """Return the recipes by set and name."""
-        return season_recipes(self.folder, self.folder.draw.value)
+        return season_recipes(self.folder, self.folder.draw.value) if self.drawn is None else self.drawn
 
     def strata(self, one: RecipeSet) -> dict[str, Stratum]:
         """Return the stratum of every recipe of a set."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -34,6 +34,7 @@ from moeload_bench.states.origins import choose_origins
 from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.trace import Trace
 
 LEAST_ORIGINS = 10
 """A run without a state of so many origins is not scored."""
@@ -61,35 +62,39 @@ class SeasonSuite(Suite):
 
 def season_suite(folder: SeasonFolder, recordings: dict[str, Recording]) -> Suite:
     """Return the task list: on every run the origins that the base suite's rule gives, by state."""
+    traced = ((name, one.data_sha256) for name, one in sorted(recordings.items()))
+    tasks = (run_tasks(folder, name, sha256, read_trace(folder.trace(name))) for name, sha256 in traced if sha256)
+    return suite_of(folder, [task for task in tasks if task is not None])
+
+
+def suite_of(folder: SeasonFolder, tasks: Sequence[SuiteTrace]) -> Suite:
+    """Return the task list of a season's runs; raise `SeasonError` where no run can be scored."""
     season, base = folder.season, folder.base
-    traces = tuple(entry for name in sorted(recordings) for entry in suite_trace(folder, name, recordings[name]))
-    if not traces:
+    if not tasks:
         raise SeasonError(f"season {season.name}: no run can be scored")
-    update = {"name": f"season-{season.name}", "description": f"Season {season.name}", "traces": traces, "hub": None}
-    return base.model_copy(update=update)
+    update = {"name": f"season-{season.name}", "description": f"Season {season.name}", "traces": tuple(tasks)}
+    return base.model_copy(update={**update, "hub": None})
 
 
-def suite_trace(folder: SeasonFolder, recipe: str, recording: Recording) -> Iterator[SuiteTrace]:
-    """Yield the tasks of a run that can be scored.
+def run_tasks(folder: SeasonFolder, recipe: str, sha256: str, trace: Trace) -> SuiteTrace | None:
+    """Return the tasks of a run, None of one that cannot be scored.
 
     It is asked for the season's horizon; one that is cut short for the largest at which a state has enough origins.
     """
-    if recording.data_sha256 is None:
-        return
-    base, trace = folder.base, read_trace(folder.trace(recipe))
+    base = folder.base
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
     for horizon in sorted((h for h in base.horizons if h <= folder.season.horizon), reverse=True):
         chosen = choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE)
         enough = {state: tuple(found) for state, found in chosen.items() if len(found) >= LEAST_ORIGINS}
         if enough:
-            yield SuiteTrace.model_validate({
+            return SuiteTrace.model_validate({
                 "id": folder.trace_id(recipe),
-                "data_sha256": recording.data_sha256,
+                "data_sha256": sha256,
                 "horizon": None if horizon == base.horizon else horizon,
                 "expert_tokens": round(run_facts(trace).expert_tokens, 1),
                 **enough,
             })  # fmt: skip
-            return
+    return None
 
 
 def score_season(

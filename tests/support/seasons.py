@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +147,8 @@ def made_trace(recipe: Recipe, seed: int, split: str, end: int | None = None) ->
         "stage": np.array([float(recipe.stage_at(step)) for step in steps]),
     }
     load_SLE = synthetic_load_SLE(STEPS, seed=seed % 1000)[:end]
-    return Trace.from_arrays(load_SLE, 512, 2, columns=columns, recipe=recipe.name, split=split, run=0, seed=seed)
+    trace = Trace.from_arrays(load_SLE, 512, 2, columns=columns, recipe=recipe.name, split=split, run=0, seed=seed)
+    return replace(trace, meta=trace.meta.model_copy(update={"complete": end is None}))
 
 
 def record_made(folder: SeasonFolder) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import tomllib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +16,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from leaderboard.season.checking import check_season, runs_to_record_again
-from leaderboard.season.folder import SEASONS, SeasonFolder
-from leaderboard.season.records import file_sha256
-from leaderboard.season.scored import load_table
+from leaderboard.season.checking import check_season, end_problems
+from leaderboard.season.claims import claim_lines
+from leaderboard.season.folder import SEASONS, SeasonFolder, recordings_sha256
+from leaderboard.season.records import Recording, file_sha256
+from leaderboard.season.rescoring import Findings, chosen
+from leaderboard.season.scored import ScoredSeason, load_table
 from moeload_bench.errors import MoeloadError
 from moeload_bench.traces.store import read_trace, write_trace
+from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_load_SLE
 from tests.support.no_files import NO_FILES, put_no_file
 from tests.support.seasons import NAME
 
@@ -54,20 +62,63 @@ def another_rate(season: SeasonFolder) -> None:
     changed_trace(season, columns=lambda trace: {**trace.columns, "lr": 2 * trace.columns["lr"]})
 
 
-def forge(season: SeasonFolder, name: str, times: float) -> None:
-    """Multiply an entry's errors, and write the new hash into scores.json."""
-    results = load_table(season, layers=True).select([name])
-    table = results.table.assign(window_tv=results.table["window_tv"] * times)
-    path = season.results / "forged"
-    replace(results, table=table, facts=results.facts.iloc[:1]).save(path)
-    (path / f"{name}.parquet").replace(season.results / f"{name}.parquet")
-    for file in sorted(path.rglob("*.parquet")):
-        file.unlink()
-    (path / "layers").rmdir()
-    path.rmdir()
-    place = f"results/{name}.parquet"
-    sha256 = file_sha256(season.path / place)
-    edit(season.path / "scores.json", lambda tree: tree["files"].update({place: sha256}))
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+def rewrite(season: SeasonFolder, *, table: Change = lambda t: t, layers: Change = lambda t: t) -> None:
+    """Change the table or the means by layer of all entries, and make the chain of hashes again, as a forger would."""
+    results = load_table(season, layers=True)
+    assert results.layers is not None
+    forged = replace(results, table=table(results.table), layers=layers(results.layers), facts=results.facts.iloc[:0])
+    shutil.rmtree(season.results)
+    forged.save(season.results)
+    chain(season)
+
+
+def chain(season: SeasonFolder) -> None:
+    """Write all hashes again: of fixed files, of the draw, of recordings and of scores."""
+    terms = season.path / "season.toml"
+    text = terms.read_text()
+    for place, sha256 in tomllib.loads(text)["files"].items():
+        text = text.replace(sha256, file_sha256(season.path / place))
+    terms.write_text(text)
+    edit(season.path / "draw.json", lambda tree: tree.update(season_sha256=file_sha256(terms)))
+    draw_sha256 = file_sha256(season.path / "draw.json")
+
+    def recorded(tree: Any) -> None:
+        for run in tree["runs"].values():
+            run["draw_sha256"] = draw_sha256
+
+    edit(season.path / "recordings.json", recorded)
+    files = [path for path in season.results.rglob("*.parquet")] + [season.path / "facts.parquet"]
+    hashes = {path.relative_to(season.path).as_posix(): file_sha256(path) for path in files}
+    recordings = recordings_sha256(SeasonFolder(season.path).recordings)
+    edit(season.path / "scores.json", lambda tree: tree.update(files=hashes, recordings_sha256=recordings))
+
+
+def times(name: str, factor: float, column: str = "window_tv") -> Change:
+    """Multiply a column of an entry."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        rows = table["forecaster"] == name
+        return table.assign(**{column: table[column].where(~rows, table[column] * factor)})
+
+    return change
+
+
+def dear(name: str | None) -> Change:
+    """Let an entry's runs, or those of all, have taken 30 s."""
+
+    def change(table: pd.DataFrame) -> pd.DataFrame:
+        rows = table["forecaster"].isin(table["forecaster"] if name is None else [name])
+        return table.assign(observe_wall_s=table["observe_wall_s"].where(~rows, 30.0))
+
+    return change
+
+
+def forge(season: SeasonFolder, name: str, factor: float) -> None:
+    """Multiply an entry's errors, and make the chain of hashes again."""
+    rewrite(season, table=times(name, factor))
 
 
 def append(path: str, text: str = "# better\n") -> Callable[[SeasonFolder], None]:
@@ -91,6 +142,21 @@ def write(path: str) -> Callable[[SeasonFolder], None]:
 
 def put(path: str, change: Callable[[Any], None]) -> Callable[[SeasonFolder], None]:
     return lambda season: edit(season.path / path, change)
+
+
+def without_a_task(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the worst task of an entry."""
+    mine = table[table["forecaster"] == "mine"]
+    worst = mine.loc[mine["window_tv"].idxmax(), "origin"]
+    return table[(table["forecaster"] != "mine") | (table["origin"] != worst)]
+
+
+def without_floors(season: SeasonFolder) -> None:
+    """Leave out the floors of a run."""
+    path = season.path / "facts.parquet"
+    facts = pd.read_parquet(path)
+    facts[~facts["trace"].str.startswith(RECIPE)].to_parquet(path, index=False)
+    chain(season)
 
 
 FALSIFICATIONS: dict[str, Callable[[SeasonFolder], None]] = {
@@ -129,54 +195,212 @@ FALSIFICATIONS: dict[str, Callable[[SeasonFolder], None]] = {
     "the task list of suite.json is": put("suite.json", lambda tree: tree.update(seed=7)),
     "the task list of the traces is": put("scores.json", lambda tree: tree.update(suite_sha256="0" * 64)),
     "results/notes.txt: no part of the season": write("results/notes.txt"),
+    "scores.json: scored 2998-01-01 00:00, expected a time before now": put(
+        "scores.json", lambda tree: tree.update(scored="2998-01-01T00:00:00Z")
+    ),
+    "expected a time before scores.json: scored 1970": put(
+        "scores.json", lambda tree: tree.update(scored="1970-02-01T00:00:00Z")
+    ),
+    "its result says isolation process, scores.json sandbox": put(
+        "scores.json", lambda tree: tree.update(level="sandbox")
+    ),
+    "entry mine: its result lacks": lambda season: rewrite(season, table=without_a_task),
+    "no entry has means by layer": lambda season: (shutil.rmtree(season.results / "layers"), chain(season))[1],
+    f"facts.parquet: it has no floors of {RECIPE}": without_floors,
     "abandoned.json: no part of the season": write("abandoned.json"),
 }
 
 
-def check(season: SeasonFolder, everything: bool = False) -> list[str]:
+def check(season: SeasonFolder, **options: Any) -> list[str]:
     """What is wrong with a season, or why it is refused."""
     try:
-        return check_season(SeasonFolder(season.path), everything)
+        return check_season(SeasonFolder(season.path), **options).wrong
     except MoeloadError as error:
         return [str(error)]
 
 
+@pytest.fixture
+def nothing_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No entry is scored again."""
+    monkeypatch.setattr("leaderboard.season.checking.score_again", lambda *_, **__: Findings())
+
+
 @pytest.mark.sandbox
 def test_a_season_that_was_left_alone_passes(season: SeasonFolder) -> None:
-    """The candidate and one more entry are scored again."""
+    """What tests name is scored again on a third of the runs, all else once; a copy has no history."""
     notes: list[str] = []
-    assert check_season(season, note=notes.append) == []
-    assert notes[0] == "entry mine: scored again on 2 of 2 runs"
-    assert len(notes) == 2
-    assert set(runs_to_record_again(season)) == {f"{NAME}a-s00", RECIPE}
+    checked = check_season(season, seed=7, note=notes.append)
+    assert checked.wrong == []
+    assert len(checked.unchecked) == 1
+    assert checked.unchecked[0].startswith("the order of the steps")
+    assert notes == [
+        "seed 7: mine, sw_avg on 1 of the 2 runs that are tested, 2 runs of other entries; one forged run of the "
+        "former is met with a chance of 50 %, one of three with 100 %; the latter have 15 minutes; "
+        "costs are as measured then: no re-run shows them"
+    ]
+    assert checked.to_record[0] == "small"
+    assert {*checked.to_record} == {f"{NAME}a-s00", RECIPE, "small"}
+
+
+def test_what_a_seed_chooses_does_not_depend_on_what_was_measured(season: SeasonFolder) -> None:
+    """Costs choose nothing; another seed chooses otherwise."""
+    before = chosen(ScoredSeason(season, load_table(season)), 7)
+    rewrite(season, table=dear(None))
+    scored = ScoredSeason(SeasonFolder(season.path), load_table(season))
+    assert chosen(scored, 7) == before
+    assert {work.entry for work in before.claimed} == {"mine", "sw_avg"}
+    assert {work.entry for work in before.others} == {"adaptive", "shown"}
+    assert len({chosen(scored, seed).claimed for seed in range(20)}) > 1
+    everything = chosen(scored, 7, everything=True)
+    assert len({*everything.claimed, *everything.others}) == 4 * len(scored.suite.traces)
 
 
 @pytest.mark.parametrize("words", FALSIFICATIONS)
-def test_each_falsification_is_named(words: str, season: SeasonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("leaderboard.season.checking.scored_again", lambda *_: iter(()))
+def test_each_falsification_is_named(words: str, season: SeasonFolder, nothing_again: None) -> None:
     FALSIFICATIONS[words](season)
     found = check(season)
     assert any(words in line for line in found), found
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize(("name", "everything"), [("mine", False), ("adaptive", True)])
-def test_a_forged_error_is_named_whatever_hashes_say(name: str, everything: bool, season: SeasonFolder) -> None:
-    """Of the candidate always, of another entry by `--all`."""
-    forge(season, name, 0.5)
-    found = check(season, everything)
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("mine", lambda table: dear("mine")(times("mine", 0.5)(table))),
+        ("mine", lambda table: dear(None)(times("mine", 0.1)(table))),
+        ("sw_avg", times("sw_avg", 2.0)),
+        ("adaptive", times("adaptive", 0.5)),
+    ],
+    ids=["a dear candidate", "all dear", "the reference", "an entry that no test names"],
+)
+def test_a_forged_error_is_named_whatever_hashes_and_costs_say(name: str, change: Change, season: SeasonFolder) -> None:
+    """Costs steer nothing, and the reference is scored again as the candidate is."""
+    rewrite(season, table=change)
+    found = check(season)
     assert found
     assert all(line.startswith(f"entry {name}: {NAME}a-s0") for line in found)
     assert all("window_tv" in line for line in found)
 
 
+@pytest.mark.sandbox
+def test_floors_and_means_by_layer_are_computed_again(season: SeasonFolder) -> None:
+    """Of the runs that are scored again."""
+    rewrite(season, layers=times("mine", 0.5))
+    assert any(line.startswith("entry mine") and ", layer " in line for line in check(season, everything=True))
+
+
+@pytest.mark.sandbox
+def test_forged_floors_are_named(season: SeasonFolder) -> None:
+    """Their traces give others."""
+    path = season.path / "facts.parquet"
+    facts = pd.read_parquet(path)
+    floors = facts.select_dtypes("float").columns
+    facts.assign(**{name: facts[name] / 2 for name in floors}).to_parquet(path, index=False)
+    chain(season)
+    found = check(season)
+    assert found
+    assert all("floor" in line or any(str(name) in line for name in floors) for line in found)
+
+
+@pytest.mark.sandbox
+def test_an_entry_that_cannot_be_run_here_is_not_checked(season: SeasonFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A requirement that does not install is no pass, and neither is a run that fails from its first forecast on."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    forge(season, "mine", 0.5)
+    (season.entries / "mine" / "requirements.txt").write_text("no-such-package-of-ours==1.0\n")
+    edit_files(season, "entries/mine/requirements.txt")
+    checked = check_season(SeasonFolder(season.path), seed=1)
+    assert any(line.startswith("entry mine: it cannot be run here") for line in checked.unchecked)
+
+
+def edit_files(season: SeasonFolder, place: str) -> None:
+    """Add a file to those that are fixed, and make the chain of hashes again."""
+    terms = season.path / "season.toml"
+    terms.write_text(terms.read_text().replace("[files]\n", f'[files]\n"{place}" = "{"0" * 64}"\n'))
+    chain(season)
+
+
+@pytest.mark.sandbox
+def test_the_budget_binds_entries_that_no_test_names(season: SeasonFolder) -> None:
+    """What did not fit is not checked; the rest is."""
+    forge(season, "mine", 0.5)
+    checked = check_season(SeasonFolder(season.path), seed=1, minutes=0)
+    assert any(line.startswith("entry mine:") for line in checked.wrong)
+    assert {"entry adaptive: 1 runs, no time was left", "entry shown: 1 runs, no time was left"} < {*checked.unchecked}
+
+
+DIVERGED = "step 3: the loss is nan: training diverged"
+
+
+def left_out(season: SeasonFolder, ended: str = DIVERGED) -> None:
+    """Say that a run diverged and leave its trace out, with all hashes."""
+    season.trace(RECIPE).unlink()
+    change = {"ended": ended, "data_sha256": None, "meta_sha256": None}
+    edit(season.path / "recordings.json", lambda tree: tree["runs"][RECIPE].update(change))
+    chain(season)
+
+
+def test_a_run_that_is_said_to_have_diverged_shows_it(season: SeasonFolder, nothing_again: None) -> None:
+    """The steps before are recorded; such a run is among those to record again."""
+    left_out(season)
+    found = check_season(SeasonFolder(season.path))
+    assert any(line.startswith(f"{RECIPE}: left out: said to have diverged at step 3") for line in found.wrong)
+    assert {RECIPE, "small"} <= {*found.to_record}
+
+
+ENDS: dict[str, tuple[str | None, int | None, str | None]] = {
+    "whole": (None, 200, None),
+    "cut before it diverged": (DIVERGED, 3, None),
+    "cut after a step": ("training diverged after step 2", 3, None),
+    "diverged at once": ("step 0: the loss is nan: training diverged", None, None),
+    "no trace, no reason": (None, None, "no reason is given"),
+    "no trace, no step": ("it diverged", None, "without the step: 'it diverged'"),
+    "cut, no reason": (None, 50, "it ends after step 49, and no reason is given"),
+    "cut earlier than said": ("step 60: the loss is nan: training diverged", 50, "and it ends after step 49"),
+    "whole, said to have diverged": (DIVERGED, 200, "and it is whole"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_the_end_of_a_run_is_what_its_recording_says(case: str) -> None:
+    ended, steps, words = ENDS[case]
+    cut = None
+    if steps is not None:
+        whole = Trace.from_arrays(synthetic_load_SLE(200, seed=1)[:steps], 512, 2)
+        cut = replace(whole, meta=whole.meta.model_copy(update={"complete": steps == 200}))
+    sha256 = None if cut is None else "0" * 64
+    recording = Recording(draw_sha256="0" * 64, data_sha256=sha256, meta_sha256=sha256, ended=ended)
+    found = list(end_problems(RECIPE, recording, cut))
+    assert len(found) == (words is not None)
+    assert all(words in line for line in found if words is not None)
+
+
+def test_each_file_is_read_once_to_be_hashed_and_once_for_what_it_holds(
+    season: SeasonFolder, nothing_again: None
+) -> None:
+    """Counted by Python's own audit of what is opened, in all of a check but the runs that are scored again."""
+    opened: Counter[str] = Counter()
+    counting = [True]
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and counting[0] and str(arguments[0]).startswith(str(season.path)):
+            opened[str(arguments[0])] += 1
+
+    sys.addaudithook(count)
+    try:
+        checked = check_season(SeasonFolder(season.path))
+        assert checked.scored is not None
+        list(claim_lines(checked.scored))
+    finally:
+        counting[0] = False
+    assert len(opened) > 20
+    assert {path: times for path, times in opened.items() if times > 2} == {}
+
+
 @pytest.mark.parametrize("name", ["season.toml", "draw.json", "recordings.json", "drawn.toml", "suite.json"])
 @pytest.mark.parametrize("there", NO_FILES)
-def test_what_is_no_file_is_not_waited_for(
-    name: str, there: str, season: SeasonFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_no_file_is_not_waited_for(name: str, there: str, season: SeasonFolder, nothing_again: None) -> None:
     """A pipe, an endless device, a folder, a link to itself, and a file of a terabyte that takes no place."""
-    monkeypatch.setattr("leaderboard.season.checking.scored_again", lambda *_: iter(()))
     path = season.path / name
     path.unlink()
     put_no_file(there, path)
@@ -222,5 +446,7 @@ def test_the_table_is_in_the_order_of_the_suite(season: SeasonFolder) -> None:
 @pytest.mark.sandbox
 @pytest.mark.slow
 def test_a_scored_season_is_what_it_says() -> None:
-    """With its candidate and one more entry scored again."""
-    assert check_season(SeasonFolder(SEASONS / "2027-02")) == []
+    """With all entries that its tests name scored again on a third of the runs, and every other one on one."""
+    checked = check_season(SeasonFolder(SEASONS / "2027-02"))
+    assert checked.wrong == []
+    assert not any(line.startswith("entry ") for line in checked.unchecked)

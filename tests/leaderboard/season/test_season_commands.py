@@ -159,7 +159,7 @@ def score(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.sandbox
 def test_a_season_from_open_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each step refuses what it must; what was broken off goes on; clones, a shallow one too, check the season."""
+    """Each step refuses what it must; what was broken off goes on; a shallow clone checks all but the order."""
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
     monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
     repository = make_repository(tmp_path / "repository", monkeypatch)
@@ -168,7 +168,10 @@ def test_a_season_from_open_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyP
     score(repository, monkeypatch)
     for name, words in (("clone", ()), ("shallow", ("--depth", "1"))):
         repository.git("clone", "-q", *words, f"file://{repository.root}", str(tmp_path / name))
-        assert f"season {NAME}: as it says; to record again: " in done(tmp_path / name, "check")
+    assert f"season {NAME}: as it says; to record again: " in done(tmp_path / "clone", "check")
+    checked = run(tmp_path / "shallow", "check")
+    assert checked.exit_code == 3, checked.output
+    assert "not checked: the order of the steps, and whether terms changed since: this clone has no" in checked.output
     folder = SeasonFolder(tmp_path / "shallow" / "seasons" / NAME)
     trace = read_trace(folder.trace("small"))
     assert trace.meta.seed == folder.draw.runs["small"].seed > 2**31

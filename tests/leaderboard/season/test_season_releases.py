@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from leaderboard.season import releases
 from leaderboard.season.checking import draw_problems
 from leaderboard.season.drawing import season_recipes
-from leaderboard.season.folder import SeasonFolder
+from leaderboard.season.folder import SeasonFolder, season_sha256
 from leaderboard.season.opening import open_season
 from leaderboard.season.records import Draw, canonical_json, read_record
-from leaderboard.season.releases import configured_index, releases_of
+from leaderboard.season.releases import configured_index, index_page, releases_of
 from moeload_bench.errors import SeasonError
 from tests.support.checkout import leaderboard
 from tests.support.seasons import NAME, Repository, make_repository
@@ -135,10 +139,11 @@ def test_check_names_a_value_that_is_not_the_first_release(
     path = repository.folder.path / "draw.json"
     made = read_record(Draw, path)
     folder = SeasonFolder(repository.folder.path)
-    assert not list(draw_problems(folder, {name: dict(of) for name, of in season_recipes(folder, made.value).items()}))
+    recipes = {name: dict(of) for name, of in season_recipes(folder, made.value).items()}
+    assert not list(draw_problems(folder, recipes, season_sha256(folder)))
     path.write_text(canonical_json(made.model_copy(update={"value": f"{52:064x}"})))
     forged = SeasonFolder(repository.folder.path)
-    problems = list(draw_problems(forged, season_recipes(forged, forged.draw.value)))
+    problems = list(draw_problems(forged, season_recipes(forged, forged.draw.value), season_sha256(forged)))
     assert any("is not the hash of the first release of boto3" in problem for problem in problems)
 
 
@@ -199,3 +204,58 @@ def test_pips_own_index_is_asked_unless_another_is_named(monkeypatch: pytest.Mon
 def test_times_are_whole_seconds() -> None:
     page = json.dumps({"files": [entry(*FIRST[0])]}).encode()
     assert releases_of(page, "boto3")[0].uploaded == datetime.fromisoformat(AFTER)
+
+
+HOSTILE_ANSWERS = {
+    "no http": b"hello\r\n\r\n",
+    "headers without end": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 500 + b"\r\n",
+    "a long line": b"HTTP/1.1 200 OK\r\n" + b"a" * 70_000 + b"\r\n\r\n",
+    "chunks of no length": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "a file elsewhere": b"HTTP/1.1 302 Found\r\nLocation: file:///etc/hostname\r\n\r\n",
+    "nothing": b"",
+}
+
+
+def answering(parts: Iterable[bytes]) -> str:
+    """The address of an index that answers once with these bytes, one part after another."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        taken, _ = listening.accept()
+        with taken, listening, contextlib.suppress(OSError):
+            taken.recv(4096)
+            for part in parts:
+                taken.sendall(part)
+
+    threading.Thread(target=answer, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/simple"
+
+
+@pytest.mark.parametrize("case", HOSTILE_ANSWERS)
+def test_an_index_that_answers_otherwise_is_refused_in_words(case: str) -> None:
+    with pytest.raises(SeasonError, match="project boto3 cannot be read from the index"):
+        index_page(answering([HOSTILE_ANSWERS[case]]), "boto3")
+
+
+def test_an_index_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, the page does not."""
+    monkeypatch.setattr(releases, "TIMEOUT_S", 0.3)
+
+    def drops() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n\r\n"
+        while True:
+            time.sleep(0.05)
+            yield b" "
+
+    with pytest.raises(SeasonError, match=r"no whole page in 0\.3 s"):
+        index_page(answering(drops()), "boto3")
+
+
+def test_a_file_that_is_listed_twice_draws_nothing() -> None:
+    """The index would choose which of two hashes it is."""
+    files = [
+        entry("2026-01-01T00:00:00Z", "5.0"),
+        {**entry("2026-01-01T00:00:00Z", "5.0"), "hashes": {"sha256": 64 * "a"}},
+    ]
+    with pytest.raises(SeasonError, match=r"lists boto3-5\.0\.tar\.gz twice"):
+        releases_of(json.dumps({"files": files}).encode(), "boto3")
