@@ -6,15 +6,18 @@ pip is configured with. Times are compared in whole seconds, ties go by file nam
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import IO, Any
 
 from pydantic import Field, ValidationError
 
@@ -68,18 +71,29 @@ def index_page(index: str, project: str) -> bytes:
         with urllib.request.urlopen(
             urllib.request.Request(address, headers={"Accept": _PAGE}), timeout=TIMEOUT_S
         ) as answer:
-            page: bytes = answer.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
+            page = _read_in_time(answer)
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise SeasonError(f"project {project} cannot be read from the index: {printable(str(error))}") from None
     if len(page) > MOST_BYTES:
         raise SeasonError(f"the index's page of {project} has more than {MOST_BYTES} bytes")
     return page
 
 
+def _read_in_time(answer: IO[bytes]) -> bytes:
+    """Return at most MOST_BYTES + 1 bytes; raise `TimeoutError` for a page that drips in for longer than TIMEOUT_S."""
+    ends, parts, size = time.monotonic() + TIMEOUT_S, list[bytes](), 0
+    while size <= MOST_BYTES and (part := answer.read1(1 << 20)):  # type: ignore[attr-defined]
+        parts.append(part)
+        size += len(part)
+        if time.monotonic() > ends:
+            raise TimeoutError(f"no whole page in {TIMEOUT_S} s")
+    return b"".join(parts)
+
+
 def releases_of(page: bytes, project: str) -> list[Release]:
     """Return the source distributions on a page, oldest first.
 
-    Raise `SeasonError` for what is no such page, or lacks the upload time or hash of one.
+    Raise `SeasonError` for what is no such page, lacks the upload time or hash of one, or lists a file twice.
     """
     try:
         data: Any = parse_json(page)
@@ -92,6 +106,9 @@ def releases_of(page: bytes, project: str) -> list[Release]:
             f"the index's page of {project}: {type(error).__name__} {printable(str(error))}, expected JSON with files, "
             "each with filename, upload-time and hashes.sha256 (PEP 700)"
         ) from None
+    twice = [name for name, times in Counter(release.file for release in releases).items() if times > 1]
+    if twice:
+        raise SeasonError(f"the index's page of {project} lists {twice[0]} twice, expected each file once")
     return sorted(releases, key=lambda release: release.order)
 
 

@@ -69,6 +69,8 @@ def write_routing(folder: Path, routing: StepRouting) -> Path:
 
 def read_routing(path: Path) -> StepRouting:
     """Return a step that `write_routing` wrote; raise `TraceError` for any other file. Nothing is unpickled."""
+    if not path.is_file():  # a pipe would be waited for
+        raise TraceError(f"{path}: expected a file")
     arrays = read_arrays(path, _ARRAYS, _MAX_BYTES)
     missing = [name for name in _ARRAYS[:-1] if name not in arrays]
     if missing:
@@ -78,11 +80,13 @@ def read_routing(path: Path) -> StepRouting:
     whole = all(arrays[name].dtype.kind == "i" for name in _ARRAYS[:-1])
     fits = ids_LTK.ndim == 3 and arrays["layer"].shape == ids_LTK.shape[:1] and end_M.ndim == 1
     one_number = arrays["step"].shape == arrays["rank"].shape == ()
-    same = weights_LTK is None or weights_LTK.shape == ids_LTK.shape
+    same = weights_LTK is None or (weights_LTK.shape == ids_LTK.shape and weights_LTK.dtype.kind == "f")
     if not (whole and fits and one_number and same):
         raise TraceError(f"{path}: got shapes {shapes}, expected whole numbers topk_ids [L, T, K], layer [L], step []")
     if end_M[-1] != ids_LTK.shape[1] or (np.diff(end_M, prepend=0) < 1).any() or ids_LTK.min() < 0:
         raise TraceError(f"{path}: micro-batches end at {end_M.tolist()[:8]}, expected to rise to {ids_LTK.shape[1]}")
+    if weights_LTK is not None and not (np.isfinite(weights_LTK) & (weights_LTK >= 0)).all():
+        raise TraceError(f"{path}: a weight is negative or not finite, expected finite ones from 0")
     return StepRouting(
         int(arrays["step"]), int(arrays["rank"]), arrays["layer"], end_M.astype(np.int64), ids_LTK, weights_LTK
     )

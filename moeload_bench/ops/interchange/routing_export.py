@@ -276,8 +276,9 @@ def _joined(files: tuple[Path, ...]) -> StepRouting:
     """Return a step's ranks one after the other; ``end_M`` are the ends of ranks then."""
     parts = [read_routing(path) for path in files]
     first = parts[0]
-    if any(part.layer_L.tolist() != first.layer_L.tolist() for part in parts):
-        raise TraceError(f"{files[0].parent}: ranks of step {first.step} hold different layers")
+    held = {(part.step, tuple(part.layer_L.tolist()), part.topk_ids_LTK.shape[-1]) for part in parts}
+    if len(held) > 1:
+        raise TraceError(f"{files[0].parent}: ranks of step {first.step} hold different steps, layers or top-k")
     weights = [part.weights_LTK for part in parts if part.weights_LTK is not None]
     return first._replace(
         end_M=np.cumsum([part.topk_ids_LTK.shape[1] for part in parts]),
@@ -287,12 +288,16 @@ def _joined(files: tuple[Path, ...]) -> StepRouting:
 
 
 def _gives(kept: StepRouting, trace: Trace, row: int) -> bool:
-    """Return whether the kept experts are those that the trace counts, layer by layer."""
+    """Return whether the kept experts are those that the trace counts, layer by layer, each once for a token."""
     load_LE = trace.load_SLE[row : row + 1][0]
-    E = trace.num_experts
-    if len(kept.topk_ids_LTK) != len(load_LE) or kept.topk_ids_LTK.max() >= E:
+    E, layers = trace.num_experts, [layer.index for layer in trace.meta.layers]
+    choices = {layer.top_k or kept.topk_ids_LTK.shape[-1] for layer in trace.meta.layers}
+    if (kept.step, kept.layer_L.tolist(), {kept.topk_ids_LTK.shape[-1]}) != (trace.step_S[row], layers, choices):
         return False
-    return all(
+    if kept.topk_ids_LTK.max() >= E:
+        return False
+    twice = (np.diff(np.sort(kept.topk_ids_LTK, axis=-1), axis=-1) == 0).any()
+    return not twice and all(
         np.array_equal(np.bincount(ids_TK.ravel(), minlength=E), load_E)
         for ids_TK, load_E in zip(kept.topk_ids_LTK, load_LE, strict=True)
     )

@@ -174,6 +174,13 @@ def _plain(value_L: FloatArray) -> list[float | None]:
 
 
 def _read(path: Path) -> LayerNumbers:
-    lists = parse_json(read_at_most(path, _MAX_BYTES))
-    events = int(lists.pop("events"))
-    return LayerNumbers(**{name: np.array(value, dtype=np.float64) for name, value in lists.items()}, events=events)
+    """Return what a stage left; raise `RecordingError` for anything else, since others may write there, too."""
+    try:
+        lists = parse_json(read_at_most(path, _MAX_BYTES))
+        events = int(lists.pop("events"))
+        values = {name: np.array(value, dtype=np.float64) for name, value in lists.items()}
+        if any(value_L.ndim != 1 for value_L in values.values()):
+            raise ValueError("a list of lists")
+        return LayerNumbers(**values, events=events)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise RecordingError(f"{path}: not the numbers of a stage: {str(error)[:200]}") from None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +156,44 @@ def test_routing_of_another_recording_is_none_of_this_run(
         TraceError, match=r"seed0\.routing/step000000012-rank0000\.npz: its tokens give other counts than"
     ):
         routing(run, 12)
+
+
+HOSTILE: dict[str, tuple[Callable[[StepRouting], StepRouting], str]] = {
+    "of another step": (lambda kept: kept._replace(step=12), "its tokens give other counts"),
+    "of other layers": (lambda kept: kept._replace(layer_L=np.array([0, 1])), "its tokens give other counts"),
+    "one choice of twice the tokens": (
+        lambda kept: kept._replace(topk_ids_LTK=kept.topk_ids_LTK.reshape(2, -1, 1), end_M=2 * kept.end_M),
+        "its tokens give other counts",
+    ),
+    "an expert twice in a token": (
+        lambda kept: kept._replace(topk_ids_LTK=np.sort(kept.topk_ids_LTK.reshape(2, -1)).reshape(2, -1, 2)),
+        "its tokens give other counts",
+    ),
+    "weights that are none": (
+        lambda kept: kept._replace(weights_LTK=np.full(kept.topk_ids_LTK.shape, np.nan, np.float16)),
+        "a weight is negative or not finite",
+    ),
+    "whole weights": (lambda kept: kept._replace(weights_LTK=kept.topk_ids_LTK), "got shapes"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_what_lies_beside_a_trace_is_its_routing_or_refused(case: str, run: Path) -> None:
+    """Of another step, layers or top-k, an expert twice, and weights that are none: counts alone may be the same."""
+    change, words = HOSTILE[case]
+    for rank in (0, 1):
+        path = write_routing(routing_folder(run), change(kept_step(11, rank, weights=False)))
+        path.rename(routing_folder(run) / f"step000000011-rank{rank:04d}.npz")
+    with pytest.raises(TraceError, match=words):
+        plan_routing(run, 11)
+
+
+def test_a_pipe_beside_a_trace_is_not_waited_for(run: Path) -> None:
+    path = routing_folder(run) / "step000000011-rank0000.npz"
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(TraceError, match="expected a file"):
+        plan_routing(run, 11)
 
 
 def test_steps_layers_ranks_and_counts_that_cannot_be_routed_are_refused(

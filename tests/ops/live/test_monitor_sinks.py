@@ -19,7 +19,7 @@ import torch
 from moeload_bench.errors import RecordingError
 from moeload_bench.ops.facts.inspector import inspect_trace
 from moeload_bench.ops.live import dashboard
-from moeload_bench.ops.live.dashboard import SERIES, layer_numbers, series_of
+from moeload_bench.ops.live.dashboard import SERIES, StageFolder, layer_numbers, series_of
 from moeload_bench.ops.live.monitor import LoadMonitor
 from moeload_bench.recording.writer import RecordingWarning, rows_of
 from moeload_bench.traces.trace import Trace
@@ -245,3 +245,17 @@ def test_what_cannot_be_a_sink_is_refused_at_once() -> None:
         LoadMonitor(sinks=["moe.csv"])
     with pytest.raises(RecordingError, match="a sink is int"):
         LoadMonitor(sinks=[3])
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "5", "null", '{"events": 1, "a": [1]}', "[" * 100_000, '{"events": NaN}', '{"events": 1, "events": 2}',
+     '{"events": 1, "imbalance_L": [[1], [1, 2]]}', '{"events": 1, "imbalance_L": ["a"]}', "\udcff"],
+)  # fmt: skip
+def test_what_no_stage_left_is_refused_by_its_file(content: str, tmp_path: Path) -> None:
+    """Others may write into the folder of stages."""
+    folder = StageFolder(tmp_path, 1, 2)
+    (tmp_path / "stage0of2-step000000003.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    (tmp_path / "stage1of2-step000000003.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    with pytest.raises(RecordingError, match=r"stage0of2-step000000003\.json: not the numbers of a stage"):
+        folder.gathered(3)
