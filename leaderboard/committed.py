@@ -52,8 +52,8 @@ def recipe_of_run(run: str) -> Recipe:
 def drawn_recipes() -> dict[str, Recipe]:
     """Return the recipes that were drawn for `train` and `test` runs, by name."""
     distribution = load_distribution(DRAWN)
-    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
-    return {one.name: recipe_of(distribution, one) for one in draw_recipes(distribution, number, own_seed(DRAWN))}
+    drawn = draw_recipes(distribution, distribution.size, own_seed(DRAWN))
+    return {one.name: recipe_of(distribution, one) for one in drawn}
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:

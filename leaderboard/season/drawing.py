@@ -3,6 +3,7 @@
     SHA-256(JSON of ["moeload-bench season", 1, "", public value, name, 0, what]), its first 63 bits
 
 The seed of a run has its recipe as the name and `seed` as ``what``; that of a set of recipes, the set and `recipes`.
+Recipes that differ in the balancing alone share a name and a seed (`shared_name`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
 from leaderboard.season.releases import Release, first_release
 from moeload_bench.errors import SeasonError
-from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of
+from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, shared_name
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.meta import STRATA, Stratum, stratum_of
 
@@ -50,9 +51,8 @@ def set_recipes(folder: Path, season: Season, one: RecipeSet, value: str) -> lis
         return [load_recipe(str(folder / "recipes" / f"{name}.toml")) for name in one.recipes]
     prefix = f"{season.name.replace('_', '-')}{one.name}-"
     distribution = load_distribution(folder / one.distribution).model_copy(update={"prefix": prefix})
-    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
     seed = draw_number(value, one.name, "recipes")
-    return [recipe_of(distribution, drawn) for drawn in draw_recipes(distribution, number, seed)]
+    return [recipe_of(distribution, drawn) for drawn in draw_recipes(distribution, distribution.size, seed)]
 
 
 def season_recipes(folder: SeasonFolder, value: str) -> Recipes:
@@ -75,7 +75,7 @@ def recipe_sha256(recipe: Recipe) -> str:
 def drawn_runs(season: Season, recipes: Recipes, value: str) -> dict[str, DrawnRun]:
     """Return what is drawn for the run of every recipe."""
     return {
-        name: DrawnRun(recipe_sha256=recipe_sha256(recipe), seed=draw_number(value, name, "seed"))
+        name: DrawnRun(recipe_sha256=recipe_sha256(recipe), seed=draw_number(value, shared_name(recipe), "seed"))
         for of_set in recipes.values()
         for name, recipe in of_set.items()
     }

@@ -145,12 +145,24 @@ class PlanTable(Record):
 
 
 class MethodTable(Record):
-    """A balancing method: families and, unless all can, ``optimizers`` that can have it, and its coefficients."""
+    """A balancing method: families and, unless all can, ``optimizers`` that can have it, and its coefficients.
 
-    families: Texts
+    ``families`` are those to choose from where quotas say how many draws have the method; a cell names its own.
+    """
+
+    families: tuple[str, ...] = Field(default=(), max_length=MANY)
     optimizers: tuple[OptimizerKind, ...] = ()
     coefficient: Amounts = (0.0,)
     z_loss: Amounts = (0.0,)
+
+
+class CellTable(Record):
+    """Draws that differ in the balancing alone: ``runs`` of each family, each once under every one of ``methods``."""
+
+    stratum: Stratum
+    families: Texts
+    methods: tuple[Method, ...] = Choices
+    runs: int = Field(ge=1, le=1000)
 
 
 class FamilyTable(Record):
@@ -162,7 +174,10 @@ class FamilyTable(Record):
 
 
 class Distribution(Record):
-    """A distribution over trainings; one that could give an invalid recipe cannot be made."""
+    """A distribution over trainings; one that could give an invalid recipe cannot be made.
+
+    ``quotas`` say how many draws have which method, and a draw chooses its family; or ``cells`` name both.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)
     prefix: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", max_length=80)
@@ -173,7 +188,8 @@ class Distribution(Record):
     bytes_per_token: float = Field(ge=1e-3, le=1e3)
     kept_out: KeptOut
     cost: CostTable
-    quotas: dict[Stratum, dict[Method, Annotated[int, Field(ge=1, le=1000)]]] = Field(min_length=1)
+    quotas: dict[Stratum, dict[Method, Annotated[int, Field(ge=1, le=1000)]]] = Field(default={})
+    cells: tuple[CellTable, ...] = Field(default=(), max_length=MANY)
     strata: dict[Stratum, StratumTable]
     training: TrainingTable
     schedules: tuple[ScheduleOption, ...] = Choices
@@ -182,10 +198,35 @@ class Distribution(Record):
     methods: dict[Method, MethodTable]
     families: dict[str, FamilyTable] = Field(max_length=MANY)
 
+    @property
+    def size(self) -> int:
+        """Return the number of draws after which every quota is met, or every cell full, for the first time."""
+        quotas = sum(sum(methods.values()) for methods in self.quotas.values())
+        return quotas + sum(len(cell.families) * len(cell.methods) * cell.runs for cell in self.cells)
+
+    @property
+    def drawn_strata(self) -> list[Stratum]:
+        """Return the strata that are drawn from."""
+        return list(dict.fromkeys([*self.quotas, *(cell.stratum for cell in self.cells)]))
+
+    def families_by_method(self, stratum: Stratum) -> dict[Method, tuple[str, ...]]:
+        """Return the families that are drawn in a stratum, by method."""
+        found = {method: self.methods[method].families for method in self.quotas.get(stratum, ())}
+        for cell in self.cells:
+            if cell.stratum == stratum:
+                found |= {method: (*found.get(method, ()), *cell.families) for method in cell.methods}
+        return found
+
     def problems(self) -> Iterator[str]:
+        if bool(self.quotas) == bool(self.cells):
+            yield "expected quotas or cells, one of the two"
         for stratum, quotas in self.quotas.items():
             yield from _unknown(f"quotas.{stratum}", [stratum], self.strata)
             yield from _unknown(f"quotas.{stratum}", quotas, self.methods)
+            for name in quotas:
+                if not self.methods[name].families:
+                    yield f"methods.{name}.families: there is none, expected those that the method goes with"
+        yield from self._cell_problems()
         for name, method in self.methods.items():
             yield from _unknown(f"methods.{name}.families", method.families, self.families)
             yield from _unknown(f"methods.{name}.optimizers", method.optimizers, self.training.rates)
@@ -220,6 +261,17 @@ class Distribution(Record):
                     find_corpus(text)
                 except NotFoundError as error:
                     yield f"mixes.{mix}: {error}"
+
+    def _cell_problems(self) -> Iterator[str]:
+        for number, cell in enumerate(self.cells):
+            yield from _unknown(f"cells.{number}.stratum", [cell.stratum], self.strata)
+            yield from _unknown(f"cells.{number}.families", cell.families, self.families)
+            yield from _unknown(f"cells.{number}.methods", cell.methods, self.methods)
+            if len({self.methods[name].optimizers for name in cell.methods}) > 1:
+                yield f"cells.{number}.methods: they share one optimizer, expected the same optimizers for each"
+        families = [family for cell in self.cells for family in cell.families]
+        if twice := sorted({family for family in families if families.count(family) > 1}):
+            yield f"cells: family {twice[0]!r} is in two, expected one: its recipes are named after it"
 
 
 def rounded(step: float) -> int:

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import product
+from itertools import count, cycle, islice, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tomli_w
@@ -104,15 +104,8 @@ def own_seed(path: Path) -> int:
 
 def draw_recipes(distribution: Distribution, number: int, seed: int) -> list[Drawn]:
     """Return what is drawn for the first ``number`` recipes of a seed; `recipe_of` turns it into recipes."""
-    cells = _cells(distribution)
-    counts: Counter[str] = Counter()
-    found: list[Drawn] = []
-    for turn in range(number):
-        stratum, method = cells[turn % len(cells)]
-        name = f"{distribution.prefix}{stratum[0]}{counts[stratum]:02d}"
-        counts[stratum] += 1
-        found.append(_drawn(distribution, stratum, method, name, seed))
-    return found
+    places = _cell_places(distribution) if distribution.cells else _quota_places(distribution)
+    return [_drawn(distribution, place, seed) for place in islice(places, number)]
 
 
 def recipe_toml(recipe: Recipe) -> str:
@@ -128,22 +121,62 @@ def expert_tokens(recipe: Recipe) -> float:
     return float(tokens * config.get("num_experts_per_tok", 1) / experts)
 
 
-def _cells(distribution: Distribution) -> list[tuple[Stratum, Method]]:
-    """Return (stratum, method) of each draw in turn: as many of each as the quotas say, spread evenly."""
+class _Place(NamedTuple):
+    """What is fixed of a recipe before it is drawn; all choices follow from ``key``."""
+
+    name: str
+    key: str
+    stratum: Stratum
+    method: Method
+    families: tuple[str, ...]
+
+
+def _quota_places(distribution: Distribution) -> Iterator[_Place]:
+    """Yield what each draw in turn has: as many of a stratum and a method as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
     due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
-    return [quotas[at][:2] for _, at in sorted(due)]
+    counts: Counter[str] = Counter()
+    for _, at in cycle(sorted(due)):
+        stratum, method, _ = quotas[at]
+        name = f"{distribution.prefix}{stratum[0]}{counts[stratum]:02d}"
+        counts[stratum] += 1
+        yield _Place(name, name, stratum, method, distribution.methods[method].families)
 
 
-def _drawn(distribution: Distribution, stratum: Stratum, method: Method, name: str, seed: int) -> Drawn:
+def _cell_places(distribution: Distribution) -> Iterator[_Place]:
+    """Yield what each draw in turn has: the draws of a family that share a key differ in the balancing alone."""
+    for turn in count():
+        for cell in distribution.cells:
+            for index, family in product(range(turn * cell.runs, (turn + 1) * cell.runs), cell.families):
+                key = f"{distribution.prefix}{family}-{index}".replace("_", "-")
+                for method in cell.methods:
+                    yield _Place(f"{key}.{_word(method)}", key, cell.stratum, method, (family,))
+
+
+def shared_name(recipe: Recipe) -> str:
+    """Return the name that recipes share which differ in the balancing alone: `new-dots1-0` of `new-dots1-0.aux-loss`.
+
+    Any other recipe has its own.
+    """
+    return recipe.name.removesuffix(f".{_word(recipe.balancing.method)}")
+
+
+def _word(method: Method) -> str:
+    """Return a method as the name of a recipe has it."""
+    return method.replace("_", "-")
+
+
+def _drawn(distribution: Distribution, place: _Place, seed: int) -> Drawn:
+    name, stratum, method = place.name, place.stratum, place.method
+
     def choose(options: Sequence[Any], what: str) -> Any:
         if not options:
             raise RecipeError(f"{distribution.name}: {name}: no {what} keeps the limits of the {stratum} stratum")
         return pick(options, f"{key}/{what}")
 
-    key = f"{distribution.name}/{seed}/{name}"
+    key = f"{distribution.name}/{seed}/{place.key}"
     table, training, how = distribution.strata[stratum], distribution.training, distribution.methods[method]
-    family = choose(how.families, "family")
+    family = choose(place.families, "family")
     schedule = choose(distribution.schedules, "schedule")
     shape = Shapes(distribution, table, distribution.families[family]).draw(key)
     probe = shape.pop("probed")
@@ -348,7 +381,7 @@ def _about(distribution: Distribution, drawn: Drawn) -> str:
 
 def _check(distribution: Distribution) -> None:
     """Raise `ValueError` that names a field by which a drawn recipe could be invalid or missing."""
-    for stratum in distribution.quotas:
+    for stratum in distribution.drawn_strata:
         _check_limits(distribution, stratum)
         for number, (field, drawn) in enumerate(_corners(distribution, stratum)):
             if number == MOST_CORNERS:
@@ -360,7 +393,7 @@ def _check(distribution: Distribution) -> None:
 
 
 def _check_limits(distribution: Distribution, stratum: Stratum) -> None:
-    """Raise unless every quota has a shape within its limits, every choice is in a shape, every shape has texts."""
+    """Raise unless every family has a shape within its limits, every choice is in a shape, every shape has texts."""
     table, where = distribution.strata[stratum], f"strata.{stratum}"
     reached: dict[str, set[Any]] = {key: set() for key in SHAPE}
     least, batches = np.inf, set()
@@ -386,8 +419,8 @@ def _check_limits(distribution: Distribution, stratum: Stratum) -> None:
 
 
 def _shapes(distribution: Distribution, stratum: Stratum) -> dict[str, dict[str, Any]]:
-    """Return the shapes of a stratum for each family that its quotas can draw."""
-    families = (name for method in distribution.quotas[stratum] for name in distribution.methods[method].families)
+    """Return the shapes of a stratum for each family that can be drawn in it."""
+    families = (name for names in distribution.families_by_method(stratum).values() for name in names)
     table = distribution.strata[stratum]
     return {name: Shapes(distribution, table, distribution.families[name]).of for name in dict.fromkeys(families)}
 
@@ -395,9 +428,9 @@ def _shapes(distribution: Distribution, stratum: Stratum) -> dict[str, dict[str,
 def _corners(distribution: Distribution, stratum: Stratum) -> Iterator[tuple[str, Drawn]]:
     """Yield (field, what is drawn with one choice of it) for all choices of a stratum, others being the first."""
     table, training, shapes = distribution.strata[stratum], distribution.training, _shapes(distribution, stratum)
-    for method in distribution.quotas[stratum]:
+    for method, families in distribution.families_by_method(stratum).items():
         how = distribution.methods[method]
-        for family in how.families:
+        for family in families:
             shape = {key: values[0].item() for key, values in shapes[family].items()}
             first = Drawn(
                 name=f"{distribution.prefix}{stratum[0]}00",

@@ -19,6 +19,7 @@ from moeload_bench.generator.draws import (
     own_seed,
     recipe_of,
     recipe_toml,
+    shared_name,
 )
 from moeload_bench.generator.recipe import Recipe, load_recipe
 from moeload_bench.traces.lookup import list_traces
@@ -28,6 +29,7 @@ from tests.support.no_files import put_no_file
 
 DRAWS = Path(__file__).resolve().parents[2] / "leaderboard" / "draws"
 FILE = DRAWS / "2027-train.toml"
+DEEP = DRAWS / "2027-deep.toml"
 GOLDEN = "1fbac410bc3549a9deaade02e74a509730855e94852132b8d6b32dbddd7f4bf5"
 """SHA-256 of the texts of 40 recipes of the file's own seed."""
 
@@ -241,11 +243,10 @@ def test_a_season_is_of_new_families_in_six_hours() -> None:
     """Of 50 seeds: at least six families that neither `train` nor set b of 2027-01 has, of each at most six recipes."""
     distribution = load_distribution(DRAWS / "2027-new-families.toml")
     known = {*load_distribution(FILE).families, *load_distribution(DRAWS / "2027-apart.toml").families}
-    number = sum(sum(methods.values()) for methods in distribution.quotas.values())
     budget = sum(distribution.strata[one].minutes * sum(row.values()) for one, row in distribution.quotas.items())
-    assert (number, budget <= 360) == (20, True)
+    assert (distribution.size, budget <= 360) == (20, True)
     for seed in range(50):
-        found = draw_recipes(distribution, number, seed)
+        found = draw_recipes(distribution, distribution.size, seed)
         families = Counter(one.family for one in found)
         assert len(families) >= 6
         assert max(families.values()) <= 6
@@ -265,3 +266,73 @@ def test_the_command_prints_minutes_and_recipes() -> None:
     assert [row["name"] for row in rows] == ["drawn-s00", "drawn-s01"]
     assert 0 < rows[0]["minutes"] <= 12
     assert rows[0]["about"].split(";")[0] in " ".join(CliRunner().invoke(app, ["draw", str(FILE)]).output.split())
+
+
+def test_within_a_family_recipes_of_a_cell_differ_in_the_balancing_alone() -> None:
+    """Of 20 seeds: eight families, each under both; beside the balancing only names and words differ."""
+    distribution = load_distribution(DEEP)
+    assert distribution.size == 16
+    plans = set()
+    for seed in range(20):
+        recipes = [recipe_of(distribution, one) for one in draw_recipes(distribution, 16, seed)]
+        assert len({recipe.name for recipe in recipes}) == 16
+        pairs: dict[str, list[Recipe]] = {}
+        for recipe in recipes:
+            pairs.setdefault(shared_name(recipe), []).append(recipe)
+        assert [pair[0].model.family for pair in pairs.values()] == list(distribution.cells[0].families)
+        for name, (first, second) in pairs.items():
+            assert (first.balancing.method, second.balancing.method) == ("aux_loss", "quantile_balancing")
+            assert name == f"deep-{first.model.family}-0".replace("_", "-")
+            own = {"name": "", "about": "", "balancing": first.balancing}
+            assert first.model_copy(update=own) == second.model_copy(update=own)
+        plans |= {tuple(stage.sources for stage in recipe.data.stages) for recipe in recipes}
+    assert len(plans) == len(distribution.plans)
+    assert min(len({text for mix in plan for text in mix}) for plan in plans) >= 4
+
+
+def test_more_draws_than_cells_are_further_runs_of_each() -> None:
+    """A second turn has the next number of each family, and leaves the first as it was."""
+    distribution = load_distribution(DEEP)
+    twice = draw_recipes(distribution, 32, 1)
+    assert twice[:16] == draw_recipes(distribution, 16, 1)
+    assert [one.name.rpartition("-v3-")[2] for one in twice[16:18]] == ["1.aux-loss", "1.quantile-balancing"]
+
+
+def test_a_recipe_of_quotas_shares_its_name_with_none(drawn: list[Drawn], recipes: list[Recipe]) -> None:
+    assert [shared_name(recipe) for recipe in recipes] == [one.name for one in drawn]
+
+
+def test_a_deep_season_is_of_real_depth() -> None:
+    """12 to 24 layers of 16 to 64 experts, top-2 to 8, width 48 to 96, and at most 40 minutes each by the formula."""
+    for seed in range(20):
+        for one in draw_recipes(load_distribution(DEEP), 16, seed):
+            shape = one.shape
+            assert 12 <= shape["layers"] <= 24
+            assert 16 <= shape["experts"] <= 64
+            assert 2 <= shape["top_k"] <= 8
+            assert 48 <= shape["width"] <= 96
+            assert one.minutes <= 40
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("[[cells]]\n", "[quotas.small]\naux_loss = 1\n\n[[cells]]\n", "expected quotas or cells, one of the two"),
+        ('stratum = "small"', 'stratum = "large"', "cells.0.stratum: 'large' is unknown; there is: small"),
+        ('families = ["deepseek_v3", ', 'families = ["olmoe", ', "cells.0.families: 'olmoe' is unknown"),
+        ('methods = ["aux_loss", ', 'methods = ["hash", ', "cells.0.methods: 'hash' is unknown"),
+        ('["deepseek_v3", "dots1"', '["dots1", "dots1"', "cells: family 'dots1' is in two"),
+        (
+            "[methods.quantile_balancing]",
+            '[methods.quantile_balancing]\noptimizers = ["AdamW"]',
+            "cells.0.methods: they share one optimizer",
+        ),
+    ],
+)
+def test_cells_that_fit_nothing_are_refused_by_field(old: str, new: str, says: str, tmp_path: Path) -> None:
+    text = DEEP.read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "mine.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(RecipeError) as refused:
+        load_distribution(tmp_path / "mine.toml")
+    assert says in str(refused.value)
