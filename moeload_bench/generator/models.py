@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 # keys that transformers reads although not every family declares them in its configuration
 _UNDECLARED = ("attn_implementation", "experts_implementation", "head_dim", "decoder_start_token_id")
-_SIGMOID = ("deepseek_v3", "dots1", "glm4_moe", "glm4_moe_lite", "llama4_text", "minimax_m2", "solar_open")
+_SIGMOID = (
+    *("axk1", "deepseek_v3", "dots1", "exaone_moe", "glm4_moe", "glm4_moe_lite", "laguna", "llama4_text"),
+    *("minimax_m2", "solar_open"),
+)
 
 
 def build_model(recipe: Recipe, seed: int) -> nn.Module:

@@ -336,3 +336,25 @@ def test_cells_that_fit_nothing_are_refused_by_field(old: str, new: str, says: s
     with pytest.raises(RecipeError) as refused:
         load_distribution(tmp_path / "mine.toml")
     assert says in str(refused.value)
+
+
+@pytest.mark.parametrize("number", range(8))
+def test_a_router_scores_as_its_family_is_said_to(number: int) -> None:
+    """The weights that a router gives are its scores of the chosen experts, over their sum: sigmoids or softmax."""
+    torch = need("torch", "pip install '.[record]'")
+    from moeload_bench.generator.models import build_model, score_function
+    from moeload_bench.recording.routers import find_routers
+
+    distribution = load_distribution(DEEP)
+    recipe = recipe_of(distribution, draw_recipes(distribution, 16, 1)[2 * number])
+    model = build_model(recipe, 0)
+    layers = recipe.model.config["num_hidden_layers"]
+    routers = find_routers(model)
+    assert layers - 1 <= len(routers) <= layers, recipe.about
+    seen = []
+    routers[0].module.register_forward_hook(lambda *call: seen.append(routers[0].adapter(*call)))
+    model(input_ids=torch.arange(64)[None])
+    score = {"sigmoid": torch.sigmoid, "softmax": lambda logits_TE: logits_TE.softmax(-1)}[score_function(recipe)]
+    chosen_TK = seen[0].expert_P.reshape(64, -1)
+    score_TK = score(seen[0].logits_TE).gather(1, chosen_TK)
+    torch.testing.assert_close(seen[0].weights, score_TK / score_TK.sum(1, keepdim=True), rtol=1e-4, atol=1e-6)
