@@ -1,7 +1,8 @@
 """What a season claims: its tests, its candidate against every other entry, and against the reference in each cell.
 
-A recipe counts once: with the mean log ratio of its tasks. Tests are one-sided, whether the candidate errs less, and
-have a fixed order; the other comparisons have simultaneous intervals and no test.
+A recipe counts once, with the mean log ratio of its tasks; or a family of models, with the mean of its recipes, if that
+is the unit of the terms. Tests are one-sided, whether the candidate errs less, and have a fixed order; the other
+comparisons have simultaneous intervals and no test.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from leaderboard.season.records import OrderedTest, RecipeSet
+from leaderboard.season.records import OrderedTest, RecipeSet, Unit
 from leaderboard.season.scored import ScoredSeason
 from leaderboard.suites.plan import families
 from moeload_bench.results.skill import MIN_RECIPES, log_ratio, t_quantile
@@ -37,7 +38,7 @@ class Estimate:
     mean: float
     error: float
     freedom: int
-    recipes: int
+    units: int
 
     @property
     def gain(self) -> float:
@@ -83,7 +84,7 @@ def _family(estimates: Mapping[str, Estimate | None]) -> list[Test]:
     """Return the comparisons of a family with Bonferroni's intervals."""
     confidence = 1 - LEVEL / max(1, sum(one is not None for one in estimates.values()))
     return [
-        Test(what, one, one.interval_at(confidence) if one is not None and one.recipes >= MIN_RECIPES else None)
+        Test(what, one, one.interval_at(confidence) if one is not None and one.units >= MIN_RECIPES else None)
         for what, one in estimates.items()
     ]
 
@@ -114,9 +115,7 @@ def ordered_outcomes(scored: ScoredSeason, without: Collection[str] = ()) -> lis
 
     ``without``: recipes that are left out.
     """
-    (one,) = scored.season.tested
-    found = [(test, against(scored, one, test.candidate, test.reference, test.state, without))
-             for test in scored.season.tests]  # fmt: skip
+    found = [(test, estimate_of(scored, test, without)) for test in scored.season.tests]
     results = results_in_order([Outcome(test, value, "not tested").p for test, value in found])
     return [Outcome(test, value, result) for (test, value), result in zip(found, results, strict=True)]
 
@@ -132,7 +131,7 @@ def deciding_recipes(scored: ScoredSeason, test: OrderedTest) -> list[str]:
     """Return the recipes without any one of which a test that passes by itself would not pass."""
     (one,) = scored.season.tested
     names = scored.recipes[one.name]
-    found = {name: against(scored, one, test.candidate, test.reference, test.state, without=[name]) for name in names}
+    found = {name: estimate_of(scored, test, without=[name]) for name in names}
     return [name for name, left in found.items() if Outcome(test, left, "not tested").p >= LEVEL]
 
 
@@ -150,21 +149,47 @@ def recipe_means(errors: pd.DataFrame, candidate: str, state: str, offset: float
     return by_run.groupby(level="recipe", sort=False).mean()
 
 
-def estimate(means: pd.Series[float], recipes: Collection[str]) -> Estimate | None:
-    """Return the mean of these recipes, every one alike; None of fewer than two that have a ratio."""
-    known = means[means.index.isin(list(recipes))].dropna().to_numpy(np.float64)
+def estimate(values: pd.Series[float]) -> Estimate | None:
+    """Return the mean of values, every one alike; None of fewer than two."""
+    known = values.to_numpy(np.float64)
     if len(known) < 2:
         return None
     return Estimate(float(known.mean()), float(known.std(ddof=1)) / math.sqrt(len(known)), len(known) - 1, len(known))
 
 
-def against(
-    scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str, without: Collection[str] = ()
-) -> Estimate | None:
-    """Return a candidate against a reference on a set in a state, ``without`` some recipes."""
+def unit_means(scored: ScoredSeason, one: RecipeSet, means: pd.Series[float], recipes: Collection[str]) -> pd.Series:
+    """Return the means of some recipes of a set that have one, or of their families if these are the terms' unit."""
+    known = means[means.index.isin(list(recipes))].dropna()
+    if scored.season.unit == "recipe":
+        return known
+    return known.groupby({name: recipe.model.family for name, recipe in scored.recipes[one.name].items()}).mean()
+
+
+def estimate_of(scored: ScoredSeason, test: OrderedTest, without: Collection[str] = ()) -> Estimate | None:
+    """Return what a test is made from, on the one set that is tested, ``without`` some recipes.
+
+    A listed family without the state counts with the test's bound, where nothing is gained.
+    """
+    (one,) = scored.season.tested
+    recipes = [name for name in scored.strata(one) if name not in without]
+    values = _against(scored, one, test.candidate, test.reference, test.state, recipes)
+    if scored.season.unit == "family":
+        left = families(scored.recipes[one.name][name] for name in recipes)
+        values = values.reindex(list(left), fill_value=math.log1p(test.worse_at_most / 100))
+    return estimate(values)
+
+
+def against(scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str) -> Estimate | None:
+    """Return a candidate against a reference on a set in a state."""
+    return estimate(_against(scored, one, candidate, reference, state, scored.strata(one)))
+
+
+def _against(
+    scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str, recipes: Collection[str]
+) -> pd.Series[float]:
     errors = scored.results.errors(PRIMARY)[[candidate, reference]]
-    means = recipe_means(errors, candidate, state, scored.season.offset)
-    return estimate(means[reference].drop(list(without), errors="ignore"), scored.strata(one))
+    means = recipe_means(errors, candidate, state, scored.season.offset)[reference]
+    return unit_means(scored, one, means, recipes)
 
 
 def against_others(scored: ScoredSeason, one: RecipeSet, state: str) -> list[Test]:
@@ -172,7 +197,7 @@ def against_others(scored: ScoredSeason, one: RecipeSet, state: str) -> list[Tes
     candidate, strata = scored.season.candidate, scored.strata(one)
     means = recipe_means(scored.results.errors(PRIMARY), candidate, state, scored.season.offset)
     others = [name for name in scored.results.names if name != candidate]
-    return _family({name: estimate(means[name], strata) for name in others})
+    return _family({name: estimate(unit_means(scored, one, means[name], strata)) for name in others})
 
 
 def cell_gains(scored: ScoredSeason, one: RecipeSet) -> list[Test]:
@@ -180,7 +205,7 @@ def cell_gains(scored: ScoredSeason, one: RecipeSet) -> list[Test]:
     season, errors, cells = scored.season, scored.results.errors(PRIMARY), {}
     for part, state in product((part for part in scored.parts if part.of == one), LABELS):
         means = recipe_means(errors, season.candidate, state, season.offset)[season.reference]
-        cells[f"{part.stratum} batches, {state}"] = estimate(means, part.recipes)
+        cells[f"{part.stratum} batches, {state}"] = estimate(unit_means(scored, one, means, part.recipes))
     return _family(cells)
 
 
@@ -202,14 +227,14 @@ def gain_words(one: Estimate) -> str:
     return f"{100 * one.gain:.1f} % (at least {100 * one.low:.1f} %)"
 
 
-def saved_words(one: Estimate | None) -> str:
-    """Return a gain in words, with its interval for a new recipe."""
+def saved_words(one: Estimate | None, unit: Unit) -> str:
+    """Return a gain in words, with its interval for a new recipe or family."""
     if one is None:
         return "lacking"
     low, high = (100 * end for end in one.interval)
     what = f"saved {100 * one.gain:.1f} % of the error" if one.gain > 0 else f"made {-100 * one.gain:.1f} % more error"
     chance = "" if low > 0 or high < 0 else ", which may be chance"
-    return f"{what} (95 % interval for a new recipe {low:.1f} to {high:.1f} %{chance})"
+    return f"{what} (95 % interval for a new {unit} {low:.1f} to {high:.1f} %{chance})"
 
 
 def headline(scored: ScoredSeason) -> str:
@@ -217,7 +242,7 @@ def headline(scored: ScoredSeason) -> str:
     season = scored.season
     (tested,) = season.tested
     found = {state: against(scored, tested, season.candidate, season.reference, state) for state in LABELS}
-    gains = "; ".join(f"{WHEN[state]}, it {saved_words(one)}" for state, one in found.items())
+    gains = "; ".join(f"{WHEN[state]}, it {saved_words(one, season.unit)}" for state, one in found.items())
     values = {"candidate": season.candidate, "reference": season.reference, "set": tested.name, "gains": gains}
     text = season.headline
     for place, value in values.items():

@@ -82,7 +82,10 @@ def drawn_runs(season: Season, recipes: Recipes, value: str) -> dict[str, DrawnR
 
 
 def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
-    """Say which recipes have too few levels that no `train` run has, or batches between two sizes."""
+    """Say which recipes have too few levels that no `train` run has, or batches between two sizes.
+
+    And which families the terms list that are not those of the tested set.
+    """
     for one in season.sets:
         for name, recipe in recipes[one.name].items():
             new = new_kinds(recipe_levels(recipe), season.train_levels)
@@ -90,6 +93,11 @@ def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
                 yield f"recipe {name}: no train run has {level_words(new)}, expected {one.new_levels} kinds of levels"
             if recipe_stratum(recipe) is None:
                 yield f"recipe {name}: its batches lie between small and large, expected {' or '.join(STRATA)}"
+    if season.unit == "family":
+        (tested,) = season.tested
+        drawn = dict.fromkeys(recipe.model.family for recipe in recipes[tested.name].values())
+        if {*drawn} != {*season.families}:
+            yield f"families are {', '.join(drawn)}, the terms list {', '.join(season.families)}"
 
 
 def draw_season(folder: SeasonFolder, value: PublicValue) -> Draw:

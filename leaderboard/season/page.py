@@ -154,9 +154,9 @@ def cells_table(scored: ScoredSeason) -> str:
     for one in scored.season.described:
         for test in cell_gains(scored, one):
             found = test.estimate
-            cells = (LACKING, DASH, DASH) if found is None else (str(found.recipes), *gain_cells(test))
+            cells = (LACKING, DASH, DASH) if found is None else (str(found.units), *gain_cells(test))
             rows.append((one.name, test.what, *cells))
-    return markdown_table(("set", "cell", "recipes", *GAIN_HEADS), rows)
+    return markdown_table(("set", "cell", scored.season.units, *GAIN_HEADS), rows)
 
 
 def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -28,6 +29,7 @@ from pydantic import (
 from leaderboard.season.releases import Release
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import read_at_most, write_whole
+from moeload_bench.generator.recipe import Method
 from moeload_bench.isolation.hosts import Level
 from moeload_bench.schema import Record, parse_record
 
@@ -36,6 +38,7 @@ MOST_RECIPES = 1000
 NAME = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}"
 SEASON_NAME = r"^[a-z0-9]+(?:[._-][a-z0-9]+)*$"
 Report = Literal["tests", "means", "runs"]
+Unit = Literal["recipe", "family"]
 PLACES = ("candidate", "gains", "reference", "set")
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -72,6 +75,31 @@ class OrderedTest(Record):
     worse_at_most: float = Field(default=0, ge=0, lt=100)
 
 
+class PairedTest(Record):
+    """What a balancing leaves to forecast, against another within each family of models: two-sided, at fixed origins.
+
+    Of a run it takes the error of ``forecaster`` over the floor of its batches, at ``horizon``, from every
+    ``every``-th step of each window, which is a first and a last origin.
+    """
+
+    balancing: Method
+    against: Method
+    forecaster: Name
+    horizon: int = Field(ge=1)
+    every: int = Field(ge=1)
+    windows: dict[str, tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]]] = Field(min_length=1)
+
+    def origins(self, window: str) -> range:
+        """Return the origins of a window."""
+        first, last = self.windows[window]
+        return range(first, last + 1, self.every)
+
+    def problems(self) -> Iterator[str]:
+        for name in self.windows:
+            if not self.origins(name):
+                yield f"windows.{name}: {list(self.windows[name])}, expected a last origin that is not before the first"
+
+
 class Terms(Record):
     """What a maintainer writes before a season opens.
 
@@ -82,6 +110,10 @@ class Terms(Record):
     ``value_rule`` names the public value that is known only after ``value_after``, and where a stranger finds it;
     ``value_form``: its letters and their number, such as `[0-9a-f]{64}`. ``value_project``: a project on the package
     index whose first source distribution from ``value_after`` on has the value as its hash (`releases`).
+
+    ``unit`` is what counts once in a test: a recipe, or a family of models with the mean of its recipes. Then
+    ``families`` lists them, and one without the state counts with the test's bound. ``paired`` is tested beside the
+    ordered tests. ``rules`` say in words what else is fixed, such as what happens to a training that diverges.
     """
 
     suite: str
@@ -96,6 +128,10 @@ class Terms(Record):
     value_form: str = Field(pattern=r"^\[[0-9A-Za-z-]+\]\{[0-9]{1,3}\}$")
     value_after: Moment
     value_project: str = Field(default="", pattern=r"^([a-z0-9][a-z0-9-]{0,39})?$")
+    unit: Unit = "recipe"
+    families: tuple[str, ...] = ()
+    paired: PairedTest | None = None
+    rules: tuple[str, ...] = ()
     sets: tuple[RecipeSet, ...] = Field(min_length=1, max_length=26)
 
     @property
@@ -115,9 +151,16 @@ class Terms(Record):
         return {self.candidate, self.reference, *quoted}.union(*((t.candidate, t.reference) for t in self.tests))
 
     @property
+    def units(self) -> str:
+        """Return the word for many of what counts once."""
+        return {"recipe": "recipes", "family": "families"}[self.unit]
+
+    @property
     def named(self) -> set[str]:
         """Return the entries that the terms name."""
-        return {self.candidate, self.reference, *self.shown}.union(*((t.candidate, t.reference) for t in self.tests))
+        paired = {self.paired.forecaster} if self.paired else set()
+        tests = [(test.candidate, test.reference) for test in self.tests]
+        return {self.candidate, self.reference, *self.shown, *paired}.union(*tests)
 
     @model_validator(mode="after")
     def _consistent(self) -> Terms:
@@ -126,6 +169,10 @@ class Terms(Record):
             raise ValueError(f"headline: expected {{{lacking[0]}}} in it, as each of {', '.join(PLACES)}")
         if len(self.tested) != 1:
             raise ValueError(f"sets: {len(self.tested)} have tests, expected 1")
+        if (self.unit == "family") != bool(self.families):
+            raise ValueError(
+                f"families: {len(self.families)} are listed, expected some if they are the unit, else none"
+            )
         return self
 
 

@@ -24,11 +24,13 @@ from leaderboard.season.claims import (
     ordered_outcomes,
     recipe_means,
     results_in_order,
+    without_families,
 )
 from leaderboard.season.folder import SEASONS, SeasonFolder
 from leaderboard.season.page import season_page
 from leaderboard.season.records import OrderedTest
 from leaderboard.season.scored import ScoredSeason, facts_sentence, load_table, scored_seasons, season_facts
+from leaderboard.suites.plan import families
 from moeload_bench.results.savings import OFFSET
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.states.rule import LABELS
@@ -145,15 +147,49 @@ def test_a_page_of_ordered_tests_has_no_other_test(ordered: ScoredSeason) -> Non
         assert test.interval == pytest.approx(test.estimate.interval_at(1 - 0.05 / len(known)))
 
 
-def test_a_mean_needs_two_recipes_of_the_set() -> None:
-    """Recipes of other sets and those without a ratio are left out; one alone has no spread."""
-    means = pd.Series({"a": -0.2, "b": -0.1, "other": 5.0, "c": math.nan})
-    found = estimate(means, ["a", "b", "c"])
+def test_a_mean_needs_two_values() -> None:
+    """One alone has no spread."""
+    found = estimate(pd.Series([-0.2, -0.1]))
     assert found is not None
     assert (found.mean, found.error) == pytest.approx((-0.15, math.sqrt(0.005 / 2)))
-    assert (found.freedom, found.recipes) == (1, 2)
-    assert estimate(means, ["a", "c"]) is None
+    assert (found.freedom, found.units) == (1, 2)
+    assert estimate(pd.Series([-0.2])) is None
     assert (Estimate(-0.1, 0.0, 9, 10).p_worse(0), Estimate(0.1, 0.0, 9, 10).p_worse(0)) == (0.0, 1.0)
+
+
+@pytest.fixture(scope="module")
+def by_family(closed: ScoredSeason) -> ScoredSeason:
+    """The closed season as if families had been the unit of its terms."""
+    folder = SeasonFolder(closed.folder.path)
+    drawn = closed.recipes["b2"].values()
+    terms = {"unit": "family", "families": tuple(families(drawn)), "tests": PLAN}
+    vars(folder)["season"] = closed.season.model_copy(update=terms)
+    return ScoredSeason(folder, closed.table)
+
+
+def test_a_family_counts_once_where_it_is_the_unit(closed: ScoredSeason, by_family: ScoredSeason) -> None:
+    """With the mean of its recipes; one without the state counts with the bound of the test."""
+    drawn = families(closed.recipes["b2"].values())
+    errors = closed.results.errors(PRIMARY)
+    for one in ordered_outcomes(by_family):
+        test = one.test
+        means = recipe_means(errors, test.candidate, test.state, closed.season.offset)[test.reference].dropna()
+        values = [
+            float(np.mean([means[name] for name in names if name in means] or [math.log1p(test.worse_at_most / 100)]))
+            for names in drawn.values()
+        ]
+        assert one.estimate is not None
+        assert (one.estimate.mean, one.estimate.units) == (pytest.approx(np.mean(values)), 9)
+        p = stats.ttest_1samp(values, math.log1p(test.worse_at_most / 100), alternative="less").pvalue
+        assert one.p == pytest.approx(p, rel=1e-6)
+    states = [{*recipe_means(errors, "online", state)["adaptive"].dropna().index} for state in LABELS]
+    assert any(not {*names} & found for names in drawn.values() for found in states)
+    left = dict(without_families(by_family))["dots1"]
+    assert [one.estimate.units for one in left if one.estimate] == [8] * len(PLAN)
+    page = season_page(by_family)
+    assert "95 % interval for a new family 1.5 to" in headline(by_family)
+    assert "every family counts alike" in page
+    assert "| set | cell | families | gain, % |" in page
 
 
 def test_every_number_of_the_page_is_that_of_the_claims(closed: ScoredSeason) -> None:
