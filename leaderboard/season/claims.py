@@ -215,11 +215,16 @@ def claim_lines(scored: ScoredSeason) -> Iterator[str]:
     yield headline(scored)
 
 
+def question(test: OrderedTest) -> str:
+    """Return what a test asks, in words."""
+    more = f"at most {test.worse_at_most:g} % more" if test.worse_at_most else "less"
+    return f"{test.candidate} errs {more} than {test.reference}, {test.state}"
+
+
 def outcome_line(one: Outcome) -> str:
     """Return a test of the terms' order and what came out of it, in words."""
-    more = f"at most {one.test.worse_at_most:g} % more" if one.test.worse_at_most else "less"
     found = "lacking" if one.estimate is None else gain_words(one.estimate)
-    return f"{one.test.candidate} errs {more} than {one.test.reference}, {one.test.state}: {one.result}; gain {found}"
+    return f"{question(one.test)}: {one.result}; gain {found}"
 
 
 def gain_words(one: Estimate) -> str:

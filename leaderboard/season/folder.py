@@ -30,6 +30,7 @@ from moeload_bench.suites.suite import Suite, load_suite
 
 SEASONS = ROOT / "leaderboard" / "seasons"
 FACTS = "facts.parquet"
+PAIRED = "paired.csv"
 RECORDINGS = "recordings.json"
 
 
@@ -119,7 +120,7 @@ def season_folder(root: Path, name: str) -> SeasonFolder:
 def remove_leftovers(folder: SeasonFolder) -> None:
     """Delete what a scoring that was broken off, or killed as it wrote a record, has left."""
     shutil.rmtree(folder.results, ignore_errors=True)
-    for path in (folder.path / FACTS, folder.path / "suite.json", *folder.path.glob(".*.tmp")):
+    for path in (folder.path / FACTS, folder.path / PAIRED, folder.path / "suite.json", *folder.path.glob(".*.tmp")):
         path.unlink(missing_ok=True)
 
 

@@ -51,6 +51,9 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
     path, base = folder.path, load_suite(terms.suite)
     if terms.horizon not in base.horizons:
         raise SeasonError(f"{file}: horizon: got {terms.horizon}, expected one of suite {base.name}: {base.horizons}")
+    if terms.paired and terms.paired.horizon not in base.horizons:
+        got = terms.paired.horizon
+        raise SeasonError(f"{file}: paired.horizon: got {got}, expected one of suite {base.name}: {base.horizons}")
     path.mkdir(parents=True)
     for one in terms.sets:
         if one.distribution:

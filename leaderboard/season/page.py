@@ -26,6 +26,7 @@ from leaderboard.season.claims import (
     recipe_means,
     without_families,
 )
+from leaderboard.season.contrast import contrast_lines
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
 from leaderboard.season.records import RecipeSet
 from leaderboard.season.scored import ScoredSeason, facts_sentence, scored_seasons, season_facts
@@ -90,6 +91,7 @@ def season_page(scored: ScoredSeason) -> str:
         leading=[leading(scored, one) for one in season.described],
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
         left_out=left_out_table(scored),
+        paired=list(contrast_lines(scored.folder)),
         decisions=[board_of(scored, one, state, decision_board) for one, state in cells],
         quantiles=[board_of(scored, one, state, quantile_board) for one, state in cells],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],

@@ -10,9 +10,11 @@ from pathlib import Path
 
 from pydantic import PrivateAttr
 
+from leaderboard.season.contrast import write_contrast
 from leaderboard.season.entries import copies_on_path, read_entry
 from leaderboard.season.folder import (
     FACTS,
+    PAIRED,
     SeasonFolder,
     file_hashes,
     recordings_sha256,
@@ -139,13 +141,14 @@ def score_season(
             for entry, target in zip(entries, targets, strict=True)
         ]
     save_table(folder, results_of(described, list(rows.values())))
+    write_contrast(folder, setting)
     write_whole(folder.path / "suite.json", (suite.model_dump_json(indent=1) + "\n").encode())
     made = Scores(
         recordings_sha256=recordings_sha256(recordings),
         suite_sha256=suite.sha256(),
         level=level,
         scored=utc_now(),
-        files=file_hashes(folder.path, "results", FACTS),
+        files=file_hashes(folder.path, "results", FACTS, *([PAIRED] if season.paired else [])),
     )
     write_record(made, folder.path / "scores.json")
     return made

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from leaderboard.season.folder import SeasonFolder
+from tests.support.package_index import Index, package_index
 from tests.support.seasons import NAME, Repository, scored_season, use_small_world
 
 
@@ -22,3 +24,9 @@ def season(scored: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     use_small_world(monkeypatch)
     shutil.copytree(scored.folder.path, tmp_path / NAME)
     return SeasonFolder(tmp_path / NAME)
+
+
+@pytest.fixture
+def index() -> Iterator[Index]:
+    with package_index() as made:
+        yield made
