@@ -65,7 +65,7 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
     for submission in sorted(submissions):
         copy_entry(submission, folder.entries)
     check_imports(folder.entries)
-    files = file_hashes(path, "entries", "recipes")
+    files = file_hashes(path, *(part for part in ("entries", "recipes") if (path / part).is_dir()))
     files |= {one.distribution: file_sha256(path / one.distribution) for one in terms.sets if one.distribution}
     try:
         season = Season(

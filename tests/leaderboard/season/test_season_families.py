@@ -69,14 +69,14 @@ class Rehearsal(NamedTuple):
 
 
 def with_families(repository: Repository) -> None:
-    """Let the season draw from cells, and its terms count families."""
+    """Let the season draw from cells, its only set, and its terms count families."""
     path = repository.root / "drawn.toml"
     text = path.read_text()
     head, config = text.split("[families.qwen3_moe]\n")
     head = head.replace("[quotas.small]\nnone = 2\n", CELLS)
     each = [f"[families.{name}]{config.replace('[families.qwen3_moe', f'[families.{name}')}" for name in FAMILIES]
     path.write_text(head + "\n".join(each))
-    terms = repository.terms.read_text()
+    terms, _, _ = repository.terms.read_text().rpartition("[[sets]]")
     repository.terms.write_text(terms.replace("[[sets]]\n", TERMS.lstrip(), 1).replace("new_levels = 1\n", ""))
     repository.commit()
 
