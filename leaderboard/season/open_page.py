@@ -5,9 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from moeload_bench.results.markdown import markdown_table
-from moeload_bench.results.tables import signed_percent
-
 from leaderboard.committed import REPORTS
 from leaderboard.season.claims import question
 from leaderboard.season.contrast import window_words
@@ -18,6 +15,8 @@ from leaderboard.season.scored import ScoredSeason, scored_seasons
 from leaderboard.templates import render_text
 from moeload_bench.generator.distribution import Distribution
 from moeload_bench.generator.draws import load_distribution
+from moeload_bench.results.formats import signed_percent
+from moeload_bench.results.render import markdown_table
 
 
 def open_files(root: Path = SEASONS) -> dict[Path, str]:

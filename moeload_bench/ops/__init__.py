@@ -27,7 +27,7 @@ recording.callback: LoadRecorder
 recording.parts: Parts, merge_shards, read_manifest, unfinished_trace
 recording.stages: merge_stages
 recording.writer: RecordingWarning, Row, rows_of
-results.console: plain_table
+results.render: plain_table
 results.results: Results, joined, load_results
 results.skill: interval_of
 schema: read_json
