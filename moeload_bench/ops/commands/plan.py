@@ -24,8 +24,10 @@ from moeload_bench.ops.interchange.forecast_files import forecast_ahead
 from moeload_bench.ops.planning.candidates import DEFAULT
 from moeload_bench.ops.planning.cluster import Cluster
 from moeload_bench.ops.planning.decision import Candidate, Decision, held_out, volume
+from moeload_bench.ops.planning.kinds import kinds_of
 from moeload_bench.ops.planning.placements import place_forecast, renumbered, write_placement
 from moeload_bench.ops.planning.planner import Settings, decided
+from moeload_bench.ops.planning.within_step import stated_within
 from moeload_bench.placement.plans import ClusterShape, least_slots
 from moeload_bench.results.render import plain_table
 from moeload_bench.style import save_figure
@@ -82,6 +84,13 @@ def plan(
         int | None,
         typer.Option(metavar=INT, help="Steps to come; as many as seen by default."),
     ] = None,
+    within_step: Annotated[
+        str,
+        typer.Option(
+            metavar="<str>",
+            help="Of a balancer within the step: slots=2,domain=8,weight_mb=,gb_s=,launch_ms=,hidden_ms=.",
+        ),
+    ] = "",
     level: Level = "process",
     seed: Seed = 0,
     write: Annotated[
@@ -95,7 +104,9 @@ def plan(
     ] = None,
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
-    plot: Annotated[Path | None, typer.Option(callback=drawable, help="Draw the hours saved over steps.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=drawable, help="Draw the hours saved over steps, and the kinds by tokens.")
+    ] = None,
     details: Annotated[bool, typer.Option("--details", help="All candidates in the table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
 ) -> None:
@@ -114,6 +125,7 @@ def plan(
     """
     if write is None and kind is not None:
         raise PlacementError(f"--format {kind} is the form of a file, expected --write FILE")
+    within = stated_within(within_step)
     written = None if write is None else Writing(write, kind or "json", model_layers, first_layer)
     costs = {
         "expert_mb": expert_mb,
@@ -154,6 +166,7 @@ def plan(
             first = split_targets(",".join(forecaster or (DEFAULT,)))[0]
             say(*_write(loaded, settings, shape, first, written), err=as_json)
             return
+    kinds = kinds_of(loaded, planner, decision, within)
     changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
     form = "eplb" if move == "live" else "json"
     following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format {form}"
@@ -163,21 +176,22 @@ def plan(
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
         say_record(
-            {"trace": loaded.id, "decision": decision.record, "now": now, "next": following, "failures": failures,
-             "checkpoint": staying}
+            {"trace": loaded.id, "decision": decision.record, "kinds": kinds.record, "now": now, "next": following,
+             "failures": failures, "checkpoint": staying}
         )  # fmt: skip
     else:
         if checkpoint is not None:
             say(f"{checkpoint}: {'; '.join(staying) or 'all of it can be put in a new order'}")
         advised = [held_out(move), f"At step {decision.step:,}: {now}."] if now else []
-        sentences = [*decision.lines(details=details), *advised]
+        sentences = [*decision.lines(details=details), *advised, *kinds.lines()]
         _print(loaded, decision, sentences, following, failures, details=details)
     if changed is not None:
         say(*changed, err=as_json)
     if plot is not None:
-        from moeload_bench.ops.planning.hours import draw_hours  # loads the harness
+        from moeload_bench.ops.planning.hours import draw_plan  # loads the harness
 
-        say(f"{save_figure(draw_hours(decision, planner.race.steps_N), plot)}: hours saved over steps", err=as_json)
+        drawn = save_figure(draw_plan(decision, planner.race.steps_N, kinds), plot)
+        say(f"{drawn}: hours saved over steps, kinds by tokens per rank", err=as_json)
     if failures:
         raise typer.Exit(1)
 

@@ -323,6 +323,13 @@ class Race:
         (self.own.last,) = advise([at], costs.model, self.shape, self._rule)
         return self.own.last
 
+    def saved_percent(self, forecaster: str, every: int, cost: CostModel, share: float = 1.0) -> tuple[float, float]:
+        """Return what a candidate saved over the run, before and after its moves, at other costs: `percent_saved`."""
+        tried = [(one.forecaster, one.times * self.looks) for one in self.layouts]
+        gain_1C, net_1C = percent_saved(self.total[None], self.start, cost, share)
+        c = tried.index((forecaster, every))
+        return float(gain_1C[0, c]), float(net_1C[0, c])
+
     @property
     def windows(self) -> FloatArray:
         """Return the sums [N, X] of the newest disjoint windows that began after the first plan, at most five."""

@@ -16,7 +16,8 @@ from moeload_bench.errors import PlacementError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.ops.planning.cluster import Cluster
 from moeload_bench.ops.planning.decision import held_out
-from moeload_bench.ops.planning.hours import draw_hours
+from moeload_bench.ops.planning.hours import draw_plan
+from moeload_bench.ops.planning.kinds import kinds_of
 from moeload_bench.ops.planning.planner import Settings, decided
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.traces.store import write_trace
@@ -133,7 +134,8 @@ def test_a_restart_is_what_numpy_says() -> None:
 def test_the_picture_ends_where_the_decision_does() -> None:
     """Hours saved so far are the sum over parts; the steps left add what the decision says, with its interval."""
     planner, decision = decided(trace_of(shifted_load()), settings())
-    (ax,) = draw_hours(decision, planner.race.steps_N).axes
+    trace = trace_of(shifted_load())
+    ax, _ = draw_plan(decision, planner.race.steps_N, kinds_of(trace, planner, decision, {})).axes
     so_far, left, moves = (line.get_xydata() for line in ax.get_lines()[:3])
     total = decision.take.saved_percent / 100 * decision.step * STEP_MS / 3.6e6
     assert so_far[0] == pytest.approx((0, 0))
@@ -186,7 +188,7 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     assert "Stated: 2 devices with 8 slots, steps of 100 ms, 50 % of a step waits" in said
     assert "0.05 minutes for each restart, cost of a move spread over 20,000 steps left." in said
     assert "a move breaks even after" in said
-    assert said.endswith("hours.svg: hours saved over steps")
+    assert said.endswith("hours.svg: hours saved over steps, kinds by tokens per rank")
     assert held_out("restart") in said
     assert (tmp_path / "hours.svg").exists()
     assert "vLLM" not in said, "its default moves replicas, which a checkpoint has none of"
