@@ -149,7 +149,8 @@ def _of_plans(one: Followed) -> Measured:
 
 def _summary(imbalance_N: FloatArray, busiest: float, total: float) -> Measured:
     known_N = imbalance_N[np.isfinite(imbalance_N)]
-    return Measured(known_N.mean(), *(float((known_N > most).mean()) for most in OVER), busiest, total)
+    over_11, over_15 = (float((known_N > most).mean()) for most in OVER)
+    return Measured(float(known_N.mean()), over_11, over_15, busiest, total)
 
 
 def policy_rows(trace: Trace) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,13 @@ MAX_HEADER = 1 << 16
 
 
 def read_arrays(
-    path: Path, known: Collection[str], max_bytes: int | None = None, instead: str = ""
+    path: Path,
+    known: Collection[str],
+    max_bytes: int | None = None,
+    instead: str = "",
+    wanted: Collection[str] | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
-    """Return the arrays of an archive by name.
+    """Return the arrays of an archive by name, all or those ``wanted``; others are passed over unread.
 
     They must be plain numbers, take at most ``max_bytes`` together, and be in proportion to the archive's size
     (`moeload_bench.bounds`). ``instead`` is said of an archive that is too large: what can be read in its place.
@@ -35,8 +39,13 @@ def read_arrays(
             names = [_name(path, entry.filename, known) for entry in entries]
             if len(set(names)) != len(names):
                 raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
-            _check_sizes(path, archive, max_bytes, instead)
-            return {name: _array(path, archive, name, entry) for name, entry in zip(names, entries, strict=True)}
+            total = sum(entry.file_size for entry in entries)
+            if max_bytes is not None and total > max_bytes:
+                raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{instead}")
+            check_decoded(total, path.stat().st_size, str(path))
+            read = {name: entry for name, entry in zip(names, entries, strict=True) if name in (wanted or known)}
+            _check_headers(path, archive, read.values())
+            return {name: _array(path, archive, name, entry) for name, entry in read.items()}
     except MoeloadError:
         raise
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
@@ -69,13 +78,9 @@ def _name(path: Path, member: str, known: Collection[str]) -> str:
     return name
 
 
-def _check_sizes(path: Path, archive: zipfile.ZipFile, max_bytes: int | None, instead: str) -> None:
-    """Check all sizes before unpacking: the sum, and each header against the bytes that its member holds."""
-    total = sum(entry.file_size for entry in archive.infolist())
-    if max_bytes is not None and total > max_bytes:
-        raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{instead}")
-    check_decoded(total, path.stat().st_size, str(path))
-    for entry in archive.infolist():
+def _check_headers(path: Path, archive: zipfile.ZipFile, entries: Iterable[zipfile.ZipInfo]) -> None:
+    """Check each header against the bytes that its member holds, before anything is unpacked."""
+    for entry in entries:
         try:
             with archive.open(entry) as file:
                 _check_header(f"{path}: array {entry.filename}", file, entry.file_size)

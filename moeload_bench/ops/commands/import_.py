@@ -251,6 +251,25 @@ def from_sglang(paths: Sources) -> None:
     """
 
 
+@format_command("ultra-ep")
+def from_ultra_ep(
+    paths: Sources,
+    micro_batches: Annotated[
+        int,
+        typer.Option(metavar=INT, min=1, max=MAX_INTERVAL, help="Micro-batches of a step, which the files do not say."),
+    ],
+) -> None:
+    """Import UltraEP's load traces.
+
+    Files: NAME.manifest.json and NAME.chunk*.npz of one group, or of all that
+    hold the same layers. They have no steps: M micro-batches make one.
+
+    \b
+    moeload-bench import ultra-ep ultra_ep_traces --micro-batches 8 --top-k 8 \\
+      --out run.parquet
+    """
+
+
 @format_command("flame-moe")
 def from_flame_moe(
     paths: Sources,

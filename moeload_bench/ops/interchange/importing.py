@@ -58,6 +58,12 @@ FORMATS = (
         "sglang --expert-distribution-recorder-mode stat | per_pass",
         "before drops, passes of inference",
     ),
+    Format(
+        "ultra-ep",
+        "*.manifest.json, *.chunk*.npz",
+        "UltraEP: ULTRA_EP_LOAD_PROFILING=1",
+        "before drops, a step per M micro-batches",
+    ),
     Format("flame-moe", "**/layer_*.parquet", "FLAME-MoE-Traces on the Hub", "before drops, at checkpoints"),
     Format(
         "wandb",

@@ -59,9 +59,9 @@ def _draw_kinds(ax: Axes, kinds: KindsOfRun) -> None:
         saved = one.gain_percent - one.cost_percent * kinds.tokens / tokens
         ax.plot(tokens, saved, color=color, label=f"{one.kind} ({one.how})")
     ax.axvline(kinds.tokens, color=GREY, linewidth=0.8, linestyle=":")
-    for one in kinds.turns:
-        if tokens[0] < one.tokens < tokens[-1]:
-            ax.axvline(one.tokens, color=GREY, linewidth=0.8)
+    for turn in kinds.turns:
+        if tokens[0] < turn.tokens < tokens[-1]:
+            ax.axvline(turn.tokens, color=GREY, linewidth=0.8)
     most = max(one.gain_percent for one in kinds.kinds)
     ax.set(xscale="log", xlabel="tokens per rank", ylabel="% of the step time saved", ylim=(-0.3 * most, 1.1 * most))
     ax.legend()

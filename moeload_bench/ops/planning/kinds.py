@@ -164,8 +164,8 @@ def kinds_of(trace: Trace, planner: Planner, decision: Decision, stated: Mapping
     )
     hangs_on = [
         (name, factor, other)
-        for name, factor, *changed in _doubts(costs, within, stated)
-        if (other := replace(found, kinds=tuple(kinds(*changed))).wins) != found.wins
+        for name, factor, model, pool, share in _doubts(costs, within, stated)
+        if (other := replace(found, kinds=tuple(kinds(model, pool, share))).wins) != found.wins
     ]
     return replace(found, hangs_on=tuple(hangs_on))
 

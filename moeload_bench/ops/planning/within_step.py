@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.errors import PlacementError, not_found, short
+from moeload_bench.errors import PlacementError, counted, not_found, short
 from moeload_bench.ops.planning.quotas import Pool, quotas
 from moeload_bench.ops.planning.reaction import Reaction, even_tokens, masters_of
 from moeload_bench.placement.cost import step_imbalance
@@ -108,7 +108,7 @@ def reacted(load_NE: IntArray, shape: ClusterShape, within: WithinStep) -> Itera
     slots, domain = int(within.slots), int(within.domain)
     for least in LEAST:
         found = quotas(load_NE, shape.devices, Pool(slots, domain, least))
-        yield _reacted(f"quotas, at least {least:,} tokens a replica", found, slots)
+        yield _reacted(f"quotas, at least {counted(least, 'token')} a replica", found, slots)
     even, masters = even_tokens(load_NE, shape.devices), masters_of(load_NE, shape.devices).shape[2]
     yield _reacted("even tokens", even, masters, beyond=shape.devices > domain)
 

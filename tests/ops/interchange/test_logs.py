@@ -42,7 +42,7 @@ def test_a_log_gives_the_counts_that_were_routed(name: str, tmp_path: Path) -> N
     """Ranks, micro-batches and stages put together: every count, the stride, and tokens where top-k is known."""
     trace = imported(name, made(name, tmp_path), tmp_path / "out.parquet", top_k=2)
     np.testing.assert_array_equal(trace.load_SLE, logs.truth(CHOSEN))
-    stride = {"megatron-routing": 1, "sglang": 1, "flame-moe": 540, "routed": 1}.get(name, 10)
+    stride = {"megatron-routing": 1, "sglang": 1, "flame-moe": 540, "routed": 1, "ultra-ep": 1}.get(name, 10)
     assert trace.meta.stride == stride
     assert (trace.tokens_SL == 4 * 12).all()
     semantics = {"wandb": "unknown", "tensorboard": "unknown"}.get(name, "pre_drop")

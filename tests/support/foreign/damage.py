@@ -90,6 +90,21 @@ def arrays(**changes: Any) -> Callable[[Path], None]:
     return lambda folder: logs.archive(folder, CHOSEN, **changes) and None
 
 
+def chunk(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    """Damage: other arrays in the second chunk of UltraEP's first group."""
+
+    def damage(folder: Path) -> None:
+        import numpy as np
+
+        path = sorted(folder.glob("*.npz"))[1]
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        change(arrays)
+        np.savez(path, **arrays)
+
+    return damage
+
+
 def cut(pattern: str) -> Callable[[Path], None]:
     """Damage: the second half of a file is gone."""
 

@@ -23,6 +23,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
     "load-history": logs.load_history,
     "routed": logs.routed,
     "sglang": logs.sglang_stat,
+    "ultra-ep": logs.ultra_ep,
     "flame-moe": logs.flame_moe,
     "wandb": logs.wandb,
     "tensorboard": logs.tensorboard,
@@ -33,6 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "flame-moe": {"experts": 8},
     "load-history": {"interval": 10},
     "routed": {"experts": 8},
+    "ultra-ep": {"micro_batches": 2},
 }
 FILES = {"npz": "counts.npz", "csv": "counts.csv"}
 TORCH = ("sglang",)

@@ -197,6 +197,36 @@ def routed(folder: Path, chosen: IntArray, **changes: Any) -> Path:
     return folder
 
 
+def ultra_ep(folder: Path, chosen: IntArray, groups: int = 2, records: int = 7, **manifest: Any) -> Path:
+    """A manifest and chunks for each group of ranks, in the form of `ultra_ep_trace_v1`: two micro-batches a step.
+
+    A layer's two micro-batches come one after the other, as in a pipeline; ``records`` of a chunk; ``manifest`` are
+    fields that differ.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    S, W, L, _, _ = chosen.shape
+    halves = [load_of(half).astype(np.int32) for half in np.array_split(chosen, 2, axis=3)]
+    for g in range(groups):
+        rank = slice(g * W // groups, (g + 1) * W // groups)
+        rows = [(m, 2 * s + b, halves[b][s, rank, m].sum(axis=0)) for s in range(S) for m in range(L) for b in range(2)]
+        stem, parts = f"epg{g:x}_gr0_r{g}_1750000000000", [rows[i : i + records] for i in range(0, len(rows), records)]
+        facts = {"schema": "ultra_ep_trace_v1", "trace_id": stem, "ep_group_id": f"{g:x}", "record_interval": 1}
+        facts |= {"chunks": len(parts), "dropped_records": 0, "num_global_logical_experts": 8, **manifest}
+        (folder / f"{stem}.manifest.json").write_text(json.dumps(facts, indent=2), encoding="utf-8")
+        for i, part in enumerate(parts):
+            layer, micro, load = (np.array(column) for column in zip(*part, strict=True))
+            np.savez(
+                folder / f"{stem}.chunk{i:06d}.npz",
+                metadata=np.asarray(json.dumps(facts)),
+                layers=layer.astype(np.int32),
+                virtual_layers=layer.astype(np.int32),
+                microbatches=micro.astype(np.int64),
+                pre_logical_loads=load,
+                post_physical_loads=np.concatenate([load, load], axis=1),
+            )
+    return folder
+
+
 def wandb(folder: Path, chosen: IntArray) -> Path:
     """A history as CSV: rows of other logs in between, and the panel's names and columns."""
     folder.mkdir(parents=True)

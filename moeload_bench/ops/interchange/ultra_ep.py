@@ -1,0 +1,230 @@
+"""UltraEP's load traces (`ultra_ep_trace_v1`): the loads of each layer in each micro-batch, before it balances them.
+
+Read from `ultra_ep/profiling.py` of Dots-Infra/UltraEP at 94cab099 (1.0.0, MIT); made in that form in the tests, the
+engine was not run here. With `ULTRA_EP_LOAD_PROFILING=1`, rank 0 of each expert-parallel group writes
+`{trace}.manifest.json` and `{trace}.chunk000000.npz`, ... into `ULTRA_EP_LOAD_PROFILE_DIR`. A chunk has `layers` [N],
+`microbatches` [N] (both numbers per record), `pre_logical_loads` [N, E], the choices of all ranks of the group before
+any drop, and what is passed over here: `virtual_layers`, the loads after balancing, and the manifest again.
+
+There is no step in it: `microbatches` counts on in each layer. So the user says how many are a step
+(`--micro-batches M`), and step s has the records s M to s M + M - 1 of every layer. Passes without training count too.
+Several groups are copies that routed tokens of their own: their counts are added. With an interval between records
+(`ULTRA_EP_LOAD_PROFILE_RECORD_INTERVAL`), or where some were dropped, a step lacks some of its micro-batches: that is
+refused, never filled in. What lies before is imported with `--last-step`.
+
+Axis letters: N records, L MoE layers, E experts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from moeload_bench.arrays import IntArray
+from moeload_bench.bounds import named_once
+from moeload_bench.errors import TraceError, printable, short
+from moeload_bench.ops.interchange.logfiles import (
+    Paths,
+    Progress,
+    field_of,
+    files_by_number,
+    find_files,
+    whole_counts,
+    whole_number,
+)
+from moeload_bench.ops.interchange.rows import Log, LogRow, Report
+from moeload_bench.traces.archives import read_arrays
+
+SCHEMA = "ultra_ep_trace_v1"
+MANIFEST = ".manifest.json"
+MAX_MANIFEST = 1 << 20
+MAX_CHUNK = 1 << 30
+"""Bytes of a chunk: 128 records by default, 128 x 384 experts take 0.4 MB."""
+MAX_OPEN = 64
+"""Steps that may be begun and not yet whole: pipelines run a few ahead."""
+ARRAYS = ("metadata", "layers", "virtual_layers", "microbatches", "pre_logical_loads", "post_physical_loads")
+FIELDS = ("schema", "ep_group_id", "chunks", "dropped_records", "record_interval")
+
+
+class Group(NamedTuple):
+    """The trace of one expert-parallel group. ``interval``: micro-batches from one record to the next."""
+
+    path: Path
+    chunks: tuple[Path, ...]
+    dropped: int
+    interval: int
+
+
+@dataclass
+class _Step:
+    """The micro-batches of a step so far: their sum and their largest [L, E], and which were seen."""
+
+    load_LE: IntArray
+    most_LE: IntArray
+    seen: set[tuple[int, int]] = field(default_factory=set)
+
+
+def read_ultra_ep(paths: Paths, *, micro_batches: int, report: Report | None = None) -> Log:
+    """Return the log in a folder of UltraEP's traces, ``micro_batches`` of a group a step.
+
+    Raise `TraceError` for steps that lack a micro-batch, but for the last ones of a run that was stopped.
+    """
+    cut = list[str]()
+    groups = _groups(find_files(paths, f"*{MANIFEST}"), cut)
+    progress = Progress([chunk for group in groups for chunk in group.chunks], report)
+    interval = groups[0].interval
+    if micro_batches > 1 and interval > 1:
+        raise TraceError(
+            f"{groups[0].path}: one micro-batch in {interval} is recorded, so no step has all of its {micro_batches}; "
+            "expected --micro-batches 1, which takes each of them as a step, or ULTRA_EP_LOAD_PROFILE_RECORD_INTERVAL=1"
+        )
+    layers, experts = _layers(groups)
+    rows = [_steps(group, layers, experts, micro_batches, progress, cut) for group in groups]
+    copies = f", sums over {len(groups)} expert-parallel groups" if len(groups) > 1 else ""
+    notes = [
+        f"steps are counted: {micro_batches} micro-batches of UltraEP each{copies}; passes without training count too"
+    ]
+    where = str(groups[0].path) if len(groups) == 1 else f"{groups[0].path.parent} ({len(groups)} groups)"
+    return Log(where, layers, experts, _added(rows, micro_batches, cut), notes=notes, cut=cut)
+
+
+def _groups(manifests: list[Path], cut: list[str]) -> list[Group]:
+    """Return the traces by their manifests; raise for a group that has two, and for different intervals."""
+    found: dict[str, Group] = {}
+    for path in manifests:
+        name, group = _group(path, cut)
+        if name in found:
+            raise TraceError(f"{path}: group {printable(name)[:80]} again, it is in {found[name].path} too: a run that "
+                             "was restarted is imported in parts, a folder each")  # fmt: skip
+        found[name] = group
+    groups = list(found.values())
+    other = next((group for group in groups if group.interval != groups[0].interval), None)
+    if other is not None:
+        raise TraceError(f"{other.path}: record_interval is {other.interval}, expected {groups[0].interval} as in the "
+                         "other groups")  # fmt: skip
+    return groups
+
+
+def _group(path: Path, cut: list[str]) -> tuple[str, Group]:
+    """Return the group's name and its trace. A run that was killed leaves a manifest without its chunks."""
+    if not path.name.endswith(MANIFEST):
+        raise TraceError(f"{path}: expected a manifest, NAME{MANIFEST}, or the folder that holds it")
+    record = _manifest(path)
+    schema, name = (field_of(record, key, str(path), FIELDS) for key in ("schema", "ep_group_id"))
+    if schema != SCHEMA or not isinstance(name, str):
+        raise TraceError(f"{path}: schema is {short(schema)} of group {short(name)}, expected {SCHEMA!r} and a text")
+    chunks, dropped = (whole_number(field_of(record, key, str(path), FIELDS), key, str(path))
+                       for key in ("chunks", "dropped_records"))  # fmt: skip
+    interval = whole_number(field_of(record, "record_interval", str(path), FIELDS), "record_interval", str(path), 1)
+    stem = path.name.removesuffix(MANIFEST)
+    files = [file for file in path.parent.iterdir() if file.name.startswith(f"{stem}.chunk")]
+    files = [file for file in files if file.suffix == ".npz"]
+    numbered = files_by_number(files, r"\.chunk(\d+)\.npz$", "chunk") if files else {}
+    if len(numbered) < chunks or not numbered:
+        raise TraceError(f"{path}: got {len(numbered)} chunks {stem}.chunk*.npz, expected {max(1, chunks)}")
+    if len(numbered) > chunks:
+        cut.append(f"{path}: the recording was not closed: {chunks} chunks in the manifest, {len(numbered)} are there")
+    return name, Group(path, tuple(numbered[number] for number in sorted(numbered)), dropped, interval)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > MAX_MANIFEST:
+        raise TraceError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST}")
+    try:
+        record = json.loads(path.read_bytes(), object_pairs_hook=named_once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise TraceError(f"{path}: not JSON: {printable(' '.join(str(error).split()))[:200]}") from None
+    if not isinstance(record, dict):
+        raise TraceError(f"{path}: got a JSON {type(record).__name__}, expected an object")
+    return record
+
+
+def _chunk(path: Path, *names: str) -> list[IntArray]:
+    """Return arrays of a chunk, whole numbers from 0, a row for each record."""
+    arrays = read_arrays(path, ARRAYS, MAX_CHUNK, wanted=names)
+    counts = [
+        whole_counts(field_of(arrays, name, str(path), ARRAYS), name, str(path), 2 if name == ARRAYS[4] else 1)
+        for name in names
+    ]
+    if len({len(one) for one in counts}) > 1:
+        raise TraceError(f"{path}: {', '.join(f'{len(one)} {name}' for name, one in zip(names, counts, strict=True))}, "
+                         "expected a row of each for every record")  # fmt: skip
+    return counts
+
+
+def _layers(groups: list[Group]) -> tuple[tuple[int, ...], int]:
+    """Return the layers, the same in every group, and the number of experts."""
+    by_group = [{int(layer) for chunk in group.chunks for layer in np.unique(_chunk(chunk, "layers")[0])}
+                for group in groups]  # fmt: skip
+    for group, layers in zip(groups, by_group, strict=True):
+        if layers != by_group[0]:
+            raise TraceError(
+                f"{group.path}: layer {min(layers ^ by_group[0])} is in some groups only; expected copies of the same "
+                "layers: import each pipeline stage alone, then `moeload-bench import merge`"
+            )
+    return tuple(sorted(by_group[0])), _chunk(groups[0].chunks[0], "pre_logical_loads")[0].shape[1]
+
+
+def _steps(
+    group: Group, layers: tuple[int, ...], experts: int, micro_batches: int, progress: Progress, cut: list[str]
+) -> Iterator[tuple[int, _Step, str]]:
+    """Yield the whole steps of a group in order, with their numbers and places."""
+    begun: dict[int, _Step] = {}
+    after, whole, place = 0, micro_batches * len(layers), ""
+    for path in group.chunks:
+        layer_N, micro_N, load_NE = _chunk(path, "layers", "microbatches", "pre_logical_loads")
+        if load_NE.shape[1] != experts:
+            raise TraceError(f"{path}: {load_NE.shape[1]} experts, expected {experts} as in the chunks before")
+        row_N = np.searchsorted(layers, layer_N)
+        for n, (layer, micro) in enumerate(zip(layer_N.tolist(), micro_N.tolist(), strict=True)):
+            number, place = micro // micro_batches, f"{path}, record {n}"
+            step = begun.get(number)
+            if step is None:
+                step = begun[number] = _Step(*np.zeros((2, len(layers), experts), dtype=np.int64))
+            if number < after or (layer, micro) in step.seen:
+                raise TraceError(f"{place}: micro-batch {micro} of layer {layer} again, expected numbers that rise")
+            step.seen.add((layer, micro))
+            step.load_LE[row_N[n]] += load_NE[n]
+            np.maximum(step.most_LE[row_N[n]], load_NE[n], out=step.most_LE[row_N[n]])
+            while after in begun and len(begun[after].seen) == whole:
+                yield after, begun.pop(after), place
+                after += group.interval
+            if len(begun) > MAX_OPEN:
+                raise _gap(group, begun, after, layers, micro_batches)
+        progress.add(path.stat().st_size, path.name)
+    if any(len(step.seen) == whole for step in begun.values()):
+        raise _gap(group, begun, after, layers, micro_batches)
+    if begun or not after:
+        cut.append(f"{place}: the recording breaks off in step {after}; read up to it")
+
+
+def _gap(group: Group, begun: dict[int, _Step], after: int, layers: tuple[int, ...], micro_batches: int) -> TraceError:
+    """Return what step ``after`` lacks, though later ones are there."""
+    seen = begun[after].seen if after in begun else set()
+    wanted = ((layer, after * micro_batches + m) for layer in layers for m in range(micro_batches))
+    layer, micro = next(one for one in wanted if one not in seen)
+    before = f" (--last-step {after - group.interval} imports what comes before)" if after else ""
+    return TraceError(
+        f"{group.path}: micro-batch {micro} of layer {layer} is missing, later ones are there ({group.dropped} records "
+        f"were dropped): step {after} is not whole{before}"
+    )
+
+
+def _added(groups: list[Iterator[tuple[int, _Step, str]]], micro_batches: int, cut: list[str]) -> Iterator[LogRow]:
+    """Yield the steps that every group has, their counts added."""
+    for parts in zip_longest(*groups):
+        whole = [part for part in parts if part is not None]
+        number, _, place = whole[0]
+        if len(whole) < len(groups):
+            cut.append(f"{place}: {len(groups) - len(whole)} of {len(groups)} groups end before step {number}; read up "
+                       "to it")  # fmt: skip
+            return
+        load_LE = np.sum([step.load_LE for _, step, _ in whole], axis=0)
+        most_LE = np.max([step.most_LE for _, step, _ in whole], axis=0)
+        yield LogRow(number, load_LE, place, columns={"micro_max": most_LE} if micro_batches > 1 else {})
