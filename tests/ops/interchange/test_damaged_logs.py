@@ -196,7 +196,11 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (MISSING, chunk(lambda a: a.pop("microbatches")), "no field 'microbatches'; got layers, pre_logical_loads"),
         (MISSING, chunk(lambda a: a.update(layers=a["layers"][:-1])), "6 layers, 7 microbatches, 7 pre_logical_loads"),
         (MISSING, edit("*.json", '"ep_group_id": "0"', '"ep_group": "0"'), "no field 'ep_group_id'"),
-        (MISSING, edit("*.json", '"record_interval": 1', '"record_interval": 4'), "record_interval is 1, expected 4 as in"),
+        (
+            MISSING,
+            edit("*.json", '"record_interval": 1', '"record_interval": 4'),
+            "record_interval is 1, expected 4 as in",
+        ),
         (
             MISSING,
             chunk(lambda a: a.update(microbatches=a["microbatches"] + (np.arange(7) == 2) * 4)),
