@@ -71,7 +71,7 @@ class Chosen(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """A kind less plans from forecasts: points of the step time, with an interval that holds for all of them at once."""
+    """A kind less plans from forecasts, in points of the step time, with an interval."""
 
     points: float
     low: float

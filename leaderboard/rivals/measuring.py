@@ -1,8 +1,8 @@
 """Replay every policy on a run, whatever it costs: imbalance, replicas fetched or moved.
 
 A row of a trace is taken as one micro-batch of one expert-parallel group, and as one step. Judged are the last 1,000
-steps of a run; plans begin from experts held by number. Replays take seconds to minutes a run, so rows are kept by the
-hash of a run's data in rivals.csv.
+steps of a run; plans begin from experts held by number. Replays take seconds to minutes a run, so rows are kept in
+rivals.csv, by the hashes of the runs in runs.csv.
 
 Axis letters: S steps, L MoE layers, E experts, D devices, N layers of steps.
 """
@@ -26,10 +26,10 @@ from moeload_bench.ops.planning.reaction import Reaction, even_tokens
 from moeload_bench.placement.plans import ClusterShape, headline_shapes
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import list_traces
-from moeload_bench.traces.store import data_sha256
+from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
 
-ROWS = Path(__file__).with_name("rivals.csv")
+ROWS, RUNS = (Path(__file__).with_name(name) for name in ("rivals.csv", "runs.csv"))
 SUITES, BALANCING = ("v3", "shapes"), "balancing-"
 FORECASTERS = ("ema", "sw_avg", "adaptive")
 EVERY = (1, 10, 100, 1000)
@@ -153,32 +153,63 @@ def _summary(imbalance_N: FloatArray, busiest: float, total: float) -> Measured:
     return Measured(float(known_N.mean()), over_11, over_15, busiest, total)
 
 
+class Facts(NamedTuple):
+    """What the study needs to know of a run, and the hash of the data that it was measured on.
+
+    ``accumulates``: a row is several micro-batches.
+    """
+
+    run: str
+    data: str
+    family: str
+    expert_tokens: float
+    layers: int
+    experts: int
+    devices: int
+    accumulates: bool
+
+
+def facts_of(trace: Trace, data: str) -> Facts:
+    """Return the facts of a run."""
+    shapes = {shape.name: shape for shape in headline_shapes(trace.num_experts)}
+    size = float(trace.load_SLE[-WINDOW:].sum(axis=2).mean()) / trace.num_experts
+    counts = (trace.num_layers, trace.num_experts, shapes["plain"].devices)
+    return Facts(trace.id, data, trace.meta.family, round(size, 1), *counts, "micro_max" in trace.columns)
+
+
 def policy_rows(trace: Trace) -> pd.DataFrame:
     """Return a row per policy, numbers as the file keeps them."""
-    facts = {"run": trace.id, "data": data_sha256(trace)[:16]}
     rows: list[dict[str, Any]] = [
-        facts | policy._asdict() | {name: float(f"{value:.5g}") for name, value in numbers._asdict().items()}
-        for policy, numbers in measured(trace).items()
+        {"run": trace.id} | policy._asdict() | {name: float(f"{value:.5g}") for name, value in one._asdict().items()}
+        for policy, one in measured(trace).items()
     ]
     return pd.DataFrame(rows)
 
 
-def known_rows(traces: list[Trace], path: Path = ROWS) -> pd.DataFrame:
-    """Return the rows of these runs: those of the file whose data are the same, and made now where there is none."""
-    stored = pd.read_csv(path, keep_default_na=False) if path.is_file() else pd.DataFrame({"run": [], "data": []})
-    kept = {key: rows for key, rows in stored.groupby(["run", "data"], sort=False)}
-    keys = [(trace.id, data_sha256(trace)[:16]) for trace in traces]
-    frames = [kept[key] if key in kept else policy_rows(trace) for key, trace in zip(keys, traces, strict=True)]
-    return pd.concat(frames, ignore_index=True)
-
-
-def study_runs(folder: Path = TRACES) -> dict[str, Path]:
-    """Return the runs of the study that are recorded, by id: of v3 and `shapes`, then those that differ in balancing.
+def study_runs(folder: Path = TRACES) -> dict[str, tuple[Path, str]]:
+    """Return the runs of the study that are recorded: path and hash by id; of v3 and `shapes`, then of the balancing.
 
     Runs of split `train` are those that forecasters may be fitted on; probes are counts of other runs, so left out.
     """
     paths = {ref.id: ref.path for ref in list_traces(folder)} if folder.is_dir() else {}
     suites = [load_suite(name) for name in SUITES]
-    ids = [one.id for suite in suites for one in (*suite.fit, *suite.traces) if ".probe/" not in one.id]
-    ids += sorted(name for name in paths if name.startswith(BALANCING))
-    return {name: paths[name] for name in dict.fromkeys(ids) if name in paths}
+    known = {one.id: one.data_sha256 for suite in suites for one in (*suite.fit, *suite.traces)}
+    known |= {name: data_sha256(read_trace(path)) for name, path in paths.items() if name.startswith(BALANCING)}
+    return {name: (paths[name], data) for name, data in known.items() if name in paths and ".probe/" not in name}
+
+
+def known_rows(folder: Path = TRACES, rows: Path = ROWS, runs: Path = RUNS) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return policies and facts of the runs: those of the files whose data are the same, and made now where not."""
+    stored = [pd.read_csv(path) if path.is_file() else pd.DataFrame({"run": [], "data": []}) for path in (rows, runs)]
+    same = set(zip(stored[1]["run"], stored[1]["data"], strict=True))
+    parts: list[pd.DataFrame] = []
+    facts: list[pd.DataFrame] = []
+    for name, (path, data) in study_runs(folder).items():
+        if (name, data) in same:
+            mine, known = (frame[frame["run"] == name] for frame in stored)
+        else:
+            trace = read_trace(path)
+            mine, known = policy_rows(trace), pd.DataFrame([facts_of(trace, data)])
+        parts.append(mine)
+        facts.append(known)
+    return pd.concat(parts, ignore_index=True), pd.concat(facts, ignore_index=True)
