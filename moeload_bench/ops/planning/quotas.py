@@ -4,7 +4,7 @@ Read: README and `docs/blog_v1.md` of Dots-Infra/UltraEP at 94cab099 (arXiv 2606
 finds the least peak load that replicas can keep every device under. Each device has the same number of slots for them,
 a replica takes at least so many tokens, and it stays in its NVLink domain, a group of consecutive devices. How a peak
 is tried is our own: the device with most to give sends from its busiest expert to the device with most room, as much as
-that has room for.
+that has room for (Walker's alias method, as `even_tokens`).
 
 Axis letters: N rows (a layer of a micro-batch), U domains of all rows, P devices of a domain, D devices, C masters of
 one, E experts, X replicas.
@@ -96,8 +96,7 @@ def _replicas(
         source = room_UP.argmin(axis=1)
         master = left_UPC[row, source].argmax(axis=1)
         target = np.where(free_UP > 0, room_UP, -np.inf).argmax(axis=1)
-        most = np.minimum(left_UPC[row, source, master], room_UP[row, target])
-        tokens = np.minimum(np.maximum(-room_UP[row, source], pool.least), most)
+        tokens = np.minimum(left_UPC[row, source, master], room_UP[row, target])
         helps = (tokens >= pool.least) & (tokens > 0) & (free_UP[row, target] > 0)
         kept_U[unit_U[~helps]] = False
         row, source, master, target, tokens = (part[helps] for part in (row, source, master, target, tokens))
