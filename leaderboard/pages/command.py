@@ -23,15 +23,18 @@ from leaderboard.pages import (
     tables,
 )
 from leaderboard.pages.parts import Page, page_of_parts, stale_files
+from leaderboard.rivals import guide
+from leaderboard.rivals import page as rivals
 from leaderboard.routing import page as routing
 from moeload_bench.errors import not_found
 
 PAGES = (
-    page_of_parts("README.md", results_page.PARTS),
+    page_of_parts("README.md", {**results_page.PARTS, "rivals": rivals.readme_claim}),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
     enter.ENTER,
     page_of_parts("docs/guide/inspect.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
+    page_of_parts("docs/guide/live.md", {"kinds": guide.kinds}),
     page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
@@ -41,6 +44,7 @@ PAGES = (
     balancing.BALANCING,
     page_of_parts("docs/reports/results.md", results_page.PARTS, openings.draw_results),
     page_of_parts("docs/reports/studies.md", forks.PARTS),
+    rivals.RIVALS,
     routing.ROUTING,
     seasons.SEASONS,
     Page("parameters", parameters.parameter_files),

@@ -62,6 +62,11 @@ def turns(kinds: Sequence[Kind], tokens: float) -> list[Turn]:
     return found
 
 
+def _tokens(value: float) -> str:
+    """Return whole tokens from 100 on, fewer with three digits: 1,024 and 5.63."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def _crossing(one: Kind, other: Kind) -> float:
     return (other.cost_percent - one.cost_percent) / (other.gain_percent - one.gain_percent)
 
@@ -108,7 +113,7 @@ class KindsOfRun:
         others = sorted((one for one in self.best.values() if one.kind != STAY), key=lambda one: -one.net)
         saved = [f"{one.kind} ({one.how}) saves {one.net:.1f} %" for one in others]
         first, *rest = self.turns
-        where = ", ".join([first.wins.kind, *(f"from {one.tokens:,.3g} on {one.wins.kind}" for one in rest)])
+        where = ", ".join([first.wins.kind, *(f"from {_tokens(one.tokens)} on {one.wins.kind}" for one in rest)])
         yield (
             f"Best at {self.tokens:,.0f} tokens per rank: {self.wins}. Of the step time, "
             f"{', '.join(saved) or 'nothing else is known to save'}. By tokens per rank, loads as recorded: {where}."
