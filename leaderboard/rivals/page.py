@@ -103,8 +103,8 @@ def claim(study: Study) -> str:
 
 
 def readme_claim() -> str:
-    """Return the claim for README, with its page."""
-    return f"{claim(studied())} ([rivals]({PAGE}))."
+    """Return the claim as a line of README, with its page."""
+    return f"- {claim(studied())} ([rivals]({PAGE}))."
 
 
 def answer(study: Study) -> str:
