@@ -97,9 +97,10 @@ def chosen(rows: pd.DataFrame, cell: Cell) -> dict[str, Chosen]:
     for kind, (_, policies) in KINDS.items():
         mine = priced.query(f"({policies}) or does == 'stay'").set_index(list(Policy._fields))
         votes = mine[mine["train"]].groupby([*Policy._fields, "family"], sort=False)["saved"].mean()
-        policy = votes.groupby(list(Policy._fields), sort=False).mean().idxmax()
+        means = votes.groupby(list(Policy._fields), sort=False).mean()
+        policy = Policy(*means.index[int(means.to_numpy().argmax())])
         tested = mine[~mine["train"]].loc[[policy]]
-        found[kind] = Chosen(Policy(*policy), tested.groupby("family")["saved"].mean())
+        found[kind] = Chosen(policy, tested.groupby("family")["saved"].mean())
     return found
 
 

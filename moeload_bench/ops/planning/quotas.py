@@ -65,7 +65,7 @@ def _least_peaks(load_UPC: FloatArray, rows: int, pool: Pool) -> FloatArray:
     load_UP = load_UPC.sum(axis=2)
     domains = len(load_UP) // max(1, rows)
     mean_N = load_UP.reshape(rows, -1).mean(axis=1)
-    high_N = load_UP.reshape(rows, -1).max(axis=1)
+    high_N: FloatArray = load_UP.reshape(rows, -1).max(axis=1)
     low_N = load_UP.mean(axis=1).reshape(rows, domains).max(axis=1)
     while (open_N := high_N - low_N > TOLERANCE * mean_N).any():
         row_N = np.flatnonzero(open_N)
