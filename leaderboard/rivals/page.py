@@ -27,8 +27,8 @@ from leaderboard.rivals.choosing import (
 )
 from leaderboard.rivals.measuring import EVERY, LEAST, NODE, ROWS, RUNS, WINDOW, Facts, Measured, Policy, known_rows
 from moeload_bench.errors import counted
+from moeload_bench.results.formats import signed
 from moeload_bench.results.strata import WORDS
-from moeload_bench.results.tables import signed
 from moeload_bench.traces.meta import Stratum, stratum_of
 
 PAGE = "docs/reports/rivals.md"
