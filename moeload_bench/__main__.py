@@ -76,14 +76,14 @@ def _end_like_an_interrupt() -> list[int]:
     ended: list[int] = []
 
     def end(number: int, frame: Any) -> NoReturn:
-        for other in caught:
+        for other in numbers:
             signal.signal(other, signal.SIG_IGN)
         ended.append(number)
         raise KeyboardInterrupt
 
     named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
-    caught = [number for number in named if number is not None and signal.getsignal(number) is signal.SIG_DFL]
-    for number in caught:
+    numbers = [number for number in named if number is not None and signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
         signal.signal(number, end)
     return ended
 

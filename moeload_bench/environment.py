@@ -29,18 +29,21 @@ def package_versions(names: Sequence[str] = TRACKED_PACKAGES) -> dict[str, str]:
     """Return versions of those packages that are installed; by default of those whose numerics a forecast may depend
     on.
     """
-    found = {}
+    versions = {}
     for name in names:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @functools.cache
 def installed_sha256() -> str:
     """Return one hash of the names and versions of all that is installed: what an adapter's numbers may depend on."""
-    found = {f"{one.metadata['Name']}=={one.version}\n" for one in importlib.metadata.distributions()}
-    return hashlib.sha256("".join(sorted(found)).encode()).hexdigest()
+    lines = {
+        f"{distribution.metadata['Name']}=={distribution.version}\n"
+        for distribution in importlib.metadata.distributions()
+    }
+    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 
 def kernels() -> dict[str, str]:
@@ -50,12 +53,12 @@ def kernels() -> dict[str, str]:
     Between two of them floating point may differ in the last place, and processors of one name have several.
     """
     blas = sorted(
-        f"{one['internal_api']} {one.get('architecture', '')}".strip()
-        for one in threadpool_info()
-        if one["user_api"] == "blas" and "numpy" in one["filepath"]  # scipy and torch bring their own
+        f"{library['internal_api']} {library.get('architecture', '')}".strip()
+        for library in threadpool_info()
+        if library["user_api"] == "blas" and "numpy" in library["filepath"]  # scipy and torch bring their own
     )
-    found = np.show_config(mode="dicts") or {}
-    simd = found.get("SIMD Extensions", {}).get("found", [])
+    config = np.show_config(mode="dicts") or {}
+    simd = config.get("SIMD Extensions", {}).get("found", [])
     return {BLAS_KERNELS: ", ".join(blas) or "unknown", "simd": " ".join(simd) or "unknown"}
 
 

@@ -124,10 +124,9 @@ class MissingExtraError(MoeloadError):
         return type(self), self._made_of
 
 
-def not_found(kind: str, got: str, known: Iterable[str]) -> NotFoundError:
+def not_found(kind: str, got: str, names: Iterable[str]) -> NotFoundError:
     """Return one line that says what was asked for and what exists instead."""
-    names = sorted(known)
-    return NotFoundError(f"unknown {kind} {short(got)}; {_existing(got, names)}")
+    return NotFoundError(f"unknown {kind} {short(got)}; {_existing(got, sorted(names))}")
 
 
 def _existing(got: str, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Strict records: the one pydantic base, and how its errors read."""
+"""Strict schemas: the one pydantic base, and how its errors read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_DOTS = 200
 
 
 class Record(BaseModel):
-    """A frozen record that knows all of its fields; numbers are finite."""
+    """A frozen schema: what it does not know is refused, and numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -94,11 +94,11 @@ def parse_record(kind: type[R], text: bytes, where: Path, content: str, error: t
 def first_problem(error: ValidationError, content: str) -> str:
     """Return the first field that is wrong, why, and what was got; ``content`` stands for the whole record."""
     first = error.errors()[0]
-    at = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or content
-    given = first.get("input")
-    says_it = first["type"] in ("missing", "value_error") or not isinstance(given, str | int | float | None)
-    got = "" if says_it else f", got {_shown(given)}"
-    return f"{at}: {_wrong(first)[:MAX_SAID]}{got}"
+    field = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or content
+    value = first.get("input")
+    says_it = first["type"] in ("missing", "value_error") or not isinstance(value, str | int | float | None)
+    got = "" if says_it else f", got {_shown(value)}"
+    return f"{field}: {_wrong(first)[:MAX_SAID]}{got}"
 
 
 def _wrong(problem: ErrorDetails) -> str:
@@ -109,7 +109,7 @@ def _wrong(problem: ErrorDetails) -> str:
     return f"expected {'64 hexadecimal digits' if digits else 'a name of letters, digits and a few of . _ - / :'}"
 
 
-def _shown(given: object) -> str:
-    if isinstance(given, int) and given.bit_length() > 64:
-        return f"a number of {given.bit_length()} bits"  # Python refuses to write out those of thousands of digits
-    return repr(given)[:MAX_SHOWN]
+def _shown(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"a number of {value.bit_length()} bits"  # Python refuses to write out those of thousands of digits
+    return repr(value)[:MAX_SHOWN]

@@ -140,8 +140,8 @@ def panels(
     figure = new_figure(height * rows + 0.7)
     grid = figure.subplots(rows, columns, sharex=True, sharey=share_y, squeeze=False)
     axes: list[Axes] = list(grid.flat)
-    for unused in axes[count:]:
-        unused.remove()
+    for cell in axes[count:]:
+        cell.remove()
     for below in axes[max(count - columns, 0) : count]:
         below.tick_params(labelbottom=True)
     return figure, axes[:count]
@@ -259,7 +259,7 @@ def legend_columns(labels: Sequence[str], width: float, most: int) -> int:
         short, longer = divmod(len(labels), columns)
         sizes = [short + 1] * longer + [short] * (columns - longer)
         starts = [sum(sizes[:i]) for i in range(columns)]
-        if sum(max(room[at : at + size]) for at, size in zip(starts, sizes, strict=True)) <= width:
+        if sum(max(room[start : start + size]) for start, size in zip(starts, sizes, strict=True)) <= width:
             return columns
     return 1
 
@@ -276,10 +276,10 @@ def log_if_wide(axes: Sequence[Axes]) -> float:
     Return the least value that is drawn, NaN without any.
     """
     values = [np.asarray(line.get_ydata(), dtype=np.float64) for ax in axes for line in ax.get_lines()]
-    known = np.concatenate([value[np.isfinite(value)] for value in values])
-    if known.size and known.min() > 0 and known.max() > 10 * known.min():
-        log_axis(axes[0].yaxis, float(known.min()), float(known.max()))
-    return float(known.min()) if known.size else math.nan
+    finite = np.concatenate([value[np.isfinite(value)] for value in values])
+    if finite.size and finite.min() > 0 and finite.max() > 10 * finite.min():
+        log_axis(axes[0].yaxis, float(finite.min()), float(finite.max()))
+    return float(finite.min()) if finite.size else math.nan
 
 
 def log_axis(axis: Any, low: float, high: float) -> None:
@@ -289,11 +289,11 @@ def log_axis(axis: Any, low: float, high: float) -> None:
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    few = high < 100 * low
+    narrow = high < 100 * low
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     margin = max((high / low) ** 0.08, (10 * low / high) ** 0.5 if high < 10 * low else 1.0)
     axis.axes.set(**{f"{axis.axis_name}lim": (low / margin, high * margin)})
-    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if narrow else (1,)))
     axis.set_minor_formatter(NullFormatter())
-    if few:
+    if narrow:
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.6g}"))

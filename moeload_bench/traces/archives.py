@@ -20,30 +20,31 @@ MAX_HEADER = 1 << 16
 
 def read_arrays(
     path: Path,
-    known: Collection[str],
+    expected: Collection[str],
     max_bytes: int | None = None,
-    instead: str = "",
+    advice: str = "",
     wanted: Collection[str] | None = None,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Return the arrays of an archive by name, all or those ``wanted``; others are passed over unread.
 
     They must be plain numbers, take at most ``max_bytes`` together, and be in proportion to the archive's size
-    (`moeload_bench.bounds`). ``instead`` is said of an archive that is too large: what can be read in its place.
+    (`moeload_bench.bounds`). ``advice`` ends the message about an archive that is too large: what can be read instead.
 
-    Raise `TraceError` if the file is not an archive, or if an array is not ``known``, occurs twice, holds objects, is
-    too large, or claims more than its member holds. The message names file, array, what was got and what was expected.
+    Raise `TraceError` if the file is not an archive, or if an array is none of the ``expected`` ones, occurs twice,
+    holds objects, is too large, or claims more than its member holds. The message names file, array, what was got and
+    what was expected.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            names = [_name(path, entry.filename, known) for entry in entries]
+            names = [_name(path, entry.filename, expected) for entry in entries]
             if len(set(names)) != len(names):
                 raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
             total = sum(entry.file_size for entry in entries)
             if max_bytes is not None and total > max_bytes:
-                raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{instead}")
+                raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{advice}")
             check_decoded(total, path.stat().st_size, str(path))
-            read = {name: entry for name, entry in zip(names, entries, strict=True) if name in (wanted or known)}
+            read = {name: entry for name, entry in zip(names, entries, strict=True) if name in (wanted or expected)}
             _check_headers(path, archive, read.values())
             return {name: _array(path, archive, name, entry) for name, entry in read.items()}
     except MoeloadError:
@@ -51,16 +52,16 @@ def read_arrays(
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise TraceError(f"{path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # a hostile archive can raise almost anything: encryption, compression, text, numbers
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise TraceError(f"{path}: not a NumPy archive (.npz): {said}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TraceError(f"{path}: not a NumPy archive (.npz): {reason}") from error
 
 
-def read_array(path: Path, max_bytes: int, instead: str = "") -> np.ndarray[Any, Any]:
+def read_array(path: Path, max_bytes: int, advice: str = "") -> np.ndarray[Any, Any]:
     """Return the array of a bare `.npy` file, plain numbers of at most ``max_bytes``; raise as `read_arrays`."""
     try:
         size = path.stat().st_size
         if size > max_bytes:
-            raise TraceError(f"{path}: the array takes {size} bytes, expected at most {max_bytes}{instead}")
+            raise TraceError(f"{path}: the array takes {size} bytes, expected at most {max_bytes}{advice}")
         with path.open("rb") as file:
             _check_header(str(path), file, size)
             file.seek(0)
@@ -71,10 +72,10 @@ def read_array(path: Path, max_bytes: int, instead: str = "") -> np.ndarray[Any,
         raise TraceError(f"{path}: not a NumPy array (.npy): {' '.join(str(error).split())[:300]}") from None
 
 
-def _name(path: Path, member: str, known: Collection[str]) -> str:
+def _name(path: Path, member: str, expected: Collection[str]) -> str:
     name = member.removesuffix(".npy")
-    if name not in known:
-        raise TraceError(f"{path}: unknown array {name[:80]!r}, expected: {', '.join(known)}")
+    if name not in expected:
+        raise TraceError(f"{path}: unknown array {name[:80]!r}, expected: {', '.join(expected)}")
     return name
 
 
@@ -91,11 +92,11 @@ def _check_headers(path: Path, archive: zipfile.ZipFile, entries: Iterable[zipfi
 def _check_header(where: str, file: Any, size: int) -> None:
     """Raise `TraceError` for an array that is not of plain numbers, or announces more than its file of ``size`` has."""
     shape, _, dtype = npy_header(file)
-    what = f"{where} is {str(dtype)[:80]} {str(list(shape))[:120]}"
+    got = f"{where} is {str(dtype)[:80]} {str(list(shape))[:120]}"
     if any(n < 1 for n in shape):
-        raise TraceError(f"{what}, expected no empty axis")
+        raise TraceError(f"{got}, expected no empty axis")
     if dtype.hasobject or dtype.kind not in "iufb" or math.prod(shape) * dtype.itemsize > size:
-        raise TraceError(f"{what} in {size} bytes, expected plain numbers")
+        raise TraceError(f"{got} in {size} bytes, expected plain numbers")
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

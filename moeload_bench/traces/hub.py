@@ -171,16 +171,16 @@ def _answers_checked() -> Iterator[None]:
             text = answer.headers.get(name)
             if text is not None and not re.fullmatch(form, text, re.ASCII):
                 raise HubError(f"{answer.request.url.host}: the answer's {name} is {text[:80]!r}, expected {form}")
-        stated = answer.headers.get("content-length")
+        length = answer.headers.get("content-length")
         if answer.request.method == "HEAD":
-            size = int(answer.headers.get("x-linked-size", stated or MAX_FILE_BYTES))
+            size = int(answer.headers.get("x-linked-size", length or MAX_FILE_BYTES))
             wrong = size > MAX_FILE_BYTES
         else:
             body = answer.is_success and not answer.request.url.path.startswith("/api/")
-            wrong = body and (stated is None or int(stated) > size or "content-encoding" in answer.headers)
+            wrong = body and (length is None or int(length) > size or "content-encoding" in answer.headers)
         if wrong:
             raise HubError(
-                f"{answer.request.url.host}: the answer has {stated or 'no stated number of'} bytes, expected at most "
+                f"{answer.request.url.host}: the answer has {length or 'no stated number of'} bytes, expected at most "
                 f"{min(size, MAX_FILE_BYTES)}, the file's size, and not compressed"
             )
 

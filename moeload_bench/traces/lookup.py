@@ -84,9 +84,9 @@ def find_run(name: str | os.PathLike[str], *, hub: tuple[str, str] | None = None
             place = Place.of(folder / f"{text}{TRACE}")
             if place.trace.is_file():
                 return place
-        fetched = _fetch(text, hub)
-        if fetched is not None:
-            return Place.of(fetched)
+        file = _fetch(text, hub)
+        if file is not None:
+            return Place.of(file)
     if path.is_dir():
         return _only_run(path)
     if path.is_file():
@@ -167,13 +167,13 @@ def list_traces(folder: str | os.PathLike[str] | None = None) -> list[TraceRef]:
     if folder is not None and not Path(folder).is_dir():
         raise TraceError(f"{os.fspath(folder)}: no such folder; expected one that holds RECIPE/SPLIT/seedN.parquet")
     places = [("local", Path(folder))] if folder is not None else list(trace_folders())
-    found: dict[str, TraceRef] = {}
+    ref_by_id: dict[str, TraceRef] = {}
     for origin, place in places:
         for path in sorted(place.glob("*/*/seed*.parquet")):
             name = path.relative_to(place).with_suffix("").as_posix()
             if _ID.fullmatch(name):
-                found.setdefault(name, TraceRef(name, path, origin))
-    return list(found.values())
+                ref_by_id.setdefault(name, TraceRef(name, path, origin))
+    return list(ref_by_id.values())
 
 
 def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
@@ -181,13 +181,13 @@ def _fetch(trace_id: str, hub: tuple[str, str] | None) -> Path | None:
 
     `read_trace` checks whether the content matches the claim.
     """
-    found = fetch_trace(trace_id, hub)
-    if found is None:
+    file = fetch_trace(trace_id, hub)
+    if file is None:
         return None
-    claimed = stored_hash(found.path)
-    if found.pin.data_sha256 not in (None, claimed):
+    sha256 = stored_hash(file.path)
+    if file.pin.data_sha256 not in (None, sha256):
         raise HashMismatchError(
-            f"{found.pin}: {trace_id} has data_sha256 {claimed}, suite {found.pin.suite} was frozen with "
-            f"{found.pin.data_sha256}: the release was changed, or {found.path} was (remove it to download it again)"
+            f"{file.pin}: {trace_id} has data_sha256 {sha256}, suite {file.pin.suite} was frozen with "
+            f"{file.pin.data_sha256}: the release was changed, or {file.path} was (remove it to download it again)"
         )
-    return found.path
+    return file.path

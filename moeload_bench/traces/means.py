@@ -25,5 +25,5 @@ def mean_over(values: NDArray[np.floating], axis: int) -> FloatArray:
 
 def mean_known(values: FloatArray) -> float:
     """Return the mean of all values that are finite, NaN if none is."""
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if known.size else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if finite.size else float("nan")

@@ -198,10 +198,10 @@ class TraceMeta(Record):
         """Check the name by Python's pattern too, because ids are looked up so: pydantic takes combining marks for
         letters.
         """
-        odd = re.search(r"[^\w.-]", name)
-        if odd:
+        match = re.search(r"[^\w.-]", name)
+        if match:
             raise ValueError(
-                f"got {name!a}, expected no {odd[0]!a} in it: letters, digits and _ (also . and - in a "
+                f"got {name!a}, expected no {match[0]!a} in it: letters, digits and _ (also . and - in a "
                 "recipe's name), an accented letter as one character (NFC)"
             )
         return name
@@ -225,15 +225,15 @@ class TraceMeta(Record):
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
 
 
-def checked_meta(record: Mapping[str, Any], where: str) -> TraceMeta:
-    """Return the record as `TraceMeta`; raise `TraceError` that names the first wrong field, got and expected."""
-    return hashed_meta(record, where)[0]
+def checked_meta(payload: Mapping[str, Any], where: str) -> TraceMeta:
+    """Return the payload as `TraceMeta`; raise `TraceError` that names the first wrong field, got and expected."""
+    return hashed_meta(payload, where)[0]
 
 
-def hashed_meta(record: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:
-    """Return the checked record (as `checked_meta`) and its hash. Hashing shows that JSON can hold the record."""
+def hashed_meta(payload: Mapping[str, Any], where: str) -> tuple[TraceMeta, str]:
+    """Return the metadata (as `checked_meta` does) and their hash. Hashing shows that JSON can hold them."""
     try:
-        meta = TraceMeta.model_validate(record)
+        meta = TraceMeta.model_validate(payload)
         return meta, meta.sha256()
     except ValidationError as error:
         raise TraceError(f"{where}: {wrong_field(error)}") from None

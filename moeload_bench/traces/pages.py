@@ -57,7 +57,7 @@ def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
 
     A footer may lie: a negative number counts as 0, so that it cannot make up for another column's bytes.
     """
-    found, schema = [], metadata.schema
+    columns, schema = [], metadata.schema
     widths = [4 if schema.column(j).physical_type in ("INT32", "FLOAT") else 8 for j in range(metadata.num_columns)]
     for i in range(metadata.num_row_groups):
         group = metadata.row_group(i)
@@ -69,8 +69,8 @@ def chunks(metadata: pq.FileMetaData) -> list[Chunk]:
             start, dictionary = chunk.data_page_offset, chunk.dictionary_page_offset
             if dictionary is not None and 0 < dictionary < start:
                 start = dictionary  # Arrow looks for it first
-            found.append((start, start + chunk.total_compressed_size, values * width))
-    return found
+            columns.append((start, start + chunk.total_compressed_size, values * width))
+    return columns
 
 
 def page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> Iterator[int]:
@@ -82,60 +82,60 @@ def page_bytes(content: Bytes, chunks: list[Chunk], where: str) -> Iterator[int]
             raise TraceError(f"{where}: a page of a column at byte {start} is damaged: {error}") from None
 
 
-def _pages(content: Bytes, at: int, stop: int) -> Iterator[int]:
-    while 0 <= at < stop:
-        usual = _USUAL.match(content, at)
+def _pages(content: Bytes, position: int, stop: int) -> Iterator[int]:
+    while 0 <= position < stop:
+        usual = _USUAL.match(content, position)
         if usual is None:
-            (size, compressed), at = _page_header(content, at)
+            (size, compressed), position = _page_header(content, position)
         else:
-            size, compressed, at = _number(usual[1]), _number(usual[2]), usual.end()
+            size, compressed, position = _number(usual[1]), _number(usual[2]), usual.end()
         if size < 0 or compressed < 0:
             raise ValueError("its header has no size")
         yield size
-        at += compressed
+        position += compressed
 
 
-def _page_header(content: Bytes, at: int) -> tuple[tuple[int, int], int]:
+def _page_header(content: Bytes, position: int) -> tuple[tuple[int, int], int]:
     """Return both sizes, decompressed and compressed (negative: not there), and the position where the header ends."""
     sizes = {UNCOMPRESSED: -1, COMPRESSED: -1}
     field = 0
-    while (head := content[at]) & 15 != STOP:
-        kind, at = head & 15, at + 1
+    while (head := content[position]) & 15 != STOP:
+        kind, position = head & 15, position + 1
         if head >> 4:
             field += head >> 4
         else:
-            field, at = _integer(content, at)
+            field, position = _integer(content, position)
         if field in sizes and kind in INTEGERS:
-            sizes[field], at = _integer(content, at)
+            sizes[field], position = _integer(content, position)
         else:
-            at = _skip(content, at, kind, 0)
-    return (sizes[UNCOMPRESSED], sizes[COMPRESSED]), at + 1
+            position = _skip(content, position, kind, 0)
+    return (sizes[UNCOMPRESSED], sizes[COMPRESSED]), position + 1
 
 
-def _skip(content: Bytes, at: int, kind: int, depth: int) -> int:
+def _skip(content: Bytes, position: int, kind: int, depth: int) -> int:
     """Return the position where a value of this kind ends."""
     if depth > MAX_DEPTH:
         raise ValueError("its header is nested too deep")
     if kind in FIXED:
-        return at + FIXED[kind]
+        return position + FIXED[kind]
     if kind in INTEGERS:
-        return _integer(content, at)[1]
+        return _integer(content, position)[1]
     if kind == BINARY:
-        length, at = varint(content, at)
-        return at + length
+        length, position = varint(content, position)
+        return position + length
     if kind in (LIST, SET):
-        count, inner, at = content[at] >> 4, content[at] & 15, at + 1
+        count, inner, position = content[position] >> 4, content[position] & 15, position + 1
         if count == 15:
-            count, at = varint(content, at)
+            count, position = varint(content, position)
         for _ in range(count):
-            at = at + 1 if inner in (TRUE, FALSE) else _skip(content, at, inner, depth + 1)
-            content[at - 1]  # a list cannot be longer than the file
-        return at
+            position = position + 1 if inner in (TRUE, FALSE) else _skip(content, position, inner, depth + 1)
+            content[position - 1]  # a list cannot be longer than the file
+        return position
     if kind == STRUCT:
-        while (head := content[at]) & 15 != STOP:
-            at = _integer(content, at + 1)[1] if head >> 4 == 0 else at + 1
-            at = _skip(content, at, head & 15, depth + 1)
-        return at + 1
+        while (head := content[position]) & 15 != STOP:
+            position = _integer(content, position + 1)[1] if head >> 4 == 0 else position + 1
+            position = _skip(content, position, head & 15, depth + 1)
+        return position + 1
     raise ValueError(f"its header holds a value of the unknown kind {kind}")
 
 
@@ -147,19 +147,19 @@ def _number(raw: bytes) -> int:
     return (value >> 1) ^ -(value & 1)
 
 
-def _integer(content: Bytes, at: int) -> tuple[int, int]:
+def _integer(content: Bytes, position: int) -> tuple[int, int]:
     """Return a signed number in zigzag encoding, and where it ends."""
-    raw, at = varint(content, at)
-    return (raw >> 1) ^ -(raw & 1), at
+    raw, position = varint(content, position)
+    return (raw >> 1) ^ -(raw & 1), position
 
 
-def varint(content: Bytes, at: int) -> tuple[int, int]:
+def varint(content: Bytes, position: int) -> tuple[int, int]:
     """Return a number of seven bits a byte, the low ones first, and where it ends; raise `ValueError` for no end."""
     value = 0
     for shift in range(0, 70, 7):
-        byte = content[at]
-        at += 1
+        byte = content[position]
+        position += 1
         value |= (byte & 127) << shift
         if byte < 128:
-            return value, at
+            return value, position
     raise ValueError("a number does not end")

@@ -70,9 +70,9 @@ def open_mapped(
 
     if path.is_dir():
         files = sorted(file for depth in ("", "*/", "*/*/") for file in path.glob(f"{depth}*.parquet"))
-        found = ", ".join(str(file.relative_to(path)) for file in files[:20]) or "none"
+        names = ", ".join(str(file.relative_to(path)) for file in files[:20]) or "none"
         more = f" and {len(files) - 20} more" if len(files) > 20 else ""
-        raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {found}{more}")
+        raise TraceError(f"{path}: a folder, expected a trace (.parquet); there is in it: {names}{more}")
     if not path.is_file():
         raise TraceError(f"{path}: no such file")
     if not trusted and not path.resolve().is_relative_to(PACKAGE):
@@ -89,8 +89,8 @@ def open_mapped(
     except MoeloadError:
         raise
     except Exception as error:  # a hostile file can raise almost anything: Arrow, Python's codecs, memory
-        said = " ".join(str(error).split())[:300] or type(error).__name__
-        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {said}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise TraceError(f"{path}: not a readable parquet file (truncated or damaged): {reason}") from error
 
 
 def _is_text(path: Path) -> bool:
@@ -109,34 +109,34 @@ def open_parquet(path: Path, *, trusted: bool = False) -> Iterator[pq.ParquetFil
         yield opened.reader
 
 
-def read_record(file: pq.ParquetFile, where: str) -> dict[str, Any]:
-    """Return the metadata record, hashes included, as the file has it; only its size and form are checked."""
+def read_metadata(file: pq.ParquetFile, where: str) -> dict[str, Any]:
+    """Return the file's metadata, hashes included, as it stands there; only its size and form are checked."""
     raw = (file.metadata.metadata or {}).get(META_KEY)
     if raw is None:
         raise TraceError(f"{where}: the parquet schema holds no key {META_KEY.decode()!r}: not a trace")
     if len(raw) > MAX_META_BYTES:
         raise TraceError(f"{where}: metadata has {len(raw)} bytes, at most {MAX_META_BYTES} are read")
     try:
-        record = parse_json(raw)
+        metadata = parse_json(raw)
     except ValueError as error:
         raise TraceError(f"{where}: metadata is not JSON: {error}") from None
-    if not isinstance(record, dict):
-        raise TraceError(f"{where}: metadata is a JSON {type(record).__name__}, expected an object")
-    return record
+    if not isinstance(metadata, dict):
+        raise TraceError(f"{where}: metadata is a JSON {type(metadata).__name__}, expected an object")
+    return metadata
 
 
 def held_bytes(path: Path) -> int:
     """Return how many bytes the columns of a suite's file take in memory, from its footer: of a large one, what is
     kept.
     """
-    held = 0
+    total = 0
     with open_parquet(path, trusted=True) as file:
         footer = file.metadata
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         for j in range(footer.num_columns):
             cells = sum(max(0, group.column(j).num_values) for group in groups)
-            held += min(8 * cells, HELD_BYTES) if cells > CELLS_AT_ONCE else 8 * cells
-    return held
+            total += min(8 * cells, HELD_BYTES) if cells > CELLS_AT_ONCE else 8 * cells
+    return total
 
 
 def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> None:
@@ -145,10 +145,10 @@ def check_cost(opened: Mapped, *, announced: int = 0, lists: bool = True) -> Non
     ``announced``: bytes that are allocated in any case. ``lists``: True if a row may hold any number of values; then
     all values of the file count, else only its largest page.
     """
-    content, found = opened.content, chunks(opened.reader.metadata)
-    most = max(announced, max(page_bytes(content, found, opened.where), default=0))
+    content, columns = opened.content, chunks(opened.reader.metadata)
+    most = max(announced, max(page_bytes(content, columns, opened.where), default=0))
     if lists:
-        most = max(most, sum(taken for _, _, taken in found))
+        most = max(most, sum(size for _, _, size in columns))
     check_decoded(most, len(content), opened.where)
 
 
@@ -186,8 +186,8 @@ def _stored(opened: Mapped, name: str, shape: tuple[int, ...]) -> StoredRows:
 
 
 def _stamp(path: Path) -> Stamp:
-    found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 @functools.lru_cache(4)
@@ -213,18 +213,18 @@ def _row_group(path: Path, stamp: Stamp, name: str, stop_G: IntArray, cells: tup
 def _decoded(batches: Iterator[pa.RecordBatch], shapes: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Array]:
     """Return columns of known shape from their batches; a single batch is not copied."""
     arrays: dict[str, Array] = {}
-    steps, done = next(iter(shapes.values()))[0], 0
+    steps, rows = next(iter(shapes.values()))[0], 0
     for batch in batches:
         for name, shape in shapes.items():
             values = cell_rows(name, batch.column(name), shape[1:], where)
             if batch.num_rows == steps:
                 arrays[name] = values
             else:
-                array = arrays[name] if done else arrays.setdefault(name, _empty(shape, name, where))
-                array[done : done + batch.num_rows] = values
-        done += batch.num_rows
-    if done != steps:
-        raise TraceError(f"{where}: {done} rows, the file's footer says {steps}")
+                array = arrays[name] if rows else arrays.setdefault(name, _empty(shape, name, where))
+                array[rows : rows + batch.num_rows] = values
+        rows += batch.num_rows
+    if rows != steps:
+        raise TraceError(f"{where}: {rows} rows, the file's footer says {steps}")
     return arrays or {name: _empty(shape, name, where) for name, shape in shapes.items()}
 
 
@@ -248,11 +248,11 @@ def _column_names(file: pq.ParquetFile, where: str) -> list[str]:
     return names
 
 
-def _check_type(name: str, found: pa.DataType, where: str) -> None:
+def _check_type(name: str, got: pa.DataType, where: str) -> None:
     """Check that a column's lists are as deep as the format says, of its dtype: others could decode to anything."""
     import pyarrow as pa
 
-    inner = found
+    inner = got
     for _ in COLUMNS[name].axes:
         if not (pa.types.is_list(inner) or pa.types.is_fixed_size_list(inner)):
             break
@@ -261,7 +261,7 @@ def _check_type(name: str, found: pa.DataType, where: str) -> None:
         if inner == _arrow_type(COLUMNS[name].dtype):
             return
     expected = f"expected cells of {COLUMNS[name].dtype} in each list level"
-    raise TraceError(f"{where}: column {name} has type {str(found)[:120]}, {expected}")
+    raise TraceError(f"{where}: column {name} has type {str(got)[:120]}, {expected}")
 
 
 @functools.cache

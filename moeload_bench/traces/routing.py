@@ -52,8 +52,8 @@ def routing_folder(trace: Path) -> Path:
 
 def routing_files(folder: Path) -> dict[tuple[int, int], Path]:
     """Return the files of a folder by (step, rank), in this order."""
-    found = {path: _FILE.fullmatch(path.name) for path in folder.glob("*.npz")}
-    return dict(sorted(((int(m["step"]), int(m["rank"])), path) for path, m in found.items() if m is not None))
+    matches = {path: _FILE.fullmatch(path.name) for path in folder.glob("*.npz")}
+    return dict(sorted(((int(m["step"]), int(m["rank"])), path) for path, m in matches.items() if m is not None))
 
 
 def write_routing(folder: Path, routing: StepRouting) -> Path:
@@ -77,11 +77,11 @@ def read_routing(path: Path) -> StepRouting:
         raise TraceError(f"{path}: no array {missing[0]!r}, expected {', '.join(_ARRAYS[:-1])}")
     ids_LTK, weights_LTK, end_M = arrays["topk_ids"], arrays.get("weights"), arrays["micro_batch_end"]
     shapes = {name: list(array.shape) for name, array in arrays.items()}
-    whole = all(arrays[name].dtype.kind == "i" for name in _ARRAYS[:-1])
+    integers = all(arrays[name].dtype.kind == "i" for name in _ARRAYS[:-1])
     fits = ids_LTK.ndim == 3 and arrays["layer"].shape == ids_LTK.shape[:1] and end_M.ndim == 1
     one_number = arrays["step"].shape == arrays["rank"].shape == ()
-    same = weights_LTK is None or (weights_LTK.shape == ids_LTK.shape and weights_LTK.dtype.kind == "f")
-    if not (whole and fits and one_number and same):
+    same_shape = weights_LTK is None or (weights_LTK.shape == ids_LTK.shape and weights_LTK.dtype.kind == "f")
+    if not (integers and fits and one_number and same_shape):
         raise TraceError(f"{path}: got shapes {shapes}, expected whole numbers topk_ids [L, T, K], layer [L], step []")
     if end_M[-1] != ids_LTK.shape[1] or (np.diff(end_M, prepend=0) < 1).any() or ids_LTK.min() < 0:
         raise TraceError(f"{path}: micro-batches end at {end_M.tolist()[:8]}, expected to rise to {ids_LTK.shape[1]}")

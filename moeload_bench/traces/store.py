@@ -1,6 +1,6 @@
 """Read, write and hash traces.
 
-A trace is one parquet file with one row per step. The metadata is a JSON record under the key ``moeload`` of the
+A trace is one parquet file with one row per step. The metadata is a JSON object under the key ``moeload`` of the
 parquet schema, next to the content hash. Folders hold traces at ``RECIPE/SPLIT/seedN.parquet``, which is also the
 trace's id. They are Hugging Face dataset folders at the same time (one config per recipe).
 """
@@ -21,7 +21,7 @@ from moeload_bench.arrays import Array
 from moeload_bench.errors import HashMismatchError, TraceError
 from moeload_bench.files import replacing
 from moeload_bench.traces.meta import COLUMNS, TraceMeta, checked_meta, hashed_meta
-from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_record
+from moeload_bench.traces.parquet import META_KEY, group_steps, open_mapped, open_parquet, read_columns, read_metadata
 from moeload_bench.traces.routing import CATALOGUE
 from moeload_bench.traces.streaming import parts
 from moeload_bench.traces.trace import Trace, check_counts, check_load, check_steps, check_trace
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 WRITING: dict[str, Any] = {"compression": "zstd", "compression_level": 12, "store_schema": True}
 """Options of pyarrow for writing any trace."""
 HASHES = ("data_sha256", "meta_sha256")
-"""Keys of the two hashes in a file's record; all others are metadata."""
+"""Keys of the two hashes in a file's metadata; all others are fields of `TraceMeta`."""
 _REPEATING = ("lr", "expert_bias")
 """Columns of few different values: a dictionary takes less room for them than byte-stream-split. The biases of quantile
 balancing are no such column: they hardly ever repeat, those that move by a fixed step do."""
@@ -47,10 +47,10 @@ def data_sha256(trace: Trace) -> str:
     File bytes do not enter, so the hash stays the same after re-compression, with other row groups and library
     versions.
     """
-    known = _HASHES.get(trace)
-    if known is None:
-        known = _HASHES[trace] = _digest(trace)
-    return known
+    digest = _HASHES.get(trace)
+    if digest is None:
+        digest = _HASHES[trace] = _digest(trace)
+    return digest
 
 
 def _digest(trace: Trace, look: Callable[[Trace], None] | None = None) -> str:
@@ -87,14 +87,14 @@ def column_bytes(array: Array) -> memoryview:
 
 def columns_of(trace: Trace) -> dict[str, Array]:
     """Return all columns of a trace by name, in the format's order."""
-    known: Mapping[str, Array] = {
+    columns: Mapping[str, Array] = {
         "run": np.full(trace.steps, trace.meta.run, dtype=np.int32),
         "step": trace.step_S,
         "tokens": trace.tokens_SL,
         "load": trace.load_SLE,
         **trace.columns,
     }
-    return {name: known[name] for name in COLUMNS if name in known}
+    return {name: columns[name] for name in COLUMNS if name in columns}
 
 
 # ---------------------------------------------------------------- writing
@@ -160,13 +160,13 @@ def _to_table(trace: Trace) -> pa.Table:
     import pyarrow as pa
 
     arrays = {name: _to_arrow(array[:]) for name, array in columns_of(trace).items()}
-    record = {
+    metadata = {
         **trace.meta.model_dump(mode="json"),
         "data_sha256": data_sha256(trace),
         "meta_sha256": trace.meta.sha256(),
     }
     table = pa.table(arrays)
-    return table.replace_schema_metadata({META_KEY: json.dumps(record, sort_keys=True, allow_nan=False)})
+    return table.replace_schema_metadata({META_KEY: json.dumps(metadata, sort_keys=True, allow_nan=False)})
 
 
 def _to_arrow(array: Array) -> pa.Array:
@@ -193,9 +193,9 @@ def read_trace(path: str | os.PathLike[str], *, verify: bool = True, expected_sh
     """
     where = str(path)
     with open_mapped(Path(path), trusted=expected_sha256 is not None) as opened:
-        record = read_record(opened.reader, where)
-        stored = {key: record.pop(key, None) for key in HASHES}
-        meta, meta_sha256 = hashed_meta(record, where)
+        metadata = read_metadata(opened.reader, where)
+        stored = {key: metadata.pop(key, None) for key in HASHES}
+        meta, meta_sha256 = hashed_meta(metadata, where)
         arrays = read_columns(opened, meta)
     run_S = arrays.pop("run")
     if (run_S != meta.run).any():
@@ -234,14 +234,14 @@ def stored_meta(path: str | os.PathLike[str]) -> TraceMeta:
 def stored_outline(path: str | os.PathLike[str]) -> tuple[TraceMeta, int]:
     """Return the metadata and the number of steps of a trace's file without reading its rows."""
     with open_parquet(Path(path)) as file:
-        record, steps = read_record(file, str(path)), file.metadata.num_rows
-    return checked_meta({key: value for key, value in record.items() if key not in HASHES}, str(path)), steps
+        metadata, steps = read_metadata(file, str(path)), file.metadata.num_rows
+    return checked_meta({key: value for key, value in metadata.items() if key not in HASHES}, str(path)), steps
 
 
 def stored_hash(path: str | os.PathLike[str]) -> str:
     """Return the `data_sha256` that a trace's file claims, without checking it against the content."""
     with open_parquet(Path(path)) as file:
-        return str(read_record(file, str(path)).get("data_sha256"))
+        return str(read_metadata(file, str(path)).get("data_sha256"))
 
 
 def validate_path(path: str | os.PathLike[str]) -> Iterator[tuple[Path, TraceError | None]]:

@@ -48,23 +48,23 @@ class StoredRows:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
-        at, *inside = key if isinstance(key, tuple) else (key,)
-        if not isinstance(at, slice):
-            row = range(len(self))[at]
-            return self[(slice(row, row + 1), *inside)][0]
-        start, stop, step = at.indices(len(self))
+        index, *rest = key if isinstance(key, tuple) else (key,)
+        if not isinstance(index, slice):
+            row = range(len(self))[index]
+            return self[(slice(row, row + 1), *rest)][0]
+        start, stop, step = index.indices(len(self))
         if step != 1:
             raise IndexError(f"rows are read in order, got a step of {step}; [start:stop] is an array")
         first = int(np.searchsorted(self._stop_G, start, side="right"))
-        found = []
+        parts = []
         while start < stop:
             before = int(self._stop_G[first - 1]) if first else 0
             until = min(stop, int(self._stop_G[first]))
-            found.append(self._group(first)[(slice(start - before, until - before), *inside)])
+            parts.append(self._group(first)[(slice(start - before, until - before), *rest)])
             start, first = until, first + 1
-        if not found:
-            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *inside)]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        if not parts:
+            return np.empty((0, *self.shape[1:]), self.dtype)[(slice(None), *rest)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
         gigabytes = self.size * self.dtype.itemsize / 1e9
@@ -80,9 +80,9 @@ class StoredRows:
 
 
 def _held(decode: Callable[[int], Array], group: int) -> Array:
-    found = decode(group)
-    found.flags.writeable = False
-    return found
+    array = decode(group)
+    array.flags.writeable = False
+    return array
 
 
 def _of_layers(decode: Callable[[int], Array], index_N: tuple[int, ...], group: int) -> Array:

@@ -66,11 +66,11 @@ def read_header(path: Path) -> Header:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            record = json.loads(file.read(length), object_pairs_hook=named_once)
-        found = _TENSORS.validate_python({name: entry for name, entry in record.items() if name != "__metadata__"})
-        tensors = dict(sorted(found.items(), key=lambda item: item[1].data_offsets))
+            payload = json.loads(file.read(length), object_pairs_hook=named_once)
+        entries = _TENSORS.validate_python({name: entry for name, entry in payload.items() if name != "__metadata__"})
+        tensors = dict(sorted(entries.items(), key=lambda item: item[1].data_offsets))
         _check_bytes(tensors, size - 8 - length)
-        return Header(tensors, _METADATA.validate_python(record.get("__metadata__", {})), 8 + length)
+        return Header(tensors, _METADATA.validate_python(payload.get("__metadata__", {})), 8 + length)
     except (ValueError, AttributeError, RecursionError) as error:
         why = first_problem(error, "header") if isinstance(error, ValidationError) else str(error)
     raise ValueError(f"not a safetensors file: {printable(why)[:300]}")

@@ -126,10 +126,8 @@ class Trace:
         invariant.
         """
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int | np.integer) or top_k < 1):
-            mistaken = ": the third argument is top_k, steps are step_S=..." if np.ndim(top_k) else ""
-            raise TraceError(
-                f"top_k is {short(top_k)}, expected a whole number from 1, or None where it varies{mistaken}"
-            )
+            hint = ": the third argument is top_k, steps are step_S=..." if np.ndim(top_k) else ""
+            raise TraceError(f"top_k is {short(top_k)}, expected a whole number from 1, or None where it varies{hint}")
         top_k = None if top_k is None else int(top_k)
         load = _whole_numbers("load", load_SLE, ndim=3)
         S, L, E = load.shape
@@ -141,10 +139,10 @@ class Trace:
         meta.setdefault("count_semantics", "pre_drop" if top_k is not None else "unknown")
         if "layers" not in meta:
             meta["layers"] = [{"index": i, "experts": E, "top_k": top_k} for i in range(L)]
-        known = {"recipe": recipe, "split": split, "run": run, "experts": E, **meta}
-        record = checked_meta(known, "trace")
+        fields = {"recipe": recipe, "split": split, "run": run, "experts": E, **meta}
+        metadata = checked_meta(fields, "trace")
         optional = {name: _cast(name, value) for name, value in (columns or {}).items()}
-        trace = cls(record, steps, tokens_SL, load, optional)
+        trace = cls(metadata, steps, tokens_SL, load, optional)
         check_trace(trace, where=trace.id)
         return trace
 
@@ -259,10 +257,10 @@ def check_fractions(trace: Trace, where: str) -> None:
     good_S = (mean_S >= 0) & (mean_S <= most_S) & (most_S <= 1)
     wrong = np.flatnonzero(~good_S & ~(np.isnan(mean_S) & np.isnan(most_S)))
     if wrong.size:
-        at = int(wrong[0])
+        row = int(wrong[0])
         raise TraceError(
-            f"{where}: step {trace.step_S[at]}: expert_fraction is {mean_S[at]} and expert_fraction_max {most_S[at]}, "
-            "expected 0 <= expert_fraction <= expert_fraction_max <= 1, or NaN in both"
+            f"{where}: step {trace.step_S[row]}: expert_fraction is {mean_S[row]} and expert_fraction_max "
+            f"{most_S[row]}, expected 0 <= expert_fraction <= expert_fraction_max <= 1, or NaN in both"
         )
 
 
@@ -274,10 +272,12 @@ def _no_count(array: IntArray) -> BoolArray:
     return np.asarray(array.view(np.uint64) > MAX_COUNT)
 
 
-def _refuse(trace: Trace, bad: Array, where: str, say: Any) -> None:
+def _refuse(trace: Trace, bad: Array, where: str, describe: Any) -> None:
     if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise TraceError(f"{where}: step {trace.step_S[at[0]]}, layer {trace.meta.layers[at[1]].index}: {say(*at)}")
+        index = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(
+            f"{where}: step {trace.step_S[index[0]]}, layer {trace.meta.layers[index[1]].index}: {describe(*index)}"
+        )
 
 
 def _whole_numbers(name: str, value: Any, ndim: int, dtype: str = "int64") -> Array:
@@ -289,12 +289,12 @@ def _whole_numbers(name: str, value: Any, ndim: int, dtype: str = "int64") -> Ar
         raise TraceError(f"{name} must hold whole numbers, got dtype {array.dtype}")
     limits = np.iinfo(dtype)
     if array.dtype.kind == "f":  # the largest int64 is not a float: the next float is too large
-        good = (array >= limits.min) & (array < float(limits.max) + 1) & (array == np.floor(array))
+        whole = (array >= limits.min) & (array < float(limits.max) + 1) & (array == np.floor(array))
     else:
-        good = (array >= limits.min) & (array <= limits.max)
-    if not good.all():
-        at = tuple(int(i) for i in np.argwhere(~good)[0])
-        raise TraceError(f"{name} must hold whole numbers of {dtype}, got {array[at]} at {list(at)}")
+        whole = (array >= limits.min) & (array <= limits.max)
+    if not whole.all():
+        index = tuple(int(i) for i in np.argwhere(~whole)[0])
+        raise TraceError(f"{name} must hold whole numbers of {dtype}, got {array[index]} at {list(index)}")
     return np.array(array, dtype=dtype)
 
 
@@ -329,8 +329,8 @@ def _cast(name: str, value: Any) -> Array:
         raise TraceError(f"column {name} cannot be read as {spec.dtype}: {' '.join(str(error).split())}") from None
 
 
-def layer_names(of: Trace | TraceMeta) -> list[str]:
+def layer_names(run: Trace | TraceMeta) -> list[str]:
     """Return the layers' indices in their stack; add stack and kind if indices alone do not tell layers apart."""
-    layers = of.meta.layers if isinstance(of, Trace) else of.layers
+    layers = run.meta.layers if isinstance(run, Trace) else run.layers
     short = [str(layer.index) for layer in layers]
-    return short if len(set(short)) == len(short) else [f"{one.stack}-{one.kind}-{one.index}" for one in layers]
+    return short if len(set(short)) == len(short) else [f"{layer.stack}-{layer.kind}-{layer.index}" for layer in layers]

@@ -43,8 +43,8 @@ class Trial:
             if survived:
                 self._child = child
                 return
-            _, said = child.communicate()
-        raise TraceError(f"{path}: not a readable parquet file: {_reason(child.returncode, said)}")
+            _, stderr = child.communicate()
+        raise TraceError(f"{path}: not a readable parquet file: {_reason(child.returncode, stderr)}")
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -75,8 +75,8 @@ def _reason(status: int, stderr: bytes) -> str:
     if ended in ("SIGALRM", "SIGXCPU"):
         return f"takes too long to open ({ended})"
     lines = stderr.decode(errors="replace").split("\n")
-    said = [found[1] for line in lines if (found := re.search(r"what\(\): *(.*)", line))] or [x for x in lines if x]
-    last = printable(" ".join(said[-1].split()))[:300] if said else "nothing was said"
+    messages = [match[1] for line in lines if (match := re.search(r"what\(\): *(.*)", line))] or [x for x in lines if x]
+    last = printable(" ".join(messages[-1].split()))[:300] if messages else "nothing was said"
     return f"it ended the process that opened it first ({ended}): {last}"
 
 
