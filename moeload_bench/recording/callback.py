@@ -87,14 +87,14 @@ class LoadRecorder(TrainerCallback):  # type: ignore[misc]  # transformers is no
         if self._leave is not None:
             self._leave()  # if the last training broke off
         self._open_step = None  # a step may have been trained and not closed
-        given = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
+        fields = {**_from_trainer(args, state, model, kwargs.get("optimizer")), **self._given}
         if self.target is not None and state.is_world_process_zero:
             self.target = free_target(self.target, self._if_exists, goes_on=state.global_step > 0)
-            given["run"] = int(self.target.stem.removeprefix("seed")) if self._if_exists == "number" else given["run"]
+            fields["run"] = int(self.target.stem.removeprefix("seed")) if self._if_exists == "number" else fields["run"]
         recorder = Recorder(
             model,
             self.target,
-            meta=given,
+            meta=fields,
             writes=state.is_world_process_zero,
             optimizer=kwargs.get("optimizer"),
             **self._options,
@@ -179,15 +179,15 @@ def experts_differ(checkpoint: Path, model: Any) -> bool:
     """
     stacked = {}
     for name, parameter in model.named_parameters():
-        if found := re.search(r"layers\.(\d+)\..*experts\.down_proj$", name):
-            stacked[found[1]] = parameter
+        if match := re.search(r"layers\.(\d+)\..*experts\.down_proj$", name):
+            stacked[match[1]] = parameter
     try:
         for file in sorted(checkpoint.glob("*.safetensors")) if stacked else ():
             with safe_open(file, "pt") as saved:
                 for name in saved.keys():  # noqa: SIM118  # not a dict
-                    found = re.search(r"layers\.(\d+)\..*experts\.(\d+)\.(?:down_proj|w2)\.weight$", name)
-                    if found and found[1] in stacked:
-                        expert = stacked[found[1]][int(found[2])].detach().cpu()
+                    match = re.search(r"layers\.(\d+)\..*experts\.(\d+)\.(?:down_proj|w2)\.weight$", name)
+                    if match and match[1] in stacked:
+                        expert = stacked[match[1]][int(match[2])].detach().cpu()
                         return not torch.equal(saved.get_tensor(name).to(expert.dtype), expert)
     except (OSError, IndexError, SafetensorError):
         pass
@@ -219,7 +219,7 @@ def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str
     """Return what the Trainer knows of its run, as fields of the metadata."""
     dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
     mixed = "bf16" if args.bf16 else "fp16" if args.fp16 else None
-    known: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "seed": args.seed,
         "precision": mixed or {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}.get(dtype, dtype),
         "schedule": {
@@ -230,8 +230,8 @@ def _from_trainer(args: Any, state: Any, model: Any, optimizer: Any) -> dict[str
     }
     if optimizer is not None:
         inner = getattr(optimizer, "optimizer", optimizer)  # accelerate wraps it
-        known["optimizer"] = {"name": type(inner).__name__, "lr": args.learning_rate, "clip": args.max_grad_norm}
+        fields["optimizer"] = {"name": type(inner).__name__, "lr": args.learning_rate, "clip": args.max_grad_norm}
         for name in ("betas", "eps", "weight_decay", "momentum"):
             if name in inner.param_groups[0]:
-                known["optimizer"][name] = inner.param_groups[0][name]
-    return known
+                fields["optimizer"][name] = inner.param_groups[0][name]
+    return fields

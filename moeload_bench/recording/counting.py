@@ -305,10 +305,10 @@ class RouterCounter:
             self._count_pending()
 
     def _set_shape(self, layer: int, routing: Routing) -> None:
-        known, got = (self.experts[layer], self.top_k[layer]), (routing.experts, routing.top_k)
-        if known[0] is not None:
+        shape, got = (self.experts[layer], self.top_k[layer]), (routing.experts, routing.top_k)
+        if shape[0] is not None:
             raise RecordingError(
-                f"(experts, top-k) of {self.routers[layer].name} changed from {known} to {got}: a trace holds one shape"
+                f"(experts, top-k) of {self.routers[layer].name} changed from {shape} to {got}: a trace holds one shape"
             )
         self.experts[layer], self.top_k[layer] = got
 

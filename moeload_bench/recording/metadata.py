@@ -49,7 +49,7 @@ def recorded_metadata(
         "count_semantics": "pre_drop",
         "gate": type(routers[0].module).__name__,
         "family": getattr(config, "model_type", type(model).__name__),
-        "config": _config_record(config),
+        "config": _config_payload(config),
         "versions": recorded_versions(),
         "hardware": hardware(),
         **_balancing(config),
@@ -63,13 +63,13 @@ def recorded_versions() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Return machine, processor and accelerator, without names of hosts or users."""
-    found: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": processor_name()}
-    found["cpu_count"] = os.cpu_count()
-    found["threads"] = torch.get_num_threads()
-    found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    facts: dict[str, Any] = {"machine": platform.machine(), "system": platform.system(), "cpu": processor_name()}
+    facts["cpu_count"] = os.cpu_count()
+    facts["threads"] = torch.get_num_threads()
+    facts["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
     if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
+        facts["gpu"] = torch.cuda.get_device_name()
+    return facts
 
 
 def _balancing(config: Any) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _balancing(config: Any) -> dict[str, Any]:
     return {"balancing": {"method": "aux_loss", "coefficient": coefficient, "scope": "pooled_over_layers"}}
 
 
-def _config_record(config: Any) -> dict[str, Any]:
+def _config_payload(config: Any) -> dict[str, Any]:
     """Return a transformers configuration as plain JSON, without the defaults; {} for other models."""
     return dict(json.loads(config.to_json_string(use_diff=True))) if hasattr(config, "to_json_string") else {}
 
@@ -122,16 +122,16 @@ def _shown(value: Any) -> str:
     return f"{type(value).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"
 
 
-def check_given(given: Mapping[str, Any]) -> dict[str, Any]:
+def check_given(fields: Mapping[str, Any]) -> dict[str, Any]:
     """Check metadata fields that the user gave, before the first step is recorded, and return them.
 
     Raise `RecordingError` for a field that the metadata does not have or that holds something else.
     """
     try:
-        least = {"recipe": "own", "layers": (), "experts": 1}
-        TraceMeta.model_validate({**least, **given}).canonical_json()
+        required = {"recipe": "own", "layers": (), "experts": 1}
+        TraceMeta.model_validate({**required, **fields}).canonical_json()
     except ValidationError as error:
         raise RecordingError(wrong_field(error)) from None
     except ValueError as error:
         raise RecordingError(f"metadata cannot be stored as JSON: {error}") from None
-    return dict(given)
+    return dict(fields)

@@ -116,25 +116,25 @@ class Parts:
         resume: bool,
         *,
         go_on: str = "continue with --resume or start from the beginning with --fresh",
-        elsewhere: str = "another --out",
+        choice: str = "another --out",
     ) -> None:
         """Make or reopen the folder; a process that had it open before cannot write to it any longer.
 
         Raise `RecordingError` if a trace is there already, if an unfinished recording is there and ``resume`` is False,
-        if another recorder writes there, or if nothing can be written there. ``go_on`` and ``elsewhere`` tell the user
-        what to do then.
+        if another recorder writes there, or if nothing can be written there. ``go_on`` and ``choice`` tell the
+        user what to do then.
         """
         try:
             if self.target.exists():
-                raise RecordingError(f"{self.target}: a trace is there already; choose {elsewhere} or remove it first")
+                raise RecordingError(f"{self.target}: a trace is there already; choose {choice} or remove it first")
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._take(elsewhere, resume)
+            self._take(choice, resume)
             if (self.folder / "manifest.json").exists():
                 self.reopen()
             if self.has_shards and not resume:
                 self.close()
                 raise RecordingError(
-                    f"{self.folder}: an unfinished recording is there; {go_on}, choose {elsewhere} or remove it first"
+                    f"{self.folder}: an unfinished recording is there; {go_on}, choose {choice} or remove it first"
                 )
             self._write_manifest({**self._manifest, "owner": uuid.uuid4().hex})
         except OSError as error:
@@ -249,7 +249,7 @@ class Parts:
             self._release()
             self._release = None
 
-    def _take(self, elsewhere: str, resume: bool) -> None:
+    def _take(self, choice: str, resume: bool) -> None:
         """Lock the folder; raise `RecordingError` if another recorder holds it.
 
         To ``resume`` in the process that holds it is allowed: in a notebook the former recorder may be out of reach. A
@@ -268,7 +268,7 @@ class Parts:
             os.close(file)
             if isinstance(error, BlockingIOError) and not (resume and holder == process):
                 raise RecordingError(
-                    f"{self.folder}: another recorder writes there ({holder}); end it, or choose {elsewhere}"
+                    f"{self.folder}: another recorder writes there ({holder}); end it, or choose {choice}"
                 ) from None
             return
         os.truncate(file, 0)
@@ -287,9 +287,9 @@ class Parts:
         self._manifest = manifest
 
     def _remove_leftovers(self) -> None:
-        known = {"manifest.json", LOCK, self._manifest["checkpoint"], *self._manifest["shards"]}
+        names = {"manifest.json", LOCK, self._manifest["checkpoint"], *self._manifest["shards"]}
         for path in self.folder.iterdir():
-            if path.is_file() and path.name not in known:
+            if path.is_file() and path.name not in names:
                 path.unlink()
 
 
@@ -331,8 +331,8 @@ def merge_shards(shards: Sequence[Path], target: Path, meta: TraceMeta) -> Path:
         raise RecordingError(f"{target}: a trace is there already")
     names, steps = _checked(shards, meta)
     hashes = {"data_sha256": _data_sha256(shards, names, steps, meta), "meta_sha256": meta.sha256()}
-    record = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
-    schema = _table(shards[0]).schema.with_metadata({META_KEY: record})
+    metadata = json.dumps({**meta.model_dump(mode="json"), **hashes}, sort_keys=True, allow_nan=False)
+    schema = _table(shards[0]).schema.with_metadata({META_KEY: metadata})
     with (
         replacing(target, durable=True) as scratch,
         pq.ParquetWriter(scratch, schema, **writer_options(names, meta.balancing.method)) as writer,
@@ -377,15 +377,15 @@ def _row_groups(shards: Sequence[Path], steps: int) -> Iterator[pa.Table]:
     """Yield all rows in order, ``steps`` at once: as many as `write_trace` puts into one row group."""
     import pyarrow as pa
 
-    held = None
+    rows = None
     for path in shards:
         table = _table(path)
-        held = table if held is None else pa.concat_tables([held, table])
-        while held.num_rows >= steps:
-            yield held.slice(0, steps)
-            held = held.slice(steps)
-    if held is not None and held.num_rows:
-        yield held
+        rows = table if rows is None else pa.concat_tables([rows, table])
+        while rows.num_rows >= steps:
+            yield rows.slice(0, steps)
+            rows = rows.slice(steps)
+    if rows is not None and rows.num_rows:
+        yield rows
 
 
 def _table(path: Path, names: list[str] | None = None) -> pa.Table:

@@ -137,7 +137,7 @@ class Recorder:
                 raise RecordingError(
                     f"{self._merged}: a trace is there already; choose another out, name or run or remove it first"
                 )
-            self._writer.parts.start(resume=at_step > 0, go_on=go_on, elsewhere="another out, name or run")
+            self._writer.parts.start(resume=at_step > 0, go_on=go_on, choice="another out, name or run")
             if self._writer.started:
                 self._writer.truncate(at_step)
                 self._begun = self._resumed = self._writer.started
@@ -270,7 +270,7 @@ class Recorder:
 
     def _meta(self) -> TraceMeta:
         experts = self.counter.experts[0] or 0
-        known: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "format_version": "1.4",
             "expert": self._clock.meta(experts),
             "counted": self._counted,
@@ -278,7 +278,7 @@ class Recorder:
             **recorded_metadata(self._model, self.counter.routers, experts, self.counter.top_k, self._offset),
             "notes": (PADDING_NOTE,) if self.counter.halves.padded and self._counted == "all" else (),
         }
-        return checked_meta({**known, **self._given, "parallel": self._parallel()}, "the recording")
+        return checked_meta({**fields, **self._given, "parallel": self._parallel()}, "the recording")
 
     def _parallel(self) -> dict[str, Any]:
         """Return what is cut over processes; with `micro_max`, which is of one pass, the passes of a step too."""
@@ -352,8 +352,8 @@ def record(
     if target is not None and if_exists != "error" and (this_rank()[0] == 0 if writes is None else writes):
         target = free_target(target, if_exists, goes_on=at_step > 0)
         run = int(target.stem.removeprefix("seed"))
-    given = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
-    recorder = Recorder(model, target, meta=given, writes=writes, stage=stage, optimizer=optimizer, **options)
+    fields = {"recipe": name, "split": split, "run": run, "group": name, **(meta or {})}
+    recorder = Recorder(model, target, meta=fields, writes=writes, stage=stage, optimizer=optimizer, **options)
     recorder.start(at_step)
     try:
         yield recorder

@@ -31,20 +31,20 @@ SAME = ("seed", "experts", "layers", "count_semantics", "counted")
 
 def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
     """Raise `RecordingError` if the steps to come belong to another run, or are counted in another way."""
-    found = first_difference(meta, before, SAME)
-    if found is not None:
-        name, got, expected = found
+    difference = first_difference(meta, before, SAME)
+    if difference is not None:
+        name, got, expected = difference
         raise RecordingError(f"{folder}: {name} is {short(got)} now, its steps have {short(expected)}: another run?")
 
 
 def first_difference(meta: TraceMeta, other: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:
     """Return the first of these fields that differs, with both values in words; None if all of them agree."""
     for name in names:
-        one, two = getattr(meta, name), getattr(other, name)
+        value, other_value = getattr(meta, name), getattr(other, name)
         if name == "counted":
-            one, two = one or "all", two or "all"  # older recordings do not name it
-        if one != two:
-            return (name, layer_names(meta), layer_names(other)) if name == "layers" else (name, one, two)
+            value, other_value = value or "all", other_value or "all"  # older recordings do not name it
+        if value != other_value:
+            return (name, layer_names(meta), layer_names(other)) if name == "layers" else (name, value, other_value)
     return None
 
 
@@ -55,12 +55,12 @@ def resume_notes(shards: Iterable[Trace], resumed: Iterable[int]) -> Iterator[st
         return
     share_SLE, step_S = _shares(shards, steps)
     for step in steps:
-        at = int(np.searchsorted(step_S, step))
-        found = _jump(share_SLE, at)
-        if found is not None:
-            moved, usual = found
+        row = int(np.searchsorted(step_S, step))
+        jump = _jump(share_SLE, row)
+        if jump is not None:
+            share, usual = jump
             yield (
-                f"at step {step}, where the recording was resumed, shares jump: {100 * moved:.1f} % of a layer's "
+                f"at step {step}, where the recording was resumed, shares jump: {100 * share:.1f} % of a layer's "
                 f"tokens go to other experts, beside {100 * usual:.1f} % before and after; was everything restored?"
             )
 
@@ -78,12 +78,12 @@ def _shares(shards: Iterable[Trace], steps: list[int]) -> tuple[NDArray[np.float
     return np.concatenate(shares), np.concatenate(steps_near)
 
 
-def _jump(share_SLE: NDArray[np.float64], at: int) -> tuple[float, float] | None:
+def _jump(share_SLE: NDArray[np.float64], row: int) -> tuple[float, float] | None:
     """Return how far a layer's shares move there, and at most on either side; None for no jump or too few rows."""
-    if at < 2 * WINDOW or at + 2 * WINDOW > len(share_SLE):
+    if row < 2 * WINDOW or row + 2 * WINDOW > len(share_SLE):
         return None
-    means_LE = [share_SLE[at + k * WINDOW : at + (k + 1) * WINDOW].mean(axis=0) for k in (-2, -1, 0, 1)]
-    before_L, across_L, after_L = (0.5 * np.abs(one - other).sum(axis=1) for one, other in itertools.pairwise(means_LE))
+    means_LE = [share_SLE[row + k * WINDOW : row + (k + 1) * WINDOW].mean(axis=0) for k in (-2, -1, 0, 1)]
+    before_L, across_L, after_L = (0.5 * np.abs(a_LE - b_LE).sum(axis=1) for a_LE, b_LE in itertools.pairwise(means_LE))
     usual_L = np.maximum(before_L, after_L)
     jumps_L = (across_L > LEAST) & (across_L > TIMES * usual_L)
     if not jumps_L.any():

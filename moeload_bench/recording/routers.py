@@ -156,19 +156,19 @@ def find_routers(model: nn.Module, adapters: dict[type, Adapter] | None = None) 
     ``adapters`` maps router classes that transformers does not declare (or whose output is unusual) to the function
     that reads their output. Raise `RecordingError` if there is no router.
     """
-    own = adapters or {}
-    classes = {**own, **{t: _UNUSUAL.get(t.__name__, top_k_routing) for t in _declared(model) if t not in own}}
-    found = [
+    readers = adapters or {}
+    classes = {**readers, **{t: _UNUSUAL.get(t.__name__, top_k_routing) for t in _declared(model) if t not in readers}}
+    routers = [
         Router(name, module, adapter, *_place(name))
         for name, module in model.named_modules()
         if (adapter := next((a for kind, a in classes.items() if isinstance(module, kind)), None)) is not None
     ]
-    if not found:
+    if not routers:
         raise RecordingError(
             f"no MoE layer found in {type(model).__name__}: no module is a router that transformers declares"
             + _suggestion(model)
         )
-    return found
+    return routers
 
 
 class _Candidate(NamedTuple):
@@ -188,9 +188,9 @@ class _Candidate(NamedTuple):
 def _candidates(model: nn.Module) -> list[_Candidate]:
     """Return the weights that map to fewer than they take, [experts, hidden], for which there is most evidence."""
     modules = dict(model.named_modules())
-    lists = {f"{place}.": len(one) for place, one in modules.items() if isinstance(one, nn.ModuleList)}
+    lists = {f"{place}.": len(module) for place, module in modules.items() if isinstance(module, nn.ModuleList)}
     stacked = {weight.shape[0] for weight in model.parameters() if weight.ndim == 3}
-    found = []
+    candidates = []
     for name, weight in model.named_parameters():
         if weight.ndim != 2 or not 2 <= weight.shape[0] < weight.shape[1]:
             continue
@@ -205,9 +205,9 @@ def _candidates(model: nn.Module) -> list[_Candidate]:
         experts = stacked | {count for place, count in lists.items() if not name.startswith(place)}
         evidence = 2 * (weight.shape[0] in experts) + says_router
         if evidence:
-            found.append(_Candidate(name, modules[layer], logits, weight.shape[0], weight.shape[1], evidence))
-    most = max((one.evidence for one in found), default=0)
-    return [one for one in found if one.evidence == most]
+            candidates.append(_Candidate(name, modules[layer], logits, weight.shape[0], weight.shape[1], evidence))
+    most = max((candidate.evidence for candidate in candidates), default=0)
+    return [candidate for candidate in candidates if candidate.evidence == most]
 
 
 def _attribute(inner: str) -> str:
@@ -217,13 +217,16 @@ def _attribute(inner: str) -> str:
 
 def _suggestion(model: nn.Module) -> str:
     """Return what the modules are that may be routers, with an adapter to paste for the first one's layer."""
-    found = _candidates(model)
-    if not found:
+    candidates = _candidates(model)
+    if not candidates:
         return f"; if it has routers of its own, {HOW_TO}"
-    first = found[0]
+    first = candidates[0]
     kind = type(first.layer).__name__
-    lines = [f"\n  {one.name} [{one.experts}, {one.hidden}] in {type(one.layer).__name__}" for one in found[:_SHOWN]]
-    more = f"\n  and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    lines = [
+        f"\n  {weight.name} [{weight.experts}, {weight.hidden}] in {type(weight.layer).__name__}"
+        for weight in candidates[:_SHOWN]
+    ]
+    more = f"\n  and {len(candidates) - _SHOWN} more" if len(candidates) > _SHOWN else ""
     return f""". These may be routers, [experts, hidden]:{"".join(lines)}{more}
 If {first.name} is one, choose as {kind}.forward does (its top-k, a bias, groups), and pass adapters={{{kind}: read}}
 ({page("docs/guide/recording.md")}, "A router without a module"):

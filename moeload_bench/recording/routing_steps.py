@@ -64,14 +64,14 @@ class RoutingSteps:
             raise RecordingError(f"routing_steps: layers saw different tokens in step {self.step}, expected the same")
         ids = [torch.cat([ids_TK for ids_TK, _ in passes]) for passes in layers]
         weights = [[weight_TK for _, weight_TK in passes if weight_TK is not None] for passes in layers]
-        known = [len(each) for each in weights] == [len(each) for each in tokens]
+        complete = [len(each) for each in weights] == [len(each) for each in tokens]
         routing = StepRouting(
             self.step,
             self._rank,
             np.array([router.block for router in routers], dtype=np.int32),
             np.cumsum(tokens[0]),
             torch.stack(ids).cpu().numpy(),
-            torch.stack([torch.cat(each) for each in weights]).cpu().numpy() if known else None,
+            torch.stack([torch.cat(each) for each in weights]).cpu().numpy() if complete else None,
         )
         try:
             write_routing(self._folder, routing)

@@ -152,27 +152,27 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
     _check_stages(parts)
     first = parts[0].meta
     for part in parts[1:]:
-        found = first_difference(part.meta, first, SAME)
-        if found is not None:
-            name, got, expected = found
+        difference = first_difference(part.meta, first, SAME)
+        if difference is not None:
+            name, got, expected = difference
             raise RecordingError(
                 f"{part.path}: {name} is {short(got)}, {parts[0].path} has {short(expected)}: another run?"
             )
     places = [(p, m, layer) for p, part in enumerate(parts) for m, layer in enumerate(part.meta.layers)]
-    seen: dict[Any, int] = {}
+    part_by_layer: dict[Any, int] = {}
     for p, _, layer in places:
         key = (layer.stack, layer.index, layer.kind)
-        if seen.setdefault(key, p) != p:
+        if part_by_layer.setdefault(key, p) != p:
             raise RecordingError(
-                f"{parts[p].path}: layer {layer.index} is in {parts[seen[key]].path} too; expected layers numbered "
-                "over the whole model (Stage(..., layer_offset=N))"
+                f"{parts[p].path}: layer {layer.index} is in {parts[part_by_layer[key]].path} too; expected layers "
+                "numbered over the whole model (Stage(..., layer_offset=N))"
             )
     places.sort(key=lambda place: (place[2].stack == "decoder", place[2].index))
     parallel = {k: v for k, v in first.parallel.items() if k not in ("stage", "stages")}
     notes = list(dict.fromkeys(note for part in parts for note in part.meta.notes))
     left_out = sorted({c for part in parts for c in part.trace.columns if COLUMNS[c].axes} - _shared(parts))
     notes += [f"{name} is not in every pipeline stage and left out" for name in left_out]
-    record = {
+    fields = {
         **first.model_dump(mode="json"),
         "layers": [layer for _, _, layer in places],
         "parallel": {**parallel, "pipeline": len(parts)},
@@ -180,7 +180,7 @@ def _meta(parts: Sequence[_Part]) -> tuple[TraceMeta, list[tuple[int, int]]]:
         "global_batch_tokens": max((part.meta.global_batch_tokens or 0 for part in parts), default=0) or None,
         "notes": notes,
     }
-    return TraceMeta.model_validate(record), [(p, m) for p, m, _ in places]
+    return TraceMeta.model_validate(fields), [(p, m) for p, m, _ in places]
 
 
 def _check_stages(parts: Sequence[_Part]) -> None:
@@ -192,12 +192,12 @@ def _check_stages(parts: Sequence[_Part]) -> None:
     stages = next(count for count in counts if count is not None)
     missing = sorted(set(range(stages)) - set(got))
     if len(counts) > 1 or missing or len(got) != stages:
-        what = (
+        fault = (
             f"stage {', '.join(map(str, missing))} is missing"
             if missing
             else "a stage occurs twice or is of another run"
         )
-        raise RecordingError(f"{parts[0].path.parent}: {what}: got stages {got}, expected 0 to {stages - 1} once each")
+        raise RecordingError(f"{parts[0].path.parent}: {fault}: got stages {got}, expected 0 to {stages - 1} once each")
 
 
 def _shared(parts: Sequence[_Part]) -> set[str]:
@@ -209,7 +209,7 @@ def _check_rows(parts: Sequence[_Part]) -> None:
     """Raise unless all stages have the same steps, and in each the same tokens."""
     first = parts[0]
     for part in parts[1:]:
-        shorter, longer = sorted((part, first), key=lambda one: one.trace.steps)
+        shorter, longer = sorted((part, first), key=lambda stage: stage.trace.steps)
         steps = shorter.trace.steps
         step_S, expected_S = part.trace.step_S[:steps], first.trace.step_S[:steps]
         tokens_S, wanted_S = part.trace.tokens_SL[:steps, 0], first.trace.tokens_SL[:steps, 0]

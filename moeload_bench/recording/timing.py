@@ -101,7 +101,7 @@ class ExpertTimer:
             ended = self._clock.mark()
             self.close()
             step_s = self._clock.seconds(self._began, ended)
-            inside = sum(self._clock.seconds(*span) for span in self._spans)
+            experts_s = sum(self._clock.seconds(*span) for span in self._spans)
         except Exception as error:
             self._fail(error)
             return None
@@ -109,7 +109,7 @@ class ExpertTimer:
             self.missing = "no expert module was called in a measured step: compiled code runs no hooks"
         if self.missing or self._entered is not None or step_s <= 0:
             return None
-        return min(1.0, inside / step_s)
+        return min(1.0, experts_s / step_s)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -206,7 +206,7 @@ class StepClock:
 
     def __init__(self, model: nn.Module, routers: Sequence[Router], reduce: Any, optimizer: Any = None) -> None:
         self._experts = expert_modules(model, routers)
-        self._timer = ExpertTimer(model, [one.module for one in self._experts])
+        self._timer = ExpertTimer(model, [experts.module for experts in self._experts])
         if not isinstance(reduce, RankSum | None):
             self._timer.missing = "reduce is no RankSum, so ranks cannot be compared"
         self._reduce = reduce if isinstance(reduce, RankSum) else None
@@ -232,14 +232,14 @@ class StepClock:
 
     def close_step(self, step: int) -> dict[str, float]:
         """Return the columns of a step that all ranks close; NaN where nothing was measured."""
-        found = {"step_time_s": time.perf_counter() - self._began}
+        columns = {"step_time_s": time.perf_counter() - self._began}
         part = self._timer.end()
         if is_measured(step):
             part_R = [part] if self._reduce is None else _of_ranks(self._reduce, part)
-            known = [one for one in part_R if one is not None]
-            if len(known) == len(part_R):
-                found |= {"expert_fraction": sum(known) / len(known), "expert_fraction_max": max(known)}
-        return {name: found.get(name, math.nan) for name in self.columns}
+            parts = [part for part in part_R if part is not None]
+            if len(parts) == len(part_R):
+                columns |= {"expert_fraction": sum(parts) / len(parts), "expert_fraction_max": max(parts)}
+        return {name: columns.get(name, math.nan) for name in self.columns}
 
     def meta(self, experts: int) -> ExpertMeta:
         """Return what is known of an expert after a step was trained; ``experts`` of a layer."""
@@ -267,7 +267,7 @@ def _of_ranks(reduce: RankSum, part: float | None) -> list[float | None]:
 def tensors(output: Any) -> Iterator[Any]:
     """Yield the tensors of a module's output through which gradients flow."""
     parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else (output,)
-    return (one for one in parts if isinstance(one, torch.Tensor) and one.requires_grad)
+    return (part for part in parts if isinstance(part, torch.Tensor) and part.requires_grad)
 
 
 # ------------------------------------------------------------------------------------------------ expert modules
@@ -286,30 +286,30 @@ def expert_modules(model: nn.Module, routers: Sequence[Router]) -> list[Experts]
     They stand beside the router, or in it where an adapter reads the whole layer: those named after experts, shared
     ones left out; else those with a weight [experts, in, out].
     """
-    found: list[Experts] = []
+    modules: list[Experts] = []
     for router in routers:
         above = model.get_submodule(router.name.rpartition(".")[0])
-        each = next(filter(None, (_inside(place, router.module) for place in (router.module, above))), [])
-        if not each:
+        experts = next(filter(None, (_inside(place, router.module) for place in (router.module, above))), [])
+        if not experts:
             return []
-        found += each
-    return list({id(one.module): one for one in found}.values())
+        modules += experts
+    return list({id(entry.module): entry for entry in modules}.values())
 
 
 def _inside(place: nn.Module, router: nn.Module) -> list[Experts]:
     """Return the modules of experts among the children of a module."""
-    others = {name: one for name, one in place.named_children() if one is not router}
-    named = [one for name, one in others.items() if "expert" in name and "shared" not in name]
-    found = [one for one in named if any(True for _ in one.parameters())]
-    found = found or [one for one in others.values() if _stacked(one, recurse=False) is not None]
-    each: list[Experts] = []
-    for one in found:
-        if isinstance(one, LISTS):
-            each += [Experts(expert, 1) for expert in one.children()]
+    others = {name: child for name, child in place.named_children() if child is not router}
+    named = [child for name, child in others.items() if "expert" in name and "shared" not in name]
+    holders = [child for child in named if any(True for _ in child.parameters())]
+    holders = holders or [child for child in others.values() if _stacked(child, recurse=False) is not None]
+    modules: list[Experts] = []
+    for holder in holders:
+        if isinstance(holder, LISTS):
+            modules += [Experts(expert, 1) for expert in holder.children()]
         else:
-            inner = next((len(child) for child in one.children() if isinstance(child, LISTS)), None)
-            each.append(Experts(one, inner or _stacked(one)))
-    return each
+            inner = next((len(child) for child in holder.children() if isinstance(child, LISTS)), None)
+            modules.append(Experts(holder, inner or _stacked(holder)))
+    return modules
 
 
 def _stacked(module: nn.Module, *, recurse: bool = True) -> int | None:
@@ -323,11 +323,11 @@ def expert_bytes(experts: Sequence[Experts], of_layer: int, optimizer: Any) -> t
     A module whose number of experts cannot be seen holds all ``of_layer`` of its layer if there is one process. None
     for what is not known: the state where the optimizer holds other tensors than the model's parameters.
     """
-    held = [one.held or (of_layer if this_rank()[1] == 1 else 0) for one in experts]
-    if not experts or 0 in held:
+    counts = [entry.held or (of_layer if this_rank()[1] == 1 else 0) for entry in experts]
+    if not experts or 0 in counts:
         return None, None
-    parameters = [p for one in experts for p in one.module.parameters()]
-    weights = sum(map(_bytes, parameters)) / sum(held)
+    parameters = [p for entry in experts for p in entry.module.parameters()]
+    weights = sum(map(_bytes, parameters)) / sum(counts)
     while hasattr(optimizer, "optimizer"):  # accelerate and others wrap it
         optimizer = optimizer.optimizer
     groups = getattr(optimizer, "param_groups", [])
@@ -337,7 +337,7 @@ def expert_bytes(experts: Sequence[Experts], of_layer: int, optimizer: Any) -> t
         return round(weights), None
     # an expert without a token has no state yet
     states = [(_bytes(p), optimizer.state[p].values()) for p in trained if p in optimizer.state]
-    state = sum(_bytes(one) for _, values in states for one in values if isinstance(one, torch.Tensor) and one.ndim)
+    state = sum(_bytes(cell) for _, cells in states for cell in cells if isinstance(cell, torch.Tensor) and cell.ndim)
     part = sum(map(_bytes, trained)) / sum(map(_bytes, parameters))
     return round(weights), round(weights * part * state / max(1, sum(size for size, _ in states)))
 

@@ -49,13 +49,13 @@ class Halves:
 
     def see_inputs(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         """Note how many sequences the next counted forward pass of the model has, and whether some of it is padding."""
-        first = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        if first is None:
-            first = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
-        count = int(first.shape[0]) if first is not None and first.ndim > 1 else 1
-        at = self._rank * count + self.sequences
-        self._pass_parity = at % 2
-        self._half_B = self._named or tuple(i % 2 for i in range(at, at + count))
+        inputs = kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+        if inputs is None:
+            inputs = next((arg for arg in args if isinstance(arg, torch.Tensor)), None)
+        count = int(inputs.shape[0]) if inputs is not None and inputs.ndim > 1 else 1
+        first = self._rank * count + self.sequences
+        self._pass_parity = first % 2
+        self._half_B = self._named or tuple(i % 2 for i in range(first, first + count))
         self._named = None
         self.sequences += count
         self._look_for_padding(kwargs.get("attention_mask"))

@@ -113,11 +113,11 @@ class TraceWriter:
         """Write the collected rows as a shard; do nothing if there is none."""
         if self._rows:
             meta = self._meta()
-            record = meta.model_dump(mode="json")
-            machines = _machines(self.parts, record, int(self._rows[0]["step"]))
+            payload = meta.model_dump(mode="json")
+            machines = _machines(self.parts, payload, int(self._rows[0]["step"]))
             state = {
                 **self._state(),
-                "meta": record,
+                "meta": payload,
                 "machines": machines,
                 "columns": sorted(self._rows[0]),
                 "resumed": self._resumed(int(self._rows[0]["step"])),
@@ -128,7 +128,7 @@ class TraceWriter:
 
     def _resumed(self, step: int) -> list[int]:
         """Return the steps at which the recording was resumed; this writer's first step too, if others came before."""
-        before = [at for at in self.parts.state.get("resumed", []) if at < step]
+        before = [resumption for resumption in self.parts.state.get("resumed", []) if resumption < step]
         return [*before, step] if self.parts.has_shards and not self._flushed else before
 
     def truncate(self, before_step: int) -> None:
@@ -161,23 +161,23 @@ def finish_parts(parts: Parts, complete: bool, notes: tuple[str, ...] = ()) -> P
     return path
 
 
-def _machines(parts: Parts, record: dict[str, Any], step: int) -> list[dict[str, Any]]:
+def _machines(parts: Parts, payload: dict[str, Any], step: int) -> list[dict[str, Any]]:
     """Return the machines, with this one added if it differs: a recording may be resumed elsewhere."""
     before = [machine for machine in parts.state.get("machines", []) if machine["from_step"] < step]
-    machine = {key: record[key] for key in _MACHINE}
-    same = before and before[-1] == {"from_step": before[-1]["from_step"], **machine}
-    return before if same else [*before, {"from_step": step, **machine}]
+    machine = {key: payload[key] for key in _MACHINE}
+    unchanged = before and before[-1] == {"from_step": before[-1]["from_step"], **machine}
+    return before if unchanged else [*before, {"from_step": step, **machine}]
 
 
-def _moved(before: dict[str, Any], now: dict[str, Any]) -> str:
+def _moved(former: dict[str, Any], machine: dict[str, Any]) -> str:
     """Return a note on what changes from a step on: bits may differ there, as between any two machines."""
     changes = [
-        f"{name} {before[key].get(name)} -> {now[key].get(name)}"
+        f"{name} {former[key].get(name)} -> {machine[key].get(name)}"
         for key in _MACHINE
-        for name in sorted(before[key].keys() | now[key].keys())
-        if before[key].get(name) != now[key].get(name)
+        for name in sorted(former[key].keys() | machine[key].keys())
+        if former[key].get(name) != machine[key].get(name)
     ]
-    return f"from step {now['from_step']} on recorded elsewhere: {', '.join(changes)}"
+    return f"from step {machine['from_step']} on recorded elsewhere: {', '.join(changes)}"
 
 
 def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
@@ -197,6 +197,6 @@ def trace_of(rows: list[Row], meta: TraceMeta) -> Trace:
 
 def rows_of(trace: Trace) -> Iterator[Row]:
     """Yield the rows of a trace as they were when the steps were closed: the inverse of `trace_of`."""
-    for at in range(trace.steps):
-        columns = {name: column[at] for name, column in trace.columns.items()}
-        yield {"step": int(trace.step_S[at]), "tokens": trace.tokens_SL[at], "load": trace.load_SLE[at], **columns}
+    for row in range(trace.steps):
+        columns = {name: column[row] for name, column in trace.columns.items()}
+        yield {"step": int(trace.step_S[row]), "tokens": trace.tokens_SL[row], "load": trace.load_SLE[row], **columns}
