@@ -70,12 +70,12 @@ def router_statistics(
     """
     aux, entropy = [], []
     for layer, routing in enumerate(routings):
-        known, prob_TE = _probabilities(routing, score_function)
-        count_E = torch.bincount(known.expert_P, minlength=known.experts)
-        share_E = count_E.to(prob_TE.dtype) / max(1, known.expert_P.numel())
+        routing, prob_TE = _probabilities(routing, score_function)
+        count_E = torch.bincount(routing.expert_P, minlength=routing.experts)
+        share_E = count_E.to(prob_TE.dtype) / max(1, routing.expert_P.numel())
         if running is not None:
             share_E = running.add(layer, count_E)
-        aux.append(known.experts * (share_E * prob_TE.mean(0)).sum())
+        aux.append(routing.experts * (share_E * prob_TE.mean(0)).sum())
         with torch.no_grad():
             entropy.append(torch.special.entr(prob_TE).sum(-1).mean())
     return RouterStatistics(torch.stack(aux), torch.stack(entropy))
@@ -89,16 +89,16 @@ def sequence_aux_loss(routings: Sequence[Routing | None], score_function: str, s
     """
     losses = []
     for routing in routings:
-        known, prob_TE = _probabilities(routing, score_function)
-        if known.tokens % sequences or known.top_k is None or not known.tokens_known:
-            raise RecordingError(f"{known.tokens} tokens of a router are not {sequences} sequences of one length")
-        length, experts = known.tokens // sequences, known.experts
-        token_P = known.token_P
+        routing, prob_TE = _probabilities(routing, score_function)
+        if routing.tokens % sequences or routing.top_k is None or not routing.tokens_known:
+            raise RecordingError(f"{routing.tokens} tokens of a router are not {sequences} sequences of one length")
+        length, experts = routing.tokens // sequences, routing.experts
+        token_P = routing.token_P
         if token_P is None:
-            token_P = torch.arange(known.tokens, device=prob_TE.device).repeat_interleave(known.top_k)
-        cell_P = token_P // length * experts + known.expert_P
+            token_P = torch.arange(routing.tokens, device=prob_TE.device).repeat_interleave(routing.top_k)
+        cell_P = token_P // length * experts + routing.expert_P
         count_BE = torch.bincount(cell_P, minlength=sequences * experts).view(sequences, experts)
-        share_BE = count_BE.to(prob_TE.dtype) / (length * known.top_k)
+        share_BE = count_BE.to(prob_TE.dtype) / (length * routing.top_k)
         losses.append(experts * (share_BE * prob_TE.view(sequences, length, experts).mean(1)).sum(-1).mean())
     return torch.stack(losses)
 
@@ -117,9 +117,9 @@ def _logits(routing: Routing | None) -> tuple[Routing, torch.Tensor]:
 
 def _probabilities(routing: Routing | None, score_function: str) -> tuple[Routing, torch.Tensor]:
     """Return the routing and the router's probabilities [T, E]: scores that sum to 1."""
-    known, logits_TE = _logits(routing)
+    routing, logits_TE = _logits(routing)
     score_TE = _scores(logits_TE, score_function)
-    return known, score_TE / score_TE.sum(-1, keepdim=True) if score_function == "sigmoid" else score_TE
+    return routing, score_TE / score_TE.sum(-1, keepdim=True) if score_function == "sigmoid" else score_TE
 
 
 def _scores(logits_TE: torch.Tensor, score_function: str) -> torch.Tensor:
@@ -246,9 +246,9 @@ class QuantileBias(RoutingBias):
     def _scored(self, routings: Sequence[Routing | None]) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
         """Yield scores [T, E], present bias [E] and top-k of each router."""
         for routing, bias_E in zip(routings, self._bias, strict=True):
-            known, logits_TE = _logits(routing)
-            assert known.top_k is not None, "a router with such a bias chooses as many experts for every token"
-            yield _scores(logits_TE, self._score_function), bias_E, known.top_k
+            routing, logits_TE = _logits(routing)
+            assert routing.top_k is not None, "a router with such a bias chooses as many experts for every token"
+            yield _scores(logits_TE, self._score_function), bias_E, routing.top_k
 
     def _set(self, new_LE: torch.Tensor) -> None:
         """Set the biases, centred to mean 0 in each layer."""
@@ -318,8 +318,8 @@ def bias_histogram(score_TE: torch.Tensor, bias_E: torch.Tensor, top_k: int) -> 
     What lies outside of the bins counts in the first or the last. Raise `RecordingError` as `quantile_bias` does.
     """
     experts = score_TE.shape[1]
-    least, width = _bins(bias_E)
-    bin_TE = ((_cutoffs(score_TE, bias_E, top_k) - score_TE - least) / width).floor().long().clamp(0, BINS - 1)
+    low, width = _bins(bias_E)
+    bin_TE = ((_cutoffs(score_TE, bias_E, top_k) - score_TE - low) / width).floor().long().clamp(0, BINS - 1)
     cell_TE = bin_TE + BINS * torch.arange(experts, device=bin_TE.device)
     return torch.bincount(cell_TE.reshape(-1), minlength=experts * BINS).view(experts, BINS)
 
@@ -329,19 +329,19 @@ def histogram_quantile(count_EH: torch.Tensor, bias_E: torch.Tensor, top_k: int)
 
     ``bias_E`` is the one that tokens were counted under. A factor common to all counts changes nothing.
     """
-    least, width = _bins(bias_E)
+    low, width = _bins(bias_E)
     below_EH = count_EH.double().cumsum(dim=1)
     wanted_E1 = below_EH[:, -1:] * top_k / len(bias_E) * (1 - 1e-12)  # rounding must not skip to the next bin
     bin_E1 = torch.searchsorted(below_EH, wanted_E1)
     inside_E1 = count_EH.double().gather(1, bin_E1)
     part_E1 = 1 - (below_EH.gather(1, bin_E1) - wanted_E1) / inside_E1
-    return (least + (bin_E1 + part_E1) * width).squeeze(1).to(bias_E.dtype)
+    return (low + (bin_E1 + part_E1) * width).squeeze(1).to(bias_E.dtype)
 
 
 def _bins(bias_E: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return where the histogram's first bin begins, and how wide each is."""
-    least = bias_E.min() - 1
-    return least, (bias_E.max() + 1 - least) / BINS
+    low = bias_E.min() - 1
+    return low, (bias_E.max() + 1 - low) / BINS
 
 
 # ------------------------------------------------------------------------------------------------ hash routing
@@ -384,8 +384,8 @@ def route_by_token(model: nn.Module, seed: int) -> None:
     config: Any = model.config
     for layer, router in enumerate(find_routers(model)):
         old: Any = router.module
-        known = router.adapter is top_k_routing and hasattr(old, "top_k") and hasattr(old, "num_experts")
-        if not known or config.is_encoder_decoder:
+        returns_indices = router.adapter is top_k_routing and hasattr(old, "top_k") and hasattr(old, "num_experts")
+        if not returns_indices or config.is_encoder_decoder:
             raise RecordingError(
                 f"hash routing needs a decoder whose routers return indices, as Qwen3-MoE's do; {router.name} is a "
                 f"{type(old).__name__}"

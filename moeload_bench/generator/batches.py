@@ -57,16 +57,16 @@ class BatchOrder:
     def _hold_out(self, tokens: int) -> NDArray[np.int64]:
         """Take windows out of every source, evenly spaced, with about so many ``tokens`` in all; return them."""
         each = math.ceil(tokens / self._recipe.data.sequence_length / len(self._windows))
-        held = []
+        windows = []
         for name, window_WN in self._windows.items() if tokens else ():
             if each >= len(window_WN):
                 raise RecipeError(
                     f"data.held_out: {tokens} tokens need {each} of the {len(window_WN)} sequences of {name}"
                 )
             index = np.linspace(0, len(window_WN) - 1, each).astype(np.int64)
-            held.append(window_WN[index].astype(np.int64))
+            windows.append(window_WN[index].astype(np.int64))
             self._windows[name] = np.delete(window_WN, index, axis=0)
-        return np.concatenate(held) if held else np.empty((0, self._recipe.data.sequence_length), dtype=np.int64)
+        return np.concatenate(windows) if windows else np.empty((0, self._recipe.data.sequence_length), dtype=np.int64)
 
     def reordered(self, seed: int) -> BatchOrder:
         """Return the order of another seed, over the same text."""
@@ -103,7 +103,7 @@ class BatchOrder:
         trained: dict[str, set[int]] = {source: set() for source in table.sources}
         for source, number, _ in self._in_turn(stage, step):
             trained[source].add(self._window(stage, source, number))
-        order = {source: self._untrained(step, source, taken) for source, taken in trained.items()}
+        order = {source: self._untrained(step, source, numbers) for source, numbers in trained.items()}
         rows, halves = [], []
         for j, slot in _slots(table, sequences):
             source = table.sources[j]
@@ -125,20 +125,20 @@ class BatchOrder:
         """Return, by (stage, source), how often the whole run trains on all windows of the source in that stage."""
         data = self._recipe.data
         ends = [*(stage.start for stage in data.stages[1:]), self._recipe.steps]
-        found: dict[tuple[int, str], float] = {}
+        passes: dict[tuple[int, str], float] = {}
         for number, (table, end) in enumerate(zip(data.stages, ends, strict=True)):
             if table.towards is None:
-                for source, taken in zip(table.sources, _taken_before(data, table, end), strict=True):
-                    found[number, source] = taken / len(self._windows[source])
-        return found
+                for source, count in zip(table.sources, _taken_before(data, table, end), strict=True):
+                    passes[number, source] = count / len(self._windows[source])
+        return passes
 
     def _drifting(self, stage: int, step: int) -> Iterator[tuple[str, int, int]]:
         """Yield the same as `_in_turn`, in a stage that drifts towards other sources."""
         data = self._recipe.data
         table = data.stages[stage]
-        pairs, span, at = data.sequences // 2, data.stages[stage + 1].start - table.start, step - table.start
-        new, after = (pairs * t * t // (2 * span) for t in (at, at + 1))
-        old = pairs * at - new
+        pairs, span, since = data.sequences // 2, data.stages[stage + 1].start - table.start, step - table.start
+        new, after = (pairs * t * t // (2 * span) for t in (since, since + 1))
+        old = pairs * since - new
         for sources, first, count in (
             (table.sources, old, pairs - (after - new)),
             (table.towards or (), new, after - new),
@@ -153,8 +153,8 @@ class BatchOrder:
 
     def _window(self, stage: int, source: str, number: int) -> int:
         """Return the window that is sequence ``number`` of a source in a stage."""
-        epoch, at = divmod(number, len(self._windows[source]))
-        return int(self._order(stage, source, epoch)[at])
+        epoch, place = divmod(number, len(self._windows[source]))
+        return int(self._order(stage, source, epoch)[place])
 
     def _shuffled(self, stage: int, source: str, epoch: int) -> NDArray[np.int64]:
         return random_of(f"{self._seed}/{stage}/{source}/{epoch}").permutation(len(self._windows[source]))
@@ -167,21 +167,21 @@ def random_of(key: str) -> np.random.RandomState:
 
 def _slots(table: StageTable, sequences: int) -> Iterator[tuple[int, int]]:
     """Yield (number of the source, number within what the step takes of it) of each sequence of a step."""
-    taken = [0] * len(table.sources)
+    counts = [0] * len(table.sources)
     for _, j in zip(range(sequences), itertools.cycle(table.turns), strict=False):
-        yield j, taken[j]
-        taken[j] += 1
+        yield j, counts[j]
+        counts[j] += 1
 
 
 def _taken_before(data: DataTable, table: StageTable, step: int) -> list[int]:
     """Return, by source, how many sequences the stage's steps before ``step`` took."""
     edges = [*(first for first, _ in data.batch_sizes), step]
-    taken = [0] * len(table.sources)
+    counts = [0] * len(table.sources)
     for (first, count), after in zip(data.batch_sizes, edges[1:], strict=True):
         steps = max(0, min(after, step) - max(first, table.start))
         for j, _ in _slots(table, count) if steps else ():
-            taken[j] += steps
-    return taken
+            counts[j] += steps
+    return counts
 
 
 def _windows(name: str, ids: NDArray[np.uint16], length: int) -> NDArray[np.uint16]:

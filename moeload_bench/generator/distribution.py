@@ -125,11 +125,13 @@ class ScheduleOption(Record):
 
     def table(self, share: float | None, steps: int, warmup: int) -> dict[str, Any]:
         """Return the recipe's table for a run of ``steps`` steps."""
-        found = {**self.model_dump(exclude={"at"}, exclude_none=True), "warmup": warmup}
+        table = {**self.model_dump(exclude={"at"}, exclude_none=True), "warmup": warmup}
         if share is None:
-            return found | ({"period": steps} if self.kind == "cosine" else {})
-        at = rounded(share * steps)
-        return found | ({"decay_start": at, "decay": steps - at} if self.kind.endswith("decay") else {"period": at})
+            return table | ({"period": steps} if self.kind == "cosine" else {})
+        event = rounded(share * steps)
+        return table | (
+            {"decay_start": event, "decay": steps - event} if self.kind.endswith("decay") else {"period": event}
+        )
 
 
 class PlanTable(Record):
@@ -232,13 +234,13 @@ class Distribution(Record):
             yield from _unknown(f"methods.{name}.optimizers", method.optimizers, self.training.rates)
         for number, plan in enumerate(self.plans):
             yield from _unknown(f"plans.{number}.mixes", plan.mixes, self.mixes)
-        for where, used, held_out in (
+        for where, names, held_out in (
             ("families", self.families, self.kept_out.families),
             ("mixes", [text for mix in self.mixes.values() for text in mix], self.kept_out.texts),
             ("methods", self.methods, self.kept_out.methods),
         ):
-            if both := sorted({*used} & {*held_out}):
-                yield f"{where}: {both[0]!r} is in kept_out"
+            if shared := sorted({*names} & {*held_out}):
+                yield f"{where}: {shared[0]!r} is in kept_out"
         for stratum, table in self.strata.items():
             shapes = prod(len(getattr(table, key)) for key in SHAPE)
             if shapes > MOST_SHAPES:
@@ -279,11 +281,11 @@ def rounded(step: float) -> int:
     return 10 * round(step / 10)
 
 
-def _unknown(where: str, names: Iterable[str], known: Iterable[str]) -> Iterator[str]:
+def _unknown(where: str, names: Iterable[str], options: Iterable[str]) -> Iterator[str]:
     """Yield what is wrong with names that are not known."""
     for name in names:
-        if name not in known:
-            yield f"{where}: {name!r} is unknown; there is: {', '.join(known)}"
+        if name not in options:
+            yield f"{where}: {name!r} is unknown; there is: {', '.join(options)}"
 
 
 # ------------------------------------------------------------------------------------------------ shapes and their cost

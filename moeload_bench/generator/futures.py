@@ -17,7 +17,7 @@ from pathlib import Path
 from moeload_bench.errors import InterruptedRecordingError, RecipeError, RecordingError
 from moeload_bench.files import replacing
 from moeload_bench.generator.processes import Ranks
-from moeload_bench.generator.provenance import recipe_record
+from moeload_bench.generator.provenance import recipe_payload
 from moeload_bench.generator.recipe import Recipe, with_settings
 from moeload_bench.generator.training import Job, TrainingRun, record_recipe
 from moeload_bench.recording.parts import Parts
@@ -75,7 +75,7 @@ class Fork:
     @property
     def checkpoint(self) -> Path:
         """Return where the checkpoint is kept; another recipe of the same name has another file."""
-        text = json.dumps(recipe_record(self.job.recipe), sort_keys=True)
+        text = json.dumps(recipe_payload(self.job.recipe), sort_keys=True)
         return self.target(0).with_name(f"{hashlib.sha256(text.encode()).hexdigest()[:12]}.checkpoint")
 
     def order_seed(self, future: int) -> int:
@@ -114,9 +114,9 @@ def _is_finished(fork: Fork, future: int) -> bool:
     if not target.is_file():
         return False
     trace = read_trace(target)
-    found = (trace.meta.recipe_version, int(trace.step_S[0]), trace.steps)
-    if found != (recipe.version, fork.step, fork.steps):
-        version, first, steps = found
+    content = (trace.meta.recipe_version, int(trace.step_S[0]), trace.steps)
+    if content != (recipe.version, fork.step, fork.steps):
+        version, first, steps = content
         raise RecordingError(
             f"{target}: has {steps} steps from step {first} on, of version {version} of the recipe; expected "
             f"{fork.steps} from step {fork.step} on, of version {recipe.version}; choose another --out or remove it"
@@ -173,8 +173,8 @@ def _record_future(fork: Fork, future: int, progress: StepProgress, stop: Callab
     run = TrainingRun(replace(job, recipe=fork.recipe), Ranks())
     run.restore(fork.checkpoint)
     run.order = run.order.reordered(seed)
-    own = {"split": fork.split, "run": future}
-    writer = TraceWriter(parts, lambda: run.meta().model_copy(update=own), shard_steps=job.shard_steps)
+    fields = {"split": fork.split, "run": future}
+    writer = TraceWriter(parts, lambda: run.meta().model_copy(update=fields), shard_steps=job.shard_steps)
     parts.start(False)
     before = fork.step + future * fork.steps
     for number in range(fork.steps):

@@ -64,15 +64,15 @@ def _check_keys(recipe: Recipe) -> None:
     if family not in CONFIG_MAPPING:
         raise RecipeError(f"recipe {recipe.name}: unknown model family {family!r}{_close(family, CONFIG_MAPPING)}")
     default = CONFIG_MAPPING[family]()
-    known = {*default.to_dict(), *default.attribute_map, *_UNDECLARED}
+    keys = {*default.to_dict(), *default.attribute_map, *_UNDECLARED}
     for key in recipe.model.config:
-        if key not in known:
-            raise RecipeError(f"recipe {recipe.name}: model.config: {family} has no key {key!r}{_close(key, known)}")
+        if key not in keys:
+            raise RecipeError(f"recipe {recipe.name}: model.config: {family} has no key {key!r}{_close(key, keys)}")
 
 
-def _close(got: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(got, list(known), n=3)
-    return f"; there is: {', '.join(near)}" if near else "; see its configuration class in transformers"
+def _close(got: str, names: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(got, list(names), n=3)
+    return f"; there is: {', '.join(matches)}" if matches else "; see its configuration class in transformers"
 
 
 def _check_top_k(config: Any) -> None:

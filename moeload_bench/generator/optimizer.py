@@ -63,8 +63,8 @@ class ScheduleTable(Record):
             yield f"kind {self.kind!r} does not go with period {self.period}"
         if self.kind != "cosine_restarts" and (self.restart_factor != 1 or self.restart_from_weights):
             yield f"kind {self.kind!r} has no restarts, so no restart_factor and no restart_from_weights"
-        given = [self.decay_start is not None, self.decay is not None]
-        if given != [self.kind == "warmup_stable_decay"] * 2:
+        decays = [self.decay_start is not None, self.decay is not None]
+        if decays != [self.kind == "warmup_stable_decay"] * 2:
             yield f"kind {self.kind!r} does not go with decay_start {self.decay_start}, decay {self.decay}"
         for name, end in (("period", self.period), ("decay_start", self.decay_start)):
             if end is not None and end <= self.warmup:
@@ -109,12 +109,12 @@ class ScheduleTable(Record):
         return risen * (1 - (1 - self.floor) * fallen)
 
     def _cosine(self, step: int, period: int) -> float:
-        count, at = divmod(step, period)
+        count, place = divmod(step, period)
         if count and self.kind == "cosine":
             return self.floor
         peak = self.restart_factor if count else 1.0
         warmup = 0 if count and self.restart_from_weights else self.warmup
-        if at < warmup:
-            return peak * (at + 1) / warmup
-        angle = math.pi * (at - warmup) / max(1, period - warmup)
+        if place < warmup:
+            return peak * (place + 1) / warmup
+        angle = math.pi * (place - warmup) / max(1, period - warmup)
         return peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(angle)))

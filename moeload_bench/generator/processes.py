@@ -50,8 +50,8 @@ class Ranks:
         if self.leads:
             try:
                 answer = torch.tensor([1, action()])
-            except MoeloadError as caught:
-                error = caught
+            except MoeloadError as raised:
+                error = raised
         answer = answer.to(device_of())
         dist.broadcast(answer, src=0)
         if error is not None:
@@ -62,14 +62,14 @@ class Ranks:
 
     def first_alone(self, action: Callable[[], T]) -> T:
         """Run ``action`` on process 0 first, which fills caches, then on all others, which read them."""
-        done: list[T] = []
+        results: list[T] = []
 
         def once() -> int:
-            done.append(action())
+            results.append(action())
             return 0
 
         self.led(once)
-        return done[0] if done else action()
+        return results[0] if results else action()
 
     def shared_file(self, path: Path | None) -> Path | io.BytesIO | None:
         """Return a file that process 0 holds, for all processes; None if it holds none."""
@@ -154,8 +154,8 @@ def scattered(tensor: Any, like: nn.Parameter) -> Any:
 
 def load_whole(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Set model and optimizer from whole tensors; each process takes its part of them."""
-    held = model.state_dict()
-    model.load_state_dict({name: scattered(value, held[name]) for name, value in state["model"].items()})
+    tensors = model.state_dict()
+    model.load_state_dict({name: scattered(value, tensors[name]) for name, value in state["model"].items()})
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     moments = {
         number: {name: scattered(value, parameters[number]) for name, value in cells.items()}
@@ -167,8 +167,8 @@ def load_whole(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[s
 def data_parallel(model: nn.Module, recipe: Recipe) -> nn.Module:
     """Return the model with gradients averaged over all processes; all start from the first process's weights."""
     # in Switch each expert is a module of its own, which gets no gradient in a pass without tokens for it
-    unused = recipe.model.family == "switch_transformers"
-    return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=unused)
+    has_unused = recipe.model.family == "switch_transformers"
+    return torch.nn.parallel.DistributedDataParallel(model, find_unused_parameters=has_unused)
 
 
 def seed_process(seed: int, step: int, rank: int) -> None:

@@ -22,15 +22,15 @@ _NUMBERS_DEPEND_ON = ("torch", "transformers")
 
 
 def recipe_meta(
-    recipe: Recipe, texts: Mapping[str, TextSource], passes: Mapping[tuple[int, str], float], **known: Any
+    recipe: Recipe, texts: Mapping[str, TextSource], passes: Mapping[tuple[int, str], float], **fields: Any
 ) -> TraceMeta:
-    """Return everything known about a run of a recipe: what follows from the recipe, and fields ``known`` of the run.
+    """Return the metadata of a run of a recipe: what follows from the recipe, and the other ``fields``, of the run.
 
     ``passes``: see `BatchOrder.passes`.
     """
-    balancing = balancing_meta(recipe, known["parallel"]["processes"])
+    balancing = balancing_meta(recipe, fields["parallel"]["processes"])
     return TraceMeta(
-        **known,
+        **fields,
         format_version="1.5" if balancing.scope == "running_mean" else "1.3",
         recipe=recipe.name,
         recipe_version=recipe.version,
@@ -64,7 +64,7 @@ def probe_meta(recipe: Recipe, run: TraceMeta) -> TraceMeta:
     """Return the metadata of the probe of a run."""
     table = recipe.probe
     assert table is not None
-    about = (
+    note = (
         f"each row counts {table.tokens} tokens of the stage's mix in a pass without gradients, by the weights that "
         "its step is trained from and on sequences that the step does not train on; the updates are those of "
         f"{run.recipe}/{run.split}/seed{run.run}, {run.global_batch_tokens} tokens a step"
@@ -73,7 +73,7 @@ def probe_meta(recipe: Recipe, run: TraceMeta) -> TraceMeta:
         "recipe": probe_name(recipe),
         "stride": table.every,
         "global_batch_tokens": table.tokens,
-        "notes": (*run.notes, about),
+        "notes": (*run.notes, note),
     }
     return run.model_copy(update=more)
 
@@ -130,8 +130,8 @@ def balancing_meta(recipe: Recipe, processes: int = 1) -> BalancingMeta:
         "quantile_histogram": ("quantile", "per_layer"),
         "hash": ("hash", "none"),
     }[recipe.balancing.method]
-    record = {"method": method, "coefficient": recipe.balancing.coefficient, "scope": scope}
-    return BalancingMeta.model_validate(record)
+    fields = {"method": method, "coefficient": recipe.balancing.coefficient, "scope": scope}
+    return BalancingMeta.model_validate(fields)
 
 
 def source_metas(
@@ -156,7 +156,7 @@ def source_metas(
 # ------------------------------------------------------------------------------------------------ going on
 
 
-def recipe_record(recipe: Recipe) -> dict[str, Any]:
+def recipe_payload(recipe: Recipe) -> dict[str, Any]:
     """Return every field of a recipe that decides the numbers of a step."""
     return recipe.model_dump(mode="json", exclude={"steps", "about"})
 
@@ -187,7 +187,7 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
         )
     begun = parts.state.get("recipe")  # recordings from before this was stored continue unchecked
     if begun is not None:
-        _refuse_difference(parts, f"recipe {recipe.name}", begun, recipe_record(recipe))
+        _refuse_difference(parts, f"recipe {recipe.name}", begun, recipe_payload(recipe))
     if meta["parallel"]["processes"] != processes:
         raise RecordingError(
             f"{parts.folder}: begun by {meta['parallel']['processes']} processes, these are {processes}"
@@ -196,10 +196,10 @@ def check_same_recipe(recipe: Recipe, parts: Parts, processes: int, *, sharded: 
         raise RecordingError(
             f"{parts.folder}: begun {'without' if sharded else 'with'} --shard: continue it the same way"
         )
-    now, then = recorded_versions(), meta["versions"]
+    versions, before = recorded_versions(), meta["versions"]
     for name in _NUMBERS_DEPEND_ON:
-        if now.get(name) != then.get(name):
-            differ = f"begun with {name} {then.get(name)}, this is {now.get(name)}"
+        if versions.get(name) != before.get(name):
+            differ = f"begun with {name} {before.get(name)}, this is {versions.get(name)}"
             may = "numbers may differ from those of an uninterrupted recording"
             warnings.warn(f"{parts.folder}: {differ}: {may}", RecordingWarning, stacklevel=2)
 
@@ -212,21 +212,21 @@ def check_same_text(parts: Parts, sha256: Mapping[str, str]) -> int:
     return 0
 
 
-def _refuse_difference(parts: Parts, what: str, begun: Any, now: Any) -> None:
-    different = _first_difference(begun, now)
-    if different is not None:
-        key, was, is_now = different
+def _refuse_difference(parts: Parts, content: str, former: Any, present: Any) -> None:
+    difference = _first_difference(former, present)
+    if difference is not None:
+        key, old, new = difference
         raise RecordingError(
-            f"{parts.folder}: {what}: {key} was {was!r} when the recording was begun, it is {is_now!r}; record what "
+            f"{parts.folder}: {content}: {key} was {old!r} when the recording was begun, it is {new!r}; record what "
             "changed under another name, seed or --out"
         )
 
 
-def _first_difference(begun: Any, now: Any, key: str = "") -> tuple[str, Any, Any] | None:
-    if isinstance(begun, dict) and isinstance(now, dict):
-        for name in sorted({*begun, *now}):
-            found = _first_difference(begun.get(name), now.get(name), f"{key}.{name}".lstrip("."))
-            if found is not None:
-                return found
+def _first_difference(former: Any, present: Any, key: str = "") -> tuple[str, Any, Any] | None:
+    if isinstance(former, dict) and isinstance(present, dict):
+        for name in sorted({*former, *present}):
+            difference = _first_difference(former.get(name), present.get(name), f"{key}.{name}".lstrip("."))
+            if difference is not None:
+                return difference
         return None
-    return None if begun == now else (key, begun, now)
+    return None if former == present else (key, former, present)

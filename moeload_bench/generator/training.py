@@ -49,7 +49,7 @@ from moeload_bench.generator.provenance import (
     probe_meta,
     probe_name,
     recipe_meta,
-    recipe_record,
+    recipe_payload,
 )
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.generator.specialisation import Specialisation
@@ -121,8 +121,8 @@ class TrainingRun:
             self.model, ADAPTERS, keep_routing=True, reduce=total, micro_max=micro_max, kept=kept
         )
         body: Any = self.model.base_model
-        one = ranks.count == 1 and not body.config.is_encoder_decoder
-        if (self.recipe.probe or self.recipe.data.held_out) and not one:
+        can_probe = ranks.count == 1 and not body.config.is_encoder_decoder
+        if (self.recipe.probe or self.recipe.data.held_out) and not can_probe:
             raise RecordingError("probe and data.held_out are for one process and a decoder only")
         self._body = body  # without the head: a probe needs no prediction
         self._probe_counter = (
@@ -162,7 +162,7 @@ class TrainingRun:
 
     def identity(self) -> dict[str, Any]:
         """Return what a resumed recording is checked against: the recipe and the hashes of what is trained on."""
-        return {"recipe": recipe_record(self.recipe), "sha256": self.sha256()}
+        return {"recipe": recipe_payload(self.recipe), "sha256": self.sha256()}
 
     def step(self, number: int) -> dict[str, Any]:
         """Train optimizer step ``number``; return the step's cells of the trace by column."""
