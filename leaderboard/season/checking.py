@@ -20,7 +20,7 @@ from leaderboard.season.entries import check_imports
 from leaderboard.season.folder import FACTS, RECORDINGS, SeasonFolder, file_hashes, recordings_sha256, utc_now
 from leaderboard.season.history import SLACK, history_problems, missing_history
 from leaderboard.season.records import Recording, Scores
-from leaderboard.season.rescoring import Findings, chosen, score_again
+from leaderboard.season.rescoring import Findings, chosen, contrast_again, score_again
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import Progress, run_tasks, suite_of
 from moeload_bench.errors import MoeloadError, SeasonError, short
@@ -95,8 +95,9 @@ def check_season(
         limit = math.inf if everything else minutes
         note(f"seed {seed}: {plan.words()}; the latter have {limit:g} minutes; {COSTS}")
         again = score_again(found.scored, plan, jobs=jobs, minutes=limit, progress=progress)
-        found.wrong += again.wrong
-        found.unchecked += again.unchecked
+        for part in (again, contrast_again(found.scored, plan)):
+            found.wrong += part.wrong
+            found.unchecked += part.unchecked
     except MoeloadError as error:
         found.wrong.append(str(error))
     found.to_record = runs_to_record_again(recordings, seed)

@@ -6,7 +6,7 @@ outcomes of the balancing, so that origins chosen by state would not be those of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,8 @@ from leaderboard.season.drawing import season_recipes
 from leaderboard.season.entries import copies_on_path, read_entry
 from leaderboard.season.folder import PAIRED, SeasonFolder
 from leaderboard.season.records import PairedTest, Season
+from leaderboard.verifying.agreement import mean_bound
+from moeload_bench.errors import printable
 from moeload_bench.generator.draws import shared_name
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, run_pair
@@ -26,6 +28,9 @@ from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.store import data_sha256, read_trace
+
+ROUNDED = 1e-5
+"""How far a number is apart from itself with the six digits of the file."""
 
 
 def write_contrast(folder: SeasonFolder, setting: Setting) -> None:
@@ -79,6 +84,29 @@ def contrast_rows(
             "error": float(np.mean([errors[origin] for origin in found])),
             "floor": float(floors[name][FLOOR][PRIMARY][0]),
         }
+
+
+def contrast_problems(folder: SeasonFolder, recipes: Iterable[Recipe], setting: Setting) -> Iterator[str]:
+    """Say which row of the paired test a re-run contradicts, of the runs of some recipes; raise what a run raises."""
+    paired = folder.season.paired
+    if paired is None:
+        return
+    try:
+        stated = pd.read_csv(folder.path / PAIRED).set_index(["recipe", "window"])[["error", "floor"]].astype(float)
+    except (OSError, ValueError, KeyError) as error:
+        yield f"{PAIRED}: cannot be read: {printable(str(error))[:200]}"
+        return
+    relative, absolute = mean_bound(PRIMARY)
+    for recipe in (one for one in recipes if one.balancing.method in (paired.balancing, paired.against)):
+        again = {row["window"]: (row["error"], row["floor"]) for row in contrast_rows(folder, recipe, paired, setting)}
+        windows = [window for name, window in stated.index if name == recipe.name]
+        if sorted(windows) != sorted(again):
+            yield f"{PAIRED}: {recipe.name} has the windows {windows}, expected {[*again]}"
+            continue
+        for window, numbers in again.items():
+            got = stated.loc[recipe.name, window].to_numpy().ravel()
+            if not np.allclose(got, numbers, rtol=max(relative, ROUNDED), atol=absolute):
+                yield f"{PAIRED}: {recipe.name}, {window}: got {got.tolist()}, a re-run gives {list(numbers)}"
 
 
 def contrasts(season: Season, rows: pd.DataFrame) -> Mapping[str, Estimate]:

@@ -148,7 +148,10 @@ class Terms(Record):
     def claimed(self) -> set[str]:
         """Return the entries that a test or the headline names."""
         quoted = {name for name in self.headline.split("`") if name in self.named}
-        return {self.candidate, self.reference, *quoted}.union(*((t.candidate, t.reference) for t in self.tests))
+        paired = {self.paired.forecaster} if self.paired else set()
+        return {self.candidate, self.reference, *quoted, *paired}.union(
+            *((t.candidate, t.reference) for t in self.tests)
+        )
 
     @property
     def units(self) -> str:

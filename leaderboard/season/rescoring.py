@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from leaderboard.rerun import copied_code_level, rerun_differences, scratch_cache
+from leaderboard.season.contrast import contrast_problems
 from leaderboard.season.entries import read_entry
 from leaderboard.season.scored import ScoredSeason
 from leaderboard.season.scoring import Progress, run_entry, season_setting, trace_file
@@ -113,6 +114,23 @@ def score_again(
             _compare(results[work.entry].select(traces=[work.task.id]), work, next(outputs), findings)
             progress(number + 1, len(works), f"{work.entry} on {work.task.id}")
     findings.unchecked += [f"entry {name}: {runs} runs, no time was left" for name, runs in sorted(missed.items())]
+    return findings
+
+
+def contrast_again(scored: ScoredSeason, plan: Plan) -> Findings:
+    """Make the rows of the paired test again, of the runs that were chosen for the entries that tests name."""
+    findings, folder, paired = Findings(), scored.folder, scored.season.paired
+    if paired is not None:
+        (one,) = scored.season.tested
+        chosen_recipes = dict.fromkeys(work.task.id.split("/")[0] for work in plan.claimed)
+        recipes = [scored.recipes[one.name][name] for name in chosen_recipes]
+        try:
+            level = copied_code_level(read_entry(folder.entries / paired.forecaster).record.has_code)
+            setting = replace(season_setting(scored.suite, folder.base, level), fresh=True)
+            with scratch_cache():
+                findings.wrong += contrast_problems(folder, recipes, setting)
+        except MoeloadError as error:
+            findings.unchecked.append(f"the paired test: {error}")
     return findings
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +24,7 @@ from leaderboard.season.page import season_page
 from leaderboard.season.power import SIMULATIONS, Spread, all_pass_at_least, pass_chance, spread_of
 from leaderboard.season.recording import keep_recording
 from leaderboard.season.records import Recording, file_sha256
+from leaderboard.season.rescoring import Findings, chosen, contrast_again
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import score_season
 from moeload_bench.errors import SeasonError
@@ -91,13 +95,14 @@ def record_pairs(folder: SeasonFolder) -> None:
         load_SLE = synthetic_load_SLE(STEPS, seed=number)[:steps]
         columns["load_half"] = np.random.default_rng(number).binomial(load_SLE, 0.5)
         words = {"recipe": recipe.name, "split": folder.season.split, "seed": folder.draw.runs[recipe.name].seed}
-        trace = Trace.from_arrays(load_SLE, 512, 2, columns=columns, run=0, **words)
+        whole = Trace.from_arrays(load_SLE, 512, 2, columns=columns, run=0, **words)
+        trace = replace(whole, meta=whole.meta.model_copy(update={"complete": steps == STEPS}))
         write_trace(trace, folder.trace(recipe.name))
         made = Recording(
             draw_sha256=file_sha256(folder.path / "draw.json"),
             data_sha256=data_sha256(trace),
             meta_sha256=trace.meta.sha256(),
-            ended="training diverged" if steps < STEPS else None,
+            ended=f"step {steps}: the loss is nan: training diverged" if steps < STEPS else None,
         )
         keep_recording(folder, recipe.name, made)
 
@@ -197,6 +202,23 @@ def test_a_rehearsal_checks(rehearsal: Rehearsal, capsys: pytest.CaptureFixture[
     """Draw, recordings and table are derived again, and the candidate and one more are scored again."""
     code = leaderboard("season", "check", NAME, "--root", rehearsal.repository.root / "seasons")
     assert (code, capsys.readouterr().err.count("wrong:")) == (0, 0)
+
+
+@pytest.mark.sandbox
+def test_a_forged_row_of_the_paired_test_is_named(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """Its rows are made again on the runs that the seed chooses."""
+    shutil.copytree(rehearsal.repository.folder.path, tmp_path / NAME)
+    folder = SeasonFolder(tmp_path / NAME)
+    scored = ScoredSeason(folder, load_table(folder))
+    plan = chosen(scored, 1)
+    assert contrast_again(scored, plan) == Findings()
+    rows = pd.read_csv(folder.path / PAIRED)
+    rows.assign(error=rows["error"] / 2).to_csv(folder.path / PAIRED, index=False)
+    forged = contrast_again(scored, plan)
+    assert forged.wrong
+    assert all(line.startswith("paired.csv: ") and "a re-run gives" in line for line in forged.wrong)
+    (folder.path / PAIRED).write_text("nothing")
+    assert contrast_again(scored, plan).wrong[0].startswith("paired.csv: cannot be read")
 
 
 def test_families_that_are_not_those_drawn_are_refused(
