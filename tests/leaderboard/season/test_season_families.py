@@ -27,7 +27,9 @@ from leaderboard.season.records import Recording, file_sha256
 from leaderboard.season.rescoring import Findings, chosen, contrast_again
 from leaderboard.season.scored import ScoredSeason, load_table
 from leaderboard.season.scoring import score_season
+from leaderboard.season.task_list import task_list_text
 from moeload_bench.errors import SeasonError
+from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import data_sha256, write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
@@ -195,6 +197,15 @@ def test_the_page_has_rules_and_the_paired_test(rehearsal: Rehearsal) -> None:
     )
     assert "every family counts alike" in page
     assert "its 95 % interval for a new family of the set" in page
+
+
+def test_the_task_list_has_both_runs_of_a_family(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    """As the file of a suite, which the package reads."""
+    path = tmp_path / "list.toml"
+    path.write_text(task_list_text(rehearsal.scored))
+    suite = load_suite(str(path))
+    assert suite.families["mixtral"] == (f"{NAME}a-mixtral-0.aux-loss", f"{NAME}a-mixtral-0.none")
+    assert len(suite.traces) == 6
 
 
 @pytest.mark.sandbox
