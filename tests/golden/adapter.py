@@ -396,7 +396,7 @@ def _tests(found: Sequence[Test]) -> dict[str, Any]:
             "gain": test.estimate.gain,
             "low": test.estimate.low,
             "interval": test.estimate.interval,
-            "recipes": test.estimate.recipes,
+            "recipes": test.estimate.units,
             "p": p[test.what],
             "p_holm": corrected[test.what],
         }
