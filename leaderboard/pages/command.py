@@ -28,8 +28,14 @@ from leaderboard.rivals import page as rivals
 from leaderboard.routing import page as routing
 from moeload_bench.errors import not_found
 
+
+def readme_findings() -> str:
+    """Return what README says was found: about forecasts, then about plans from them beside what reacts in the step."""
+    return f"{results_page.finding()}\n\n{rivals.readme_claim()}"
+
+
 PAGES = (
-    page_of_parts("README.md", {**results_page.PARTS, "rivals": rivals.readme_claim}),
+    page_of_parts("README.md", {**results_page.PARTS, "finding": readme_findings}),
     page_of_parts("docs/guide/cluster.md", tables.PARTS),
     enter.ENTER,
     page_of_parts("docs/guide/inspect.md", tables.PARTS),

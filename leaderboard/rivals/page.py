@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -26,12 +26,16 @@ from leaderboard.rivals.choosing import (
     differences,
 )
 from leaderboard.rivals.measuring import EVERY, LEAST, NODE, ROWS, RUNS, WINDOW, Facts, Measured, Policy, known_rows
+from moeload_bench import style
 from moeload_bench.errors import counted
 from moeload_bench.results.formats import signed
 from moeload_bench.results.strata import WORDS
 from moeload_bench.traces.meta import Stratum, stratum_of
 
-PAGE = "docs/reports/rivals.md"
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PAGE, FIGURE = "docs/reports/rivals.md", "docs/reports/rivals.svg"
 SIZES: tuple[Stratum, ...] = ("large", "small")
 TESTS = len(CELLS) * (len(KINDS) - 1)
 """Differences whose intervals hold at once."""
@@ -103,8 +107,8 @@ def claim(study: Study) -> str:
 
 
 def readme_claim() -> str:
-    """Return the claim as a line of README, with its page."""
-    return f"- {claim(studied())} ([rivals]({PAGE}))."
+    """Return the claim for README, with its page."""
+    return f"{claim(studied())} ([rivals]({PAGE}))."
 
 
 def answer(study: Study) -> str:
@@ -233,4 +237,26 @@ def page_files(root: Path = ROOT) -> dict[Path, str]:
     }
 
 
-RIVALS = Page(PAGE, page_files)
+def draw_saved(study: Study) -> Figure:
+    """Draw what each kind saves on `test` runs over the fetch of an expert, a panel for each size of batch."""
+    with style.style():
+        figure, panels = style.panels(len(SIZES), height=2.6)
+        for ax, size in zip(panels, SIZES, strict=True):
+            for color, (kind, (words, _)) in zip(style.PALETTE, KINDS.items(), strict=False):
+                for hidden, line in ((True, "-"), (False, "--")):
+                    cells = [cell for cell in CELLS if (cell.size, cell.hidden) == (size, hidden)]
+                    saved = [study.chosen[cell][kind].saved_F.mean() for cell in cells]
+                    fetch = [100 * cell.fetch for cell in cells]
+                    ax.plot(fetch, saved, line, color=color, marker=".", label=words if hidden else None)
+            ax.set(xscale="log", title=f"{size} batches", xlabel="fetch of an expert, % of a layer's time")
+        panels[0].set_ylabel("% of the step time saved")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    return figure
+
+
+def draw(root: Path = ROOT) -> None:
+    """Draw the page's figure."""
+    style.save_figure(draw_saved(studied(root)), root / FIGURE)
+
+
+RIVALS = Page(PAGE, page_files, draw)

@@ -34,7 +34,7 @@ schema: read_json
 scoring.metrics: DEAD_SHARE
 states.drift: row_means
 states.rule: StateDetector, StateRule, grid_of
-style: GREY, PALETTE, check_suffix, load_matplotlib, panels, save_figure, style
+style: GREY, PALETTE, check_suffix, load_matplotlib, new_figure, save_figure, style
 traces.archives: npy_header, read_array, read_arrays
 traces.lookup: Place, find_run, load_trace, routing_folders
 traces.means: mean_known, mean_over, ratio_of

@@ -126,6 +126,13 @@ def test_numpy_finds_each_policys_imbalance_in_raw_counts(run: str) -> None:
                     planned_by_hand(policy, trace, shapes[name], forecast), rel=1e-9
                 )
                 assert whole.mean() == pytest.approx(found[policy].imbalance)
+            means = interval_means(trace.load_SLE, trace.steps - WINDOW - every, every, WINDOW // every + 1)
+            each = [
+                followed(plans_of(one, shapes[name]), load_SLE, shapes[name]).imbalance_SL.reshape(len(one), every, -1)
+                for one in (means[:-1], means[1:])
+            ]
+            best = np.minimum(*(one.mean(axis=1) for one in each)).mean()
+            assert found[Policy("oracle", memory, every)].imbalance == pytest.approx(best)
 
 
 def test_one_plan_by_hand() -> None:

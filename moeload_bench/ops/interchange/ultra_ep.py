@@ -17,7 +17,6 @@ Axis letters: N records, L MoE layers, E experts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -27,8 +26,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.bounds import named_once
+from moeload_bench.bounds import parse_json
 from moeload_bench.errors import TraceError, printable, short
+from moeload_bench.files import read_at_most
 from moeload_bench.ops.interchange.logfiles import (
     Paths,
     Progress,
@@ -134,11 +134,9 @@ def _group(path: Path, cut: list[str]) -> tuple[str, Group]:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_MANIFEST:
-        raise TraceError(f"{path}: {path.stat().st_size} bytes, expected at most {MAX_MANIFEST}")
     try:
-        record = json.loads(path.read_bytes(), object_pairs_hook=named_once)
-    except (OSError, ValueError, RecursionError) as error:
+        record = parse_json(read_at_most(path, MAX_MANIFEST))
+    except (OSError, ValueError) as error:
         raise TraceError(f"{path}: not JSON: {printable(' '.join(str(error).split()))[:200]}") from None
     if not isinstance(record, dict):
         raise TraceError(f"{path}: got a JSON {type(record).__name__}, expected an object")
