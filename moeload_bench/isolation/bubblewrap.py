@@ -222,12 +222,12 @@ def _interpreter_folders() -> list[Path]:
     """
     named = (sys.base_prefix, sys.prefix)
     prefixes = {Path(p) for prefix in named for p in (os.path.abspath(prefix), os.path.realpath(prefix))}
-    found = [prefix / name for prefix in sorted(prefixes) for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
-    found += [Path("/usr/lib"), Path(sysconfig.get_path("stdlib")), *map(Path, site.getsitepackages())]
+    places = [prefix / name for prefix in sorted(prefixes) for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
+    places += [Path("/usr/lib"), Path(sysconfig.get_path("stdlib")), *map(Path, site.getsitepackages())]
     if site.ENABLE_USER_SITE:
-        found.append(Path(site.getusersitepackages()))
-    found = [Path(os.path.abspath(path)) for path in found]  # python itself may be named by ../venv/bin/python
-    return outermost(path for path in found if path.exists() and not path.is_symlink())
+        places.append(Path(site.getusersitepackages()))
+    places = [Path(os.path.abspath(path)) for path in places]  # python itself may be named by ../venv/bin/python
+    return outermost(path for path in places if path.exists() and not path.is_symlink())
 
 
 def interpreter() -> Path:
@@ -246,7 +246,7 @@ def _interpreter_links(folders: Sequence[Path]) -> list[Path]:
         links.append(link)
         link = link.parent / os.readlink(link)
     links.append(link)
-    return [one for one in links if not any(one.is_relative_to(folder) for folder in folders)]
+    return [path for path in links if not any(path.is_relative_to(folder) for folder in folders)]
 
 
 def _library_mount(path: Path) -> list[str]:
@@ -263,10 +263,10 @@ def package_folders() -> list[Path]:
 
 def shared_places(target: Target) -> list[Path]:
     """Return files and folders of this machine's file systems that a sandbox shows: every sandbox the same ones."""
-    own = [_outermost_package(target.module)[0]] if isinstance(target, ModuleTarget) else []
+    modules = [_outermost_package(target.module)[0]] if isinstance(target, ModuleTarget) else []
     libraries = [Path(os.path.realpath(name)) for name in LIBRARIES if os.path.isdir(name)]
     packages = [] if target.packages is None else [target.packages]
-    return outermost([*_interpreter_folders(), *libraries, *package_folders(), *own, *packages])
+    return outermost([*_interpreter_folders(), *libraries, *package_folders(), *modules, *packages])
 
 
 def read_shared(target: Target, available_bytes: int | None) -> bool:
@@ -275,29 +275,29 @@ def read_shared(target: Target, available_bytes: int | None) -> bool:
     A page that is in memory comes faster than one from the disk, and a reader leaves it there. Return False where the
     files are too many for the memory that is available (None: unknown).
     """
-    found = dict(_files(shared_places(target)))
-    if available_bytes is not None and SPARE * sum(found.values()) > available_bytes:
+    size_by_path = dict(_files(shared_places(target)))
+    if available_bytes is not None and SPARE * sum(size_by_path.values()) > available_bytes:
         return False
-    for path in found:
+    for path in size_by_path:
         _read(path)
     return True
 
 
 def _files(places: list[Path]) -> Iterator[tuple[str, int]]:
     """Yield regular files and their sizes, each once."""
-    seen: set[tuple[int, int]] = set()
+    inodes: set[tuple[int, int]] = set()
     waiting = [str(place) for place in places]
     while waiting:
         path = waiting.pop()
         try:
-            about = os.lstat(path)
-            if stat.S_ISDIR(about.st_mode):
+            status = os.lstat(path)
+            if stat.S_ISDIR(status.st_mode):
                 waiting += [entry.path for entry in os.scandir(path)]
         except OSError:  # gone, or not for this user, and so not for a forecaster
             continue
-        if stat.S_ISREG(about.st_mode) and about.st_size and (about.st_dev, about.st_ino) not in seen:
-            seen.add((about.st_dev, about.st_ino))
-            yield path, about.st_size
+        if stat.S_ISREG(status.st_mode) and status.st_size and (status.st_dev, status.st_ino) not in inodes:
+            inodes.add((status.st_dev, status.st_ino))
+            yield path, status.st_size
 
 
 def _read(path: str) -> None:
@@ -342,20 +342,20 @@ def _outermost_package(module: str) -> tuple[Path, Path]:
     """Return the file or folder of a module's outermost package, and the folder from which it is imported."""
     parts = module.split(".")
     for i in range(len(parts)):
-        found = find_module(".".join(parts[: i + 1]))
-        if found is not None:
-            place = found.parent if found.name == "__init__.py" else found
+        path = find_module(".".join(parts[: i + 1]))
+        if path is not None:
+            place = path.parent if path.name == "__init__.py" else path
             return place, place.parents[i]
     raise IsolationError(f"cannot find the module {module!r}")
 
 
 def outermost(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that do not lie within another one of them."""
-    found: list[Path] = []
-    for path in sorted(set(paths), key=lambda one: len(one.parts)):
-        if not any(path.is_relative_to(other) for other in found):
-            found.append(path)
-    return found
+    roots: list[Path] = []
+    for path in sorted(set(paths), key=lambda place: len(place.parts)):
+        if not any(path.is_relative_to(other) for other in roots):
+            roots.append(path)
+    return roots
 
 
 def _ancestors(destinations: Iterable[Path]) -> list[Path]:

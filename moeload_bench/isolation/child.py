@@ -61,9 +61,9 @@ class ChildHost(Host):
         header, arrays = frames.request_frame(request)
         rules = frames.forecast_rules(request, self._info)
         reply, out = self._call({"op": "forecast", **header}, arrays, rules, charge="forecast")
-        found = reply.get("counts")
-        if isinstance(found, dict) and len(found) <= MAX_COUNTS and all(map(is_count, found, found.values())):
-            self._counts = found
+        counts = reply.get("counts")
+        if isinstance(counts, dict) and len(counts) <= MAX_COUNTS and all(map(is_count, counts, counts.values())):
+            self._counts = counts
         return check_forecast(frames.forecast_from(out), request, self._info)
 
     def counts(self) -> dict[str, int]:
@@ -77,12 +77,12 @@ class ChildHost(Host):
 
     def _load(self, seed: int, info: TraceInfo | None, fitted: bytes | None) -> Header:
         """Load the class, and construct the forecaster when ``info`` is given."""
-        seen = bubblewrap.FORECASTER_PATH if self._level == "sandbox" else None
+        path = bubblewrap.FORECASTER_PATH if self._level == "sandbox" else None
         header = {
             "op": "init",
             "seed": seed,
             "trail": self._level != "sandbox" or self._limits.traceback,
-            "target": frames.target_header(self._target, seen),
+            "target": frames.target_header(self._target, path),
             "info": None if info is None else frames.info_header(info),
         }
         reply, _ = self._call(header, frames.fitted_array(fitted), wall_s=self._limits.startup_wall_s)

@@ -102,11 +102,11 @@ def parse_header(text: bytes) -> Header:
     return header
 
 
-def _announced(found: Any) -> list[Announced]:
+def _announced(entries: Any) -> list[Announced]:
     """Return what a header announces, each name once."""
-    if not isinstance(found, list) or len(found) > MAX_ARRAYS:
+    if not isinstance(entries, list) or len(entries) > MAX_ARRAYS:
         raise IsolationError(f"a frame's header has no list of at most {MAX_ARRAYS} arrays")
-    arrays = [_array_announced(entry) for entry in found]
+    arrays = [_array_announced(entry) for entry in entries]
     names = [name for name, _, _ in arrays]
     twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
     if twice is not None:
@@ -136,10 +136,10 @@ def _expected(announced: list[Announced], rules: Rules) -> list[Announced]:
         if rule is None:
             raise IsolationError(f"a frame announces the array {name[:40]!r}, expected {sorted(rules) or 'none'}")
         fits = len(shape) == len(rule.axes) and all(
-            least <= got <= most for got, (least, most) in zip(shape, rule.axes, strict=True)
+            low <= got <= high for got, (low, high) in zip(shape, rule.axes, strict=True)
         )
         if dtype != rule.dtype or not fits:
-            expected = [f"{least}..{most}" if least != most else str(most) for least, most in rule.axes]
+            expected = [f"{low}..{high}" if low != high else str(high) for low, high in rule.axes]
             raise IsolationError(
                 f"a frame announces {name} as {dtype} {list(shape)[:8]}, expected {rule.dtype} [{', '.join(expected)}]"
             )
@@ -163,15 +163,15 @@ def _bytes_of(array: Array) -> memoryview:
 _COVARIATE = "covariate:"
 
 
-def target_header(target: StoredTarget, seen: str | None = None) -> Header:
-    """Return a target for the worker, which sees its file at ``seen`` if not at its own path; raise `TargetError`."""
+def target_header(target: StoredTarget, path: str | None = None) -> Header:
+    """Return a target for the worker, which sees its file at ``path`` if not at its own place; raise `TargetError`."""
     try:
         json.dumps(dict(target.kwargs))
     except TypeError as error:
         raise TargetError(f"{target.text!r}: an argument cannot be handed to another process: {error}") from None
     asked = {"text": target.text, "class_name": target.class_name, "kwargs": dict(target.kwargs)}
     if isinstance(target, FileTarget):
-        return {**asked, "file": seen or str(target.file)}
+        return {**asked, "file": path or str(target.file)}
     return {**asked, "module": target.module}
 
 

@@ -38,8 +38,8 @@ def trail_of(error: BaseException) -> str:
     Of a long way the first and the last ones; empty where it began in none of the forecaster's files.
     """
     frames = [(frame.f_code, number) for frame, number in traceback.walk_tb(error.__traceback__)]
-    own = (i for i, (code, _) in enumerate(frames) if not code.co_filename.startswith((_HERE, "<frozen")))
-    first = next(own, len(frames))
+    positions = (i for i, (code, _) in enumerate(frames) if not code.co_filename.startswith((_HERE, "<frozen")))
+    first = next(positions, len(frames))
     lines = [f"{os.path.basename(code.co_filename)}:{number} in {code.co_name}" for code, number in frames[first:]]
     if len(lines) > MAX_TRAIL:
         lines = [lines[0], "...", *lines[2 - MAX_TRAIL :]]
@@ -68,14 +68,14 @@ class Loaded:
         check_kwargs(self.target, cls)
         return cls
 
-    def call(self, function: Callable[[], Any], what: str, passing: tuple[type[Exception], ...] = ()) -> Any:
+    def call(self, function: Callable[[], Any], action: str, passing: tuple[type[Exception], ...] = ()) -> Any:
         """Call a stranger's code; errors of the types in ``passing`` stay what they are, `SystemExit` does not."""
         try:
             return function()
         except passing:
             raise
         except (Exception, SystemExit) as error:
-            raise ForecastError(f"{what} raised {error_text(error, trail=self._trail)}") from error
+            raise ForecastError(f"{action} raised {error_text(error, trail=self._trail)}") from error
 
     def construct(self, info: TraceInfo, seed: int, fitted: bytes | None) -> Any:
         """Return the forecaster; ``fitted`` is passed only when there is one."""
@@ -104,11 +104,11 @@ class Loaded:
 def read_counts(forecaster: Any) -> dict[str, int]:
     """Return the forecaster's ``counts`` as plain numbers; what is not a count is left out."""
     try:
-        found = dict(getattr(forecaster, "counts", None) or {})
+        attribute = dict(getattr(forecaster, "counts", None) or {})
     except Exception:  # a stranger's attribute may raise anything
         return {}
     counts = {}
-    for name, value in list(found.items())[:MAX_COUNTS]:
+    for name, value in list(attribute.items())[:MAX_COUNTS]:
         number = int(value) if isinstance(value, int) or hasattr(value, "__index__") else None
         if number is not None and is_count(name, number):
             counts[name] = number
@@ -149,9 +149,9 @@ class LocalHost(Host):
         if not loaded.has_fit:
             return None
         self._find_threads()
-        own = [(info, own_copy(block)) for info, block in runs]
+        copies = [(info, own_copy(block)) for info, block in runs]
         self._cost = self._cost.with_rows(sum(len(block) for _, block in runs))
-        fitted: bytes = self._timed("observe", lambda: loaded.fit(own, seed, self._limits.fitted_bytes))
+        fitted: bytes = self._timed("observe", lambda: loaded.fit(copies, seed, self._limits.fitted_bytes))
         return fitted
 
     def observe(self, block: StepBlock) -> None:

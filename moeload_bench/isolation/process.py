@@ -92,19 +92,19 @@ class Process:
 
     def _idle_words(self, wall_s: float) -> str:
         """Return why a call took too long that hardly computed; empty where it did compute, or where nobody knows."""
-        now = self.watch.cpu_s()
-        if now is None or self._cpu_seen is None or now - self._cpu_seen > wall_s / 2:
+        cpu_s = self.watch.cpu_s()
+        if cpu_s is None or self._cpu_seen is None or cpu_s - self._cpu_seen > wall_s / 2:
             return ""
         return (
-            f" and only {now - self._cpu_seen:.1f} s of CPU time: it waits for something, or the machine is busy; the "
-            "same command tries again, and finished runs are kept"
+            f" and only {cpu_s - self._cpu_seen:.1f} s of CPU time: it waits for something, or the machine is busy; "
+            "the same command tries again, and finished runs are kept"
         )
 
     def cpu_since(self) -> float | None:
         """Return the CPU seconds used since this was last asked; None where they are not known."""
-        before, now = self._cpu_seen, self.watch.cpu_s()
-        self._cpu_seen = before if now is None else now
-        return None if before is None or now is None else max(0.0, now - before)
+        before, cpu_s = self._cpu_seen, self.watch.cpu_s()
+        self._cpu_seen = before if cpu_s is None else cpu_s
+        return None if before is None or cpu_s is None else max(0.0, cpu_s - before)
 
     def kill(self) -> None:
         """End the process and all its descendants at once."""
@@ -145,8 +145,8 @@ class Process:
         name = signal_name(status)
         if name == "SIGXCPU":
             return f"{end_words(status)} after {self._limits.cpu_s:g} s of CPU time"
-        said = _last_words(self._popen) if name is None else ""
-        return f"{end_words(status)}{f': {said}' if said else ''}"
+        words = _last_words(self._popen) if name is None else ""
+        return f"{end_words(status)}{f': {words}' if words else ''}"
 
     def _write(self, buffers: list[memoryview], deadline: float) -> None:
         poll = select.poll()
@@ -218,8 +218,8 @@ def _cache_setting(target: StoredTarget, numba_cache: Path | None) -> dict[str, 
     if numba_cache is None or not is_baseline(target):
         return {}
     with contextlib.suppress(OSError):
-        found = numba_cache.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not stat.S_IMODE(found.st_mode) & 0o077:
+        status = numba_cache.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not stat.S_IMODE(status.st_mode) & 0o077:
             return {"NUMBA_CACHE_DIR": str(numba_cache)}
     return {}
 
@@ -232,23 +232,25 @@ def _read_leader(popen: subprocess.Popen[bytes], info_fd: int) -> int:
     except (ValueError, KeyError):
         with contextlib.suppress(subprocess.TimeoutExpired):
             popen.wait(END_S)
-        said = _last_words(popen)
+        words = _last_words(popen)
         popen.kill()
-        raise IsolationError(f"the sandbox did not come up: {said}") from None
+        raise IsolationError(f"the sandbox did not come up: {words}") from None
 
 
 def _resource_limits(limits: Limits, sandboxed: bool) -> dict[str, int]:
     """Return what the kernel enforces per process. Processes are counted per user: only a sandbox has a user of its
     own.
     """
-    found = {
+    by_name = {
         "RLIMIT_CPU": max(1, round(limits.cpu_s)),
         "RLIMIT_AS": limits.memory_bytes,
         "RLIMIT_FSIZE": limits.file_bytes,
         "RLIMIT_NOFILE": 1024,
         "RLIMIT_CORE": 0,
     }
-    return {**found, "RLIMIT_NPROC": limits.processes + 1} if sandboxed else found  # one is the sandbox's first process
+    if sandboxed:
+        by_name["RLIMIT_NPROC"] = limits.processes + 1  # one is the sandbox's first process
+    return by_name
 
 
 def _pipe(stream: Any) -> int:
@@ -267,8 +269,8 @@ def _last_words(popen: subprocess.Popen[bytes]) -> str:
     if popen.stderr is None:
         return ""
     os.set_blocking(popen.stderr.fileno(), False)
-    said = popen.stderr.read(4096) or b""
-    return one_line(said.decode(errors="replace")[-300:])
+    content = popen.stderr.read(4096) or b""
+    return one_line(content.decode(errors="replace")[-300:])
 
 
 def _left_ms(deadline: float) -> float:

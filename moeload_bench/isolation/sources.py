@@ -66,10 +66,10 @@ def imports_sha256(path: Path) -> str | None:
     waiting = [path]
     while waiting:
         for name in _imported(waiting.pop()):
-            found = None if name in files or name.partition(".")[0] == CONTRACT[0] else find_module(name)
-            if found is not None and not installed(found):
-                files[name] = found
-                waiting.append(found)
+            module = None if name in files or name.partition(".")[0] == CONTRACT[0] else find_module(name)
+            if module is not None and not installed(module):
+                files[name] = module
+                waiting.append(module)
     if not files:
         return None
     lines = (f"{name} {file_sha256(files[name])}\n" for name in sorted(files))
@@ -88,8 +88,8 @@ def _imported(path: Path, package: str | None = None) -> Iterator[str]:
 
 def installed(path: Path) -> bool:
     """Return whether a file is Python's own or of an installed distribution."""
-    own = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, own))
+    libraries = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(map(path.is_relative_to, libraries))
 
 
 def file_sha256(path: Path) -> str:
@@ -110,20 +110,20 @@ def weights_beside(path: Path) -> dict[str, Path]:
 
 def module_files(name: str) -> dict[str, Path]:
     """Return the files that `module_sha256` hashes by module, weights by module and suffix; {} for no such module."""
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     waiting = [name]
     while waiting:
         module = waiting.pop()
-        path = None if module in found or (module in CONTRACT and module != name) else find_module(module)
+        path = None if module in files or (module in CONTRACT and module != name) else find_module(module)
         if path is None:
             continue
-        found[module] = path
+        files[module] = path
         if path.suffix == ".py":
             package = module if path.name == "__init__.py" else module.rpartition(".")[0]
             top = module.partition(".")[0]
-            waiting += [one for one in _imported(path, package) if one.partition(".")[0] == top]
-            found |= {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
-    return found
+            waiting += [dependency for dependency in _imported(path, package) if dependency.partition(".")[0] == top]
+            files |= {f"{module}{suffix}": file for suffix, file in weights_beside(path).items()}
+    return files
 
 
 def _absolute(name: str | None, level: int, package: str) -> str:

@@ -28,12 +28,12 @@ class Usage(NamedTuple):
 
 def children(pid: int) -> list[int]:
     """Return the processes that a process's threads have started."""
-    found: list[int] = []
+    pids: list[int] = []
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):
-                found += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
-    return found
+                pids += map(int, read_proc(f"/proc/{pid}/task/{thread}/children").split())
+    return pids
 
 
 def usage(pid: int) -> Usage | None:

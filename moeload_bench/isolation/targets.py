@@ -154,8 +154,8 @@ def _parse(text: str) -> StoredTarget:
     if location not in baseline_names():
         plugins = plugin_places()
         if location not in plugins:
-            known = [*forecaster_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
-            raise not_found("forecaster", location, known)
+            names = [*forecaster_names(), *sorted(plugins), "FILE.py:Class", "package.module:Class"]
+            raise not_found("forecaster", location, names)
         module, _, class_name = plugins[location].partition(":")
         return module_target(text, module, class_name, kwargs)
     _warn_of_namesake(location)
@@ -212,8 +212,8 @@ def plugin_places() -> dict[str, str]:
     """
     import importlib.metadata  # here: it loads what no forecaster's process needs
 
-    found = importlib.metadata.entry_points(group=PLUGIN_GROUP)
-    return {point.name: point.value for point in found if _PLACE.fullmatch(point.value)}
+    points = importlib.metadata.entry_points(group=PLUGIN_GROUP)
+    return {point.name: point.value for point in points if _PLACE.fullmatch(point.value)}
 
 
 def is_baseline(target: Target) -> TypeGuard[BaselineTarget]:
@@ -239,8 +239,8 @@ def load_class(target: Target) -> type[Any]:
         raise TargetError(f"{target.text!r}: cannot import it: {error}") from error
     cls = getattr(module, target.class_name, None) if target.class_name else _only_class(module)
     if not inspect.isclass(cls):
-        known = ", ".join(_classes(module)) or "none"
-        raise TargetError(f"{target.text!r}: {place} has no class {target.class_name!r}; there is: {known}")
+        names = ", ".join(_classes(module)) or "none"
+        raise TargetError(f"{target.text!r}: {place} has no class {target.class_name!r}; there is: {names}")
     return _checked(cls, target)
 
 
@@ -316,13 +316,13 @@ def source_sha256(target: Target) -> str:
         return _class_sha256(target)
     if isinstance(target, FileTarget):
         return file_sha256(target.file)
-    found = module_sha256(target.module)
-    if found is None:
+    sha256 = module_sha256(target.module)
+    if sha256 is None:
         raise TargetError(
             f"{target.text!r}: no source file of a module {target.module!r}; expected a baseline's name, "
             "FILE.py:Class, or package.module:Class of a module that Python finds as a file"
         )
-    return found
+    return sha256
 
 
 def _class_sha256(target: ClassTarget) -> str:
@@ -356,10 +356,10 @@ class _SourceFinder:
         top = name.partition(".")[0]
         if top == CONTRACT[0]:
             return None
-        found = (
+        specs = (
             finder.find_spec(name, path, target) for finder in sys.meta_path if not isinstance(finder, _SourceFinder)
         )
-        spec = next((one for one in found if one is not None), None)
+        spec = next((candidate for candidate in specs if candidate is not None), None)
         if spec is None or spec.origin is None or not isinstance(spec.loader, SourceFileLoader):
             return None
         if top != self.package and installed(Path(spec.origin)):
@@ -370,7 +370,7 @@ class _SourceFinder:
 
 def _from_source(package: str) -> None:
     """Import from now on a package, and modules that are not installed, from source."""
-    sys.meta_path[:] = [one for one in sys.meta_path if not isinstance(one, _SourceFinder)]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _SourceFinder)]
     sys.meta_path.insert(0, _SourceFinder(package))
 
 

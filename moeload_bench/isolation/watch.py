@@ -70,17 +70,17 @@ SLOTS = 256
 
 def read_slot(shared: mmap.mmap, number: int) -> Slot:
     """Return what the watch saw of one forecaster: the harness's side."""
-    at = number * SLOT_BYTES
-    peak_bytes, others_cpu_s, length = SLOT.unpack_from(shared, at)
-    text = shared[at + SLOT.size : at + SLOT.size + length]
+    offset = number * SLOT_BYTES
+    peak_bytes, others_cpu_s, length = SLOT.unpack_from(shared, offset)
+    text = shared[offset + SLOT.size : offset + SLOT.size + length]
     return Slot(peak_bytes, others_cpu_s, text.decode())
 
 
 def write_slot(shared: mmap.mmap, number: int, slot: Slot) -> None:
     """Write the text first: its length says that it is there."""
-    at, text = number * SLOT_BYTES, slot.verdict.encode()[: SLOT_BYTES - SLOT.size]
-    shared[at + SLOT.size : at + SLOT.size + len(text)] = text
-    SLOT.pack_into(shared, at, slot.peak_bytes, slot.others_cpu_s, len(text))
+    offset, text = number * SLOT_BYTES, slot.verdict.encode()[: SLOT_BYTES - SLOT.size]
+    shared[offset + SLOT.size : offset + SLOT.size + len(text)] = text
+    SLOT.pack_into(shared, offset, slot.peak_bytes, slot.others_cpu_s, len(text))
 
 
 def over_limits(
@@ -125,10 +125,10 @@ class Watched:
     def look(self) -> Slot:
         """See what it uses."""
         worker = next(iter(children(self._root)), None) if self._inside else self._root
-        tree = {pid: found for pid in descend(self._root) if (found := usage(pid)) is not None}
+        tree = {pid: use for pid in descend(self._root) if (use := usage(pid)) is not None}
         if self._inside:
             tree.pop(self._root, None)
-        resident = sum(found.memory_bytes for found in tree.values())
+        resident = sum(use.memory_bytes for use in tree.values())
         self._peak_bytes = max(self._peak_bytes, resident)
         cpu = self._cpu_s(tree)
         if worker in tree:
@@ -139,26 +139,26 @@ class Watched:
     def _cpu_s(self, tree: dict[int, Usage]) -> float:
         first = usage(self._root) if self._inside else None
         ended = 0.0 if first is None else first.ended_cpu_s  # of those that lost their parent and were waited for there
-        return ended + sum(found.own_cpu_s + found.ended_cpu_s for found in tree.values())
+        return ended + sum(use.own_cpu_s + use.ended_cpu_s for use in tree.values())
 
     def _judge(self, resident: int, cpu_s: float, processes: int) -> str | None:
-        held, files = self._in_files()
+        held_bytes, files = self._in_files()
         queued = SOCKET_BYTES * sockets(self._root) if self._inside else 0
-        return over_limits(self._limits, resident + held + queued, cpu_s, processes, files)
+        return over_limits(self._limits, resident + held_bytes + queued, cpu_s, processes, files)
 
     def _in_files(self) -> tuple[int, int]:
         """Return bytes and number of the files that it holds in memory; nothing where the kernel does not let us look.
 
         A file system of another size is not the sandbox's: it is not set up yet.
         """
-        held = files = 0
+        size_bytes = files = 0
         for name, size in self._folders.items():
             with contextlib.suppress(OSError):
-                found = os.statvfs(f"/proc/{self._root}/root{name}")
-                if found.f_blocks * found.f_frsize == size:
-                    held += (found.f_blocks - found.f_bfree) * found.f_frsize
-                    files += found.f_files - found.f_ffree
-        return held, files
+                space = os.statvfs(f"/proc/{self._root}/root{name}")
+                if space.f_blocks * space.f_frsize == size:
+                    size_bytes += (space.f_blocks - space.f_bfree) * space.f_frsize
+                    files += space.f_files - space.f_ffree
+        return size_bytes, files
 
     def end(self) -> None:
         """End it and all that it started; nothing once it has ended: its process id may be another's by then."""
@@ -191,12 +191,12 @@ def main(shared_fd: int) -> None:
             for line in lines:
                 _obey(json.loads(line), watched)
         if time.monotonic() >= due:
-            for one in list(watched.values()):
-                _look(one, shared)
+            for process in list(watched.values()):
+                _look(process, shared)
             due = time.monotonic() + EVERY_S
-    for one in watched.values():
-        one.end()
-        one.forget()
+    for process in watched.values():
+        process.end()
+        process.forget()
 
 
 def _obey(asked: dict[str, Any], watched: dict[int, Watched]) -> None:
@@ -207,11 +207,11 @@ def _obey(asked: dict[str, Any], watched: dict[int, Watched]) -> None:
         watched[asked["slot"]] = Watched(asked)
 
 
-def _look(one: Watched, shared: mmap.mmap) -> None:
-    if not one.verdict:
-        write_slot(shared, one.slot, one.look())  # before it ends: who sees it ended finds out why
-    if one.verdict:
-        one.end()
+def _look(process: Watched, shared: mmap.mmap) -> None:
+    if not process.verdict:
+        write_slot(shared, process.slot, process.look())  # before it ends: who sees it ended finds out why
+    if process.verdict:
+        process.end()
 
 
 # ------------------------------------------------------------------------------------------------ the harness's side
@@ -235,11 +235,11 @@ class Watcher:
     def alive(self) -> bool:
         return self._popen.poll() is None
 
-    def ask(self, slot: int, **what: object) -> None:
-        """Tell it whom to watch, or, without ``what``, to forget."""
+    def ask(self, slot: int, **fields: object) -> None:
+        """Tell it whom to watch, or, without ``fields``, to forget."""
         assert self._popen.stdin is not None
         with self._lock, contextlib.suppress(BrokenPipeError):  # the next call finds out that it is gone
-            self._popen.stdin.write(json.dumps({"slot": slot, **what}).encode() + b"\n")
+            self._popen.stdin.write(json.dumps({"slot": slot, **fields}).encode() + b"\n")
             self._popen.stdin.flush()
 
     def take(self) -> int:
@@ -296,13 +296,13 @@ class ProcessWatch:
         """Return CPU seconds of the tree so far: of the forecaster's process to the nanosecond, of its descendants as
         last seen.
         """
-        own = None if self.worker is None else own_cpu_s(self.worker)
-        return None if own is None else own + self._seen().others_cpu_s
+        worker_s = None if self.worker is None else own_cpu_s(self.worker)
+        return None if worker_s is None else worker_s + self._seen().others_cpu_s
 
     def peak_memory_bytes(self) -> int | None:
         """Return the largest sum of resident memory that was seen, at least the forecaster's process's own peak."""
-        worker, seen = self.worker, self._seen().peak_bytes
-        return max(seen, 0 if worker is None else high_water_bytes(worker)) or None
+        worker, peak_bytes = self.worker, self._seen().peak_bytes
+        return max(peak_bytes, 0 if worker is None else high_water_bytes(worker)) or None
 
     @property
     def worker(self) -> int | None:
@@ -317,11 +317,11 @@ class ProcessWatch:
 
 def _watcher(pid: int) -> Watcher:
     """Return the watcher of this process (``pid``: a forked process has none yet), started again when it is gone."""
-    found = _started(pid)
-    if not found.alive:
+    watcher = _started(pid)
+    if not watcher.alive:
         _started.cache_clear()
-        found = _started(pid)
-    return found
+        watcher = _started(pid)
+    return watcher
 
 
 @functools.lru_cache(maxsize=1)
