@@ -106,25 +106,25 @@ def noise_and_drift(trace: Trace, steps: Sequence[int] = DRIFT_STEPS) -> NoiseAn
     start = trace.steps // 3
     most = max(1, CELLS_AT_MOST // max(1, (trace.steps - start) * trace.num_experts))
     index_N = np.unique(np.linspace(0, trace.num_layers - 1, min(most, trace.num_layers)).round().astype(int)).tolist()
-    some = trace.of_layers(index_N)
-    load_SNE, half_SNE = (_rows_from(start, column) for column in (some.load_SLE, some.columns["load_half"]))
+    sample = trace.of_layers(index_N)
+    load_SNE, half_SNE = (_rows_from(start, column) for column in (sample.load_SLE, sample.columns["load_half"]))
     rows = [h // trace.meta.stride if h % trace.meta.stride == 0 else 0 for h in steps]
-    moved = np.zeros((some.num_layers, len(rows)))
-    variance_LE, share_LE = (np.zeros((some.num_layers, trace.num_experts)) for _ in range(2))
-    for layer in range(some.num_layers):
+    square_LK = np.zeros((sample.num_layers, len(rows)))
+    variance_LE, share_LE = (np.zeros((sample.num_layers, trace.num_experts)) for _ in range(2))
+    for layer in range(sample.num_layers):
         load_SE, half_SE = load_SNE[:, layer], half_SNE[:, layer]
         a_SE, b_SE = shares(half_SE), shares(load_SE - half_SE)
         square_SE = (a_SE - b_SE) ** 2 * _weight(load_SE, half_SE)[:, None]
         variance_LE[layer] = np.nan_to_num(mean_over(square_SE, axis=0))  # 0 where no row is known
         share_LE[layer] = np.nan_to_num(mean_over(shares(load_SE), axis=0))
-        moved[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
+        square_LK[layer] = [_drift_square(a_SE, b_SE, count) for count in rows]
     seen_LE, has_load_L = share_LE > 0, share_LE.any(axis=1)
-    moved, variance_LE = moved[has_load_L], variance_LE[has_load_L]
+    square_LK, variance_LE = square_LK[has_load_L], variance_LE[has_load_L]
     if not has_load_L.any():
         return NoiseAndDrift(np.nan, (np.nan,) * len(rows))
     noise = float(np.median(np.sqrt(variance_LE[seen_LE[has_load_L]]) / share_LE[seen_LE]))
     with np.errstate(invalid="ignore", divide="ignore"):
-        drift = np.sqrt(np.maximum(moved.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())  # NaN stays NaN
+        drift = np.sqrt(np.maximum(square_LK.mean(axis=0), 0.0) / variance_LE.sum(axis=1).mean())  # NaN stays NaN
     return NoiseAndDrift(noise, tuple(map(float, drift)))
 
 
@@ -148,8 +148,8 @@ def _drift_square(a_SE: FloatArray, b_SE: FloatArray, rows: int) -> float:
     if not 0 < rows < len(a_SE):
         return np.nan
     product_SE = (a_SE[rows:] - a_SE[:-rows]) * (b_SE[rows:] - b_SE[:-rows])
-    known = np.isfinite(product_SE).all(axis=1)
-    return float(product_SE[known].sum(axis=1).mean()) if known.any() else np.nan
+    finite = np.isfinite(product_SE).all(axis=1)
+    return float(product_SE[finite].sum(axis=1).mean()) if finite.any() else np.nan
 
 
 def known_number(value: float) -> float | None:
@@ -174,8 +174,8 @@ def hardware_words(hardware: Mapping[str, object]) -> str:
     if hardware.get("gpu"):
         return str(hardware["gpu"])
     threads = hardware.get("threads")
-    used = f"{counted(threads, 'thread')} of " if isinstance(threads, int) else ""
-    return f"{used}{hardware['cpu']}" if hardware.get("cpu") else "unknown"
+    prefix = f"{counted(threads, 'thread')} of " if isinstance(threads, int) else ""
+    return f"{prefix}{hardware['cpu']}" if hardware.get("cpu") else "unknown"
 
 
 def rounded(number: float) -> str:
@@ -292,8 +292,8 @@ def _spans(trace: Trace, labels: StateLabels, layer: int) -> str:
 
 def _onset(trace: Trace, labels: StateLabels, layer: int) -> Onset | None:
     rows = (int(labels.onset_L[layer]), *map(int, labels.onset_band_L2[layer]))
-    found = Onset(*(None if row < 0 else int(trace.step_S[row]) for row in rows))
-    return None if found.step is None and found.low is None else found
+    onset = Onset(*(None if row < 0 else int(trace.step_S[row]) for row in rows))
+    return None if onset.step is None and onset.low is None else onset
 
 
 def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float | None, float | None, float | None]]:
@@ -306,13 +306,13 @@ def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float |
         first_LW[layer] = stable_W if stable_W.size else every_W
     name = "floor_level" if marks_of(trace)["floor_batch"][0] == "not given" else "floor_batch"
     floors = floors_from(trace, first_LW, (rows,), ("window_tv", "tv"), (name, "floor_sampling"))
-    found, sampling = floors[name], floors["floor_sampling"].values
+    floor, sampling = floors[name], floors["floor_sampling"].values
     described = []
     for layer in range(trace.num_layers):
-        window_tv, tv = (known_number(found.values[metric][0, layer]) for metric in ("window_tv", "tv"))
+        window_tv, tv = (known_number(floor.values[metric][0, layer]) for metric in ("window_tv", "tv"))
         draws = known_number(sampling["tv"][0, layer]) if sampling else None  # none if counts are made from shares
         over = tv / draws if tv is not None and draws else None
-        described.append((f"{name} ({found.mark})", window_tv, tv, over))
+        described.append((f"{name} ({floor.mark})", window_tv, tv, over))
     return described
 
 

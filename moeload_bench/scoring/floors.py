@@ -138,9 +138,9 @@ def trace_floors(
 def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
     """At most MAX_WINDOWS rows of the state, evenly spread, with ``rows`` rows to come; [W], maybe empty."""
     S = len(in_state_S)
-    at = np.flatnonzero(in_state_S[: S - rows + 1])
-    pick = np.linspace(0, len(at) - 1, min(MAX_WINDOWS, len(at))).round().astype(np.int64)
-    return np.asarray(at[pick], dtype=np.int64)
+    row_N = np.flatnonzero(in_state_S[: S - rows + 1])
+    pick = np.linspace(0, len(row_N) - 1, min(MAX_WINDOWS, len(row_N))).round().astype(np.int64)
+    return np.asarray(row_N[pick], dtype=np.int64)
 
 
 def floors_from(
@@ -164,49 +164,49 @@ def _floors(
 ) -> dict[str, dict[str, Floor]]:
     """Return these floors by name of the windows, which is the same for every layer."""
     marks = {name: mark for name, mark in marks_of(trace).items() if name in floors}
-    given = [name for name, (mark, _) in marks.items() if mark != "not given"]
+    available = [name for name, (mark, _) in marks.items() if mark != "not given"]
     made = {m: _Layer(trace.steps, windows, rows_K, metrics) for m, windows in windows_by_layer.items()}
     most = max(1, HELD_CELLS // max(1, *(trace.num_experts * layer.most_held for layer in made.values())))
     for first in range(0, len(made), most):
-        _pass(trace, dict(itertools.islice(made.items(), first, first + most)), given)
-    found = {floor: [layer.floors(floor) for layer in made.values()] for floor in given}
+        _pass(trace, dict(itertools.islice(made.items(), first, first + most)), available)
+    values_by_floor = {floor: [layer.floors(floor) for layer in made.values()] for floor in available}
     return {
         name: {
-            floor: Floor(mark, note, _stack([layer[name] for layer in found.get(floor, [])]))
+            floor: Floor(mark, note, _stack([layer[name] for layer in values_by_floor.get(floor, [])]))
             for floor, (mark, note) in marks.items()
         }
         for name in next(iter(windows_by_layer.values()), {})
     }
 
 
-def _pass(trace: Trace, layers: Mapping[int, _Layer], given: Sequence[str]) -> None:
+def _pass(trace: Trace, layers: Mapping[int, _Layer], floors: Sequence[str]) -> None:
     """Show the trace to these layers, a part at a time, with as many rows around it as noise is worked out from."""
     halves, numbers = trace.columns.get("load_half"), list(layers)
     groups = [numbers[i : i + LAYERS_AT_ONCE] for i in range(0, len(numbers), LAYERS_AT_ONCE)]
     series: dict[int, list[Running]] = {}
     for part in streaming.parts(trace.load_SLE.shape, BLOCK_ROWS, streaming.CELLS_A_PART // 2):  # a dozen arrays of one
         start = max(0, part.start - AROUND)
-        wide, own = slice(start, part.stop + AROUND), slice(part.start - start, part.stop - start)
+        wide, inner = slice(start, part.stop + AROUND), slice(part.start - start, part.stop - start)
         load_SLE, half_SLE = trace.load_SLE[wide], None if halves is None else halves[wide]
         for group in groups:
             load_SGE = load_SLE[:, group]
             share_SGE = shares(load_SGE)
             noises = {}
-            if "floor_level" in given:
+            if "floor_level" in floors:
                 noises["floor_level"] = level_noise(share_SGE)
-            if half_SLE is not None and "floor_batch" in given:
+            if half_SLE is not None and "floor_batch" in floors:
                 noises["floor_batch"] = batch_noise(load_SGE, half_SLE[:, group])
-            if "floor_sampling" in given:
+            if "floor_sampling" in floors:
                 top_k_G = np.array([trace.meta.layers[m].top_k or 1 for m in group])
                 noises["floor_sampling"] = sampling_noise(level_of(share_SGE), load_SGE.sum(axis=2), top_k_G)
-            noises = {name: noise.of_rows(own) for name, noise in noises.items()}
+            noises = {name: noise.of_rows(inner) for name, noise in noises.items()}
             metrics = {*layers[group[0]].metrics}
             columns = [term for noise in noises.values() for term in noise.terms] if metrics & OF_MEANS else []
             if RELATIVE & metrics:
-                columns.append(share_SGE[own])
+                columns.append(share_SGE[inner])
             running = series.setdefault(group[0], [Running() for _ in columns])
-            for one, values_SGE in zip(running, columns, strict=True):
-                one.add(values_SGE)
+            for totals, values_SGE in zip(running, columns, strict=True):
+                totals.add(values_SGE)
             for g, m in enumerate(group):
                 layers[m].add(running, noises, g)
 
@@ -260,8 +260,8 @@ class _Layer:
 
     def _cached(self, floor: str, metric: str, name: str = "", k: int = 0) -> FloatArray:
         """Return what was kept of every window, in the windows' order."""
-        at, values = zip(*self._found[floor, metric, name, k], strict=True)
-        return np.concatenate(values)[np.argsort(np.concatenate(at), kind="stable")]
+        windows, values = zip(*self._found[floor, metric, name, k], strict=True)
+        return np.concatenate(values)[np.argsort(np.concatenate(windows), kind="stable")]
 
     def floors(self, floor: str) -> dict[str, dict[str, FloatArray]]:
         """Name of the windows, metric to [K], NaN at a horizon without windows; all rows have come."""
@@ -274,17 +274,17 @@ class _Layer:
             values_K: dict[str, list[float]] = {metric: [] for metric in self.metrics}
             for k, (first_W, over) in enumerate(zip(first_KW, self._over_K, strict=True)):
                 per_step = mean_known(window_means(tv_S1, first_W, over))
-                found = {"tv": per_step, "error_rate_uniform": 2.0 * per_step}
+                means = {"tv": per_step, "error_rate_uniform": 2.0 * per_step}
                 if relative_P2 is not None:
                     points = max(1, over // POINT_ROWS)
                     ratio_W1, cells_W1 = (
                         window_means(each_P1, first_W // POINT_ROWS, points)
                         for each_P1 in np.split(relative_P2, 2, axis=1)
                     )
-                    found["error_rate"] = mean_known(ratio_of(ratio_W1, cells_W1))
+                    means["error_rate"] = mean_known(ratio_of(ratio_W1, cells_W1))
                 for metric, values in values_K.items():
                     values.append(
-                        found[metric] if metric in found else mean_known(self._cached(floor, metric, name, k))
+                        means[metric] if metric in means else mean_known(self._cached(floor, metric, name, k))
                     )
             out[name] = {metric: np.array(values) for metric, values in values_K.items()}
         return out

@@ -24,9 +24,9 @@ def horizon_means(load_SLE: IntArray, horizons_K: Sequence[int]) -> FloatArray:
     return np.stack([mean_over(share_SLE[:horizon], axis=0) for horizon in horizons_K])
 
 
-def share_distance(one: FloatArray, other: FloatArray) -> FloatArray:
+def share_distance(share_LE: FloatArray, other_LE: FloatArray) -> FloatArray:
     """Return the total variation of shares [..., L, E], as a mean over the layers that have load in both."""
-    return np.asarray(mean_over(0.5 * np.abs(one - other).sum(axis=-1), axis=-1))
+    return np.asarray(mean_over(0.5 * np.abs(share_LE - other_LE).sum(axis=-1), axis=-1))
 
 
 def floor_fork(future_JKLE: FloatArray) -> tuple[FloatArray, FloatArray]:

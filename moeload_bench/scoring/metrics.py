@@ -60,8 +60,8 @@ def revival_recall(forecast_LE: FloatArray, share_LE: FloatArray, last_share_LE:
     Recall alone rewards spreading: read it beside ``window_tv``.
     """
     E = share_LE.shape[-1]
-    known = np.isfinite(last_share_LE) & np.isfinite(share_LE)
-    revived = known & (np.nan_to_num(last_share_LE) < DEAD_SHARE / E) & (np.nan_to_num(share_LE) >= REVIVED_SHARE / E)
+    finite = np.isfinite(last_share_LE) & np.isfinite(share_LE)
+    revived = finite & (np.nan_to_num(last_share_LE) < DEAD_SHARE / E) & (np.nan_to_num(share_LE) >= REVIVED_SHARE / E)
     truth = np.where(revived, share_LE, 0.0)
     provided = np.where(revived, np.minimum(forecast_LE, share_LE), 0.0)
     return ratio_of(provided.sum(axis=-1), truth.sum(axis=-1))
@@ -130,8 +130,8 @@ def _average_ranks(values_LE: FloatArray) -> FloatArray:
     """
     ordered = np.sort(values_LE, axis=-1)
     out = np.empty(values_LE.shape)
-    for at in np.ndindex(values_LE.shape[:-1]):
-        below = np.searchsorted(ordered[at], values_LE[at], side="left")
-        through = np.searchsorted(ordered[at], values_LE[at], side="right")
-        out[at] = 0.5 * (below + through + 1)
+    for row in np.ndindex(values_LE.shape[:-1]):
+        below = np.searchsorted(ordered[row], values_LE[row], side="left")
+        through = np.searchsorted(ordered[row], values_LE[row], side="right")
+        out[row] = 0.5 * (below + through + 1)
     return out

@@ -194,25 +194,25 @@ class WindowMeans:
         self._start_W = start_W[self._order]
         self._held: list[tuple[FloatArray, IntArray]] = []
 
-    def ended(self, series: Sequence[Running], at: tuple[int, ...] = ()) -> tuple[IntArray, list[FloatArray]]:
+    def ended(self, series: Sequence[Running], place: tuple[int, ...] = ()) -> tuple[IntArray, list[FloatArray]]:
         """Return which windows end in the last part of all the series, and of each series their means [W, ..., E].
 
-        ``at``: the place in the axes between rows and experts that these windows are of.
+        ``place``: which one these windows are of, in the axes between rows and experts.
         """
         first, stop = series[0].first, series[0].rows
         opens = slice(*np.searchsorted(self._start_W, [first, stop]))
         ends = slice(*np.searchsorted(self._start_W, [first - self._rows + 1, stop - self._rows + 1]))
         start_W, stop_W = self._start_W[opens] - first, self._start_W[ends] + self._rows - first
-        held, self._held, found, w = self._held, [], [], len(stop_W)
-        for n, one in enumerate(series):
-            total, count = one.total_SXE[(start_W, *at)], one.count_SX[(start_W, *at)]
-            if held:
-                total, count = np.concatenate([held[n][0], total]), np.concatenate([held[n][1], count])
-            seen = (one.count_SX[(stop_W, *at)] - count[:w])[..., None]
-            out = ratio_of(one.total_SXE[(stop_W, *at)] - total[:w], seen)
-            found.append(np.maximum(out, 0.0, out=out))
+        pending, self._held, means, w = self._held, [], [], len(stop_W)
+        for n, totals in enumerate(series):
+            total, count = totals.total_SXE[(start_W, *place)], totals.count_SX[(start_W, *place)]
+            if pending:
+                total, count = np.concatenate([pending[n][0], total]), np.concatenate([pending[n][1], count])
+            size = (totals.count_SX[(stop_W, *place)] - count[:w])[..., None]
+            out = ratio_of(totals.total_SXE[(stop_W, *place)] - total[:w], size)
+            means.append(np.maximum(out, 0.0, out=out))
             self._held.append((total[w:], count[w:]))
-        return self._order[ends], found
+        return self._order[ends], means
 
 
 def level_of(share_SXE: FloatArray) -> FloatArray:

@@ -61,22 +61,25 @@ class References:
         }
 
     def to_tree(self) -> dict[str, Any]:
-        """Return the record as JSON holds it."""
+        """Return the payload, which JSON can hold."""
         costs = {
-            plan: {name: [None if part is None else np.asarray(part).tolist() for part in cost] for name, cost in found}
-            for plan, found in ((plan, found.items()) for plan, found in self.costs.items())
+            plan: {
+                name: [None if part is None else np.asarray(part).tolist() for part in cost]
+                for name, cost in windows.items()
+            }
+            for plan, windows in self.costs.items()
         }
         return {"shapes": [asdict(shape) for shape in self.shapes], "rows_K": list(self.rows_K), "costs": costs}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> References:
-        """Return the record from `to_tree`."""
+        """Return the references of a payload of `to_tree`."""
         costs = {
             plan: {
                 name: PlanWindow(devices, *(np.array(part, dtype=np.float64) for part in parts if part is not None))
-                for name, (devices, *parts) in found.items()
+                for name, (devices, *parts) in windows.items()
             }
-            for plan, found in tree["costs"].items()
+            for plan, windows in tree["costs"].items()
         }
         return cls(tuple(ClusterShape(**shape) for shape in tree["shapes"]), tuple(tree["rows_K"]), costs)
 

@@ -86,8 +86,8 @@ def failure_scores(uniform: Mapping[str, FloatArray], *, with_quantiles: bool = 
     """
     out: dict[str, FloatArray] = {}
     for metric in forecast_metrics():
-        value, times, of = metric.failed
-        base = uniform.get(of or metric.name)
+        value, times, basis = metric.failed
+        base = uniform.get(basis or metric.name)
         if base is not None and (with_quantiles or not metric.needs_quantiles):
             out[metric.name] = times * base if value is None else np.where(np.isfinite(base), value, np.nan)
     return out

@@ -62,27 +62,27 @@ def summarise(load_SLE: Array, grid: Grid, first: int = 0, stop: int | None = No
     lead = (
         shares(load_SLE[(first - 1) * rows : first * rows]) if first else np.full((rows, *load_SLE.shape[1:]), np.nan)
     )
-    found = []
+    blocks = []
     for part in parts((stop - first, rows, *load_SLE.shape[1:]), cells=CELLS_AT_ONCE):
         share_SLE = shares(load_SLE[(first + part.start) * rows : (first + part.stop) * rows])
-        found.append(summarise_shares(share_SLE, lead, grid))
+        blocks.append(summarise_shares(share_SLE, lead, grid))
         lead = share_SLE[-rows:]
-    if not found:
+    if not blocks:
         L, E = load_SLE.shape[1:]
         return Blocks(np.empty((0, L, E)), np.empty((0, len(grid.scales_M), L)))
-    return Blocks(*(np.concatenate(part) for part in zip(*found, strict=True)))
+    return Blocks(*(np.concatenate(part) for part in zip(*blocks, strict=True)))
 
 
 def trace_drift(load_SLE: Array, grid: Grid) -> FloatArray:
     """Return X at every grid point of a trace, from its counts; [G, L]. Memory does not grow with its length."""
     N, span = load_SLE.shape[0] // grid.rows, 2 * grid.window
     blocks = summarise(load_SLE, grid, 0, 0)
-    found = [drift(blocks, grid)]
+    drifts = [drift(blocks, grid)]
     for first in range(0, N, BLOCKS_AT_ONCE * span):
         new = summarise(load_SLE, grid, first, min(first + BLOCKS_AT_ONCE * span, N))
         blocks = Blocks(*(np.concatenate([old[-span:], more]) for old, more in zip(blocks, new, strict=True)))
-        found.append(drift(blocks, grid)[-len(new.mean_NLE) :])
-    return np.concatenate(found)
+        drifts.append(drift(blocks, grid)[-len(new.mean_NLE) :])
+    return np.concatenate(drifts)
 
 
 def summarise_shares(share_SLE: FloatArray, lead_SLE: FloatArray, grid: Grid) -> Blocks:

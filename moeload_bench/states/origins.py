@@ -27,8 +27,8 @@ def choose_origins(
     chosen: dict[str, list[int]] = {}
     for state in LABELS:
         rows = [row for row in range(first, min(last + 1, len(names))) if names[row] == state]
-        at = np.linspace(0, len(rows) - 1, min(per_state, len(rows))).round().astype(int)
-        chosen[state] = [int(step_S[rows[i]]) for i in at]
+        pick = np.linspace(0, len(rows) - 1, min(per_state, len(rows))).round().astype(int)
+        chosen[state] = [int(step_S[rows[i]]) for i in pick]
     return chosen
 
 

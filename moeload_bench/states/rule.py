@@ -219,9 +219,9 @@ class StateDetector:
         grid = self._grid
         new = summarise_shares(share_SLE, self._lead, grid)
         self._lead = share_SLE[-grid.rows :]
-        both = Blocks(*(np.concatenate(pair) for pair in zip(self._blocks, new, strict=True)))
-        self._blocks = Blocks(*(part[-2 * grid.window :].copy() for part in both))
-        return drift(both, grid)[-len(new.mean_NLE) :]
+        blocks = Blocks(*(np.concatenate(pair) for pair in zip(self._blocks, new, strict=True)))
+        self._blocks = Blocks(*(part[-2 * grid.window :].copy() for part in blocks))
+        return drift(blocks, grid)[-len(new.mean_NLE) :]
 
 
 def state_names(labels: StateLabels) -> list[State]:

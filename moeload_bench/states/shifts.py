@@ -18,16 +18,16 @@ def planned_shifts(trace: Trace, lr_factor: float = 2.0) -> list[int]:
     A learning rate restarts where it jumps up by ``lr_factor``, or where it rises by ``lr_factor`` above the lowest
     value that it has fallen to (a restart that warms up); not in the first 10 rows.
     """
-    found = set()
+    rows = set()
     stage_S = trace.columns.get("stage")
     if stage_S is not None:
-        found |= set((np.flatnonzero(np.diff(stage_S)) + 1).tolist())
+        rows |= set((np.flatnonzero(np.diff(stage_S)) + 1).tolist())
     lr_S = trace.columns.get("lr")
     if lr_S is not None:
         jump = (lr_S[1:] > lr_factor * lr_S[:-1]) & (lr_S[:-1] > 0)
-        found |= {row for row in (np.flatnonzero(jump) + 1).tolist() if row > 10}
-        found |= {row for row in _rises_after_falls(lr_S.tolist(), lr_factor) if row > 10}
-    return sorted(found)
+        rows |= {row for row in (np.flatnonzero(jump) + 1).tolist() if row > 10}
+        rows |= {row for row in _rises_after_falls(lr_S.tolist(), lr_factor) if row > 10}
+    return sorted(rows)
 
 
 def _rises_after_falls(lr_S: Sequence[float], factor: float) -> list[int]:

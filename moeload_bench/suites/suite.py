@@ -167,10 +167,10 @@ class Suite(Record):
 
     def strata(self) -> dict[Stratum, list[str]]:
         """Return the scored runs of each stratum; empty for a suite without strata."""
-        found: dict[Stratum, list[str]] = {}
+        runs: dict[Stratum, list[str]] = {}
         for trace, stratum in self.stratum_by_trace().items():
-            found.setdefault(stratum, []).append(trace)
-        return found
+            runs.setdefault(stratum, []).append(trace)
+        return runs
 
     def stratum_by_trace(self) -> dict[str, Stratum]:
         """Return the stratum of each scored run that is in one."""
@@ -186,8 +186,8 @@ class Suite(Record):
 @lru_cache(maxsize=8)
 def package_suite(name: str, sha256: str) -> Suite | None:
     """Return the package's suite of that name and hash; None for one that changed, or of a file of one's own."""
-    found = load_suite(name) if name.removeprefix(SEASON) in suite_names() else None
-    return found if found is not None and found.sha256() == sha256 else None
+    suite = load_suite(name) if name.removeprefix(SEASON) in suite_names() else None
+    return suite if suite is not None and suite.sha256() == sha256 else None
 
 
 def near_twins_of(name: str, sha256: str) -> Mapping[str, str]:
@@ -276,8 +276,8 @@ def check_traces(suite: Suite, given: Iterable[str] = ()) -> None:
 
     It runs before any work and before any request, and says where the traces can be had from.
     """
-    known = {*given, *(ref.id for ref in list_traces())}
-    missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in known]
+    ids = {*given, *(ref.id for ref in list_traces())}
+    missing = [entry.id for entry in (*suite.traces, *suite.fit) if entry.id not in ids]
     if missing and suite.hub is None and not os.environ.get(HUB_ENV):
         season = season_of(suite.name, suite.sha256())
         places = "traces/" if season is None else f"{(SEASONS / season / 'traces').as_posix()}/ and traces/"
@@ -297,8 +297,8 @@ def sources_of(
     fit: bool = True,
 ) -> dict[str, Source]:
     """Return every run of a suite by its id: one of ``traces``, else its file as `locate_traces` finds it."""
-    given: dict[str, Source] = {trace.id: trace for trace in traces}
-    return {**locate_traces(suite, {**(paths or {}), **dict.fromkeys(given, "")}, fit=fit), **given}
+    source_by_id: dict[str, Source] = {trace.id: trace for trace in traces}
+    return {**locate_traces(suite, {**(paths or {}), **dict.fromkeys(source_by_id, "")}, fit=fit), **source_by_id}
 
 
 def locate_traces(suite: Suite, paths: Mapping[str, str | Path] | None = None, *, fit: bool = True) -> dict[str, Path]:
@@ -364,7 +364,9 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     """
     asked = [(entry, entry.asked(horizons)) for entry in suite.traces]
     entries = [
-        _with_sliding_origins(entry, traces[entry.id], suite.rule, every, max(own)) for entry, own in asked if own
+        _with_sliding_origins(entry, traces[entry.id], suite.rule, every, max(windows))
+        for entry, windows in asked
+        if windows
     ]
     if not entries:
         most = max(entry.horizon or 0 for entry in suite.traces)
@@ -379,4 +381,4 @@ def _with_sliding_origins(entry: SuiteTrace, trace: Trace, rule: StateRule, ever
     origins: dict[State, list[int]] = {state: [] for state in STATES}
     for origin in origins_every(trace.step_S, every, horizon):
         origins[names[(origin - int(trace.step_S[0])) // trace.meta.stride]].append(origin)
-    return entry.model_copy(update={state: tuple(found) for state, found in origins.items()})
+    return entry.model_copy(update={state: tuple(steps) for state, steps in origins.items()})
