@@ -26,12 +26,12 @@ def device_weights(slot_expert: IntArray, experts: int, devices: int) -> FloatAr
     rows, slots = slot_expert.reshape(-1, slot_expert.shape[-1]), slot_expert.shape[-1]
     device = np.arange(slots) // (slots // devices)
     cell = ((np.arange(len(rows))[:, None] * devices + device) * experts + rows).ravel()
-    held = np.bincount(cell, minlength=len(rows) * devices * experts).reshape(len(rows), devices, experts)
-    total = held.sum(axis=1, keepdims=True)
+    slots_PDE = np.bincount(cell, minlength=len(rows) * devices * experts).reshape(len(rows), devices, experts)
+    total = slots_PDE.sum(axis=1, keepdims=True)
     if (total == 0).any():
-        at = np.argwhere(total == 0)[0]
-        raise PlacementError(f"plan {int(at[0])} places expert {int(at[2])} nowhere")
-    return np.asarray((held / total).reshape(*slot_expert.shape[:-1], devices, experts))
+        index = np.argwhere(total == 0)[0]
+        raise PlacementError(f"plan {int(index[0])} places expert {int(index[2])} nowhere")
+    return np.asarray((slots_PDE / total).reshape(*slot_expert.shape[:-1], devices, experts))
 
 
 class PlanCost:
@@ -40,8 +40,8 @@ class PlanCost:
     def __init__(self, slot_expert: IntArray, experts: int, devices: int) -> None:
         self._devices, self._plans = devices, slot_expert.shape[:-1]
         layers, plans = self._plans[-1], int(np.prod(self._plans))
-        own = slot_expert + experts * np.arange(plans).reshape(*self._plans, 1)
-        part = 1.0 / np.bincount(own.ravel())[own]
+        expert = slot_expert + experts * np.arange(plans).reshape(*self._plans, 1)
+        part = 1.0 / np.bincount(expert.ravel())[expert]
         row = slot_expert + experts * np.arange(layers)[:, None]
         # the first slot of every device, then the second: sums of few arrays that stay in the cache
         self._row_CN, self._part_CN = (each.reshape(plans * devices, -1).T.copy() for each in (row, part))

@@ -45,8 +45,8 @@ def checked_layout(slot_expert: Any, experts: int, where: str = "the plan") -> I
     for row, slot_R in enumerate(slots_LR.tolist()):
         wrong = sorted(set(range(experts)).symmetric_difference(slot_R))
         if wrong:
-            how = "missing" if 0 <= wrong[0] < experts else "unknown"
+            fault = "missing" if 0 <= wrong[0] < experts else "unknown"
             raise PlacementError(
-                f"row {row} of {where}: expert {wrong[0]} is {how}, expected each of 0 to {experts - 1} at least once"
+                f"row {row} of {where}: expert {wrong[0]} is {fault}, expected each of 0 to {experts - 1} at least once"
             )
     return slots_LR.astype(np.int64)

@@ -85,10 +85,10 @@ def replicate(level_NE: IntArray, slots: int) -> tuple[IntArray, IntArray]:
     key, level, count, column = key_XN.ravel(), level_XN.ravel(), count_XN.ravel(), np.arange(rows)
     for _ in range(spare):
         low = np.maximum.reduce(key_XN, axis=0) & mask
-        at = (width - low) * rows + column
-        more = count[at] + 1
-        count[at] = more
-        key[at] = ((level[at] // more) << bits) | low
+        cell = (width - low) * rows + column
+        more = count[cell] + 1
+        count[cell] = more
+        key[cell] = ((level[cell] // more) << bits) | low
     level_NE, count_NE = level_NE.copy(), np.ones((rows, experts), dtype=np.int64)
     level_NE[column, expert_XN] = key_XN >> bits
     count_NE[column, expert_XN] = count_XN
@@ -105,43 +105,43 @@ def pack(level_MN: IntArray, label_MN: IntArray, bins: int, replicas: bool) -> t
     """
     items, rows = level_MN.shape
     room = items // bins
-    at_bits, count_bits = (bins * rows - 1).bit_length(), room.bit_length()
-    full_from, empty = at_bits + count_bits, (1 << count_bits) - room
+    position_bits, count_bits = (bins * rows - 1).bit_length(), room.bit_length()
+    full_from, empty = position_bits + count_bits, (1 << count_bits) - room
     step_MN = level_MN << (count_bits + 1)
     step_MN |= 1
-    step_MN <<= at_bits
-    empty_BN = (np.arange(bins * rows) | (empty << at_bits)).reshape(bins, rows)
+    step_MN <<= position_bits
+    empty_BN = (np.arange(bins * rows) | (empty << position_bits)).reshape(bins, rows)
     chosen_MN = np.empty_like(step_MN)
     chosen_MN[:bins] = empty_BN  # the first items find every bin empty and take them in order
     key_BN = np.add(empty_BN, step_MN[:bins], out=empty_BN)
     held_MN, keep_MN = _holds(label_MN) if replicas else (step_MN[:0], step_MN[:0])
     if len(held_MN) >= bins:
         key_BN |= np.where(label_MN[:bins] == label_MN[bins - 1], held_MN[bins - 1], 0)
-    key, at_mask, full_mask = key_BN.ravel(), (1 << at_bits) - 1, 1 << full_from
-    at, full = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
+    key, position_mask, full_mask = key_BN.ravel(), (1 << position_bits) - 1, 1 << full_from
+    position, full = np.empty(rows, dtype=np.int64), np.empty(rows, dtype=np.int64)
     for item in range(bins, items):
         lightest, after = chosen_MN[item], step_MN[item]
         np.minimum.reduce(key_BN, axis=0, out=lightest)
-        np.bitwise_and(lightest, at_mask, out=at)
+        np.bitwise_and(lightest, position_mask, out=position)
         after += lightest
         np.bitwise_and(after, full_mask, out=full)
         full <<= FULL_BIT - full_from
         after |= full
         if item < len(held_MN):
             after |= held_MN[item]
-            key[at] = after
+            key[position] = after
             key_BN &= keep_MN[item]
         else:
-            key[at] = after
+            key[position] = after
     forced_N = np.bitwise_or.reduce(chosen_MN[: len(held_MN)], axis=0) >> HELD_BIT > 0
     place_of = np.repeat(np.arange(bins) * room - empty, rows) + np.tile(np.arange(rows) * items, bins)
-    place_MN = place_of[chosen_MN & at_mask]
-    chosen_MN >>= at_bits
+    place_MN = place_of[chosen_MN & position_mask]
+    chosen_MN >>= position_bits
     chosen_MN &= (1 << count_bits) - 1
     place_MN += chosen_MN
-    label_at = np.empty((rows, items), dtype=np.int64)
-    label_at.ravel()[place_MN] = label_MN
-    return label_at, forced_N
+    label_NM = np.empty((rows, items), dtype=np.int64)
+    label_NM.ravel()[place_MN] = label_MN
+    return label_NM, forced_N
 
 
 def _holds(label_MN: IntArray) -> tuple[IntArray, IntArray]:

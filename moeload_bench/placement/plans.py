@@ -192,12 +192,12 @@ def _checked(value: Any) -> FloatArray:
         raise PlacementError(f"load has shape {load.shape}, expected [..., experts] with at least one expert")
     total = load.sum(axis=-1)
     if load.size and not (load.min() >= 0 and np.isfinite(total).all()):
-        at = tuple(int(i) for i in np.argwhere(~np.isfinite(load) | (load < 0))[0])
-        raise PlacementError(f"load{list(at)} is {load[at]}, expected finite and not negative")
+        index = tuple(int(i) for i in np.argwhere(~np.isfinite(load) | (load < 0))[0])
+        raise PlacementError(f"load{list(index)} is {load[index]}, expected finite and not negative")
     empty = total <= 0
     if empty.any():
-        at = tuple(int(i) for i in np.argwhere(empty)[0])
-        where = f"load{list(at)}" if at else "load"
+        index = tuple(int(i) for i in np.argwhere(empty)[0])
+        where = f"load{list(index)}" if index else "load"
         raise PlacementError(f"{where} is zero for every expert: there is nothing to plan for")
     return load
 

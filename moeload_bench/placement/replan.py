@@ -40,8 +40,8 @@ class CostModel:
         for name, value in vars(self).items():
             positive, part = name in ("step_ms", "bandwidth_gb_s", "expert_fraction"), name in PARTS
             if not (np.isfinite(value) and (value > 0 if positive else value >= 0) and (value <= 1 or not part)):
-                least, limit = "above 0" if positive else "of at least 0", " and at most 1" if part else ""
-                raise PlacementError(f"{name} is {value}, expected a finite number {least}{limit}")
+                minimum, limit = "above 0" if positive else "of at least 0", " and at most 1" if part else ""
+                raise PlacementError(f"{name} is {value}, expected a finite number {minimum}{limit}")
 
     def price_ms(self, moves: Any, received: Any) -> Any:
         """Return the time of moves in which the busiest devices receive so many replicas in all; numbers or arrays."""

@@ -30,16 +30,16 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
 
     Raise `PlotError` if the errors are not of one metric and horizon.
     """
-    kinds = {(one.metric, one.horizon) for one in errors}
+    kinds = {(entry.metric, entry.horizon) for entry in errors}
     if len(kinds) != 1:
         raise PlotError(f"error over training is drawn for one metric and horizon, got {sorted(kinds)}")
     metric, horizon = errors[0].metric, errors[0].horizon
-    look = forecaster_looks([one.forecaster for one in errors])
+    look = forecaster_looks([entry.forecaster for entry in errors])
     with style():
         figure, axes = panels(len(view.layers), height=2.6 if len(view.layers) <= 2 else 1.6)
         for ax, layer in zip(axes, view.layers, strict=True):
-            known = [_curve(ax, i, one, layer, look[one.forecaster]) for i, one in enumerate(errors)]
-            if not any(known):
+            drawn = [_curve(ax, i, entry, layer, look[entry.forecaster]) for i, entry in enumerate(errors)]
+            if not any(drawn):
                 write_remark(ax, "no load, or no forecast")
             _floor(ax, view, layer, metric, horizon)
         if log_if_wide(axes) >= 0 and axes[0].get_yscale() == "linear":
@@ -48,7 +48,7 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
             decorate_panel(ax, view, layer)
             ax.grid(axis="y")
         spec = metric_spec(metric)
-        handles = [legend_line(one.forecaster, **look[one.forecaster], markersize=3) for one in errors]
+        handles = [legend_line(entry.forecaster, **look[entry.forecaster], markersize=3) for entry in errors]
         if metric in FLOOR_METRICS and "load_half" in view.trace.columns:
             handles.append(legend_line("floor_batch of the state", GREY, FLOOR_LINE))
         finish_figure(
@@ -57,12 +57,12 @@ def draw_training(view: View, errors: Sequence[TrainingErrors]) -> Figure:
         return figure
 
 
-def _curve(ax: Axes, i: int, one: TrainingErrors, layer: int, look: Mapping[str, Any]) -> bool:
-    error_O = one.error_OL[:, layer]
+def _curve(ax: Axes, i: int, entry: TrainingErrors, layer: int, look: Mapping[str, Any]) -> bool:
+    error_O = entry.error_OL[:, layer]
     often = max(1, len(error_O) // 12)
     ax.plot(
-        one.origin_O, error_O, **look, markersize=3,
-        markevery=(i * often // 4 % often, often), linewidth=0.9, label=one.forecaster,
+        entry.origin_O, error_O, **look, markersize=3,
+        markevery=(i * often // 4 % often, often), linewidth=0.9, label=entry.forecaster,
     )  # fmt: skip
     return bool(np.isfinite(error_O).any())
 

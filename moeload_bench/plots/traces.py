@@ -116,8 +116,8 @@ def _heat_handles(relative: Sequence[FloatArray]) -> list[Any]:
 
     dead = Patch(facecolor="black", label="expert without a token")
     empty = Patch(facecolor="white", edgecolor="#AAAAAA", hatch="xxxxx", linewidth=0, label="layer without load")
-    found = ((dead, any((mean == 0).any() for mean in relative)), (empty, any(np.isnan(m).any() for m in relative)))
-    return [patch for patch, exists in found if exists]
+    patches = ((dead, any((mean == 0).any() for mean in relative)), (empty, any(np.isnan(m).any() for m in relative)))
+    return [patch for patch, exists in patches if exists]
 
 
 def draw_shares(view: View) -> Figure:
@@ -195,16 +195,16 @@ def _order(share_SE: FloatArray) -> IntArray:
 
 def _expert_lines(ax: Axes, bins: Binned, order_E: IntArray, band: bool) -> None:
     """Draw one line per expert; as pixels if there are many experts, because a file would hold megabytes of lines."""
-    few = len(order_E) <= MAX_LEGEND_EXPERTS
+    as_vectors = len(order_E) <= MAX_LEGEND_EXPERTS
     colours = ordered_colours(order_E)
     for e in order_E.tolist():
-        if band and few:
+        if band and as_vectors:
             ax.fill_between(
                 bins.middle_N, bins.least_NX[:, e], bins.largest_NX[:, e], color=colours[e], alpha=0.18, linewidth=0
             )
-        look: Any = {"linewidth": 0.9} if few else {"linewidth": 0.5, "zorder": PIXELS - 0.2}
+        look: Any = {"linewidth": 0.9} if as_vectors else {"linewidth": 0.5, "zorder": PIXELS - 0.2}
         ax.plot(bins.middle_N, bins.mean_NX[:, e], color=colours[e], label=f"expert {e}", **look)
-    if not few:
+    if not as_vectors:
         ax.set_rasterization_zorder(PIXELS)
 
 
