@@ -114,13 +114,13 @@ def identifying_fields(meta: TraceMeta, names: Iterable[str] = ()) -> list[tuple
     fields = []
     for field, key, text in _texts(meta.model_dump(mode="json")):
         texts = [text] if _names_owner(key, text) else [match[0] for match in pattern.finditer(text)]
-        fields += [(field, one) for one in texts]
+        fields += [(field, word) for word in texts]
     return fields
 
 
 def _identifying_pattern(names: Iterable[str]) -> re.Pattern[str]:
-    own = "".join(rf"|(?<!\w)(?i:{re.escape(name)})(?!\w)" for name in names)
-    return re.compile(_PATTERN + own)
+    alternatives = "".join(rf"|(?<!\w)(?i:{re.escape(name)})(?!\w)" for name in names)
+    return re.compile(_PATTERN + alternatives)
 
 
 def _names_owner(key: str, text: str) -> bool:

@@ -63,8 +63,8 @@ def front_matter(runs: Sequence[Run], community: Sequence[Run] = (), cases: bool
 
     configs = [
         (recipe, group, folder)
-        for folder, some in (("", runs), (COMMUNITY, community))
-        for recipe, group in by_recipe(some).items()
+        for folder, members in (("", runs), (COMMUNITY, community))
+        for recipe, group in by_recipe(members).items()
     ]
     data = DatasetCardData(
         pretty_name="MoE expert load traces",
@@ -75,8 +75,8 @@ def front_matter(runs: Sequence[Run], community: Sequence[Run] = (), cases: bool
         source_datasets=["original"],
         tags=list(TAGS),
         size_categories=[size_category(sum(run.steps for run in runs))],
-        configs=[*(config(*one) for one in configs), *([cases_config()] if cases else [])],
-        dataset_info=[features(*one) for one in configs],
+        configs=[*(config(*entry) for entry in configs), *([cases_config()] if cases else [])],
+        dataset_info=[features(*entry) for entry in configs],
     )
     return str(data.to_yaml(line_break="\n")).strip()
 

@@ -130,35 +130,35 @@ def size_summary(runs: Sequence[Run]) -> str:
     splits = {split: sum(run.split == split for run in runs) for split in sorted({run.split for run in runs})}
     parts = ", ".join(f"{count} in split `{split}`" for split, count in splits.items())
     steps, megabytes = sum(run.steps for run in runs), sum(run.bytes for run in runs) / 1e6
-    known = f"{len(runs)} runs of {recipes} recipes ({parts}), {steps:,} recorded steps, {megabytes:.1f} MB."
-    return f"{known} {scale_summary([run.facts for run in runs])}"
+    sentence = f"{len(runs)} runs of {recipes} recipes ({parts}), {steps:,} recorded steps, {megabytes:.1f} MB."
+    return f"{sentence} {scale_summary([run.facts for run in runs])}"
 
 
 def scale_summary(facts: Sequence[RunFacts]) -> str:
     """Return how large the runs are, least and largest: parameters and tokens; and what they were trained on."""
-    parameters = [one.parameters for one in facts if one.parameters is not None]
+    parameters = [run.parameters for run in facts if run.parameters is not None]
     sizes = [
         f"{rounded(min(parameters))} to {rounded(max(parameters))} parameters (median {rounded(median(parameters))})"
         if parameters
         else "unknown size",
-        f"{_range(one.tokens for one in facts)} tokens a step",
-        f"{_range(round(one.expert_tokens) for one in facts)} per expert",
+        f"{_range(run.tokens for run in facts)} tokens a step",
+        f"{_range(round(run.expert_tokens) for run in facts)} per expert",
     ]
-    return f"Models of {', '.join(sizes)}. Trained on {machines(one.hardware for one in facts)}."
+    return f"Models of {', '.join(sizes)}. Trained on {machines(run.hardware for run in facts)}."
 
 
 def machines(hardware: Iterable[str]) -> str:
     """Return `1 thread of A, B or C`: what is counted once for all that have as many, makers' marks left out."""
     names_by_count: dict[str, list[str]] = {}
     for words in sorted({re.sub(r"\(R\)| Processor", "", text) for text in hardware}):
-        count, of, name = words.rpartition(" of ")
-        names_by_count.setdefault(count + of, []).append(name)
+        count, separator, name = words.rpartition(" of ")
+        names_by_count.setdefault(count + separator, []).append(name)
     return " or ".join(f"{count}{listed(names, 'or')}" for count, names in names_by_count.items())
 
 
 def _range(values: Iterable[int]) -> str:
-    known = sorted(set(values))
-    return f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+    numbers = sorted(set(values))
+    return f"{numbers[0]:,}" if len(numbers) == 1 else f"{numbers[0]:,} to {numbers[-1]:,}"
 
 
 TABLES: Mapping[str, Callable[[Sequence[Run]], str]] = {
@@ -266,5 +266,5 @@ def onset_band(layers: Sequence[LayerDescription]) -> str:
 
 def layer_mean(values: Iterable[float | None]) -> str:
     """Return the mean over layers with three significant digits; "-" if no layer has a value."""
-    known = [value for value in values if value is not None]
-    return f"{fmean(known):.3g}" if known else "-"
+    numbers = [value for value in values if value is not None]
+    return f"{fmean(numbers):.3g}" if numbers else "-"

@@ -82,31 +82,31 @@ def read_folder(path: str | Path) -> Folder:
     _refuse_foreign(folder)
     if RECORD not in texts:
         raise SubmissionError(f"{folder}: no {RECORD}; `moeload-bench submit` writes one")
-    record = read_toml(Submission, folder / RECORD, "record", SubmissionError)
-    if record.name != folder.resolve().name:
-        raise SubmissionError(f"{folder}: the folder must be named {record.name!r}, as name in {RECORD} says")
-    if record.has_code != (CODE in texts):
-        what = f"there is no {CODE}" if record.has_code else f"{CODE} is there; the package's own code has none"
-        raise SubmissionError(f"{folder}: target is {record.target!r} but {what}")
-    _check_weights(folder, record)
+    submission = read_toml(Submission, folder / RECORD, "record", SubmissionError)
+    if submission.name != folder.resolve().name:
+        raise SubmissionError(f"{folder}: the folder must be named {submission.name!r}, as name in {RECORD} says")
+    if submission.has_code != (CODE in texts):
+        fault = f"there is no {CODE}" if submission.has_code else f"{CODE} is there; the package's own code has none"
+        raise SubmissionError(f"{folder}: target is {submission.target!r} but {fault}")
+    _check_weights(folder, submission)
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
     verification = None
     if VERIFICATION in texts:
         place, most = folder / VERIFICATION, MAX_BYTES[VERIFICATION]
         verification = read_json(Verification, place, most, "record", SubmissionError)
-    return Folder(folder, record, requirements, _source_sha256(folder, record), verification)
+    return Folder(folder, submission, requirements, _source_sha256(folder, submission), verification)
 
 
-def _check_weights(folder: Path, record: Submission) -> None:
+def _check_weights(folder: Path, submission: Submission) -> None:
     """Raise unless there is at most one file of weights, next to code, with the hash that the record names."""
     names = [name for name in WEIGHTS if is_regular(folder / name)]
     if len(names) > 1:
         raise SubmissionError(f"{folder}: {names[0]} and {names[1]}: a submission has one file of weights at most")
-    if names and not record.has_code:
+    if names and not submission.has_code:
         raise SubmissionError(f"{folder}: {names[0]} is there; the package's own code has none")
     expected = check_weights(folder / names[0]) if names else None
-    if expected != record.weights_sha256:
-        short = ["none" if sha256 is None else repr(sha256[:12]) for sha256 in (record.weights_sha256, expected)]
+    if expected != submission.weights_sha256:
+        short = ["none" if sha256 is None else repr(sha256[:12]) for sha256 in (submission.weights_sha256, expected)]
         raise SubmissionError(
             f"{folder / RECORD}: weights_sha256: got {short[0]}, expected {short[1]}, the hash of "
             f"{names[0] if names else 'no file'}"
@@ -121,18 +121,18 @@ def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
         raise SubmissionError(f"{where}: {first_problem(error, 'record')}") from None
 
 
-def _package_target(record: Submission) -> StoredTarget:
+def _package_target(submission: Submission) -> StoredTarget:
     """Return the baseline or adapter that is named; never what a plug-in of that name on this machine would run."""
-    if not record.has_adapter and record.target not in baseline_names():
-        raise not_found("baseline", record.target, baseline_names())
-    return stored_target(record.target)
+    if not submission.has_adapter and submission.target not in baseline_names():
+        raise not_found("baseline", submission.target, baseline_names())
+    return stored_target(submission.target)
 
 
-def _source_sha256(folder: Path, record: Submission) -> str:
-    if record.has_code:
+def _source_sha256(folder: Path, submission: Submission) -> str:
+    if submission.has_code:
         return file_sha256(folder / CODE)
     try:
-        return source_sha256(_package_target(record))
+        return source_sha256(_package_target(submission))
     except MoeloadError as error:
         raise SubmissionError(f"{folder / RECORD}: target: {error}") from None
 
@@ -231,34 +231,34 @@ def _npz_problems(path: Path) -> Iterator[str]:
 
 def folder_problems(folder: Folder, suite: Suite) -> Iterator[str]:
     """Yield what is wrong with a submission that `read_folder` could read: its name, and the suite that it is for."""
-    record = folder.record
-    if record.wrong_name is not None:
-        yield record.wrong_name
+    submission = folder.record
+    if submission.wrong_name is not None:
+        yield submission.wrong_name
     expected = {
-        "suite name": (record.suite.name, suite.name),
-        "suite hash": (record.suite.sha256, suite.sha256()),
+        "suite name": (submission.suite.name, suite.name),
+        "suite hash": (submission.suite.sha256, suite.sha256()),
     }
     for field, (got, wanted) in expected.items():
         if got != wanted:
             yield f"{field}: submission.toml says {got!r}, expected {wanted!r}: run `moeload-bench submit` again"
 
 
-def check_name(record: Submission, root: Path) -> None:
+def check_name(submission: Submission, root: Path) -> None:
     """Run `check_name_among` against the submissions below a local root of a leaderboard, and look at their authors.
 
     Raise `SubmissionError` also for an author whose name differs from another one's only in its looks.
     """
     paths = [path.relative_to(root).as_posix() for path in root.glob(f"submissions/*/{RECORD}")]
-    check_name_among(record, paths, lambda path: (root / path).read_bytes(), str(root))
+    check_name_among(submission, paths, lambda path: (root / path).read_bytes(), str(root))
     others = {author for path in sorted(paths) for author in _authors_in((root / path).read_bytes())}
     looks = {look_of(author): author for author in others}
-    for author in record.authors:
+    for author in submission.authors:
         if author not in others and (other := looks.get(look_of(author))) is not None:
             raise SubmissionError(f"the author {author!r} is too like {other!r}, who is there: expected one spelling")
 
 
 def check_name_among(
-    record: Submission, paths: Collection[str], read: Callable[[str], bytes], leaderboard: str
+    submission: Submission, paths: Collection[str], read: Callable[[str], bytes], leaderboard: str
 ) -> None:
     """Raise `SubmissionError` if a name differs from another one only in its looks, or is taken by other authors.
 
@@ -267,22 +267,22 @@ def check_name_among(
     """
     folders = [path.split("/") for path in paths]
     names = {parts[1] for parts in folders if parts[0] == "submissions" and len(parts) > 2}
-    for other in sorted({*names, *baseline_names()} - {record.name}):
-        if look_of(other) == look_of(record.name):
+    for other in sorted({*names, *baseline_names()} - {submission.name}):
+        if look_of(other) == look_of(submission.name):
             raise SubmissionError(
-                f"the name {record.name!r} is too like {other!r}, which is taken: choose another --name"
+                f"the name {submission.name!r} is too like {other!r}, which is taken: choose another --name"
             )
-    path = f"submissions/{record.name}/{RECORD}"
-    if path in paths and _authors_in(read(path)) != record.authors:
+    path = f"submissions/{submission.name}/{RECORD}"
+    if path in paths and _authors_in(read(path)) != submission.authors:
         raise SubmissionError(
-            f"{leaderboard}: the name {record.name!r} is taken by other authors: choose another --name"
+            f"{leaderboard}: the name {submission.name!r} is taken by other authors: choose another --name"
         )
 
 
-def _authors_in(record: bytes) -> list[str]:
-    """Return the authors that a record names, none of one that cannot be read."""
+def _authors_in(content: bytes) -> list[str]:
+    """Return the authors that a submission names, none of one that cannot be read."""
     try:
-        authors = load_toml(record.decode("utf-8", "replace")).get("authors")
+        authors = load_toml(content.decode("utf-8", "replace")).get("authors")
     except (ValueError, RecursionError):
         return []
     return [str(author) for author in authors] if isinstance(authors, list) else []

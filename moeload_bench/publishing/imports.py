@@ -17,12 +17,12 @@ def unlisted_imports(code: bytes, requirements: Sequence[str]) -> list[str]:
     """Return the packages that code imports and that no requirement names: neither Python's own nor the harness's."""
     listed = {canonicalize_name(line.split("==")[0]) for line in requirements}
     owners = packages_distributions()
-    found = []
+    packages = []
     for name in sorted(_top_packages(code) - {*PROVIDED, *sys.stdlib_module_names}):
         names = {canonicalize_name(owner) for owner in [name, *owners.get(name, ())]}
         if not names & listed:
-            found.append(name)
-    return found
+            packages.append(name)
+    return packages
 
 
 def _top_packages(code: bytes) -> set[str]:

@@ -174,7 +174,7 @@ def collect_files(folder: Path, kind: Kind = "dataset") -> dict[str, LocalFile]:
 
 def _check_traces(folder: Path, paths: Mapping[str, Path]) -> None:
     """Raise unless there are traces, each valid and at the path that its id says."""
-    traces = [(path, found["id"]) for name, path in paths.items() if (found := re.fullmatch(_TRACE, name))]
+    traces = [(path, match["id"]) for name, path in paths.items() if (match := re.fullmatch(_TRACE, name))]
     if not traces:
         raise HubError(f"{folder}: the folder holds no trace at RECIPE/SPLIT/seedN.parquet")
     for path, expected in traces:

@@ -147,7 +147,10 @@ def _folder(requirements: Sequence[str], find_links: Path | None, no_index: bool
         if not find_links.is_dir():
             raise SubmissionError(f"{find_links}: no such folder of wheels")
         stats = [(path.name, path.stat()) for path in sorted(find_links.glob("*.whl"))]
-        parts += [str(find_links.resolve()), *(f"{name} {one.st_size} {one.st_mtime_ns}" for name, one in stats)]
+        parts += [
+            str(find_links.resolve()),
+            *(f"{name} {status.st_size} {status.st_mtime_ns}" for name, status in stats),
+        ]
     return cache_dir() / "packages" / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
 
 

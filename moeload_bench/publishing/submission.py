@@ -1,4 +1,4 @@
-"""The two records of a submission: what its author says of it, and what a verification of it found."""
+"""The two schemas of a submission: what its author says of it, and what a verification of it found."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def _licence(text: str) -> str:
     try:
         canonical = canonicalize_license_expression(text)
     except InvalidLicenseExpression:
-        near = ", ".join(difflib.get_close_matches(text, _COMMON_LICENCES, 3, 0.5)) or ", ".join(_COMMON_LICENCES[:4])
+        examples = ", ".join(difflib.get_close_matches(text, _COMMON_LICENCES, 3, 0.5) or _COMMON_LICENCES[:4])
         raise ValueError(
-            f"got {text[:80]!r}, expected an SPDX identifier such as {near} (the list: https://spdx.org/licenses)"
+            f"got {text[:80]!r}, expected an SPDX identifier such as {examples} (the list: https://spdx.org/licenses)"
         ) from None
     if canonical != text:
         raise ValueError(f"got {text[:80]!r}, expected it as SPDX writes it: {canonical}")
@@ -97,20 +97,20 @@ AuthorName = Annotated[str, AfterValidator(_author)]
 Scalar = bool | int | float | str
 
 
-class _Record(Record):
-    """A record without conversions: an untrusted value counts as it was written."""
+class _StrictSchema(Record):
+    """A schema without conversions: an untrusted value counts as it was written."""
 
     model_config = ConfigDict(strict=True)
 
 
-class SuiteName(_Record):
+class SuiteName(_StrictSchema):
     """The task list that it is submitted to, by name and content."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=40)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Submission(_Record):
+class Submission(_StrictSchema):
     """The content of submission.toml.
 
     ``target`` is `forecaster.py:Class`, or the package's own code without a file: a baseline's name or
@@ -202,7 +202,7 @@ VerificationStatus = Literal["verified", "verified (sample)", "failed"]
 """``verified (sample)``: only a part of the runs was run again; no new verification says so."""
 
 
-class Verification(_Record):
+class Verification(_StrictSchema):
     """What the maintainers' run of a submission found; ``commit`` is that of the code, and of the published result."""
 
     status: VerificationStatus

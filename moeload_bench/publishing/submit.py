@@ -133,31 +133,31 @@ def make_draft(target: Target, name: str, author: Author, suite: Suite, requirem
         "weights_sha256": sha256,
         "suite": {"name": suite.name, "sha256": suite.sha256()},
     }
-    record = parse_submission(fields, "submission")
-    if record.wrong_name is not None:
-        raise SubmissionError(record.wrong_name)
+    submission = parse_submission(fields, "submission")
+    if submission.wrong_name is not None:
+        raise SubmissionError(submission.wrong_name)
     if requirements is not None:
         parse_requirements(requirements)
         texts[REQUIREMENTS] = requirements.encode()
     if not is_baseline(target):
-        texts[CARD] = card_of(record).encode()
-    return Draft(record, {RECORD: record.to_toml().encode(), **texts, **weights})
+        texts[CARD] = card_of(submission).encode()
+    return Draft(submission, {RECORD: submission.to_toml().encode(), **texts, **weights})
 
 
-def card_of(record: Submission) -> str:
+def card_of(submission: Submission) -> str:
     """Return the text of a submission's README.md."""
     facts = {
-        "Authors": ", ".join(record.authors),
-        "Licence": record.licence,
-        "Work": record.link,
-        "Code": f"`{record.target}`",
-        "Arguments": ", ".join(f"`{key}={value!r}`" for key, value in record.kwargs.items()),
-        "Learned from": ", ".join(record.fitted_on),
-        "Suite": f"{record.suite.name} ({record.suite.sha256[:12]})",
+        "Authors": ", ".join(submission.authors),
+        "Licence": submission.licence,
+        "Work": submission.link,
+        "Code": f"`{submission.target}`",
+        "Arguments": ", ".join(f"`{key}={value!r}`" for key, value in submission.kwargs.items()),
+        "Learned from": ", ".join(submission.fitted_on),
+        "Suite": f"{submission.suite.name} ({submission.suite.sha256[:12]})",
     }
     lines = [f"- {name}: {fact}" for name, fact in facts.items() if fact]
     return (
-        f"# {record.name}\n\nA forecaster of expert loads, submitted to the leaderboard of moeload-bench.\n\n"
+        f"# {submission.name}\n\nA forecaster of expert loads, submitted to the leaderboard of moeload-bench.\n\n"
         + "\n".join(lines)
         + "\n\nIts numbers are those of the maintainers' own run of this folder.\n"
     )
@@ -177,11 +177,11 @@ def untrusted_level(text: str) -> Level:
     return level
 
 
-def require_level(level: Level, instead: str = "or say --level process") -> None:
+def require_level(level: Level, advice: str = "or say --level process") -> None:
     """Raise `IsolationError` if a level cannot be used, with what to do instead: it is not the forecaster's fault."""
     reason = level_available(level)
     if reason is not None:
-        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {instead}")
+        raise IsolationError(f"isolation level {level!r} is not available here: {reason}; {advice}")
 
 
 def prepare_submission(
@@ -221,7 +221,7 @@ def prepare_submission(
             say(UNLISTED.format(name))
         say("checking the contract on small synthetic runs")
         checked = check_forecaster(
-            target, level=level, progress=lambda at, of, rule: say(f"rule {at + 1} of {of}: {rule}")
+            target, level=level, progress=lambda number, count, rule: say(f"rule {number + 1} of {count}: {rule}")
         )
         broken = [rule for rule in checked if rule.required and not rule.passed]
         if broken:
@@ -246,9 +246,9 @@ class ResultsRepository:
         check_token(client)
         return cls(repo, hub_request(repo, lambda: client.list_repo_files(repo, repo_type="dataset")), client)
 
-    def check_name(self, record: Submission) -> None:
+    def check_name(self, submission: Submission) -> None:
         """Raise `SubmissionError` if the name belongs to other authors there, or looks like another."""
-        check_name_among(record, self.paths, self.read, self.repo)
+        check_name_among(submission, self.paths, self.read, self.repo)
 
     def read(self, path: str) -> bytes:
         """Return the content of a file."""
@@ -259,7 +259,7 @@ class ResultsRepository:
         """Open one pull request that holds the folder and removes an earlier one's other files; return its address."""
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        record, suite = draft.record, draft.record.suite
+        submission, suite = draft.record, draft.record.suite
         operations: list[CommitOperationAdd | CommitOperationDelete] = [
             *(CommitOperationAdd(name, content) for name, content in draft.files().items()),
             *(CommitOperationDelete(name) for name in draft.stale(self.paths)),
@@ -269,9 +269,9 @@ class ResultsRepository:
             lambda: self.api.create_commit(
                 self.repo,
                 operations,
-                commit_message=f"Submission {record.name} on {suite.name}",
-                commit_description=f"`{record.target}` on suite {suite.name} ({suite.sha256[:12]}), by "
-                f"{', '.join(record.authors)}.",
+                commit_message=f"Submission {submission.name} on {suite.name}",
+                commit_description=f"`{submission.target}` on suite {suite.name} ({suite.sha256[:12]}), by "
+                f"{', '.join(submission.authors)}.",
                 repo_type="dataset",
                 create_pr=True,
             ),
