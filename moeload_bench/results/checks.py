@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeload_bench.errors import listed, short
+from moeload_bench.errors import counted, listed, short
 from moeload_bench.names import entry_problem, look_alike, name_problem
 from moeload_bench.results.columns import FACT_KEYS, LAYER_KEYS, CostResult, metric_columns
 from moeload_bench.scoring.catalogue import least_value
@@ -82,7 +82,7 @@ def _places(
     twice = frame[frame.duplicated(list(keys))]
     if len(twice):
         place = ", ".join(f"{name} {short(twice[name].tolist()[0])}" for name in keys)
-        yield f"{len(twice)} rows are there twice, the first is {place}: expected each once"
+        yield f"{counted(len(twice), 'row')} twice, first {place}: expected each once"
 
 
 def _values(frame: pd.DataFrame, least: Mapping[str, float]) -> Iterator[str]:
