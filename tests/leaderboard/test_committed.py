@@ -74,7 +74,10 @@ BAD: dict[str, tuple[Callable[[], Results], str]] = {
         lambda: with_rows(lambda rows: rows.iloc[1:]),
         r"tasks at a horizon, expected .* origin 20 \(transient\) at horizon 1 is missing",
     ),
-    "a task twice": (lambda: with_rows(lambda rows: rows.iloc[[0, *range(len(rows))]]), "1 row twice, first .*origin 20"),
+    "a task twice": (
+        lambda: with_rows(lambda rows: rows.iloc[[0, *range(len(rows))]]),
+        "1 row twice, first .*origin 20",
+    ),
 }
 
 

@@ -215,7 +215,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "another horizon": (lambda p: changed(p, "horizon", -5), "horizon -5"),
     "a negative origin": (lambda p: changed(p, "origin", -1), "'origin' holds others than whole numbers from 0"),
     "another stratum": (lambda p: changed(p, "stratum", "tiny"), "stratum 'tiny', expected small or large"),
-    "rows twice": (rows_twice, "1 rows are there twice, the first is forecaster 'uniform'"),
+    "rows twice": (rows_twice, "1 row twice, first forecaster 'uniform'"),
     "names twice in the metadata": (named_twice, "'schema_version' occurs twice in one object"),
 }
 
