@@ -38,7 +38,7 @@ class Record(BaseModel):
 
 
 def extra_field(default: Any, **constraints: Any) -> Any:
-    """Return a field that older records do not know: at its default it is left out of texts, so that hashes stay."""
+    """Return a field that older files do not have: at its default it is left out of texts, so that hashes stay."""
     return Field(default=default, exclude_if=lambda value: value == default, **constraints)
 
 
@@ -53,14 +53,14 @@ def load_toml(text: str) -> dict[str, Any]:
 
 
 def read_toml(kind: type[R], path: Path, content: str, error: type[Exception]) -> R:
-    """Return the record in a TOML file; raise an ``error`` that names the file and the first field that is wrong."""
+    """Return what a TOML file holds; raise an ``error`` that names the file and the first field that is wrong."""
     try:
         return kind.model_validate(load_toml(read_at_most(path, MAX_TOML).decode()))
     except ValidationError as wrong:
         problem = first_problem(wrong, content)
     except OSError as wrong:
         problem = wrong.strerror or str(wrong)
-    except error as wrong:  # raised by a part of the record
+    except error as wrong:  # raised by a part of the schema
         problem = str(wrong)
     except RecursionError:
         problem = "not TOML: nested too deep"
@@ -70,7 +70,7 @@ def read_toml(kind: type[R], path: Path, content: str, error: type[Exception]) -
 
 
 def read_json(kind: type[R], path: Path, most: int, content: str, error: type[Exception]) -> R:
-    """Return the record in a JSON file of at most ``most`` bytes; raise as `read_toml`; ``content`` says what it is."""
+    """Return what a JSON file holds, of at most ``most`` bytes; raise as `read_toml`; ``content`` says what it is."""
     try:
         text = read_at_most(path, most)
     except OSError as wrong:
@@ -79,11 +79,11 @@ def read_json(kind: type[R], path: Path, most: int, content: str, error: type[Ex
 
 
 def parse_record(kind: type[R], text: bytes, where: Path, content: str, error: type[Exception]) -> R:
-    """Return the record in a JSON text; raise an ``error`` for another form, and for a name twice in one object."""
+    """Return what a JSON text holds; raise an ``error`` for another form, and for a name twice in one object."""
     try:
-        record = kind.model_validate_json(text)
+        value = kind.model_validate_json(text)
         json.loads(text, object_pairs_hook=named_once)  # pydantic takes the last of two
-        return record
+        return value
     except ValidationError as wrong:
         problem = first_problem(wrong, content)
     except (ValueError, RecursionError) as wrong:
@@ -92,7 +92,7 @@ def parse_record(kind: type[R], text: bytes, where: Path, content: str, error: t
 
 
 def first_problem(error: ValidationError, content: str) -> str:
-    """Return the first field that is wrong, why, and what was got; ``content`` stands for the whole record."""
+    """Return the first field that is wrong, why, and what was got; ``content`` stands for the whole."""
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))[:MAX_SHOWN] or content
     value = first.get("input")

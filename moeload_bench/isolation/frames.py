@@ -1,4 +1,4 @@
-"""The frames on the pipe between the harness and a forecaster's process, and the records of the contract in them.
+"""The frames on the pipe between the harness and a forecaster's process, and the objects of the contract in them.
 
 A frame is a prefix (magic, length of the header), a JSON header and raw little-endian arrays whose names, dtypes and
 shapes the header declares, in that order, without padding. Nothing is pickled. Whoever reads a frame bounds the
@@ -158,7 +158,7 @@ def _bytes_of(array: Array) -> memoryview:
     return memoryview(array.reshape(-1).view(np.uint8).data)
 
 
-# ------------------------------------------------------------------------------------------------ records
+# ------------------------------------------------------------------------------------------------ objects
 
 _COVARIATE = "covariate:"
 

@@ -113,7 +113,7 @@ def parse_target(text: str) -> StoredTarget:
 
 
 def stored_target(text: str) -> StoredTarget:
-    """Return the target that a record names, by the spelling of any version; raise as `parse_target`."""
+    """Return the target that a stored result names, by the spelling of any version; raise as `parse_target`."""
     location, _, arguments = text.partition("@")
     if location in printed_names():
         stands_for = printed_names()[location]

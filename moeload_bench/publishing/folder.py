@@ -53,7 +53,7 @@ MAX_ARRAYS = 10_000
 
 @dataclass(frozen=True)
 class Folder:
-    """A submission as read: its record, its requirements, the hash of its code and the maintainers' verification."""
+    """A submission as read: its own words, its requirements, the hash of its code and the maintainers' verification."""
 
     path: Path
     record: Submission
@@ -98,7 +98,7 @@ def read_folder(path: str | Path) -> Folder:
 
 
 def _check_weights(folder: Path, submission: Submission) -> None:
-    """Raise unless there is at most one file of weights, next to code, with the hash that the record names."""
+    """Raise unless there is at most one file of weights, next to code, with the hash that the submission names."""
     names = [name for name in WEIGHTS if is_regular(folder / name)]
     if len(names) > 1:
         raise SubmissionError(f"{folder}: {names[0]} and {names[1]}: a submission has one file of weights at most")
@@ -114,7 +114,7 @@ def _check_weights(folder: Path, submission: Submission) -> None:
 
 
 def parse_submission(fields: Mapping[str, Any], where: str) -> Submission:
-    """Return a checked record from its fields; raise `SubmissionError` that names the field."""
+    """Return a checked submission from its fields; raise `SubmissionError` that names the field."""
     try:
         return Submission.model_validate(dict(fields))
     except ValidationError as error:

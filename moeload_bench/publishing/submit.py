@@ -71,7 +71,7 @@ class Author:
 
 @dataclass(frozen=True)
 class Draft:
-    """The record of a submission, and the content of every file of its folder by name."""
+    """What a submission says of itself, and the content of every file of its folder by name."""
 
     record: Submission
     contents: Mapping[str, bytes]

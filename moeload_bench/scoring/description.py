@@ -351,7 +351,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """Return the record of a trace's file, verified."""
+    """Return the description of a trace's file, verified."""
     return make_run(read_trace(path), path.stat().st_size)
 
 
@@ -363,13 +363,13 @@ def read_runs(folder: str | Path, read: Callable[[Path], Run] = read_run) -> lis
 
 
 def make_run(trace: Trace, size: int) -> Run:
-    """Return the record of one trace; ``size`` is that of its file in bytes."""
+    """Return the description of one trace; ``size`` is that of its file in bytes."""
     bare = undescribed_run(trace, size)
     return replace(bare, spans=run_spans(trace), layers=tuple(describe_layers(trace)))
 
 
 def undescribed_run(trace: Trace, size: int) -> Run:
-    """Return the record of a trace without what has to be computed of its loads: no spans of states, no layers."""
+    """Return the description of a trace without what has to be computed of its loads: no spans of states, no layers."""
     first_L, last_L = trace.tokens_SL[0], trace.tokens_SL[-1]
     tokens = trace.meta.global_batch_tokens or int(last_L.max())
     return Run(

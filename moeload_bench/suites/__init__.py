@@ -1,1 +1,1 @@
-"""Frozen task lists: the record, and one TOML file for each."""
+"""Frozen task lists: the schema, and one TOML file for each."""

@@ -1,1 +1,1 @@
-"""One training run's expert loads: the record, its invariants, its file, and where files are found."""
+"""One training run's expert loads: the trace, its invariants, its file, and where files are found."""

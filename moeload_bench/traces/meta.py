@@ -1,4 +1,4 @@
-"""The metadata record of a trace and the columns of the format, versions 1 to 1.5.
+"""The metadata of a trace and the columns of the format, versions 1 to 1.5.
 
 Axis letters: L MoE layers, E experts.
 """

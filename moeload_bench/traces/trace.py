@@ -26,7 +26,7 @@ MAX_COUNT = 1 << 50
 """Steps with more tokens or loads are refused, so that sums over thousands of experts cannot overflow."""
 
 MAX_LAYERS = 1 << 16
-"""More layers are refused: each has a record in the metadata."""
+"""More layers are refused: each has an entry in the metadata."""
 
 
 @dataclass(frozen=True, eq=False)
