@@ -16,7 +16,7 @@ from moeload_bench.errors import short
 Kind = Literal["entry", "trace", "author", "metric"]
 _WORD = r"\w[\w.@=-]{0,79}"
 _PLAIN = re.compile(_WORD)
-_TARGET = re.compile(r"(?=.{1,300}\Z)(?:(?:[\w.~ +/-]+\.py|[\w.]+):[\w.<>]+(?:@.*)?|[\w.]+@.*)")
+_TARGET = re.compile(r"(?=.{1,300}\Z)(?:(?:.+\.py|[\w.]+):[\w.<>]+(?:@.*)?|[\w.]+@.*)")
 """What an entry without a name of its own is called: `my.py:Mine@rates=[0.9, 0.5]`, for tables at home alone."""
 _FORMS: Mapping[Kind, re.Pattern[str]] = {
     "entry": _PLAIN,
@@ -50,9 +50,7 @@ def name_problem(kind: Kind, name: str) -> str | None:
 
 def entry_problem(name: str) -> str | None:
     """Return why a text can be no entry of a table: an entry at home may be called by its target; None if it can."""
-    problem = name_problem("entry", name)
-    target = name.casefold() not in RESERVED and _TARGET.fullmatch(name) and name.isprintable()
-    return None if target and unicodedata.is_normalized("NFKC", name) else problem
+    return None if _TARGET.fullmatch(name) and name.isprintable() else name_problem("entry", name)
 
 
 def look_of(name: str) -> str:

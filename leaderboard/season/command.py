@@ -136,7 +136,7 @@ def check(
     jobs: Jobs = 1,
     root: Root = SEASONS,
 ) -> None:
-    """Check a season: seeds, recipes, hashes, order, and scores of copies.
+    """Check a season: seeds, recipes, hashes, order, scores.
 
     Seeds and recipes are derived again, hashes compared, and each file with the first commit that had it. Entries are
     scored from their copies: those that a test or the headline names on a third of the tested runs, every other one on

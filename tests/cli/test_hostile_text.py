@@ -107,7 +107,7 @@ def test_no_command_prints_a_control_character_of_a_stranger_s(
     if what == "a page":
         said += (evil / "page.html").read_text(encoding="utf-8")
     assert not {char for char in said if not char.isprintable()} - {"\n"}
-    if "json" in what:
+    if "json" in what and ended.value.code != 2:
         json.loads(shown.out)
 
 

@@ -241,14 +241,14 @@ def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) 
 
 
 def test_what_a_stranger_writes_is_never_markup() -> None:
-    """Names, notes, arguments, reasons, hardware: no page holds a tag of theirs."""
+    """Notes, arguments, reasons, hardware: no page holds a tag of theirs. A name of that kind has no page."""
     inputs = inputs_of(hostile_board())
     files = {**dict(board_files(inputs)), **dict(forecaster_files(inputs))}
     for name, content in files.items():
         assert b"<script>window.hacked" not in content, name
         assert b"<img src=x" not in content, name
         assert content.lower().count(b"</script") == content.lower().count(b"<script"), name
-    page = files[f"forecasters/{file_name(HOSTILE)}.html"].decode()
+    page = files["forecasters/stranger.html"].decode()
     assert page.count("&lt;script&gt;window.hacked=1") >= 6
 
 

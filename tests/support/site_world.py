@@ -48,17 +48,17 @@ def renamed(results: Results, old: str, new: str, **changes: Any) -> Results:
 
 
 def hostile_board() -> Board:
-    """The mini suite with an entry that is markup wherever it can hold a text."""
+    """The mini suite with an entry that is markup wherever it can hold a text; a name cannot."""
     board = mini_board()
     where = board.results.entries["lstm"].environment.model_copy(
         update={"hardware": HOSTILE, "commit": HOSTILE, "versions": {"a": HOSTILE}}
     )
     changes = {"kwargs": {"a": HOSTILE}, "requirements": (HOSTILE,), "notes": (HOSTILE,), "environment": where}
-    evil = renamed(board.results, "lstm", HOSTILE, isolation=HOSTILE, **changes)
+    evil = renamed(board.results, "lstm", "stranger", isolation=HOSTILE, **changes)
     first = evil.table.index == evil.table.index[0]
     failure = np.where(first, f"it broke: {HOSTILE}", None)
     evil = replace(evil, table=evil.table.assign(failure=failure, counts=f'{{"{HOSTILE[:9]}": 3}}'))
-    entry = BoardEntry(evil.entries[HOSTILE], None, "claimed", (HOSTILE,))
+    entry = BoardEntry(evil.entries["stranger"], None, "claimed", (HOSTILE,))
     return replace(board, results=joined([board.results, evil]), entries=(*board.entries, entry))
 
 

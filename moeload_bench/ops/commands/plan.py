@@ -46,7 +46,7 @@ def plan(
         ),
     ] = None,
     horizon: Annotated[int, typer.Option(metavar=INT, help="Steps that forecasts and plans are for.")] = 200,
-    every: Annotated[str | None, typer.Option(help="Steps between checks: 50,200; up to 500 by default.")] = None,
+    every: Annotated[str | None, typer.Option(help="Steps between checks: 50,200; else up to 500.")] = None,
     devices: Annotated[
         int | None, typer.Option(metavar=INT, help="Devices of a layer's experts; E / 4 by default.")
     ] = None,
@@ -86,10 +86,7 @@ def plan(
     ] = None,
     within_step: Annotated[
         str,
-        typer.Option(
-            metavar="<str>",
-            help="Of a balancer within the step: slots=2,domain=8,weight_mb=,gb_s=,launch_ms=,hidden_ms=.",
-        ),
+        typer.Option(metavar="<str>", help="Constants within the step, as slots=2,gb_s=400."),
     ] = "",
     level: Level = "process",
     seed: Seed = 0,
@@ -105,7 +102,7 @@ def plan(
     model_layers: ModelLayers = None,
     first_layer: FirstLayer = None,
     plot: Annotated[
-        Path | None, typer.Option(callback=drawable, help="Draw the hours saved over steps, and the kinds by tokens.")
+        Path | None, typer.Option(callback=drawable, help="Draw hours over steps, and kinds by tokens.")
     ] = None,
     details: Annotated[bool, typer.Option("--details", help="All candidates in the table.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON record instead of a table.")] = False,
