@@ -1,10 +1,11 @@
-"""The dataset cards of this repository, the copies that are published, and the Croissant file: made from the traces."""
+"""The dataset cards of this repository, the copies that are published, `eval.yaml` and the Croissant file."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from leaderboard.committed import ROOT, committed_run
+from leaderboard.hub.benchmark import eval_yaml
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
@@ -38,6 +39,7 @@ def card_files(root: Path = ROOT) -> dict[Path, str]:
     out[root / "datasets_card.md"] = card
     if runs:
         out[traces / "README.md"] = card
+        out[traces / "eval.yaml"] = eval_yaml()
         out[traces / "croissant.json"] = croissant(traces, runs)
         out[traces / "CITATION.cff"] = (root / "CITATION.cff").read_text(encoding="utf-8")
     return out

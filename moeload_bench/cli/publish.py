@@ -24,14 +24,14 @@ def publish(
     ] = False,
     kind: Annotated[
         Literal["dataset", "model", "space"],
-        typer.Option("--as", help="What the folder is: traces, a forecaster's weights, or the leaderboard's site."),
+        typer.Option("--as", help="What the folder is: traces, a forecaster's card with its results, or the site."),
     ] = "dataset",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be sent, send nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
     """Publish a folder of traces on the Hugging Face Hub.
 
-    With --as: the weights of a forecaster, or the site. Uploads what the Hub does not hold yet, compares checksums, and
+    With --as: a forecaster's results, or the site. Uploads what the Hub does not hold yet, compares checksums, and
     sets the tag when everything is there. Interrupted at any moment, the same command goes on; when nothing changed it
     sends nothing. Needs a token that may write: HF_TOKEN or `hf auth login`.
     """

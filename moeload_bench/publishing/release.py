@@ -1,4 +1,4 @@
-"""Publish a folder as a release: traces as a dataset, a forecaster's weights as a model, the site as a Space.
+"""Publish a folder as a release: traces as a dataset, a forecaster's results as a model, the site as a Space.
 
 A release is a tag. First all content is uploaded; it is addressed by its hash, so an interrupted upload continues where
 it stopped. Then one commit makes it visible, and its tree is compared with the folder. Only then the tag is set, so a
@@ -34,9 +34,11 @@ PARTS = ".parts/"
 """Part of every path that belongs to a recording in progress."""
 _ATTRIBUTES = ".gitattributes"
 """The Hub's own file."""
+RECORDS = ".eval_results/moeload.yaml"
+"""What the Hub's leaderboards read of a model."""
 _SHOWN = 5
 _TRACE = rf"(?:{COMMUNITY}/)?(?P<id>[A-Za-z0-9][\w.-]*/\w+/seed\d+)\.parquet"
-_DOCUMENT = rf"README\.md|croissant\.json|CITATION\.cff|LICENSE|{COMMUNITY}/[A-Za-z0-9][\w.-]*/README\.md"
+_DOCUMENT = rf"README\.md|eval\.yaml|croissant\.json|CITATION\.cff|LICENSE|{COMMUNITY}/[A-Za-z0-9][\w.-]*/README\.md"
 
 
 class Content(NamedTuple):
@@ -52,16 +54,17 @@ class Content(NamedTuple):
 CONTENTS: Mapping[Kind, Content] = {
     "dataset": Content(
         "traces",
-        f"RECIPE/SPLIT/seedN.parquet, {CASES}/{CASES_FILE}, README.md, croissant.json, CITATION.cff and LICENSE",
+        f"RECIPE/SPLIT/seedN.parquet, {CASES}/{CASES_FILE}, README.md, eval.yaml, croissant.json, CITATION.cff "
+        "and LICENSE",
         f"{_TRACE}|{_DOCUMENT}|{CASES}/{re.escape(CASES_FILE)}",
         _DOCUMENT,
     ),
     "model": Content(
         "files",
-        "README.md, model.safetensors, LICENSE and .eval_results",
-        r"README\.md|LICENSE|model\.safetensors|\.eval_results/[\w.-]+\.yaml",
-        r"README\.md",
-        ("README.md", "model.safetensors"),
+        f"README.md, {RECORDS}, LICENSE and model.safetensors",
+        rf"README\.md|LICENSE|model\.safetensors|{re.escape(RECORDS)}",
+        rf"README\.md|{re.escape(RECORDS)}",
+        ("README.md", RECORDS),
     ),
     "space": Content(
         "files",

@@ -11,7 +11,7 @@ import pytest
 from moeload_bench.baselines import _gate
 from moeload_bench.baselines.gated import Gated
 
-from leaderboard.model import model_files, write_model
+from leaderboard.hub.models import Places, model_files
 from leaderboard.site.command import write_site
 from leaderboard.site.pages import TEMPLATES
 from moeload_bench.errors import HashMismatchError, HubError, NotFoundError
@@ -27,7 +27,16 @@ from tests.support.submitted import make_world, write_folder
 pytest_plugins = ("tests.support.hub.fixtures",)
 need("safetensors", "pip install '.[record]'")
 
+PLACES = Places("acme", "0" * 40)
 REPO = {"dataset": "acme/traces", "model": "acme/moeload-gated", "space": "acme/moeload-leaderboard"}
+
+
+def write_files(folder: Path, files: dict[str, bytes]) -> Path:
+    """A folder of these files."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +48,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     write_site([*card, *pages], root / "space")
     return {
         "dataset": make_folder(root / "dataset"),
-        "model": write_model(root / "model", REPO["model"]),
+        "model": write_files(root / "model", model_files("gated", PLACES)),
         "space": root / "space",
     }
 
@@ -140,24 +149,7 @@ def test_the_weights_are_those_that_the_package_ships(made: dict[str, Path]) -> 
     for name in ("mean_C", "scale_C", "inner_CU", "inner_U", "outer_UM", "outer_M"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(shipped, name))
     names = set(folder_bytes(made["model"]))
-    assert names == {
-        "README.md", "LICENSE", "model.safetensors", ".eval_results/moeload-v3.yaml",
-    }  # fmt: skip
-    assert {name: made["model"].joinpath(name).read_bytes() for name in names} == model_files(REPO["model"])
-
-
-def test_evaluation_records_are_read_by_the_hubs_own_classes(made: dict[str, Path]) -> None:
-    """Two states of the suite, a value that rises, and the dataset."""
-    import yaml
-    from huggingface_hub import ModelCard, parse_eval_result_entries
-
-    text = (made["model"] / ".eval_results/moeload-v3.yaml").read_text()
-    entries = parse_eval_result_entries(yaml.safe_load(text))
-    assert [entry.task_id for entry in entries] == ["v3-transient", "v3-stable"]
-    assert all(0 < entry.value < 100 for entry in entries)
-    card = ModelCard.load(made["model"] / "README.md")
-    assert (card.data.license, card.data.library_name) == ("apache-2.0", "moeload-bench")
-    assert "arxiv:2404.16914" in (card.data.tags or [])
+    assert names == {"README.md", "LICENSE", "model.safetensors", ".eval_results/moeload.yaml"}
 
 
 def test_the_space_is_static_by_its_front_matter(made: dict[str, Path]) -> None:
@@ -171,13 +163,11 @@ def test_the_space_is_static_by_its_front_matter(made: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("weights.bin", "got weights.bin"), ("run.py", "got run.py"), (None, "model.safetensors missing")],
+    [("weights.bin", "got weights.bin"), ("run.py", "got run.py"), (None, ".eval_results/moeload.yaml missing")],
 )
 def test_a_folder_with_anything_else_is_refused(name: str | None, says: str, made: Any, tmp_path: Path) -> None:
-    """Pickles and code are never sent; a folder without its weights is none."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    for part in ("README.md", *(("model.safetensors", name) if name else ())):
-        (folder / part).write_bytes(b"x")
+    """Pickles and code are never sent; a folder without its records is none."""
+    parts = ("README.md", *((".eval_results/moeload.yaml", name) if name else ()))
+    folder = write_files(tmp_path / "folder", dict.fromkeys(parts, b"x"))
     with pytest.raises(HubError, match=says):
         publish(folder, REPO["model"], "v1.0", kind="model")
