@@ -61,7 +61,7 @@ def _print_publication(publication: Publication, folder: Path) -> None:
     unchanged = len(publication.plan.keep)
     place = f"{publication.repo}@{publication.tag}"
     if publication.plan.empty and not publication.tagged and publication.commit and not publication.dry_run:
-        say(f"{place} holds this folder already: nothing sent ({unchanged} files)")
+        say(f"{place} (commit {publication.commit}) holds this folder already: nothing sent ({unchanged} files)")
     elif publication.dry_run:
         say(f"dry run: nothing sent; {place} would hold {unchanged} unchanged files besides")
     else:
