@@ -133,7 +133,7 @@ def sample_of(trace: Trace, start_LR: IntArray, devices: int) -> Sample:
     """
     S, L, E = trace.load_SLE.shape
     steps = np.unique(np.linspace(0, S - 1, max(1, min(S, MOST_LAYERS // L))).astype(np.int64))
-    load_SLE = np.stack([trace.load_SLE[step] for step in steps.tolist()])
+    load_SLE = np.stack([trace.load_SLE[step].copy() for step in steps.tolist()])  # a view would hold its row group
     imbalance = mean_known(step_imbalance(start_LR, shares(load_SLE), devices))
     if start_LR.shape[1] == E:
         load_SLE = np.take_along_axis(load_SLE, start_LR[None], axis=2)
