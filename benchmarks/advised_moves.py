@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 from compare_common import table, write_part
 
-from moeload_bench.arrays import FloatArray
-from moeload_bench.ops.planning.candidates import percent_saved
+from moeload_bench.ops.planning.accounts import Sums, saving
+from moeload_bench.ops.planning.candidates import Layout
 from moeload_bench.ops.planning.cluster import Cluster
 from moeload_bench.ops.planning.decision import HELD_OUT, Candidate, Decision
 from moeload_bench.ops.planning.planner import Planner, Settings, plans_of
@@ -52,12 +52,13 @@ class Outcome(NamedTuple):
 
 
 class Advised(NamedTuple):
-    """A decision whose outcome is to come: the candidate's place, the sums of the race, and what its moves came to."""
+    """A decision whose outcome is to come: the layout, its sums and those of the layout that stayed, and its moves."""
 
     verdict: str
     end: int
-    at: int
-    sum_X: FloatArray
+    layout: Layout
+    spent: Sums
+    stayed: Sums
     price_ms: float
 
 
@@ -77,21 +78,20 @@ def replay(trace: Trace, cluster: Cluster) -> tuple[list[Outcome], Decision]:
 
 def _advised(planner: Planner, verdict: str, take: Candidate, end: int, cost: CostModel) -> Advised:
     race = planner.race
-    at = next(
-        c for c, one in enumerate(race.layouts)
-        if (one.forecaster, one.times * race.looks) == (take.forecaster, take.every)
-    )  # fmt: skip
-    layout = race.layouts[at]
+    layout = race.layout_of(take.forecaster, take.every)
     moved_LD = replicas_moved(race.start_LR, layout.current_LR, race.shape.devices)
     first_ms = cost.migration_ms(moved_LD) if moved_LD.any() else 0.0
-    return Advised(verdict, end, at, race.total.copy(), cost.price_ms(layout.replans, layout.received) - first_ms)
+    price_ms = cost.price_ms(layout.replans, layout.received) - first_ms
+    return Advised(verdict, end, layout, layout.account.total, race.stayed.account.total, price_ms)
 
 
-def _saved(planner: Planner, one: Advised, cost: CostModel) -> float:
-    sum_X, layout = planner.race.total - one.sum_X, planner.race.layouts[one.at]
-    gain = percent_saved(sum_X[None], sum_X[2] / sum_X[1], cost)[0][0, one.at]
-    price_ms = cost.price_ms(layout.replans, layout.received) - one.price_ms
-    return float(gain - 100 * price_ms / sum_X[0] / cost.step_ms)
+def _saved(planner: Planner, advised: Advised, cost: CostModel) -> float:
+    layout = advised.layout
+    spent = layout.account.total - advised.spent
+    stayed = planner.race.stayed.account.total - advised.stayed
+    gain_percent = saving(spent, stayed, stayed.mean_imbalance, cost).gain_percent
+    price_ms = cost.price_ms(layout.replans, layout.received) - advised.price_ms
+    return float(gain_percent - 100 * price_ms / stayed.steps / cost.step_ms)
 
 
 def worth(runs: Mapping[str, list[Outcome]], groups: Mapping[str, str]) -> tuple[float, float, float]:

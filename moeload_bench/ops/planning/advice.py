@@ -109,29 +109,29 @@ class Situation(Seen):
     doubt: str = ""
 
 
-def advise(asked: Sequence[Situation], cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> list[Advice]:
+def advise(cases: Sequence[Situation], cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> list[Advice]:
     """Return the advice in several situations of one run at one step, a pure function of what was seen before it.
 
     Axis letter: N situations, with the same recent rows.
     """
-    at = asked[0]
-    current_NLR = np.stack([one.current_LR for one in asked])
-    before_NL = mean_over(step_imbalance(current_NLR, at.recent_SLE, shape.devices), axis=0)
-    if at.steps_seen < rule.patience:
-        return [_wait(one, mean_known(before_L), rule) for one, before_L in zip(asked, before_NL, strict=True)]
-    forecasts = {id(one.share_hat_LE): one.share_hat_LE for one in asked}
+    first = cases[0]
+    current_NLR = np.stack([case.current_LR for case in cases])
+    before_NL = mean_over(step_imbalance(current_NLR, first.recent_SLE, shape.devices), axis=0)
+    if first.steps_seen < rule.patience:
+        return [_wait(case, mean_known(before_L), rule) for case, before_L in zip(cases, before_NL, strict=True)]
+    forecasts = {id(case.share_hat_LE): case.share_hat_LE for case in cases}
     plans = dict(zip(forecasts, plan(np.stack(list(forecasts.values())), shape), strict=True))
-    wanted_NLR = np.stack([plans[id(one.share_hat_LE)] for one in asked])
+    wanted_NLR = np.stack([plans[id(case.share_hat_LE)] for case in cases])
     wanted_NLR = with_fewest_moves(current_NLR, wanted_NLR, shape)
-    after_NL = mean_over(step_imbalance(wanted_NLR, at.recent_SLE, shape.devices), axis=0)
+    after_NL = mean_over(step_imbalance(wanted_NLR, first.recent_SLE, shape.devices), axis=0)
     moved_NLD = replicas_moved(current_NLR, wanted_NLR, shape.devices)
-    found = zip(asked, before_NL, after_NL, moved_NLD, wanted_NLR, strict=True)
-    return [_weighed(one, cost, rule, Move(*move)) for one, *move in found]
+    moves = zip(cases, before_NL, after_NL, moved_NLD, wanted_NLR, strict=True)
+    return [_weighed(case, cost, rule, Move(*move)) for case, *move in moves]
 
 
-def _wait(at: Situation, now: float, rule: AdviceRule) -> Advice:
-    seen = f"{at.steps_seen:,} steps seen, {rule.patience:,} are needed"
-    return Advice(at.step, at.horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+def _wait(case: Situation, now: float, rule: AdviceRule) -> Advice:
+    seen = f"{case.steps_seen:,} steps seen, {rule.patience:,} are needed"
+    return Advice(case.step, case.horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
 
 
 class Move(NamedTuple):
@@ -143,7 +143,7 @@ class Move(NamedTuple):
     wanted_LR: IntArray
 
 
-def _weighed(at: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Advice:
+def _weighed(case: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Advice:
     """Return the advice about a move: the layers that pay, if they pay together.
 
     Gain and price of a layer in milliseconds, by the cost model of `placement.replan`: what its move saves over the
@@ -151,30 +151,30 @@ def _weighed(at: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Ad
     """
     before_L, after_L, moved_LD, wanted_LR = move
     layers, moves_L = len(before_L), moved_LD.any(axis=1)
-    per_unit = cost.step_ms * cost.expert_fraction / at.start_imbalance / layers
-    gain_L = np.nan_to_num(before_L - after_L) * per_unit * at.horizon
+    per_unit = cost.step_ms * cost.expert_fraction / case.start_imbalance / layers
+    gain_L = np.nan_to_num(before_L - after_L) * per_unit * case.horizon
     price_L = (1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s
-    margin_L = np.where(at.standing_L, rule.keep, rule.margin)
+    margin_L = np.where(case.standing_L, rule.keep, rule.margin)
     chosen_L = (gain_L > margin_L * price_L) & moves_L
 
     def percent(layer_L: BoolArray) -> tuple[float, float]:
         """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
-        span = at.horizon * cost.step_ms / 100
+        span = case.horizon * cost.step_ms / 100
         price = cost.migration_ms(moved_LD[layer_L]) if layer_L.any() else 0.0
         return float(gain_L[layer_L].sum()) / span, price / span
 
     saves, costs = percent(chosen_L)
-    least = 0.0 if at.moved else rule.least_percent / (2 if at.standing_L.any() else 1)
+    least = 0.0 if case.moved else rule.least_percent / (2 if case.standing_L.any() else 1)
     pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
-    if pays and not at.doubt:
+    if pays and not case.doubt:
         moved = tuple(np.flatnonzero(chosen_L).tolist())
         before, after = mean_known(before_L[chosen_L]), mean_known(after_L[chosen_L])
         text = (
-            f"re-plan {name_layers([at.names_L[i] for i in moved], layers)} now: expected max/mean {before:.2f} -> "
-            f"{after:.2f}, saves {saves:.1f} % of the step time, costs {costs:.1f} % over {at.horizon:,} steps"
+            f"re-plan {name_layers([case.names_L[i] for i in moved], layers)} now: expected max/mean {before:.2f} -> "
+            f"{after:.2f}, saves {saves:.1f} % of the step time, costs {costs:.1f} % over {case.horizon:,} steps"
         )
-        replicas, plan_LR = int(moved_LD[chosen_L].sum()), np.where(chosen_L[:, None], wanted_LR, at.current_LR)
-        return Advice(at.step, at.horizon, "replan", moved, before, after, saves, costs, replicas, text, plan_LR)
+        replicas, plan_LR = int(moved_LD[chosen_L].sum()), np.where(chosen_L[:, None], wanted_LR, case.current_LR)
+        return Advice(case.step, case.horizon, "replan", moved, before, after, saves, costs, replicas, text, plan_LR)
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     saves, costs = percent(best_L)
     why = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
@@ -182,8 +182,8 @@ def _weighed(at: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> Ad
         why = "no plan promises less imbalance than the one in force"
     elif saves - costs >= rule.least_percent:
         why = f"{why}; a move has to save {rule.margin:g} times what it costs"
-    text, now = f"leave it: {at.doubt or why}", mean_known(before_L)
-    return Advice(at.step, at.horizon, "leave", (), now, now, saves, costs, 0, text, at.current_LR)
+    text, now = f"leave it: {case.doubt or why}", mean_known(before_L)
+    return Advice(case.step, case.horizon, "leave", (), now, now, saves, costs, 0, text, case.current_LR)
 
 
 def name_layers(names: Sequence[str], of: int) -> str:

@@ -110,11 +110,13 @@ class Cluster:
         if minutes is not None:
             if not (math.isfinite(minutes) and minutes >= 0):
                 raise PlacementError(f"restart_minutes is {minutes}, expected a finite number of at least 0")
-            given = sorted(name for name, one in CONSTANTS.items() if one.of_live_moves and name in self._stated)
+            given = sorted(
+                name for name, constant in CONSTANTS.items() if constant.of_live_moves and name in self._stated
+            )
             if given:
                 raise PlacementError(f"{', '.join(given)}: of moves while training runs, not of a restart")
         CostModel(
-            **{name: one.assumed for name, one in CONSTANTS.items()} | self._stated
+            **{name: constant.assumed for name, constant in CONSTANTS.items()} | self._stated
         )  # raises for what no cost model holds
 
     @property
@@ -170,12 +172,14 @@ class Cluster:
         note = "" if "expert_mb" in stated else alone
         if restart is not None:
             stated |= {"overlap": 1.0, "replan_ms": 60_000 * restart}
-        known: dict[str, tuple[float, Source]] = {name: (one.assumed, "ASSUMED") for name, one in CONSTANTS.items()}
-        known |= {name: (value, "measured") for name, value in measured.items()}
-        known |= {} if size is None else {"expert_mb": (size, of_size)}
-        known |= {name: (value, "stated") for name, value in stated.items()}
-        model = {name: value for name, (value, _) in known.items()}
-        assumed = [name for name, (_, source) in known.items() if source == "ASSUMED"]
+        sourced: dict[str, tuple[float, Source]] = {
+            name: (constant.assumed, "ASSUMED") for name, constant in CONSTANTS.items()
+        }
+        sourced |= {name: (value, "measured") for name, value in measured.items()}
+        sourced |= {} if size is None else {"expert_mb": (size, of_size)}
+        sourced |= {name: (value, "stated") for name, value in stated.items()}
+        model = {name: value for name, (value, _) in sourced.items()}
+        assumed = [name for name, (_, source) in sourced.items() if source == "ASSUMED"]
         worst = model | {name: model[name] * CONSTANTS[name].worst for name in assumed}
         nodes = f" on {shape.nodes} nodes" if shape.nodes > 1 else ""
         spare = (shape.slots - meta.experts) / shape.devices * len(meta.layers)
@@ -184,11 +188,11 @@ class Cluster:
         constants = [Constant(where, "ASSUMED" if self.shape is None else "stated", "--devices, --slots")]
         source: Source = "ASSUMED" if self.current is None else "stated"
         constants.append(Constant(f"{self.layout_name} layout in force", source, "--current"))
-        for name, (value, source) in known.items():
-            one = CONSTANTS[name]
-            if restart is None or not one.of_live_moves:
-                words = one.words(value) + (note if name == "expert_mb" else "")
-                constants.append(Constant(words, source, one.option))
+        for name, (value, source) in sourced.items():
+            constant = CONSTANTS[name]
+            if restart is None or not constant.of_live_moves:
+                words = constant.words(value) + (note if name == "expert_mb" else "")
+                constants.append(Constant(words, source, constant.option))
         if restart is not None:
             constants.append(Constant(f"{restart:g} minutes for each restart", "stated", "--restart-minutes"))
         left = f"cost of a move spread over {steps_left:,} steps left"
@@ -221,12 +225,12 @@ def expert_size(meta: TraceMeta) -> tuple[float | None, Source, str]:
 
     Measured weights and state come first, then the model's configuration, then measured weights.
     """
-    one, of_model = meta.expert, expert_mb(meta)
-    if one is not None and one.weight_bytes is not None and one.state_bytes is not None:
-        return (one.weight_bytes + one.state_bytes) / 1e6, "measured", ""
+    expert, of_model = meta.expert, expert_mb(meta)
+    if expert is not None and expert.weight_bytes is not None and expert.state_bytes is not None:
+        return (expert.weight_bytes + expert.state_bytes) / 1e6, "measured", ""
     alone = "" if meta.optimizer.get("name") else " (weights alone)"
-    if of_model is None and one is not None and one.weight_bytes is not None:
-        return one.weight_bytes / 1e6, "measured", " (weights alone)"
+    if of_model is None and expert is not None and expert.weight_bytes is not None:
+        return expert.weight_bytes / 1e6, "measured", " (weights alone)"
     return of_model, "ASSUMED" if of_model is None else "of the model", alone if of_model is not None else ""
 
 

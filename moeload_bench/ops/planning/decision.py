@@ -84,8 +84,8 @@ class Candidate:
 
     def dominates(self, other: Candidate) -> bool:
         """Return whether it is nowhere worse and somewhere better: in saving, re-plans and gigabytes moved."""
-        mine, its = ((-one.saved_percent, one.replans, one.moved_gb) for one in (self, other))
-        return mine != its and all(a <= b for a, b in zip(mine, its, strict=True))
+        prices = [(-candidate.saved_percent, candidate.replans, candidate.moved_gb) for candidate in (self, other)]
+        return prices[0] != prices[1] and all(a <= b for a, b in zip(*prices, strict=True))
 
 
 class Begun(NamedTuple):
@@ -150,7 +150,7 @@ class Decision:
     @property
     def matters(self) -> bool:
         """Whether the forecasters differ."""
-        return len(self.inseparable) < len({one.forecaster for one in self.candidates})
+        return len(self.inseparable) < len({candidate.forecaster for candidate in self.candidates})
 
     @property
     def record(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Decision:
             "vllm": None if self.vllm is None else self.vllm.record,
             "judged_by": "step time saved", "inseparable": self.inseparable, "matters": self.matters,
             "imbalance": self.start,
-            "candidates": [one.record for one in self.candidates], "constants": self.constants,
+            "candidates": [candidate.record for candidate in self.candidates], "constants": self.constants,
         }  # fmt: skip
         return dict(plain(facts))
 
@@ -237,7 +237,8 @@ class Decision:
     def _ages(self) -> Iterator[str]:
         """Return how much less is saved by plans that are renewed less often, where loads move enough to tell."""
         of_take = sorted(
-            (one for one in self.candidates if one.forecaster == self.take.forecaster), key=lambda one: one.every
+            (candidate for candidate in self.candidates if candidate.forecaster == self.take.forecaster),
+            key=lambda candidate: candidate.every,
         )
         often, seldom = of_take[0], of_take[-1]
         if often.gain_percent - seldom.gain_percent > max(SAME_PERCENT, WORSE_BY * often.gain_percent):
@@ -248,11 +249,14 @@ class Decision:
             )
 
     def _forecaster(self) -> str:
-        names = list(dict.fromkeys(one.forecaster for one in self.candidates))
+        names = list(dict.fromkeys(candidate.forecaster for candidate in self.candidates))
         if len(names) == 1:
             return f"{names[0]} is the only forecaster compared."
-        values = sorted(max(one.saved_percent for one in self.candidates if one.forecaster == name) for name in names)
-        each = ", each at its best interval" if len({one.every for one in self.candidates}) > 1 else ""
+        values = sorted(
+            max(candidate.saved_percent for candidate in self.candidates if candidate.forecaster == name)
+            for name in names
+        )
+        each = ", each at its best interval" if len({candidate.every for candidate in self.candidates}) > 1 else ""
         span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         take = self.take
         why = f"needs the least CPU time ({ORDER})"
@@ -268,10 +272,12 @@ class Decision:
 
     def _rests_on(self) -> Iterator[str]:
         for source, lead in (("stated", "Stated"), ("measured", "Measured"), ("of the model", "Of the model")):
-            words = [one.words for one in self.constants if one.source == source]
+            words = [constant.words for constant in self.constants if constant.source == source]
             if words:
                 yield f"{lead}: {', '.join(words)}."
-        assumed = [f"{one.words} ({one.doubt})" for one in self.constants if one.source == "ASSUMED"]
+        assumed = [
+            f"{constant.words} ({constant.doubt})" for constant in self.constants if constant.source == "ASSUMED"
+        ]
         if assumed:
             yield f"ASSUMED, state yours: {', '.join(assumed)}."
 
@@ -290,17 +296,23 @@ def decide(
     candidate dominates is never taken. Of the rest those go first that repaid their moves in each of the newest
     windows, then the first forecaster is taken, with the interval that moves least.
     """
-    best = max(candidates, key=lambda one: one.saved_percent)
-    floor = min(one.saved_percent for one in candidates if _as_good(best, one))
-    eligible = [one for one in candidates if one.saved_percent >= floor]
-    free = [one for one in eligible if not any(other.dominates(one) for other in candidates)]
-    names = list(dict.fromkeys(one.forecaster for one in candidates))
+    best = max(candidates, key=lambda candidate: candidate.saved_percent)
+    floor = min(candidate.saved_percent for candidate in candidates if _as_good(best, candidate))
+    eligible = [candidate for candidate in candidates if candidate.saved_percent >= floor]
+    free = [candidate for candidate in eligible if not any(other.dominates(candidate) for other in candidates)]
+    names = list(dict.fromkeys(candidate.forecaster for candidate in candidates))
     take = min(
         free,
-        key=lambda one: (not one.pays, names.index(one.forecaster), one.moved_gb, one.replans, -one.saved_percent),
+        key=lambda candidate: (
+            not candidate.pays,
+            names.index(candidate.forecaster),
+            candidate.moved_gb,
+            candidate.replans,
+            -candidate.saved_percent,
+        ),
     )
     low, high = interval_of(take.saved_N)
-    inseparable = tuple(name for name in names if any(one.forecaster == name for one in eligible))
+    inseparable = tuple(name for name in names if any(candidate.forecaster == name for candidate in eligible))
     verdict: Verdict = "cannot tell"
     if not terms.missing and take.saved_percent < LEAST_PERCENT:
         verdict = "leave"

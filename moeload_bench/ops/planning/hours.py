@@ -55,13 +55,13 @@ def _draw_hours(ax: Axes, decision: Decision, steps_N: FloatArray) -> None:
 def _draw_kinds(ax: Axes, kinds: KindsOfRun) -> None:
     """Draw a line for each kind and way; dotted is the run's own number of tokens, grey where another kind wins."""
     tokens = kinds.tokens * np.geomspace(1 / 64, 64, 200)
-    for color, one in zip(PALETTE, kinds.kinds, strict=False):
-        saved = one.gain_percent - one.cost_percent * kinds.tokens / tokens
-        ax.plot(tokens, saved, color=color, label=f"{one.kind} ({one.how})")
+    for color, kind in zip(PALETTE, kinds.kinds, strict=False):
+        saved = kind.gain_percent - kind.cost_percent * kinds.tokens / tokens
+        ax.plot(tokens, saved, color=color, label=f"{kind.kind} ({kind.how})")
     ax.axvline(kinds.tokens, color=GREY, linewidth=0.8, linestyle=":")
     for turn in kinds.turns:
         if tokens[0] < turn.tokens < tokens[-1]:
             ax.axvline(turn.tokens, color=GREY, linewidth=0.8)
-    most = max(one.gain_percent for one in kinds.kinds)
+    most = max(kind.gain_percent for kind in kinds.kinds)
     ax.set(xscale="log", xlabel="tokens per rank", ylabel="% of the step time saved", ylim=(-0.3 * most, 1.1 * most))
     ax.legend()

@@ -55,11 +55,11 @@ def turns(kinds: Sequence[Kind], tokens: float) -> list[Turn]:
 
     ``tokens`` per rank: those at which costs are stated. At x times as many, a kind saves gain - cost / x.
     """
-    found = [Turn(0.0, min(kinds, key=lambda one: (one.cost_percent, -one.gain_percent)))]
-    while more := [one for one in kinds if one.gain_percent > found[-1].wins.gain_percent]:
-        crossings = [Turn(tokens * _crossing(found[-1].wins, one), one) for one in more]
-        found.append(min(crossings, key=lambda one: (one.tokens, -one.wins.gain_percent)))
-    return found
+    in_order = [Turn(0.0, min(kinds, key=lambda kind: (kind.cost_percent, -kind.gain_percent)))]
+    while more := [kind for kind in kinds if kind.gain_percent > in_order[-1].wins.gain_percent]:
+        crossings = [Turn(tokens * _crossing(in_order[-1].wins, kind), kind) for kind in more]
+        in_order.append(min(crossings, key=lambda turn: (turn.tokens, -turn.wins.gain_percent)))
+    return in_order
 
 
 def _tokens(value: float) -> str:
@@ -67,8 +67,8 @@ def _tokens(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _crossing(one: Kind, other: Kind) -> float:
-    return (other.cost_percent - one.cost_percent) / (other.gain_percent - one.gain_percent)
+def _crossing(before: Kind, after: Kind) -> float:
+    return (after.cost_percent - before.cost_percent) / (after.gain_percent - before.gain_percent)
 
 
 @dataclass(frozen=True)
@@ -89,19 +89,19 @@ class KindsOfRun:
     @property
     def best(self) -> dict[str, Kind]:
         """Return the best of each kind, by kind."""
-        return {one.kind: one for one in sorted(self.kinds, key=lambda one: one.net)}
+        return {kind.kind: kind for kind in sorted(self.kinds, key=lambda kind: kind.net)}
 
     @property
     def wins(self) -> str:
         """Return the kind that saves most."""
-        return max(self.kinds, key=lambda one: one.net).kind
+        return max(self.kinds, key=lambda kind: kind.net).kind
 
     @property
     def turns(self) -> list[Turn]:
         """Return where another kind takes over, first the one that wins with the fewest tokens."""
-        found = turns(self.kinds, self.tokens)
-        return [one for before, one in zip([None, *found], found, strict=False)
-                if before is None or before.wins.kind != one.wins.kind]  # fmt: skip
+        all_turns = turns(self.kinds, self.tokens)
+        return [turn for before, turn in zip([None, *all_turns], all_turns, strict=False)
+                if before is None or before.wins.kind != turn.wins.kind]  # fmt: skip
 
     @property
     def record(self) -> dict[str, Any]:
@@ -110,10 +110,10 @@ class KindsOfRun:
 
     def lines(self) -> Iterator[str]:
         """Yield which kind wins and where it turns; then on what that rests, and on which constants it hangs."""
-        others = sorted((one for one in self.best.values() if one.kind != STAY), key=lambda one: -one.net)
-        saved = [f"{one.kind} ({one.how}) saves {one.net:.1f} %" for one in others]
+        others = sorted((kind for kind in self.best.values() if kind.kind != STAY), key=lambda kind: -kind.net)
+        saved = [f"{kind.kind} ({kind.how}) saves {kind.net:.1f} %" for kind in others]
         first, *rest = self.turns
-        where = ", ".join([first.wins.kind, *(f"from {_tokens(one.tokens)} on {one.wins.kind}" for one in rest)])
+        where = ", ".join([first.wins.kind, *(f"from {_tokens(turn.tokens)} on {turn.wins.kind}" for turn in rest)])
         yield (
             f"Best at {self.tokens:,.0f} tokens per rank: {self.wins}. Of the step time, "
             f"{', '.join(saved) or 'nothing else is known to save'}. By tokens per rank, loads as recorded: {where}."
@@ -152,14 +152,14 @@ def kinds_of(trace: Trace, planner: Planner, decision: Decision, stated: Mapping
         yield Kind(STAY, f"{decision.terms.layout} layout", decision.start, LEAST_PERCENT, 0.0)
         take = decision.take
         if decision.moves:
-            gain, net = race.saved_percent(take.forecaster, take.every, model, share)
+            gain, net = race.saved(race.layout_of(take.forecaster, take.every), model, share)
             yield Kind(MOVE, f"{take.forecaster}, every {take.every:,} steps", take.imbalance, gain, gain - net)
-        for one in tried:
-            gain = 100 * model.expert_fraction * (sample.imbalance - one.imbalance) / decision.start
-            cost = 100 * len(race.start_LR) * one.ms(pool, model.bandwidth_gb_s) / model.step_ms
-            yield Kind(WITHIN, one.how, one.imbalance, gain, cost, pool.pool_mb(one.slots))
+        for balancer in tried:
+            gain = 100 * model.expert_fraction * (sample.imbalance - balancer.imbalance) / decision.start
+            cost = 100 * len(race.start_LR) * balancer.ms(pool, model.bandwidth_gb_s) / model.step_ms
+            yield Kind(WITHIN, balancer.how, balancer.imbalance, gain, cost, pool.pool_mb(balancer.slots))
 
-    found = KindsOfRun(
+    outcome = KindsOfRun(
         sample.tokens / shape.devices,
         tuple(kinds(costs.model, within)),
         (),
@@ -170,17 +170,21 @@ def kinds_of(trace: Trace, planner: Planner, decision: Decision, stated: Mapping
     hangs_on = [
         (name, factor, other)
         for name, factor, model, pool, share in _doubts(costs, within, stated)
-        if (other := replace(found, kinds=tuple(kinds(model, pool, share))).wins) != found.wins
+        if (other := replace(outcome, kinds=tuple(kinds(model, pool, share))).wins) != outcome.wins
     ]
-    return replace(found, hangs_on=tuple(hangs_on))
+    return replace(outcome, hangs_on=tuple(hangs_on))
 
 
 def _doubts(
     costs: Costs, within: WithinStep, stated: Mapping[str, float]
 ) -> Iterator[tuple[str, str, CostModel, WithinStep, float]]:
     """Yield each ASSUMED constant at half and at twice; an expert's weights go with the size of an expert."""
-    names = {one.option: name for name, one in CONSTANTS.items()}
-    options = [one.option for one in costs.constants if one.source == "ASSUMED" and one.option in (*names, LEFT)]
+    names = {constant.option: name for name, constant in CONSTANTS.items()}
+    options = [
+        constant.option
+        for constant in costs.constants
+        if constant.source == "ASSUMED" and constant.option in (*names, LEFT)
+    ]
     for words, factor in (("half", 0.5), ("twice", 2.0)):
         for option in options:
             model, pool, name = costs.model, within, names.get(option)

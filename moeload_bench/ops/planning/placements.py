@@ -62,8 +62,8 @@ class Placement:
         most = int(self.count_LE.max())
         slots_LEX = np.full((len(self.layers), self.experts, most), -1, dtype=np.int64)
         for m, e in np.ndindex(slots_LEX.shape[:2]):
-            at = np.flatnonzero(self.slot_expert_LR[m] == e)
-            slots_LEX[m, e, : len(at)] = at
+            slots = np.flatnonzero(self.slot_expert_LR[m] == e)
+            slots_LEX[m, e, : len(slots)] = slots
         return slots_LEX
 
 

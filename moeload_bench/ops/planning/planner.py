@@ -27,9 +27,10 @@ from moeload_bench.isolation.hosts import Level, parse_level
 from moeload_bench.ops.facts.measured import even_fraction
 from moeload_bench.ops.facts.row_blocks import block_of, joined
 from moeload_bench.ops.planning.advice import Advice, AdviceRule, Seen
-from moeload_bench.ops.planning.candidates import TIMES, Forecasts, Race, Sample, Windows
+from moeload_bench.ops.planning.candidates import TIMES, Race
 from moeload_bench.ops.planning.cluster import Cluster, Costs
 from moeload_bench.ops.planning.decision import FORECASTERS, Begun, Decision, too_short
+from moeload_bench.ops.planning.forecasts import Forecasts, Sample, Windows
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
 from moeload_bench.placement.replan import CostModel
@@ -219,8 +220,8 @@ class Planner:
     def costs(self) -> Costs:
         """Return what moving experts costs, by what the run has shown so far."""
         series = {"step_ms": (1000, self._step_s.values), "expert_fraction": (1, self._fraction.values)}
-        found = {name: unit * float(np.median(values)) for name, (unit, values) in series.items() if values}
-        measured = {name: value for name, value in found.items() if value > 0}
+        medians = {name: unit * float(np.median(values)) for name, (unit, values) in series.items() if values}
+        measured = {name: value for name, value in medians.items() if value > 0}
         left = (self.settings.steps_left or self.steps_seen, self.settings.steps_left is not None)
         return self.settings.cluster.costs(self._meta, self.shape, measured, *left)
 
@@ -238,8 +239,8 @@ class Planner:
             self._recent.append(part_SLE)
             self.race.see(part_SLE, size * self.info.stride)
             for truth_LE in self._windows.add(part_SLE):
-                for one in self.forecasts.values():
-                    one.score(truth_LE)
+                for forecasts in self.forecasts.values():
+                    forecasts.score(truth_LE)
 
     def _forecast(self, step: int) -> dict[str, FloatArray]:
         """Return what each forecaster forecasts; one that fails is out, if it is not the last one.
@@ -251,9 +252,9 @@ class Planner:
         named = list(self.forecasts.items())
         first = self._looked % len(named)
         self._looked += 1
-        for name, one in named[first:] + named[:first]:
+        for name, forecasts in named[first:] + named[:first]:
             try:
-                share_hat[name] = one.ask(block, step)
+                share_hat[name] = forecasts.ask(block, step)
             except ForecastError as error:
                 if len(self.forecasts) == 1:
                     raise

@@ -107,15 +107,15 @@ def reacted(load_NE: IntArray, shape: ClusterShape, within: WithinStep) -> Itera
     """Yield balancers on layers of steps, experts by number of their masters; raise `PlacementError` as `quotas`."""
     slots, domain = int(within.slots), int(within.domain)
     for least in LEAST:
-        found = quotas(load_NE, shape.devices, Pool(slots, domain, least))
-        yield _reacted(f"quotas, at least {counted(least, 'token')} a replica", found, slots)
+        reaction = quotas(load_NE, shape.devices, Pool(slots, domain, least))
+        yield _reacted(f"quotas, at least {counted(least, 'token')} a replica", reaction, slots)
     even, masters = even_tokens(load_NE, shape.devices), masters_of(load_NE, shape.devices).shape[2]
     yield _reacted("even tokens", even, masters, beyond=shape.devices > domain)
 
 
-def _reacted(how: str, found: Reaction, slots: int, *, beyond: bool = False) -> Reacted:
-    busiest_N = found.fetched_ND.max(axis=1)
-    return Reacted(how, mean_known(found.imbalance_N), np.bincount(busiest_N), slots, beyond)
+def _reacted(how: str, reaction: Reaction, slots: int, *, beyond: bool = False) -> Reacted:
+    busiest_N = reaction.fetched_ND.max(axis=1)
+    return Reacted(how, mean_known(reaction.imbalance_N), np.bincount(busiest_N), slots, beyond)
 
 
 class Sample(NamedTuple):

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.ops.live.monitor import LoadMonitor
-from moeload_bench.ops.planning.candidates import Forecasts
 from moeload_bench.ops.planning.cluster import Cluster, expert_mb
 from moeload_bench.ops.planning.decision import FORECASTERS, Candidate, Terms, decide, volume
+from moeload_bench.ops.planning.forecasts import Forecasts
 from moeload_bench.ops.planning.planner import Settings, decided, plans_of
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape
