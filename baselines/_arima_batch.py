@@ -176,7 +176,7 @@ def _likelihood(w_S: FloatArray, x_P: FloatArray, p: int, maxiter: int, least: f
 
 @njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _fixed_start(k: int, p: int, q: int) -> FloatArray:
-    """A fixed ARMA(5,5) cut or padded with zeros to the order, and made stable."""
+    """Return a fixed ARMA(5,5) cut or padded with zeros to the order, and made stable."""
     x_P = np.zeros(p + q)
     for i in range(min(p, 5)):
         x_P[i] = START_K10[k, i]

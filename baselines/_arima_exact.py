@@ -62,7 +62,7 @@ def forecast(recent_SN: FloatArray, fits: Fits, order: Order, edges: tuple[int, 
 
 
 def log_likelihood(series_S: FloatArray, param_P: FloatArray, order: Order) -> float:
-    """The exact log likelihood of one series at known parameters, variance concentrated out."""
+    """Return the exact log likelihood of one series at known parameters, variance concentrated out."""
     return float(_model(series_S, order).loglike(param_P))
 
 

@@ -179,7 +179,7 @@ def _start_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float
 
 @njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
 def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float, left: int, moves: int) -> float:
-    """The phi of the least criterion, by parabolas through three points around the least-squares value."""
+    """Return the phi of the least criterion, by parabolas through three points around the least-squares value."""
     phi, width = _start_phi(sums, early, square, z), 0.05
     for _ in range(4):
         phi = min(max(phi, -MAX_PHI + width), MAX_PHI - width)

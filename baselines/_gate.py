@@ -65,7 +65,7 @@ class Gate:
     spread: Spread | None = None
 
     def forecast(self, seen: Measures) -> FloatArray:
-        """[A, L, E] shares at the anchors; every [a, l] sums to 1."""
+        """Return [A, L, E] shares at the anchors; every [a, l] sums to 1."""
         raw_ALM = self._raw(seen.context_LC)
         mix_ALM = _softmax(raw_ALM[..., :MIXED])
         share_ALE = np.matmul(mix_ALM[..., : len(WINDOWS)].swapaxes(0, 1), seen.window_WLE.swapaxes(0, 1)).swapaxes(
@@ -84,7 +84,7 @@ class Gate:
         return np.asarray((1 - even_AL1) * share_ALE + even_AL1 * seen.even_LE)
 
     def _raw(self, context_LC: FloatArray) -> FloatArray:
-        """[A, L, M]: what comes out of the second layer."""
+        """Return [A, L, M]: what comes out of the second layer."""
         clipped_LC = np.clip((context_LC - self.mean_C) / self.scale_C, -CONTEXT_CLIP, CONTEXT_CLIP)
         hidden_LU = np.tanh(clipped_LC @ self.inner_CU.astype(np.float64) + self.inner_U)
         raw_LN = hidden_LU @ self.outer_UM.astype(np.float64) + self.outer_M
@@ -92,7 +92,7 @@ class Gate:
         return raw_LAM.swapaxes(0, 1)
 
     def to_bytes(self) -> bytes:
-        """An npz archive of float32, without pickle."""
+        """Return an npz archive of float32, without pickle."""
         file = io.BytesIO()
         names = ("mean_C", "scale_C", "inner_CU", "inner_U", "outer_UM", "outer_M")
         arrays = {name: getattr(self, name) for name in names}
@@ -103,7 +103,7 @@ class Gate:
 
 
 def read_gate(data: bytes, origin: str) -> Gate:
-    """The weights from an archive that `Gate.to_bytes` wrote; ``origin`` says in an error where it comes from.
+    """Return the weights from an archive that `Gate.to_bytes` wrote; ``origin`` says in an error where it comes from.
 
     Raises `TargetError` for anything else: too large, no archive, pickled, of another version, of another shape, not
     finite.
@@ -134,7 +134,7 @@ def read_gate(data: bytes, origin: str) -> Gate:
 
 @lru_cache(maxsize=1)
 def shipped_gate() -> Gate:
-    """The weights that come with the package; raises `TargetError` when the file is not the one that was pinned."""
+    """Return the weights of the package; raise `TargetError` when the file is not the one that was pinned."""
     if not SHIPPED.is_file():
         raise TargetError(f"gated: the package lacks its weights {SHIPPED.name}: install it again")
     data = SHIPPED.read_bytes()
@@ -156,6 +156,6 @@ def _weight_of_even(raw: FloatArray) -> FloatArray:
 
 
 def _signature() -> NDArray[np.uint8]:
-    """A hash of what the weights mean: version, windows, context, quantiles."""
+    """Return a hash of what the weights mean: version, windows, context, quantiles."""
     text = repr((VERSION, WINDOWS, TRENDS, DECAYS, ANCHORS, context_names(), HORIZONS, LEVELS))
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), dtype=np.uint8)

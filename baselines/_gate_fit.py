@@ -94,13 +94,13 @@ class Samples:
 
 
 def fit_gate(runs: FitRuns, seed: int, learning: Learning | None = None) -> gate.Gate:
-    """The weights learned from whole runs; the same ones for the same runs, seed and machine."""
+    """Return the weights learned from whole runs; the same ones for the same runs, seed and machine."""
     samples = samples_of(runs, seed)
     return calibrated(train(samples, seed, learning or Learning()), samples)
 
 
 def calibrated(fitted: gate.Gate, samples: Sequence[Samples]) -> gate.Gate:
-    """The same weights with quantiles around what they say, from the runs themselves; without where none is long.
+    """Return the same weights with quantiles around what they say, from the runs; without where none is long.
 
     The network has seen these runs. Residuals of networks that had not (a fold of recipes left out at a time) gave the
     same quantiles to within half a point of coverage: with so few weights and so blurred a context it learns little by
@@ -135,7 +135,7 @@ def samples_of(runs: FitRuns, seed: int) -> list[Samples]:
 
 
 def controlled(load_SLE: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """The loads that a loss-free controller might have made of these; totals per layer and step to rounding."""
+    """Return the loads that a loss-free controller might have made of these; totals per layer and step to rounding."""
     _, L, E = load_SLE.shape
     rate = np.exp(rng.uniform(*np.log(CONTROL_RATES)))
     total_SL1 = load_SLE.sum(axis=2, keepdims=True).astype(np.float64)
@@ -304,7 +304,7 @@ def _shelf(group: Sequence[Samples], mean_C: gate.Float32, scale_C: gate.Float32
 def _loss(
     shelf: _Shelf, inner: nn.Linear, outer: nn.Linear, horizon_KA: Tensor, blur: float, rng: np.random.Generator
 ) -> tuple[Tensor, float]:
-    """The sum of log errors over a batch, and of their weights."""
+    """Return the sum of log errors over a batch, and of their weights."""
     at = torch.as_tensor(np.concatenate([rng.choice(pool, size) for pool, size in shelf.picks]))
     context_NLC = shelf.context_OLC[at]
     raw = outer(torch.tanh(inner(context_NLC + blur * torch.randn_like(context_NLC))))

@@ -82,7 +82,7 @@ class Network(Gate):
     quiet: Spread | None = None
 
     def spread_at(self, noise: float) -> Spread | None:
-        """The quantiles for rows with so much noise, mixed between `QUIET` and `LOUD`."""
+        """Return the quantiles for rows with so much noise, mixed between `QUIET` and `LOUD`."""
         if self.spread is None or self.quiet is None:
             return self.quiet or self.spread
         part = float(np.interp(np.log(noise), np.log([QUIET, LOUD]), [0.0, 1.0]))
@@ -121,7 +121,7 @@ class Guard:
             self._check()
 
     def forecast(self, seen: Measures) -> FloatArray:
-        """[A, L, E] shares at the anchors: the mixture."""
+        """Return [A, L, E] shares at the anchors: the mixture."""
         self._noise = float(np.exp(seen.context_LC[:, NOISE].mean()))
         share_ALE = self._mixture(seen) if self._mixed else self._members(seen)[:, 0]
         return share_ALE if self._pull is None else self._pull.applied(share_ALE, self._memory)
@@ -145,7 +145,7 @@ class Guard:
         self._said.append(np.tensordot(self._mean_KA, members_AMLE, axes=1).astype(np.float32))
 
     def _members(self, seen: Measures) -> FloatArray:
-        """[A, M, L, E]."""
+        """Return the shares of each member of the mixture at the anchors [A, M, L, E]."""
         info = self._memory.info
         network_ALE = self._network.forecast(widened(seen, info.stride, info.balancing))
         last_LE = seen.window_WLE[WINDOWS.index(1)]
@@ -163,7 +163,7 @@ class Guard:
 
 
 def to_bytes(network: Network) -> bytes:
-    """An npz archive: `gated`'s archive of what it knows too, the rest, and the quiet quantiles; without pickle."""
+    """Return an npz archive: `gated`'s archive, the rest, and the quiet quantiles; without pickle."""
     own = len(context_names())
     plain = replace(
         network, mean_C=network.mean_C[:own], scale_C=network.scale_C[:own], inner_CU=network.inner_CU[:own]
@@ -176,7 +176,7 @@ def to_bytes(network: Network) -> bytes:
 
 
 def read_network(data: bytes, origin: str) -> Network:
-    """The network from an archive that `to_bytes` wrote; raises `TargetError` for anything else."""
+    """Return the network from an archive that `to_bytes` wrote; raises `TargetError` for anything else."""
     wrong = TargetError(f"guarded: {origin} is no archive of weights of `guarded`: fit them again")
     if len(data) > MAX_BYTES:
         raise wrong
@@ -201,7 +201,7 @@ def read_network(data: bytes, origin: str) -> Network:
 
 @lru_cache(maxsize=1)
 def shipped_network() -> Network:
-    """The network that comes with the package; raises `TargetError` when the file is not the one that was pinned."""
+    """Return the network of the package; raise `TargetError` when the file is not the one that was pinned."""
     data = SHIPPED.read_bytes() if SHIPPED.is_file() else b""
     found = hashlib.sha256(data).hexdigest()
     if found != SHIPPED_SHA256:
@@ -227,7 +227,7 @@ class Pull:
             self.bias_LE += np.sign(total_SL1 - self._experts * block.load_SLE).sum(axis=0)
 
     def applied(self, share_ALE: FloatArray, memory: Memory) -> FloatArray:
-        """The shares at the anchors, moved along the bias in layers that are still."""
+        """Return the shares at the anchors, moved along the bias in layers that are still."""
         if memory.rows * memory.info.stride < SETTLED:
             return share_ALE
         spread_LE = memory.share.newest(SPREAD_ROWS).std(axis=0)

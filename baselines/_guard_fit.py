@@ -50,7 +50,7 @@ TWINS: Mapping[str, tuple[Twin, gate_fit.Kind]] = {
 
 
 def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Network:
-    """The weights learned from whole runs and their twins; the same ones for the same runs, seed and machine.
+    """Return the weights learned from whole runs and their twins; the same ones for the same runs, seed and machine.
 
     ``without``: names of `TWINS`, or "sampled", that it shall not learn from.
     """
@@ -58,7 +58,7 @@ def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Networ
 
 
 def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Network:
-    """The weights learned from samples; quantiles for noisy rows are of noisy runs, for quiet rows of the others."""
+    """Return the weights learned from samples; quantiles for noisy rows are of noisy runs, for quiet rows of others."""
     gate = gate_fit.train(samples, seed, gate_fit.Learning())
     loud, quiet = ([one for one in samples if _is_quiet(one) == wanted] for wanted in (False, True))
     return Network(**vars(gate_fit.calibrated(gate, loud)), quiet=gate_fit.calibrated(gate, quiet).spread)

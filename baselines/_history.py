@@ -53,7 +53,7 @@ class History:
         self._single.push(rest)
 
     def newest(self, rows: int) -> FloatArray:
-        """The newest rows, at most `SINGLE` of them, oldest first (a view)."""
+        """Return the newest rows, at most `SINGLE` of them, oldest first (a view)."""
         return self._single.rows_SLE[-min(rows, SINGLE) :]
 
     @property
@@ -62,7 +62,7 @@ class History:
         return len(self._blocks.rows_SLE) * BLOCK + self.rows % BLOCK
 
     def sums(self, back_N: Sequence[int]) -> tuple[IntArray, FloatArray]:
-        """Sums over the newest ``back_N`` rows: the rows that each holds [N] and the sums [N, L, E].
+        """Return sums over the newest ``back_N`` rows: the rows that each holds [N] and the sums [N, L, E].
 
         ``back_N`` rising from at least 0; what lies beyond the memory is cut off.
         """

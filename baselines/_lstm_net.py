@@ -80,7 +80,7 @@ def device() -> torch.device:
 
 
 def new_net(shape: Shape, seed: int) -> Net:
-    """A net with weights drawn from the seed; torch's global generator is left as it was."""
+    """Return a net with weights drawn from the seed; torch's global generator is left as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Net(shape).to(device())
@@ -123,7 +123,7 @@ def set_scale(net: Net, runs: Sequence[FloatArray]) -> None:
 
 
 def weights(net: Net) -> dict[str, NDArray[np.float32]]:
-    """The net's parameters by name."""
+    """Return the net's parameters by name."""
     return {name: value.cpu().numpy() for name, value in net.state_dict().items()}
 
 

@@ -170,7 +170,7 @@ def measure(memory: Memory) -> Measures:
 
 
 def context_names() -> list[str]:
-    """What the entries of a context are, in their order."""
+    """Return what the entries of a context are, in their order."""
     own = [
         "noise",
         *(f"drift.{w}" for w in DRIFTS),
@@ -250,7 +250,7 @@ def _momentum(three: Sequence[FloatArray]) -> list[FloatArray]:
 def _decays(
     three: Sequence[FloatArray], steps: Sequence[int], even_LE: FloatArray
 ) -> tuple[FloatArray, list[FloatArray]]:
-    """[A, D, L, E] shares that go on towards 1/E as fast as they lately did, and those speeds for the context.
+    """Return [A, D, L, E] shares that go on towards 1/E as fast as they lately did, and those speeds for the context.
 
     Two ways for each window: the distance from 1/E decays exponentially, or shrinks by as much in every step. The speed
     is measured against the sides on which the experts were one window earlier, whose noise is not in the last move.
@@ -300,7 +300,7 @@ def _back_tests(seen: int, stride: int) -> list[BackTest]:
 
 
 def _back_errors(error: Mapping[tuple[int, int], FloatArray], noise_L: FloatArray) -> list[FloatArray]:
-    """The error of the base window on targets that are complete, over the noise, and of the others over its."""
+    """Return the error of the base window on targets that are complete, over the noise, and of the others over its."""
     zero = np.zeros_like(noise_L)
     out = []
     for k, windows in BACK_TESTS.items():
@@ -364,7 +364,7 @@ def back_test(
 
 
 def _one_step_errors(memory: Memory) -> dict[tuple[int, int], FloatArray]:
-    """The mean error of windows on each of the newest rows."""
+    """Return the mean error of windows on each of the newest rows."""
     rows_SLE = memory.share.newest(SINGLE)
     last = len(rows_SLE)
     tried = range(max(1, last - BACK_ORIGINS[1]), last)

@@ -34,7 +34,7 @@ def hat_weights(anchors: tuple[int, ...], edges_B: tuple[int, ...]) -> FloatArra
 
 
 def block_edges(request: ForecastRequest, stride: int) -> tuple[int, ...]:
-    """Ends of blocks in steps: powers of two in rows and every horizon asked for, the last one the horizon."""
+    """Return ends of blocks in steps: powers of two in rows and every horizon asked for, the last one the horizon."""
     rows = {row_count(h, stride) for h in request.horizons if h <= request.horizon}
     rows |= {1 << n for n in range(row_count(request.horizon, stride).bit_length())}
     return tuple(sorted({row * stride for row in rows if row * stride < request.horizon} | {request.horizon}))

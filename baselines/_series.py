@@ -85,7 +85,7 @@ def row_count(steps: int, stride: int) -> int:
 
 
 def row_edges(request: ForecastRequest, stride: int) -> tuple[int, ...]:
-    """Ends of the blocks of a slowly changing path, in rows.
+    """Return ends of the blocks of a slowly changing path, in rows.
 
     Every one of the first 32 rows is a block; after that a block spans a sixteenth of its distance from the origin
     (98 blocks for 2,000 steps). Every suite horizon is an edge, so that the mean over each of them is exact.
@@ -100,7 +100,7 @@ def row_edges(request: ForecastRequest, stride: int) -> tuple[int, ...]:
 
 
 def blocks(share_BLE: FloatArray, edges: tuple[int, ...], request: ForecastRequest, stride: int) -> Forecast:
-    """A forecast whose blocks end at the given rows; edges in training steps, the last one at the horizon."""
+    """Return a forecast whose blocks end at the given rows; edges in training steps, the last one at the horizon."""
     edges_B = np.minimum(np.array(edges, dtype=np.int64) * stride, request.horizon)
     edges_B[-1] = request.horizon
     return Forecast(share_BLE, edges_B)

@@ -73,7 +73,7 @@ class Spread:
         return np.asarray(np.maximum.accumulate(quantile_QKLE, axis=0))  # rounding may have crossed two of them
 
     def to_bytes(self) -> bytes:
-        """An npz archive, without pickle."""
+        """Return an npz archive, without pickle."""
         file = io.BytesIO()
         np.savez(file, factor_CKQ=self.factor_CKQ)
         return file.getvalue()
@@ -91,7 +91,7 @@ class Spread:
 
     @classmethod
     def checked(cls, factor_CKQ: NDArray[Any], origin: str) -> Spread:
-        """Raises `TargetError` unless these are finite float32 factors that rise along the levels."""
+        """Raise `TargetError` unless these are finite float32 factors that rise along the levels."""
         shape = (2, len(HORIZONS), len(LEVELS))
         fits = factor_CKQ.shape == shape and factor_CKQ.dtype == np.float32 and np.isfinite(factor_CKQ).all()
         if not fits or (np.diff(factor_CKQ, axis=2) < 0).any():
@@ -178,8 +178,10 @@ class Residuals:
                     self._residuals[state][k].append((run, found))
 
     def spread(self) -> Spread | None:
-        """The factors; a state and horizon that was never seen takes those of a neighbouring horizon, else of the other
-        state. None where nothing was seen at all."""
+        """Return the factors, None where nothing was seen at all.
+
+        A state and horizon that was never seen takes those of a neighbouring horizon, else of the other state.
+        """
         still, moves = (_filled([_weighted_quantiles(known) for known in state]) for state in self._residuals)
         if still is None and moves is None:
             return None
@@ -188,7 +190,7 @@ class Residuals:
 
 
 def _filled(rows: Sequence[FloatArray | None]) -> list[FloatArray] | None:
-    """A missing row is the known one before it, or the first known; None where none is known."""
+    """Fill each missing row with the one before it, or the first; return None where there is none."""
     known = [k for k, row in enumerate(rows) if row is not None]
     if not known:
         return None

@@ -44,5 +44,5 @@ class Totals:
         return self.means(*np.broadcast_arrays(near_N1, near_N1 + np.asarray(rows_W)))
 
     def _nearest(self, back: ArrayLike) -> IntArray:
-        """The nearest border at which a sum ends, the farther of two."""
+        """Return the nearest border at which a sum ends, the farther of two."""
         return self._border_R[np.minimum(back, len(self._border_R) - 1)]

@@ -43,7 +43,7 @@ class Adaptive:
         self._memory.observe(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The mixtures, as exact means over blocks that double, with an edge at every horizon asked for."""
+        """Return the mixtures, as exact means over blocks that double, with an edge at every horizon asked for."""
         if self._memory.rows < MIN_ROWS:
             rows_SLE = self._memory.share.newest(MIN_ROWS)
             share_LE = rows_SLE.mean(axis=0) if len(rows_SLE) else uniform(self._memory.info)

@@ -136,7 +136,7 @@ class Arima:
         return mean_N
 
     def _current_fits(self) -> exact.Fits | None:
-        """The fits of the newest row number at which a fit was due; kept until the next one."""
+        """Return the fits of the newest row number at which a fit was due; kept until the next one."""
         due = fit_due(self._shares.rows, self._refit, ROWS_PER_PARAMETER * (self._order[0] + self._order[2] + 1))
         if due is None:
             return None
@@ -159,7 +159,7 @@ class Arima:
 
 
 def fit_due(rows: int, refit: int, least: int) -> int | None:
-    """The newest row count up to ``rows`` at which a fit is due: a multiple of ``refit``, before it a halving of it."""
+    """Return the newest row count up to ``rows`` at which a fit is due: a multiple of ``refit``, or a halving of it."""
     if rows >= refit:
         return rows // refit * refit
     at = refit

@@ -101,7 +101,7 @@ class AverageTuned:
 
     @classmethod
     def fit(cls, runs: FitRuns, seed: int) -> bytes:
-        """The table as JSON; empty without runs."""
+        """Return the table as JSON; empty without runs."""
         return json.dumps(best_averages(runs)).encode() if runs else b""
 
     def observe(self, block: StepBlock) -> None:

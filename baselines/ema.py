@@ -36,6 +36,6 @@ class ExponentialAverage:
             self._weight = left * self._weight + float(decay_S.sum())
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The average over the whole horizon."""
+        """Return the average over the whole horizon."""
         share_LE = self._sum_LE / self._weight if self._weight > 0 else self._stream.last_LE
         return Forecast.constant(share_LE, request.horizon)

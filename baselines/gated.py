@@ -65,7 +65,7 @@ class Gated:
 
     @classmethod
     def fit(cls, runs: FitRuns, seed: int, weights: str = "fitted") -> bytes:
-        """The weights as an archive; empty where the shipped ones are to be used."""
+        """Return the weights as an archive; empty where the shipped ones are to be used."""
         if _checked(weights) == "shipped" or len({info.group for info, _ in runs}) < MIN_GROUPS:
             return b""
         from ._gate_fit import fit_gate
@@ -96,7 +96,7 @@ class Gated:
         return replace(path, quantile_QKLE=quantile_QKLE)
 
     def _path(self, measured: Measures, request: ForecastRequest) -> Forecast:
-        """The shares of what was measured, without quantiles."""
+        """Return the shares of what was measured, without quantiles."""
         edges = block_edges(request, self._memory.info.stride)
         share_BLE = np.tensordot(hat_weights(ANCHORS, edges), self._gate.forecast(measured), axes=1)
         return Forecast(share_BLE, np.array(edges, dtype=np.int64))

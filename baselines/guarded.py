@@ -37,7 +37,7 @@ class Guarded(Gated):
 
     @classmethod
     def fit(cls, runs: FitRuns, seed: int, weights: str = "fitted", guard: bool = True) -> bytes:
-        """The weights as an archive; empty where the shipped ones are to be used."""
+        """Return the weights as an archive; empty where the shipped ones are to be used."""
         if weights == "shipped" or len({info.group for info, _ in runs}) < MIN_GROUPS:
             return b""
         from ._guard_fit import fit_guard

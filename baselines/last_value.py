@@ -23,5 +23,5 @@ class LastValue:
             pass
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The newest row over the whole horizon."""
+        """Return the newest row over the whole horizon."""
         return Forecast.constant(self._stream.last_LE, request.horizon)

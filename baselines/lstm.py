@@ -106,7 +106,7 @@ class Lstm:
             self._tail.push(share_SLE[start:])
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The blocks that the network gives, cut or stretched to the horizon."""
+        """Return the blocks that the network gives, cut or stretched to the horizon."""
         self.counts["forecasts"] += 1
         window_TLE = self._tail.rows_SLE[-self._shape.window :]
         if not self._blocks or len(window_TLE) < self._shape.window:
@@ -146,7 +146,7 @@ def _key(info: TraceInfo) -> str:
 
 
 def _unpack(fitted: bytes, key: str) -> dict[str, Any]:
-    """The arrays that were stored under the key; an archive that holds none gives {}."""
+    """Return the arrays that were stored under the key; an archive that holds none gives {}."""
     with np.load(io.BytesIO(fitted), allow_pickle=False) as archive:
         return {name.partition("/")[2]: archive[name] for name in archive.files if name.partition("/")[0] == key}
 

@@ -97,12 +97,12 @@ class Online:
         self._memory.observe(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """A block up to each of `HORIZONS`."""
+        """Return a block up to each of `HORIZONS`."""
         return forecast_from(self._memory, self._constants, request.horizon)
 
 
 def forecast_from(memory: Memory, constants: Constants, horizon: int) -> Forecast:
-    """A block up to each of `HORIZONS`, with the mean that is forecast up to there."""
+    """Return a block up to each of `HORIZONS`, with the mean that is forecast up to there."""
     info = memory.info
     if memory.rows < MIN_ROWS:
         rows_SLE = memory.share.newest(MIN_ROWS)

@@ -64,7 +64,7 @@ class OnlineGuarded(Guarded):
         return Forecast(weight_BL1 * share_MBLE[0] + (1 - weight_BL1) * share_MBLE[1], edges)
 
     def _members(self, measured: Measures, request: ForecastRequest) -> tuple[Forecast, Forecast]:
-        """The path of `guarded` and that of `online`."""
+        """Return the path of `guarded` and that of `online`."""
         return super()._path(measured, request), forecast_from(self._memory, Constants(), request.horizon)
 
     def _weight_of_guarded(self, step_B: IntArray) -> FloatArray:

@@ -47,7 +47,7 @@ class SincePlan:
                     self._sum_LE, self._rows = np.zeros_like(self._sum_LE), 0
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The mean over the whole horizon."""
+        """Return the mean over the whole horizon."""
         if self._last_LE is not None and (self._whole_blocks or not self._rows):
             return Forecast.constant(self._last_LE, request.horizon)
         share_LE = self._sum_LE / self._rows if self._rows else self._stream.last_LE

@@ -45,7 +45,7 @@ class SlidingWindowAverage:
             self._tail.push(share_SLE)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The recursive average as block means."""
+        """Return the recursive average as block means."""
         window_WLE = self._tail.rows_SLE
         if not len(window_WLE):
             return Forecast.constant(self._stream.last_LE, request.horizon)

@@ -37,7 +37,7 @@ class ConformalWindowAverage:
 
     @classmethod
     def fit(cls, runs: FitRuns, seed: int, window: int = 100) -> bytes:
-        """The factors as an archive; empty where there are fewer than two runs, or none is long enough."""
+        """Return the factors as an archive; empty where there are fewer than two runs, or none is long enough."""
         if len(runs) < 2:
             return b""
         residuals = Residuals()
@@ -52,7 +52,7 @@ class ConformalWindowAverage:
         self._memory.observe(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """The forecast of `sw_avg`; quantiles where some are asked for."""
+        """Return the forecast of `sw_avg`; quantiles where some are asked for."""
         self.counts["forecasts"] += 1
         told = self._average.forecast(request)
         if self._spread is None or not self._memory.rows or not request.quantiles:

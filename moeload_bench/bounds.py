@@ -25,7 +25,7 @@ _OTHERS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def whole_number(value: object, name: str, least: int) -> int:
-    """An argument that counts something, as an int; raises `MoeloadError` that names it for anything else.
+    """Return an argument that counts something, as an int; raises `MoeloadError` that names it for anything else.
 
     A fraction is not rounded, and True is no number.
     """

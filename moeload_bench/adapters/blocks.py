@@ -101,7 +101,7 @@ class BlockAdapter(ABC):
         self._memory.observe(block)
 
     def forecast(self, request: ForecastRequest) -> Forecast:
-        """A mean per horizon, joined to a path with an edge at every horizon."""
+        """Return a mean per horizon, joined to a path with an edge at every horizon."""
         self.counts["forecasts"] += 1
         if self._memory.rows < LEAST_ROWS:
             self.counts["early"] += 1
@@ -138,13 +138,13 @@ class BlockAdapter(ABC):
         return np.stack(means), np.maximum.accumulate(quantile_QKLE, axis=0)
 
     def _block(self, rows: int) -> int:
-        """The longest block that fits into so many rows and has been seen often enough."""
+        """Return the longest block that fits into so many rows and has been seen often enough."""
         fits = [b for b in BLOCKS if b <= rows and (b == 1 or self._memory.count(b) >= LEAST_BLOCKS)]
         return fits[-1]
 
 
 def _mean_of(told: FloatArray, ahead: int) -> FloatArray:
-    """The mean of [..., H] over the first ``ahead`` values; the last one goes on where there are fewer."""
+    """Return the mean of [..., H] over the first ``ahead`` values; the last one goes on where there are fewer."""
     beyond = max(0, ahead - told.shape[-1])
     return np.asarray((told[..., :ahead].sum(axis=-1) + beyond * told[..., -1]) / ahead)
 

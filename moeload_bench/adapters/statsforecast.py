@@ -39,7 +39,7 @@ class StatsForecast(BlockAdapter):
     def predict(
         self, context_NT: FloatArray, ahead: int, levels: Sequence[float]
     ) -> tuple[FloatArray, FloatArray | None]:
-        """A series that is constant stays so; one that the library cannot fit keeps its mean, without a spread."""
+        """Forecast a constant series as it is, and one that cannot be fitted by its mean, without a spread."""
         from statsforecast import models
 
         point_NH = np.empty((len(context_NT), ahead))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import io
 import sys
 import sysconfig
-from collections.abc import Iterator, Mapping, Sequence
+import tokenize
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -37,17 +39,37 @@ def find_module(name: str) -> Path | None:
 def module_sha256(name: str) -> str | None:
     """Return the hash of a module with all that it imports from its own top-level package, except the contract.
 
-    The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file.
+    The weights of these modules are part of it (`WEIGHTS_SUFFIXES`). A module alone has the hash of its file. Of this
+    project's own modules the code alone counts: what a docstring says changes no forecast (`code_alone`). A stranger's
+    code could read its own docstrings, so all of its bytes count.
     """
-    files = module_files(name)
-    return hashes_sha256({module: bytes_sha256(path) for module, path in files.items()}) if files else None
-
-
-def hashes_sha256(hashes: Mapping[str, str]) -> str:
-    """Return one hash of modules from the hash of each; that of a single module stays as it is."""
-    if len(hashes) == 1:
-        return next(iter(hashes.values()))
+    ours = name.partition(".")[0] == CONTRACT[0]
+    hashes = {
+        module: hashlib.sha256(code_alone(path.read_text(encoding="utf-8"))).hexdigest()
+        if ours and path.suffix == ".py"
+        else bytes_sha256(path)
+        for module, path in module_files(name).items()
+    }
+    if len(hashes) <= 1:
+        return next(iter(hashes.values()), None)
     return hashlib.sha256("".join(f"{module} {hashes[module]}\n" for module in sorted(hashes)).encode()).hexdigest()
+
+
+def code_alone(source: str) -> bytes:
+    """Return Python code without its comments, docstrings and blank lines, the same on every version of Python."""
+    lines = source.splitlines()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            line, column = token.start
+            lines[line - 1] = lines[line - 1][:column]
+    code = [line.encode() for line in lines]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+            rest = code[last][node.end_col_offset :]
+            code[first] = code[first][: node.col_offset] + rest
+            code[first + 1 : last + 1] = [b""] * (last - first)
+    return b"\n".join(line.rstrip() for line in code if line.strip())
 
 
 def bytes_sha256(path: Path) -> str:

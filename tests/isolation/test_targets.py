@@ -14,8 +14,9 @@ from typing import Any, cast
 import pytest
 
 from moeload_bench.errors import MoeloadError, NotFoundError, TargetError
+from moeload_bench.isolation import sources
 from moeload_bench.isolation.arguments import split_targets
-from moeload_bench.isolation.sources import WEIGHTS_SUFFIXES, module_sha256
+from moeload_bench.isolation.sources import WEIGHTS_SUFFIXES, code_alone, module_sha256
 from moeload_bench.isolation.targets import (
     BaselineTarget,
     ModuleTarget,
@@ -294,3 +295,45 @@ def test_weights_beside_a_module_are_part_of_its_source(
     assert len({without, first, module_sha256(target)}) == 3
     weights.unlink()
     assert module_sha256(target) == without
+
+
+WORDY = '''"""What it is."""
+
+import math  # for pi
+
+X = 1
+"""What X is."""
+
+
+def area(r):
+    """Return the area.
+
+    In square metres.
+    """
+    # of a circle
+    return f"{math.pi * r * r}#" + "no # comment"
+'''
+BARE = """import math
+X = 1
+def area(r):
+    return f"{math.pi * r * r}#" + "no # comment"
+"""
+
+
+def test_the_code_of_a_file_is_what_is_left_without_its_words() -> None:
+    """Comments, docstrings and blank lines go; a hash sign in a text stays, and so does every other line."""
+    assert code_alone(WORDY) == code_alone(BARE) == BARE.rstrip("\n").encode()
+    assert code_alone(BARE.replace("no # comment", "no # word")) != code_alone(BARE)
+
+
+def test_words_change_the_hash_of_a_strangers_module_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stranger's code can read its docstring, so all of its bytes count; of this project's modules the code does."""
+    for package, changes in (("stranger_pkg", True), ("moeload_bench", False)):
+        files = {module: tmp_path / f"{module}{n}.py" for n, module in enumerate(("a", "b"))}
+        monkeypatch.setattr(sources, "module_files", lambda name, files=files: files)
+        hashes = []
+        for text in (WORDY, BARE):
+            for path in files.values():
+                path.write_text(text)
+            hashes.append(module_sha256(f"{package}.a"))
+        assert (hashes[0] != hashes[1]) == changes
