@@ -26,6 +26,7 @@ from ._measures import SHARPNESS, TESTED_AT, Memory, tested_mixtures
 from ._path import block_edges, hat_weights
 from ._series import uniform
 
+FACTS = {"adaptive": {"place": 4, "step_ns": 10, "forecast_us": 3, "own_run": 7, "plan": 3}}
 MIN_ROWS = 5
 
 

@@ -32,6 +32,7 @@ from ._series import FloatArray, ShareStream, to_simplex, uniform
 from ._spread import moving
 from .ema import ExponentialAverage
 
+FACTS = {"average_tuned": {"place": 8}}
 HORIZONS = (1, 10, 100, 1000, 2000)
 DECAYS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Mean age in steps; the gain is one over it."""

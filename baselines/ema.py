@@ -15,6 +15,8 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 
 from ._series import ShareStream
 
+FACTS = {"ema": {"place": 3, "own_run": 4, "plan": 1}}
+
 
 class ExponentialAverage:
     """sum_i gain (1 - gain)^i share_{t-i}, divided by the sum of its weights."""

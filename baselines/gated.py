@@ -49,6 +49,7 @@ from ._path import block_edges, hat_weights
 from ._series import uniform
 from ._spread import moving, scale_of
 
+FACTS = {"gated": {"place": 5, "step_ns": 10, "forecast_us": 5}}
 MIN_ROWS = 5
 MIN_GROUPS = 6
 SOURCES = ("fitted", "shipped")

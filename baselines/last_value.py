@@ -10,6 +10,8 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 
 from ._series import ShareStream
 
+FACTS = {"last_value": {"place": 2, "own_run": 2}}
+
 
 class LastValue:
     """The last observed share of every expert."""

@@ -39,6 +39,10 @@ from moeload_bench.forecaster import FitRuns, Forecast, ForecastRequest, StepBlo
 
 from ._series import ShareStream, Tail, row_count
 
+FACTS = {
+    "lstm": {"place": 6},
+    "lstm.online": {"place": 17, "target": 'lstm@mode="online"', "step_ns": 27_000, "forecast_us": 10, "own_run": 6},
+}
 if TYPE_CHECKING:
     from ._lstm_net import Shape
 

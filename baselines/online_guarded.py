@@ -26,6 +26,7 @@ from ._series import FloatArray, IntArray, row_count
 from .guarded import Guarded
 from .online import HORIZONS, Constants, forecast_from
 
+FACTS = {"online.guarded": {"place": 22, "target": "online_guarded", "step_ns": 100, "forecast_us": 150, "own_run": 10}}
 CHECK, CHECK_CELLS = 128, 4096
 """Rows between two questions of a model with at most so many experts over all layers; of larger ones in proportion."""
 SHARPNESS = 4.0

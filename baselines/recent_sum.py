@@ -14,6 +14,8 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 
 from ._series import ShareStream, Tail, row_count
 
+FACTS = {"recent_sum": {"place": 13}}
+
 
 class RecentSum:
     """The shares of the last ``steps`` training steps taken together."""

@@ -19,6 +19,11 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 
 from ._series import FloatArray, ShareStream, row_count
 
+FACTS = {
+    "since_plan": {"place": 14},
+    "since_plan.blocks": {"place": 15, "target": "since_plan@whole_blocks=true"},
+}
+
 
 class SincePlan:
     """Mean shares since the last of the plans that are ``every`` training steps apart."""

@@ -28,6 +28,13 @@ from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, Trace
 
 from ._series import FloatArray, ShareStream, Tail, block_means, blocks, row_count, row_edges
 
+FACTS = {
+    "sw_avg": {"place": 0, "own_run": 3, "plan": 2},
+    "sw_avg.w10": {"place": 10, "target": "sw_avg@window=10"},
+    "sw_avg.w500": {"place": 11, "target": "sw_avg@window=500"},
+    "sw_avg.w1000": {"place": 12, "target": "sw_avg@window=1000"},
+}
+
 
 class SlidingWindowAverage:
     """The recursive mean of the last ``window`` training steps, per layer and expert."""

@@ -22,6 +22,7 @@ from ._measures import Memory, measure
 from ._spread import FIRST, HORIZONS, Residuals, Spread, WindowTruth, moving, scale_of
 from .sw_avg import SlidingWindowAverage
 
+FACTS = {"sw_avg_conformal": {"place": 18}}
 ORIGINS = 60
 """Per run, half of them spread evenly, half evenly in the logarithm of the row."""
 

@@ -25,7 +25,7 @@ import numpy as np
 from compare_common import machine, new_forecaster, table, write_part
 
 from moeload_bench.forecaster import ForecastRequest, StepBlock
-from moeload_bench.ops.planning.decision import FORECASTERS
+from moeload_bench.ops.planning.decision import compared_forecasters
 
 TOKENS, TOP_K = 4096, 8
 DRAWN = 8
@@ -165,7 +165,7 @@ def main() -> int:
         found = json.loads(done.stdout.splitlines()[-1])
         rows.append([words, f"{found['ms']:.2f}", f"{found['most_ms']:.0f}", f"{found['mb']:.0f}"])
         print(" | ".join(rows[-1]), flush=True)
-    taken = {name: forecast_ms(name, 60, 256) for name in FORECASTERS}
+    taken = {name: forecast_ms(name, 60, 256) for name in compared_forecasters()}
     forecasts = [[f"`{name}`", *(f"{ms:.1f}" for ms in both)] for name, both in taken.items()]
     print("\n".join(map(" | ".join, forecasts)))
     if given.out is not None:

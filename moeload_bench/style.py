@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moeload_bench.baseline_facts import baseline_facts
 from moeload_bench.errors import MissingExtraError, PlotError
 
 if TYPE_CHECKING:
@@ -40,12 +41,6 @@ LEGEND_CHARACTER, LEGEND_HANDLE = 0.062, 0.45
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F", "#7F7F7F", "#7A3E9D")
 """Okabe and Ito's colours, and three more whose lightness separates them under red-green blindness."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
-PLACES = (
-    "sw_avg", "uniform", "last_value", "ema", "adaptive", "gated", "lstm", "arima", "average_tuned", "fracast",
-    "sw_avg.w10", "sw_avg.w500", "sw_avg.w1000", "recent_sum", "since_plan", "since_plan.blocks", "arima.111",
-    "lstm.online", "sw_avg_conformal", "autotheta", "guarded", "online", "online.guarded",
-)  # fmt: skip
-"""Forecasters whose colour and marker are the same in every chart; of others a hash of the name says where to begin."""
 STATE_COLOURS = {"transient": "#E69F00", "stable": "#9CC9E8"}
 STATE_HATCHES = {"transient": "/////", "stable": ""}
 STRIP = (2.0, 5.0)
@@ -197,8 +192,9 @@ def forecaster_looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def forecaster_places(names: Sequence[str]) -> dict[str, int]:
-    """Return each forecaster's place: that of PLACES, or the next free colour after its name's hash."""
-    place = {name: PLACES.index(name) for name in names if name in PLACES}
+    """Return each forecaster's place: the one that its file states, or the next free colour after its name's hash."""
+    facts = baseline_facts()
+    place = {name: facts[name].place for name in names if name in facts}
     n = len(PALETTE)
     for name in sorted(set(names) - set(place)):
         first = zlib.crc32(name.encode()) % n

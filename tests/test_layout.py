@@ -138,7 +138,7 @@ def test_every_package_says_what_it_is() -> None:
 
 def test_the_package_is_folders_and_few_modules() -> None:
     """A newcomer reads its list as a map: one folder per idea."""
-    assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 13
+    assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 14
 
 
 def test_what_a_sandbox_hides_is_said_of_every_package() -> None:

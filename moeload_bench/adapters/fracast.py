@@ -15,6 +15,7 @@ from moeload_bench.bounds import whole_number
 from moeload_bench.errors import MissingExtraError, TargetError
 from moeload_bench.forecaster import TraceInfo
 
+FACTS = {"fracast": {"place": 9, "target": "moeload_bench.adapters.fracast:Fracast@context=512"}}
 if importlib.util.find_spec("fracast") is None:
     raise MissingExtraError("fracast", "adapters", "the forecaster `fracast`")
 

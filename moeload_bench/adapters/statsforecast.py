@@ -18,6 +18,12 @@ from moeload_bench.bounds import whole_number
 from moeload_bench.errors import MissingExtraError, TargetError
 from moeload_bench.forecaster import TraceInfo
 
+FACTS = {
+    "autotheta": {
+        "place": 19,
+        "target": 'moeload_bench.adapters.statsforecast:StatsForecast@model="AutoTheta",context=64',
+    },
+}
 if importlib.util.find_spec("statsforecast") is None:
     raise MissingExtraError("statsforecast", "adapters", "the forecaster `statsforecast`")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from moeload_bench.baseline_facts import ordered
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.progress import say
 from moeload_bench.errors import SuiteError, counted
@@ -24,10 +25,6 @@ from moeload_bench.traces.store import open_source
 from moeload_bench.traces.trace import Trace
 
 UNIFORM = "uniform"
-OWN_TRACE_BASELINES = (
-    *(UNIFORM, "last_value", "sw_avg", "ema", "arima", "lstm.online", "adaptive", "guarded"),
-    *("online", "online.guarded"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def own_tasks(source: str, targets: Sequence[str]) -> Tasks:
     """Return the tasks of one's own run; without ``targets``, of as much of it as a minute allows."""
     trace = open_trace(source)
     compare_with, steps = nearest_words(trace, load_suite(default_suite())), trace.steps * trace.meta.stride
-    trace, defaults, left_out = (trace, (), None) if targets else sized(trace, OWN_TRACE_BASELINES, source)
+    trace, defaults, left_out = (trace, (), None) if targets else sized(trace, ordered("own_run"), source)
     names = _with_uniform(targets or installed_baselines(defaults))
     return Tasks(suite_for_trace(trace), names, (trace,), left_out, compare_with, steps)
 

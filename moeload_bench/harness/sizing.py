@@ -9,11 +9,12 @@ Axis letters: L MoE layers, E experts.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from moeload_bench.baseline_facts import BaselineFacts, baseline_facts
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, fitting_horizons
 from moeload_bench.traces.trace import Trace
 
@@ -25,25 +26,8 @@ BUDGET_S = 60.0
 """What a whole comparison may take; its forecasters may take half of it, however long reading the run does."""
 READING_NS, SCORING_NS = 250.0, 60.0
 """CPU time to read, label and describe a load, and to score a forecast share with its plan."""
-
-
-class SeriesCost(NamedTuple):
-    """CPU time per series: nanoseconds of each step that is observed, microseconds of each forecast."""
-
-    step_ns: float
-    forecast_us: float
-
-
-COSTS: Mapping[str, SeriesCost] = {
-    "lstm.online": SeriesCost(27_000, 10),
-    "arima": SeriesCost(20, 1_500),
-    "online.guarded": SeriesCost(100, 150),
-    "online": SeriesCost(10, 90),
-    "guarded": SeriesCost(90, 5),
-    "gated": SeriesCost(10, 5),
-    "adaptive": SeriesCost(10, 3),
-}
-"""Measured on one core of a server, numba installed; the averages cost less than all that is in `SCORING_NS`."""
+COSTS_NOTHING = BaselineFacts(0)
+"""Of a forecaster that states no costs."""
 
 
 class Sized(NamedTuple):
@@ -67,7 +51,7 @@ def sized(trace: Trace, names: Sequence[str], source: str) -> Sized:
     layers = list(range(L)) if most >= L else np.linspace(0, L - 1, most).round().astype(int).tolist()
 
     def seconds(name: str) -> float:
-        cost = COSTS.get(name, SeriesCost(0, 0))
+        cost = baseline_facts().get(name, COSTS_NOTHING)
         each_s = 1e-9 * trace.steps * cost.step_ns + origins * (1e-6 * cost.forecast_us + 1e-9 * SCORING_NS * rows)
         return len(layers) * E * each_s
 

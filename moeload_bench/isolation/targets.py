@@ -15,7 +15,6 @@ import inspect
 import pkgutil
 import re
 import sys
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -24,13 +23,13 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any, TypeGuard
 
+from moeload_bench.baseline_facts import BASELINES_PACKAGE, baseline_facts
 from moeload_bench.errors import MissingExtraError, TargetError, not_found
 from moeload_bench.forecaster import TraceInfo
 from moeload_bench.isolation.arguments import parse_arguments
 from moeload_bench.isolation.sources import CONTRACT, file_sha256, installed, module_sha256
 from moeload_bench.words import page
 
-BASELINES_PACKAGE = "moeload_bench.baselines"
 ADAPTERS_PACKAGE = "moeload_bench.adapters"
 PLUGIN_GROUP = "moeload_bench.forecasters"
 MAX_CODE_BYTES = 64 << 20
@@ -131,8 +130,7 @@ def _printed_for(location: str) -> str | None:
 @functools.cache
 def printed_names() -> Mapping[str, str]:
     """Return what tables call a forecaster whose name is not that of its file, and the target that this stands for."""
-    folder = Path(next(iter(importlib.import_module(BASELINES_PACKAGE).__path__)))
-    return tomllib.loads((folder / "names.toml").read_text(encoding="utf-8"))
+    return {name: facts.target for name, facts in baseline_facts().items() if facts.target}
 
 
 def _parse(text: str) -> StoredTarget:

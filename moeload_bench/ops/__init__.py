@@ -3,6 +3,7 @@
 Names of the benchmark that they use:
 
 arrays: Array, BoolArray, FloatArray, IntArray
+baseline_facts: ordered
 bounds: MAX_DEPTH, check_decoded, check_depth, named_once, parse_json, whole_number
 cli.opening: open_trace
 cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace

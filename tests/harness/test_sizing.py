@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from moeload_bench.baseline_facts import ordered
 from moeload_bench.cli.app import app
-from moeload_bench.cli.run_tasks import OWN_TRACE_BASELINES
 from moeload_bench.harness import sizing
 from moeload_bench.harness.sizing import sized
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 
+OWN_TRACE_BASELINES = ordered("own_run")
 AVERAGES = ("uniform", "last_value", "sw_avg", "ema")
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from moeload_bench.baseline_facts import ordered
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
 from moeload_bench.ops.facts.inspector import plain
@@ -30,9 +31,6 @@ LEAST_PERCENT = 1.0
 """Percent of the step time that re-planning must save; below that the experts stay where they are."""
 WINDOWS = 5
 """Newest disjoint windows, each of which has to repay its share of the moves."""
-FORECASTERS = ("ema", "sw_avg", "adaptive", "online")
-"""Compared unless others are named, by the CPU time of a forecast at 60 x 256, observing included, all measured in one
-sitting (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
 HELD_OUT = PACKAGE / "ops" / "planning" / "advised.json"
@@ -260,7 +258,7 @@ class Decision:
         span = f"save {values[0]:.2f} to {values[-1]:.2f} % of the step time{each}"
         take = self.take
         why = f"needs the least CPU time ({ORDER})"
-        if names != [name for name in FORECASTERS if name in names]:
+        if names != [name for name in compared_forecasters() if name in names]:
             why = "was named first"
         cost = f"{take.forecaster} is taken, as it {why}"
         if not self.matters:
@@ -321,6 +319,15 @@ def decide(
     return Decision(
         step, take, verdict, low, high, inseparable, tuple(candidates), start, tuple(constants), terms, vllm
     )
+
+
+def compared_forecasters() -> tuple[str, ...]:
+    """Return the forecasters that are compared unless others are named, the cheapest first.
+
+    By the CPU time of a forecast at 60 x 256, observing included, all measured in one sitting
+    (`benchmarks/live_size.py`): clocks vary from call to call, decisions must not.
+    """
+    return ordered("plan")
 
 
 def held_out(move: str) -> str:

@@ -29,7 +29,7 @@ from moeload_bench.ops.facts.row_blocks import block_of, joined
 from moeload_bench.ops.planning.advice import Advice, AdviceRule, Seen
 from moeload_bench.ops.planning.candidates import TIMES, Race
 from moeload_bench.ops.planning.cluster import Cluster, Costs
-from moeload_bench.ops.planning.decision import FORECASTERS, Begun, Decision, too_short
+from moeload_bench.ops.planning.decision import Begun, Decision, compared_forecasters, too_short
 from moeload_bench.ops.planning.forecasts import Forecasts, Sample, Windows
 from moeload_bench.placement.cost import steps_last
 from moeload_bench.placement.plans import ClusterShape
@@ -141,7 +141,7 @@ class Planner:
         if settings.intervals is not None:
             times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
         named = settings.forecaster
-        targets: dict[str, str | type[Any]] = {name: name for name in FORECASTERS}
+        targets: dict[str, str | type[Any]] = {name: name for name in compared_forecasters()}
         if isinstance(named, str):
             targets = {name: name for name in split_targets(named)}
         elif named is not None:

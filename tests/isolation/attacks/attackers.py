@@ -91,8 +91,6 @@ class FindsTraces(Attacker):
             # The checkout's own folder may be named moeload-bench, and what is installed in it is not ours.
             ours = "moeload" in re.split(r"site-packages|/\.venv", folder)[-1]
             loot = [f for f in files if f.endswith((".parquet", ".arrow")) or (ours and f.endswith(".toml"))]
-            # How the baselines are called tells nothing of a run.
-            loot = [f for f in loot if (os.path.basename(folder), f) != ("baselines", "names.toml")]
             # Libraries ship small data files of their own for tests.
             loot = [f for f in loot if ours or "site-packages" not in folder]
             if loot:

@@ -18,7 +18,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import TraceError
 from moeload_bench.ops.live.monitor import LoadMonitor
 from moeload_bench.ops.planning.cluster import Cluster, expert_mb
-from moeload_bench.ops.planning.decision import FORECASTERS, Candidate, Terms, decide, volume
+from moeload_bench.ops.planning.decision import Candidate, Terms, compared_forecasters, decide, volume
 from moeload_bench.ops.planning.forecasts import Forecasts
 from moeload_bench.ops.planning.planner import Settings, decided, plans_of
 from moeload_bench.placement.cost import step_imbalance
@@ -170,7 +170,7 @@ def test_forecasters_are_cheap_in_the_order_that_was_measured() -> None:
     """The order is that of the page that the decision names, and it is named where it decides; others go as named."""
     page = (Path(__file__).parents[3] / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [\d.]+ \| ([\d.]+) \|$", page[page.index("<!-- live size -->") :], re.MULTILINE)
-    assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == FORECASTERS
+    assert tuple(sorted(dict(rows), key=lambda name: float(dict(rows)[name]))) == compared_forecasters()
     tied = [candidate("ema", 50, 5.0, 4.0, 8), candidate("online", 50, 5.05, 5.0, 9)]
     said = decide(1000, tied, 1.2, (), TERMS).lines(details=True)[2]
     assert "ema is taken, as it needs the least CPU time (measured at 60 x 256, " in said
@@ -192,7 +192,7 @@ def test_no_forecaster_always_goes_first(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(Forecasts, "ask", noted)
     list(plans_of(synthetic_trace(200), Settings()))
     order = [asked[at : at + 4] for at in range(0, 16, 4)]
-    assert len({turn[0] for turn in order}) == len(FORECASTERS) == 4
+    assert len({turn[0] for turn in order}) == len(compared_forecasters()) == 4
     assert all(set(turn) == set(order[0]) for turn in order)
 
 
