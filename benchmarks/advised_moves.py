@@ -21,9 +21,9 @@ import numpy as np
 from compare_common import table, write_part
 
 from moeload_bench.ops.planning.accounts import Sums, saving
-from moeload_bench.ops.planning.candidates import Layout
+from moeload_bench.ops.planning.candidates import CandidateLayout
 from moeload_bench.ops.planning.cluster import Cluster
-from moeload_bench.ops.planning.decision import HELD_OUT, Candidate, Decision
+from moeload_bench.ops.planning.decision import ADVICE_WORTH, Candidate, Decision
 from moeload_bench.ops.planning.planner import Planner, Settings, plans_of
 from moeload_bench.placement.cost import replicas_moved
 from moeload_bench.placement.replan import CostModel
@@ -56,7 +56,7 @@ class Advised(NamedTuple):
 
     verdict: str
     end: int
-    layout: Layout
+    layout: CandidateLayout
     spent: Sums
     stayed: Sums
     price_ms: float
@@ -178,7 +178,7 @@ def main() -> None:
     else:
         write_part(out, BEGIN, made)
         write_part(out, BOARD, policies)
-        HELD_OUT.write_text(json.dumps(record, indent=1) + "\n")
+        ADVICE_WORTH.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

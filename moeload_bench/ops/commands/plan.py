@@ -23,7 +23,7 @@ from moeload_bench.ops.interchange.checkpoints import what_stays
 from moeload_bench.ops.interchange.forecast_files import forecast_ahead
 from moeload_bench.ops.planning.candidates import DEFAULT
 from moeload_bench.ops.planning.cluster import Cluster
-from moeload_bench.ops.planning.decision import Candidate, Decision, held_out, volume
+from moeload_bench.ops.planning.decision import Candidate, Decision, volume, worth_sentence
 from moeload_bench.ops.planning.kinds import kinds_of
 from moeload_bench.ops.planning.placements import place_forecast, renumbered, write_placement
 from moeload_bench.ops.planning.planner import Settings, decided
@@ -179,7 +179,7 @@ def plan(
     else:
         if checkpoint is not None:
             say(f"{checkpoint}: {'; '.join(staying) or 'all of it can be put in a new order'}")
-        advised = [held_out(move), f"At step {decision.step:,}: {now}."] if now else []
+        advised = [worth_sentence(move), f"At step {decision.step:,}: {now}."] if now else []
         sentences = [*decision.lines(details=details), *advised, *kinds.lines()]
         _print(loaded, decision, sentences, following, failures, details=details)
     if changed is not None:

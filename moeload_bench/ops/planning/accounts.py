@@ -101,13 +101,13 @@ class Saving(NamedTuple):
     net_percent: float
 
 
-def saving(spent: Sums, stayed: Sums, imbalance: float, cost: CostModel, share: float = 1.0) -> Saving:
+def saving(spent: Sums, stayed: Sums, imbalance: float, cost: CostModel, price_factor: float = 1.0) -> Saving:
     """Return what a layout saved against the one that the run began with, over the same steps.
 
     ``spent`` and ``stayed``: sums of the layout, and of the one that the run began with. ``imbalance``: mean max/mean
-    of the latter over the run; ``share``: factor on what is written off. Steps without load save nothing.
+    of the latter over the run; ``price_factor``: on what is written off of moves. Steps without load save nothing.
     """
     gain = (stayed.imbalance - spent.imbalance) / max(1, spent.layer_steps) / imbalance * 100 * cost.expert_fraction
     gain = 0.0 if math.isnan(gain) else gain
-    price = share * cost.price_ms(spent.moves, spent.received) / max(1, spent.steps) / cost.step_ms
+    price = price_factor * cost.price_ms(spent.moves, spent.received) / max(1, spent.steps) / cost.step_ms
     return Saving(gain, gain - 100 * price)

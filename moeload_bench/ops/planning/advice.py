@@ -1,10 +1,9 @@
 """When to move experts, asked during training: the rule, what it is judged on, and its reason in words.
 
-`if_pays` of `moeload-bench plan`, made fit for a run that is on. Per layer the plan for a forecast is compared with the
-plan in force, on the loads of the last steps themselves, batch noise included: a plan that follows noise shows no gain
-there, where a comparison on means (as `if_pays` makes it) promises one. A layer moves when its gain over the steps that
-its cost is spread over is ``margin`` times what moving its replicas costs. Nothing is moved at first until
-a plan promises ``least_percent`` of the step time: below that a run is left alone.
+Per layer the plan for a forecast is compared with the plan in force, on the loads of the last steps themselves, batch
+noise included: a plan that follows noise shows no gain there, where a comparison on means promises one. A layer moves
+when its gain over the steps that its cost is spread over is ``margin`` times what moving its replicas costs. Nothing is
+moved at first until a plan promises ``least_percent`` of the step time: below that a run is left alone.
 
 Axis letters: S recent rows, L MoE layers, E experts, R replica slots, D devices.
 """

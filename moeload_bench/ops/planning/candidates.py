@@ -31,7 +31,7 @@ TIMES = tuple(range(1, 11))
 """Intervals of the candidates, in looks: every 50 steps up to 500, so that no interval between them saves more."""
 
 
-class Layout:
+class CandidateLayout:
     """The plan in force for a forecaster that is asked every ``times`` looks, and what it cost so far.
 
     It begins as ``start_LR``. ``replans`` and ``replicas`` add up, and so does ``received``, by the device that
@@ -108,32 +108,32 @@ class Layout:
 class Race:
     """All layouts of a run, and what they cost so far.
 
-    ``looks``: steps between looks; ``times``: looks between those of a candidate. ``window``: steps of one of the
-    newest windows, rounded up to whole looks; the cost of a move is spread over no fewer. ``steps_left``: as in
-    `Layout`. ``live``: whether an engine moves experts, so that vLLM's default is compared. ``start_LR``: the layout
-    in force when the run begins, which all begin as.
+    ``look_steps``: steps between looks, 50 by default; ``times``: looks between those of a candidate. ``window``:
+    steps of one of the newest windows, rounded up to whole looks; the cost of a move is spread over no fewer.
+    ``steps_left``: as in `CandidateLayout`. ``live``: whether an engine moves experts, so that vLLM's default is
+    compared. ``start_LR``: the layout in force when the run begins, which all begin as.
 
     ``stayed``: the layout that never moves, which the others are measured against; ``own``: the one in force now;
     ``tried``: those of the candidates. Accounts are as of the last time that the race settled.
     """
 
     def __init__(
-        self, start_LR: IntArray, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int], looks: int,
-        window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
+        self, start_LR: IntArray, shape: ClusterShape, forecasters: Sequence[str], times: Sequence[int],
+        look_steps: int, window: int, steps_left: int | None, rule: AdviceRule, *, live: bool,
     ) -> None:  # fmt: skip
-        def layout(name: str, k: int) -> Layout:
-            return Layout(start_LR, shape.devices, name, k, max(window, k * looks), steps_left)
+        def layout(name: str, k: int) -> CandidateLayout:
+            return CandidateLayout(start_LR, shape.devices, name, k, max(window, k * look_steps), steps_left)
 
-        self.start_LR, self.looks, self.shape, self._rule = start_LR, looks, shape, rule
+        self.start_LR, self.look_steps, self.shape, self._rule = start_LR, look_steps, shape, rule
         self.stayed, self.own = layout("", 1), layout("", 1)
         self.tried = [layout(name, k) for name in forecasters for k in times]
-        self.vllm = layout(VllmEplb.name, EVERY // looks) if live else None
+        self.vllm = layout(VllmEplb.name, EVERY // look_steps) if live else None
         self.layouts = [self.stayed, self.own, *self.tried, *([self.vllm] if self.vllm else [])]
         self._unsettled: list[tuple[FloatArray, int]] = []
-        self._window_looks = -(-window // looks)
+        self._window_looks = -(-window // look_steps)
         self._looked = self._looks_kept = self._looks_to_plan = 0
         self._planned = False
-        self._policy = VllmEplb(shape, looks)
+        self._policy = VllmEplb(shape, look_steps)
 
     @property
     def start(self) -> float:
@@ -191,7 +191,7 @@ class Race:
             layout.account.end_look(self._looks_kept)
         self._looked += 1
         self._planned = self._planned or steps_seen >= self._rule.patience
-        self._looks_to_plan = max(0, -(-(self._rule.patience - steps_seen) // self.looks))
+        self._looks_to_plan = max(0, -(-(self._rule.patience - steps_seen) // self.look_steps))
 
     def advice(self, seen: Seen, share_hat_LE: FloatArray, costs: Costs, doubt: str) -> Advice:
         """Return the advice for the layout in force; ``doubt``: why the decision advises no move, "" where it does."""
@@ -199,22 +199,21 @@ class Race:
         (self.own.last,) = advise([situation], costs.model, self.shape, self._rule)
         return self.own.last
 
-    def layout_of(self, forecaster: str, every: int) -> Layout:
+    def layout_of(self, forecaster: str, every: int) -> CandidateLayout:
         """Return the layout of a candidate, vLLM's among them."""
-        return next(
-            layout for layout in self.layouts if (layout.forecaster, layout.times * self.looks) == (forecaster, every)
-        )
+        named = (layout for layout in self.layouts if layout.forecaster == forecaster)
+        return next(layout for layout in named if layout.times * self.look_steps == every)
 
-    def saved(self, layout: Layout, cost: CostModel, share: float = 1.0) -> Saving:
+    def saved(self, layout: CandidateLayout, cost: CostModel, price_factor: float = 1.0) -> Saving:
         """Return what a layout saved over the run, at any costs: `saving`."""
         stayed = self.stayed.account.total
-        return saving(layout.account.total, stayed, stayed.mean_imbalance, cost, share)
+        return saving(layout.account.total, stayed, stayed.mean_imbalance, cost, price_factor)
 
     @property
-    def terms(self) -> tuple[int, int]:
+    def window_terms(self) -> tuple[int, int]:
         """Return the steps of a window, and how many steps more there must be for five of them."""
         missing = self._looks_to_plan + WINDOWS * self._window_looks - self._looks_kept
-        return self._window_looks * self.looks, missing * self.looks
+        return self._window_looks * self.look_steps, missing * self.look_steps
 
     def decision(
         self, step: int, forecasts: Mapping[str, Forecasts], costs: Costs, steps_left: int, begun: Begun
@@ -223,23 +222,23 @@ class Race:
         layouts = [layout for layout in self.tried if layout.forecaster in forecasts]
         tried = [self._candidate(layout, costs, forecasts[layout.forecaster]) for layout in layouts]
         vllm = None if self.vllm is None else self._candidate(self.vllm, costs, None)
-        terms = Terms(steps_left, costs.model.step_ms, *self.terms, *begun)
+        terms = Terms(steps_left, costs.model.step_ms, *self.window_terms, *begun)
         decision = decide(step, tried, self.start, costs.constants, terms, vllm)
         take = layouts[tried.index(decision.take)]
         return replace(decision, constants=tuple(self._doubted(costs, take)))
 
-    def _candidate(self, layout: Layout, costs: Costs, forecasts: Forecasts | None) -> Candidate:
+    def _candidate(self, layout: CandidateLayout, costs: Costs, forecasts: Forecasts | None) -> Candidate:
         """Return what a layout comes to; ``forecasts``: of its forecaster, None where none is judged."""
         account, stayed, start, cost = layout.account, self.stayed.account, self.start, costs.model
         parts = [pair for pair in zip(account.parts, stayed.parts, strict=True) if pair[0].layer_steps]
         windows = list(zip(account.windows(self._window_looks), stayed.windows(self._window_looks), strict=True))
         newest = [saving(*pair, start, cost) for pair in windows]
-        worst = [saving(*pair, start, costs.worst, costs.worst_share) for pair in windows]
+        worst = [saving(*pair, start, costs.worst, costs.worst_price_factor) for pair in windows]
         gain_percent, saved_percent = self.saved(layout, cost)
         price_ms = cost.price_ms(1, layout.received / max(1, layout.replans))
         return Candidate(
             layout.forecaster,
-            layout.times * self.looks,
+            layout.times * self.look_steps,
             layout.replans,
             layout.replicas * cost.expert_mb / 1000,
             imbalance=account.total.mean_imbalance,
@@ -254,7 +253,7 @@ class Race:
             worst_N=tuple(saved.net_percent for saved in worst),
         )
 
-    def _doubted(self, costs: Costs, layout: Layout) -> Iterator[Constant]:
+    def _doubted(self, costs: Costs, layout: CandidateLayout) -> Iterator[Constant]:
         """Yield the constants, with what a layout saves at half and at twice each ASSUMED one."""
         names = {constant.option: name for name, constant in CONSTANTS.items()}
         for constant in costs.constants:
@@ -265,8 +264,8 @@ class Race:
             saved = []
             for factor in (0.5, 2.0):
                 value = {} if name is None else {name: min(factor * getattr(costs.model, name), CONSTANTS[name].most)}
-                share = 1 / factor if name is None else 1.0
-                saved.append(self.saved(layout, replace(costs.model, **value), share).net_percent)
+                price_factor = 1 / factor if name is None else 1.0
+                saved.append(self.saved(layout, replace(costs.model, **value), price_factor).net_percent)
             yield constant._replace(saved=(min(saved), max(saved)))
 
 

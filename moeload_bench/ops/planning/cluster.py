@@ -76,14 +76,14 @@ class Constant(NamedTuple):
 class Costs(NamedTuple):
     """The cost model of a run, and where each of its constants comes from.
 
-    ``worst``: every assumed constant at its unfavourable end, and ``worst_share``: the factor that assumed steps left
-    put on what moves cost.
+    ``worst``: every assumed constant at its unfavourable end, and ``worst_price_factor``: the factor that assumed
+    steps left put on what moves cost.
     """
 
     model: CostModel
     constants: tuple[Constant, ...]
     worst: CostModel
-    worst_share: float
+    worst_price_factor: float
 
 
 @dataclass(frozen=True)

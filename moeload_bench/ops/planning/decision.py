@@ -33,7 +33,7 @@ WINDOWS = 5
 """Newest disjoint windows, each of which has to repay its share of the moves."""
 ORDER = f"measured at 60 x 256, {page('docs/reports/performance.md')}"
 """Where the order comes from in which forecasters are cheap."""
-HELD_OUT = PACKAGE / "ops" / "planning" / "advised.json"
+ADVICE_WORTH = PACKAGE / "ops" / "planning" / "advised.json"
 """What advice to move was worth (`benchmarks/advised_moves.py`), by how experts move."""
 Verdict = Literal["move", "leave", "cannot tell"]
 
@@ -330,9 +330,9 @@ def compared_forecasters() -> tuple[str, ...]:
     return ordered("plan")
 
 
-def held_out(move: str) -> str:
+def worth_sentence(move: str) -> str:
     """Return what such advice was worth on runs that were held out; ``move``: `live` or `restart`."""
-    record = json.loads(HELD_OUT.read_text(encoding="utf-8"))[move]
+    record = json.loads(ADVICE_WORTH.read_text(encoding="utf-8"))[move]
     return (
         f"On {record['runs']} held-out runs such advice saved {record['net_percent']:.1f} % of the step time, net of "
         f"moves (95 % interval for a new recipe {record['low']:.1f} to {record['high']:.1f} %, for a new family of "

@@ -148,11 +148,11 @@ def kinds_of(trace: Trace, planner: Planner, decision: Decision, stated: Mapping
             raise
         lacking = str(error)
 
-    def kinds(model: CostModel, pool: WithinStep, share: float = 1.0) -> Iterator[Kind]:
+    def kinds(model: CostModel, pool: WithinStep, price_factor: float = 1.0) -> Iterator[Kind]:
         yield Kind(STAY, f"{decision.terms.layout} layout", decision.start, LEAST_PERCENT, 0.0)
         take = decision.take
         if decision.moves:
-            gain, net = race.saved(race.layout_of(take.forecaster, take.every), model, share)
+            gain, net = race.saved(race.layout_of(take.forecaster, take.every), model, price_factor)
             yield Kind(MOVE, f"{take.forecaster}, every {take.every:,} steps", take.imbalance, gain, gain - net)
         for balancer in tried:
             gain = 100 * model.expert_fraction * (sample.imbalance - balancer.imbalance) / decision.start
@@ -169,8 +169,8 @@ def kinds_of(trace: Trace, planner: Planner, decision: Decision, stated: Mapping
     )
     hangs_on = [
         (name, factor, other)
-        for name, factor, model, pool, share in _doubts(costs, within, stated)
-        if (other := replace(outcome, kinds=tuple(kinds(model, pool, share))).wins) != outcome.wins
+        for name, factor, model, pool, price_factor in _doubts(costs, within, stated)
+        if (other := replace(outcome, kinds=tuple(kinds(model, pool, price_factor))).wins) != outcome.wins
     ]
     return replace(outcome, hangs_on=tuple(hangs_on))
 

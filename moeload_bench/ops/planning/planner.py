@@ -122,8 +122,8 @@ class Planner:
 
     def __init__(self, meta: TraceMeta, settings: Settings, batch_tokens: int) -> None:
         E, stride = meta.experts, meta.stride
-        grid, looks = grid_of(settings.rule, stride), settings.every_at(stride)
-        self._block_rows, self._look_rows = grid.rows, looks // stride
+        grid, look_steps = grid_of(settings.rule, stride), settings.every_at(stride)
+        self._block_rows, self._look_rows = grid.rows, look_steps // stride
         step_block = grid.rows * stride
         if settings.horizon % step_block:
             raise TraceError(
@@ -139,7 +139,7 @@ class Planner:
         self.names_L = tuple(layer_names(meta))
         times = TIMES
         if settings.intervals is not None:
-            times = tuple(dict.fromkeys(max(1, k // looks) for k in settings.intervals))
+            times = tuple(dict.fromkeys(max(1, k // look_steps) for k in settings.intervals))
         named = settings.forecaster
         targets: dict[str, str | type[Any]] = {name: name for name in compared_forecasters()}
         if isinstance(named, str):
@@ -164,7 +164,7 @@ class Planner:
             shape,
             tuple(targets),
             times,
-            looks,
+            look_steps,
             settings.horizon,
             settings.steps_left,
             settings.advice,

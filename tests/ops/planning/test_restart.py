@@ -15,7 +15,7 @@ from moeload_bench.cli.app import app
 from moeload_bench.errors import PlacementError
 from moeload_bench.forecaster import Forecast, ForecastRequest, StepBlock, TraceInfo
 from moeload_bench.ops.planning.cluster import Cluster
-from moeload_bench.ops.planning.decision import held_out
+from moeload_bench.ops.planning.decision import worth_sentence
 from moeload_bench.ops.planning.hours import draw_plan
 from moeload_bench.ops.planning.kinds import kinds_of
 from moeload_bench.ops.planning.planner import Settings, decided
@@ -189,7 +189,7 @@ def test_the_command_prices_restarts(tmp_path: Path) -> None:
     assert "0.05 minutes for each restart, cost of a move spread over 20,000 steps left." in said
     assert "a move breaks even after" in said
     assert said.endswith("hours.svg: hours saved over steps, kinds by tokens per rank")
-    assert held_out("restart") in said
+    assert worth_sentence("restart") in said
     assert (tmp_path / "hours.svg").exists()
     assert "vLLM" not in said, "its default moves replicas, which a checkpoint has none of"
     assert "--move restart --restart-minutes 0.05 --write placement.json --format json" in said
