@@ -87,13 +87,13 @@ def _asked(plan: plans.Plan, ref: TraceRef, trace: Trace) -> tuple[int, dict[str
 def _origins(
     plan: plans.Plan, ref: TraceRef, trace: Trace, labels: StateLabels, horizon: int
 ) -> tuple[dict[str, tuple[int, ...]], list[str]]:
-    """Return origins by state, and what is wrong with their number; a state with too few of them has none."""
+    """Return origins by state, and what is wrong with them; a state that is too rare has none."""
     chosen: dict[str, tuple[int, ...]] = {}
     wrong = []
     for state, origins in choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE).items():
-        line = plans.origin_shortage(plan, ref.id, state, len(origins))
+        line = plans.origin_shortage(plan, ref.id, state, origins)
         wrong += [line] if line else []
-        chosen[state] = tuple(origins) if len(origins) >= ORIGINS_PER_STATE else ()
+        chosen[state] = tuple(origins) if plans.enough_origins(origins) else ()
     return chosen, wrong
 
 
@@ -147,7 +147,8 @@ def freeze(
     The plan says which runs it is made of. A missing or an extra run, a run of another recipe version, too few steps,
     no half batches or one training under two names are refused by name. `test` runs are scored, `train` runs are open
     for fitting. Origins are spread evenly over the rows where all layers agree on the state and the largest horizon
-    still fits; fewer than 20 in a state are refused unless the plan says so. The same traces give the same file.
+    still fits; fewer than 20 in a state, or 20 within fewer than 100 steps, are refused unless the plan says so. The
+    same traces give the same file.
 
     \b
     python -m leaderboard freeze v3 traces

@@ -11,7 +11,7 @@ import functools
 import re
 import tomllib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -32,6 +32,8 @@ from moeload_bench.traces.trace import Trace
 from moeload_bench.words import ordinal
 
 SHORT_HORIZON = 1000
+SPREAD_STEPS = 100
+"""Steps between the first and the last origin of a state: in fewer they would all ask about one moment of the run."""
 PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
 
@@ -51,11 +53,11 @@ class Plan(Record):
     families of models are named, each of which is a unit where statistics say so.
     ``apart``: nothing is averaged over runs.
     ``beside``: runs that the folder holds and the suite does not. ``lacking``: runs in which a state is too rare for
-    `ORIGINS_PER_STATE` origins; they are scored in the other one. ``short``: below so many steps a run is asked for the
-    next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon, of at most half its
-    length, at which it has enough origins. ``strata``: each run is small or large by its tokens per expert.
-    ``fitted_on``: the suite whose open runs are open here, too. ``without_half``: runs that were recorded without half
-    batches.
+    `ORIGINS_PER_STATE` origins over `SPREAD_STEPS`; they are scored in the other one. ``short``: below so many steps a
+    run is asked for the next `SHORT_HORIZON` steps at most; ``as_far_as_it_goes``: each run for the largest horizon, of
+    at most half its length, at which it has enough origins. ``strata``: each run is small or large by its tokens per
+    expert. ``fitted_on``: the suite whose open runs are open here, too. ``without_half``: runs that were recorded
+    without half batches.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][\w.-]*$")
@@ -165,18 +167,27 @@ def first_training(recipe: str) -> str:
     return repr((found.model, found.balancing, found.data.stages[0].sources, found.data.pretraining))
 
 
-def origin_shortage(plan: Plan, run: str, state: str, origins: int) -> str | None:
-    """Return what is wrong with the number of origins of a run in a state, None for nothing."""
+def enough_origins(origins: Sequence[int]) -> bool:
+    """Return whether a state is scored: it has `ORIGINS_PER_STATE` origins, over at least `SPREAD_STEPS`."""
+    return len(origins) >= ORIGINS_PER_STATE and _spread(origins) >= SPREAD_STEPS
+
+
+def _spread(origins: Sequence[int]) -> int:
+    return max(origins, default=0) - min(origins, default=0)
+
+
+def origin_shortage(plan: Plan, run: str, state: str, origins: Sequence[int]) -> str | None:
+    """Return what is wrong with the origins of a run in a state, None for nothing."""
     listed = plan.lacking.get(run)
     if listed is not None and listed.state == state:
-        if origins >= ORIGINS_PER_STATE:
-            return f"{run}: the plan says that it lacks the {state} state, but it has {origins} origins there"
+        if enough_origins(origins):
+            return f"{run}: the plan says that it lacks the {state} state, but it has {len(origins)} origins there"
         return None
-    if origins < ORIGINS_PER_STATE:
+    if not enough_origins(origins):
         return (
-            f"{run}: {origins} origins are {state}, expected {ORIGINS_PER_STATE}: record more steps, or, where this is "
-            f'what the recipe does, say so in the plan ([lacking."{run}"], state, reason): it is then scored in its '
-            "other state only"
+            f"{run}: {len(origins)} origins over {_spread(origins)} steps are {state}, expected {ORIGINS_PER_STATE} "
+            f"over {SPREAD_STEPS}: record more steps, or, where this is what the recipe does, say so in the plan "
+            f'([lacking."{run}"], state, reason): it is then scored in its other state only'
         )
     return None
 

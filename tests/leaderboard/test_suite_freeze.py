@@ -10,7 +10,15 @@ import pytest
 
 from leaderboard.committed import recipe_of_run
 from leaderboard.suites.freeze import SUITES, frozen_suite, target_file, to_toml
-from leaderboard.suites.plan import PLANS, Lacking, Plan, load_plan, near_twins
+from leaderboard.suites.plan import (
+    PLANS,
+    Lacking,
+    Plan,
+    enough_origins,
+    load_plan,
+    near_twins,
+    origin_shortage,
+)
 from moeload_bench.errors import SuiteError
 from moeload_bench.generator.draws import expert_tokens
 from moeload_bench.generator.recipe import load_recipe
@@ -141,7 +149,7 @@ def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
     refused again."""
     plan = PLAN.model_copy(update={"steps": 2200})
     put(tmp_path, make("test", 1, steps=2200), make("train", 0))
-    with pytest.raises(SuiteError, match=rf"{RUNS[0]}: 0 origins are stable.*lacking\."):
+    with pytest.raises(SuiteError, match=rf"{RUNS[0]}: 0 origins over 0 steps are stable.*lacking\."):
         frozen_suite(plan, tmp_path)
     lacking = {RUNS[0]: Lacking(state="stable", reason="too short")}
     suite = frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
@@ -150,6 +158,20 @@ def test_a_state_too_rare_is_refused_with_a_way_on(tmp_path: Path) -> None:
     lacking = {RUNS[0]: Lacking(state="transient", reason="wrong")}
     with pytest.raises(SuiteError, match="says that it lacks the transient state, but it has 20"):
         frozen_suite(plan.model_copy(update={"lacking": lacking}), tmp_path)
+
+
+def test_origins_of_one_moment_are_too_few() -> None:
+    """A state's 20 origins lie over at least 100 steps, or the plan says that the run lacks the state."""
+    moment, spread = range(1000, 1020), range(1000, 1101, 5)
+    assert not enough_origins(moment)
+    assert enough_origins(spread)
+    assert not enough_origins(range(1000, 1190, 10))
+    line = origin_shortage(PLAN, RUNS[0], "stable", moment)
+    assert line is not None
+    assert "20 origins over 19 steps are stable, expected 20 over 100" in line
+    lacking = PLAN.model_copy(update={"lacking": {RUNS[0]: Lacking(state="stable", reason="one moment")}})
+    assert origin_shortage(lacking, RUNS[0], "stable", moment) is None
+    assert "says that it lacks" in str(origin_shortage(lacking, RUNS[0], "stable", spread))
 
 
 def test_a_frozen_suite_is_never_replaced_by_another_of_its_name() -> None:
