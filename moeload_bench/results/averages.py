@@ -120,8 +120,8 @@ def floor_means(facts: pd.DataFrame, traces: pd.DataFrame, by: Sequence[str], me
     names = {f"{floor}.{metric}": floor for floor in FLOOR_NAMES if f"{floor}.{metric}" in facts}
     if not names or not {"state", "horizon"} <= set(by) <= {*OF_TRACE, "state", "horizon"}:
         return facts.iloc[:0].reindex(columns=[*by, *names.values()])
-    known = facts[["trace", "state", "horizon", *names]].rename(columns=names).merge(traces, on="trace")
-    means = known.groupby(list(by), sort=False, dropna=False)[list(names.values())].mean()
+    floors = facts[["trace", "state", "horizon", *names]].rename(columns=names).merge(traces, on="trace")
+    means = floors.groupby(list(by), sort=False, dropna=False)[list(names.values())].mean()
     return means.dropna(how="all").reset_index()
 
 
@@ -151,5 +151,5 @@ def mean_costs(costs: pd.DataFrame, traces: pd.DataFrame, by: Sequence[str]) -> 
     """
     groups = ["forecaster", *(name for name in by if name in OF_TRACE)]
     grouped = cost_columns(costs).merge(traces, on="trace").groupby(groups, sort=False, dropna=False)
-    ms: FloatArray = np.maximum(grouped["ms"].agg(lambda found: found.mean(skipna=False)), LEAST_MS)
+    ms: FloatArray = np.maximum(grouped["ms"].agg(lambda times: times.mean(skipna=False)), LEAST_MS)
     return grouped[["training"]].mean().assign(ms=ms).reset_index()

@@ -61,7 +61,7 @@ def short_names(names: Sequence[str]) -> dict[str, str]:
         if name not in taken:
             base = name.partition("@")[0].rpartition(":")[2]
             numbered = itertools.chain([base], (f"{base}.{n}" for n in itertools.count(2)))
-            short[name] = next(one for one in numbered if one not in taken)
+            short[name] = next(candidate for candidate in numbered if candidate not in taken)
             taken.add(short[name])
     return short
 

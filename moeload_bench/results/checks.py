@@ -70,8 +70,8 @@ def _places(
     yield from (
         problem for name in frame["trace"].unique() if (problem := name_problem("trace", str(name))) is not None
     )
-    known: Mapping[str, Collection[object]] = {"state": states, "horizon": {*map(float, horizons)}}
-    for name, values in known.items():
+    allowed: Mapping[str, Collection[object]] = {"state": states, "horizon": {*map(float, horizons)}}
+    for name, values in allowed.items():
         odd = sorted(value for value in frame[name].unique().tolist() if value not in values)
         if odd:
             yield f"{name} {short(odd[0])}, expected {listed(states if name == 'state' else sorted(horizons))}"

@@ -57,12 +57,12 @@ class Verdict:
         if self.untested:
             text += f" No significance test: {self.untested}."
         else:
-            told = f" tells it from {listed(self.separated)}" if self.separated else ""
+            separation = f" tells it from {listed(self.separated)}" if self.separated else ""
             both = ", " if self.separated and inseparable else ""
             same = f"{both}does not tell it from {listed(inseparable)}" if inseparable else ""
-            text += f" A 95 % test over {self.over}{told}{same if both else f' {same}' if same else ''}."
+            text += f" A 95 % test over {self.over}{separation}{same if both else f' {same}' if same else ''}."
         if len(self.by_horizon) > 1:
-            least = (f"{name} at h={', '.join(f'{h:,}' for h in at)}" for name, at in self.by_horizon.items())
+            least = (f"{name} at h={', '.join(f'{h:,}' for h in best)}" for name, best in self.by_horizon.items())
             text += f" Least by horizon: {'; '.join(least)}."
         return text
 
@@ -120,9 +120,9 @@ def _verdict(report: Report, rows: Sequence[ReportRow]) -> Verdict:
             untested = "the season had closed" if late_names(results.entries) else few
     by_horizon: dict[str, tuple[int, ...]] = {}
     for k, horizon in enumerate(report.horizons):
-        known = [row for row in rows if not np.isnan(row.value_K[k])]
-        if known:
-            least = min(known, key=lambda row: row.value_K[k]).forecaster
+        scored = [row for row in rows if not np.isnan(row.value_K[k])]
+        if scored:
+            least = min(scored, key=lambda row: row.value_K[k]).forecaster
             by_horizon[least] = (*by_horizon.get(least, ()), horizon)
     more = {name: max(0.0, float(np.exp(ratios[name].mean()) - 1)) for name in others}
     return Verdict(state, report.metric, best, more, separated, over, untested, by_horizon)

@@ -71,7 +71,7 @@ def fact_rows(trace: str, facts: TraceFacts, horizons: Sequence[int]) -> Iterato
 
 def fact_frame(facts: Mapping[str, TraceFacts], horizons: Sequence[int]) -> pd.DataFrame:
     """Return the floors of traces as a frame; see `fact_rows`."""
-    rows = (fact_rows(trace, found, horizons) for trace, found in facts.items())
+    rows = (fact_rows(trace, of_trace, horizons) for trace, of_trace in facts.items())
     return number_frame(itertools.chain.from_iterable(rows), FACT_KEYS)
 
 

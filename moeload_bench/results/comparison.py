@@ -44,8 +44,8 @@ def comparison(
     parts += horizon_savings(errors, by, twins) if "horizon" not in by else []
     parts += [load_savings(shape, load, by, twins) for shape, load in loads.items()]
     first, *others = (part.reset_index() for part in parts)
-    for other in others:  # not by index, in which a group without a stratum would not be the same twice
-        first = first.merge(other, how="left", on=list(by))
+    for further in others:  # not by index, in which a group without a stratum would not be the same twice
+        first = first.merge(further, how="left", on=list(by))
     return first
 
 
@@ -53,18 +53,18 @@ def vote_savings(errors: pd.DataFrame, by: Sequence[str], units: Mapping[str, st
     """Return `saving`, `low`, `high` and the number of `votes`: each unit counts once. ``units``: recipe -> unit."""
     import pandas as pd
 
-    found = pair_votes(errors, OFFSET, by, units)
-    center = grouped(found["ratio"], by).mean()
-    half = half_widths(*new_recipe_errors(found, by))["ratio"]
+    votes_by_unit = pair_votes(errors, OFFSET, by, units)
+    center = grouped(votes_by_unit["ratio"], by).mean()
+    half = half_widths(*new_recipe_errors(votes_by_unit, by))["ratio"]
     ratios = {"saving": center, "low": center + half, "high": center - half}
     saved = {name: 1.0 - np.exp(ratio) for name, ratio in ratios.items()}
-    return pd.DataFrame(saved | {"votes": grouped(found["ratio"], by).count()})
+    return pd.DataFrame(saved | {"votes": grouped(votes_by_unit["ratio"], by).count()})
 
 
 def family_savings(errors: pd.DataFrame, by: Sequence[str], families: Mapping[str, str]) -> pd.DataFrame:
     """Return the saving with each family counted once, its interval for a new family, and how many there are."""
-    found = vote_savings(errors, by, families).set_axis([*FAMILY, "families"], axis=1)
-    return found if families else found.assign(**dict.fromkeys(FAMILY, np.nan), families=0)
+    saved = vote_savings(errors, by, families).set_axis([*FAMILY, "families"], axis=1)
+    return saved if families else saved.assign(**dict.fromkeys(FAMILY, np.nan), families=0)
 
 
 def total_savings(errors: pd.DataFrame, by: Sequence[str], families: Mapping[str, str]) -> pd.DataFrame:
@@ -110,5 +110,5 @@ def horizon_savings(errors: pd.DataFrame, by: Sequence[str], twins: Mapping[str,
 
 def load_savings(shape: str, load: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -> pd.DataFrame:
     """Return what is saved of the busiest device's load in a shape of cluster, with its interval for a new recipe."""
-    found = vote_savings(load, by, twins)[["saving", "low", "high"]]
-    return found.set_axis([f"busiest@{shape}", f"busiest@{shape}_low", f"busiest@{shape}_high"], axis=1)
+    saved = vote_savings(load, by, twins)[["saving", "low", "high"]]
+    return saved.set_axis([f"busiest@{shape}", f"busiest@{shape}_low", f"busiest@{shape}_high"], axis=1)

@@ -32,7 +32,7 @@ def differences(results: Results, metric: str, state: str, reference: str, units
     by = ("state",)
     value = centers(votes(run_means(tasks, by), by, {}), by).loc[state]
     less = tasks.rsub(tasks[reference], axis=0)
-    found = votes(run_means(less, by), by, units)
-    center, half = centers(found, by).loc[state], half_widths(*new_recipe_errors(found, by)).loc[state]
+    groups = votes(run_means(less, by), by, units)
+    center, half = centers(groups, by).loc[state], half_widths(*new_recipe_errors(groups, by)).loc[state]
     rows = pd.DataFrame({"value": value, "less": center, "low": center - half, "high": center + half})
     return rows.sort_values("value", kind="stable")

@@ -42,12 +42,12 @@ def draw_horizon(results: Results, metric: str = "window_tv") -> Figure:
         look = forecaster_looks(results.names)
         for ax, (part, state) in zip(axes, cells, strict=True):
             k = shared_horizons(part, state)
-            steps = [report.horizons[at] for at in k]
+            steps = [report.horizons[index] for index in k]
             for row in part.rows_in(state):
-                ax.plot(steps, [row.value_K[at] for at in k], label=row.forecaster, **look[row.forecaster])
+                ax.plot(steps, [row.value_K[index] for index in k], label=row.forecaster, **look[row.forecaster])
             for floor, dashes in FLOOR_LINES.items():
                 if value_K := part.floors.get((state, floor)):
-                    ax.plot(steps, [value_K[at] for at in k], color=GREY, linestyle=dashes, label=floor)
+                    ax.plot(steps, [value_K[index] for index in k], color=GREY, linestyle=dashes, label=floor)
             ax.set_xscale("log")
             ax.set_xticks(report.horizons, [f"{horizon:,}" for horizon in report.horizons], rotation=45, ha="right")
             ax.minorticks_off()

@@ -38,13 +38,13 @@ class Leaders:
 
 def duplicates(results: Results, metric: str = PRIMARY) -> dict[str, str]:
     """Return the entries whose errors equal another's on every task, with its name; the shortest name stands."""
-    errors, found = results.errors(metric), dict[str, str]()
+    errors, twins = results.errors(metric), dict[str, str]()
     names = sorted(results.names, key=lambda name: (len(name), name))
-    for at, name in enumerate(names):
-        first = next((other for other in names[:at] if errors[other].equals(errors[name])), None)
+    for place, name in enumerate(names):
+        first = next((earlier for earlier in names[:place] if errors[earlier].equals(errors[name])), None)
         if first is not None:
-            found[name] = found.get(first, first)
-    return found
+            twins[name] = twins.get(first, first)
+    return twins
 
 
 def ranked(results: Results, metric: str = PRIMARY) -> Results:

@@ -53,8 +53,8 @@ def rank_table(errors: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]
     import pandas as pd
 
     names = [str(name) for name in errors.columns]
-    found = votes(run_means(pair_ratios(errors), by), by, twins)
-    center, p = centers(found, by), p_values(found, by)
+    groups = votes(run_means(pair_ratios(errors), by), by, twins)
+    center, p = centers(groups, by), p_values(groups, by)
     rows = []
     pairs = list(itertools.combinations(names, 2))
     for key, center_P, p_P in zip(center.index, center.to_numpy().tolist(), p.to_numpy().tolist(), strict=True):

@@ -103,8 +103,8 @@ def number(text: str) -> str:
 def html_table(table: Table, links: Mapping[str, str] | None = None) -> str:
     """Return a table with its caption above; names in ``links`` lead to these addresses."""
     label = escape(table.caption)
-    heads = "".join(f'<th scope="col"{_kind(table, at)}>{escape(head)}</th>' for at, head in enumerate(table.heads))
-    body = "\n".join(_row(table, at, links or {}) for at in range(len(table.rows)))
+    heads = "".join(f'<th scope="col"{_kind(table, i)}>{escape(head)}</th>' for i, head in enumerate(table.heads))
+    body = "\n".join(_row(table, row, links or {}) for row in range(len(table.rows)))
     return (
         f'<p class="under cap">{label}</p>\n<div class="scroll" tabindex="0" role="region" aria-label="{label}">\n'
         f'<table class="data" aria-label="{label}">\n<thead><tr>{heads}</tr></thead>\n<tbody>\n{body}\n</tbody>\n'
@@ -112,14 +112,14 @@ def html_table(table: Table, links: Mapping[str, str] | None = None) -> str:
     )
 
 
-def _row(table: Table, at: int, links: Mapping[str, str]) -> str:
-    name, *cells = table.rows[at]
+def _row(table: Table, row: int, links: Mapping[str, str]) -> str:
+    name, *cells = table.rows[row]
     shown = f'<a href="{escape(links[name])}">{escape(name)}</a>' if name in links else escape(name)
     rest = "".join(
         f"<td{_kind(table, column)}>{escape(number(cell) if table.numeric(column) else cell)}</td>"
         for column, cell in enumerate(cells, start=1)
     )
-    kind = ' class="floor"' if at in table.quiet else ""
+    kind = ' class="floor"' if row in table.quiet else ""
     return f'<tr{kind}><th scope="row">{shown}</th>{rest}</tr>'
 
 

@@ -63,7 +63,7 @@ def savings(errors: pd.DataFrame, by: Sequence[str], twins: Mapping[str, str]) -
         **{"seeds_low": center + seeds, "seeds_high": center - seeds},
         "median": votes_by.median(),
         "clipped_mean": grouped(groups["ratio"].clip(-CLIP, CLIP), by).mean(),
-        "without_two": runs.agg(lambda found: without_most_influential(found, twins, 2)),
+        "without_two": runs.agg(lambda group: without_most_influential(group, twins, 2)),
         **{f"saving@{offset:g}": _center(errors, offset, by, twins) for offset in OFFSETS},
     }
     counts = {"p": p_values(groups, by)["ratio"], "recipes": votes_by.count(), "runs": runs.count()}

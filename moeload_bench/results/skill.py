@@ -44,11 +44,11 @@ def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     keys, forecaster = table[list(TASK)], table["forecaster"].to_numpy(object)
     task, value = pd.util.hash_pandas_object(keys, index=False).to_numpy(), table[metric].to_numpy(np.float64)
     rows = {name: np.flatnonzero(forecaster == name) for name in dict.fromkeys(forecaster)}
-    first, at = next(iter(rows.items()))
+    first, places = next(iter(rows.items()))
     for name, own in rows.items():
-        if not np.array_equal(task[own], task[at]):
+        if not np.array_equal(task[own], task[places]):
             raise ResultError(f"{name} and {first} do not have the same tasks on the same traces")
-    index = pd.MultiIndex.from_frame(keys.iloc[at])
+    index = pd.MultiIndex.from_frame(keys.iloc[places])
     return pd.DataFrame({name: value[own] for name, own in rows.items()}, index=index)
 
 
@@ -60,10 +60,10 @@ def log_ratio(error: FloatArray, reference: FloatArray, offset: float = 0.0) -> 
     error, reference = (np.asarray(each, dtype=np.float64) for each in (error, reference))
     error, reference = (np.where(np.abs(each) < EXACT, 0.0, each) + offset for each in (error, reference))
     ratio = np.full(np.broadcast_shapes(error.shape, reference.shape), np.nan)
-    known = np.isfinite(error) & np.isfinite(reference)
-    np.divide(error, reference, out=ratio, where=known & (reference > 0))
-    ratio[known & (reference == 0)] = CLIP
-    ratio[known & (reference == 0) & (error == 0)] = 1.0
+    finite = np.isfinite(error) & np.isfinite(reference)
+    np.divide(error, reference, out=ratio, where=finite & (reference > 0))
+    ratio[finite & (reference == 0)] = CLIP
+    ratio[finite & (reference == 0) & (error == 0)] = 1.0
     return np.asarray(np.log(np.clip(ratio, 1.0 / CLIP, CLIP)))
 
 

@@ -85,8 +85,8 @@ def save(parts: Parts, path: Path) -> Path:
 
 def load(path: str | os.PathLike[str] | Iterable[str | os.PathLike[str]], layers: bool = False) -> list[Parts]:
     """Return what is in a file of results, in several, or in a folder; see `results.results.load_results`."""
-    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(one) for one in path]
-    files = [file for one in paths for file in (_files_of(one) if one.is_dir() else [one])]
+    paths = [Path(path)] if isinstance(path, str | os.PathLike) else [Path(text) for text in path]
+    files = [file for place in paths for file in (_files_of(place) if place.is_dir() else [place])]
     if not files:
         raise ResultError(f"{', '.join(map(str, paths))}: no result is there, expected NAME.parquet")
     return [_load_file(file, layers) for file in files]
@@ -191,9 +191,9 @@ def _load_file(path: Path, layers: bool) -> Parts:
         about = _description(file, path)
         rows = _frame(file, ROW_KEYS, path)
     _refuse(path, entry_problems([entry.name for entry in about.entries]))
-    entries, found = {entry.name: entry for entry in about.entries}, set(rows["forecaster"].unique())
-    if found - entries.keys() or not entries:
-        others = sorted(map(str, found - entries.keys()))[:5]
+    entries, names = {entry.name: entry for entry in about.entries}, set(rows["forecaster"].unique())
+    if names - entries.keys() or not entries:
+        others = sorted(map(str, names - entries.keys()))[:5]
         raise ResultError(f"{path}: rows of {others}, expected those of its entries {sorted(entries)[:5]}")
     horizons = {horizon for entry in about.entries for horizon in entry.suite.horizons}
     _refuse(path, table_problems(rows, horizons))
@@ -274,8 +274,8 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 def _check_size(opened: Mapped) -> None:
     """Raise `TraceError` for pages and cells that take memory out of proportion to the file; texts are not decoded."""
-    found, content = chunks(opened.reader.metadata), opened.content
-    decoded = sum(page_bytes(content, found, opened.where)) + sum(taken for _, _, taken in found)
+    parts, content = chunks(opened.reader.metadata), opened.content
+    decoded = sum(page_bytes(content, parts, opened.where)) + sum(taken for _, _, taken in parts)
     check_decoded(decoded, len(content), opened.where)
 
 
@@ -318,8 +318,8 @@ def _with_plain_texts(table: pa.Table, path: Path) -> pa.Table:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    texts = [i for i, one in enumerate(table.schema) if pa.types.is_dictionary(one.type)]
-    each = [pc.binary_length(one.dictionary).take(one.indices) for i in texts for one in table.column(i).chunks]
+    texts = [i for i, field in enumerate(table.schema) if pa.types.is_dictionary(field.type)]
+    each = [pc.binary_length(chunk.dictionary).take(chunk.indices) for i in texts for chunk in table.column(i).chunks]
     check_decoded(sum(pc.sum(length).as_py() or 0 for length in each), path.stat().st_size, str(path))
     for i in texts:
         table = table.set_column(i, table.column_names[i], table.column(i).cast(table.schema.field(i).type.value_type))
@@ -332,7 +332,7 @@ def _check_values(frame: pd.DataFrame, path: Path) -> None:
         if frame[name].isna().any():
             raise ResultError(f"{path}: column {name!r} has empty cells")
     marks = {name: set(frame[name].dropna()) for name in FLOOR_NAMES if name in frame}
-    if any(found - {*MARKS} for found in marks.values()):
+    if any(signs - {*MARKS} for signs in marks.values()):
         raise ResultError(f"{path}: marks of floors are others than {', '.join(MARKS)}")
     try:
         for text in frame["counts"].unique() if "counts" in frame else ():
@@ -357,17 +357,17 @@ def _check_columns(schema: pa.Schema, keys: Sequence[str], path: Path) -> None:
     lacking = [name for name in keys if name not in names]
     if lacking:
         raise ResultError(f"{path}: column {lacking[0]!r} is missing, expected {', '.join(keys)}")
-    for one in schema:
-        if one.name in ALL_TEXTS:
-            kind = one.type.value_type if types.is_dictionary(one.type) else one.type
+    for field in schema:
+        if field.name in ALL_TEXTS:
+            kind = field.type.value_type if types.is_dictionary(field.type) else field.type
             right, expected = types.is_string(kind) or types.is_large_string(kind), "text"
-        elif one.name in keys:
-            right, expected = types.is_integer(one.type) or types.is_floating(one.type), "a number"
-            right |= types.is_boolean(one.type) and one.name == "crossing"
+        elif field.name in keys:
+            right, expected = types.is_integer(field.type) or types.is_floating(field.type), "a number"
+            right |= types.is_boolean(field.type) and field.name == "crossing"
         else:
-            right, expected = types.is_floating(one.type), "double"
-        if not right and not types.is_null(one.type):
-            raise ResultError(f"{path}: column {one.name[:100]!r} is {str(one.type)[:100]}, expected {expected}")
+            right, expected = types.is_floating(field.type), "double"
+        if not right and not types.is_null(field.type):
+            raise ResultError(f"{path}: column {field.name[:100]!r} is {str(field.type)[:100]}, expected {expected}")
 
 
 def _columns(frame: pd.DataFrame) -> dict[str, list[Any]]:

@@ -33,8 +33,8 @@ def run_groups(results: Results) -> dict[str, Results]:
 def size_groups(results: Results) -> dict[str, Results]:
     """Return the results on each size of batch, by a title; all under "" where no run has a size."""
     groups = results.table[["trace", "stratum"]].drop_duplicates()
-    found = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}
-    parts = {words: results.select(traces=set(traces)) for words, traces in found.items() if len(traces)}
+    traces_by_words = {words: groups.loc[groups["stratum"] == name, "trace"] for name, words in WORDS.items()}
+    parts = {words: results.select(traces=set(traces)) for words, traces in traces_by_words.items() if len(traces)}
     return parts or {"": results}
 
 

@@ -54,8 +54,8 @@ def suite_facts(suite: str, sha256: str) -> Mapping[str, TraceFacts]:
     path = facts_path(suite)
     if path is None or not path.is_file():
         return {}
-    found = parse_record(SuiteFacts, path.read_bytes(), path, "facts", ResultError)
-    return found.traces if (found.suite, found.sha256) == (suite, sha256) else {}
+    facts = parse_record(SuiteFacts, path.read_bytes(), path, "facts", ResultError)
+    return facts.traces if (facts.suite, facts.sha256) == (suite, sha256) else {}
 
 
 def facts_path(suite: str) -> Path | None:
