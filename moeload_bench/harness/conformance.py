@@ -158,16 +158,16 @@ def horizon_prefix(subject: Subject) -> str | None:
 def independent_instances(subject: Subject) -> str | None:
     """Check that an instance does not care that its process has, or had, another one, which follows another run."""
     cuts = ((0, 40), (40, BASIC.steps))
-    with subject.open(BASIC) as one:  # in the same blocks: whether these matter is a rule of its own
+    with subject.open(BASIC) as instance:  # in the same blocks: whether these matter is a rule of its own
         for start, stop in cuts:
-            one.rows(BASIC.block(0).rows(start, stop))
-        alone = one.ask(BASIC.request())
-    with subject.open(BASIC) as one, subject.open(BASIC) as other:
+            instance.rows(BASIC.block(0).rows(start, stop))
+        alone = instance.ask(BASIC.request())
+    with subject.open(BASIC) as instance, subject.open(BASIC) as neighbour:
         for start, stop in cuts:
-            for seed, feed in ((0, one), (OTHER_RUN, other)):
+            for seed, feed in ((0, instance), (OTHER_RUN, neighbour)):
                 feed.rows(BASIC.block(seed).rows(start, stop))
-        other.ask(BASIC.request())
-        wrong = differs(alone, one.ask(BASIC.request()), BASIC.horizons)
+        neighbour.ask(BASIC.request())
+        wrong = differs(alone, instance.ask(BASIC.request()), BASIC.horizons)
     first = subject.first_in_process()
     if wrong is None and first is not None:
         wrong = differs(first, subject.second_in_process(), BASIC.horizons)
@@ -233,14 +233,14 @@ REPORTED: dict[str, Rule] = {"expert_permutation": expert_permutation}
 # ------------------------------------------------------------------------------------------------ helpers
 
 
-def differs(one: Forecast, other: Forecast, horizons: Sequence[int], exact: bool = False) -> str | None:
+def differs(first: Forecast, second: Forecast, horizons: Sequence[int], exact: bool = False) -> str | None:
     """Return where two forecasts differ; None if they say the same over every horizon (``exact``: bit for bit)."""
-    if exact:
-        same = np.array_equal(one.share_BLE, other.share_BLE) and np.array_equal(one.edges_B, other.edges_B)
-        if same:
-            return None
-    for h, one_LE, other_LE in zip(horizons, one.window_means(horizons), other.window_means(horizons), strict=True):
-        if exact or not np.allclose(one_LE, other_LE, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE):
-            worst = float(np.abs(one_LE - other_LE).max())
+    same = np.array_equal(first.share_BLE, second.share_BLE) and np.array_equal(first.edges_B, second.edges_B)
+    if exact and same:
+        return None
+    means = zip(horizons, first.window_means(horizons), second.window_means(horizons), strict=True)
+    for h, first_LE, second_LE in means:
+        if exact or not np.allclose(first_LE, second_LE, rtol=RELATIVE_TOLERANCE, atol=ABSOLUTE_TOLERANCE):
+            worst = float(np.abs(first_LE - second_LE).max())
             return f"the mean share over {h} steps differs by up to {worst:.3g}"
     return None

@@ -81,7 +81,7 @@ def evaluate(
         raise PlacementError(f"shapes are {short(shapes)}, expected some of {', '.join(SHAPE_NAMES)}, as a sequence")
     traces = (suite,) if isinstance(suite, Trace) else tuple(traces)
     tasks = load_suite(suite) if isinstance(suite, str) else as_suite(suite)
-    targets = [as_target(one) for one in _listed(forecasters, tasks)]
+    targets = [as_target(forecaster) for forecaster in _listed(forecasters, tasks)]
     _check_request(tasks, targets)
     for target in targets:
         preflight(target)
@@ -120,9 +120,9 @@ class _Reporter:
         """Say that a forecaster begins to learn, if it learns: of a stranger's class only its own process knows."""
         if self._within:
             runs = f"{counted(len(self._suite.fit), 'train run')} ({number} of {of})"
-            said = f"fitting {target.label} on {runs}"
+            stage = f"fitting {target.label} on {runs}"
             unsure = f"starting {target.label}; if it has a `fit`, it learns from {runs}"
-            self._progress(0, self._total, said if _is_trusted(target) else unsure)
+            self._progress(0, self._total, stage if _is_trusted(target) else unsure)
 
     def finished(self, pair: Pair) -> None:
         """Say that a pair is done."""

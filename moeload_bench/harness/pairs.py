@@ -123,9 +123,9 @@ def run_pair(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: No
     A run with failures is not kept: what made it fail may be gone the next time.
     """
     key = _pair_key(pair)
-    known = pair.setting.finished(pair.target, key, pair.rows_from)
-    if known is not None and _forecasts_kept(pair, known):
-        return known
+    cached = pair.setting.finished(pair.target, key, pair.rows_from)
+    if cached is not None and _forecasts_kept(pair, cached):
+        return cached
     rows = replay_and_score(pair, on_answer=on_answer)
     if not failed_rows(rows) and not isinstance(pair.target, ClassTarget):
         cache.save(key, to_tree(rows))
@@ -149,7 +149,7 @@ def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda an
     check_origins(truth.trace, pair.entry, horizons[-1])
     if not truth.known_references and setting.shapes is None:
         truth.known_references.update(load_references(suite, pair.entry, truth))
-    known = len(truth.known_references)
+    references_before = len(truth.known_references)
     scores = _RunScores(pair, truth)
     try:
         if pair.fitted.failure is not None:
@@ -167,7 +167,7 @@ def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda an
             for answer in feed.answers(list(scores.states), horizons, suite.quantiles):
                 on_answer(answer)
                 scores.add(answer)
-            if len(truth.known_references) > known and setting.shapes is None:
+            if len(truth.known_references) > references_before and setting.shapes is None:
                 save_references(suite, pair.entry, truth.known_references)
             return scores.finish(feed.host)
     except ForecastError as error:
@@ -223,11 +223,11 @@ class _RunScores:
         left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}
         rows: list[Row] = []
         for origin, (failure, scores) in self.scored.items():
-            known = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
-            for metric, value_KL in known.items():
+            shown = {metric: value_KL for metric, value_KL in scores.items() if metric not in left_out}
+            for metric, value_KL in shown.items():
                 layered[self.states[origin]][metric].append(value_KL)
             window = {"state": self.states[origin], "origin": origin, "failure": failure}
-            means = {metric: self._filled(mean_over(value_KL, axis=1)) for metric, value_KL in known.items()}
+            means = {metric: self._filled(mean_over(value_KL, axis=1)) for metric, value_KL in shown.items()}
             rows += origin_rows(run, window, self.facts.crossing[origin], suite.horizons, means)
         for state, metrics in layered.items():
             means = {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}

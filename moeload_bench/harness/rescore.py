@@ -72,15 +72,15 @@ def save_forecasts(path: Path, forecasts: Sequence[StoredForecast], horizons: Se
     if not forecasts:
         return
     arrays: dict[str, Any] = {
-        "origin_O": np.array([one.origin for one in forecasts]),
+        "origin_O": np.array([forecast.origin for forecast in forecasts]),
         "horizon_K": np.array(horizons, dtype=np.int64),
-        "mean_OKLE": np.stack([one.mean_KLE for one in forecasts]),
+        "mean_OKLE": np.stack([forecast.mean_KLE for forecast in forecasts]),
     }
-    given = next((one.quantile_QKLE for one in forecasts if one.quantile_QKLE is not None), None)
+    given = next((forecast.quantile_QKLE for forecast in forecasts if forecast.quantile_QKLE is not None), None)
     if given is not None:
         nothing_QKLE = np.full(given.shape, np.nan)
-        quantiles = [nothing_QKLE if one.quantile_QKLE is None else one.quantile_QKLE for one in forecasts]
-        arrays["quantile_OQKLE"] = np.stack(quantiles)
+        quantiles = (forecast.quantile_QKLE for forecast in forecasts)
+        arrays["quantile_OQKLE"] = np.stack([nothing_QKLE if q is None else q for q in quantiles])
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch, scratch.open("wb") as file:
         np.savez_compressed(file, **arrays)

@@ -248,10 +248,10 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
     ours, theirs = context.Pipe(duplex=False)
 
     def answer() -> None:
-        found = None
+        forecast = None
         with contextlib.suppress(Exception):
-            found = call()
-        theirs.send(found)
+            forecast = call()
+        theirs.send(forecast)
 
     child = context.Process(target=answer, daemon=True)
     with warnings.catch_warnings():
@@ -259,7 +259,7 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
         child.start()
     theirs.close()
     try:
-        found: Forecast | None = ours.recv() if ours.poll(seconds) else None
+        forecast: Forecast | None = ours.recv() if ours.poll(seconds) else None
     except (EOFError, OSError):
         child.join(seconds)
         how = "closed its pipe" if child.exitcode is None else end_words(child.exitcode)
@@ -267,4 +267,4 @@ def in_fork(call: Callable[[], Forecast], seconds: float) -> Forecast | None:
     finally:
         child.kill()
         child.join()
-    return found
+    return forecast

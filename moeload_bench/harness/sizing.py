@@ -55,16 +55,17 @@ def sized(trace: Trace, names: Sequence[str], source: str) -> Sized:
         each_s = 1e-9 * trace.steps * cost.step_ns + origins * (1e-6 * cost.forecast_us + 1e-9 * SCORING_NS * rows)
         return len(layers) * E * each_s
 
-    affordable, dear = sorted(names, key=seconds), []
+    affordable, left_out = sorted(names, key=seconds), []
     spare_s = max(BUDGET_S / 2, BUDGET_S - 1e-9 * READING_NS * trace.load_SLE.size)
     while len(affordable) > 1 and sum(map(seconds, affordable)) > spare_s:
-        dear.append(affordable.pop())
-    said = [f"{len(layers)} of {L} layers are looked at, evenly spread"] if len(layers) < L else []
-    if dear:
-        said.append(f"left out: {', '.join(f'{name} (about {_long(seconds(name))} on these layers)' for name in dear)}")
-    said += [f"all of it: moeload-bench run {shlex.join(names)} --trace {shlex.quote(source)}"] if said else []
+        left_out.append(affordable.pop())
+    notes = [f"{len(layers)} of {L} layers are looked at, evenly spread"] if len(layers) < L else []
+    if left_out:
+        costs = (f"{name} (about {_long(seconds(name))} on these layers)" for name in left_out)
+        notes.append(f"left out: {', '.join(costs)}")
+    notes += [f"all of it: moeload-bench run {shlex.join(names)} --trace {shlex.quote(source)}"] if notes else []
     chosen = tuple(name for name in names if name in affordable)
-    return Sized(trace.of_layers(layers) if len(layers) < L else trace, chosen, "; ".join(said) or None)
+    return Sized(trace.of_layers(layers) if len(layers) < L else trace, chosen, "; ".join(notes) or None)
 
 
 def _long(seconds: float) -> str:

@@ -144,17 +144,17 @@ def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
 
     They depend on no forecaster, so asking for fresh work does not compute them again.
     """
-    known = suite_facts(suite.name, suite.sha256()).get(entry.id)
-    if known is not None and known.data_sha256 == entry.data_sha256:
-        return known
+    kept = suite_facts(suite.name, suite.sha256()).get(entry.id)
+    if kept is not None and kept.data_sha256 == entry.data_sha256:
+        return kept
     K = len(suite.horizons)
     key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule), columns=K)
     stored = cache.load(key, lambda tree: _facts(tree, entry, K))
     if stored is not None:
         return stored
-    found = truth.facts(entry.origins(), K)
-    cache.save(key, found.model_dump(mode="json"))
-    return found
+    facts = truth.facts(entry.origins(), K)
+    cache.save(key, facts.model_dump(mode="json"))
+    return facts
 
 
 def load_references(suite: Suite, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
@@ -164,33 +164,34 @@ def load_references(suite: Suite, entry: SuiteTrace, truth: Truth) -> dict[int, 
 
 def _facts(tree: Any, entry: SuiteTrace, K: int) -> TraceFacts:
     """Return the facts in a cache entry; raise `ValueError` for those of another trace or of other windows."""
-    found = TraceFacts.model_validate_json(json.dumps(tree))
-    windows = {origin: len(crosses_K) for origin, crosses_K in found.crossing.items()}
-    if found.data_sha256 != entry.data_sha256 or windows != dict.fromkeys((origin for origin, _ in entry.origins()), K):
+    facts = TraceFacts.model_validate_json(json.dumps(tree))
+    windows = {origin: len(crosses_K) for origin, crosses_K in facts.crossing.items()}
+    if facts.data_sha256 != entry.data_sha256 or windows != dict.fromkeys((origin for origin, _ in entry.origins()), K):
         raise ValueError("it is of another trace, or of other windows")
-    return found
+    return facts
 
 
 def _references(tree: Any, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
     """Return the reference plans in a cache entry; raise `ValueError` for those of another trace or other windows."""
-    found = {int(origin): References.from_tree(one) for origin, one in tree.items()}
+    references = {int(origin): References.from_tree(reference) for origin, reference in tree.items()}
     shape_KL, shapes = (len(truth.horizons), truth.trace.num_layers), headline_shapes(truth.trace.num_experts)
     rows_K = tuple(horizon // truth.trace.meta.stride for horizon in truth.horizons)
     names = {plan: {EXPERTS, *(shape.name for shape in shapes)} for plan in ("oracle", "uniform")}
-    for one in found.values():
-        arrays = [a for costs in one.costs.values() for c in costs.values() for a in c if isinstance(a, np.ndarray)]
-        held = one.shapes, one.rows_K, {plan: {*costs} for plan, costs in one.costs.items()}
-        if held != (tuple(shapes), rows_K, names) or {array.shape for array in arrays} != {shape_KL}:
+    for reference in references.values():
+        parts = (part for costs in reference.costs.values() for cost in costs.values() for part in cost)
+        held = reference.shapes, reference.rows_K, {plan: {*costs} for plan, costs in reference.costs.items()}
+        wide = {part.shape for part in parts if isinstance(part, np.ndarray)}
+        if held != (tuple(shapes), rows_K, names) or wide != {shape_KL}:
             raise ValueError("it is of another trace, or of other windows")
-    if found.keys() != {origin for origin, _ in entry.origins()}:
+    if references.keys() != {origin for origin, _ in entry.origins()}:
         raise ValueError("it is of other origins")
-    return found
+    return references
 
 
 def save_references(suite: Suite, entry: SuiteTrace, references: Mapping[int, References]) -> None:
     """Keep the reference plans of a run that was asked at every origin."""
     if references.keys() >= {origin for origin, _ in entry.origins()}:
-        cache.save(_key("reference costs", suite, entry), {str(o): one.to_tree() for o, one in references.items()})
+        cache.save(_key("reference costs", suite, entry), {str(o): held.to_tree() for o, held in references.items()})
 
 
 def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:

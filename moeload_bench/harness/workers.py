@@ -128,7 +128,7 @@ def check_memory(sources: Mapping[str, Source], jobs: int) -> None:
     The processes need more than that; where the system does not say what it has, nothing is refused.
     """
     available = available_bytes()
-    sizes = [(held_bytes(one), name) for name, one in sources.items() if isinstance(one, Path)]
+    sizes = [(held_bytes(path), name) for name, path in sources.items() if isinstance(path, Path)]
     if available is None or not sizes:
         return
     size, name = max(sizes)
@@ -142,8 +142,8 @@ def check_memory(sources: Mapping[str, Source], jobs: int) -> None:
 
 def available_bytes() -> int | None:
     """Return the less of what the system has free and what this process's container may use; None if unknown."""
-    found = [_meminfo(), *map(_limit, LIMITS)]
-    return min((value for value in found if value is not None), default=None)
+    limits = [_meminfo(), *map(_limit, LIMITS)]
+    return min((value for value in limits if value is not None), default=None)
 
 
 def _meminfo() -> int | None:
