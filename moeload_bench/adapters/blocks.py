@@ -119,16 +119,16 @@ class BlockAdapter(ABC):
         block_K = [self._block(rows) for rows in rows_K]
         ahead_K = [max(1, round(rows / block)) for rows, block in zip(rows_K, block_K, strict=True)]
         E, shape = self.info.num_experts, self._memory.last_LE.shape
-        told = {}
+        predictions = {}
         for block in set(block_K):
             ahead = min(MOST_AHEAD, max(a for a, b in zip(ahead_K, block_K, strict=True) if b == block))
             point_NH, quantile_QNH = self.predict(E * self._memory.means(block), ahead, request.quantiles)
             if point_NH.shape != (E * shape[0], ahead) or not np.isfinite(point_NH).all():
                 raise ForecastError(f"the library gave {point_NH.shape}, expected finite {(E * shape[0], ahead)}")
-            told[block] = point_NH, quantile_QNH
+            predictions[block] = point_NH, quantile_QNH
         means, quantiles = [], []
         for block, ahead in zip(block_K, ahead_K, strict=True):
-            point_NH, quantile_QNH = told[block]
+            point_NH, quantile_QNH = predictions[block]
             means.append(simplex(_mean_of(point_NH, ahead).reshape(shape), self._memory.last_LE))
             if quantile_QNH is not None:
                 quantiles.append(_mean_of(quantile_QNH, ahead).reshape(-1, *shape) / E)
@@ -143,10 +143,10 @@ class BlockAdapter(ABC):
         return fits[-1]
 
 
-def _mean_of(told: FloatArray, ahead: int) -> FloatArray:
+def _mean_of(value_NH: FloatArray, ahead: int) -> FloatArray:
     """Return the mean of [..., H] over the first ``ahead`` values; the last one goes on where there are fewer."""
-    beyond = max(0, ahead - told.shape[-1])
-    return np.asarray((told[..., :ahead].sum(axis=-1) + beyond * told[..., -1]) / ahead)
+    beyond = max(0, ahead - value_NH.shape[-1])
+    return np.asarray((value_NH[..., :ahead].sum(axis=-1) + beyond * value_NH[..., -1]) / ahead)
 
 
 def simplex(share_LE: FloatArray, fallback_LE: FloatArray) -> FloatArray:

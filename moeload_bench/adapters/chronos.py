@@ -59,6 +59,7 @@ class Chronos(BlockAdapter):
         series = list(torch.as_tensor(context_NT, dtype=torch.float32))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            told, _ = self._pipeline.predict_quantiles(series, prediction_length=ahead, quantile_levels=asked)
-        told_NHQ = np.stack([np.asarray(one, dtype=np.float64).reshape(ahead, len(asked)) for one in told])
-        return told_NHQ[:, :, asked.index(MEDIAN)], np.moveaxis(told_NHQ[:, :, [asked.index(q) for q in levels]], 2, 0)
+            quantiles, _ = self._pipeline.predict_quantiles(series, prediction_length=ahead, quantile_levels=asked)
+        value_NHQ = np.stack([np.asarray(v, dtype=np.float64).reshape(ahead, len(asked)) for v in quantiles])
+        value_QNH = np.moveaxis(value_NHQ, 2, 0)
+        return value_QNH[asked.index(MEDIAN)], value_QNH[[asked.index(q) for q in levels]]

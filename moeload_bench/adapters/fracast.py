@@ -55,16 +55,17 @@ class Fracast(BlockAdapter):
         """As many series at a time as make `POSITIONS` values."""
         size = POSITIONS // self._context
         parts = [context_NT[first : first + size] for first in range(0, len(context_NT), size)]
-        native = np.concatenate([self._model.forecast_batch(part_NT, horizon=ahead) for part_NT in parts])
-        told_NHQ = native.astype(np.float64)
-        known = np.array(self._model.quantiles)
-        return told_NHQ[:, :, int(np.abs(known - 0.5).argmin())], between_levels(told_NHQ, known, levels)
+        native_NHQ = np.concatenate([self._model.forecast_batch(part_NT, horizon=ahead) for part_NT in parts])
+        value_NHQ = native_NHQ.astype(np.float64)
+        native_levels = np.array(self._model.quantiles)
+        median = int(np.abs(native_levels - 0.5).argmin())
+        return value_NHQ[:, :, median], between_levels(value_NHQ, native_levels, levels)
 
 
-def between_levels(told_NHQ: FloatArray, known: FloatArray, levels: Sequence[float]) -> FloatArray:
+def between_levels(value_NHQ: FloatArray, native_levels: FloatArray, levels: Sequence[float]) -> FloatArray:
     """[Q, N, H]: the levels asked for, interpolated between those known, constant beyond them."""
-    told_NHQ = np.sort(told_NHQ, axis=2)
-    at = np.interp(levels, known, np.arange(len(known)))
-    low = np.minimum(at.astype(np.int64), len(known) - 2)
-    part_Q = at - low
-    return np.moveaxis((1 - part_Q) * told_NHQ[:, :, low] + part_Q * told_NHQ[:, :, low + 1], 2, 0)
+    value_NHQ = np.sort(value_NHQ, axis=2)
+    place_Q = np.interp(levels, native_levels, np.arange(len(native_levels)))
+    low = np.minimum(place_Q.astype(np.int64), len(native_levels) - 2)
+    part_Q = place_Q - low
+    return np.moveaxis((1 - part_Q) * value_NHQ[:, :, low] + part_Q * value_NHQ[:, :, low + 1], 2, 0)

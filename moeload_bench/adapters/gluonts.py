@@ -45,11 +45,11 @@ class PredictorAdapter(BlockAdapter):
         """Return medians as points, from one data set of all series."""
         if ahead not in self._made:
             self._made[ahead] = self.make(ahead)
-        told = list(self._made[ahead].predict(entries(context_NT)))
-        if len(told) != len(context_NT):
-            raise ForecastError(f"the predictor gave {len(told)} forecasts, expected one for each of {len(context_NT)}")
-        at = [0.5, *levels]
-        value_QNH = np.array([[one.quantile(level)[:ahead] for one in told] for level in at], dtype=np.float64)
+        forecasts = list(self._made[ahead].predict(entries(context_NT)))
+        if len(forecasts) != len(context_NT):
+            got, expected = len(forecasts), len(context_NT)
+            raise ForecastError(f"the predictor gave {got} forecasts, expected one for each of {expected}")
+        value_QNH = np.array([[f.quantile(level)[:ahead] for f in forecasts] for level in (0.5, *levels)], np.float64)
         return value_QNH[0], value_QNH[1:]
 
 

@@ -52,20 +52,20 @@ class StatsForecast(BlockAdapter):
         quantile_QNH = np.empty((len(levels), len(context_NT), ahead))
         central = sorted({round(100 * abs(2 * level - 1), 6) for level in levels} - {0.0})
         for n, series_T in enumerate(context_NT[:, -self._context :]):
-            told = None
+            fitted = None
             if np.ptp(series_T) > 0:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     try:
-                        told = getattr(models, self._name)(season_length=1).forecast(series_T, ahead, level=central)
+                        fitted = getattr(models, self._name)(season_length=1).forecast(series_T, ahead, level=central)
                     except Exception:  # the library has no one error for a series that it cannot fit
-                        told = None
-            if told is None or not np.isfinite(told["mean"]).all():
-                told = {"mean": np.full(ahead, series_T.mean())}
-            point_NH[n] = told["mean"]
+                        fitted = None
+            if fitted is None or not np.isfinite(fitted["mean"]).all():
+                fitted = {"mean": np.full(ahead, series_T.mean())}
+            point_NH[n] = fitted["mean"]
             for q, level in enumerate(levels):
                 side = f"{'hi' if level > 0.5 else 'lo'}-{round(100 * abs(2 * level - 1), 6):g}"
-                quantile_QNH[q, n] = next((told[key] for key in told if _same(key, side)), told["mean"])
+                quantile_QNH[q, n] = next((fitted[key] for key in fitted if _same(key, side)), fitted["mean"])
         return point_NH, quantile_QNH
 
 
