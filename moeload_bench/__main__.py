@@ -76,8 +76,8 @@ def _end_like_an_interrupt() -> list[int]:
     ended: list[int] = []
 
     def end(number: int, frame: Any) -> NoReturn:
-        for other in numbers:
-            signal.signal(other, signal.SIG_IGN)
+        for signal_number in numbers:
+            signal.signal(signal_number, signal.SIG_IGN)
         ended.append(number)
         raise KeyboardInterrupt
 

@@ -75,12 +75,12 @@ def parse_json(text: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
 def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return a JSON object; raise `ValueError` if a name occurs twice in it, since a value would be lost."""
-    found: dict[str, Any] = {}
+    members: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in members:
             raise ValueError(f"{name[:80]!r} occurs twice in one object")
-        found[name] = value
-    return found
+        members[name] = value
+    return members
 
 
 def check_depth(text: bytes, max_depth: int = MAX_DEPTH, depth: int = 0) -> int:

@@ -88,7 +88,7 @@ def draw(
     if prefix is not None:
         distribution = distribution.model_copy(update={"prefix": prefix})
     drawn = draw_recipes(distribution, number, own_seed(file) if seed is None else seed)
-    recipes = [recipe_of(distribution, one) for one in drawn]
+    recipes = [recipe_of(distribution, training) for training in drawn]
     if out is not None:
         for recipe in recipes:
             path, content = out / f"{recipe.name}.toml", recipe_toml(recipe).encode()

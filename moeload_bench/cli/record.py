@@ -164,8 +164,8 @@ def steps_named(text: str, steps: int) -> tuple[int, ...]:
     """Return the steps that "0,40,1299-1301" names; raise `RecordingError` for other text, and for a step too late."""
     named: list[int] = []
     for word in text.split(",") if text else ():
-        found = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word.strip())
-        first, last = (int(found[1]), int(found[2] or found[1])) if found else (0, -1)
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", word.strip())
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
         if not first <= last < steps or last - first >= MAX_STEPS:
             raise RecordingError(
                 f"--routing-steps {text[:80]}: got {word[:40]!r}, expected steps from 0 to {steps - 1} as "
@@ -323,19 +323,19 @@ def step_progress(steps: int) -> Iterator[tuple[StepProgress, Callable[[str], No
     They move a bar with an estimate on a terminal; elsewhere there is a line for each 100 steps, and for each stage.
     """
     if not sys.stderr.isatty():
-        said: set[str] = set()
-        yield lambda step, row: _line(step, steps, row), lambda stage: _say_once(said, stage)
+        stages: set[str] = set()
+        yield lambda step, row: _line(step, steps, row), lambda stage: _say_once(stages, stage)
         return
 
     with terminal_bar(transient=False) as show:
         yield lambda step, row: show(step + 1, steps, _describe(row)), lambda stage: show(0, steps, stage)
 
 
-def _say_once(said: set[str], stage: str) -> None:
+def _say_once(stages: set[str], stage: str) -> None:
     """Print a stage without its numbers, and only the first time: a log needs no line for each step."""
     name = stage.partition(",")[0]
-    if name not in said:
-        said.add(name)
+    if name not in stages:
+        stages.add(name)
         say(name, err=True)
 
 

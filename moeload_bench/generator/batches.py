@@ -70,10 +70,10 @@ class BatchOrder:
 
     def reordered(self, seed: int) -> BatchOrder:
         """Return the order of another seed, over the same text."""
-        other = copy.copy(self)
-        other._seed = seed
-        other._order = functools.lru_cache(maxsize=16)(other._shuffled)
-        return other
+        order = copy.copy(self)
+        order._seed = seed
+        order._order = functools.lru_cache(maxsize=16)(order._shuffled)
+        return order
 
     def batch(self, step: int) -> Batch:
         """Return the sequences of optimizer step `step` (from 0)."""

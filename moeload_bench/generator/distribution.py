@@ -213,11 +213,11 @@ class Distribution(Record):
 
     def families_by_method(self, stratum: Stratum) -> dict[Method, tuple[str, ...]]:
         """Return the families that are drawn in a stratum, by method."""
-        found = {method: self.methods[method].families for method in self.quotas.get(stratum, ())}
+        families = {method: self.methods[method].families for method in self.quotas.get(stratum, ())}
         for cell in self.cells:
             if cell.stratum == stratum:
-                found |= {method: (*found.get(method, ()), *cell.families) for method in cell.methods}
-        return found
+                families |= {method: (*families.get(method, ()), *cell.families) for method in cell.methods}
+        return families
 
     def problems(self) -> Iterator[str]:
         if bool(self.quotas) == bool(self.cells):

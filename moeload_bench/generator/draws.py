@@ -134,10 +134,10 @@ class _Place(NamedTuple):
 def _quota_places(distribution: Distribution) -> Iterator[_Place]:
     """Yield what each draw in turn has: as many of a stratum and a method as the quotas say, spread evenly."""
     quotas = [(s, m, number) for s, methods in distribution.quotas.items() for m, number in methods.items()]
-    due = [((turn + 0.5) / number, at) for at, (_, _, number) in enumerate(quotas) for turn in range(number)]
+    due = [((turn + 0.5) / number, index) for index, (_, _, number) in enumerate(quotas) for turn in range(number)]
     counts: Counter[str] = Counter()
-    for _, at in cycle(sorted(due)):
-        stratum, method, _ = quotas[at]
+    for _, index in cycle(sorted(due)):
+        stratum, method, _ = quotas[index]
         name = f"{distribution.prefix}{stratum[0]}{counts[stratum]:02d}"
         counts[stratum] += 1
         yield _Place(name, name, stratum, method, distribution.methods[method].families)
@@ -321,8 +321,8 @@ def _starts(drawn: Drawn) -> list[int]:
 
 def _ramp(drawn: Drawn) -> list[dict[str, int]]:
     return [
-        {"start": rounded((at + 1) * drawn.ramp_at * drawn.steps), "sequences": drawn.sequences // divisor}
-        for at, divisor in enumerate((*drawn.ramp[1:], 1) if drawn.ramp else ())
+        {"start": rounded((stage + 1) * drawn.ramp_at * drawn.steps), "sequences": drawn.sequences // divisor}
+        for stage, divisor in enumerate((*drawn.ramp[1:], 1) if drawn.ramp else ())
     ]
 
 
@@ -453,12 +453,12 @@ def _corners(distribution: Distribution, stratum: Stratum) -> Iterator[tuple[str
                 yield f"families.{family}.config", replace(first, shape={**shape, "width": width, "inner": inner})
     for steps in (min(table.steps), max(table.steps)):
         run = replace(first, steps=steps)
-        for at, schedule in enumerate(distribution.schedules):
+        for index, schedule in enumerate(distribution.schedules):
             for event in schedule.at or [None]:
-                yield f"schedules.{at}", replace(run, schedule=schedule, event=event)
-        for at, plan in enumerate(distribution.plans):
+                yield f"schedules.{index}", replace(run, schedule=schedule, event=event)
+        for index, plan in enumerate(distribution.plans):
             for changes in plan.at:
-                yield f"plans.{at}", replace(run, plan=plan, changes=changes)
+                yield f"plans.{index}", replace(run, plan=plan, changes=changes)
         for ramp, share in product(training.ramps, training.ramp_at):
             longer = {**shape, "tokens": shape["tokens"] * max((1, *ramp))}
             yield "training.ramps", replace(run, shape=longer, ramp=ramp, ramp_at=share)

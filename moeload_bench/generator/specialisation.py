@@ -51,14 +51,14 @@ def entropy(count_E: IntArray) -> FloatArray:
 
 
 class Specialisation:
-    """Measures a model's routers on held-out sequences, if there are any; ``found`` has the values by steps trained.
+    """Measures a model's routers on held-out sequences, if there are any; ``by_steps`` has the values by steps trained.
 
     ``model`` is called without gradients and in evaluation mode, so no recorder counts these passes and no random
     number is drawn.
     """
 
     def __init__(self, recipe: Recipe, model: Any, routers: list[Router], token_BN: NDArray[np.int64]) -> None:
-        self.found: dict[str, float] = {}
+        self.by_steps: dict[str, float] = {}
         self._model, self._routers, self._token_BN = model, routers, token_BN
         self._at_once = recipe.data.sequences // recipe.data.micro_batches
         self._vocabulary = recipe.data.vocabulary
@@ -68,8 +68,8 @@ class Specialisation:
         if not len(self._token_BN) or steps not in (EARLY, last):
             return
         seen_V = np.bincount(self._token_BN.reshape(-1), minlength=self._vocabulary)
-        self.found[str(steps)] = round(specialisation(self._counted_LVE(), seen_V), 4)
-        say(f"specialisation after {steps} steps: {self.found[str(steps)]:.3f} (1: a token's id says nothing)")
+        self.by_steps[str(steps)] = round(specialisation(self._counted_LVE(), seen_V), 4)
+        say(f"specialisation after {steps} steps: {self.by_steps[str(steps)]:.3f} (1: a token's id says nothing)")
 
     def _counted_LVE(self) -> IntArray:
         """Return how often each token id was sent to each expert."""

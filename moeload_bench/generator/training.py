@@ -294,7 +294,7 @@ class TrainingRun:
             tokenizer_sha256=self.tokenizer_sha256,
             score_function=self._score,
             gate=type(self.counter.routers[0].module).__name__,
-            specialisation=self.specialisation.found,
+            specialisation=self.specialisation.by_steps,
             parallel={"processes": self.ranks.count, **({"fsdp": self.ranks.count} if self.job.sharded else {})},
         )
 
@@ -355,7 +355,7 @@ def record_recipe(
         if checkpoint is not None:
             run.restore(checkpoint)
             before = parts.state.get("meta", {})  # the first of several processes alone has read it
-            run.specialisation.found |= before.get("specialisation", {})
+            run.specialisation.by_steps |= before.get("specialisation", {})
         elif first == 0:
             run.pretrain()
         elif first < job.steps:

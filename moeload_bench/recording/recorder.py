@@ -223,7 +223,7 @@ class Recorder:
         except RecordingError:
             self.counter.leave()
             raise
-        split = self.counter.halves.known and self.counter.halves.sequences * self._batches > 1
+        split = self.counter.halves.assigned and self.counter.halves.sequences * self._batches > 1
         counts = self.counter.take()
         times = measured_cells(self._clock.close_step(number), 0, 0)
         self._global_tokens = max(self._global_tokens, max(counts.tokens_L.tolist()))

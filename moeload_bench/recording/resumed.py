@@ -37,14 +37,14 @@ def check_same_run(meta: TraceMeta, before: TraceMeta, folder: Path) -> None:
         raise RecordingError(f"{folder}: {name} is {short(got)} now, its steps have {short(expected)}: another run?")
 
 
-def first_difference(meta: TraceMeta, other: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:
+def first_difference(meta: TraceMeta, earlier: TraceMeta, names: Sequence[str]) -> tuple[str, object, object] | None:
     """Return the first of these fields that differs, with both values in words; None if all of them agree."""
     for name in names:
-        value, other_value = getattr(meta, name), getattr(other, name)
+        value, earlier_value = getattr(meta, name), getattr(earlier, name)
         if name == "counted":
-            value, other_value = value or "all", other_value or "all"  # older recordings do not name it
-        if value != other_value:
-            return (name, layer_names(meta), layer_names(other)) if name == "layers" else (name, value, other_value)
+            value, earlier_value = value or "all", earlier_value or "all"  # older recordings do not name it
+        if value != earlier_value:
+            return (name, layer_names(meta), layer_names(earlier)) if name == "layers" else (name, value, earlier_value)
     return None
 
 

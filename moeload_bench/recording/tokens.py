@@ -25,12 +25,12 @@ class Halves:
 
     Sequences are numbered over the passes of a step and alternate, unless `set` names the halves of the next pass.
     ``rank`` is the number of parallel batches that come before this one. A pass whose tokens cannot be assigned to
-    sequences (packed batches) counts as one sequence; `known` becomes False if a router does not report tokens.
+    sequences (packed batches) counts as one sequence; `assigned` becomes False if a router does not report tokens.
     """
 
     def __init__(self, rank: int = 0) -> None:
         self.padded = False
-        self.known = True
+        self.assigned = True
         self._rank = rank
         self._checks_left = _PADDING_CHECKS
         self._named: tuple[int, ...] | None = None
@@ -70,7 +70,7 @@ class Halves:
         """Return the half of each routed pair [P], or one number for all of them."""
         half_B, tokens = self._half_B, routing.tokens
         if not routing.tokens_known:
-            self.known = False
+            self.assigned = False
             return self._pass_parity
         if not half_B or tokens == 0 or tokens % len(half_B):
             return self._pass_parity
