@@ -353,7 +353,7 @@ def outermost(paths: Iterable[Path]) -> list[Path]:
     """Return the paths that do not lie within another one of them."""
     roots: list[Path] = []
     for path in sorted(set(paths), key=lambda place: len(place.parts)):
-        if not any(path.is_relative_to(other) for other in roots):
+        if not any(path.is_relative_to(root) for root in roots):
             roots.append(path)
     return roots
 

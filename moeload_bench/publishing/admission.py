@@ -83,9 +83,9 @@ def publishing_problems(file: Path, held: Mapping[Path, str]) -> Iterator[str]:
         yield f"recipe is {meta.recipe!r}, expected plain letters: others look like them and are not"
     for field, text in identifying_fields(meta, own_names()):
         yield f"metadata field {field} holds {text!r}, which identifies a machine or a person: take it out"
-    for other, held_content in held.items():
-        if held_content == content and not other.samefile(file):
-            yield f"a copy of {other}: its data_sha256 is equal"
+    for path, held_content in held.items():
+        if held_content == content and not path.samefile(file):
+            yield f"a copy of {path}: its data_sha256 is equal"
 
 
 def published_hashes() -> dict[Path, str]:

@@ -253,8 +253,8 @@ def check_name(submission: Submission, root: Path) -> None:
     others = {author for path in sorted(paths) for author in _authors_in((root / path).read_bytes())}
     looks = {look_of(author): author for author in others}
     for author in submission.authors:
-        if author not in others and (other := looks.get(look_of(author))) is not None:
-            raise SubmissionError(f"the author {author!r} is too like {other!r}, who is there: expected one spelling")
+        if author not in others and (twin := looks.get(look_of(author))) is not None:
+            raise SubmissionError(f"the author {author!r} is too like {twin!r}, who is there: expected one spelling")
 
 
 def check_name_among(
@@ -267,10 +267,10 @@ def check_name_among(
     """
     folders = [path.split("/") for path in paths]
     names = {parts[1] for parts in folders if parts[0] == "submissions" and len(parts) > 2}
-    for other in sorted({*names, *baseline_names()} - {submission.name}):
-        if look_of(other) == look_of(submission.name):
+    for name in sorted({*names, *baseline_names()} - {submission.name}):
+        if look_of(name) == look_of(submission.name):
             raise SubmissionError(
-                f"the name {submission.name!r} is too like {other!r}, which is taken: choose another --name"
+                f"the name {submission.name!r} is too like {name!r}, which is taken: choose another --name"
             )
     path = f"submissions/{submission.name}/{RECORD}"
     if path in paths and _authors_in(read(path)) != submission.authors:
