@@ -52,23 +52,24 @@ class Comparison:
     @property
     def record(self) -> dict[str, Any]:
         """What `--json` prints."""
-        found = {name: getattr(self, name) for name in ("placed_KL", "best_KL", "drift_L")}
-        return {"first": self.first.record, "second": self.second.record, **plain(found), "says": list(sentences(self))}
+        fields = {name: getattr(self, name) for name in ("placed_KL", "best_KL", "drift_L")}
+        runs = {"first": self.first.record, "second": self.second.record}
+        return {**runs, **plain(fields), "says": list(sentences(self))}
 
 
 def compare(first: Inspector, second: Inspector) -> Comparison:
     """Return how two runs compare; raise `TraceError` unless they have as many layers and experts."""
-    one, two = first.inspection(), second.inspection()
-    shapes = [(len(each.names_L), each.meta.experts) for each in (one, two)]
+    left, right = first.inspection(), second.inspection()
+    shapes = [(len(each.names_L), each.meta.experts) for each in (left, right)]
     if shapes[0] != shapes[1]:
         (L, E), (layers, experts) = shapes
         raise TraceError(f"cannot compare {L} layers x {E} experts with {layers} layers x {experts} experts")
     share_SLE = second.last_rows().covariates["share"]
     placed, best = (
-        np.stack([_busiest(each.share_LE, size, share_SLE) for size in two.ranks.size_K]) for each in (one, two)
+        np.stack([_busiest(each.share_LE, size, share_SLE) for size in right.ranks.size_K]) for each in (left, right)
     )
-    drift_L = 0.5 * np.abs(one.share_LE - two.share_LE).sum(axis=1)
-    return Comparison(one, two, placed, best, drift_L)
+    drift_L = 0.5 * np.abs(left.share_LE - right.share_LE).sum(axis=1)
+    return Comparison(left, right, placed, best, drift_L)
 
 
 def _busiest(share_LE: FloatArray, size: int, share_SLE: FloatArray) -> FloatArray:
@@ -85,49 +86,49 @@ def even_placement(share_LE: FloatArray, size: int) -> IntArray:
     return plan(np.where(known_L1, share_LE, 1.0 / E), ClusterShape("even", size, E))
 
 
-def sentences(found: Comparison) -> Iterator[str]:
+def sentences(runs: Comparison) -> Iterator[str]:
     """Yield which balances better, how far loads moved, and whether a placement holds."""
-    yield _better(found)
-    dead, before = (int(each.dead_LE.sum()) for each in (found.second, found.first))
+    yield _better(runs)
+    dead, before = (int(each.dead_LE.sum()) for each in (runs.second, runs.first))
     if dead != before:
         yield f"Dead experts: {before:,} in the first, {dead:,} in the second."
-    if np.isfinite(found.drift_L).any():
-        worst = int(np.nanargmax(found.drift_L))
+    if np.isfinite(runs.drift_L).any():
+        worst = int(np.nanargmax(runs.drift_L))
         yield (
-            f"Between them {100 * mean_known(found.drift_L):.1f} % of tokens moved to other experts, most in layer "
-            f"{found.second.names_L[worst]}: {100 * found.drift_L[worst]:.1f} %."
+            f"Between them {100 * mean_known(runs.drift_L):.1f} % of tokens moved to other experts, most in layer "
+            f"{runs.second.names_L[worst]}: {100 * runs.drift_L[worst]:.1f} %."
         )
-    yield _holds(found)
+    yield _holds(runs)
 
 
-def _better(found: Comparison) -> str:
+def _better(runs: Comparison) -> str:
     """Return which of the two balances better, by the excess of the busiest expert over noise alone."""
-    now = [mean_known(each.busiest_L) for each in (found.first, found.second)]
-    noise = [mean_known(each.high_L) for each in (found.first, found.second)]
+    now = [mean_known(each.busiest_L) for each in (runs.first, runs.second)]
+    noise = [mean_known(each.high_L) for each in (runs.first, runs.second)]
     alone = [f"{bound:.2f}" if np.isfinite(bound) else "unknown" for bound in noise]
-    said = (
+    words = (
         f"busiest expert over the mean one {now[0]:.2f} in the first (noise alone {alone[0]}), {now[1]:.2f} in "
         f"the second ({alone[1]})"
     )
-    known = all(np.isfinite([*now, *noise]))
-    ratio = (now[1] / noise[1]) / (now[0] / noise[0]) if known else now[1] / now[0]
+    comparable = all(np.isfinite([*now, *noise]))
+    ratio = (now[1] / noise[1]) / (now[0] / noise[0]) if comparable else now[1] / now[0]
     if abs(np.log(ratio)) <= ALIKE:
-        return f"They balance alike: {said}."
-    return f"The {'second' if ratio < 1 else 'first'} balances better: {said}."
+        return f"They balance alike: {words}."
+    return f"The {'second' if ratio < 1 else 'first'} balances better: {words}."
 
 
-def _holds(found: Comparison) -> str:
+def _holds(runs: Comparison) -> str:
     """Return how much of a placement's gain is left on the second, at the size where it gains most."""
     even_K, placed_K, best_K = (
         np.array([mean_known(of_L) for of_L in table_KL])
-        for table_KL in (found.second.ranks.busiest_KL, found.placed_KL, found.best_KL)
+        for table_KL in (runs.second.ranks.busiest_KL, runs.placed_KL, runs.best_KL)
     )
     gain_K = even_K - best_K
     k = int(np.nan_to_num(gain_K, nan=-1.0).argmax())
     if not gain_K[k] > WORTH_PLACING:
         return "No placement of the experts would make ranks of the second more even."
     part = (even_K[k] - placed_K[k]) / gain_K[k]
-    size = found.second.ranks.size_K[k]
+    size = runs.second.ranks.size_K[k]
     held = f"keeps {100 * part:.0f} % of its gain" if part > 0 else "makes ranks less even"
     return (
         f"The most even placement made on the first {held} on the second: at {size} ranks the busiest has "
@@ -139,37 +140,37 @@ def _holds(found: Comparison) -> str:
 # ---------------------------------------------------------------- the screen
 
 
-def comparison(found: Comparison, names: tuple[str, str], width: int) -> RenderableType:
+def comparison(runs: Comparison, names: tuple[str, str], width: int) -> RenderableType:
     """Return the screen of two runs, or of two parts of one; ``names``: what the first and the second are."""
-    said = [Text(f"First: {printable(names[0])}. Second: {printable(names[1])}.", style="bold", overflow="fold")]
-    said += [Text(line) for text in sentences(found) for line in textwrap.wrap(text, width)]
+    lines = [Text(f"First: {printable(names[0])}. Second: {printable(names[1])}.", style="bold", overflow="fold")]
+    lines += [Text(line) for text in sentences(runs) for line in textwrap.wrap(text, width)]
     sides = Table(box=None, padding=(0, 2), pad_edge=False)
     for head in ("", "first", "second"):
         sides.add_column(head, justify="right" if head else "left")
-    for row in zip(SIDE_HEADS, _side(found.first), _side(found.second), strict=True):
+    for row in zip(SIDE_HEADS, _side(runs.first), _side(runs.second), strict=True):
         sides.add_row(*row)
     ranks = plain_table("ranks", "experts", "first", "second", "second, placed by first", "second, placed best")
-    second = found.second.ranks
+    second = runs.second.ranks
     for k, size in enumerate(second.size_K):
-        means = (found.first.ranks.busiest_KL[k], second.busiest_KL[k], found.placed_KL[k], found.best_KL[k])
-        ranks.add_row(f"{size}", f"{found.second.meta.experts // size}", *(f"{mean_known(of_L):.2f}" for of_L in means))
+        means = (runs.first.ranks.busiest_KL[k], second.busiest_KL[k], runs.placed_KL[k], runs.best_KL[k])
+        ranks.add_row(f"{size}", f"{runs.second.meta.experts // size}", *(f"{mean_known(of_L):.2f}" for of_L in means))
     about = (
         "Busiest rank over the mean one, mean over layers and the last rows of each; experts in the order of their "
         "numbers, then under the most even placement by the first's and by the second's own loads. Whole batch in one "
         "pass, one expert-parallel group: with more of either it is less even."
     )
     return Group(
-        *said, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))
+        *lines, Text(""), sides, Text(""), ranks, *(Text(line, style="dim") for line in textwrap.wrap(about, width))
     )
 
 
-def _side(found: Inspection) -> tuple[str, ...]:
+def _side(facts: Inspection) -> tuple[str, ...]:
     """Return the cells of one run, in the order of `SIDE_HEADS`."""
-    too_short = found.rows * found.meta.stride < StateRule().earliest_stable
+    too_short = facts.rows * facts.meta.stride < StateRule().earliest_stable
     return (
-        f"{found.first_step:,} to {found.step - 1:,}",
-        "too short to say" if too_short and found.state == "not settled" else found.state,
-        shown(mean_known(found.busiest_L), ".2f"),
-        shown(mean_known(found.high_L), ".2f"),
-        f"{int(found.dead_LE.sum()):,}",
+        f"{facts.first_step:,} to {facts.step - 1:,}",
+        "too short to say" if too_short and facts.state == "not settled" else facts.state,
+        shown(mean_known(facts.busiest_L), ".2f"),
+        shown(mean_known(facts.high_L), ".2f"),
+        f"{int(facts.dead_LE.sum()):,}",
     )

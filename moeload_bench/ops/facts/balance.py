@@ -95,7 +95,7 @@ def rank_sums(values_SLE: Array, sizes: Sequence[int]) -> list[Array]:
     """
     sums = {values_SLE.shape[-1]: values_SLE}
     for size in sorted(sizes, reverse=True):
-        more = min(known for known in sums if known % size == 0)
+        more = min(count for count in sums if count % size == 0)
         if more != size:
             parts = sums[more].reshape(*values_SLE.shape[:-1], size, more // size)
             sums[size] = np.einsum("...rm->...r", parts)
@@ -226,5 +226,5 @@ def dropped_part(recent: StepBlock) -> FloatArray | None:
     """Return the fraction of routed tokens that was dropped, over all rows; None if not recorded."""
     if "dropped" not in recent.covariates:
         return None
-    dropped_L, load_L = (np.einsum("sle->l", one) for one in (recent.covariates["dropped"], recent.load_SLE))
+    dropped_L, load_L = (np.einsum("sle->l", column) for column in (recent.covariates["dropped"], recent.load_SLE))
     return ratio_of(dropped_L, load_L)

@@ -139,14 +139,14 @@ def capacity_of(
     rows = rows or range(max(0, trace.steps - math.ceil(STEPS / trace.meta.stride)), trace.steps)
     passes = _passes(trace)
     loads = [Loads(trace, "load", 1)] + ([] if passes is None else [Loads(trace, MICRO, passes)])
-    layers = [excess(one, rows) for one in loads]
+    layers = [excess(load, rows) for load in loads]
     if not layers[0].tokens_L.any():
         raise TraceError(f"{trace.id}: no load in steps {trace.step_S[rows[0]]} to {trace.step_S[rows[-1]]}")
-    chosen = [one.pooled() for one in layers]
+    chosen = [layer.pooled() for layer in layers]
     every_row = range(trace.steps)
-    run = chosen if rows == every_row else [excess(one, every_row).pooled() for one in loads]
-    factor = _bounds([one.factors(drop)[0] for one in chosen])
-    dropless = _bounds([one.factors(0)[0] for one in run])
+    run = chosen if rows == every_row else [excess(load, every_row).pooled() for load in loads]
+    factor = _bounds([side.factors(drop)[0] for side in chosen])
+    dropless = _bounds([side.factors(0)[0] for side in run])
     pairs = _pairs(trace)
     pass_pairs = pairs / (passes or 1)
 
@@ -161,8 +161,8 @@ def capacity_of(
         drop=drop,
         factor=factor,
         layers=tuple(layer_names(trace)),
-        layer_factors=tuple(_bounds(both) for both in zip(*(one.factors(drop) for one in layers), strict=True)),
-        run_factor=_bounds([one.factors(drop)[0] for one in run]),
+        layer_factors=tuple(_bounds(both) for both in zip(*(layer.factors(drop) for layer in layers), strict=True)),
+        run_factor=_bounds([side.factors(drop)[0] for side in run]),
         dropless=dropless,
         room=room(math.ceil(round(pass_pairs / trace.num_experts * factor.safe, 6))),
         drops=tuple(
@@ -207,17 +207,17 @@ def _reruns(
     loads: Sequence[Loads], rows: range, devices: int, reruns: float, pass_pairs: float, room: Callable[[int], Room]
 ) -> tuple[Reruns, ...]:
     """Return the factor of a rank's buffer at the number of re-runs asked for, and at those of the table."""
-    needs = [rank_needs(one, rows, devices) for one in loads]
+    needs = [rank_needs(load, rows, devices) for load in loads]
     safe_S = needs[-1]
     independent = effective_steps(safe_S)
 
-    def at(allowed: float) -> Reruns:
+    def buffer(allowed: float) -> Reruns:
         factor = _bounds([least_factor(need_S, int(allowed * len(rows) / 1000)) for need_S in needs])
         seen = int((safe_S > factor.safe).sum())
         limit = None if seen else 1000 * unseen_limit(independent)
         return Reruns(allowed, factor, seen, limit, independent, room(int(pass_pairs * factor.safe)))
 
-    return tuple(at(allowed) for allowed in (reruns, *RATES))
+    return tuple(buffer(allowed) for allowed in (reruns, *RATES))
 
 
 # ---------------------------------------------------------------- in words
@@ -241,51 +241,51 @@ def _range(factors: Bounds) -> str:
     return f"{factors.least:.2f} to {factors.safe:.2f}"
 
 
-def capacity_sentences(found: Capacity) -> list[str]:
+def capacity_sentences(needs: Capacity) -> list[str]:
     """Return the answer: each factor as an option to paste, what it costs, and what it rests on."""
-    worst, layer = max(zip(found.layer_factors, found.layers, strict=True), key=lambda pair: pair[0].safe)
-    steps, run = f"steps {found.first_step:,} to {found.last_step:,}", _range(found.run_factor)
+    worst, layer = max(zip(needs.layer_factors, needs.layers, strict=True), key=lambda pair: pair[0].safe)
+    steps, run = f"steps {needs.first_step:,} to {needs.last_step:,}", _range(needs.run_factor)
     return [
-        f"--moe-expert-capacity-factor {found.factor.safe:.2f}",
-        f"At most {percent(found.drop)} of the tokens are dropped at it, if loads stay as in {steps}. Layer {layer} "
-        f"needs {_range(worst)} for as much of its own tokens, the whole run {run}; from {_range(found.dropless)} on "
+        f"--moe-expert-capacity-factor {needs.factor.safe:.2f}",
+        f"At most {percent(needs.drop)} of the tokens are dropped at it, if loads stay as in {steps}. Layer {layer} "
+        f"needs {_range(worst)} for as much of its own tokens, the whole run {run}; from {_range(needs.dropless)} on "
         "nothing drops.",
-        f"An expert then takes up to {_tokens(found.room)} of one layer in one "
-        f"{'micro-batch' if found.passes else 'step'}.",
-        _about_passes(found),
-        *(_rerun_sentences(found, found.reruns[0]) if found.reruns else ()),
+        f"An expert then takes up to {_tokens(needs.room)} of one layer in one "
+        f"{'micro-batch' if needs.passes else 'step'}.",
+        _about_passes(needs),
+        *(_rerun_sentences(needs, needs.reruns[0]) if needs.reruns else ()),
     ]
 
 
-def _about_passes(found: Capacity) -> str:
+def _about_passes(needs: Capacity) -> str:
     """Return whether the factors are those of micro-batches, in which capacity acts."""
-    if found.passes is None:
+    if needs.passes is None:
         return (
             "Capacity acts in each micro-batch on each rank, which is less even than a whole step, and this run has "
             "whole steps alone: expect to need more. record(..., micro_max=True) gives an upper bound."
         )
     return (
-        f"Capacity acts in each micro-batch on each rank, of which a step has {found.passes:,}. By the sum over a step "
-        f"{found.factor.least:.2f} would do; by each expert's largest micro-batch {found.factor.safe:.2f} is enough."
+        f"Capacity acts in each micro-batch on each rank, of which a step has {needs.passes:,}. By the sum over a step "
+        f"{needs.factor.least:.2f} would do; by each expert's largest micro-batch {needs.factor.safe:.2f} is enough."
     )
 
 
-def _rerun_sentences(found: Capacity, rank: Reruns) -> list[str]:
+def _rerun_sentences(needs: Capacity, rank: Reruns) -> list[str]:
     by_sum = "" if rank.factor.most is None else f" By the sum over a step {rank.factor.least:.2f} would do."
     return [
         f"--moe-expert-rank-capacity-factor {rank.factor.safe:.2f}",
-        f"The least for at most {rank.allowed:g} of 1,000 steps that run again, with EP {found.devices} and experts in "
-        f"the order of their numbers: {_seen(found, rank)}. A rank's buffer holds {_tokens(rank.room)} of one layer."
+        f"The least for at most {rank.allowed:g} of 1,000 steps that run again, with EP {needs.devices} and experts in "
+        f"the order of their numbers: {_seen(needs, rank)}. A rank's buffer holds {_tokens(rank.room)} of one layer."
         f"{by_sum}",
     ]
 
 
-def _seen(found: Capacity, rank: Reruns) -> str:
+def _seen(needs: Capacity, rank: Reruns) -> str:
     """Return how many steps would have run again; where none would, how many of 1,000 it may be."""
     if rank.limit is None:
-        return f"{rank.seen:,} of {found.rows:,} would run again"
+        return f"{rank.seen:,} of {needs.rows:,} would run again"
     return (
-        f"none of {found.rows:,} would run again, which shows with 95 % confidence that under {_rate(rank.limit)} of "
+        f"none of {needs.rows:,} would run again, which shows with 95 % confidence that under {_rate(rank.limit)} of "
         f"1,000 do (they count as {rank.effective_steps:,.0f} independent ones)"
     )
 
@@ -298,34 +298,34 @@ def _tokens(room: Room) -> str:
     return f"{room.tokens:,} tokens" + ("" if room.bytes is None else f" ({room.bytes / 1e6:,.1f} MB)")
 
 
-def capacity_tables(found: Capacity) -> list[CapacityTable]:
+def capacity_tables(needs: Capacity) -> list[CapacityTable]:
     """Return the tables below the answer: by factor, by layer, by number of re-runs."""
-    bounds = "" if found.passes is None else " From, to: by the sums over steps, by the largest micro-batches."
+    bounds = "" if needs.passes is None else " From, to: by the sums over steps, by the largest micro-batches."
     tables = [
         CapacityTable(
             ("factor", "dropped", "worst layer", "whole run"),
-            [(f"{one.factor:.2f}", *map(_of_tokens, (one.part, one.worst_layer, one.run))) for one in found.drops],
-            f"Part of tokens above --moe-expert-capacity-factor in {counted(found.rows, 'row')} looked at, and in the "
+            [(f"{row.factor:.2f}", *map(_of_tokens, (row.part, row.worst_layer, row.run))) for row in needs.drops],
+            f"Part of tokens above --moe-expert-capacity-factor in {counted(needs.rows, 'row')} looked at, and in the "
             f"whole run.{bounds}",
         ),
         CapacityTable(
             ("layer", "factor"),
-            [(layer, _range(one)) for layer, one in zip(found.layers, found.layer_factors, strict=True)],
-            f"Least factor that drops at most {percent(found.drop)} of the layer's own tokens.",
+            [(layer, _range(factor)) for layer, factor in zip(needs.layers, needs.layer_factors, strict=True)],
+            f"Least factor that drops at most {percent(needs.drop)} of the layer's own tokens.",
         ),
     ]
-    if found.reruns:
+    if needs.reruns:
         rows = [
-            (f"{one.allowed:g}", _range(one.factor), f"{one.seen:,}" if one.limit is None else f"< {_rate(one.limit)}",
-             _tokens(one.room))
-            for one in found.reruns[1:]
+            (f"{row.allowed:g}", _range(row.factor), f"{row.seen:,}" if row.limit is None else f"< {_rate(row.limit)}",
+             _tokens(row.room))
+            for row in needs.reruns[1:]
         ]  # fmt: skip
         tables.append(
             CapacityTable(
                 ("re-runs", "factor", "seen", "buffer"),
                 rows,
                 "Least --moe-expert-rank-capacity-factor for so many re-runs of 1,000 steps. Seen: steps of "
-                f"{found.rows:,} above it; <: none was, at 95 % re-runs of 1,000 stay below.",
+                f"{needs.rows:,} above it; <: none was, at 95 % re-runs of 1,000 stay below.",
             )
         )
     return tables

@@ -87,8 +87,9 @@ class Events(NamedTuple):
 
     def collapses(self) -> list[Event]:
         """Return the collapses whose experts have not recovered."""
-        ended = {(one.layer, one.expert, one.since) for one in self.last if one.kind == "recovered"}
-        return [one for one in self.last if one.kind == "collapsed" and (one.layer, one.expert, one.step) not in ended]
+        ended = {(event.layer, event.expert, event.since) for event in self.last if event.kind == "recovered"}
+        collapses = (event for event in self.last if event.kind == "collapsed")
+        return [event for event in collapses if (event.layer, event.expert, event.step) not in ended]
 
 
 class EventDetector:
@@ -126,28 +127,28 @@ class EventDetector:
     @property
     def events(self) -> Events:
         """Return the events so far."""
-        last = sorted((one for kind in self._last.values() for one in kind), key=_order)
+        last = sorted((event for kind in self._last.values() for event in kind), key=_order)
         return Events(dict(self._counts), tuple(last))
 
     def add_block(self, next_step: int, share_LE: FloatArray, conditions: Conditions) -> list[Event]:
         """Take in the mean shares of a block that ends before a step, and its conditions; return what moved at once."""
         stepped = self._settings.add(conditions)
-        found = [self._move_event(next_step, move, conditions) for move in self._moves.add(share_LE)]
+        events = [self._move_event(next_step, move, conditions) for move in self._moves.add(share_LE)]
         if stepped:
             step = next_step - self._block_steps
             words = f"{stepped}, within {self._block_steps} steps"
-            found.append(Event("moved", step, next_step, None, None, None, stepped, words))
-        return self._count(found)
+            events.append(Event("moved", step, next_step, None, None, None, stepped, words))
+        return self._count(events)
 
     def add_labels(self, step: int, transient_L: BoolArray, conditions: Conditions) -> list[Event]:
         """Take in the labels at a step and the conditions of the row before it; return what is new."""
         self._by_block.append(conditions)
         changed = np.flatnonzero(transient_L == self._settled_L).tolist()
-        found = [self._label_event(step, layer) for layer in changed]
+        events = [self._label_event(step, layer) for layer in changed]
         self._settled_L = ~transient_L
         self._label_since_L[changed] = step
         self._first_settled_L[self._settled_L] = np.minimum(self._first_settled_L[self._settled_L], step)
-        return self._count(found)
+        return self._count(events)
 
     def add_unit(self, next_step: int, share_LE: FloatArray, died_LE: BoolArray, conditions: Conditions) -> list[Event]:
         """Take in a unit that ends before a step; return what is new.
@@ -156,19 +157,19 @@ class EventDetector:
         known now. ``conditions``: of the unit's last row.
         """
         self._by_unit.append(conditions)
-        found = [
+        events = [
             *self._recoveries(next_step, share_LE),
             *self._collapses(next_step, share_LE),
             *self._deaths(next_step, died_LE),
         ]
         self._share.append(share_LE)
-        return self._count(found)
+        return self._count(events)
 
-    def _count(self, found: list[Event]) -> list[Event]:
-        for event in found:
+    def _count(self, events: list[Event]) -> list[Event]:
+        for event in events:
             self._counts[event.kind] += 1
             self._last[event.kind].append(event)
-        return found
+        return events
 
     def _label_event(self, step: int, layer: int) -> Event:
         """Return that a layer settled, or moves again."""
@@ -256,7 +257,7 @@ def event_sentences(events: Events, most: int) -> Iterator[str]:
 def moments(events: Iterable[Event], within: int) -> list[tuple[int, str]]:
     """Return when something happened, in order, each with its words: events of a kind within so many steps as one."""
     groups: list[list[Event]] = []
-    for event in sorted(events, key=lambda one: (*_sort(one), one.step)):
+    for event in sorted(events, key=lambda event: (*_sort(event), event.step)):
         if not groups or _sort(groups[-1][0]) != _sort(event) or event.step - groups[-1][0].step >= within:
             groups.append([])
         groups[-1].append(event)
@@ -272,9 +273,9 @@ def _together(group: Sequence[Event]) -> str:
     """Return the words of one event, or of several of a kind."""
     if len(group) == 1:
         return group[0].words
-    number = len({(one.layer, one.expert) for one in group})
+    number = len({(event.layer, event.expert) for event in group})
     who = counted(number, "layer" if group[0].expert is None else "expert")
-    return _with_cause(f"{who} {group[0].kind}", next((one.cause for one in group if one.cause), ""))
+    return _with_cause(f"{who} {group[0].kind}", next((event.cause for event in group if event.cause), ""))
 
 
 def _with_cause(words: str, cause: str) -> str:

@@ -163,10 +163,10 @@ def _value(mean: FloatArray, layer: int) -> float:
 
 def alarm_errors() -> str:
     """Return how often the alarm is right, as measured on recorded runs on which it was not chosen."""
-    known = measured()
+    rates = measured()
     return (
-        f"On recorded runs alarms came at least 100 steps before {100 * (known.recall or 0):.0f} % of {known.deaths} "
-        f"deaths of experts; a death followed {100 * (known.precision or 0):.0f} % of the alarms "
+        f"On recorded runs alarms came at least 100 steps before {100 * (rates.recall or 0):.0f} % of {rates.deaths} "
+        f"deaths of experts; a death followed {100 * (rates.precision or 0):.0f} % of the alarms "
         f"({page('docs/reports/studies.md')})."
     )
 
@@ -176,18 +176,18 @@ def death_sentences(deaths: Deaths, names_L: Sequence[str]) -> list[str]:
     if not deaths.number:
         return []
     experts = f"{counted(deaths.number, 'death')} of experts"
-    said = [f"{experts} since step {deaths.since:,}, {deaths.warned:,} of them with a warning 100 steps before."]
-    for one in deaths.last:
-        warned = "without a warning" if one.warned is None else f"warned of since step {one.warned:,}"
+    sentences = [f"{experts} since step {deaths.since:,}, {deaths.warned:,} of them with a warning 100 steps before."]
+    for death in deaths.last:
+        warned = "without a warning" if death.warned is None else f"warned of since step {death.warned:,}"
         seen = [
             f"{SEEN[name]} {before:.3g} -> {now:.3g}"
-            for name, (before, now) in one.seen.items()
+            for name, (before, now) in death.seen.items()
             if np.isfinite([before, now]).all()
         ]
         beside = f" In the 100 steps before -> 200 to 300 steps later: {', '.join(seen)}." if seen else ""
-        said.append(f"Expert {names_L[one.layer]}.{one.expert} died at step {one.step:,}, {warned}.{beside}")
+        sentences.append(f"Expert {names_L[death.layer]}.{death.expert} died at step {death.step:,}, {warned}.{beside}")
     return [
-        *said,
+        *sentences,
         "HINT, not measured here: for experts that die, people strengthen the balancing loss, lower the learning rate "
         "or warm it up longer, add a z-loss on the router's logits, or restart the expert from a busy one.",
     ]

@@ -60,8 +60,8 @@ class Follower:
             raise FileNotFoundError
         self.status = "recording"
         shards = manifest["shards"]
-        known = self._owner in (None, manifest["owner"]) and self._read == shards[: len(self._read)]
-        if not known or (self._next or 0) > manifest["next_step"]:
+        continued = self._owner in (None, manifest["owner"]) and self._read == shards[: len(self._read)]
+        if not continued or (self._next or 0) > manifest["next_step"]:
             self._restart()
         self._owner = manifest["owner"]
         for name in shards[len(self._read) :]:

@@ -354,14 +354,14 @@ class Inspector:
         self._add_run(block)
         load_ULE = block.load_SLE.reshape(N, unit, L, E).sum(axis=1)
         seen = {name: block.covariates[name] for name in SEEN if name in block.covariates}
-        for at in range(N):
-            rows = slice(at * unit, (at + 1) * unit)
-            self._bins.add(int(block.step_S[rows.start]), value_UXL[at].ravel())
+        for row in range(N):
+            rows = slice(row * unit, (row + 1) * unit)
+            self._bins.add(int(block.step_S[rows.start]), value_UXL[row].ravel())
             means = {name: column[rows].mean(axis=0, dtype=np.float64) for name, column in seen.items()}
             next_step = int(block.step_S[rows.stop - 1]) + self.meta.stride
-            died_LE = self._alarm.add_block(next_step, over_even(load_ULE[at]), means)
+            died_LE = self._alarm.add_block(next_step, over_even(load_ULE[row]), means)
             conditions = _conditions(block, rows)
-            self._report(self._events.add_unit(next_step, share_ULE[at] * E, died_LE, conditions))
+            self._report(self._events.add_unit(next_step, share_ULE[row] * E, died_LE, conditions))
 
     def _add_run(self, block: StepBlock) -> None:
         """Take in the columns of the run, in bins of a tenth of a unit where its rows can be shared so."""
@@ -385,10 +385,10 @@ class Inspector:
         return np.asarray(np.stack(labels).reshape(units, each, -1).mean(axis=1))
 
     def _states(self) -> States | None:
-        found = self._detector
-        if found is None:
+        rule = self._detector
+        if rule is None:
             return None
-        return States(found.transient_L.copy(), found.since_L.copy(), found.onset_L3.copy(), found.drift_L.copy())
+        return States(rule.transient_L.copy(), rule.since_L.copy(), rule.onset_L3.copy(), rule.drift_L.copy())
 
 
 def plain(value: Any) -> Any:
@@ -400,9 +400,9 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
     if isinstance(value, Mapping):
-        return {_AXES.sub("", name): plain(one) for name, one in value.items()}
+        return {_AXES.sub("", name): plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

@@ -143,31 +143,31 @@ def imbalance_cost(time_S: FloatArray, even_S: FloatArray, busiest_S: FloatArray
     return ImbalanceCost(scale * slope, scale * (slope - half), scale * (slope + half), S)
 
 
-def cost_sentences(found: Measured) -> Iterator[str]:
+def cost_sentences(costs: Measured) -> Iterator[str]:
     """Yield what was measured, and whether imbalance costs time at all."""
-    parts = [] if found.step_ms is None else [f"steps of {found.step_ms:,.4g} ms (median)"]
-    if found.expert_fraction is not None:
-        steps = counted(found.timed, "step")
-        parts.append(f"{100 * found.expert_fraction:.0f} % of a step in expert modules (median of {steps})")
-    if found.weight_bytes is not None:
-        size = (found.weight_bytes + (found.state_bytes or 0)) / 1e6
-        what = "weights alone" if found.state_bytes is None else "weights and optimizer"
+    parts = [] if costs.step_ms is None else [f"steps of {costs.step_ms:,.4g} ms (median)"]
+    if costs.expert_fraction is not None:
+        steps = counted(costs.timed, "step")
+        parts.append(f"{100 * costs.expert_fraction:.0f} % of a step in expert modules (median of {steps})")
+    if costs.weight_bytes is not None:
+        size = (costs.weight_bytes + (costs.state_bytes or 0)) / 1e6
+        what = "weights alone" if costs.state_bytes is None else "weights and optimizer"
         parts.append(f"{size:,.4g} MB per expert ({what})")
     yield f"Measured: {'; '.join(parts) or 'nothing of what steps and experts cost'}."
-    if found.expert_fraction is None and (found.not_timed or parts):
-        yield f"Time in expert modules: not measured ({found.not_timed or 'no step was timed'})."
-    yield f"Does imbalance cost time? {_imbalance(found)}"
+    if costs.expert_fraction is None and (costs.not_timed or parts):
+        yield f"Time in expert modules: not measured ({costs.not_timed or 'no step was timed'})."
+    yield f"Does imbalance cost time? {_imbalance(costs)}"
 
 
-def _imbalance(found: Measured) -> str:
+def _imbalance(costs: Measured) -> str:
     """Return the answer of the regression, or why there is none."""
-    if found.ranks == 1:
+    if costs.ranks == 1:
         return "One expert-parallel rank: cannot be measured."
-    cost = found.imbalance
+    cost = costs.imbalance
     if cost is None:
         return f"Cannot tell: {LEAST_ROWS} timed steps are needed, in which the busiest rank's load varies."
     interval = f"{cost.percent:.1f} % of the step time ({cost.low:.1f} to {cost.high:.1f} %, 95 % interval"
-    words = f"{interval} over {cost.rows:,} steps, {found.ranks} ranks)"
+    words = f"{interval} over {cost.rows:,} steps, {costs.ranks} ranks)"
     if cost.low > 0:
         return f"Yes: {words}."
     return f"Not seen: {words}." if cost.high > 0 else f"No: steps are not longer where one rank has more: {words}."

@@ -101,7 +101,7 @@ def excess(loads: Loads, rows: range) -> Excess:
             np.bincount(place_SLE.ravel(), weight.ravel(), L * K).reshape(L, K)
             for weight in (even_SLE, even_SLE * ratio_SLE)
         )
-        shares_LK, sums_LK = (np.cumsum(one[:, ::-1], axis=1)[:, ::-1] for one in (shares, sums))
+        shares_LK, sums_LK = (np.cumsum(bin_LK[:, ::-1], axis=1)[:, ::-1] for bin_LK in (shares, sums))
         over_LK = sums_LK - GRID * np.arange(K) * shares_LK
         over_LK[over_LK <= 1e-9 * sums_LK] = 0  # a ratio on the grid is not above itself
         total = Excess(total.over_LK + over_LK, total.tokens_L + even_SL.sum(axis=0) * E)

@@ -108,38 +108,38 @@ class Report:
 
 def report(trace: Trace | str | Path) -> Report:
     """Return the page of a run: a trace, its file or its id. Raise as `load_trace`."""
-    found = inspect_trace(trace if isinstance(trace, Trace) else load_trace(trace))
-    return Report(render(found), found)
+    facts = inspect_trace(trace if isinstance(trace, Trace) else load_trace(trace))
+    return Report(render(facts), facts)
 
 
-def write_page(found: Inspection, path: str | Path, capacity: Capacity | None = None) -> Path:
+def write_page(facts: Inspection, path: str | Path, capacity: Capacity | None = None) -> Path:
     """Write the page of an inspection, with a forecast of capacity where one is given; return its file."""
-    return Report(render(found, capacity), found).save(path)
+    return Report(render(facts, capacity), facts).save(path)
 
 
-def render(found: Inspection, capacity: Capacity | None = None) -> str:
+def render(facts: Inspection, capacity: Capacity | None = None) -> str:
     """Return the page, with every character that is not printable as an escape."""
-    line = found.timeline
+    line = facts.timeline
     page = _template().render(
-        name=found.record["run"],
-        shape=shape_words(found),
-        verdict=verdict(found),
-        tiles=tiles(found),
-        against_noise=against_noise(found),
-        map=None if line is None else _map(found),
-        state=None if line is None or found.states is None else _state(found, line),
+        name=facts.record["run"],
+        shape=shape_words(facts),
+        verdict=verdict(facts),
+        tiles=tiles(facts),
+        against_noise=against_noise(facts),
+        map=None if line is None else _map(facts),
+        state=None if line is None or facts.states is None else _state(facts, line),
         ramp=excess_ramp(),
-        curves=list(_curves(found)),
-        marks=list(marks(found)),
-        first=f"{found.first_step:,}",
-        last=f"{found.step - 1:,}",
-        rank_sentence=rank_sentence(found),
-        sizes=list(rank_rows(found)),
+        curves=list(_curves(facts)),
+        marks=list(marks(facts)),
+        first=f"{facts.first_step:,}",
+        last=f"{facts.step - 1:,}",
+        rank_sentence=rank_sentence(facts),
+        sizes=list(rank_rows(facts)),
         layer_heads=LAYER_HEADS,
-        layer_rows=list(layer_rows(found)),
+        layer_rows=list(layer_rows(facts)),
         about_layers=ABOUT_LAYERS,
-        experts=list(expert_sentences(found)),
-        facts=list(run_facts(found)),
+        experts=list(expert_sentences(facts)),
+        facts=list(run_facts(facts)),
         capacity=[] if capacity is None else capacity_sentences(capacity),
         capacity_tables=[] if capacity is None else capacity_tables(capacity),
         version=version("moeload-bench"),
@@ -158,49 +158,49 @@ def _template() -> Template:
     return environment.from_string(text)
 
 
-def shape_words(found: Inspection) -> str:
+def shape_words(facts: Inspection) -> str:
     """Return the run's size: layers, experts, steps, tokens."""
-    top_k = "" if found.meta.top_k is None else f", top-{found.meta.top_k}"
+    top_k = "" if facts.meta.top_k is None else f", top-{facts.meta.top_k}"
     return (
-        f"{len(found.names_L)} MoE layers x {found.meta.experts} experts{top_k} · steps {found.first_step:,} to "
-        f"{found.step - 1:,} · {found.tokens:,} tokens a step"
+        f"{len(facts.names_L)} MoE layers x {facts.meta.experts} experts{top_k} · steps {facts.first_step:,} to "
+        f"{facts.step - 1:,} · {facts.tokens:,} tokens a step"
     )
 
 
-def tiles(found: Inspection) -> list[tuple[str, str, str]]:
+def tiles(facts: Inspection) -> list[tuple[str, str, str]]:
     """Return balance now, that of noise alone, and the worst layer: each a name, the number, what it is."""
-    worst = found.worst
-    noise = ends(found.low_L[worst], found.high_L[worst])
-    pooled = "".join(f"; {words}" for words in pooled_balance(found))
+    worst = facts.worst
+    noise = ends(facts.low_L[worst], facts.high_L[worst])
+    pooled = "".join(f"; {words}" for words in pooled_balance(facts))
     return [
         (
             "now",
-            shown(mean_known(found.busiest_L), ".2f"),
-            f"busiest expert / mean, last {found.recent} rows{pooled}",
+            shown(mean_known(facts.busiest_L), ".2f"),
+            f"busiest expert / mean, last {facts.recent} rows{pooled}",
         ),
-        ("noise alone", ends(mean_known(found.low_L), mean_known(found.high_L)), "if all experts were equally likely"),
+        ("noise alone", ends(mean_known(facts.low_L), mean_known(facts.high_L)), "if all experts were equally likely"),
         (
             "worst layer",
-            shown(float(found.busiest_L[worst]), ".2f"),
-            f"layer {found.names_L[worst]}; noise alone {noise}",
+            shown(float(facts.busiest_L[worst]), ".2f"),
+            f"layer {facts.names_L[worst]}; noise alone {noise}",
         ),
     ]
 
 
-def marks(found: Inspection) -> Iterator[Mark]:
+def marks(facts: Inspection) -> Iterator[Mark]:
     """Yield what happened, in order of time: planned stages of data, and events."""
-    span = max(1, found.step - found.first_step)
+    span = max(1, facts.step - facts.first_step)
     happened: list[tuple[int, Sort, str]] = []
-    unplanned = [event for event in found.events.last if event.layer is not None or event.cause != NEW_DATA]
+    unplanned = [event for event in facts.events.last if event.layer is not None or event.cause != NEW_DATA]
     sorts: tuple[tuple[Sort, bool], ...] = (("alarm", True), ("news", False))
     for sort, is_alarm in sorts:
         events = [event for event in unplanned if (event.kind in ALARMS) == is_alarm]
         happened += [(step, sort, text) for step, text in moments(events, within=span // MOST_PLACES)]
     planned: list[tuple[int, Sort, str]] = [
-        (step, "planned", "a planned stage of data begins") for step in found.switch_steps
+        (step, "planned", "a planned stage of data begins") for step in facts.switch_steps
     ]
     for step, sort, text in sorted(planned + sorted(happened)[-MOST_MARKED:]):
-        yield Mark(100 * (step - found.first_step) / span, step, sort, text)
+        yield Mark(100 * (step - facts.first_step) / span, step, sort, text)
 
 
 class Map(NamedTuple):
@@ -216,22 +216,22 @@ class Map(NamedTuple):
     labels: list[tuple[float, str, bool]]
 
 
-def _map(found: Inspection) -> Map:
-    line, L = found.timeline, len(found.names_L)
+def _map(facts: Inspection) -> Map:
+    line, L = facts.timeline, len(facts.names_L)
     assert line is not None
     height = int(np.clip(LAYER_PIXELS * L, LEAST_HEIGHT, MOST_HEIGHT))
-    named = {*np.linspace(0, L - 1, min(L, MOST_LABELS)).round().astype(int).tolist(), found.worst}
-    far = [i for i in sorted(named) if i == found.worst or abs(i - found.worst) * height / L >= 12]
-    labels = [(100 * (i + 0.5) / L, found.names_L[i], i == found.worst and L > 1) for i in far]
+    named = {*np.linspace(0, L - 1, min(L, MOST_LABELS)).round().astype(int).tolist(), facts.worst}
+    far = [i for i in sorted(named) if i == facts.worst or abs(i - facts.worst) * height / L >= 12]
+    labels = [(100 * (i + 0.5) / L, facts.names_L[i], i == facts.worst and L > 1) for i in far]
     excess_NL = line.busiest_NL / floor_of(line)
     most = max(LEAST_SCALE, 2 ** math.ceil(math.log2(np.nanmax(excess_NL, initial=1.0))))
     image = _embedded(png(excess_colours(excess_NL.T, most)))
     return Map(image, height, most, bool(np.isnan(excess_NL).any()), labels)
 
 
-def _state(found: Inspection, line: Timeline) -> str:
+def _state(facts: Inspection, line: Timeline) -> str:
     """Return a picture of one row, in base 64: which part of the layers with load moves in each bin."""
-    part_N = mean_over(line.unsettled_NL[:, ~found.silent_L], axis=1)
+    part_N = mean_over(line.unsettled_NL[:, ~facts.silent_L], axis=1)
     colour_N4 = np.array([(*MOVING, round(255 * part)) if np.isfinite(part) else UNKNOWN for part in part_N.tolist()])
     return _embedded(png(colour_N4[None]))
 
@@ -240,9 +240,9 @@ def _embedded(image: bytes) -> str:
     return base64.b64encode(image).decode("ascii")
 
 
-def _curves(found: Inspection) -> Iterator[tuple[str, Curve]]:
+def _curves(facts: Inspection) -> Iterator[tuple[str, Curve]]:
     """Yield what is drawn below the map, on its time axis."""
-    line = found.timeline
+    line = facts.timeline
     for column, name in CURVES.items():
         beginning = BEGINNING if column == "loss" else 0.0
         shown = None if line is None or column not in line.run else curve(line.run[column], beginning)
@@ -258,13 +258,13 @@ def curve(value_N: FloatArray, beginning: float = 0.0) -> Curve | None:
     known_N = np.isfinite(value_N)
     if known_N.sum() < 2:
         return None
-    later_N = value_N[int(beginning * len(value_N)) :]
-    low, high = float(value_N[known_N].min()), float(np.nanmax(later_N if np.isfinite(later_N).any() else value_N))
+    rest_N = value_N[int(beginning * len(value_N)) :]
+    low, high = float(value_N[known_N].min()), float(np.nanmax(rest_N if np.isfinite(rest_N).any() else value_N))
     x_N = 1000 * (np.arange(len(value_N)) + 0.5) / len(value_N)
     y_N = 96 - 92 * (np.minimum(value_N, high) - low) / (high - low or 1.0)
     begins_N = np.diff(known_N.astype(int), prepend=0) > 0
     points = zip(x_N.tolist(), y_N.tolist(), known_N.tolist(), begins_N.tolist(), strict=True)
-    path = "".join(f"{'M' if begins else 'L'}{x:.1f} {y:.1f}" for x, y, known, begins in points if known)
+    path = "".join(f"{'M' if begins else 'L'}{x:.1f} {y:.1f}" for x, y, is_known, begins in points if is_known)
     return Curve(path, low, high, bool((value_N[known_N] > high).any()))
 
 
@@ -295,16 +295,16 @@ def png(colour_YX4: IntArray) -> bytes:
     )
 
 
-def run_facts(found: Inspection) -> Iterator[tuple[str, str]]:
+def run_facts(facts: Inspection) -> Iterator[tuple[str, str]]:
     """Yield what the run is, as far as its metadata says."""
-    meta: TraceMeta = found.meta
+    meta: TraceMeta = facts.meta
     strength = f", {meta.balancing.coefficient:g}" if meta.balancing.coefficient else ""
     yield "model", meta.family or "not given"
     yield "balancing", f"{meta.balancing.method.replace('_', ' ')}{strength}"
     yield "text", ", ".join(dict.fromkeys(source.name for source in meta.sources)) or "not given"
-    yield "rows", f"{found.rows:,}" + (f", every {ordinal(meta.stride)} step" if meta.stride > 1 else "")
+    yield "rows", f"{facts.rows:,}" + (f", every {ordinal(meta.stride)} step" if meta.stride > 1 else "")
     yield "counts", meta.count_semantics.replace("_", "-")
-    yield "half batches", "recorded: noise is measured" if found.has_half else "not recorded"
+    yield "half batches", "recorded: noise is measured" if facts.has_half else "not recorded"
     yield "complete", "yes" if meta.complete else "no: cut short"
     for note in meta.notes:
         yield "note", note

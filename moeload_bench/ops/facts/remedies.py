@@ -83,11 +83,11 @@ OF_SCOPE: Mapping[str, Case] = {
 OF_METHOD: Mapping[str, Case] = {"none": "none", "loss_free_bias": "bias", "hash": "hash"}
 
 
-def stronger(found: Inspection) -> str:
+def stronger(facts: Inspection) -> str:
     """Return what makes balancing stronger in a run, as a phrase."""
-    pooled_E = found.pooled_E
-    words = REMEDIES[case_of(found.meta.balancing, float(np.nanmax(pooled_E, initial=0.0)))].words
-    return words.format(now=found.meta.balancing.coefficient, low=pooled_E.min(), high=pooled_E.max())
+    pooled_E = facts.pooled_E
+    words = REMEDIES[case_of(facts.meta.balancing, float(np.nanmax(pooled_E, initial=0.0)))].words
+    return words.format(now=facts.meta.balancing.coefficient, low=pooled_E.min(), high=pooled_E.max())
 
 
 def case_of(balancing: BalancingMeta, pooled: float) -> Case:
@@ -103,9 +103,9 @@ def case_of(balancing: BalancingMeta, pooled: float) -> Case:
     return OF_SCOPE[balancing.scope]
 
 
-def pooled_balance(found: Inspection) -> Iterator[str]:
+def pooled_balance(facts: Inspection) -> Iterator[str]:
     """Yield the pooled balance, to stand beside that of each layer, where the loss pools layers and they differ."""
-    busiest = float(np.nanmax(found.pooled_E, initial=0.0))
-    pools = found.meta.balancing.scope == "pooled_over_layers"
-    if pools and MET * busiest < np.nanmax(found.busiest_L, initial=0.0):
+    busiest = float(np.nanmax(facts.pooled_E, initial=0.0))
+    pools = facts.meta.balancing.scope == "pooled_over_layers"
+    if pools and MET * busiest < np.nanmax(facts.busiest_L, initial=0.0):
         yield f"pooled over layers, as the loss has it, {busiest:.2f}"

@@ -17,10 +17,10 @@ def joined(blocks: Sequence[StepBlock]) -> StepBlock:
     if len(blocks) == 1:
         return blocks[0]
     return StepBlock(
-        np.concatenate([one.step_S for one in blocks]),
-        np.concatenate([one.load_SLE for one in blocks]),
-        np.concatenate([one.tokens_SL for one in blocks]),
-        {name: np.concatenate([one.covariates[name] for one in blocks]) for name in blocks[0].covariates},
+        np.concatenate([block.step_S for block in blocks]),
+        np.concatenate([block.load_SLE for block in blocks]),
+        np.concatenate([block.tokens_SL for block in blocks]),
+        {name: np.concatenate([block.covariates[name] for block in blocks]) for name in blocks[0].covariates},
     )
 
 

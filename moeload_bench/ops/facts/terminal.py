@@ -60,27 +60,27 @@ ABOUT_LAYERS = (
 
 
 def overview(
-    found: Inspection, following: str, *, token_bytes: float | None = None, status: str = "", width: int = WIDTH,
+    facts: Inspection, following: str, *, token_bytes: float | None = None, status: str = "", width: int = WIDTH,
     ranks: Sequence[int] = (),
 ) -> RenderableType:  # fmt: skip
     """Return the screen; ``following``: the next command, ``status``: how a recording goes on, ``ranks``: the
     expert-parallel sizes to show, as many as there is room for by default.
     """
-    said = verdict(found)
-    lines = [Text(_title(found, status), style="bold", overflow="ellipsis", no_wrap=True)]
-    lines += [Text(line, style="bold") for line in textwrap.wrap(said.headline, width)]
-    lines += [Text(line) for line in textwrap.wrap(f"{said.balance} {said.age}", width)]
+    outcome = verdict(facts)
+    lines = [Text(_title(facts, status), style="bold", overflow="ellipsis", no_wrap=True)]
+    lines += [Text(line, style="bold") for line in textwrap.wrap(outcome.headline, width)]
+    lines += [Text(line) for line in textwrap.wrap(f"{outcome.balance} {outcome.age}", width)]
     last = textwrap.wrap(f"Next: {following}", width, subsequent_indent="  ", break_on_hyphens=False)
     spare = HEIGHT - 1 - len(lines) - len(last) - MAP_FRAME - SIZES_FRAME
-    least_layers = min(LEAST_LAYERS, len(found.names_L))
-    do, urgent = _to_do(said.to_do, spare - least_layers - LEAST_SIZES, width), said.to_do[: said.urgent]
+    least_layers = min(LEAST_LAYERS, len(facts.names_L))
+    do, urgent = _to_do(outcome.to_do, spare - least_layers - LEAST_SIZES, width), outcome.to_do[: outcome.urgent]
     if urgent and not ranks and len(do) < len(needed := _to_do(urgent, HEIGHT, width)):
         # The table of sizes gives way to what is urgent.
-        return Group(*lines, *map_lines(found, least_layers, width), *map(Text, needed), *map(Text, last))
+        return Group(*lines, *map_lines(facts, least_layers, width), *map(Text, needed), *map(Text, last))
     spare -= len(do)
-    sizes = list(ranks) or shown_sizes(found.ranks.size_K, min(MOST_SIZES, spare - least_layers))
-    lines += map_lines(found, max(least_layers, min(MOST_LAYERS, spare - len(sizes))), width)
-    lines += rank_lines(found, token_bytes, sizes)
+    sizes = list(ranks) or shown_sizes(facts.ranks.size_K, min(MOST_SIZES, spare - least_layers))
+    lines += map_lines(facts, max(least_layers, min(MOST_LAYERS, spare - len(sizes))), width)
+    lines += rank_lines(facts, token_bytes, sizes)
     return Group(*lines, *map(Text, do), *map(Text, last))
 
 
@@ -98,37 +98,37 @@ def _to_do(items: Sequence[str], most: int, width: int) -> list[str]:
     return lines
 
 
-def _title(found: Inspection, status: str) -> str:
+def _title(facts: Inspection, status: str) -> str:
     """Return the run's name and shape in one line, and the size of a step or how its recording goes on."""
-    meta = found.meta
+    meta = facts.meta
     top_k = "" if meta.top_k is None else f", top-{meta.top_k}"
-    shape = f"{counted(len(found.names_L), 'layer')} x {counted(meta.experts, 'expert')}{top_k}"
+    shape = f"{counted(len(facts.names_L), 'layer')} x {counted(meta.experts, 'expert')}{top_k}"
     name = f"{meta.recipe}/{meta.split}/seed{meta.run}"
-    return printable(", ".join([name, shape, status or f"{found.tokens:,} tokens a step"]))
+    return printable(", ".join([name, shape, status or f"{facts.tokens:,} tokens a step"]))
 
 
 # ---------------------------------------------------------------- the map
 
 
-def map_lines(found: Inspection, most: int, width: int) -> list[Text]:
+def map_lines(facts: Inspection, most: int, width: int) -> list[Text]:
     """Return the map of layers x steps: how far the busiest expert is above noise alone, and when layers settled."""
-    line = found.timeline
+    line = facts.timeline
     if line is None or not len(line.step_N):
         return [Text(f"No map yet: it begins after {100:,} steps.")]
     key = "  ".join(f"{glyph} {f'{bound:g}' if bound else '1'}" for bound, glyph in GLYPHS)
     lines = [Text(f"Busiest / noise: {key}   ~ all move  - some  = none", style="bold")]
-    margin = int(np.clip(9 + 2 * max(map(len, found.names_L)), LEAST_MARGIN, MOST_MARGIN))
+    margin = int(np.clip(9 + 2 * max(map(len, facts.names_L)), LEAST_MARGIN, MOST_MARGIN))
     pick = _columns(len(line.step_N), width - margin)
     excess_CL = np.stack([mean_over((line.busiest_NL / floor_of(line))[part], axis=0) for part in pick])
     wide = max(1, (width - margin) // len(pick))
-    for layers in folded(excess_CL, most, found.worst):
+    for layers in folded(excess_CL, most, facts.worst):
         cells = mean_over(excess_CL[:, layers], axis=1).tolist()
-        name = _layer_name(found, layers)[: margin - 1]
+        name = _layer_name(facts, layers)[: margin - 1]
         lines.append(Text(f"{name:>{margin - 1}} {''.join(glyph_of(cell) * wide for cell in cells)}"))
-    unsettled_C = [mean_known(line.unsettled_NL[part][:, ~found.silent_L]) for part in pick]
+    unsettled_C = [mean_known(line.unsettled_NL[part][:, ~facts.silent_L]) for part in pick]
     marks = "".join(_state_mark(part) * wide for part in unsettled_C)
     lines.append(Text(f"{'state':>{margin - 1}} {marks}"))
-    axis = _axis(found, line, len(pick) * wide)
+    axis = _axis(facts, line, len(pick) * wide)
     names = {(True, True): "^new !event", (True, False): "^ new data", (False, True): "! event", (False, False): "step"}
     lines.append(Text(f"{names['^' in axis, '!' in axis]:>{margin - 1}} {axis}"))
     return lines
@@ -150,29 +150,29 @@ def folded(excess_CL: FloatArray, most: int, worst: int) -> list[slice]:
     """Return neighbouring layers that behave alike as one line each, at most so many lines; the worst layer alone."""
     groups = [slice(layer, layer + 1) for layer in range(excess_CL.shape[1])]
     while len(groups) > 1:
-        costs = [_unlike(excess_CL, one, two, worst) for one, two in itertools.pairwise(groups)]
-        at = int(np.argmin(costs))
-        if costs[at] == np.inf or (costs[at] > ALIKE and len(groups) <= most):
+        costs = [_unlike(excess_CL, left, right, worst) for left, right in itertools.pairwise(groups)]
+        i = int(np.argmin(costs))
+        if costs[i] == np.inf or (costs[i] > ALIKE and len(groups) <= most):
             break
-        groups[at : at + 2] = [slice(groups[at].start, groups[at + 1].stop)]
+        groups[i : i + 2] = [slice(groups[i].start, groups[i + 1].stop)]
     return groups
 
 
-def _unlike(excess_CL: FloatArray, one: slice, two: slice, worst: int) -> float:
+def _unlike(excess_CL: FloatArray, left: slice, right: slice, worst: int) -> float:
     """Return the largest difference of two groups of layers, as a part; infinite where one is the worst layer."""
-    if slice(worst, worst + 1) in (one, two):
+    if slice(worst, worst + 1) in (left, right):
         return float("inf")
-    first_C, second_C = (np.log(mean_over(excess_CL[:, part], axis=1)) for part in (one, two))
+    first_C, second_C = (np.log(mean_over(excess_CL[:, part], axis=1)) for part in (left, right))
     if np.isnan(first_C).all() != np.isnan(second_C).all():
         return UNLIKE
     return float(np.nanmax(np.abs(first_C - second_C), initial=0.0))
 
 
-def _layer_name(found: Inspection, layers: slice) -> str:
-    first, last = found.names_L[layers.start], found.names_L[layers.stop - 1]
+def _layer_name(facts: Inspection, layers: slice) -> str:
+    first, last = facts.names_L[layers.start], facts.names_L[layers.stop - 1]
     if layers.stop - layers.start > 1:
         return f"layers {first}-{last}" if first.isdecimal() else f"{first} to {last}"
-    return f"{'worst' if layers.start == found.worst and len(found.names_L) > 1 else 'layer'} {first}"
+    return f"{'worst' if layers.start == facts.worst and len(facts.names_L) > 1 else 'layer'} {first}"
 
 
 def _columns(bins: int, most: int) -> list[slice]:
@@ -187,19 +187,19 @@ def _state_mark(unsettled: float) -> str:
     return "=" if unsettled == 0 else "~" if unsettled == 1 else "-"
 
 
-def _axis(found: Inspection, line: Timeline, columns: int) -> str:
+def _axis(facts: Inspection, line: Timeline, columns: int) -> str:
     """Return the steps below the map: `^` where a planned stage of data begins, `!` where an event is an alarm."""
-    first, last = f"{int(line.step_N[0]):,}", f"{found.step - 1:,}"
-    span = max(1, found.step - int(line.step_N[0]))
+    first, last = f"{int(line.step_N[0]):,}", f"{facts.step - 1:,}"
+    span = max(1, facts.step - int(line.step_N[0]))
     cells = [" "] * columns
     cells[: len(first)] = first
     cells[max(len(first) + 1, columns - len(last)) :] = last
-    alarms = [event.step for event in found.events.last if event.kind in ALARMS]
-    for mark, steps in (("^", found.switch_steps), ("!", alarms)):
+    alarms = [event.step for event in facts.events.last if event.kind in ALARMS]
+    for mark, steps in (("^", facts.switch_steps), ("!", alarms)):
         for step in steps:
-            at = min(columns - 1, (step - int(line.step_N[0])) * columns // span)
-            if cells[at] == " ":
-                cells[at] = mark
+            cell = min(columns - 1, (step - int(line.step_N[0])) * columns // span)
+            if cells[cell] == " ":
+                cells[cell] = mark
     return "".join(cells)
 
 
@@ -214,17 +214,17 @@ def shown_sizes(size_K: Sequence[int], most: int) -> list[int]:
     return [sizes[place] for place in places.tolist()]
 
 
-def rank_lines(found: Inspection, token_bytes: float | None, sizes: Sequence[int]) -> list[Text]:
+def rank_lines(facts: Inspection, token_bytes: float | None, sizes: Sequence[int]) -> list[Text]:
     """Return the expert-parallel table: a line for each of the sizes.
 
     Raise `TraceError` for a size that does not divide the experts.
     """
-    if unknown := [size for size in sizes if size not in found.ranks.size_K]:
-        known, experts = ", ".join(map(str, found.ranks.size_K)), found.meta.experts
-        raise TraceError(f"--ranks: {unknown[0]} ranks do not share {experts} experts evenly; there is: {known}")
-    if found.silent_L.all():
+    if unknown := [size for size in sizes if size not in facts.ranks.size_K]:
+        sizes_text, experts = ", ".join(map(str, facts.ranks.size_K)), facts.meta.experts
+        raise TraceError(f"--ranks: {unknown[0]} ranks do not share {experts} experts evenly; there is: {sizes_text}")
+    if facts.silent_L.all():
         return []
-    rows = dict(zip(found.ranks.size_K, rank_rows(found), strict=True))
+    rows = dict(zip(facts.ranks.size_K, rank_rows(facts), strict=True))
     heads = ("ranks", "experts", "all layers", "noise alone", "worst layer", "most tokens", "MB")
     columns = len(heads) if token_bytes is not None else len(heads) - 1
     cells = [heads]
@@ -232,10 +232,10 @@ def rank_lines(found: Inspection, token_bytes: float | None, sizes: Sequence[int
         row = rows[size]
         mb = f"{row.tokens * (token_bytes or 0) / 1e6:,.1f}"
         worst, tokens = f"{row.worst} ({row.worst_layer})", f"{row.tokens:,}"
-        cells.append((f"{row.size}", f"{found.meta.experts // row.size}", row.mean, row.noise, worst, tokens, mb))
+        cells.append((f"{row.size}", f"{facts.meta.experts // row.size}", row.mean, row.noise, worst, tokens, mb))
     widths = SIZE_COLUMNS[:columns]
     return [
-        Text(f"Busiest rank over the mean one: {rank_sentence(found)}", style="bold"),
+        Text(f"Busiest rank over the mean one: {rank_sentence(facts)}", style="bold"),
         *(Text("".join(f"{cell:>{wide}}" for cell, wide in zip(line, widths, strict=False))) for line in cells),
         Text("One pass, one group assumed: with micro-batches or more groups it is less even.", style="dim"),
     ]
@@ -244,26 +244,26 @@ def rank_lines(found: Inspection, token_bytes: float | None, sizes: Sequence[int
 # ---------------------------------------------------------------- the tables of --details
 
 
-def details(found: Inspection, token_bytes: float | None = None, ranks: Sequence[int] = ()) -> Iterator[RenderableType]:
+def details(facts: Inspection, token_bytes: float | None = None, ranks: Sequence[int] = ()) -> Iterator[RenderableType]:
     """Yield the tables, each with what its columns mean; ``ranks``: the sizes to show, all by default."""
     table = plain_table(*LAYER_HEADS, left=("state", "is"), fold="layer")
-    for cells in layer_rows(found):
+    for cells in layer_rows(facts):
         table.add_row(*cells)
     yield table
     yield Text(ABOUT_LAYERS)
     yield Text("")
-    yield from rank_lines(found, token_bytes, list(ranks) or found.ranks.size_K)
+    yield from rank_lines(facts, token_bytes, list(ranks) or facts.ranks.size_K)
     yield Text("")
-    yield from map(Text, expert_sentences(found))
-    yield from map(Text, cost_sentences(found.measured))
+    yield from map(Text, expert_sentences(facts))
+    yield from map(Text, cost_sentences(facts.measured))
     yield Text("")
-    yield from map(Text, event_sentences(found.events, NEWEST))
+    yield from map(Text, event_sentences(facts.events, NEWEST))
 
 
-def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:
+def layer_rows(facts: Inspection) -> Iterator[tuple[str, ...]]:
     """Yield the cells of each layer, in the order of `LAYER_HEADS`."""
-    balance, states = balance_of(found), found.states
-    for layer, name in enumerate(found.names_L):
+    balance, states = balance_of(facts), facts.states
+    for layer, name in enumerate(facts.names_L):
         state = ("-", "-", "-")
         if states is not None:
             state = (
@@ -274,36 +274,36 @@ def layer_rows(found: Inspection) -> Iterator[tuple[str, ...]]:
         yield (
             printable(name),
             *state,
-            shown(found.busiest_L[layer], ".2f"),
-            ends(found.low_L[layer], found.high_L[layer]),
+            shown(facts.busiest_L[layer], ".2f"),
+            ends(facts.low_L[layer], facts.high_L[layer]),
             SHORT[balance[layer]],
-            str(int(found.dead_LE[layer].sum())),
-            str(int(found.dying_LE[layer].sum())),
+            str(int(facts.dead_LE[layer].sum())),
+            str(int(facts.dying_LE[layer].sum())),
         )
 
 
 def _onset(step: int, loose: int, strict: int) -> str:
     """Return `480 (400-610)`, `never` for -1."""
-    step_, loose_, strict_ = ("never" if one < 0 else f"{one:,}" for one in (step, loose, strict))
+    step_, loose_, strict_ = ("never" if start < 0 else f"{start:,}" for start in (step, loose, strict))
     return f"{step_} ({loose_}-{strict_})"
 
 
-def expert_sentences(found: Inspection) -> Iterator[str]:
+def expert_sentences(facts: Inspection) -> Iterator[str]:
     """Yield the hottest and the coldest experts, those that fall, and what was seen at deaths."""
-    load_X = (found.share_LE * found.meta.experts).ravel()
+    load_X = (facts.share_LE * facts.meta.experts).ravel()
     order = np.argsort(load_X, kind="stable")[: int(np.isfinite(load_X).sum())]
     if order.size:
-        yield f"Hottest experts (layer.expert, load over an equal share): {_names(found, order[::-1][:NAMED])}."
-        yield f"Coldest: {_names(found, order[:NAMED])}."
-    if found.dying_LE.any():
-        yield f"Falling: {_names(found, np.flatnonzero(found.dying_LE)[:NAMED])}. {alarm_errors()}"
-    yield from death_sentences(found.deaths, found.names_L)
+        yield f"Hottest experts (layer.expert, load over an equal share): {_names(facts, order[::-1][:NAMED])}."
+        yield f"Coldest: {_names(facts, order[:NAMED])}."
+    if facts.dying_LE.any():
+        yield f"Falling: {_names(facts, np.flatnonzero(facts.dying_LE)[:NAMED])}. {alarm_errors()}"
+    yield from death_sentences(facts.deaths, facts.names_L)
 
 
-def _names(found: Inspection, flat: np.ndarray) -> str:
+def _names(facts: Inspection, flat: np.ndarray) -> str:
     """Name experts, given by their places in a flat [L, E], each with its load over an equal share."""
-    E = found.meta.experts
-    pairs = zip(*(one.tolist() for one in np.divmod(flat, E)), strict=True)
+    E = facts.meta.experts
+    pairs = zip(*(indices.tolist() for indices in np.divmod(flat, E)), strict=True)
     return ", ".join(
-        f"{found.names_L[layer]}.{expert} {found.share_LE[layer, expert] * E:.2f}" for layer, expert in pairs
+        f"{facts.names_L[layer]}.{expert} {facts.share_LE[layer, expert] * E:.2f}" for layer, expert in pairs
     )

@@ -59,8 +59,8 @@ class Bins:
         self._open = (self._open + 1) % self._span
         if len(self._step) == 2 * BINS and not self._open:
             self._step = self._step[::2]
-            self._total = [one + two for one, two in zip(self._total[::2], self._total[1::2], strict=True)]
-            self._count = [one + two for one, two in zip(self._count[::2], self._count[1::2], strict=True)]
+            self._total = [left + right for left, right in zip(self._total[::2], self._total[1::2], strict=True)]
+            self._count = [left + right for left, right in zip(self._count[::2], self._count[1::2], strict=True)]
             self._span *= 2
 
     def means(self) -> tuple[IntArray, FloatArray]:

@@ -54,12 +54,12 @@ class Assessment(NamedTuple):
     urgent: int
 
 
-def verdict(found: Inspection) -> Assessment:
+def verdict(facts: Inspection) -> Assessment:
     """Return what the facts come to."""
-    urgent = list(_urgent(found))
-    to_do = [*urgent, *_worth_doing(found)][:MOST_TO_DO]
-    parts = [_state(found), *_experts(found), *_not_watched(found), counted_urgent(len(urgent))]
-    return Assessment(f"{'; '.join(parts)}.", _balance(found), _age(found), tuple(to_do), len(urgent))
+    urgent = list(_urgent(facts))
+    to_do = [*urgent, *_worth_doing(facts)][:MOST_TO_DO]
+    parts = [_state(facts), *_experts(facts), *_not_watched(facts), counted_urgent(len(urgent))]
+    return Assessment(f"{'; '.join(parts)}.", _balance(facts), _age(facts), tuple(to_do), len(urgent))
 
 
 def counted_urgent(number: int) -> str:
@@ -67,14 +67,14 @@ def counted_urgent(number: int) -> str:
     return "nothing urgent" if not number else f"{counted(number, 'thing')} {'is' if number == 1 else 'are'} urgent"
 
 
-def balance_of(found: Inspection) -> list[Balance]:
+def balance_of(facts: Inspection) -> list[Balance]:
     """Return of each layer whether its busiest expert is what noise alone would give.
 
     Without half batches noise lies between two ends: only a balance at the lower end or above the upper one can be told
     from noise. Where loads swing from row to row, the upper one may hold the swing too: only far above it is certain.
     """
-    busiest_L, low_L, high_L = found.busiest_L, found.low_L, found.high_L
-    unknown_L = np.isnan(high_L) | (found.oscillates_L & (not found.has_half))
+    busiest_L, low_L, high_L = facts.busiest_L, facts.low_L, facts.high_L
+    unknown_L = np.isnan(high_L) | (facts.oscillates_L & (not facts.has_half))
     cases: list[tuple[Balance, BoolArray]] = [
         ("no load", np.isnan(busiest_L)),
         ("above noise", busiest_L > ABOVE_SWING * high_L),
@@ -89,17 +89,17 @@ def balance_of(found: Inspection) -> list[Balance]:
 # ---------------------------------------------------------------- state
 
 
-def _state(found: Inspection) -> str:
+def _state(facts: Inspection) -> str:
     """Return the state in capitals, with the step since when it holds."""
-    states, rule = found.states, StateRule()
+    states, rule = facts.states, StateRule()
     if states is None:
-        return f"STATE UNKNOWN: the rule needs a row every 1, 2, 4, 5, 10, 20 or 25 steps, not {found.meta.stride:,}"
-    loaded_L = ~found.silent_L
+        return f"STATE UNKNOWN: the rule needs a row every 1, 2, 4, 5, 10, 20 or 25 steps, not {facts.meta.stride:,}"
+    loaded_L = ~facts.silent_L
     if not loaded_L.any():
         return "NO LOAD in any layer"
     settled_L = loaded_L & ~states.unsettled_L
     if not settled_L.any():
-        seen = found.rows * found.meta.stride
+        seen = facts.rows * facts.meta.stride
         if seen < rule.earliest_stable:
             return (
                 f"TOO EARLY: after {counted(seen, 'step')}; the first layers can settle after {rule.earliest_stable:,}"
@@ -107,20 +107,20 @@ def _state(found: Inspection) -> str:
         again_L = loaded_L & (states.onset_L3[:, 0] >= 0)
         if again_L.any():
             return f"NOT SETTLED any more since step {int(states.since_L[again_L].max()):,}"
-        return f"NOT SETTLED: at step {found.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
+        return f"NOT SETTLED: at step {facts.step:,} loads still move in {every(int(loaded_L.sum()), 'layer')}"
     since = int(states.since_L[settled_L].max())
-    if found.state == "settled":
-        return f"SETTLED since step {since:,}{_decayed(found, since)}"
+    if facts.state == "settled":
+        return f"SETTLED since step {since:,}{_decayed(facts, since)}"
     moving, number = loaded_L & states.unsettled_L, int(settled_L.sum())
     return (
         f"MIXED: {number} of {counted(len(loaded_L), 'layer')} {'has' if number == 1 else 'have'} settled, the last at "
-        f"step {since:,}; {_layers(found, moving)} {'moves' if moving.sum() == 1 else 'move'}"
+        f"step {since:,}; {_layers(facts, moving)} {'moves' if moving.sum() == 1 else 'move'}"
     )
 
 
-def _decayed(found: Inspection, since: int) -> str:
+def _decayed(facts: Inspection, since: int) -> str:
     """Return that loads settled under a learning rate that had decayed by then: smaller steps alone do that."""
-    line = found.timeline
+    line = facts.timeline
     if line is None or "lr" not in line.run:
         return ""
     lr_M = line.run["lr"][: max(1, int(np.searchsorted(line.run_step_M, since, side="right")))]
@@ -130,29 +130,29 @@ def _decayed(found: Inspection, since: int) -> str:
     return f" (at {part:.2g} % of the largest learning rate before: smaller steps alone settle loads)"
 
 
-def _layers(found: Inspection, which_L: BoolArray) -> str:
+def _layers(facts: Inspection, which_L: BoolArray) -> str:
     """Return `layer 3`, `layers 3, 4 and 9`, or how many they are."""
-    names = [found.names_L[layer] for layer in np.flatnonzero(which_L).tolist()]
+    names = [facts.names_L[layer] for layer in np.flatnonzero(which_L).tolist()]
     if len(names) > MOST_NAMES:
         return f"{len(names):,} layers"
     return f"layer{'s' if len(names) > 1 else ''} {listed(names)}" if names else "no layer"
 
 
-def _experts(found: Inspection) -> Iterator[str]:
+def _experts(facts: Inspection) -> Iterator[str]:
     """Yield how many experts are dead, and how many layers have no load."""
-    dead = int(found.dead_LE.sum())
+    dead = int(facts.dead_LE.sum())
     yield "no expert is dead" if not dead else f"{counted(dead, 'expert')} {'is' if dead == 1 else 'are'} dead"
-    silent = int(found.silent_L.sum())
+    silent = int(facts.silent_L.sum())
     if silent:
         yield f"{counted(silent, 'layer')} without load"
 
 
-def _not_watched(found: Inspection) -> Iterator[str]:
+def _not_watched(facts: Inspection) -> Iterator[str]:
     """Yield what no event can say yet: of any layer at first, of experts until their layer has settled."""
-    if found.states is None or found.rows * found.meta.stride <= BEFORE_STEPS:
+    if facts.states is None or facts.rows * facts.meta.stride <= BEFORE_STEPS:
         yield "no layer is watched for events yet"
         return
-    number = int((~found.silent_L & (found.states.onset_L3[:, 0] < 0)).sum())
+    number = int((~facts.silent_L & (facts.states.onset_L3[:, 0] < 0)).sum())
     if number:
         settled = "it settles" if number == 1 else "they settle"
         yield f"experts of {counted(number, 'layer')} not watched before {settled}"
@@ -161,18 +161,18 @@ def _not_watched(found: Inspection) -> Iterator[str]:
 # ---------------------------------------------------------------- balance
 
 
-def _balance(found: Inspection) -> str:
+def _balance(facts: Inspection) -> str:
     """Return balance now against noise alone, and the worst layer."""
-    if found.silent_L.all():
+    if facts.silent_L.all():
         return "Balance: no load."
-    now, low, high = (mean_known(value_L) for value_L in (found.busiest_L, found.low_L, found.high_L))
-    worst = found.worst
-    layer = f", worst layer {found.busiest_L[worst]:.2f} ({found.names_L[worst]})" if len(found.names_L) > 1 else ""
-    pooled = "".join(f", {words}" for words in pooled_balance(found))
+    now, low, high = (mean_known(value_L) for value_L in (facts.busiest_L, facts.low_L, facts.high_L))
+    worst = facts.worst
+    layer = f", worst layer {facts.busiest_L[worst]:.2f} ({facts.names_L[worst]})" if len(facts.names_L) > 1 else ""
+    pooled = "".join(f", {words}" for words in pooled_balance(facts))
     return (
-        f"Busiest expert over the mean one, last {counted(found.recent, 'row')}: now {now:.2f}{layer}"
+        f"Busiest expert over the mean one, last {counted(facts.recent, 'row')}: now {now:.2f}{layer}"
         f"{pooled}; noise alone "
-        f"(all experts equally likely) {ends(low, high)}. {against_noise(found)}"
+        f"(all experts equally likely) {ends(low, high)}. {against_noise(facts)}"
     )
 
 
@@ -183,9 +183,9 @@ def ends(low: float, high: float) -> str:
     return f"{low:.2f}" if f"{low:.2f}" == f"{high:.2f}" else f"{low:.2f} to {high:.2f}"
 
 
-def against_noise(found: Inspection) -> str:
+def against_noise(facts: Inspection) -> str:
     """Return of how many layers the balance is noise alone, more than it, or cannot be told."""
-    kinds = balance_of(found)
+    kinds = balance_of(facts)
     number = {kind: kinds.count(kind) for kind in ("noise alone", "above noise", "cannot tell")}
     most, layers = max(number, key=lambda kind: number[kind]), len(kinds) - kinds.count("no load")
     which = every(layers, "layer") if number[most] == layers else f"{number[most]} of {layers} layers"
@@ -196,13 +196,13 @@ def against_noise(found: Inspection) -> str:
     }[most]
 
 
-def _age(found: Inspection) -> str:
+def _age(facts: Inspection) -> str:
     """Return how stale a placement becomes, where a layer moves: how many tokens go to other experts in 100 steps."""
-    states = found.states
-    if states is None or found.state == "settled" or np.isnan(states.drift_L).all():
+    states = facts.states
+    if states is None or facts.state == "settled" or np.isnan(states.drift_L).all():
         return ""
     worst = int(np.nan_to_num(states.drift_L).argmax())
-    layer = f" ({100 * states.drift_L[worst]:.1f} % in layer {found.names_L[worst]})" if len(found.names_L) > 1 else ""
+    layer = f" ({100 * states.drift_L[worst]:.1f} % in layer {facts.names_L[worst]})" if len(facts.names_L) > 1 else ""
     mean = 100 * mean_known(states.drift_L)
     return f"A placement ages by {mean:.1f} % of tokens in 100 steps{layer}."
 
@@ -210,46 +210,46 @@ def _age(found: Inspection) -> str:
 # ---------------------------------------------------------------- what to do
 
 
-def _urgent(found: Inspection) -> Iterator[str]:
+def _urgent(facts: Inspection) -> Iterator[str]:
     """Yield what should not wait: loads that moved again, dropped tokens, many dead experts."""
-    states = found.states
+    states = facts.states
     if states is not None:
-        again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~found.silent_L
+        again_L = states.unsettled_L & (states.onset_L3[:, 0] >= 0) & ~facts.silent_L
         if again_L.any():
             since = int(states.since_L[again_L].min())
-            moving, cause = _layers(found, again_L), _cause(found, since)
+            moving, cause = _layers(facts, again_L), _cause(facts, since)
             yield f"Look at what changed about step {since:,}: loads had settled, and move in {moving}{cause}."
-    yield from _moved(found)
-    yield from _collapsed(found)
-    if found.dropped_L is not None and np.nanmax(found.dropped_L, initial=0.0) > DROPPED:
-        worst = int(np.nan_to_num(found.dropped_L).argmax())
+    yield from _moved(facts)
+    yield from _collapsed(facts)
+    if facts.dropped_L is not None and np.nanmax(facts.dropped_L, initial=0.0) > DROPPED:
+        worst = int(np.nan_to_num(facts.dropped_L).argmax())
         yield (
-            f"Raise the capacity factor, or balance better: {100 * mean_known(found.dropped_L):.1f} % of routed tokens "
-            f"are dropped, {100 * found.dropped_L[worst]:.1f} % in layer {found.names_L[worst]}."
+            f"Raise the capacity factor, or balance better: {100 * mean_known(facts.dropped_L):.1f} % of routed tokens "
+            f"are dropped, {100 * facts.dropped_L[worst]:.1f} % in layer {facts.names_L[worst]}."
         )
-    dead = int(found.dead_LE.sum())
-    if dead > MANY_DEAD * found.dead_LE.size:
+    dead = int(facts.dead_LE.sum())
+    if dead > MANY_DEAD * facts.dead_LE.size:
         yield (
-            f"Revive {dead:,} of {found.dead_LE.size:,} experts, with less than a tenth of an equal share: "
-            f"{stronger(found)}, or restart them from busy ones."
+            f"Revive {dead:,} of {facts.dead_LE.size:,} experts, with less than a tenth of an equal share: "
+            f"{stronger(facts)}, or restart them from busy ones."
         )
 
 
-def _cause(found: Inspection, step: int) -> str:
+def _cause(facts: Inspection, step: int) -> str:
     """Return since when a layer that moves again had been stable, and what changed before it moved."""
-    for event in found.events.last:
+    for event in facts.events.last:
         if event.kind == "unsettled" and event.step == step:
             return f" (stable since {event.since:,}{f'; {event.cause}' if event.cause else ''})"
     return ""
 
 
-def _moved(found: Inspection) -> Iterator[str]:
+def _moved(facts: Inspection) -> Iterator[str]:
     """Yield which layers that have not settled moved at once lately, all those of the last moment together."""
-    states, since = found.states, found.step - LATELY
+    states, since = facts.states, facts.step - LATELY
     if states is None:
         return
     never_L = states.unsettled_L & (states.onset_L3[:, 0] < 0)
-    moves = [event for event in found.events.last if event.share and event.step >= since and never_L[event.layer]]
+    moves = [event for event in facts.events.last if event.share and event.step >= since and never_L[event.layer]]
     last = [event for event in moves if event.step > moves[-1].step - BEFORE_STEPS]
     if last:
         layers_L = np.isin(np.arange(len(never_L)), [event.layer for event in last if event.layer is not None])
@@ -257,40 +257,40 @@ def _moved(found: Inspection) -> Iterator[str]:
         cause = next((f" ({event.cause})" for event in last if event.cause), "")
         yield (
             f"Look at what changed about step {last[0].step:,}{cause}: up to {100 * most:.0f} % of a layer's tokens "
-            f"moved at once, in {_layers(found, layers_L)}."
+            f"moved at once, in {_layers(facts, layers_L)}."
         )
 
 
-def _collapsed(found: Inspection) -> Iterator[str]:
+def _collapsed(facts: Inspection) -> Iterator[str]:
     """Yield which experts collapsed lately, all those of the last moment together."""
-    lately = [one for one in found.events.collapses() if one.step >= found.step - LATELY]
-    last = [one for one in lately if one.step == lately[-1].step]
+    lately = [event for event in facts.events.collapses() if event.step >= facts.step - LATELY]
+    last = [event for event in lately if event.step == lately[-1].step]
     if len(last) == 1:
         yield f"Look at what changed about step {last[0].step:,}: {last[0].words}."
     elif last:
         cause = f" ({last[0].cause})" if last[0].cause else ""
-        fallen = [(one.layer, one.expert) for one in last if one.layer is not None]
+        fallen = [(event.layer, event.expert) for event in last if event.layer is not None]
         yield (
             f"Look at what changed about step {last[0].step:,}{cause}: {len(last)} experts fell below a quarter of "
-            f"their load, {_expert_names(found, fallen)}."
+            f"their load, {_expert_names(facts, fallen)}."
         )
 
 
-def _worth_doing(found: Inspection) -> Iterator[str]:
+def _worth_doing(facts: Inspection) -> Iterator[str]:
     """Yield what is worth doing, the most useful first."""
-    kinds = balance_of(found)
-    excess_L = found.busiest_L / found.high_L
-    dead, falling = _pairs(found.dead_LE), _pairs(found.dying_LE)
-    many_dead = len(dead) > MANY_DEAD * found.dead_LE.size
+    kinds = balance_of(facts)
+    excess_L = facts.busiest_L / facts.high_L
+    dead, falling = _pairs(facts.dead_LE), _pairs(facts.dying_LE)
+    many_dead = len(dead) > MANY_DEAD * facts.dead_LE.size
     if mean_known(excess_L) > FAR_ABOVE and not many_dead:
-        advice, times = stronger(found), mean_known(excess_L)
+        advice, times = stronger(facts), mean_known(excess_L)
         yield f"{advice[0].upper()}{advice[1:]}: the busiest expert has {times:.1f} times what noise alone gives."
     if dead and not many_dead:
-        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(found, dead)}."
+        yield f"Watch the dead, with less than a tenth of an equal share: {_expert_names(facts, dead)}."
     if falling:
-        names = _expert_names(found, falling)
+        names = _expert_names(facts, falling)
         yield f"Watch the falling: {names} fell below a fifth of an equal share, without a recovery."
-    if "cannot tell" in kinds and not found.has_half:
+    if "cannot tell" in kinds and not facts.has_half:
         yield "Record half batches (column load_half; this recorder does): they tell noise from imbalance."
 
 
@@ -299,9 +299,9 @@ def _pairs(which_LE: BoolArray) -> list[tuple[int, int]]:
     return [(layer, expert) for layer, expert in np.argwhere(which_LE).tolist()]
 
 
-def _expert_names(found: Inspection, pairs: Sequence[tuple[int, int | None]]) -> str:
+def _expert_names(facts: Inspection, pairs: Sequence[tuple[int, int | None]]) -> str:
     """Return `layer.expert 1.3, 1.4 and 2 more` from layers and experts."""
-    names = [f"{found.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
+    names = [f"{facts.names_L[layer]}.{expert}" for layer, expert in pairs[:MOST_NAMES]]
     more = f" and {len(pairs) - len(names):,} more" if len(pairs) > len(names) else ""
     return f"layer.expert {', '.join(names)}{more}"
 
@@ -320,9 +320,9 @@ class RankRow(NamedTuple):
     tokens: int
 
 
-def rank_rows(found: Inspection) -> Iterator[RankRow]:
+def rank_rows(facts: Inspection) -> Iterator[RankRow]:
     """Yield the expert-parallel table, the smallest size first."""
-    table = found.ranks
+    table = facts.ranks
     for k, size in enumerate(table.size_K):
         worst = int(np.nan_to_num(table.busiest_KL[k], nan=-1.0).argmax())
         yield RankRow(
@@ -330,13 +330,13 @@ def rank_rows(found: Inspection) -> Iterator[RankRow]:
             shown(mean_known(table.busiest_KL[k]), ".2f"),
             ends(mean_known(table.low_KL[k]), mean_known(table.high_KL[k])),
             shown(float(table.busiest_KL[k, worst]), ".2f"),
-            found.names_L[worst],
+            facts.names_L[worst],
             int(table.tokens_KL[k].max()),
         )
 
 
-def rank_sentence(found: Inspection) -> str:
+def rank_sentence(facts: Inspection) -> str:
     """Return up to which expert-parallel size the busiest rank is within 10 % of the mean one."""
-    sizes = zip(found.ranks.size_K, found.ranks.busiest_KL, strict=True)
+    sizes = zip(facts.ranks.size_K, facts.ranks.busiest_KL, strict=True)
     even = [size for size, of_L in sizes if mean_known(of_L) <= EVEN_RANKS]
     return f"within 10 % up to {counted(max(even), 'rank')}." if even else "more than 10 % above it at every size."
