@@ -188,10 +188,10 @@ def what_stays(checkpoint: Path) -> list[str]:
             permute_optimizer(checkpoint / OPTIMIZER, None, opened.parameters, orders)
     except MoeloadError as error:
         return [f"no plan can be carried out: {error}"]
-    found = [f"not taken along: {', '.join(opened.left_out)}"] if opened.left_out else []
+    notes = [f"not taken along: {', '.join(opened.left_out)}"] if opened.left_out else []
     if opened.parameters is None:
-        found.append(f"no {OPTIMIZER}: the optimizer would begin without its state")
-    return found
+        notes.append(f"no {OPTIMIZER}: the optimizer would begin without its state")
+    return notes
 
 
 def _open(checkpoint: Path, optimizer: bool) -> Checkpoint:
@@ -260,7 +260,7 @@ def _taken(name: str) -> bool:
 def _layer_count(names: Iterable[str]) -> int:
     """Return how many layers tensors have, by their names."""
     numbers = (re.search(rf"(?:^|\.)layers\.{NUMBER}\.", name) for name in names)
-    return 1 + max((int(found[1]) for found in numbers if found), default=-1)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
 
 def _headers(files: Iterable[Path]) -> dict[Path, Header]:
@@ -275,13 +275,13 @@ def _headers(files: Iterable[Path]) -> dict[Path, Header]:
 
 def _file_of(headers: Mapping[Path, Header]) -> dict[str, str]:
     """Return the file of each tensor; raise `PlacementError` for one that two files hold."""
-    found: dict[str, str] = {}
+    files: dict[str, str] = {}
     for file, header in headers.items():
         for name in header.tensors:
-            if name in found:
-                raise PlacementError(f"{file}: tensor {name} is in {found[name]} too")
-            found[name] = file.name
-    return found
+            if name in files:
+                raise PlacementError(f"{file}: tensor {name} is in {files[name]} too")
+            files[name] = file.name
+    return files
 
 
 def _index(path: Path, file_of: Mapping[str, str]) -> _Index:
@@ -304,9 +304,9 @@ def _moe_layers(headers: Iterable[Header], family: Family) -> dict[int, list[Par
     blocks: dict[int, list[Part]] = defaultdict(list)
     for header in headers:
         for name, tensor in header.tensors.items():
-            if found := block.fullmatch(name):
-                expert = int(found[3]) if found[3] else None
-                blocks[int(found[2])].append(Part(name, found[1], expert, found[4], tensor))
+            if match := block.fullmatch(name):
+                expert = int(match[3]) if match[3] else None
+                blocks[int(match[2])].append(Part(name, match[1], expert, match[4], tensor))
     return {n: blocks[n] for n in sorted(blocks) if any(p.expert is not None or _by_rows(p, family) for p in blocks[n])}
 
 

@@ -30,18 +30,18 @@ _ROWS = 1 << 16
 
 def read_flame_moe(paths: Paths, experts: int, *, column: str = "indices", report: Report | None = None) -> Log:
     """Return the log in a folder of checkpoints; ``experts`` per layer is needed because the files do not say it."""
-    found: dict[int, dict[int, list[Path]]] = {}
+    by_step: dict[int, dict[int, list[Path]]] = {}
     files = find_files(paths, "**/*.parquet")
     common = Path(os.path.commonpath([file.parent for file in files]))
     for file in files:
         step, layer = _place(file, common)
-        found.setdefault(step, {}).setdefault(layer, []).append(file)
-    layers = tuple(sorted(set().union(*found.values())))
+        by_step.setdefault(step, {}).setdefault(layer, []).append(file)
+    layers = tuple(sorted(set().union(*by_step.values())))
     counter = _Counter(experts, column)
-    first = found[min(found)]
+    first = by_step[min(by_step)]
     counter.count(first[min(first)][0], look_only=True)
     progress = Progress(files, report)
-    rows = (added([_checkpoint(step, found[step], counter, progress)], layers, experts) for step in sorted(found))
+    rows = (added([_checkpoint(step, by_step[step], counter, progress)], layers, experts) for step in sorted(by_step))
     notes = ["snapshots at checkpoints: no step between two of them was recorded"]
     return Log(str(common), layers, experts, rows, top_k=counter.top_k, notes=notes)
 

@@ -119,8 +119,8 @@ def import_from(
     **more: Any,
 ) -> Imported:
     """Write a log as the trace ``out``; say how large it is and what a reader should know."""
-    if format not in (known := [one.name for one in FORMATS]):
-        raise not_found("format", format, known)
+    if format not in (names := [entry.name for entry in FORMATS]):
+        raise not_found("format", format, names)
     name = format.replace("-", "_")
     module = importlib.import_module(f"{__package__}.{_MODULES.get(format, name)}")
     read: Callable[..., Log] = getattr(module, f"read_{name}")

@@ -86,8 +86,8 @@ def _entries(file: Path, progress: Progress, cut: list[str]) -> Iterator[tuple[s
                 pieces.size, where = 0, f"{file}, entry {number + 1}"
         except (OSError, ijson.JSONError, ValueError, OverflowError, RecursionError) as error:
             if not pieces.ended:
-                said = printable(" ".join(str(error).split()))[:200]
-                raise TraceError(f"{where}: not JSON: {said}") from None
+                text = printable(" ".join(str(error).split()))[:200]
+                raise TraceError(f"{where}: not JSON: {text}") from None
             cut.append(f"{where}: the document breaks off (is it still being written?); read up to it")
 
 

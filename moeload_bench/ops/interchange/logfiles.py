@@ -32,7 +32,7 @@ def find_files(paths: Paths, pattern: str) -> list[Path]:
 
     Raise `TraceError` if there is none, if a path does not exist, and for more than MAX_FILES.
     """
-    found: dict[Path, None] = {}
+    files: dict[Path, None] = {}
     for path in map(str, [paths] if isinstance(paths, str | Path) else paths):
         place = Path(path)
         if place.is_dir():
@@ -42,13 +42,13 @@ def find_files(paths: Paths, pattern: str) -> list[Path]:
         if not matches:
             what = f"no file {pattern} in this folder" if place.is_dir() else "no such file, and no glob that finds one"
             raise TraceError(f"{printable(path)}: {what}")
-        found.update(dict.fromkeys(map(Path, matches)))
-        if len(found) > MAX_FILES:
+        files.update(dict.fromkeys(map(Path, matches)))
+        if len(files) > MAX_FILES:
             raise TraceError(f"{printable(path)}: more than {MAX_FILES} files, expected a narrower glob")
-    for file in found:
+    for file in files:
         if not file.is_file():
             raise TraceError(f"{printable(str(file))}: not a file")
-    return sorted(found, key=lambda file: natural(str(file)))
+    return sorted(files, key=lambda file: natural(str(file)))
 
 
 def find_file(paths: Paths, pattern: str) -> Path:
@@ -71,21 +71,22 @@ def _example(pattern: str) -> str:
 
 def files_by_number(files: Sequence[Path], pattern: str, what: str) -> dict[int, Path]:
     """Return files by the number that ``pattern`` finds in their names; raise if a number from 0 on is missing."""
-    found: dict[int, Path] = {}
+    by_number: dict[int, Path] = {}
     for file in files:
         match = re.search(pattern, file.name)
         if match is None:
             raise TraceError(f"{file}: no number of a {what} in the name, expected a name like {_example(pattern)!r}")
         number = int(match[1])
-        if number in found:
-            raise TraceError(f"{file}: {what} {number} again, it is in {found[number]} too")
-        found[number] = file
+        if number in by_number:
+            raise TraceError(f"{file}: {what} {number} again, it is in {by_number[number]} too")
+        by_number[number] = file
     # a name may hold any number, however large: count only as many as are shown
-    missing = list(islice((number for number in range(max(found) + 1) if number not in found), 11))
+    missing = list(islice((number for number in range(max(by_number) + 1) if number not in by_number), 11))
     if missing:
         shown = ", ".join(map(str, missing[:10])) + (" ..." if len(missing) > 10 else "")
-        raise TraceError(f"{files[0].parent}: {what} {shown} missing: got {len(found)} files, up to {max(found)}")
-    return found
+        got = f"got {len(by_number)} files, up to {max(by_number)}"
+        raise TraceError(f"{files[0].parent}: {what} {shown} missing: {got}")
+    return by_number
 
 
 class Progress:
@@ -214,16 +215,16 @@ class JsonLines:
             if not line.text.strip():
                 continue
             try:
-                record = json.loads(line.text, object_pairs_hook=named_once)
+                entry = json.loads(line.text, object_pairs_hook=named_once)
             except (ValueError, RecursionError) as error:
                 if not line.complete:
-                    said = "the last line breaks off (is the run still writing?); read up to it"
-                    self.cut.append(f"{line.where}: {said}")
+                    note = "the last line breaks off (is the run still writing?); read up to it"
+                    self.cut.append(f"{line.where}: {note}")
                     return
                 raise TraceError(f"{line.where}: not JSON: {printable(str(error))[:200]}") from None
-            if not isinstance(record, dict):
-                raise TraceError(f"{line.where}: got a JSON {type(record).__name__}, expected an object")
-            yield line, record
+            if not isinstance(entry, dict):
+                raise TraceError(f"{line.where}: got a JSON {type(entry).__name__}, expected an object")
+            yield line, entry
 
 
 def field_of(record: Mapping[str, Any], name: str, where: str, expected: Sequence[str]) -> Any:
@@ -257,8 +258,8 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
     if array.dtype.kind == "f":
         bad |= array != np.floor(array)
     if bad.any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise TraceError(f"{where}: {what}{list(at)} is {array[at]}, expected a whole number from 0 to {MAX_COUNT}")
+        cell = tuple(int(i) for i in np.argwhere(bad)[0])
+        raise TraceError(f"{where}: {what}{list(cell)} is {array[cell]}, expected a whole number from 0 to {MAX_COUNT}")
     return array.astype(np.int64)
 
 

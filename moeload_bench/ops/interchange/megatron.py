@@ -185,7 +185,7 @@ def _log(
 
 def _layers_of_stages(ranks: Sequence[RankStep], layout: RankLayout) -> list[tuple[int, ...]]:
     """Return the layers of each stage, numbered inside it: all that any of its ranks has."""
-    found: list[set[int]] = [set() for _ in range(layout.pipeline)]
+    stages: list[set[int]] = [set() for _ in range(layout.pipeline)]
     for rank, step in enumerate(ranks):
         top = max(step.load)
         if layout.stage_layers is not None and top >= layout.stage_layers:
@@ -193,8 +193,8 @@ def _layers_of_stages(ranks: Sequence[RankStep], layout: RankLayout) -> list[tup
                 f"{step.where}: layer {top} of rank {rank}, expected 0 to {layout.stage_layers - 1} inside a stage of "
                 f"{layout.stage_layers} layers (--stage-layers), of {len(ranks)} ranks"
             )
-        found[layout.stage(rank)] |= set(step.load)
-    return [tuple(sorted(layers)) for layers in found]
+        stages[layout.stage(rank)] |= set(step.load)
+    return [tuple(sorted(layers)) for layers in stages]
 
 
 def _row(
@@ -222,11 +222,11 @@ def _row(
 def _check_passes(ranks: Sequence[RankStep], hint: str) -> None:
     """Raise `TraceError` unless every layer of every rank has as many micro-batches as the others."""
     places = [(number, rank, layer) for rank, step in enumerate(ranks) for layer, number in step.passes.items()]
-    (few, rank, layer), (many, other, of_other) = min(places), max(places)
+    (few, rank, layer), (many, peer, peer_layer) = min(places), max(places)
     if few < many:
         raise TraceError(
             f"{ranks[rank].where}: rank {rank} has {few} micro-batches in layer {layer} of iteration "
-            f"{ranks[rank].number}, rank {other} has {many} in layer {of_other} ({ranks[other].where}), expected the "
+            f"{ranks[rank].number}, rank {peer} has {many} in layer {peer_layer} ({ranks[peer].where}), expected the "
             f"same in each{hint}"
         )
 
@@ -235,8 +235,8 @@ def _check_twins(ranks: Sequence[RankStep], tensor: int) -> None:
     """Raise `TraceError` unless the ranks of a tensor group count the same tokens."""
     for rank, step in enumerate(ranks):
         twin = rank - rank % tensor
-        mine, other = step.load, ranks[twin].load
-        if twin != rank and not (mine.keys() == other.keys() and all(np.array_equal(mine[m], other[m]) for m in mine)):
+        load, copy = step.load, ranks[twin].load
+        if twin != rank and not (load.keys() == copy.keys() and all(np.array_equal(load[m], copy[m]) for m in load)):
             raise TraceError(
                 f"{step.where}: rank {rank} counts other tokens than rank {twin}, expected the same in a group of "
                 f"{tensor} (--expert-tensor-parallel)"
@@ -253,7 +253,7 @@ def _refuse_other_stages(ranks: Sequence[RankStep], layout: RankLayout) -> None:
     stages = layout.world // size
     if layout.pipeline % stages and size % (layout.expert * layout.tensor) == 0:
         rank = next(rank for rank in changes if rank % (layout.world // layout.pipeline))
-        before, after = (sorted(ranks[at].load) for at in (rank - 1, rank))
+        before, after = (sorted(ranks[number].load) for number in (rank - 1, rank))
         raise TraceError(
             f"{ranks[rank].where}: got --pipeline-parallel {layout.pipeline}, the files have {stages} stages or a "
             f"multiple, unless lines are lost: rank {rank} has layers {after}, rank {rank - 1} {before}"

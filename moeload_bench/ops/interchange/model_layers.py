@@ -26,8 +26,8 @@ def read_layers(path: Path) -> ModelLayers:
         config = parse_json(read_at_most(path, MAX_CONFIG))
         return layers_of(config.get("text_config", config))
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        said = printable(str(error))[:200]
-        raise TraceError(f"{printable(str(path))}: expected the config.json of a MoE model: {said}") from None
+        reason = printable(str(error))[:200]
+        raise TraceError(f"{printable(str(path))}: expected the config.json of a MoE model: {reason}") from None
 
 
 def layers_of(config: dict[str, Any]) -> ModelLayers:

@@ -77,15 +77,15 @@ class Orders:
 
     def place(self, name: str) -> NewPlace:
         """Return where a tensor is in the new order; raise `PlacementError` for one of a block that is unknown."""
-        found = _BLOCK.fullmatch(name)
-        if found is None or int(found[2]) not in self._orders:
+        match = _BLOCK.fullmatch(name)
+        if match is None or int(match[2]) not in self._orders:
             return NewPlace(name, None)
-        layer, expert, tail = int(found[2]), found[3], found[4]
+        layer, expert, tail = int(match[2]), match[3], match[4]
         if expert is not None:
             slot = self._slots[layer].get(int(expert))
             if slot is None:
                 raise PlacementError(f"{name}: the plan has no expert {expert} in layer {layer}")
-            return NewPlace(f"{found[1]}experts.{slot}.{tail}", None)
+            return NewPlace(f"{match[1]}experts.{slot}.{tail}", None)
         if _BY_ROWS.fullmatch(tail):
             return NewPlace(name, self._orders[layer])
         if not re.fullmatch(SHARED, tail):
@@ -121,7 +121,7 @@ def parameters_of(checkpoint: Path, layers: int) -> Parameters:
     except Exception as error:  # whatever transformers raises at a config that it cannot build
         text = printable(str(error))[:200]
         raise PlacementError(f"{checkpoint}/config.json: no model can be made of it: {text}") from None
-    shapes = {name: tuple(one.shape) for name, one in (*model.named_buffers(), *model.named_parameters())}
+    shapes = {name: tuple(tensor.shape) for name, tensor in (*model.named_buffers(), *model.named_parameters())}
     decayed = set(Trainer.get_decay_parameter_names(None, model))
     names = [name for name, _ in model.named_parameters()]
     return Parameters(shapes, [[n for n in names if n in decayed], [n for n in names if n not in decayed]], names)
@@ -160,9 +160,9 @@ def _loaded(path: Path) -> Any:
 
     try:
         check_archive(path, path.stat().st_size)
-        other = next((name for name in imported_names(path) if not _PLAIN.fullmatch(name)), None)
-        if other is not None:
-            raise ValueError(f"it imports {printable(other)[:80]}")
+        unwanted = next((name for name in imported_names(path) if not _PLAIN.fullmatch(name)), None)
+        if unwanted is not None:
+            raise ValueError(f"it imports {printable(unwanted)[:80]}")
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         for _ in _levels(saved):
             pass
@@ -340,7 +340,7 @@ class _States:
         import torch
 
         for where, value in values.items():
-            if any(torch.is_tensor(one) and one.dim() for level in _levels(value) for one in level):
+            if any(torch.is_tensor(leaf) and leaf.dim() for level in _levels(value) for leaf in level):
                 place = printable(str(where))
                 raise PlacementError(f"{self.path}: a tensor in {place} is unknown: it may belong to experts")
 
@@ -353,8 +353,8 @@ def _levels(value: Any) -> Iterator[list[Any]]:
     level = [value]
     for _ in range(MAX_DEPTH):
         yield level
-        containers = {id(one): one for one in level if isinstance(one, dict | list | tuple)}.values()
-        level = [child for one in containers for child in (one.values() if isinstance(one, dict) else one)]
+        containers = {id(value): value for value in level if isinstance(value, dict | list | tuple)}.values()
+        level = [child for value in containers for child in (value.values() if isinstance(value, dict) else value)]
         if not level:
             return
     raise ValueError(f"it nests deeper than {MAX_DEPTH}")

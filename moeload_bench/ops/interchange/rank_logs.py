@@ -153,4 +153,4 @@ def added(ranks: Sequence[RankStep], layers: tuple[int, ...], experts: int) -> L
 def same_on_all(loads: Sequence[IntArray]) -> bool:
     """Return whether several ranks hold exactly the same counts, as if each of them saw the same tokens."""
     first, *others = loads
-    return bool(others) and bool(first.any()) and all(np.array_equal(first, other) for other in others)
+    return bool(others) and bool(first.any()) and all(np.array_equal(first, load_LE) for load_LE in others)

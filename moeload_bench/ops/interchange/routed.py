@@ -59,7 +59,7 @@ def _rows(files: list[Path], counter: _Routes, notes: list[str], progress: Progr
         for where, arrays in _steps(file):
             row = counter.row(step, where, arrays)
             if counter.padding:
-                notes[:] = [one for one in notes if one != note]
+                notes[:] = [earlier for earlier in notes if earlier != note]
                 note = f"{counted(counter.padding, 'token')} without experts left out as padding"
                 notes.append(note)
             yield row
@@ -92,8 +92,8 @@ def _refusal(where: str) -> Iterator[None]:
     except TraceError:
         raise
     except Exception as error:
-        said = printable(" ".join(str(error).split()))[:200] or type(error).__name__
-        raise TraceError(f"{where}: not a NumPy array or archive: {said}") from None
+        text = printable(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise TraceError(f"{where}: not a NumPy array or archive: {text}") from None
 
 
 def _member(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, where: str) -> Iterator[Any]:

@@ -206,11 +206,11 @@ def _opened(run: Trace | str | os.PathLike[str]) -> tuple[Trace, Path | None]:
 
 def _rows(trace: Trace, step: int | str) -> range:
     """Return the rows of a step, or of the steps from "A" to "B" of "A-B"."""
-    found = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", str(step))
-    first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+    match = re.fullmatch(r"(\d{1,18})(?:-(\d{1,18}))?", str(step))
+    first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
     begin, end = np.searchsorted(trace.step_S, [first, last + 1]).tolist()
-    known = {int(end_step) for end_step in trace.step_S[[begin, end - 1]]} if begin < end else set()
-    if not {first, last} <= known:
+    ends = {int(end_step) for end_step in trace.step_S[[begin, end - 1]]} if begin < end else set()
+    if not {first, last} <= ends:
         every = "" if trace.meta.stride == 1 else f", one in {trace.meta.stride}"
         raise TraceError(
             f"{trace.id}: got step {short(step)}, expected one from {trace.first_step} to {trace.step_S[-1]}{every}, "

@@ -102,26 +102,26 @@ class Options:
     layers: tuple[int, ...] | int | None = None
     predicting: tuple[int, ...] = ()
 
-    def numbered(self, found: Sequence[int], where: str) -> tuple[int, ...]:
+    def numbered(self, own: Sequence[int], where: str) -> tuple[int, ...]:
         """Return the layers' numbers in the model; raise `TraceError` for others than the log's own.
 
         A log that numbers its layers as the model does may lack some of ``layers``, and one that numbers them from 0
         those of ``predicting``.
         """
-        found, plain = tuple(found), tuple(range(len(found)))
+        own, plain = tuple(own), tuple(range(len(own)))
         asked = self.layers
         if asked is None:
-            return found
+            return own
         if isinstance(asked, int):
             asked = tuple(asked + m for m in plain)
-        if found == plain and len(found) == len(asked) - len(self.predicting):
+        if own == plain and len(own) == len(asked) - len(self.predicting):
             asked = tuple(m for m in asked if m not in self.predicting)
-        if found != plain and list(asked) == sorted(set(asked)) and set(found) < set(asked):
-            return found
-        if len(asked) != len(found) or list(asked) != sorted(set(asked)):
-            raise TraceError(f"{where}: got the numbers of {len(asked)} layers, expected {len(found)}, rising: {asked}")
-        if found not in (plain, asked):
-            raise TraceError(f"{where}: the log numbers its layers {found}, got other numbers for them: {asked}")
+        if own != plain and list(asked) == sorted(set(asked)) and set(own) < set(asked):
+            return own
+        if len(asked) != len(own) or list(asked) != sorted(set(asked)):
+            raise TraceError(f"{where}: got the numbers of {len(asked)} layers, expected {len(own)}, rising: {asked}")
+        if own not in (plain, asked):
+            raise TraceError(f"{where}: the log numbers its layers {own}, got other numbers for them: {asked}")
         return asked
 
     def absent(self, numbers: Sequence[int]) -> list[str]:
@@ -220,17 +220,17 @@ def write_log(log: Log, target: Path, options: Options | None = None) -> Importe
 def _wanted(log: Log, options: Options) -> Iterator[LogRow]:
     first, last = options.first_step, options.last_step
     begins: int | None = None
-    read, found = 0, False
+    read, wanted = 0, False
     for row in log.rows:
         begins, read = row.step if begins is None else begins, row.step
         if last is not None and row.step > last:
             break
         if first is None or row.step >= first:
-            found = True
+            wanted = True
             yield row
         if row.step == last:
             break  # later rows may be damaged
-    if begins is not None and not found:
+    if begins is not None and not wanted:
         bounds = {"--first-step": first, "--last-step": last}
         asked = " ".join(f"{name} {step}" for name, step in bounds.items() if step is not None)
         raise TraceError(f"{log.where}: no step to import for {asked}: read were steps {begins} to {read}")
@@ -401,15 +401,15 @@ class _Chunks:
 
     def _meta(self, notes: tuple[str, ...] = (), complete: bool = True) -> TraceMeta:
         layers = [{"index": i, "experts": self._log.experts, "top_k": self.top_k} for i in self._log.layers]
-        known = {"recipe": "own", **self._options.meta}
-        record = {
-            **known,
+        given = {"recipe": "own", **self._options.meta}
+        payload = {
+            **given,
             "layers": layers,
             "experts": self._log.experts,
             "stride": self._stride,
-            "row_steps": known.get("row_steps", self._log.row_steps),
+            "row_steps": given.get("row_steps", self._log.row_steps),
             "count_semantics": self._semantics,
-            "notes": (*known.get("notes", ()), *notes),
+            "notes": (*given.get("notes", ()), *notes),
             "complete": complete,
         }
-        return checked_meta(record, self._log.where)
+        return checked_meta(payload, self._log.where)

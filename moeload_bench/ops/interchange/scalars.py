@@ -26,12 +26,12 @@ _SUMMARY = re.compile(r"aux_loss|balancing_loss|z_loss|entropy|expert_usage|max_
 
 
 class Names(NamedTuple):
-    """Names of a log by the place of their counts: ``at`` maps a name to (row of layer, expert)."""
+    """Names of a log by the place of their counts: ``places`` maps one to (row of layer, expert)."""
 
     pattern: str
     layers: tuple[int, ...]
     experts: int
-    at: dict[str, tuple[int, int]]
+    places: dict[str, tuple[int, int]]
 
 
 def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
@@ -43,9 +43,9 @@ def match_names(names: Iterable[str], pattern: str | None, where: str) -> Names:
     names = list(names)
     for candidate in PATTERNS if pattern is None else (pattern,):
         rule = name_rule(candidate, where)
-        found = {name: (int(m["l"]), int(m["e"])) for name in names if (m := rule.fullmatch(name))}
-        if found:
-            return _complete(candidate, found, where)
+        places = {name: (int(m["l"]), int(m["e"])) for name in names if (m := rule.fullmatch(name))}
+        if places:
+            return _complete(candidate, places, where)
     tried = ", ".join(PATTERNS) if pattern is None else pattern
     shown = printable(", ".join(names[:8]))[:300] + (" ..." if len(names) > 8 else "")
     summary = next((name for name in names if _SUMMARY.search(name)), None)
@@ -64,11 +64,11 @@ def name_rule(pattern: str, where: str, places: Sequence[str] = ("l", "e")) -> r
     return re.compile(rf"(?:.* - )?{body}")
 
 
-def _complete(pattern: str, found: dict[str, tuple[int, int]], where: str) -> Names:
-    layers = tuple(sorted({layer for layer, _ in found.values()}))
-    experts = max(expert for _, expert in found.values()) + 1
+def _complete(pattern: str, places: dict[str, tuple[int, int]], where: str) -> Names:
+    layers = tuple(sorted({layer for layer, _ in places.values()}))
+    experts = max(expert for _, expert in places.values()) + 1
     by_place: dict[tuple[int, int], str] = {}
-    for name, place in found.items():
+    for name, place in places.items():
         if place in by_place:
             raise TraceError(
                 f"{where}: {printable(name)!r} and {printable(by_place[place])!r} are the same expert, expected one run"
@@ -81,4 +81,4 @@ def _complete(pattern: str, found: dict[str, tuple[int, int]], where: str) -> Na
                     f"{where}: expert {expert} of layer {layer} is missing, expected {experts} experts ({pattern})"
                 )
     row = {layer: m for m, layer in enumerate(layers)}
-    return Names(pattern, layers, experts, {name: (row[layer], expert) for name, (layer, expert) in found.items()})
+    return Names(pattern, layers, experts, {name: (row[layer], expert) for name, (layer, expert) in places.items()})

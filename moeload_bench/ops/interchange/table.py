@@ -164,7 +164,7 @@ def _number_leaves(schema: pq.ParquetSchema, wanted: Sequence[str], file: Path) 
 
     One text in a dictionary takes gigabytes where each row has it.
     """
-    found, names = [], {*wanted}
+    paths, names = [], {*wanted}
     for leaf in (schema.column(j) for j in range(len(schema))):
         if names.isdisjoint(accumulate(leaf.path.split("."), "{}.{}".format)):
             continue
@@ -172,5 +172,5 @@ def _number_leaves(schema: pq.ParquetSchema, wanted: Sequence[str], file: Path) 
             continue
         if leaf.physical_type in ("BYTE_ARRAY", "FIXED_LEN_BYTE_ARRAY"):
             raise TraceError(f"{file}: column {printable(leaf.path)[:80]} holds texts, expected numbers")
-        found.append(leaf.path)
-    return found
+        paths.append(leaf.path)
+    return paths

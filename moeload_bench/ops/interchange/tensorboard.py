@@ -65,7 +65,7 @@ def _rows(scalars: Iterator[Scalar], names: Names, cut: list[str], shares: bool)
     step: int | None = None
     where = ""
     for scalar in scalars:
-        place = names.at.get(scalar.tag)
+        place = names.places.get(scalar.tag)
         if place is None:
             continue
         if step is not None and scalar.step != step:
@@ -157,20 +157,20 @@ def _tensor(message: bytes) -> float | None:
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the fields of a protocol buffer: number, and a whole number or the bytes of anything else."""
-    at = 0
-    while at < len(message):
-        key, at = varint(message, at)
+    i = 0
+    while i < len(message):
+        key, i = varint(message, i)
         kind = key & 7
         if kind == 0:
-            value, at = varint(message, at)
+            value, i = varint(message, i)
             yield key >> 3, value
             continue
         if kind not in (1, 2, 5):
             raise ValueError(f"wire type {kind}")
         size = {1: 8, 5: 4}.get(kind, 0)
         if kind == 2:
-            size, at = varint(message, at)
-        if at + size > len(message):
+            size, i = varint(message, i)
+        if i + size > len(message):
             raise ValueError("a field is longer than its message")
-        yield key >> 3, message[at : at + size]
-        at += size
+        yield key >> 3, message[i : i + size]
+        i += size

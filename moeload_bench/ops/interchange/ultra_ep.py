@@ -96,17 +96,17 @@ def read_ultra_ep(paths: Paths, *, micro_batches: int, report: Report | None = N
 
 def _groups(manifests: list[Path], cut: list[str]) -> list[Group]:
     """Return the traces by their manifests; raise for a group that has two, and for different intervals."""
-    found: dict[str, Group] = {}
+    table: dict[str, Group] = {}
     for path in manifests:
         name, group = _group(path, cut)
-        if name in found:
-            raise TraceError(f"{path}: group {printable(name)[:80]} again, it is in {found[name].path} too: a run that "
+        if name in table:
+            raise TraceError(f"{path}: group {printable(name)[:80]} again, it is in {table[name].path} too: a run that "
                              "was restarted is imported in parts, a folder each")  # fmt: skip
-        found[name] = group
-    groups = list(found.values())
-    other = next((group for group in groups if group.interval != groups[0].interval), None)
-    if other is not None:
-        raise TraceError(f"{other.path}: record_interval is {other.interval}, expected {groups[0].interval} as in the "
+        table[name] = group
+    groups = list(table.values())
+    odd = next((group for group in groups if group.interval != groups[0].interval), None)
+    if odd is not None:
+        raise TraceError(f"{odd.path}: record_interval is {odd.interval}, expected {groups[0].interval} as in the "
                          "other groups")  # fmt: skip
     return groups
 
@@ -150,8 +150,8 @@ def _chunk(path: Path, *names: str) -> list[IntArray]:
         whole_counts(field_of(arrays, name, str(path), ARRAYS), name, str(path), 2 if name == ARRAYS[4] else 1)
         for name in names
     ]
-    if len({len(one) for one in counts}) > 1:
-        raise TraceError(f"{path}: {', '.join(f'{len(one)} {name}' for name, one in zip(names, counts, strict=True))}, "
+    if len({len(rows) for rows in counts}) > 1:
+        raise TraceError(f"{path}: {', '.join(f'{len(rows)} {key}' for key, rows in zip(names, counts, strict=True))}, "
                          "expected a row of each for every record")  # fmt: skip
     return counts
 
@@ -206,7 +206,7 @@ def _gap(group: Group, begun: dict[int, _Step], after: int, layers: tuple[int, .
     """Return what step ``after`` lacks, though later ones are there."""
     seen = begun[after].seen if after in begun else set()
     wanted = ((layer, after * micro_batches + m) for layer in layers for m in range(micro_batches))
-    layer, micro = next(one for one in wanted if one not in seen)
+    layer, micro = next(place for place in wanted if place not in seen)
     before = f" (--last-step {after - group.interval} imports what comes before)" if after else ""
     return TraceError(
         f"{group.path}: micro-batch {micro} of layer {layer} is missing, later ones are there ({group.dropped} records "

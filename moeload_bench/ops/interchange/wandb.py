@@ -85,28 +85,28 @@ def _log(
 
 def _rows(table: NamedColumns, names: Names, step: str, shares: bool) -> Iterator[LogRow]:
     """Yield the rows that hold the logged values; a row without any of them is another log's."""
-    for first, value_NC in table.numbers([step, *names.at]):
+    for first, value_NC in table.numbers([step, *names.places]):
         for n, (number, *value_C) in enumerate(value_NC):
             if not np.isnan(value_C).all():
                 yield _row(number, np.array(value_C), names, step, shares, table.where(first + n))
 
 
 def _row(number: float, value_C: FloatArray, names: Names, step: str, shares: bool, where: str) -> LogRow:
-    columns, empty_C = list(names.at), np.isnan(value_C)
+    columns, empty_C = list(names.places), np.isnan(value_C)
     if empty_C.any():
         missing = printable(columns[int(np.argmax(empty_C))])
         raise TraceError(f"{where}: {missing} is empty, other experts have a value")
     bad_C = ~((value_C >= 0) & (value_C <= MAX_COUNT) & (shares | (value_C == np.floor(value_C))))
     if bad_C.any():
-        at = int(np.argmax(bad_C))
+        i = int(np.argmax(bad_C))
         raise TraceError(
-            f"{where}: {printable(columns[at])} is {value_C[at]:g}, expected "
+            f"{where}: {printable(columns[i])} is {value_C[i]:g}, expected "
             + ("a share from 0" if shares else "a whole number from 0: shares (--shares) and means are not counts")
         )
     if not (0 <= number <= MAX_COUNT and number == np.floor(number)):
         raise TraceError(f"{where}: {step} is {number}, expected a whole number from 0 to {MAX_COUNT}")
     value_LE = np.zeros((len(names.layers), names.experts))
-    value_LE[*np.array([*names.at.values()]).T] = value_C
+    value_LE[*np.array([*names.places.values()]).T] = value_C
     return logged_row(int(number), value_LE, where, shares)
 
 
@@ -124,14 +124,14 @@ def match_histograms(names: Iterable[str], pattern: str | None, where: str) -> H
     names = list(names)
     for candidate in HISTOGRAMS if pattern is None else (pattern,):
         rule = name_rule(candidate, where, ("l",))
-        found: dict[int, str] = {}
+        by_layer: dict[int, str] = {}
         for name in names:
             if match := rule.fullmatch(name):
-                if int(match["l"]) in found:
+                if int(match["l"]) in by_layer:
                     raise TraceError(f"{where}: {printable(name)!r} is layer {int(match['l'])} again, expected one run")
-                found[int(match["l"])] = name
-        if found:
-            return Histograms(candidate, dict(sorted(found.items())))
+                by_layer[int(match["l"])] = name
+        if by_layer:
+            return Histograms(candidate, dict(sorted(by_layer.items())))
     if pattern is not None:
         raise TraceError(
             f"{where}: no name fits {pattern}; there is: {printable(', '.join(names[:8]))[:300] or 'none'}"
@@ -140,15 +140,15 @@ def match_histograms(names: Iterable[str], pattern: str | None, where: str) -> H
 
 
 def histogram_rows(
-    records: Iterable[tuple[str, Mapping[str, Any]]], found: Histograms, step: str, bins: int | None, notes: list[str]
+    records: Iterable[tuple[str, Mapping[str, Any]]], kind: Histograms, step: str, bins: int | None, notes: list[str]
 ) -> Iterator[LogRow]:
     """Yield the steps of a history; records without any of the histograms are other logs and are skipped."""
     rounded = False
     for where, record in records:
-        if all(record.get(name) is None for name in found.names.values()):
+        if all(record.get(name) is None for name in kind.names.values()):
             continue
         loads = []
-        for name in found.names.values():
+        for name in kind.names.values():
             loads.append(_counts(record.get(name), printable(name), where, bins))
             bins = len(loads[0])
         load_LE = np.stack(loads)
@@ -184,20 +184,20 @@ def _edges(value: Any) -> FloatArray:
     return edges if edges.ndim == 1 else np.empty(0)
 
 
-def _of_histograms(table: NamedColumns, found: Histograms, step: str, experts: int | None) -> Log:
+def _of_histograms(table: NamedColumns, kind: Histograms, step: str, experts: int | None) -> Log:
     if table.kind == "csv":
         raise TraceError(
-            f"{table.file}: {found.pattern} in a CSV table is text, expected histograms in parquet or JSON Lines"
+            f"{table.file}: {kind.pattern} in a CSV table is text, expected histograms in parquet or JSON Lines"
         )
-    notes = [f"logged as {found.pattern}, a histogram with one bin for each expert"]
-    records = table.records([step, *found.names.values()])
-    rows = histogram_rows(records, found, step, experts, notes)
+    notes = [f"logged as {kind.pattern}, a histogram with one bin for each expert"]
+    records = table.records([step, *kind.names.values()])
+    rows = histogram_rows(records, kind, step, experts, notes)
     first = next(rows, None)
     if first is None:
-        raise TraceError(f"{table.file}: no step in it with histograms {found.pattern}")
+        raise TraceError(f"{table.file}: no step in it with histograms {kind.pattern}")
     bins = first.load_LE.shape[1]
     if experts is None and bins == DEFAULT_BINS:
         notes.append(
             f"{bins} bins are also what W&B makes of any array: --experts {bins} says that there is one for each"
         )
-    return _log(table, tuple(found.names), bins, chain([first], rows), notes, "unknown")
+    return _log(table, tuple(kind.names), bins, chain([first], rows), notes, "unknown")
