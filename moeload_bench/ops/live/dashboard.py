@@ -75,19 +75,19 @@ class LayerNumbers(NamedTuple):
     events: int
 
 
-def layer_numbers(found: Inspection) -> LayerNumbers:
+def layer_numbers(facts: Inspection) -> LayerNumbers:
     """Return the numbers of a run's layers; a layer without load has none."""
-    loaded_L, states = np.isfinite(found.busiest_L), found.states
+    loaded_L, states = np.isfinite(facts.busiest_L), facts.states
     unknown_L = np.full(len(loaded_L), np.nan)
     return LayerNumbers(
-        found.busiest_L,
-        ratio_of(found.busiest_L, found.high_L),
-        unknown_L if found.micro_batch_L is None else found.micro_batch_L,
-        np.where(loaded_L, found.dead_LE.sum(axis=1), np.nan),
-        np.where(loaded_L, found.dying_LE.sum(axis=1), np.nan),
+        facts.busiest_L,
+        ratio_of(facts.busiest_L, facts.high_L),
+        unknown_L if facts.micro_batch_L is None else facts.micro_batch_L,
+        np.where(loaded_L, facts.dead_LE.sum(axis=1), np.nan),
+        np.where(loaded_L, facts.dying_LE.sum(axis=1), np.nan),
         unknown_L if states is None else np.where(loaded_L, ~states.unsettled_L, np.nan),
         unknown_L if states is None else states.drift_L,
-        found.events.total,
+        facts.events.total,
     )
 
 
@@ -118,20 +118,20 @@ def series_of(layers: LayerNumbers) -> dict[str, float]:
 
 def _over_layers(name: str, value_L: FloatArray) -> dict[str, float]:
     """Return median, 95th percentile (linear, as torch.quantile) and maximum of the known values."""
-    known = value_L[np.isfinite(value_L)]
-    middle, high = np.quantile(known, [0.5, 0.95]).tolist() if known.size else (math.nan, math.nan)
+    numbers = value_L[np.isfinite(value_L)]
+    middle, high = np.quantile(numbers, [0.5, 0.95]).tolist() if numbers.size else (math.nan, math.nan)
     return {f"{name}_p50": middle, f"{name}_p95": high, f"{name}_max": _largest(value_L)}
 
 
 def _largest(value_L: FloatArray) -> float:
-    known = value_L[np.isfinite(value_L)]
-    return float(known.max()) if known.size else math.nan
+    numbers = value_L[np.isfinite(value_L)]
+    return float(numbers.max()) if numbers.size else math.nan
 
 
 def console_line(values: Mapping[str, float], step: int) -> str:
     """Return what a console says of a step: `moe, step 500: violation 1.58 in the worst layer, 3 experts dead, ...`."""
-    known = [words.format(values[key]) for name, words in CONSOLE.items() if (key := f"{PREFIX}/{name}") in values]
-    return f"{PREFIX}, step {step:,}: {', '.join(known) or 'no load'}"
+    parts = [words.format(values[key]) for name, words in CONSOLE.items() if (key := f"{PREFIX}/{name}") in values]
+    return f"{PREFIX}, step {step:,}: {', '.join(parts) or 'no load'}"
 
 
 class StageFolder:

@@ -88,10 +88,10 @@ class Watch:
         self._rows += 1
         if self._rows % self._look_rows:
             return None
-        found = replace(self.inspector.inspection(), timeline=None)
+        facts = replace(self.inspector.inspection(), timeline=None)
         if planned is None:
-            return Snapshot(found.step, found, None, None)
-        return Snapshot(found.step, found, planned.decision, planned.advice)
+            return Snapshot(facts.step, facts, None, None)
+        return Snapshot(facts.step, facts, planned.decision, planned.advice)
 
     def close(self) -> None:
         """End the processes of forecasters."""
@@ -241,12 +241,12 @@ class LoadMonitor:
     def summary(self) -> str:
         """Return in sentences what is known now: the verdict, the decision and the advice; and why it stopped."""
         lines = [] if self.stopped is None else [self.stopped]
-        found, latest = self.inspection, self.latest
-        if found is None:
+        facts, latest = self.inspection, self.latest
+        if facts is None:
             return "\n".join([*lines, "nothing seen yet"])
-        said = verdict(found)
-        lines += [line for line in (said.headline, said.balance, said.age) if line]
-        lines += said.to_do
+        words = verdict(facts)
+        lines += [line for line in (words.headline, words.balance, words.age) if line]
+        lines += words.to_do
         if latest is not None and latest.decision is not None and latest.advice is not None:
             lines += latest.decision.lines()
             if latest.decision.moves:
@@ -408,14 +408,15 @@ class _Attached:
         """Log through the Trainer, whose console gets one line in place of all the numbers."""
         handler = self._trainer.callback_handler
         everybody = handler.callbacks
-        printers = [one for one in everybody if type(one).__name__ in PRINTERS]
-        handler.callbacks = [one for one in everybody if one not in printers]
+        printers = [callback for callback in everybody if type(callback).__name__ in PRINTERS]
+        handler.callbacks = [callback for callback in everybody if callback not in printers]
         try:
             self._trainer.log(dict(values))
         finally:
             handler.callbacks = everybody
         if printers and self._trainer.is_world_process_zero():
-            bar = next((one.training_bar for one in printers if getattr(one, "training_bar", None) is not None), None)
+            bars = (getattr(callback, "training_bar", None) for callback in printers)
+            bar = next((bar for bar in bars if bar is not None), None)
             (print if bar is None else bar.write)(console_line(values, step))
 
 
