@@ -267,7 +267,7 @@ def _print(
         f"the step time under the {decision.terms.layout} layout, more is better; ms: CPU time of a forecast, "
         "observing included; error: tokens that forecasts put with the wrong expert"
     )
-    console.print(_table([_candidate_cells(one) for one in _rows(decision, details)], decision.take))
+    console.print(_table([_candidate_cells(row) for row in _rows(decision, details)], decision.take))
     for failure in failures[:5]:
         console.print(printable(failure), style="red")
     if len(failures) > 5:
@@ -278,9 +278,9 @@ def _print(
 def _rows(decision: Decision, details: bool) -> list[Candidate]:
     """Return the candidates of the table: all, or each forecaster's best and the one taken; then vLLM's default."""
     best = {decision.take}
-    for name in {one.forecaster for one in decision.candidates}:
-        best.add(max((one for one in decision.candidates if one.forecaster == name), key=lambda one: one.saved_percent))
-    rows = [one for one in decision.candidates if details or one in best]
+    for name in {row.forecaster for row in decision.candidates}:
+        best.add(max((row for row in decision.candidates if row.forecaster == name), key=lambda row: row.saved_percent))
+    rows = [row for row in decision.candidates if details or row in best]
     return rows if decision.vllm is None else [*rows, decision.vllm]
 
 
@@ -293,14 +293,14 @@ def _table(rows: Sequence[dict[str, str]], take: Candidate) -> Any:
     return table
 
 
-def _candidate_cells(one: Candidate) -> dict[str, str]:
+def _candidate_cells(row: Candidate) -> dict[str, str]:
     return {
-        "forecaster": one.forecaster,
-        "every": f"{one.every:,}",
-        "re-plans": f"{one.replans:,}",
-        "moved": volume(one.moved_gb),
-        "max/mean": f"{one.imbalance:.3f}",
-        "saved %": f"{one.saved_percent:.2f}",
-        "error %": shown(one.misplaced_percent, ".2f"),
-        "ms": shown(None if one.cpu_ms != one.cpu_ms else one.cpu_ms, ".2g" if one.cpu_ms < 10 else ",.0f"),
+        "forecaster": row.forecaster,
+        "every": f"{row.every:,}",
+        "re-plans": f"{row.replans:,}",
+        "moved": volume(row.moved_gb),
+        "max/mean": f"{row.imbalance:.3f}",
+        "saved %": f"{row.saved_percent:.2f}",
+        "error %": shown(row.misplaced_percent, ".2f"),
+        "ms": shown(None if row.cpu_ms != row.cpu_ms else row.cpu_ms, ".2g" if row.cpu_ms < 10 else ",.0f"),
     }
