@@ -103,7 +103,7 @@ def figure(
         "training": lambda: plots.draw_training(view, errors),
     }
     say(str(save_figure(draw[kind](), out)))
-    failed = [f"failed: {one.forecaster}, {reason}" for one in errors for reason in one.failures]
+    failed = [f"failed: {error.forecaster}, {reason}" for error in errors for reason in error.failures]
     for line in failed:
         say(line, err=True)
     if failed:

@@ -87,11 +87,11 @@ def common(
     if [first_layer, layers, model].count(None) < 2:
         raise TraceError("--first-layer, --layers and --model: expected one of them")
     meta = {"recipe": name, "group": name, "split": split, "run": run, "licence": licence}
-    known = Options(top_k, tokens, counted, first_step, last_step, meta)
+    options = Options(top_k, tokens, counted, first_step, last_step, meta)
     if model is not None:
-        found = read_layers(model)
-        return out, replace(known, layers=found.decoder + found.predicting, predicting=found.predicting)
-    return out, replace(known, layers=first_layer if layers is None else _numbers(layers))
+        numbers = read_layers(model)
+        return out, replace(options, layers=numbers.decoder + numbers.predicting, predicting=numbers.predicting)
+    return out, replace(options, layers=first_layer if layers is None else _numbers(layers))
 
 
 _shared = typer.Typer(add_completion=False)
@@ -109,7 +109,7 @@ class ImportCommand(TyperCommand):
     def invoke(self, ctx: Any) -> None:
         """Import the files that the call names, and say what the trace holds."""
         own = dict(ctx.params)
-        shared = {str(one.name): own.pop(one.name) for one in self.shared.params}
+        shared = {str(param.name): own.pop(param.name) for param in self.shared.params}
         assert self.shared.callback is not None
         out, options = self.shared.callback(**shared)
         with pair_progress(unit="bytes") as report, warnings.catch_warnings():
@@ -139,7 +139,7 @@ def formats() -> None:
     Details: docs/guide/interchange.md in the project's repository.
     """
     print_entries(
-        (f"{one.name}  {one.files}", f"written by: {one.written_by}; counts: {one.counts}") for one in FORMATS
+        (f"{row.name}  {row.files}", f"written by: {row.written_by}; counts: {row.counts}") for row in FORMATS
     )
 
 
@@ -326,4 +326,4 @@ def merge(
     """
     trace = read_trace(merge_stages(paths, out), verify=False)
     size = ((trace.steps, "step"), (trace.num_layers, "layer"), (trace.num_experts, "expert"))
-    say(f"{out}: {', '.join(counted(*one) for one in size)}")
+    say(f"{out}: {', '.join(counted(*axis) for axis in size)}")

@@ -95,15 +95,15 @@ def inspect(
     if against is not None:
         _compare(run, steps, against, as_json)
         return
-    for found, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
-        _refuse_silent(found, run)
+    for facts, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
+        _refuse_silent(facts, run)
         needed = None
-        if capacity or (_drops(found) and not (follow or steps or as_json)):
+        if capacity or (_drops(facts) and not (follow or steps or as_json)):
             trace = open_trace(run)
             least = RERUNS if reruns is None else reruns
             needed = capacity_of(trace, _part(drop), least, devices, token_bytes, _rows(trace, steps))
         _show(
-            found,
+            facts,
             needed,
             run,
             status,
@@ -114,13 +114,13 @@ def inspect(
             as_json=as_json,
         )
     if html is not None:
-        _write_page(found, html, needed)
+        _write_page(facts, html, needed)
 
 
-def _drops(found: Inspection) -> bool:
+def _drops(facts: Inspection) -> bool:
     """Return whether the recipe drops tokens, so that it has a capacity to choose, and says before drops which."""
-    capacity = found.meta.capacity_factor is not None or found.dropped_L is not None
-    return capacity and found.meta.count_semantics != "post_drop"
+    capacity = facts.meta.capacity_factor is not None or facts.dropped_L is not None
+    return capacity and facts.meta.count_semantics != "post_drop"
 
 
 def _part(text: str | None) -> float:
@@ -136,56 +136,56 @@ def _part(text: str | None) -> float:
 def _rows(trace: Trace, steps: str | None) -> range | None:
     """Return the rows of a range of steps, None without one."""
     bounds = _bounds(steps)
-    return range(*(int(at) for at in trace.step_S.searchsorted(bounds))) if bounds else None
+    return range(*(int(row) for row in trace.step_S.searchsorted(bounds))) if bounds else None
 
 
 def _show(
-    found: Inspection, capacity: Capacity | None, run: str, status: str, *, tables: bool, asked: bool,
+    facts: Inspection, capacity: Capacity | None, run: str, status: str, *, tables: bool, asked: bool,
     token_bytes: float | None, ranks: Sequence[int], as_json: bool,
 ) -> None:  # fmt: skip
     """Print one moment of a run: JSON, the tables, or the screen; capacity below it, with its tables if asked for."""
-    following = _following(found, run)
+    following = _following(facts, run)
     if as_json:
         needed = {} if capacity is None else {"capacity": asdict(capacity)}
-        say_record({**found.record, **verdict(found)._asdict(), **needed, "next": following})
+        say_record({**facts.record, **verdict(facts)._asdict(), **needed, "next": following})
         return
     console = plain_console()
     if tables:
-        for part in details(found, token_bytes, ranks):
+        for part in details(facts, token_bytes, ranks):
             console.print(part)
         return
     if status and console.is_terminal:
         console.clear()
     width = min(console.width, WIDTH)
-    console.print(overview(found, following, token_bytes=token_bytes, status=status, width=width, ranks=ranks))
+    console.print(overview(facts, following, token_bytes=token_bytes, status=status, width=width, ranks=ranks))
     if capacity is not None:
         _print_capacity(capacity, tables=asked)
 
 
-def _print_capacity(found: Capacity, *, tables: bool) -> None:
+def _print_capacity(needs: Capacity, *, tables: bool) -> None:
     """Print the answer, and its tables."""
     console = plain_console()
     console.print("")
-    for line in capacity_sentences(found):
+    for line in capacity_sentences(needs):
         console.print(printable(line))
-    for table in capacity_tables(found) if tables else ():
+    for table in capacity_tables(needs) if tables else ():
         printed = plain_table(*table.columns)
         for row in table.rows:
             printed.add_row(*row)
         console.print("", printed, table.caption, sep="\n")
 
 
-def _following(found: Inspection, run: str) -> str:
+def _following(facts: Inspection, run: str) -> str:
     """Return the next command: a plan for loads that settled, else a closer look."""
-    if found.state == "settled" and not found.dead_LE.any():
+    if facts.state == "settled" and not facts.dead_LE.any():
         return f"moeload-bench plan {shlex.quote(run)}"
     return f"moeload-bench inspect {shlex.quote(run)} --details"
 
 
-def _refuse_silent(found: Inspection, run: str) -> None:
+def _refuse_silent(facts: Inspection, run: str) -> None:
     """Raise `TraceError` for a run without any load."""
-    past = found.timeline
-    if found.silent_L.all() and (past is None or not (past.busiest_NL > 0).any()):
+    past = facts.timeline
+    if facts.silent_L.all() and (past is None or not (past.busiest_NL > 0).any()):
         raise TraceError(f"{run}: every count is zero, so there is nothing to inspect; was the router counted?")
 
 
@@ -201,7 +201,7 @@ def _inspector(run: str, steps: str | None = None) -> Inspector:
     inspector, bounds = None, _bounds(steps)
     for trace in traces:
         inspector = inspector or Inspector(trace.meta)
-        start, stop = (int(at) for at in trace.step_S.searchsorted(bounds)) if bounds else (0, trace.steps)
+        start, stop = (int(row) for row in trace.step_S.searchsorted(bounds)) if bounds else (0, trace.steps)
         inspector.add(trace, start, stop)
     if inspector is None:
         raise TraceError(f"{run}: nothing is on disk yet")
@@ -233,13 +233,13 @@ def _compare(run: str, steps: str | None, against: str, as_json: bool) -> None:
     """Print how a run compares with another one, or with some of its own steps."""
     part = RANGE.fullmatch(against) is not None
     first = _inspector(run, against) if part else _inspector(against)
-    found = compare(first, _inspector(run, steps))
+    pair = compare(first, _inspector(run, steps))
     names = f"steps {against} of {run}" if part else against, f"steps {steps} of {run}" if steps else run
     if as_json:
-        say_record({"names": list(names), **found.record})
+        say_record({"names": list(names), **pair.record})
     else:
         console = plain_console()
-        console.print(comparison(found, names, console.width))
+        console.print(comparison(pair, names, console.width))
 
 
 def _followed(run: str, refresh: float) -> Iterator[tuple[Inspection, str]]:
@@ -265,19 +265,19 @@ def _followed(run: str, refresh: float) -> Iterator[tuple[Inspection, str]]:
 
 def _place(run: str, refresh: float) -> Place:
     """Return where a recording is; wait for it where training has not started yet, and say so."""
-    said = False
+    waits = False
     while True:
         with contextlib.suppress(NotFoundError):
             return find_run(run)
-        if not said:
+        if not waits:
             say(f"{run} is not there yet: a recording appears when training starts. Waiting (Ctrl-C ends).", err=True)
-            said = True
+            waits = True
         time.sleep(refresh)
 
 
-def _write_page(found: Inspection, path: Path, capacity: Capacity | None) -> None:
+def _write_page(facts: Inspection, path: Path, capacity: Capacity | None) -> None:
     """Write the page of a run."""
     from moeload_bench.ops.facts.page import write_page  # its template takes time to load
 
-    write_page(found, path, capacity)
+    write_page(facts, path, capacity)
     say(f"page: {path}", err=True)
