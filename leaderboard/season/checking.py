@@ -70,38 +70,38 @@ def check_season(
         raise SeasonError(f"season {season.name} is not scored yet: `season check` is for scored ones")
     seed = secrets.randbits(32) if seed is None else seed
     recipes: Recipes = {}
-    found, hashes = Checked(), file_hashes(folder.path, ".")
+    checked, hashes = Checked(), file_hashes(folder.path, ".")
     try:
         recipes = season_recipes(folder, draw.value)
-        found.wrong += draw_problems(folder, recipes, hashes.get("season.toml"))
+        checked.wrong += draw_problems(folder, recipes, hashes.get("season.toml"))
     except MoeloadError as error:
-        found.wrong.append(f"nothing can be drawn: {error}")
-    by_name = {name: one for of_set in recipes.values() for name, one in of_set.items()}
-    found.wrong += readable(file_problems(folder, hashes, recordings, scores))
+        checked.wrong.append(f"nothing can be drawn: {error}")
+    by_name = {name: recipe for of_set in recipes.values() for name, recipe in of_set.items()}
+    checked.wrong += readable(file_problems(folder, hashes, recordings, scores))
     tasks: list[SuiteTrace] = []
     for name in sorted(draw.runs):
-        found.wrong += readable(run_problems(folder, name, recordings.get(name), by_name.get(name), hashes, tasks))
-    found.wrong += readable(table_problems(folder, recordings, scores, tasks))
-    found.wrong += time_problems(folder, scores)
+        checked.wrong += readable(run_problems(folder, name, recordings.get(name), by_name.get(name), hashes, tasks))
+    checked.wrong += readable(table_problems(folder, recordings, scores, tasks))
+    checked.wrong += time_problems(folder, scores)
     missing = missing_history(folder)
     if missing is None:
-        found.wrong += readable(history_problems(folder, recordings, scores))
+        checked.wrong += readable(history_problems(folder, recordings, scores))
     else:
-        found.unchecked.append(f"the order of the steps, and whether terms changed since: {missing}")
+        checked.unchecked.append(f"the order of the steps, and whether terms changed since: {missing}")
     try:
-        found.scored = ScoredSeason(folder, load_table(folder, layers=True), recipes or None)
-        found.wrong += row_problems(found.scored, scores)
-        plan = chosen(found.scored, seed, everything)
+        checked.scored = ScoredSeason(folder, load_table(folder, layers=True), recipes or None)
+        checked.wrong += row_problems(checked.scored, scores)
+        plan = chosen(checked.scored, seed, everything)
         limit = math.inf if everything else minutes
         note(f"seed {seed}: {plan.words()}; the latter have {limit:g} minutes; {COSTS}")
-        again = score_again(found.scored, plan, jobs=jobs, minutes=limit, progress=progress)
-        for part in (again, contrast_again(found.scored, plan)):
-            found.wrong += part.wrong
-            found.unchecked += part.unchecked
+        again = score_again(checked.scored, plan, jobs=jobs, minutes=limit, progress=progress)
+        for part in (again, contrast_again(checked.scored, plan)):
+            checked.wrong += part.wrong
+            checked.unchecked += part.unchecked
     except MoeloadError as error:
-        found.wrong.append(str(error))
-    found.to_record = runs_to_record_again(recordings, seed)
-    return found
+        checked.wrong.append(str(error))
+    checked.to_record = runs_to_record_again(recordings, seed)
+    return checked
 
 
 def readable(lines: Iterator[str]) -> Iterator[str]:
@@ -139,15 +139,15 @@ def file_problems(
     folder: SeasonFolder, hashes: Mapping[str, str], recordings: Mapping[str, Recording], scores: Scores
 ) -> Iterator[str]:
     """Say which file was left out, has changed, or is no part of the season."""
-    traces = [f"traces/{folder.trace_id(name)}.parquet" for name, one in recordings.items() if one.data_sha256]
+    traces = [f"traces/{folder.trace_id(name)}.parquet" for name, run in recordings.items() if run.data_sha256]
     expected, change = {**folder.season.files, **scores.files}, " is not what it was, or not what was drawn"
     yield from changed_files(folder, hashes, expected, {*RECORDS, *traces}, change)
 
 
 def changed_files(
-    folder: SeasonFolder, hashes: Mapping[str, str], expected: Mapping[str, str], known: Collection[str], change: str
+    folder: SeasonFolder, hashes: Mapping[str, str], expected: Mapping[str, str], others: Collection[str], change: str
 ) -> Iterator[str]:
-    """Say which file was left out, has another hash than is expected, in the words of ``change``, or is not ``known``.
+    """Say which file was left out, is of another hash than is expected (``change`` says so), or is not of ``others``.
 
     Raise `SubmissionError` for an entry that imports more of this project than it may.
     """
@@ -156,7 +156,7 @@ def changed_files(
             yield f"{path}: left out: it is not there"
         elif hashes[path] != sha256:
             yield f"{path}{change}: its hash is {hashes[path][:12]}, not {sha256[:12]}"
-    for path in sorted(hashes.keys() - expected.keys() - {*known}):
+    for path in sorted(hashes.keys() - expected.keys() - {*others}):
         yield f"{path}: no part of the season"
     check_imports(folder.entries)
 
@@ -235,8 +235,8 @@ def departure(trace: Trace, recipe: Recipe) -> str | None:
             return f"there is no column {name}, which its recorder writes"
         differs_S = ~np.isclose(trace.columns[name], plan_S, rtol=1e-5, atol=0)
         if differs_S.any():
-            at = int(differs_S.argmax())
-            return f"{name} at step {trace.step_S[at]} is {trace.columns[name][at]}, the recipe says {plan_S[at]}"
+            row = int(differs_S.argmax())
+            return f"{name} at step {trace.step_S[row]} is {trace.columns[name][row]}, the recipe says {plan_S[row]}"
     return None
 
 
@@ -286,13 +286,13 @@ def time_problems(folder: SeasonFolder, scores: Scores) -> Iterator[str]:
         "scores.json: scored": scores.scored,
         "now": utc_now() + SLACK,
     }
-    for (name, moment), (later, other) in pairwise(moments.items()):
-        if moment > other:
-            yield f"{name} {moment:%Y-%m-%d %H:%M}, expected a time before {later} {other:%Y-%m-%d %H:%M}"
+    for (name, moment), (next_name, next_moment) in pairwise(moments.items()):
+        if moment > next_moment:
+            yield f"{name} {moment:%Y-%m-%d %H:%M}, expected a time before {next_name} {next_moment:%Y-%m-%d %H:%M}"
 
 
 def runs_to_record_again(recordings: Mapping[str, Recording], seed: int) -> list[str]:
     """Return the recipes that a stranger records again: those that ended early, and some that a seed chooses."""
-    early = sorted(name for name, one in recordings.items() if one.ended is not None)
+    early = sorted(name for name, recording in recordings.items() if recording.ended is not None)
     whole = sorted(recordings.keys() - early)
     return [*early, *random.Random(seed).sample(whole, min(RUNS, len(whole)))]

@@ -82,10 +82,10 @@ class Test:
 
 def _family(estimates: Mapping[str, Estimate | None]) -> list[Test]:
     """Return the comparisons of a family with Bonferroni's intervals."""
-    confidence = 1 - LEVEL / max(1, sum(one is not None for one in estimates.values()))
+    confidence = 1 - LEVEL / max(1, sum(effect is not None for effect in estimates.values()))
     return [
-        Test(what, one, one.interval_at(confidence) if one is not None and one.units >= MIN_RECIPES else None)
-        for what, one in estimates.items()
+        Test(what, gain, gain.interval_at(confidence) if gain is not None and gain.units >= MIN_RECIPES else None)
+        for what, gain in estimates.items()
     ]
 
 
@@ -107,7 +107,7 @@ def results_in_order(p_values: Sequence[float]) -> list[Result]:
     """Return the result of each test: the first that fails stops the rest."""
     passed = [p < LEVEL for p in p_values]
     first = passed.index(False) if False in passed else len(passed)
-    return ["passed" if at < first else "failed" if at == first else "not tested" for at in range(len(passed))]
+    return ["passed" if place < first else "failed" if place == first else "not tested" for place in range(len(passed))]
 
 
 def ordered_outcomes(scored: ScoredSeason, without: Collection[str] = ()) -> list[Outcome]:
@@ -115,24 +115,24 @@ def ordered_outcomes(scored: ScoredSeason, without: Collection[str] = ()) -> lis
 
     ``without``: recipes that are left out.
     """
-    found = [(test, estimate_of(scored, test, without)) for test in scored.season.tests]
-    results = results_in_order([Outcome(test, value, "not tested").p for test, value in found])
-    return [Outcome(test, value, result) for (test, value), result in zip(found, results, strict=True)]
+    effects = [(test, estimate_of(scored, test, without)) for test in scored.season.tests]
+    results = results_in_order([Outcome(test, value, "not tested").p for test, value in effects])
+    return [Outcome(test, value, result) for (test, value), result in zip(effects, results, strict=True)]
 
 
 def without_families(scored: ScoredSeason) -> Iterator[tuple[str, list[Outcome]]]:
     """Yield each family of models of the tested set with what comes out of the tests in order when it is left out."""
-    (one,) = scored.season.tested
-    for family, recipes in families(scored.recipes[one.name].values()).items():
+    (tested,) = scored.season.tested
+    for family, recipes in families(scored.recipes[tested.name].values()).items():
         yield family, ordered_outcomes(scored, without=recipes)
 
 
 def deciding_recipes(scored: ScoredSeason, test: OrderedTest) -> list[str]:
     """Return the recipes without any one of which a test that passes by itself would not pass."""
-    (one,) = scored.season.tested
-    names = scored.recipes[one.name]
-    found = {name: estimate_of(scored, test, without=[name]) for name in names}
-    return [name for name, left in found.items() if Outcome(test, left, "not tested").p >= LEVEL]
+    (tested,) = scored.season.tested
+    names = scored.recipes[tested.name]
+    effects = {name: estimate_of(scored, test, without=[name]) for name in names}
+    return [name for name, left in effects.items() if Outcome(test, left, "not tested").p >= LEVEL]
 
 
 def recipe_means(errors: pd.DataFrame, candidate: str, state: str, offset: float = 0.0) -> pd.DataFrame:
@@ -151,18 +151,18 @@ def recipe_means(errors: pd.DataFrame, candidate: str, state: str, offset: float
 
 def estimate(values: pd.Series[float]) -> Estimate | None:
     """Return the mean of values, every one alike; None of fewer than two."""
-    known = values.to_numpy(np.float64)
-    if len(known) < 2:
+    value_N = values.to_numpy(np.float64)
+    if (number := len(value_N)) < 2:
         return None
-    return Estimate(float(known.mean()), float(known.std(ddof=1)) / math.sqrt(len(known)), len(known) - 1, len(known))
+    return Estimate(float(value_N.mean()), float(value_N.std(ddof=1)) / math.sqrt(number), number - 1, number)
 
 
-def unit_means(scored: ScoredSeason, one: RecipeSet, means: pd.Series[float], recipes: Collection[str]) -> pd.Series:
+def unit_means(scored: ScoredSeason, group: RecipeSet, means: pd.Series[float], recipes: Collection[str]) -> pd.Series:
     """Return the means of some recipes of a set that have one, or of their families if these are the terms' unit."""
-    known = means[means.index.isin(list(recipes))].dropna()
+    kept = means[means.index.isin(list(recipes))].dropna()
     if scored.season.unit == "recipe":
-        return known
-    return known.groupby({name: recipe.model.family for name, recipe in scored.recipes[one.name].items()}).mean()
+        return kept
+    return kept.groupby({name: recipe.model.family for name, recipe in scored.recipes[group.name].items()}).mean()
 
 
 def estimate_of(scored: ScoredSeason, test: OrderedTest, without: Collection[str] = ()) -> Estimate | None:
@@ -170,42 +170,42 @@ def estimate_of(scored: ScoredSeason, test: OrderedTest, without: Collection[str
 
     A listed family without the state counts with the test's bound, where nothing is gained.
     """
-    (one,) = scored.season.tested
-    recipes = [name for name in scored.strata(one) if name not in without]
-    values = _against(scored, one, test.candidate, test.reference, test.state, recipes)
+    (tested,) = scored.season.tested
+    recipes = [name for name in scored.strata(tested) if name not in without]
+    values = _against(scored, tested, test.candidate, test.reference, test.state, recipes)
     if scored.season.unit == "family":
-        left = families(scored.recipes[one.name][name] for name in recipes)
+        left = families(scored.recipes[tested.name][name] for name in recipes)
         values = values.reindex(list(left), fill_value=math.log1p(test.worse_at_most / 100))
     return estimate(values)
 
 
-def against(scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str) -> Estimate | None:
+def against(scored: ScoredSeason, group: RecipeSet, candidate: str, reference: str, state: str) -> Estimate | None:
     """Return a candidate against a reference on a set in a state."""
-    return estimate(_against(scored, one, candidate, reference, state, scored.strata(one)))
+    return estimate(_against(scored, group, candidate, reference, state, scored.strata(group)))
 
 
 def _against(
-    scored: ScoredSeason, one: RecipeSet, candidate: str, reference: str, state: str, recipes: Collection[str]
+    scored: ScoredSeason, group: RecipeSet, candidate: str, reference: str, state: str, recipes: Collection[str]
 ) -> pd.Series[float]:
     errors = scored.results.errors(PRIMARY)[[candidate, reference]]
     means = recipe_means(errors, candidate, state, scored.season.offset)[reference]
-    return unit_means(scored, one, means, recipes)
+    return unit_means(scored, group, means, recipes)
 
 
-def against_others(scored: ScoredSeason, one: RecipeSet, state: str) -> list[Test]:
+def against_others(scored: ScoredSeason, group: RecipeSet, state: str) -> list[Test]:
     """Return the candidate against every other entry on a set in a state."""
-    candidate, strata = scored.season.candidate, scored.strata(one)
+    candidate, strata = scored.season.candidate, scored.strata(group)
     means = recipe_means(scored.results.errors(PRIMARY), candidate, state, scored.season.offset)
     others = [name for name in scored.results.names if name != candidate]
-    return _family({name: estimate(unit_means(scored, one, means[name], strata)) for name in others})
+    return _family({name: estimate(unit_means(scored, group, means[name], strata)) for name in others})
 
 
-def cell_gains(scored: ScoredSeason, one: RecipeSet) -> list[Test]:
+def cell_gains(scored: ScoredSeason, group: RecipeSet) -> list[Test]:
     """Return the gain over the reference in every cell of stratum and state of a set."""
     season, errors, cells = scored.season, scored.results.errors(PRIMARY), {}
-    for part, state in product((part for part in scored.parts if part.of == one), LABELS):
+    for part, state in product((part for part in scored.parts if part.of == group), LABELS):
         means = recipe_means(errors, season.candidate, state, season.offset)[season.reference]
-        cells[f"{part.stratum} batches, {state}"] = estimate(unit_means(scored, one, means, part.recipes))
+        cells[f"{part.stratum} batches, {state}"] = estimate(unit_means(scored, group, means, part.recipes))
     return _family(cells)
 
 
@@ -221,23 +221,24 @@ def question(test: OrderedTest) -> str:
     return f"{test.candidate} errs {more} than {test.reference}, {test.state}"
 
 
-def outcome_line(one: Outcome) -> str:
+def outcome_line(outcome: Outcome) -> str:
     """Return a test of the terms' order and what came out of it, in words."""
-    found = "lacking" if one.estimate is None else gain_words(one.estimate)
-    return f"{question(one.test)}: {one.result}; gain {found}"
+    gain = "lacking" if outcome.estimate is None else gain_words(outcome.estimate)
+    return f"{question(outcome.test)}: {outcome.result}; gain {gain}"
 
 
-def gain_words(one: Estimate) -> str:
+def gain_words(effect: Estimate) -> str:
     """Return a gain in percent with its lower end, one-sided at 95 %."""
-    return f"{100 * one.gain:.1f} % (at least {100 * one.low:.1f} %)"
+    return f"{100 * effect.gain:.1f} % (at least {100 * effect.low:.1f} %)"
 
 
-def saved_words(one: Estimate | None, unit: Unit) -> str:
+def saved_words(effect: Estimate | None, unit: Unit) -> str:
     """Return a gain in words, with its interval for a new recipe or family."""
-    if one is None:
+    if effect is None:
         return "lacking"
-    low, high = (100 * end for end in one.interval)
-    what = f"saved {100 * one.gain:.1f} % of the error" if one.gain > 0 else f"made {-100 * one.gain:.1f} % more error"
+    low, high = (100 * end for end in effect.interval)
+    percent = 100 * effect.gain
+    what = f"saved {percent:.1f} % of the error" if percent > 0 else f"made {-percent:.1f} % more error"
     chance = "" if low > 0 or high < 0 else ", which may be chance"
     return f"{what} (95 % interval for a new {unit} {low:.1f} to {high:.1f} %{chance})"
 
@@ -246,8 +247,8 @@ def headline(scored: ScoredSeason) -> str:
     """Return the terms' sentence with the numbers of the tested set."""
     season = scored.season
     (tested,) = season.tested
-    found = {state: against(scored, tested, season.candidate, season.reference, state) for state in LABELS}
-    gains = "; ".join(f"{WHEN[state]}, it {saved_words(one, season.unit)}" for state, one in found.items())
+    effects = {state: against(scored, tested, season.candidate, season.reference, state) for state in LABELS}
+    gains = "; ".join(f"{WHEN[state]}, it {saved_words(effect, season.unit)}" for state, effect in effects.items())
     values = {"candidate": season.candidate, "reference": season.reference, "set": tested.name, "gains": gains}
     text = season.headline
     for place, value in values.items():

@@ -40,7 +40,7 @@ def write_contrast(folder: SeasonFolder, setting: Setting) -> None:
         return
     (tested,) = folder.season.tested
     drawn = season_recipes(folder, folder.draw.value)[tested.name].values()
-    recipes = [one for one in drawn if one.balancing.method in (paired.balancing, paired.against)]
+    recipes = [recipe for recipe in drawn if recipe.balancing.method in (paired.balancing, paired.against)]
     rows = [row for recipe in recipes for row in contrast_rows(folder, recipe, paired, setting)]
     columns = ["recipe", "family", "pair", "balancing", "window", "error", "floor"]
     pd.DataFrame(rows, columns=columns).to_csv(folder.path / PAIRED, index=False, float_format="%.6g")
@@ -56,13 +56,13 @@ def contrast_rows(
     path = folder.trace(recipe.name)
     trace = read_trace(path) if path.is_file() else None
     windows = {name: paired.origins(name) for name in paired.windows}
-    kept = {name: found for name, found in windows.items() if trace and found[-1] + paired.horizon <= trace.steps}
+    kept = {name: origins for name, origins in windows.items() if trace and origins[-1] + paired.horizon <= trace.steps}
     if trace is None or not kept:
         return
     task = SuiteTrace(
         id=folder.trace_id(recipe.name),
         data_sha256=data_sha256(trace),
-        mixed=tuple(sorted({origin for found in kept.values() for origin in found})),
+        mixed=tuple(sorted({origin for origins in kept.values() for origin in origins})),
         horizon=paired.horizon,
     )
     entry = read_entry(folder.entries / paired.forecaster)
@@ -72,16 +72,16 @@ def contrast_rows(
             Pair(replace(setting, suite=suite, shapes=()), task, path, entry.target(), Fitted(entry.fitted))
         )
     errors = {row["origin"]: row[PRIMARY] for row in rows if row.get("horizon") == paired.horizon and "origin" in row}
-    given = {name: [np.asarray(found, dtype=np.int64)] for name, found in kept.items()}
+    given = {name: [np.asarray(origins, dtype=np.int64)] for name, origins in kept.items()}
     floors = trace_floors(trace, None, (paired.horizon,), states=(), given=given).by_state(1)
-    for name, found in kept.items():
+    for name, origins in kept.items():
         yield {
             "recipe": recipe.name,
             "family": recipe.model.family,
             "pair": shared_name(recipe),
             "balancing": recipe.balancing.method,
             "window": name,
-            "error": float(np.mean([errors[origin] for origin in found])),
+            "error": float(np.mean([errors[origin] for origin in origins])),
             "floor": float(floors[name][FLOOR][PRIMARY][0]),
         }
 
@@ -97,7 +97,7 @@ def contrast_problems(folder: SeasonFolder, recipes: Iterable[Recipe], setting: 
         yield f"{PAIRED}: cannot be read: {printable(str(error))[:200]}"
         return
     relative, absolute = mean_bound(PRIMARY)
-    for recipe in (one for one in recipes if one.balancing.method in (paired.balancing, paired.against)):
+    for recipe in (drawn for drawn in recipes if drawn.balancing.method in (paired.balancing, paired.against)):
         again = {row["window"]: (row["error"], row["floor"]) for row in contrast_rows(folder, recipe, paired, setting)}
         windows = [window for name, window in stated.index if name == recipe.name]
         if sorted(windows) != sorted(again):
@@ -118,15 +118,15 @@ def contrasts(season: Season, rows: pd.DataFrame) -> Mapping[str, Estimate]:
     paired = season.paired
     assert paired is not None, "asked for of seasons with a paired test alone"
     values = rows.assign(value=np.log(rows["error"] / rows["floor"]))
-    found = {}
+    by_window = {}
     for name in paired.windows:
-        mine = values[values["window"] == name].pivot(index=["family", "pair"], columns="balancing", values="value")
-        both = mine.reindex(columns=[paired.balancing, paired.against])
+        errors = values[values["window"] == name].pivot(index=["family", "pair"], columns="balancing", values="value")
+        both = errors.reindex(columns=[paired.balancing, paired.against])
         difference = (both[paired.balancing] - both[paired.against]).dropna().groupby(level="family").mean()
         mean = estimate(difference.reindex(list(season.families), fill_value=0.0))
         if mean is not None:
-            found[name] = mean
-    return found
+            by_window[name] = mean
+    return by_window
 
 
 def contrast_lines(folder: SeasonFolder) -> Iterator[str]:
@@ -134,14 +134,14 @@ def contrast_lines(folder: SeasonFolder) -> Iterator[str]:
     paired = folder.season.paired
     if paired is None or not (folder.path / PAIRED).is_file():
         return
-    for window, found in contrasts(folder.season, pd.read_csv(folder.path / PAIRED)).items():
-        low, high = (100 * end for end in found.interval_at(1 - LEVEL / len(paired.windows)))
+    for window, effect in contrasts(folder.season, pd.read_csv(folder.path / PAIRED)).items():
+        low, high = (100 * end for end in effect.interval_at(1 - LEVEL / len(paired.windows)))
         apart = "differ" if low > 0 or high < 0 else "cannot be told apart"
         where = f"{window} ({window_words(paired, window)})"
         yield (
             f"`{paired.balancing}` against `{paired.against}`, {where}: they {apart}; "
-            f"the error of `{paired.forecaster}` over the floor is {100 * found.gain:.1f} % less under the first "
-            f"({low:.1f} to {high:.1f} %, {found.units} families)"
+            f"the error of `{paired.forecaster}` over the floor is {100 * effect.gain:.1f} % less under the first "
+            f"({low:.1f} to {high:.1f} %, {effect.units} families)"
         )
 
 

@@ -45,20 +45,21 @@ def draw_number(value: str, name: str, what: str) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> (64 - BITS)
 
 
-def set_recipes(folder: Path, season: Season, one: RecipeSet, value: str) -> list[Recipe]:
+def set_recipes(folder: Path, season: Season, group: RecipeSet, value: str) -> list[Recipe]:
     """Return the recipes of a set: known ones, or those that the value draws from its distribution."""
-    if one.recipes:
-        return [load_recipe(str(folder / "recipes" / f"{name}.toml")) for name in one.recipes]
-    prefix = f"{season.name.replace('_', '-')}{one.name}-"
-    distribution = load_distribution(folder / one.distribution).model_copy(update={"prefix": prefix})
-    seed = draw_number(value, one.name, "recipes")
+    if group.recipes:
+        return [load_recipe(str(folder / "recipes" / f"{name}.toml")) for name in group.recipes]
+    prefix = f"{season.name.replace('_', '-')}{group.name}-"
+    distribution = load_distribution(folder / group.distribution).model_copy(update={"prefix": prefix})
+    seed = draw_number(value, group.name, "recipes")
     return [recipe_of(distribution, drawn) for drawn in draw_recipes(distribution, distribution.size, seed)]
 
 
 def season_recipes(folder: SeasonFolder, value: str) -> Recipes:
     """Return the recipes of a season by set and name."""
     season = folder.season
-    return {one.name: {made.name: made for made in set_recipes(folder.path, season, one, value)} for one in season.sets}
+    by_set = ((group.name, set_recipes(folder.path, season, group, value)) for group in season.sets)
+    return {name: {recipe.name: recipe for recipe in recipes} for name, recipes in by_set}
 
 
 def recipe_stratum(recipe: Recipe) -> Stratum | None:
@@ -86,11 +87,11 @@ def unfit_recipes(season: Season, recipes: Recipes) -> Iterator[str]:
 
     And which families the terms list that are not those of the tested set.
     """
-    for one in season.sets:
-        for name, recipe in recipes[one.name].items():
+    for group in season.sets:
+        for name, recipe in recipes[group.name].items():
             new = new_kinds(recipe_levels(recipe), season.train_levels)
-            if len(new) < one.new_levels:
-                yield f"recipe {name}: no train run has {level_words(new)}, expected {one.new_levels} kinds of levels"
+            if len(new) < group.new_levels:
+                yield f"recipe {name}: no train run has {level_words(new)}, expected {group.new_levels} kinds of levels"
             if recipe_stratum(recipe) is None:
                 yield f"recipe {name}: its batches lie between small and large, expected {' or '.join(STRATA)}"
     if season.unit == "family":
@@ -138,11 +139,11 @@ def typed_value(season: Season, value: str | None, where: str | None) -> PublicV
 
 def released_value(season: Season, releases: Sequence[Release]) -> PublicValue:
     """Return the value of a season that takes a release's hash; raise `SeasonError` as `first_release`."""
-    first, later = first_release(releases, season.known_releases, season.value_after)
+    first, following = first_release(releases, season.known_releases, season.value_after)
     uploaded = f"{first.uploaded:%Y-%m-%dT%H:%M:%SZ}"
     where = f"the package index's page of {season.value_project}: {first.file}, uploaded {uploaded}"
     oldest = min((*season.known_releases, first), key=lambda release: release.order)
-    extract = tuple(release for release in releases if oldest.order <= release.order <= later.order)
+    extract = tuple(release for release in releases if oldest.order <= release.order <= following.order)
     return PublicValue(first.sha256, where, extract)
 
 

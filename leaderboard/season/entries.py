@@ -51,13 +51,13 @@ class SeasonEntry:
     def target(self) -> StoredTarget:
         """Return what runs; raise `SubmissionError` where what it requires does not install."""
         packages = install_packages(self.requirements)
-        known: dict[str, Any] = {"kwargs": dict(self.record.kwargs), "packages": packages, "name": self.record.name}
+        options: dict[str, Any] = {"kwargs": dict(self.record.kwargs), "packages": packages, "name": self.record.name}
         text = self.record.target
         place, _, class_name = text.partition(":")
         if self.record.has_code:
-            return FileTarget(text=text, file=(self.path / CODE).resolve(), class_name=class_name, **known)
+            return FileTarget(text=text, file=(self.path / CODE).resolve(), class_name=class_name, **options)
         module = place.removeprefix("moeload_bench.") if class_name else f"baselines.{place}"
-        return ModuleTarget(text=text, module=f"{PACKAGE}.{module}", class_name=class_name, **known)
+        return ModuleTarget(text=text, module=f"{PACKAGE}.{module}", class_name=class_name, **options)
 
 
 def read_entry(path: Path) -> SeasonEntry:
@@ -115,13 +115,13 @@ def check_imports(entries: Path) -> None:
 
 def project_imports(path: Path) -> set[str]:
     """Return the modules of this project that a file imports beyond the contract."""
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            found.add(node.module or "")
-    return {name for name in found if name.partition(".")[0] in ("moeload_bench", "leaderboard")} - {*CONTRACT}
+            modules.add(node.module or "")
+    return {name for name in modules if name.partition(".")[0] in ("moeload_bench", "leaderboard")} - {*CONTRACT}
 
 
 @contextmanager

@@ -111,7 +111,7 @@ def season_folder(root: Path, name: str) -> SeasonFolder:
     if not re.fullmatch(SEASON_NAME, name):
         raise SeasonError(f"a season's name is of small letters, digits, and one of . _ - between, got {name!r}")
     path = root / name
-    link = next((one for one in (path, *sorted(path.rglob("*"))) if one.is_symlink()), None)
+    link = next((place for place in (path, *sorted(path.rglob("*"))) if place.is_symlink()), None)
     if link is not None:
         raise SeasonError(f"{link}: a link, expected a season's files and folders themselves")
     return SeasonFolder(path)
@@ -126,14 +126,14 @@ def remove_leftovers(folder: SeasonFolder) -> None:
 
 def recordings_sha256(recordings: dict[str, Recording]) -> str:
     """Return one hash of all recordings."""
-    text = "".join(f"{recipe} {canonical_json(one)}" for recipe, one in sorted(recordings.items()))
+    text = "".join(f"{recipe} {canonical_json(recording)}" for recipe, recording in sorted(recordings.items()))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_hashes(folder: Path, *parts: str) -> dict[str, str]:
     """Return the hash of every file below these parts of a folder, by its path in the folder."""
-    found = (path for part in parts for path in (folder / part, *sorted((folder / part).rglob("*"))))
-    paths = [path for path in found if path.is_symlink() or not path.is_dir()]
+    places = (path for part in parts for path in (folder / part, *sorted((folder / part).rglob("*"))))
+    paths = [path for path in places if path.is_symlink() or not path.is_dir()]
     return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if "__pycache__" not in path.parts}
 
 
@@ -170,6 +170,6 @@ def uncommitted(where: Path, paths: Iterable[Path] = ()) -> list[str]:
 
 def require_committed(folder: SeasonFolder, *names: str) -> None:
     """Raise `SeasonError` unless the season's folder, or these parts of it, are committed as they are."""
-    found = uncommitted(folder.path, [(folder.path / name).resolve() for name in names or (".",)])
-    if found:
-        raise SeasonError(f"{found[0]} is not committed as it is: commit it before the next step")
+    changed = uncommitted(folder.path, [(folder.path / name).resolve() for name in names or (".",)])
+    if changed:
+        raise SeasonError(f"{changed[0]} is not committed as it is: commit it before the next step")

@@ -25,7 +25,7 @@ def recipe_levels(recipe: Recipe) -> dict[str, set[str]]:
 
 def train_levels(metas: Iterable[TraceMeta]) -> dict[str, tuple[str, ...]]:
     """Return the levels that any of these runs has, in the words of recipes."""
-    found: dict[str, set[str]] = {}
+    by_kind: dict[str, set[str]] = {}
     for meta in metas:
         levels = {
             "family": {str(meta.family)},
@@ -36,8 +36,8 @@ def train_levels(metas: Iterable[TraceMeta]) -> dict[str, tuple[str, ...]]:
             "switches of text": {str(max((source.stage for source in meta.sources), default=0))},
         }
         for kind, names in levels.items():
-            found.setdefault(kind, set()).update(names)
-    return {kind: tuple(sorted(names)) for kind, names in sorted(found.items())}
+            by_kind.setdefault(kind, set()).update(names)
+    return {kind: tuple(sorted(names)) for kind, names in sorted(by_kind.items())}
 
 
 def _method(balancing: BalancingMeta) -> str:
@@ -49,8 +49,8 @@ def _method(balancing: BalancingMeta) -> str:
 
 def new_kinds(levels: Levels, train: Levels) -> dict[str, list[str]]:
     """Return by kind the levels that no `train` run has; kinds without one are left out."""
-    found = {kind: sorted(set(names) - set(train.get(kind, ()))) for kind, names in levels.items()}
-    return {kind: names for kind, names in found.items() if names}
+    new = {kind: sorted(set(names) - set(train.get(kind, ()))) for kind, names in levels.items()}
+    return {kind: names for kind, names in new.items() if names}
 
 
 def level_words(new: Mapping[str, Iterable[str]]) -> str:

@@ -55,10 +55,10 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
         got = terms.paired.horizon
         raise SeasonError(f"{file}: paired.horizon: got {got}, expected one of suite {base.name}: {base.horizons}")
     path.mkdir(parents=True)
-    for one in terms.sets:
-        if one.distribution:
-            shutil.copyfile(file.parent / one.distribution, path / one.distribution)
-        for name in one.recipes:
+    for group in terms.sets:
+        if group.distribution:
+            shutil.copyfile(file.parent / group.distribution, path / group.distribution)
+        for name in group.recipes:
             own = file.parent / f"{name}.toml"
             recipe = load_recipe(str(own) if own.is_file() else name)
             write_whole(path / "recipes" / f"{name}.toml", recipe_toml(recipe).encode())
@@ -66,7 +66,7 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
         copy_entry(submission, folder.entries)
     check_imports(folder.entries)
     files = file_hashes(path, *(part for part in ("entries", "recipes") if (path / part).is_dir()))
-    files |= {one.distribution: file_sha256(path / one.distribution) for one in terms.sets if one.distribution}
+    files |= {group.distribution: file_sha256(path / group.distribution) for group in terms.sets if group.distribution}
     try:
         season = Season(
             **terms.model_dump(),
@@ -83,7 +83,8 @@ def _opened(folder: SeasonFolder, terms: Terms, file: Path, submissions: Sequenc
     lacking = sorted(season.named - {*season.entries})
     if lacking:
         raise SeasonError(f"the terms name {', '.join(lacking)}, expected to be among the entries")
-    trial = {one.name: {made.name: made for made in set_recipes(path, season, one, "a trial")} for one in season.sets}
+    drawn = {group.name: set_recipes(path, season, group, "a trial") for group in season.sets}
+    trial = {name: {recipe.name: recipe for recipe in recipes} for name, recipes in drawn.items()}
     for line in unfit_recipes(season, trial):
         raise SeasonError(f"of a trial draw, {line}")
     write_whole(path / "season.toml", season_toml(season).encode())

@@ -53,7 +53,7 @@ COVERAGE = "coverage"
 
 def season_files() -> dict[Path, str]:
     """Return the page of every scored season."""
-    return {REPORTS / f"season-{one.name}.md": season_page(one) for one in scored_seasons()}
+    return {REPORTS / f"season-{season.name}.md": season_page(season) for season in scored_seasons()}
 
 
 def draw_seasons() -> None:
@@ -61,8 +61,8 @@ def draw_seasons() -> None:
     from leaderboard.pages.openings import draw_dots
 
     for scored in scored_seasons():
-        dots = {f"set {one.name}": cell_dots(scored, one) for one in scored.season.described}
-        draw_dots({title: found for title, found in dots.items() if found}, REPORTS / f"season-{scored.name}.svg")
+        dots = {f"set {group.name}": cell_dots(scored, group) for group in scored.season.described}
+        draw_dots({title: dots for title, dots in dots.items() if dots}, REPORTS / f"season-{scored.name}.svg")
 
 
 def season_page(scored: ScoredSeason) -> str:
@@ -71,7 +71,7 @@ def season_page(scored: ScoredSeason) -> str:
     errors, described = results.errors(PRIMARY), [*product(season.described, LABELS)]
     ratios = {state: recipe_means(errors, season.reference, state, season.offset) for state in LABELS}
     gains: dict[str, pd.DataFrame] = {state: 1 - (-ratio).apply(np.exp) for state, ratio in ratios.items()}
-    cells = [(one, state) for one, state in described if state in states_of(scored.on(scored.strata(one)).table)]
+    cells = [(group, state) for group, state in described if state in states_of(scored.on(scored.strata(group)).table)]
     *sets_say, answer = claim_lines(scored)
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
@@ -82,34 +82,34 @@ def season_page(scored: ScoredSeason) -> str:
         sets_say=sets_say,
         recipes=scored.recipes,
         runs=len(results.traces),
-        against=[against_table(scored, one, state) for one, state in cells],
+        against=[against_table(scored, group, state) for group, state in cells],
         cells=cells_table(scored),
-        ranks=[rank_table(scored, one, state) for one, state in described],
-        every=[recipe_table(scored, one, gains) for one in season.sets],
+        ranks=[rank_table(scored, group, state) for group, state in described],
+        every=[recipe_table(scored, group, gains) for group in season.sets],
         lost=list(lost_lines(scored)),
-        coverage=[coverage_table(scored, *one) for one in cells] if COVERAGE in metric_columns(results.table) else [],
-        leading=[leading(scored, one) for one in season.described],
+        coverage=[coverage_table(scored, *cell) for cell in cells] if COVERAGE in metric_columns(results.table) else [],
+        leading=[leading(scored, group) for group in season.described],
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
         left_out=left_out_table(scored),
         paired=list(contrast_lines(scored.folder)),
-        decisions=[board_of(scored, one, state, decision_board) for one, state in cells],
-        quantiles=[board_of(scored, one, state, quantile_board) for one, state in cells],
+        decisions=[board_of(scored, group, state, decision_board) for group, state in cells],
+        quantiles=[board_of(scored, group, state, quantile_board) for group, state in cells],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
 
 
-def leading(scored: ScoredSeason, one: RecipeSet) -> tuple[str, str, str, str]:
+def leading(scored: ScoredSeason, group: RecipeSet) -> tuple[str, str, str, str]:
     """Return of a set its name, who leads on it, the numbers behind that, and how far its runs reach."""
-    found, recipes = scored.on(scored.strata(one)), scored.recipes[one.name]
+    results, recipes = scored.on(scored.strata(group)), scored.recipes[group.name]
     reach = breadth_words(season_metas(scored, recipes), scored.season.train_levels.get("text", ()))
-    return one.name, summary(found), _captioned(lead_table(found)), reach
+    return group.name, summary(results), _captioned(lead_table(results)), reach
 
 
 def board_of(
-    scored: ScoredSeason, one: RecipeSet, state: str, board: Callable[[Results, str], Table | None]
+    scored: ScoredSeason, group: RecipeSet, state: str, board: Callable[[Results, str], Table | None]
 ) -> tuple[str, str]:
     """Return the title and the table of a board on a set in a state; an empty table where there is none."""
-    return f"Set {one.name}, {state}", _captioned(board(scored.on(scored.strata(one)), state))
+    return f"Set {group.name}, {state}", _captioned(board(scored.on(scored.strata(group)), state))
 
 
 def _captioned(table: Table | None) -> str:
@@ -119,19 +119,20 @@ def _captioned(table: Table | None) -> str:
 def left_out_table(scored: ScoredSeason) -> str:
     """Return every test of the terms' order with each family of models left out: its gain and p by itself."""
     whole, left = ordered_outcomes(scored), dict(without_families(scored))
-    heads = ("left out", *(f"{one.test.candidate}, {one.test.reference}, {one.test.state}" for one in whole))
-    rows = [(name, *map(outcome_cell, found)) for name, found in {"none": whole, **left}.items()]
+    tests = [outcome.test for outcome in whole]
+    heads = ("left out", *(f"{test.candidate}, {test.reference}, {test.state}" for test in tests))
+    rows = [(name, *map(outcome_cell, outcomes)) for name, outcomes in {"none": whole, **left}.items()]
     decide = [listed([f"`{name}`" for name in names]) if names else DASH
-              for names in (deciding_recipes(scored, one.test) for one in whole)]  # fmt: skip
+              for names in (deciding_recipes(scored, test) for test in tests)]  # fmt: skip
     return markdown_table(heads, [*rows, ("any of these recipes: fails", *decide)])
 
 
-def outcome_cell(one: Outcome) -> str:
+def outcome_cell(outcome: Outcome) -> str:
     """Return the gain in percent with the p of the test, bold where it fails by itself."""
-    if one.estimate is None:
+    if outcome.estimate is None:
         return LACKING
-    text = f"{signed_percent(one.estimate.gain)} (p {one.p:.2g})"
-    return f"**{text}**" if one.p >= LEVEL else text
+    text = f"{signed_percent(outcome.estimate.gain)} (p {outcome.p:.2g})"
+    return f"**{text}**" if outcome.p >= LEVEL else text
 
 
 def gain_cells(test: Test) -> tuple[str, str]:
@@ -142,61 +143,61 @@ def gain_cells(test: Test) -> tuple[str, str]:
     return signed_percent(test.estimate.gain), interval
 
 
-def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
+def against_table(scored: ScoredSeason, group: RecipeSet, state: str) -> str:
     """Return the candidate against every other entry on a set in a state, the nearest rival first."""
-    tests = [test for test in against_others(scored, one, state) if test.what not in UNLISTED]
+    tests = [test for test in against_others(scored, group, state) if test.what not in UNLISTED]
     tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
     rows = [(f"`{test.what}`", *gain_cells(test)) for test in tests]
-    return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS), rows)
+    return markdown_table((f"set {group.name}, {state}", *GAIN_HEADS), rows)
 
 
 def cells_table(scored: ScoredSeason) -> str:
     """Return the gain over the reference in each cell of size of batch and state."""
     rows = []
-    for one in scored.season.described:
-        for test in cell_gains(scored, one):
-            found = test.estimate
-            cells = (LACKING, DASH, DASH) if found is None else (str(found.units), *gain_cells(test))
-            rows.append((one.name, test.what, *cells))
+    for group in scored.season.described:
+        for test in cell_gains(scored, group):
+            effect = test.estimate
+            cells = (LACKING, DASH, DASH) if effect is None else (str(effect.units), *gain_cells(test))
+            rows.append((group.name, test.what, *cells))
     return markdown_table(("set", "cell", scored.season.units, *GAIN_HEADS), rows)
 
 
-def rank_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
+def rank_table(scored: ScoredSeason, group: RecipeSet, state: str) -> str:
     """Return the entries in the order of skill on a set in a state, with the ranks that they can have."""
-    found = scored.on(scored.strata(one))
-    if state not in states_of(found.table):
-        return f"Set {one.name}, {state}: {LACKING}, no run has origins in this state."
-    summary = found.summarize(["state"])
-    same = duplicates(found)
-    ranks = ranked(found).ranks(["state"]).query("state == @state").set_index("forecaster")
+    results = scored.on(scored.strata(group))
+    if state not in states_of(results.table):
+        return f"Set {group.name}, {state}: {LACKING}, no run has origins in this state."
+    summary = results.summarize(["state"])
+    same = duplicates(results)
+    ranks = ranked(results).ranks(["state"]).query("state == @state").set_index("forecaster")
     rows = []
     for row in summary[(summary["state"] == state) & ~summary["forecaster"].isin(UNLISTED)].to_dict("records"):
         name = row["forecaster"]
         rank = f"{ranks.rank_low[name]} to {ranks.rank_high[name]}" if name in ranks.index else DASH
         rank = f"is `{same[name]}`" if name in same else rank
         rows.append((f"`{name}`", f"{row['skill']:+.3f}", rank))
-    return markdown_table((f"set {one.name}, {state}", "skill", "ranks"), rows)
+    return markdown_table((f"set {group.name}, {state}", "skill", "ranks"), rows)
 
 
-def recipe_table(scored: ScoredSeason, one: RecipeSet, gains: Mapping[str, pd.DataFrame]) -> str:
+def recipe_table(scored: ScoredSeason, group: RecipeSet, gains: Mapping[str, pd.DataFrame]) -> str:
     """Return every recipe of a set: its size, what is new in it, and the gains on it."""
     tokens = {trace.id.split("/")[0]: f"{trace.expert_tokens or 0:,.0f}" for trace in scored.suite.traces}
     rows = []
-    for part in (part for part in scored.parts if part.of == one):
+    for part in (part for part in scored.parts if part.of == group):
         for name in part.recipes:
-            new = level_words(new_kinds(recipe_levels(scored.recipes[one.name][name]), scored.season.train_levels))
+            new = level_words(new_kinds(recipe_levels(scored.recipes[group.name][name]), scored.season.train_levels))
             cells = (cell for state in LABELS for cell in recipe_cells(gains[state], name, scored.season.candidate))
             rows.append((f"`{name}`", part.stratum, tokens.get(name, DASH), new, *cells))
     heads = [f"{state}, {what}" for state in LABELS for what in ("candidate, %", "best other, %")]
-    return markdown_table((f"set {one.name}", "batches", "tokens per expert", "new levels", *heads), rows)
+    return markdown_table((f"set {group.name}", "batches", "tokens per expert", "new levels", *heads), rows)
 
 
 def recipe_cells(gains: pd.DataFrame, recipe: str, candidate: str) -> tuple[str, str]:
     """Return the candidate's gain on a recipe, and the best other entry's with its name."""
-    known = gains.loc[recipe].dropna().to_dict() if recipe in gains.index else {}
-    own = known.pop(candidate, None)
-    best = max(known, key=known.__getitem__, default=None)
-    best_words = DASH if best is None else f"`{best}` {signed_percent(known[best])}"
+    gain_by_entry = gains.loc[recipe].dropna().to_dict() if recipe in gains.index else {}
+    own = gain_by_entry.pop(candidate, None)
+    best = max(gain_by_entry, key=gain_by_entry.__getitem__, default=None)
+    best_words = DASH if best is None else f"`{best}` {signed_percent(gain_by_entry[best])}"
     return DASH if own is None else signed_percent(own), best_words
 
 
@@ -210,26 +211,26 @@ def lost_lines(scored: ScoredSeason) -> Iterator[str]:
             yield f"`{name}`: {'; '.join([*([recording.ended] if recording.ended else []), how])}"
 
 
-def coverage_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
+def coverage_table(scored: ScoredSeason, group: RecipeSet, state: str) -> str:
     """Return by size of batch how much of the loads lies between the outer quantiles of entries that give some."""
     columns = {}
-    for part in (part for part in scored.parts if part.of == one):
-        found = scored.on(part.recipes)
-        rows = found.table[(found.table["state"] == state) & found.table[COVERAGE].notna()]
+    for part in (part for part in scored.parts if part.of == group):
+        results = scored.on(part.recipes)
+        rows = results.table[(results.table["state"] == state) & results.table[COVERAGE].notna()]
         columns[f"{part.stratum} batches"] = (
             rows.groupby(["forecaster", "trace"])[COVERAGE].mean().groupby(level=0).mean()
         )
     names = [name for name in scored.results.names if any(name in column for column in columns.values())]
     cells = [(f"`{name}`", *(three_digits(column.get(name)) for column in columns.values())) for name in names]
-    return markdown_table((f"set {one.name}, {state}", *columns), cells)
+    return markdown_table((f"set {group.name}, {state}", *columns), cells)
 
 
-def cell_dots(scored: ScoredSeason, one: RecipeSet) -> list[Dot]:
+def cell_dots(scored: ScoredSeason, group: RecipeSet) -> list[Dot]:
     """Return a dot for each cell that is not lacking: the gain over the reference, and its 95 % interval, if any."""
     from leaderboard.pages.openings import Dot, Span
 
     return [
         Dot(test.what, scored.season.candidate, test.estimate.gain, Span(*test.interval) if test.interval else None)
-        for test in cell_gains(scored, one)
+        for test in cell_gains(scored, group)
         if test.estimate is not None
     ]

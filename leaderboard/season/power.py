@@ -67,8 +67,9 @@ def powers(season: Season, older: ScoredSeason, runs: int) -> Iterator[Power]:
 
     ``runs`` of each family. Of the older season's tested set are read the horizons that the season asks for.
     """
-    (one,) = older.season.tested
-    family_of = {name: family for family, names in families(older.recipes[one.name].values()).items() for name in names}
+    (tested,) = older.season.tested
+    by_family = families(older.recipes[tested.name].values())
+    family_of = {name: family for family, names in by_family.items() for name in names}
     errors = older.results.errors(PRIMARY)
     errors = errors[errors.index.get_level_values("horizon") <= season.horizon]
     for test in season.tests:

@@ -31,7 +31,7 @@ def record_season(
     if draw.season_sha256 != season_sha256(folder):
         raise SeasonError("season.toml has changed since the draw")
     require_committed(folder, "season.toml", "draw.json")
-    recipes = {name: one for of_set in season_recipes(folder, draw.value).values() for name, one in of_set.items()}
+    recipes = dict(pair for of_set in season_recipes(folder, draw.value).values() for pair in of_set.items())
     unknown = sorted({*only} - {*draw.runs})
     if unknown:
         raise SeasonError(f"no recipe {unknown[0]!r} is drawn in season {folder.season.name}")

@@ -137,12 +137,12 @@ class Terms(Record):
     @property
     def tested(self) -> list[RecipeSet]:
         """Return the sets that tests are made on."""
-        return [one for one in self.sets if one.report == "tests"]
+        return [group for group in self.sets if group.report == "tests"]
 
     @property
     def described(self) -> list[RecipeSet]:
         """Return the sets of which means are given."""
-        return [one for one in self.sets if one.report != "runs"]
+        return [group for group in self.sets if group.report != "runs"]
 
     @property
     def claimed(self) -> set[str]:

@@ -127,12 +127,12 @@ def newest_before(releases: Iterable[Release], moment: datetime) -> tuple[Releas
     return tuple(older[-KNOWN:])
 
 
-def first_release(releases: Sequence[Release], known: Sequence[Release], moment: datetime) -> tuple[Release, ...]:
+def first_release(releases: Sequence[Release], listed: Sequence[Release], moment: datetime) -> tuple[Release, ...]:
     """Return the first release at or after a moment, which draws, and the next that is later.
 
-    Raise `SeasonError` where the list lacks one of ``known`` or has it otherwise, and until both releases are listed.
+    Raise `SeasonError` where the list lacks one of ``listed`` or has it otherwise, and until both releases are listed.
     """
-    for release in known:
+    for release in listed:
         if release not in releases:
             raise SeasonError(
                 f"the index disagrees with season.toml about {release.file}, uploaded {release.uploaded:%Y-%m-%d}"
@@ -140,9 +140,9 @@ def first_release(releases: Sequence[Release], known: Sequence[Release], moment:
     after = [release for release in releases if release.uploaded >= moment]
     if not after:
         raise SeasonError(f"the index lists no release at or after {moment:%Y-%m-%d %H:%M} yet: draw later")
-    later = [release for release in after if release.uploaded > after[0].uploaded]
-    if not later:
+    following = [release for release in after if release.uploaded > after[0].uploaded]
+    if not following:
         raise SeasonError(
             f"the index lists {after[0].file} and nothing after it, so it may lag behind an earlier one: draw later"
         )
-    return after[0], later[0]
+    return after[0], following[0]

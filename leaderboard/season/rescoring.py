@@ -58,10 +58,10 @@ class Plan:
     def words(self) -> str:
         """Return what is chosen, and the chance to catch a forger, in a sentence."""
         names = listed([*dict.fromkeys(work.entry for work in self.claimed)])
-        one, three = (f"{100 * self.chance(forged):.0f} %" for forged in (1, 3))
+        single, three = (f"{100 * self.chance(forged):.0f} %" for forged in (1, 3))
         return (
             f"{names} on {self.runs} of the {self.of} runs that are tested, {len(self.others)} runs of other entries; "
-            f"one forged run of the former is met with a chance of {one}, one of three with {three}"
+            f"one forged run of the former is met with a chance of {single}, one of three with {three}"
         )
 
 
@@ -76,8 +76,8 @@ class Findings:
 def chosen(scored: ScoredSeason, seed: int, everything: bool = False) -> Plan:
     """Return what a seed chooses: it depends on the terms and the list of runs, and on nothing that was measured."""
     season, tasks, draw = scored.season, scored.suite.traces, random.Random(seed)
-    (one,) = season.tested
-    tested = [task for task in tasks if task.id.split("/")[0] in scored.recipes[one.name]]
+    (group,) = season.tested
+    tested = [task for task in tasks if task.id.split("/")[0] in scored.recipes[group.name]]
     runs = tested if everything else draw.sample(tested, math.ceil(LEAST_PART * len(tested)))
     claimed = [name for name in season.entries if name in season.claimed]
     others = [Work(name, draw.choice(tasks)) for name in season.entries if name not in claimed]
@@ -121,9 +121,9 @@ def contrast_again(scored: ScoredSeason, plan: Plan) -> Findings:
     """Make the rows of the paired test again, of the runs that were chosen for the entries that tests name."""
     findings, folder, paired = Findings(), scored.folder, scored.season.paired
     if paired is not None:
-        (one,) = scored.season.tested
+        (group,) = scored.season.tested
         chosen_recipes = dict.fromkeys(work.task.id.split("/")[0] for work in plan.claimed)
-        recipes = [scored.recipes[one.name][name] for name in chosen_recipes]
+        recipes = [scored.recipes[group.name][name] for name in chosen_recipes]
         try:
             level = copied_code_level(read_entry(folder.entries / paired.forecaster).record.has_code)
             setting = replace(season_setting(scored.suite, folder.base, level), fresh=True)

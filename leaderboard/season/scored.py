@@ -77,20 +77,20 @@ class ScoredSeason:
         """Return the recipes by set and name."""
         return season_recipes(self.folder, self.folder.draw.value) if self.drawn is None else self.drawn
 
-    def strata(self, one: RecipeSet) -> dict[str, Stratum]:
+    def strata(self, group: RecipeSet) -> dict[str, Stratum]:
         """Return the stratum of every recipe of a set."""
-        known = {name: recipe_stratum(recipe) for name, recipe in self.recipes[one.name].items()}
-        return {name: stratum for name, stratum in known.items() if stratum is not None}
+        strata = {name: recipe_stratum(recipe) for name, recipe in self.recipes[group.name].items()}
+        return {name: stratum for name, stratum in strata.items() if stratum is not None}
 
     @cached_property
     def parts(self) -> list[Part]:
         """Return the sizes of batches of each set, small ones first. Neither sets nor sizes are ever pooled."""
-        found = []
-        for one in self.season.sets:
-            strata = self.strata(one)
+        parts = []
+        for group in self.season.sets:
+            strata = self.strata(group)
             for stratum in sorted({*strata.values()}, reverse=True):
-                found.append(Part(one, stratum, tuple(name for name in strata if strata[name] == stratum)))
-        return found
+                parts.append(Part(group, stratum, tuple(name for name in strata if strata[name] == stratum)))
+        return parts
 
     def on(self, recipes: Collection[str]) -> Results:
         """Return the results of the entries that have a rank on the runs of these recipes."""
@@ -100,7 +100,7 @@ class ScoredSeason:
 @cache
 def _on(scored: ScoredSeason, recipes: frozenset[str]) -> Results:
     """Return the results on the runs of some recipes, once: pages ask for the same many times."""
-    return scored.results.select(traces=[one for one in scored.results.traces if one.split("/")[0] in recipes])
+    return scored.results.select(traces=[run for run in scored.results.traces if run.split("/")[0] in recipes])
 
 
 def load_table(folder: SeasonFolder, layers: bool = False) -> Results:
@@ -122,7 +122,7 @@ def season_facts(folder: SeasonFolder) -> Facts:
     """Return who entered, drew and scored a season: what the page and README say beside its numbers."""
     season = folder.season
     authors = {name: read_entry(folder.entries / name).record.authors for name in season.entries}
-    foreign = tuple(name for name, found in authors.items() if {*found} != {MAINTAINERS})
+    foreign = tuple(name for name, names in authors.items() if {*names} != {MAINTAINERS})
     drawn_by = f"drawn with {folder.draw.where}" if folder.draw.public else DRAWN_BY_US
     return Facts(season.name, len(authors), foreign, drawn_by, "they were scored by the maintainers")
 

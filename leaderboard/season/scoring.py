@@ -64,7 +64,7 @@ class SeasonSuite(Suite):
 
 def season_suite(folder: SeasonFolder, recordings: dict[str, Recording]) -> Suite:
     """Return the task list: on every run the origins that the base suite's rule gives, by state."""
-    traced = ((name, one.data_sha256) for name, one in sorted(recordings.items()))
+    traced = ((name, recording.data_sha256) for name, recording in sorted(recordings.items()))
     tasks = (run_tasks(folder, name, sha256, read_trace(folder.trace(name))) for name, sha256 in traced if sha256)
     return suite_of(folder, [task for task in tasks if task is not None])
 
@@ -87,7 +87,7 @@ def run_tasks(folder: SeasonFolder, recipe: str, sha256: str, trace: Trace) -> S
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=base.rule)
     for horizon in sorted((h for h in base.horizons if h <= folder.season.horizon), reverse=True):
         chosen = choose_origins(labels, trace.step_S, horizon, ORIGINS_PER_STATE)
-        enough = {state: tuple(found) for state, found in chosen.items() if len(found) >= LEAST_ORIGINS}
+        enough = {state: tuple(origins) for state, origins in chosen.items() if len(origins) >= LEAST_ORIGINS}
         if enough:
             return SuiteTrace.model_validate({
                 "id": folder.trace_id(recipe),

@@ -32,9 +32,9 @@ def _families(scored: ScoredSeason) -> dict[str, tuple[str, ...]]:
 def _tables(scored: ScoredSeason) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Yield a title and its recipes for each set, for each run of a set whose runs are reported one by one."""
     has_tasks = _scored_recipes(scored)
-    for one in scored.season.sets:
-        recipes = tuple(name for name in sorted(scored.recipes[one.name]) if name in has_tasks)
-        if one.report == "runs":
-            yield from ((f"set {one.name}, {name}", (name,)) for name in recipes)
+    for group in scored.season.sets:
+        recipes = tuple(name for name in sorted(scored.recipes[group.name]) if name in has_tasks)
+        if group.report == "runs":
+            yield from ((f"set {group.name}, {name}", (name,)) for name in recipes)
         elif recipes:
-            yield f"set {one.name}", recipes
+            yield f"set {group.name}", recipes
