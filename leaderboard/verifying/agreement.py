@@ -194,8 +194,8 @@ def _apart(pairs: pd.DataFrame, limit: Callable[[str], Limit], what: str = "") -
     allowed = np.maximum(relative * np.maximum(np.abs(committed), np.abs(fresh)), absolute)
     apart = pairs[~(np.abs(committed - fresh) <= allowed)]
     return [
-        _line(dict(zip(apart.index.names, place, strict=True)), said, got, what)
-        for place, said, got in apart[["committed", "fresh"]].itertuples()
+        _line(dict(zip(apart.index.names, place, strict=True)), number, got, what)
+        for place, number, got in apart[["committed", "fresh"]].itertuples()
     ]
 
 
@@ -207,20 +207,20 @@ def _line(place: dict[Hashable, Any], committed: float, fresh: float, what: str)
 
 def _new_failures(fresh: Results, committed: Results) -> list[str]:
     """Return the tasks that fail in the fresh run only, with the reason."""
-    known = set(committed.failures[["trace", "origin"]].itertuples(index=False, name=None))
-    found = fresh.failures[["trace", "origin", "failure"]].itertuples(index=False, name=None)
+    former = set(committed.failures[["trace", "origin"]].itertuples(index=False, name=None))
+    failures = fresh.failures[["trace", "origin", "failure"]].itertuples(index=False, name=None)
     return [
         f"{trace}: origin {origin}: it fails here: {why}"
-        for trace, origin, why in found
-        if (trace, origin) not in known
+        for trace, origin, why in failures
+        if (trace, origin) not in former
     ]
 
 
 def _unequal_facts(fresh: Results, committed: Results) -> list[str]:
     """Return what differs of the traces of both: sizes, steps and floors."""
     failed = [*committed.failures["trace"], *fresh.failures["trace"]]
-    runs = [run_costs(found.table).set_index("trace").drop(failed, errors="ignore")[RUN_FACTS].astype("float64")
-            for found in (committed, fresh)]  # fmt: skip
+    runs = [run_costs(results.table).set_index("trace").drop(failed, errors="ignore")[RUN_FACTS].astype("float64")
+            for results in (committed, fresh)]  # fmt: skip
     sizes = _apart(_pairs(*_shared(*runs)), lambda metric: SAME_FACT)
     return sizes + floor_differences(fresh.facts, committed.facts)
 
@@ -231,17 +231,17 @@ def floor_differences(fresh: pd.DataFrame, committed: pd.DataFrame) -> list[str]
     return _apart(_pairs(*_shared(*floors)), lambda metric: SAME_FACT)
 
 
-def _shared(one: pd.DataFrame, other: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _shared(left: pd.DataFrame, right: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the rows that both frames have."""
-    return one[one.index.isin(other.index)], other[other.index.isin(one.index)]
+    return left[left.index.isin(right.index)], right[right.index.isin(left.index)]
 
 
 def _unequal_forecasts(fresh: Results, committed: Results) -> list[str]:
     """Return the runs whose forecasts have another hash, or whose forecaster counted other events."""
-    costs = [run_costs(found.table).set_index("trace")[FORECASTS] for found in (committed, fresh)]
-    one, other = _shared(*costs)
+    costs = [run_costs(results.table).set_index("trace")[FORECASTS] for results in (committed, fresh)]
+    left, right = _shared(*costs)
     return [
-        f"{trace}: {name}: committed {one.at[trace, name]!s}, got {other.at[trace, name]!s}"
+        f"{trace}: {name}: committed {left.at[trace, name]!s}, got {right.at[trace, name]!s}"
         for name in FORECASTS
-        for trace in one.index[one[name] != other.loc[one.index, name]]
+        for trace in left.index[left[name] != right.loc[left.index, name]]
     ]

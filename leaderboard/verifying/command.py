@@ -122,13 +122,13 @@ def _incoming(read: Folder, base: Path | None) -> list[str]:
     return reasons
 
 
-def _show_verified(found: Verified, as_json: bool) -> None:
-    for name, value in found.record.findings.items() if not as_json else ():
+def _show_verified(verified: Verified, as_json: bool) -> None:
+    for name, value in verified.record.findings.items() if not as_json else ():
         say(f"{name}: {value:+.3f}")
-    if found.pages_in_memory is False:
+    if verified.pages_in_memory is False:
         say("shared files do not fit into memory: a run could tell what an earlier one had read", err=True)
-    record = {**found.record.model_dump(mode="json"), "reasons": found.reasons}
-    _show(record, found.reasons, "verified", as_json)
+    payload = {**verified.record.model_dump(mode="json"), "reasons": verified.reasons}
+    _show(payload, verified.reasons, "verified", as_json)
 
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:

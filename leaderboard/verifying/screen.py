@@ -68,13 +68,13 @@ def public_forecasts(share_SLE: FloatArray, row: int) -> FloatArray:
         return np.asarray(rows_SLE.mean(axis=0))
 
     base_LE = mean(row - BASE, row)
-    found = [np.full_like(base_LE, 1 / E)]
+    forecasts = [np.full_like(base_LE, 1 / E)]
     for window in WINDOWS:
         last_LE = mean(row - window, row)
-        found += [last_LE] if window != BASE else []
+        forecasts += [last_LE] if window != BASE else []
         if window > 1:
-            found.append(2 * last_LE - mean(row - 2 * window, row - window))
-    return np.stack(found) - base_LE
+            forecasts.append(2 * last_LE - mean(row - 2 * window, row - window))
+    return np.stack(forecasts) - base_LE
 
 
 def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K: Sequence[int]) -> dict[Stratum, Sums]:
@@ -83,7 +83,7 @@ def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K
     """
     share_SLE = np.nan_to_num(shares(trace.load_SLE), nan=1 / trace.num_experts)
     rows = [(row_of(trace, origin), state) for origin, state in entry.origins()]
-    found: dict[Stratum, Sums] = {}
+    strata: dict[Stratum, Sums] = {}
     for state in sorted({state for _, state in rows}):
         chosen = [i for i, (_, own) in enumerate(rows) if own == state]
         if len(chosen) * trace.num_layers * (trace.num_experts - 1) < MIN_VALUES:
@@ -97,8 +97,8 @@ def strata_of(trace: Trace, entry: SuiteTrace, mean_OKLE: FloatArray, horizons_K
             forecast = _left(mean_OKLE[chosen, k] - base, span)
             recipe = entry.id.split("/")[0]
             products = (truth @ forecast, truth @ truth, forecast @ forecast)
-            found[recipe, state, horizon] = Sums(*map(float, products))
-    return found
+            strata[recipe, state, horizon] = Sums(*map(float, products))
+    return strata
 
 
 def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
@@ -109,11 +109,11 @@ def _left(difference_OLE: FloatArray, span: FloatArray) -> FloatArray:
 
 def summed_by_recipe(runs: Sequence[Strata]) -> dict[Stratum, Sums]:
     """Return the sums of several runs: those of one recipe count as one."""
-    found: dict[Stratum, Sums] = defaultdict(Sums)
+    by_stratum: dict[Stratum, Sums] = defaultdict(Sums)
     for run in runs:
         for stratum, sums in run.items():
-            found[stratum] += sums
-    return dict(found)
+            by_stratum[stratum] += sums
+    return dict(by_stratum)
 
 
 @dataclass(frozen=True)
@@ -151,15 +151,15 @@ def screen_strata(strata: Strata) -> Screened | None:
     """Return what a forecaster's strata say; None where there is none."""
     if not strata:
         return None
-    found = {stratum: sums.correlation for stratum, sums in strata.items()}
-    worst = max(found, key=lambda stratum: found[stratum])
+    correlations = {stratum: sums.correlation for stratum, sums in strata.items()}
+    worst = max(correlations, key=lambda stratum: correlations[stratum])
     groups: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for (_, state, horizon), value in found.items():
+    for (_, state, horizon), value in correlations.items():
         groups[state, horizon].append(value)
     over = {group: float(np.mean(values)) - max_mean(len(values)) for group, values in groups.items()}
     where = max(over, key=lambda group: over[group])
     limit = max_mean(len(groups[where]))
-    return Screened(found[worst], worst, over[where] + limit, where, limit)
+    return Screened(correlations[worst], worst, over[where] + limit, where, limit)
 
 
 def max_mean(recipes: int) -> float:

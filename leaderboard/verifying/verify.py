@@ -144,10 +144,10 @@ class _Rerun:
         wrong = self._run_suite()
         if wrong:
             return wrong
-        found = screen_strata(summed_by_recipe(self.strata))
-        if found is not None:
-            findings |= found.findings()
-            wrong = list(found.reasons())
+        screened = screen_strata(summed_by_recipe(self.strata))
+        if screened is not None:
+            findings |= screened.findings()
+            wrong = list(screened.reasons())
         if wrong or self.request.traces is None:
             return wrong
         growths = self._growths(fresh_runs(self.request.suite, self.request.traces))
@@ -170,7 +170,7 @@ class _Rerun:
                 "status": "verified",
             }
         )
-        return results_of([entry], [[row for one in suite.traces for row in self.runs[one.id]]])
+        return results_of([entry], [[row for run in suite.traces for row in self.runs[run.id]]])
 
     def _expected(self) -> int:
         """Return how many runs and fits there will be when all goes well: what progress counts to."""
@@ -192,7 +192,7 @@ class _Rerun:
             self.fits[text] = fitted
             if self.request.suite.fit:
                 self._report(f"the fit of {text}")
-        calls = [functools.partial(run_and_screen, self._pair(*one)) for one in work]
+        calls = [functools.partial(run_and_screen, self._pair(*item)) for item in work]
         for (target, entry, _), run in zip(work, run_spread(calls, jobs=self.request.jobs), strict=True):
             self._report(f"{target.text} on {entry.id}")
             yield run
@@ -201,7 +201,7 @@ class _Rerun:
         """Return one run. The suite holds the entry, so that finished work is never taken for that of other origins."""
         suite = self.request.suite
         if entry not in suite.traces:
-            others = tuple(other for other in suite.traces if other.id != entry.id)
+            others = tuple(run for run in suite.traces if run.id != entry.id)
             suite = suite.model_copy(update={"traces": (*others, entry)})
         return Pair(replace(self.setting, suite=suite), entry, path, target, self.fits[target.text])
 
@@ -231,18 +231,18 @@ class _Rerun:
 
     def _growths(self, asked: Sequence[Fresh]) -> dict[str, float]:
         """Return by test how much larger the relative loss is on fresh runs than on what they are compared with."""
-        known = {entry.id: entry for one in asked for entry in one.before}
-        before = [(self.reference, entry, self.request.paths[entry.id]) for entry in known.values()]
-        after = [(target, one.entry, one.path) for one in asked for target in (self.target, self.reference)]
+        former = {entry.id: entry for fresh in asked for entry in fresh.before}
+        before = [(self.reference, entry, self.request.paths[entry.id]) for entry in former.values()]
+        after = [(target, fresh.entry, fresh.path) for fresh in asked for target in (self.target, self.reference)]
         runs = (scored.rows for scored in self._runs([*before, *after]))
-        references = {name: next(runs) for name in known}
+        references = {name: next(runs) for name in former}
         pairs: dict[str, list[tuple[float, float]]] = {}
-        for one in asked:
-            mine, theirs = next(runs), next(runs)
-            logs = [math.log(relative_loss(self.runs[entry.id], references[entry.id])) for entry in one.before]
-            found = float(np.exp(np.mean(logs))), relative_loss(mine, theirs)
-            pairs.setdefault(one.test, []).append(found)
-        return {name: _growth(found) for name, found in pairs.items()}
+        for fresh in asked:
+            own, reference = next(runs), next(runs)
+            logs = [math.log(relative_loss(self.runs[entry.id], references[entry.id])) for entry in fresh.before]
+            losses = float(np.exp(np.mean(logs))), relative_loss(own, reference)
+            pairs.setdefault(fresh.test, []).append(losses)
+        return {name: _growth(losses) for name, losses in pairs.items()}
 
 
 def _growth(pairs: Sequence[tuple[float, float]]) -> float:
@@ -299,16 +299,16 @@ def fresh_runs(suite: Suite, folder: Path) -> list[Fresh]:
     refs = list_traces(folder)
     if not refs:
         raise SuiteError(f"{folder}: no traces (RECIPE/SPLIT/seedN.parquet)")
-    found = []
+    fresh = []
     for ref in refs:
         own = suite_for_trace(read_trace(ref.path), horizons=suite.horizons, rule=suite.rule)
         if own.horizons != suite.horizons:
             raise SuiteError(f"{ref.path}: too short for the horizons of suite {suite.name}")
         entry = own.traces[0]
-        same_recipe = [one for one in suite.traces if one.id.split("/")[0] == entry.id.split("/")[0]]
+        same_recipe = [run for run in suite.traces if run.id.split("/")[0] == entry.id.split("/")[0]]
         test = "fresh_runs" if same_recipe else "other_recipes"
-        found.append(Fresh(test, same_recipe or suite.traces, entry, ref.path))
-    return found
+        fresh.append(Fresh(test, same_recipe or suite.traces, entry, ref.path))
+    return fresh
 
 
 def relative_loss(rows: Sequence[Row], reference: Sequence[Row]) -> float:
@@ -317,5 +317,5 @@ def relative_loss(rows: Sequence[Row], reference: Sequence[Row]) -> float:
         np.array([row[PRIMARY] for row in scored_rows(each)], dtype=np.float64) for each in (rows, reference)
     )
     ratio_W = log_ratio(error_W, reference_W)
-    known = ratio_W[np.isfinite(ratio_W)]
-    return float(np.exp(known.mean())) if len(known) else 1.0
+    finite_W = ratio_W[np.isfinite(ratio_W)]
+    return float(np.exp(finite_W.mean())) if len(finite_W) else 1.0
