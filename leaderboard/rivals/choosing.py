@@ -93,30 +93,30 @@ def chosen(rows: pd.DataFrame, cell: Cell) -> dict[str, Chosen]:
     """Return the policy of each kind in a cell; ``rows``: of all runs, with `run`, `family`, `size` and `stay`."""
     of_size = rows[rows["size"] == cell.size]
     priced = of_size.assign(saved=saved_percent(of_size, cell), train=of_size["run"].str.contains("/train/"))
-    found = {}
+    by_kind = {}
     for kind, (_, policies) in KINDS.items():
-        mine = priced.query(f"({policies}) or does == 'stay'").set_index(list(Policy._fields))
-        votes = mine[mine["train"]].groupby([*Policy._fields, "family"], sort=False)["saved"].mean()
+        of_kind = priced.query(f"({policies}) or does == 'stay'").set_index(list(Policy._fields))
+        votes = of_kind[of_kind["train"]].groupby([*Policy._fields, "family"], sort=False)["saved"].mean()
         means = votes.groupby(list(Policy._fields), sort=False).mean()
         policy = Policy(*means.index[int(means.to_numpy().argmax())])
-        tested = mine[~mine["train"]].loc[[policy]]
-        found[kind] = Chosen(policy, tested.groupby("family")["saved"].mean())
-    return found
+        tested = of_kind[~of_kind["train"]].loc[[policy]]
+        by_kind[kind] = Chosen(policy, tested.groupby("family")["saved"].mean())
+    return by_kind
 
 
-def differences(found: Mapping[str, Chosen], tests: int) -> dict[str, Difference]:
+def differences(by_kind: Mapping[str, Chosen], tests: int) -> dict[str, Difference]:
     """Return each kind less plans from forecasts, paired by family; the intervals of ``tests`` differences all hold.
 
     With fewer than three families there is no interval.
     """
-    return dict(_differences(found, tests))
+    return dict(_differences(by_kind, tests))
 
 
-def _differences(found: Mapping[str, Chosen], tests: int) -> Iterator[tuple[str, Difference]]:
-    for kind, one in found.items():
+def _differences(by_kind: Mapping[str, Chosen], tests: int) -> Iterator[tuple[str, Difference]]:
+    for kind, choice in by_kind.items():
         if kind == AGAINST:
             continue
-        point_F = (one.saved_F - found[AGAINST].saved_F).to_numpy()
+        point_F = (choice.saved_F - by_kind[AGAINST].saved_F).to_numpy()
         half = float("nan")
         if len(point_F) > 2:
             wide = t_quantile(len(point_F) - 1, 1 - (1 - CONFIDENCE) / tests)

@@ -19,16 +19,16 @@ WIDTH = 116
 
 def kinds() -> str:
     """Return each command with the lines on which kind wins, as code."""
-    said = "\n".join(line for run in RUNS for line in _shown(run))
-    return f"Of the first run loads differ much, of the second little; both are in the package.\n\n{said}"
+    lines = "\n".join(line for run in RUNS for line in _shown(run))
+    return f"Of the first run loads differ much, of the second little; both are in the package.\n\n{lines}"
 
 
 def _shown(run: str) -> Iterator[str]:
     command = f"plan {run} {OPTIONS}"
-    said = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False).output
-    found = re.search(r"^Best at .*?(?=\n\n)", said, re.MULTILINE | re.DOTALL)
-    assert found is not None, said
+    output = CliRunner().invoke(app, shlex.split(command), catch_exceptions=False).output
+    match = re.search(r"^Best at .*?(?=\n\n)", output, re.MULTILINE | re.DOTALL)
+    assert match is not None, output
     yield f"    moeload-bench {command}"
-    for sentence in re.split(r"(?=Within the step, each)", " ".join(found[0].split())):
+    for sentence in re.split(r"(?=Within the step, each)", " ".join(match[0].split())):
         yield from textwrap.wrap(sentence, WIDTH, initial_indent="    ", subsequent_indent="    ")
     yield ""

@@ -75,7 +75,7 @@ def _moved(before_JLR: IntArray, after_JLR: IntArray, shape: ClusterShape, exper
     at_once = max(1, CELLS // (L * shape.devices * experts))
     parts = []
     for first in range(0, J, at_once):
-        before_NR, after_NR = (one[first : first + at_once].reshape(-1, R) for one in (before_JLR, after_JLR))
+        before_NR, after_NR = (plans[first : first + at_once].reshape(-1, R) for plans in (before_JLR, after_JLR))
         moved_ND = replicas_moved(before_NR, with_fewest_moves(before_NR, after_NR, shape), shape.devices)
         parts.append(moved_ND.reshape(-1, L, shape.devices).sum(axis=1))
     return np.concatenate(parts)
@@ -87,6 +87,6 @@ def oracle(late: Followed, fresh: Followed, intervals: int) -> Followed:
     ``fresh``: plans for the mean loads of the intervals themselves. Moves are charged as if it always renewed them.
     """
     S, L = fresh.imbalance_SL.shape
-    late_JSL, fresh_JSL = (one.imbalance_SL.reshape(intervals, -1, L) for one in (late, fresh))
+    late_JSL, fresh_JSL = (followed.imbalance_SL.reshape(intervals, -1, L) for followed in (late, fresh))
     keep_J1L = np.nan_to_num(fresh_JSL - late_JSL).sum(axis=1, keepdims=True) > 0
     return fresh._replace(imbalance_SL=np.where(keep_J1L, late_JSL, fresh_JSL).reshape(S, L))

@@ -101,14 +101,14 @@ def forecasts_of(trace: Trace, forecaster: str) -> dict[int, FloatArray]:
 
     Each forecast is made at the first step of its interval, from the steps before.
     """
-    found: dict[int, list[FloatArray]] = {every: [] for every in EVERY}
+    by_length: dict[int, list[FloatArray]] = {every: [] for every in EVERY}
     with follow(parse_target(forecaster), trace, seed=0, level="none") as feed:
         for step in range(WINDOW):
             every = tuple(k for k in EVERY if step % k == 0)
             means_KLE = feed.at(trace.first_step + trace.steps - WINDOW + step, every).window_means(every)
             for k, mean_LE in zip(every, means_KLE, strict=True):
-                found[k].append(mean_LE)
-    return {every: np.stack(means) for every, means in found.items()}
+                by_length[k].append(mean_LE)
+    return {every: np.stack(means) for every, means in by_length.items()}
 
 
 def measured(trace: Trace) -> dict[Policy, Measured]:
@@ -123,7 +123,7 @@ def measured(trace: Trace) -> dict[Policy, Measured]:
     for memory, name in SHAPES.items():
         for every in EVERY:
             by_name = _by_interval(trace.load_SLE, every, shapes[name], {f: forecasts[f][every] for f in FORECASTERS})
-            rows |= {Policy(does, memory, every): _of_plans(one) for does, one in by_name.items()}
+            rows |= {Policy(does, memory, every): _of_plans(plans) for does, plans in by_name.items()}
     return rows
 
 
@@ -143,8 +143,9 @@ def _of_reaction(reaction: Reaction) -> Measured:
     return _summary(reaction.imbalance_N, fetched_ND.max(axis=1).mean(), fetched_ND.sum(axis=1).mean())
 
 
-def _of_plans(one: Followed) -> Measured:
-    return _summary(one.imbalance_SL.ravel(), *(moved / one.imbalance_SL.size for moved in (one.busiest, one.total)))
+def _of_plans(plans: Followed) -> Measured:
+    cells = plans.imbalance_SL.size
+    return _summary(plans.imbalance_SL.ravel(), plans.busiest / cells, plans.total / cells)
 
 
 def _summary(imbalance_N: FloatArray, busiest: float, total: float) -> Measured:
@@ -180,8 +181,8 @@ def facts_of(trace: Trace, data: str) -> Facts:
 def policy_rows(trace: Trace) -> pd.DataFrame:
     """Return a row per policy, numbers as the file keeps them."""
     rows: list[dict[str, Any]] = [
-        {"run": trace.id} | policy._asdict() | {name: float(f"{value:.5g}") for name, value in one._asdict().items()}
-        for policy, one in measured(trace).items()
+        {"run": trace.id} | policy._asdict() | {name: float(f"{value:.5g}") for name, value in row._asdict().items()}
+        for policy, row in measured(trace).items()
     ]
     return pd.DataFrame(rows)
 
@@ -193,9 +194,9 @@ def study_runs(folder: Path = TRACES) -> dict[str, tuple[Path, str]]:
     """
     paths = {ref.id: ref.path for ref in list_traces(folder)} if folder.is_dir() else {}
     suites = [load_suite(name) for name in SUITES]
-    known = {one.id: one.data_sha256 for suite in suites for one in (*suite.fit, *suite.traces)}
-    known |= {name: data_sha256(read_trace(path)) for name, path in paths.items() if name.startswith(BALANCING)}
-    return {name: (paths[name], data) for name, data in known.items() if name in paths and ".probe/" not in name}
+    hashes = {run.id: run.data_sha256 for suite in suites for run in (*suite.fit, *suite.traces)}
+    hashes |= {name: data_sha256(read_trace(path)) for name, path in paths.items() if name.startswith(BALANCING)}
+    return {name: (paths[name], data) for name, data in hashes.items() if name in paths and ".probe/" not in name}
 
 
 def known_rows(folder: Path = TRACES, rows: Path = ROWS, runs: Path = RUNS) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -206,10 +207,10 @@ def known_rows(folder: Path = TRACES, rows: Path = ROWS, runs: Path = RUNS) -> t
     facts: list[pd.DataFrame] = []
     for name, (path, data) in study_runs(folder).items():
         if (name, data) in same:
-            mine, known = (frame[frame["run"] == name] for frame in stored)
+            policies, numbers = (frame[frame["run"] == name] for frame in stored)
         else:
             trace = read_trace(path)
-            mine, known = policy_rows(trace), pd.DataFrame([facts_of(trace, data)])
-        parts.append(mine)
-        facts.append(known)
+            policies, numbers = policy_rows(trace), pd.DataFrame([facts_of(trace, data)])
+        parts.append(policies)
+        facts.append(numbers)
     return pd.concat(parts, ignore_index=True), pd.concat(facts, ignore_index=True)

@@ -63,8 +63,8 @@ def studied(root: Path = ROOT) -> Study:
     return study_of(*known_rows(root / "traces"))
 
 
-def _span(one: Difference) -> str:
-    return f"{signed(one.points, 1)} [{signed(one.low, 1)}, {signed(one.high, 1)}]"
+def _span(gap: Difference) -> str:
+    return f"{signed(gap.points, 1)} [{signed(gap.low, 1)}, {signed(gap.high, 1)}]"
 
 
 def _policy(policy: Policy) -> str:
@@ -85,18 +85,18 @@ def _cell(cell: Cell) -> str:
 
 def _who(study: Study, size: Stratum) -> str:
     """Return on which test runs of a size the study rests: `8 test runs of 4 families of models in large batches`."""
-    mine = study.runs[study.runs["test"] & (study.runs["size"] == size)]
+    runs = study.runs[study.runs["test"] & (study.runs["size"] == size)]
     return (
-        f"{counted(len(mine), 'test run')} of {mine['family'].nunique()} families of models in "
+        f"{counted(len(runs), 'test run')} of {runs['family'].nunique()} families of models in "
         f"{WORDS[size][0].lower()}{WORDS[size][1:]}"
     )
 
 
 def claim(study: Study) -> str:
     """Return the study's claim: the primary cell, with batch size and runs, and an interval of its own."""
-    found = study.chosen[PRIMARY]
-    gap = differences(found, 1)["within"]
-    within, plans = (found[kind].saved_F.mean() for kind in ("within", AGAINST))
+    by_kind = study.chosen[PRIMARY]
+    gap = differences(by_kind, 1)["within"]
+    within, plans = (by_kind[kind].saved_F.mean() for kind in ("within", AGAINST))
     shown = "it saves more" if gap.low > 0 else "it saves less" if gap.high < 0 else "neither is shown to save more"
     return (
         f"On {_who(study, PRIMARY.size)}, balancing within the step (UltraEP's quotas, one slot on a device) saves "
@@ -113,13 +113,13 @@ def readme_claim() -> str:
 
 def answer(study: Study) -> str:
     """Return the claim, what forecasts without error would add, and on how many runs it rests."""
-    more = max(differences(found, TESTS)["oracle"].points for found in study.chosen.values())
+    more = max(differences(by_kind, TESTS)["oracle"].points for by_kind in study.chosen.values())
     counts = []
     for size in SIZES:
         for split, test in (("train", False), ("test", True)):
-            mine = study.runs[(study.runs["size"] == size) & (study.runs["test"] == test)]
-            several = int(mine["accumulates"].sum())
-            counts.append(f"{len(mine)} {split} runs in {size} batches ({several} accumulate micro-batches)")
+            runs = study.runs[(study.runs["size"] == size) & (study.runs["test"] == test)]
+            several = int(runs["accumulates"].sum())
+            counts.append(f"{len(runs)} {split} runs in {size} batches ({several} accumulate micro-batches)")
     return (
         f"{claim(study)}.\n\nDescribed, not claimed: in no cell do plans by an oracle save more than {more:.1f} points "
         "more than plans from forecasts. What plans lack is the noise of the step itself, not a better forecast of its "
@@ -131,9 +131,9 @@ def cells_table(study: Study) -> str:
     """Return a row per cell: what each kind saves on test runs, with the policy chosen."""
     rows = []
     for cell in CELLS:
-        found = study.chosen[cell]
+        by_kind = study.chosen[cell]
         mark = "**" if cell == PRIMARY else ""
-        cells = [f"{one.saved_F.mean():.1f} ({_policy(one.policy)})".replace(" ()", "") for one in found.values()]
+        cells = [f"{kind.saved_F.mean():.1f} ({_policy(kind.policy)})".replace(" ()", "") for kind in by_kind.values()]
         rows.append((f"{mark}{_cell(cell)}{mark}", *cells))
     caption = (
         "A row is a cell: size of batch, fetch of an expert in percent of a layer's time, whether the rest is hidden "
@@ -149,9 +149,9 @@ def differences_table(study: Study) -> str:
     kinds = [kind for kind in KINDS if kind != AGAINST]
     rows = []
     for cell in CELLS:
-        found = differences(study.chosen[cell], TESTS)
+        gaps = differences(study.chosen[cell], TESTS)
         mark = "**" if cell == PRIMARY else ""
-        rows.append((f"{mark}{_cell(cell)}{mark}", *(_span(found[kind]) for kind in kinds)))
+        rows.append((f"{mark}{_cell(cell)}{mark}", *(_span(gaps[kind]) for kind in kinds)))
     caption = (
         "A row is a cell as above. A column is a kind less plans from forecasts, in points of the step time, paired by "
         "run and family; more is better. In brackets 95 % intervals for a new family of models, wide enough for all "
@@ -162,7 +162,7 @@ def differences_table(study: Study) -> str:
 
 def families_table(study: Study) -> str:
     """Return a row per family: what each kind saves in the primary cell."""
-    saved = pd.DataFrame({kind: one.saved_F for kind, one in study.chosen[PRIMARY].items()})
+    saved = pd.DataFrame({kind: choice.saved_F for kind, choice in study.chosen[PRIMARY].items()})
     rows = [(f"`{family}`", *(f"{value:.1f}" for value in saved_K)) for family, saved_K in saved.iterrows()]
     caption = (
         "A row is a family of models. A cell: percent of the step time saved in the primary cell, mean over `test` "
@@ -200,8 +200,8 @@ def reached_table(study: Study) -> str:
 
 
 def _reached(study: Study, policy: Policy, size: Stratum) -> list[str]:
-    mine = study.rows[study.rows["test"] & (study.rows["size"] == size)]
-    kept = mine[(mine[list(Policy._fields)] == list(policy)).all(axis=1)]
+    rows = study.rows[study.rows["test"] & (study.rows["size"] == size)]
+    kept = rows[(rows[list(Policy._fields)] == list(policy)).all(axis=1)]
     if kept.empty:
         return ["-"] * 4
     measures = ["imbalance", "over_11", "over_15", "moved"]
