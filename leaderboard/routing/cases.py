@@ -76,7 +76,7 @@ def run_file(run_id: str) -> Path:
 def chosen_places(orders: tuple[Order, ...]) -> set[int]:
     """Return the layers with the least, the median and the largest imbalance."""
     rising = np.argsort([order.load_E.max() / order.load_E.mean() for order in orders], kind="stable")
-    return {orders[at].place for at in rising[[0, len(rising) // 2, -1]]}
+    return {orders[i].place for i in rising[[0, len(rising) // 2, -1]]}
 
 
 def _row(case: Case, order: Order, layer: RoutedLayer, experts: int) -> list[Any]:

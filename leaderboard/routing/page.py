@@ -49,7 +49,7 @@ def list_of_cases(layers: list[CaseLayer]) -> str:
     """Return the table of the cases."""
     rows = []
     for worst in worst_layers(layers):
-        mine = [layer for layer in layers if layer.case == worst.case]
+        own = [layer for layer in layers if layer.case == worst.case]
         rows.append(
             (
                 f"`{worst.case}`",
@@ -57,9 +57,9 @@ def list_of_cases(layers: list[CaseLayer]) -> str:
                 worst.mark,
                 f"{worst.experts}, top-{worst.top_k}",
                 f"{len(worst.topk_ids_TK):,}",
-                ", ".join(f"{layer.imbalance:.2f}" for layer in mine),
-                max(layer.dead for layer in mine),
-                f"`{worst.run}`, step {worst.step:,}, layers {', '.join(layer.layer for layer in mine)}",
+                ", ".join(f"{layer.imbalance:.2f}" for layer in own),
+                max(layer.dead for layer in own),
+                f"`{worst.run}`, step {worst.step:,}, layers {', '.join(layer.layer for layer in own)}",
             )
         )
     head = ("case", "what", "mark", "experts", "tokens", "busiest over mean, by layer", "dead, most", "from")
@@ -71,11 +71,11 @@ def list_of_cases(layers: list[CaseLayer]) -> str:
     return f"{about}\n\n{markdown_table(head, rows)}"
 
 
-def ranks_table(found: list[Busiest]) -> str:
+def ranks_table(ranks: list[Busiest]) -> str:
     """Return busiest ranks by expert-parallel size, recorded beside made up."""
     by_case: dict[str, dict[int, Busiest]] = {}
-    for one in found:
-        by_case.setdefault(one.case, {})[one.size] = one
+    for rank in ranks:
+        by_case.setdefault(rank.case, {})[rank.size] = rank
     rows = [
         (f"`{case}`", *(_cell(sizes[size]) if size in sizes else "-" for size in SIZES))
         for case, sizes in by_case.items()
@@ -88,30 +88,30 @@ def ranks_table(found: list[Busiest]) -> str:
     return f"{about}\n\n{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}"
 
 
-def _cell(one: Busiest) -> str:
-    made_up = ", ".join(f"{mean:.2f}" for mean, _, _ in one.made_up.values())
-    recorded = f"**{one.recorded:.2f}**" if _outside(one) else f"{one.recorded:.2f}"
+def _cell(rank: Busiest) -> str:
+    made_up = ", ".join(f"{mean:.2f}" for mean, _, _ in rank.made_up.values())
+    recorded = f"**{rank.recorded:.2f}**" if _outside(rank) else f"{rank.recorded:.2f}"
     return f"{recorded} ({made_up})"
 
 
-def _outside(one: Busiest) -> bool:
+def _outside(rank: Busiest) -> bool:
     """Return whether what was recorded is outside the middle 90 % of the draws of every family."""
-    return all(not low - ROUNDING <= one.recorded <= high + ROUNDING for _, low, high in one.made_up.values())
+    return all(not low - ROUNDING <= rank.recorded <= high + ROUNDING for _, low, high in rank.made_up.values())
 
 
-def several_on_a_rank(found: list[Busiest]) -> list[Busiest]:
+def several_on_a_rank(ranks: list[Busiest]) -> list[Busiest]:
     """Return the rows of RANKS ranks on which there is more than one expert: with one, the fit decides."""
-    largest = {one.case: one.size for one in found}
-    return [one for one in found if one.size == RANKS < largest[one.case]]
+    largest = {rank.case: rank.size for rank in ranks}
+    return [rank for rank in ranks if rank.size == RANKS < largest[rank.case]]
 
 
-def answer(found: list[Busiest], traffics: Traffics) -> str:
+def answer(ranks: list[Busiest], traffics: Traffics) -> str:
     """Return in three sentences where made-up routing misleads."""
-    shown, parts = several_on_a_rank(found), []
+    shown, parts = several_on_a_rank(ranks), []
     for name in FAMILIES:
-        ratios = sorted((one.made_up[name][0] - 1) / (one.recorded - 1) for one in shown)
+        ratios = sorted((rank.made_up[name][0] - 1) / (rank.recorded - 1) for rank in shown)
         parts.append(f"{name} {median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    outside = [f"`{one.case}`" for one in shown if _outside(one)]
+    outside = [f"`{rank.case}`" for rank in shown if _outside(rank)]
     return (
         f"Where the busiest expert is fitted, the excess of the busiest of {RANKS} ranks is, made up over recorded, "
         f"as the median and from least to most of {len(shown)} cases: {', '.join(parts)}. Most misleading are "
@@ -126,8 +126,8 @@ def answer(found: list[Busiest], traffics: Traffics) -> str:
 def _over_recorded(traffics: Traffics, name: str, kind: str, less: float) -> str:
     """Return a quantity's part above ``less``, made up over recorded, as the median over cases."""
     pairs = [(getattr(kinds[kind], name), getattr(kinds["recorded"], name)) for kinds in traffics.values()]
-    known = [(made_up - less) / (recorded - less) for made_up, recorded in pairs if not math.isnan(recorded)]
-    return f"{median(known):.2f}"
+    ratios = [(made_up - less) / (recorded - less) for made_up, recorded in pairs if not math.isnan(recorded)]
+    return f"{median(ratios):.2f}"
 
 
 def traffic_table(traffics: Traffics) -> str:
@@ -144,14 +144,14 @@ def traffic_table(traffics: Traffics) -> str:
         "that of independent tokens, where its length is known. No direction is better. *counts-only*: as `export "
         "routing` makes it up; *independent*: the same counts, each token on its own."
     )
-    said = ", ".join(
+    medians = ", ".join(
         f"{words} {_over_recorded(traffics, name, 'counts-only', less)} (independent: "
         f"{_over_recorded(traffics, name, 'independent', less)})"
         for (name, words), less in zip(QUANTITIES.items(), (0, 1, 0), strict=True)
     )
     return (
         f"{about}\n\n{markdown_table(head, rows)}\n\nMade up over recorded, as medians over these cases, of the "
-        f"largest flow its excess over the mean: {said}."
+        f"largest flow its excess over the mean: {medians}."
     )
 
 
@@ -159,22 +159,22 @@ def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
-def draw_ranks(found: list[Busiest]) -> Figure:
+def draw_ranks(ranks: list[Busiest]) -> Figure:
     """Draw a row for each case: the recorded busiest rank of RANKS, and the middle 90 % of each family's draws."""
-    shown = several_on_a_rank(found)
+    shown = several_on_a_rank(ranks)
     with style.style():
         figure, (ax,) = style.panels(1, height=0.6 + 0.28 * len(shown), columns=1)
         handles = []
         for place, (name, colour) in enumerate(zip(FAMILIES, style.PALETTE, strict=False)):
-            at = [row + 0.2 * (place - 1) for row in range(len(shown))]
-            ends = [one.made_up[name][1:] for one in shown]
-            ax.hlines(at, [low for low, _ in ends], [high for _, high in ends], color=colour, linewidth=2)
+            y = [row + 0.2 * (place - 1) for row in range(len(shown))]
+            ends = [rank.made_up[name][1:] for rank in shown]
+            ax.hlines(y, [low for low, _ in ends], [high for _, high in ends], color=colour, linewidth=2)
             handles.append(style.legend_line(name, colour, linewidth=2))
-        ax.plot([one.recorded for one in shown], range(len(shown)), "o", color="black", markersize=4)
+        ax.plot([rank.recorded for rank in shown], range(len(shown)), "o", color="black", markersize=4)
         handles.append(style.legend_line("recorded", "black", "none", marker="o"))
-        ax.set_yticks(range(len(shown)), [one.case for one in shown])
+        ax.set_yticks(range(len(shown)), [rank.case for rank in shown])
         ax.set_ylim(len(shown) - 0.5, -0.5)
-        every = [value for one in shown for value in (one.recorded, *(end for m in one.made_up.values() for end in m))]
+        every = [value for rank in shown for value in (rank.recorded, *sum(rank.made_up.values(), ()))]
         style.log_axis(ax.xaxis, min(every), max(every))
         ax.set_xlabel(f"busiest of {RANKS} ranks over the mean one; less is more even")
         ax.grid(axis="x")
@@ -202,12 +202,12 @@ def page_files(root: Path = ROOT) -> dict[Path, str]:
     """Return the page with its parts made again; nothing in a clone without the catalogue."""
     if not has_cases(root / "traces"):
         return {}
-    found, page = measured(root / "traces"), root / PAGE
+    numbers, page = measured(root / "traces"), root / PAGE
     makers: Mapping[str, Maker] = {
-        "routing-answer": lambda: answer(found.ranks, found.traffics),
-        "routing-cases": lambda: list_of_cases(found.layers),
-        "routing-ranks": lambda: ranks_table(found.ranks),
-        "routing-traffic": lambda: traffic_table(found.traffics),
+        "routing-answer": lambda: answer(numbers.ranks, numbers.traffics),
+        "routing-cases": lambda: list_of_cases(numbers.layers),
+        "routing-ranks": lambda: ranks_table(numbers.ranks),
+        "routing-traffic": lambda: traffic_table(numbers.traffics),
     }
     return {page: fill_parts(page.read_text(encoding="utf-8"), makers)}
 
