@@ -121,14 +121,13 @@ def _values(claim: Claim, pairs: tuple[int, ...], series: SeriesOf) -> tuple[Flo
     base = claim.base
     if base is None:
         return _log_ratios(runs, claim.window, against, claim.window), np.zeros(len(pairs))
-    runs_N, against_N = (_log_ratios(mine, claim.window, mine, base) for mine in (runs, against))
-    return runs_N, against_N
+    return _log_ratios(runs, claim.window, runs, base), _log_ratios(against, claim.window, against, base)
 
 
 def _log_ratios(runs: Sequence[FloatArray], window: Window, bases: Sequence[FloatArray], base: Window) -> FloatArray:
     """Return by run the logarithm of its mean over a window, over the mean of its base over another [N]."""
     pairs = zip(runs, bases, strict=True)
-    return np.log([one[slice(*window)].mean() / other[slice(*base)].mean() for one, other in pairs])
+    return np.log([series[slice(*window)].mean() / base_series[slice(*base)].mean() for series, base_series in pairs])
 
 
 def _verdict(claim: Claim, interval: tuple[float, float], pairs: int, expected: int) -> str:

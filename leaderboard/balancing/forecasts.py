@@ -57,8 +57,8 @@ def forecast_rows(trace: Trace) -> Iterator[dict[str, Any]]:
     given = {name: [np.asarray(kept, dtype=np.int64)] * len(HORIZONS) for name, kept in windows.items()}
     floors = trace_floors(trace, None, HORIZONS, given=given).by_state(len(HORIZONS))
     for name, kept in windows.items():
-        mine = table[table["origin"].isin(kept)]
-        for (forecaster, horizon), rows in mine.groupby(["forecaster", "horizon"], sort=False):
+        in_window = table[table["origin"].isin(kept)]
+        for (forecaster, horizon), rows in in_window.groupby(["forecaster", "horizon"], sort=False):
             K = HORIZONS.index(horizon)
             yield {
                 "run": trace.id,
@@ -78,8 +78,8 @@ def known_rows(traces: list[Trace], path: Path = FORECASTS) -> pd.DataFrame:
     stored = pd.read_csv(path) if path.is_file() else pd.DataFrame({"run": [], "data_sha256": []})
     frames = []
     for trace in traces:
-        mine = stored[(stored["run"] == trace.id) & (stored["data_sha256"] == data_sha256(trace))]
-        frames.append(mine if len(mine) else _rounded(pd.DataFrame(forecast_rows(trace))))
+        rows = stored[(stored["run"] == trace.id) & (stored["data_sha256"] == data_sha256(trace))]
+        frames.append(rows if len(rows) else _rounded(pd.DataFrame(forecast_rows(trace))))
     return pd.concat(frames, ignore_index=True)
 
 

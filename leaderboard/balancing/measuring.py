@@ -115,7 +115,7 @@ def _dead(trace: Trace, rows: slice) -> int:
 def _overflow(trace: Trace, window: Window) -> dict[float, tuple[float, float]]:
     """Return by factor the overflow of the batch, and the most that micro-batches can have."""
     loads = (Loads(trace, "load", 1), Loads(trace, MICRO, load_recipe(trace.meta.recipe).data.micro_batches))
-    batch, micro = (excess(one, range(*window)).pooled() for one in loads)
+    batch, micro = (excess(load, range(*window)).pooled() for load in loads)
     return {factor: (batch.dropped(factor), micro.dropped(factor)) for factor in FACTORS}
 
 

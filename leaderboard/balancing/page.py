@@ -101,19 +101,18 @@ def answer(study: Study) -> str:
     planned = [(recipe, seed) for recipe, seeds in planned_runs().items() for seed in seeds]
     missing = [f"`{run_id(*key)}`" for key in planned if key not in study.runs]
     of_these = f"Still missing: {listed(missing)}." if missing else "None is missing."
-    verdicts = [
-        f'- "{one.claim.quote}": **{one.verdict}**.{_so_far(one)}' for one in study.outcomes if one.claim.verdict
-    ]
+    judged = (outcome for outcome in study.outcomes if outcome.claim.verdict)
+    verdicts = [f'- "{outcome.claim.quote}": **{outcome.verdict}**.{_so_far(outcome)}' for outcome in judged]
     return "\n".join([f"{len(study.runs)} of {len(planned)} runs are recorded. {of_these}", "", *verdicts])
 
 
-def _so_far(found: Outcome) -> str:
+def _so_far(outcome: Outcome) -> str:
     """Return how many times the base each pair's metric is, beside the threshold."""
-    if not found.pairs:
+    if not outcome.pairs:
         return ""
     return (
-        f" By seed the {found.claim.metric} is {_ratios(found.runs_N)} times that of the base (threshold "
-        f"{found.claim.factor:g}); under auxiliary loss {_ratios(found.against_N)}."
+        f" By seed the {outcome.claim.metric} is {_ratios(outcome.runs_N)} times that of the base (threshold "
+        f"{outcome.claim.factor:g}); under auxiliary loss {_ratios(outcome.against_N)}."
     )
 
 
@@ -121,15 +120,15 @@ def claims_table(study: Study) -> str:
     """Return what was measured for each claim, beside its threshold."""
     rows = [
         (
-            one.claim.name,
-            f"{one.claim.factor:g}",
-            _ratios(one.runs_N),
-            _span(one.interval),
-            _ratios(one.against_N) if one.claim.base else "-",
-            _span(one.contrast),
-            one.verdict or ("described only" if one.pairs else "not recorded yet"),
+            outcome.claim.name,
+            f"{outcome.claim.factor:g}",
+            _ratios(outcome.runs_N),
+            _span(outcome.interval),
+            _ratios(outcome.against_N) if outcome.claim.base else "-",
+            _span(outcome.contrast),
+            outcome.verdict or ("described only" if outcome.pairs else "not recorded yet"),
         )
-        for one in study.outcomes
+        for outcome in study.outcomes
     ]
     heads = ("claim", "threshold", "quantile bias", "95 % interval", "auxiliary loss", "contrast, 95 %", "verdict")
     caption = (
@@ -223,13 +222,13 @@ def overflow_table(study: Study) -> str:
     """Return a row per recipe and window: the part of the tokens over each capacity factor."""
     rows = [
         (
-            _seen(recipe, len(mine)),
+            _seen(recipe, len(seeds)),
             window,
-            *(_percents([run.overflow[window, factor] for run in mine]) for factor in FACTORS),
+            *(_percents([run.overflow[window, factor] for run in seeds]) for factor in FACTORS),
         )
         for recipe, runs in study.by_recipe().items()
         for window in ("before", "after", "late")
-        if (mine := [run for run in runs if window in run.imbalance])
+        if (seeds := [run for run in runs if window in run.imbalance])
     ]
     heads = ("recipe (seeds)", "window", *(f"factor {factor:g}" for factor in FACTORS))
     caption = (
@@ -253,14 +252,14 @@ def _percents(over: Sequence[tuple[float, float]]) -> str:
 def forecast_table(study: Study) -> str:
     """Return a row per recipe and window: what is left of each forecaster's error over the floor at each horizon."""
     rows = []
-    for (recipe, window), mine in _of_seeds(study.forecasts).groupby(["recipe", "window"], sort=False):
+    for (recipe, window), means in _of_seeds(study.forecasts).groupby(["recipe", "window"], sort=False):
         over = [
             ", ".join(
                 f"{value:.4f}" for value in excess(of_horizon["error"].to_numpy(), of_horizon["floor"].to_numpy())
             )
-            for _, of_horizon in mine.groupby("horizon")
+            for _, of_horizon in means.groupby("horizon")
         ]
-        rows.append((_seen(recipe, mine["seeds"].iloc[0]), str(window), *over))
+        rows.append((_seen(recipe, means["seeds"].iloc[0]), str(window), *over))
     names = listed([f"`{name}`" for name in FORECASTERS])
     spans = "; ".join(f"{name} {origins[0]:,} to {origins[-1]:,}" for name, origins in ORIGINS.items())
     caption = (
@@ -277,12 +276,12 @@ def reaction_table(study: Study) -> str:
     means = _of_seeds(study.forecasts)
     rows = [
         (
-            _seen(recipe, mine["seeds"].iloc[0]),
+            _seen(recipe, cell["seeds"].iloc[0]),
             str(window),
-            *(f"{load:.3f}" for load in mine["imbalance"]),
-            f"{mine['reaction'].iloc[0]:.3f}",
+            *(f"{load:.3f}" for load in cell["imbalance"]),
+            f"{cell['reaction'].iloc[0]:.3f}",
         )
-        for (recipe, window), mine in means[means["horizon"] == 1].groupby(["recipe", "window"], sort=False)
+        for (recipe, window), cell in means[means["horizon"] == 1].groupby(["recipe", "window"], sort=False)
     ]
     heads = ("recipe (seeds)", "origins", *(f"`{name}`" for name in FORECASTERS), "reaction in the same step")
     caption = (
@@ -329,10 +328,10 @@ def draw_along(study: Study) -> Figure:
 
 
 def _draw_lines(ax: Axes, study: Study) -> None:
-    for place, (recipe, mine) in enumerate(study.by_recipe().items()):
-        mean_U = np.mean([run.imbalance_U / run.floor_U for run in mine], axis=0)
+    for place, (recipe, runs) in enumerate(study.by_recipe().items()):
+        mean_U = np.mean([run.imbalance_U / run.floor_U for run in runs], axis=0)
         step_U = UNIT * np.arange(len(mean_U)) + UNIT / 2
-        label = f"{recipe.removeprefix(PREFIX)} ({counted(len(mine), 'seed')})"
+        label = f"{recipe.removeprefix(PREFIX)} ({counted(len(runs), 'seed')})"
         ax.plot(step_U, mean_U, color=style.PALETTE[place], label=label, linewidth=0.9)
 
 
