@@ -105,17 +105,17 @@ class Finding(NamedTuple):
 
 def judge(claim: str, variant: str, reading: str, figures: pd.Series[float], bounds: Bounds) -> Finding:
     """Return what the runs' figures say; the index of ``figures`` is the runs' ids."""
-    known = figures.dropna()
-    yes = known.between(bounds.low, bounds.high)
-    no = ~yes & ~known.between(bounds.no_low, bounds.no_high, inclusive="neither")
-    vote = 1 / known.groupby([run.split("/")[0] for run in known.index]).transform("size")
+    finite = figures.dropna()
+    yes = finite.between(bounds.low, bounds.high)
+    no = ~yes & ~finite.between(bounds.no_low, bounds.no_high, inclusive="neither")
+    vote = 1 / finite.groupby([run.split("/")[0] for run in finite.index]).transform("size")
     needed = MAJORITY * vote.sum() - 1e-9
     verdict: Verdict = "cannot tell"
-    if len(known) and vote[yes].sum() >= needed:
+    if len(finite) and vote[yes].sum() >= needed:
         verdict = "holds"
-    elif len(known) and vote[no].sum() >= needed:
+    elif len(finite) and vote[no].sum() >= needed:
         verdict = "does not hold"
-    return Finding(claim, variant, reading, known, int(yes.sum()), verdict)
+    return Finding(claim, variant, reading, finite, int(yes.sum()), verdict)
 
 
 def findings(study: Study) -> Iterator[Finding]:
@@ -155,8 +155,8 @@ def _of_errors(study: Study, metric: str) -> Iterator[Finding]:
         for horizon, protocol in everywhere:
             reported = paper().reported(name, horizon)
             if reported:
-                about = [one.value for one in reported if one.bound == "about"]
-                bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(one.value for one in reported))
+                about = [error.value for error in reported if error.bound == "about"]
+                bounds = within(min(about, default=0.0) / FACTOR, FACTOR * max(error.value for error in reported))
                 size = study.error(name, metric, horizon, protocol)
                 yield judge("size", f"{name}, {protocol}, {horizon:,}", metric, size, bounds)
     for floor in ("floor_sampling", "floor_batch"):

@@ -69,7 +69,7 @@ class Paper(Record):
 
     def reported(self, forecaster: str, horizon: int) -> list[PaperError]:
         """Return the errors of a forecaster at a horizon, one per setup that has one."""
-        return [one for one in self.errors if (one.forecaster, one.horizon) == (forecaster, horizon)]
+        return [error for error in self.errors if (error.forecaster, error.horizon) == (forecaster, horizon)]
 
 
 @lru_cache(maxsize=1)

@@ -66,8 +66,8 @@ def score_run(
         sliding_suite(suite, {trace.id: trace}, every, horizons),
         traces=[trace], paths={ref.id: ref.path for ref in train}, level=level, jobs=jobs, shapes=(),
     )  # fmt: skip
-    for one in results.failures.itertuples():
-        raise SuiteError(f"{one.trace}: {one.forecaster} failed at origin {one.origin}: {one.failure}")
+    for row in results.failures.itertuples():
+        raise SuiteError(f"{row.trace}: {row.forecaster} failed at origin {row.origin}: {row.failure}")
     scores = results.table.merge(results.facts, how="left", on=["trace", "state", "horizon"])
     scores = scores.rename(columns={"trace": "run"})
     return scores.replace({"forecaster": {ONLINE: "lstm"}})
@@ -138,5 +138,5 @@ def sliding_means(trace: Trace, statistic: Statistic, window: int) -> FloatArray
 
 def _means(value_SL: FloatArray) -> FloatArray:
     """Return the mean [L] over rows; NaN without any."""
-    known = np.isfinite(value_SL)
-    return ratio_of(np.where(known, value_SL, 0.0).sum(axis=0), known.sum(axis=0))
+    finite_SL = np.isfinite(value_SL)
+    return ratio_of(np.where(finite_SL, value_SL, 0.0).sum(axis=0), finite_SL.sum(axis=0))

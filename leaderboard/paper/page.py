@@ -33,8 +33,8 @@ def paper_page(study: Study) -> str:
         if len(of_shapes.runs) < len(study.runs)
         else study
     )
-    found = list(findings(study))
-    answers = {claim.key: _answer(found, claim.key) for claim in paper().claims}
+    outcomes = list(findings(study))
+    answers = {claim.key: _answer(outcomes, claim.key) for claim in paper().claims}
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
         facts=paper(),
@@ -45,12 +45,12 @@ def paper_page(study: Study) -> str:
         shape_facts=_shape_facts(of_shapes),
         runs=f"{len(study.runs)} runs of {len({run.split('/')[0] for run in study.runs.index})} recipes",
         told={
-            head: [one.statement for one in paper().claims if not one.ours and answers[one.key] == verdict]
+            head: [claim.statement for claim in paper().claims if not claim.ours and answers[claim.key] == verdict]
             for verdict, head in HEADS.items()
         },
-        load_claims=_claim_table(found, [""], ["verdict"]),
-        error_claims=_claim_table(found, RATES, [f"`{metric}`" for metric in RATES]),
-        error_table=_error_table(study, found),
+        load_claims=_claim_table(outcomes, [""], ["verdict"]),
+        error_claims=_claim_table(outcomes, RATES, [f"`{metric}`" for metric in RATES]),
+        error_table=_error_table(study, outcomes),
         run_table=_run_table(study),
         definitions={name: spec.description for name in METRICS if (spec := metric_spec(name)) is not None},
         pictures={run: folder_of(run) for run in study.runs.index[: paper().pictures]},
@@ -63,19 +63,19 @@ def folder_of(run: str) -> str:
     return run.replace("/", "-")
 
 
-def _answer(found: Sequence[Finding], key: str) -> Verdict:
+def _answer(outcomes: Sequence[Finding], key: str) -> Verdict:
     """Return the verdict that all readings of a claim's first variant share, else `cannot tell`."""
-    mine = [one for one in found if one.claim == key]
-    verdicts = {one.verdict for one in mine if one.variant == mine[0].variant or not one.reading}
+    of_claim = [row for row in outcomes if row.claim == key]
+    verdicts = {row.verdict for row in of_claim if row.variant == of_claim[0].variant or not row.reading}
     return verdicts.pop() if len(verdicts) == 1 else "cannot tell"
 
 
-def _cell(one: Finding) -> str:
+def _cell(finding: Finding) -> str:
     """Return `holds: 13 of 13, 1.37 to 2.02`: the verdict, the runs on which the claim holds, the span of figures."""
-    if one.figures.empty:
-        return f"{one.verdict}: no figure"
-    scale = 100 if one.claim == "size" else 1
-    return f"{one.verdict}: {one.yes} of {len(one.figures)}, {_span(scale * one.figures)}"
+    if finding.figures.empty:
+        return f"{finding.verdict}: no figure"
+    scale = 100 if finding.claim == "size" else 1
+    return f"{finding.verdict}: {finding.yes} of {len(finding.figures)}, {_span(scale * finding.figures)}"
 
 
 def _span(values: pd.Series[float]) -> str:
@@ -83,12 +83,12 @@ def _span(values: pd.Series[float]) -> str:
     return " to ".join(ends) or "-"
 
 
-def _claim_table(found: Sequence[Finding], readings: Sequence[str], heads: Sequence[str]) -> str:
+def _claim_table(outcomes: Sequence[Finding], readings: Sequence[str], heads: Sequence[str]) -> str:
     """Return a row per claim and variant, a column per reading; a claim's first row says what it is."""
-    cells = {(one.claim, one.variant, one.reading): _cell(one) for one in found}
+    cells = {(row.claim, row.variant, row.reading): _cell(row) for row in outcomes}
     rows = []
     for claim in paper().claims:
-        variants = [one.variant for one in found if (one.claim, one.reading) == (claim.key, readings[0])]
+        variants = [row.variant for row in outcomes if (row.claim, row.reading) == (claim.key, readings[0])]
         about = f"*{claim.statement}* ({claim.source}): {claim.holds.format(**vars(rules))}"
         for variant in variants[:1] if claim.key == "size" else variants:  # the paper's table has the other sizes
             rows.append([about, variant, *(cells[claim.key, variant, reading] for reading in readings)])
@@ -96,9 +96,9 @@ def _claim_table(found: Sequence[Finding], readings: Sequence[str], heads: Seque
     return table(("*claim* (source): it holds on a run if", "variant", *heads), rows)
 
 
-def _error_table(study: Study, found: Sequence[Finding]) -> str:
+def _error_table(study: Study, outcomes: Sequence[Finding]) -> str:
     """Return the paper's table: its errors in the stable state, and ours over the runs, in percent."""
-    sizes = {(one.variant, one.reading): f" ({one.verdict})" for one in found if one.claim == "size"}
+    sizes = {(row.variant, row.reading): f" ({row.verdict})" for row in outcomes if row.claim == "size"}
     rows = []
     for protocol in ("sliding", "blocks"):
         for horizon in study.horizons:
@@ -113,7 +113,7 @@ def _error_table(study: Study, found: Sequence[Finding]) -> str:
     for horizon in study.horizons:
         floors = [_span(100 * study.error("sw_avg", f"floor_batch.{metric}", horizon)) for metric in METRICS]
         rows.append([f"*floor_batch*, {horizon:,}", *("" for _ in paper().setups), *floors])
-    heads = ("forecaster, protocol, next steps", *(f"paper, {one.name}" for one in paper().setups))
+    heads = ("forecaster, protocol, next steps", *(f"paper, {setup.name}" for setup in paper().setups))
     return table((*heads, *(f"`{metric}`" for metric in METRICS)), rows)
 
 
@@ -177,9 +177,9 @@ def _of_shapes(study: Study) -> dict[Setup, Mapping[Any, Any]]:
 
 def _reported(forecaster: str, horizon: int, setup: Setup) -> str:
     """Return the error that the paper reports, in percent; empty for none."""
-    for one in paper().errors:
-        if (one.forecaster, one.horizon, one.setup) == (forecaster, horizon, setup.name):
-            return f"{one.bound} {100 * one.value:g}" + f" ({one.note})" * bool(one.note)
+    for error in paper().errors:
+        if (error.forecaster, error.horizon, error.setup) == (forecaster, horizon, setup.name):
+            return f"{error.bound} {100 * error.value:g}" + f" ({error.note})" * bool(error.note)
     return ""
 
 
