@@ -28,10 +28,10 @@ BESIDE = ("sw_avg", "arima")
 def adapters_tables() -> str:
     """Return one table for each suite on which an adapter was scored, and for each size of batch."""
     pooled = [suite for suite in reversed(suites_with_results()) if not load_suite(suite).apart]
-    found = {suite: _with_adapters(suite) for suite in pooled}
+    by_suite = {suite: _with_adapters(suite) for suite in pooled}
     return "\n\n".join(
         _table(with_size(f"Suite `{suite}`", size), part)
-        for suite, results in found.items()
+        for suite, results in by_suite.items()
         if len(results) > len(BESIDE)
         for size, part in size_groups(results).items()
     )

@@ -60,9 +60,9 @@ PAGES = (
 
 def chosen(names: list[str]) -> list[Page]:
     """Return the pages of these names, all for none; a page's name is its path or the last part of it: `results`."""
-    known = {name for page in PAGES for name in (page.name, Path(page.name).stem)}
+    names_of_pages = {name for page in PAGES for name in (page.name, Path(page.name).stem)}
     for name in names:
-        if name not in known:
+        if name not in names_of_pages:
             raise not_found("page", name, [page.name for page in PAGES])
     return [page for page in PAGES if not names or {page.name, Path(page.name).stem} & {*names}]
 
@@ -87,8 +87,8 @@ def pages(
         print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
         if not check:
             path.write_text(text, encoding="utf-8")
-    for one in wanted:
-        if one.draw is not None and not check:
-            one.draw()
+    for target in wanted:
+        if target.draw is not None and not check:
+            target.draw()
     if check and stale:
         raise typer.Exit(1)

@@ -77,8 +77,8 @@ def _release(runs: Sequence[Run]) -> tuple[str, str | None]:
 
 def _released(root: Path = ROOT) -> datetime | None:
     """Return `date-released` of CITATION.cff: what is not released yet has no date."""
-    found = re.search(r"^date-released: *['\"]?(\d{4}-\d\d-\d\d)", (root / "CITATION.cff").read_text(), re.MULTILINE)
-    return datetime.fromisoformat(found[1]) if found else None
+    match = re.search(r"^date-released: *['\"]?(\d{4}-\d\d-\d\d)", (root / "CITATION.cff").read_text(), re.MULTILINE)
+    return datetime.fromisoformat(match[1]) if match else None
 
 
 def _file(ctx: mlc.Context, root: Path, name: str) -> mlc.FileObject:

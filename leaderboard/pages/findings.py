@@ -147,5 +147,5 @@ def equal_forecasts(results: Results) -> list[Equal]:
     pairs = pairs[pairs["forecaster_x"].map(place) < pairs["forecaster_y"].map(place)]
     counts = pairs.groupby(["forecaster_x", "forecaster_y"], sort=False)["trace"].nunique().reset_index()
     of = len(results.traces)
-    found = [Equal(str(first), str(second), int(runs), of) for first, second, runs in counts.to_numpy()]
-    return sorted(found, key=lambda one: -one.runs)
+    equal = [Equal(str(first), str(second), int(runs), of) for first, second, runs in counts.to_numpy()]
+    return sorted(equal, key=lambda pair: -pair.runs)

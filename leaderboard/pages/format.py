@@ -50,7 +50,7 @@ def _default(field: Schema) -> str:
 
 def _type(field: Schema) -> str:
     if "anyOf" in field:
-        return " or ".join(_type(one) for one in field["anyOf"])
+        return " or ".join(_type(option) for option in field["anyOf"])
     if "allOf" in field:  # of one: how pydantic before 2.9 writes a reference that has a default
         return _type(field["allOf"][0])
     if "$ref" in field:

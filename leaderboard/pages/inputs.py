@@ -108,14 +108,14 @@ def season_sets() -> list[RunSet]:
     season = newest_season()
     if season is None:
         return []
-    found = []
-    for one in sorted(season.season.tested, key=lambda one: one.new_levels):
-        recipes = season.recipes[one.name]
-        results = season.on(season.strata(one))
+    sets = []
+    for group in sorted(season.season.tested, key=lambda group: group.new_levels):
+        recipes = season.recipes[group.name]
+        results = season.on(season.strata(group))
         metas, texts = season_metas(season, recipes), season.season.train_levels.get("text", ())
-        found.append(RunSet(f"set {one.name}", results, unlike=one.new_levels > 0, loss_free=_loss_free(recipes),
+        sets.append(RunSet(f"set {group.name}", results, unlike=group.new_levels > 0, loss_free=_loss_free(recipes),
                             breadth=breadth_words(metas, texts)))  # fmt: skip
-    return found
+    return sets
 
 
 @functools.cache

@@ -78,10 +78,10 @@ def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
     rows = -(-len(panels) // columns)
     most = max(map(len, panels.values()))
     looks = forecaster_looks(list(dict.fromkeys(dot.forecaster for dots in panels.values() for dot in dots)))
-    ends = [end for dots in panels.values() for dot in dots for found in (dot.new_recipe, dot.new_seeds) if found
-            for end in (found.low, found.high)]  # fmt: skip
-    known = [*ends, *(dot.skill for dots in panels.values() for dot in dots)]
-    low, high = max(LEAST, min(known)), max(0.05, *known)
+    ends = [end for dots in panels.values() for dot in dots for interval in (dot.new_recipe, dot.new_seeds) if interval
+            for end in (interval.low, interval.high)]  # fmt: skip
+    values = [*ends, *(dot.skill for dots in panels.values() for dot in dots)]
+    low, high = max(LEAST, min(values)), max(0.05, *values)
     with style():
         figure = new_figure(0.5 + rows * (0.4 + 0.15 * most))
         axes = figure.subplots(rows, columns, squeeze=False).flat
@@ -90,9 +90,9 @@ def draw_dots(panels: Mapping[str, Sequence[Dot]], path: Path) -> None:
         for ax, (title, dots) in zip(axes[: len(panels)], panels.items(), strict=True):
             ax.axvline(0, color=GREY, linewidth=0.8)
             for place, dot in enumerate(dots):
-                for found, width in ((dot.new_recipe, 0.8), (dot.new_seeds, 3.0)):
-                    if found is not None:
-                        ax.plot([found.low, found.high], [place, place], color=GREY, linewidth=width, alpha=0.8)
+                for interval, width in ((dot.new_recipe, 0.8), (dot.new_seeds, 3.0)):
+                    if interval is not None:
+                        ax.plot([interval.low, interval.high], [place, place], color=GREY, linewidth=width, alpha=0.8)
                 look = looks[dot.forecaster]
                 ax.plot([max(dot.skill, low)], [place], color=look["color"], zorder=3, linestyle="none",
                         marker=look["marker"] if dot.skill >= low else 4)  # fmt: skip

@@ -23,5 +23,5 @@ def count_parameters(recipe: Recipe) -> int:
 def parameter_files() -> dict[Path, str]:
     """Return the file with its content."""
     recipes = map(load_recipe, list_recipes())
-    found = {f"{recipe.name} version {recipe.version}": count_parameters(recipe) for recipe in recipes}
-    return {OUT: json.dumps(found, indent=1) + "\n"}
+    counts = {f"{recipe.name} version {recipe.version}": count_parameters(recipe) for recipe in recipes}
+    return {OUT: json.dumps(counts, indent=1) + "\n"}

@@ -64,11 +64,12 @@ def cells() -> Iterator[tuple[str, Results, str]]:
             yield from (("".join(short[:2]), part, state) for state in LABELS if standing(part, state=state))
 
 
-def saved(one: Saving | None) -> str:
+def saved(saving: Saving | None) -> str:
     """Return a saving in percent with its interval for a new recipe, where there is one."""
-    if one is None:
+    if saving is None:
         return "-"
-    return percent(one.saving) + ("" if math.isnan(one.low) else f" {span(100 * one.low, 100 * one.high, 1)}")
+    interval = "" if math.isnan(saving.low) else f" {span(100 * saving.low, 100 * saving.high, 1)}"
+    return percent(saving.saving) + interval
 
 
 def percent(part: float) -> str:

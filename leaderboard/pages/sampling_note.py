@@ -40,7 +40,7 @@ def tokens_needed(error: float) -> float:
 
 def reported(setup: Setup) -> float:
     """Return the paper's error of SW_Avg for one of its models, over the next 1,000 iterations."""
-    return next(one.value for one in paper().reported("sw_avg", HORIZON) if one.setup == setup.name)
+    return next(error.value for error in paper().reported("sw_avg", HORIZON) if error.setup == setup.name)
 
 
 def percent(value: float) -> str:

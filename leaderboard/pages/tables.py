@@ -26,8 +26,8 @@ MEASURED = ROOT / "benchmarks" / "isolation.json"
 def catalogue_table() -> str:
     """Return a row per metric: what it is, which direction is better, and which values it can take."""
     rows = [
-        (f"`{one.label}`", one.plain, one.description, one.unit, BETTER[one.lower_is_better], _range(one))
-        for one in METRICS.values()
+        (f"`{spec.label}`", spec.plain, spec.description, spec.unit, BETTER[spec.lower_is_better], _range(spec))
+        for spec in METRICS.values()
     ]
     return markdown_table(("metric", "in plain words", "what it is", "unit", "better", "values"), rows)
 
@@ -55,10 +55,10 @@ def balance_table() -> str:
     heads = ("shape", "loads", "plans", "max load, ours / public: mean", "largest",
              "replicas share a device: public, ours", "ours / public where the public plan has none")  # fmt: skip
     rows = [
-        (one["shape"], one["loads"], f"{one['plans']:,}", f"{one['mean']:.4f}", f"{one['largest']:.2f}",
-         f"{100 * one['loop_doubles']:.0f} %, {100 * one['ours_doubles']:.0f} %",
-         "-" if one["mean_undoubled"] is None else f"{one['mean_undoubled']:.4f}")
-        for one in json.loads(BALANCES.read_text(encoding="utf-8"))
+        (row["shape"], row["loads"], f"{row['plans']:,}", f"{row['mean']:.4f}", f"{row['largest']:.2f}",
+         f"{100 * row['loop_doubles']:.0f} %, {100 * row['ours_doubles']:.0f} %",
+         "-" if row["mean_undoubled"] is None else f"{row['mean_undoubled']:.4f}")
+        for row in json.loads(BALANCES.read_text(encoding="utf-8"))
     ]  # fmt: skip
     return aligned_table(heads, rows)
 
@@ -105,7 +105,7 @@ def _larger(tolerance: Bound | None) -> str:
 
 def remedy_table() -> str:
     """Return a row per case of balancing: what the trace says, and what `inspect` advises where it is not enough."""
-    rows = [(one.when, one.words.format(now=0.001, low=0.94, high=1.05)) for one in REMEDIES.values()]
+    rows = [(remedy.when, remedy.words.format(now=0.001, low=0.94, high=1.05)) for remedy in REMEDIES.values()]
     return markdown_table(("balancing of the trace", "advice"), rows)
 
 
