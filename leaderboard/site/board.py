@@ -93,7 +93,7 @@ class Board:
     entries: tuple[BoardEntry, ...]
 
     def entry(self, name: str) -> BoardEntry:
-        return next(one for one in self.entries if one.name == name)
+        return next(entry for entry in self.entries if entry.name == name)
 
     @cached_property
     def recipes(self) -> list[str]:
@@ -107,9 +107,9 @@ class Board:
     @cached_property
     def cells(self) -> list[Cell]:
         """Return the cells with tasks: small batches first, states in the order of training, crossing last."""
-        found = {Cell(stratum, state) for stratum, state in self.summary[list(CELL)].itertuples(index=False)}
+        cells = {Cell(stratum, state) for stratum, state in self.summary[list(CELL)].itertuples(index=False)}
         strata, states = ("small", "large", ""), (*STATES, CROSSING)
-        return sorted(found, key=lambda cell: (strata.index(cell.stratum), states.index(cell.state)))
+        return sorted(cells, key=lambda cell: (strata.index(cell.stratum), states.index(cell.state)))
 
     @property
     def state_cells(self) -> list[Cell]:
@@ -163,13 +163,13 @@ class Board:
     @cached_property
     def values(self) -> dict[str, dict[Cell, dict[str, float]]]:
         """Return the values of each metric by cell and forecaster, without those that do not exist."""
-        found: dict[str, dict[Cell, dict[str, float]]] = {metric: {} for metric in self.metrics}
-        for metric, cells in found.items():
+        values: dict[str, dict[Cell, dict[str, float]]] = {metric: {} for metric in self.metrics}
+        for metric, cells in values.items():
             means = value_columns(grouped_tasks(self.results.errors(metric), CELL), CELL)["value"][self.results.names]
             rows = _without_gaps(long({"value": means}, CELL)).dropna(subset="value")
             for stratum, state, name, value in rows[[*CELL, "forecaster", "value"]].itertuples(index=False):
                 cells.setdefault(Cell(stratum, state), {})[name] = value
-        return found
+        return values
 
     @cached_property
     def failures(self) -> pd.DataFrame:

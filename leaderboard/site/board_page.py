@@ -61,8 +61,8 @@ def board_page(board: Board) -> dict[str, Any]:
 @lru_cache(maxsize=256)
 def groups(board: Board) -> dict[str, Results]:
     """Return the results that are averaged, by a title; empty titles where there is one group."""
-    found = run_groups(board.results)
-    return found if len(found) > 1 else {"": next(iter(found.values()))}
+    parts = run_groups(board.results)
+    return parts if len(parts) > 1 else {"": next(iter(parts.values()))}
 
 
 def sentences(board: Board) -> list[str]:
@@ -77,8 +77,8 @@ def plain(text: str) -> str:
 
 def numbers(board: Board) -> list[tuple[str, Table]]:
     """Return the numbers behind the sentence, by what they are about."""
-    found = {title: lead_table(part) for title, part in groups(board).items()}
-    return [(title or "Who leads", plain_table(table)) for title, table in found.items() if table is not None]
+    leads = {title: lead_table(part) for title, part in groups(board).items()}
+    return [(title or "Who leads", plain_table(table)) for title, table in leads.items() if table is not None]
 
 
 def plain_table(table: Table) -> Table:
@@ -89,13 +89,13 @@ def plain_table(table: Table) -> Table:
 
 def boards_beside(board: Board) -> list[tuple[str, list[tuple[str, Table]]]]:
     """Return the boards by decision and by quantiles, a table for each group of runs and state."""
-    found = []
+    boards = []
     for name, of in (("By decision", decision_board), ("By quantiles", quantile_board)):
         tables = [(f"{title}, {state}" if title else state, of(part, state))
                   for title, part in groups(board).items() for state in board.states]  # fmt: skip
         shown = [(title, plain_table(table)) for title, table in tables if table is not None]
-        found += [(name, shown)] if shown else []
-    return found
+        boards += [(name, shown)] if shown else []
+    return boards
 
 
 def size(board: Board) -> str:
@@ -145,7 +145,7 @@ def horizons(board: Board, cell: Cell) -> Table:
     steps, order = board.horizons(cell), list(cell.of(board.summary)["forecaster"])
     rows = cell.of(board.by_horizon)
     values = rows.pivot(index="forecaster", columns="horizon", values="value").loc[order, steps]
-    lines = [(name, *map(digits, found)) for name, found in zip(order, values.to_numpy().tolist(), strict=True)]
+    lines = [(name, *map(digits, cells)) for name, cells in zip(order, values.to_numpy().tolist(), strict=True)]
     floors, marks = cell.of(board.floors).set_index("horizon"), floor_marks(board.results.facts)
     names = [name for name in FLOOR_NAMES if name in floors and floors[name].notna().any()]
     lines += [(marked_floor(name, marks), *map(digits, floors[name].reindex(steps))) for name in names]
@@ -180,7 +180,7 @@ def by_metric(board: Board, metric: str) -> Table:
     """Return a metric of every forecaster in every cell."""
     cells = [cell for cell in board.cells if cell in board.values[metric]]
     columns = [board.values[metric][cell] for cell in cells]
-    rows = tuple((one.name, *(digits(values.get(one.name)) for values in columns)) for one in board.entries)
+    rows = tuple((entry.name, *(digits(values.get(entry.name)) for values in columns)) for entry in board.entries)
     better = direction(metric) or "no direction is better"
     caption = f"A row is a forecaster, a column the runs and their state, all horizons. {better.capitalize()}."
     return Table(caption, ("forecaster", *(cell.title for cell in cells)), rows)
@@ -189,14 +189,14 @@ def by_metric(board: Board, metric: str) -> Table:
 def without_empty_columns(table: Table) -> Table:
     """Return the table without the columns of numbers that hold no value; its caption names them."""
     columns = range(len(table.heads))
-    empty = [at for at in columns if table.numeric(at) and all(row[at] in (NOT_GIVEN, NONE) for row in table.rows)]
+    empty = [i for i in columns if table.numeric(i) and all(row[i] in (NOT_GIVEN, NONE) for row in table.rows)]
     if not empty:
         return table
 
     def shown(cells: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(cell for at, cell in enumerate(cells) if at not in empty)
+        return tuple(cell for i, cell in enumerate(cells) if i not in empty)
 
-    caption = f"{table.caption} Without a value: {listed([table.heads[at] for at in empty])}."
+    caption = f"{table.caption} Without a value: {listed([table.heads[i] for i in empty])}."
     rows = tuple(shown(row) for row in table.rows)
     return Table(caption, shown(table.heads), rows, table.numbers_from, table.numbers_to - len(empty), table.quiet)
 

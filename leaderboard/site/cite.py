@@ -12,31 +12,31 @@ def citations(cff: str) -> list[tuple[str, str]]:
     """Return (what, BibTeX) of the software and of every reference in a CITATION.cff."""
     import yaml
 
-    record = yaml.safe_load(cff)
-    if not isinstance(record, dict) or not {"title", "authors"} <= record.keys():
+    payload = yaml.safe_load(cff)
+    if not isinstance(payload, dict) or not {"title", "authors"} <= payload.keys():
         raise MoeloadError("CITATION.cff: expected a record with title and authors")
-    found = [("The traces, the recorder and the benchmark", bibtex("software", record))]
-    for reference in record.get("references", []):
-        found.append(("The paper that posed the question", bibtex("article", reference)))
-    return found
+    entries = [("The traces, the recorder and the benchmark", bibtex("software", payload))]
+    for reference in payload.get("references", []):
+        entries.append(("The paper that posed the question", bibtex("article", reference)))
+    return entries
 
 
-def bibtex(kind: str, record: dict[str, Any]) -> str:
+def bibtex(kind: str, payload: dict[str, Any]) -> str:
     """Return one BibTeX entry; braces keep capitals."""
-    known = [str(one.get("value", "")) for one in record.get("identifiers", [])]
-    arxiv = next((value for value in known if value.startswith("arXiv:")), "")
+    numbers = [str(number.get("value", "")) for number in payload.get("identifiers", [])]
+    arxiv = next((value for value in numbers if value.startswith("arXiv:")), "")
     fields = {
-        "title": "{" + str(record["title"]) + "}",
-        "author": " and ".join(map(_author, record["authors"])),
-        "year": record.get("year") or str(record.get("date-released", ""))[:4] or None,
-        "version": record.get("version"),
-        "license": record.get("license"),
-        "url": record.get("repository-code") or record.get("url"),
+        "title": "{" + str(payload["title"]) + "}",
+        "author": " and ".join(map(_author, payload["authors"])),
+        "year": payload.get("year") or str(payload.get("date-released", ""))[:4] or None,
+        "version": payload.get("version"),
+        "license": payload.get("license"),
+        "url": payload.get("repository-code") or payload.get("url"),
         "eprint": arxiv.removeprefix("arXiv:"),
         "archiveprefix": arxiv and "arXiv",
     }
     lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-    return "\n".join([f"@{kind}{{{_key(record)},", *lines, "}"])
+    return "\n".join([f"@{kind}{{{_key(payload)},", *lines, "}"])
 
 
 def _author(author: dict[str, Any]) -> str:

@@ -49,14 +49,14 @@ def page_path(name: str) -> str:
 
 def forecaster_page(name: str, boards: Sequence[Board]) -> dict[str, Any]:
     """Return what the template shows of a forecaster, over all boards that it is on."""
-    found = [(board, entry) for board in boards for entry in board.entries if entry.name == name]
-    record = next((entry.record for _, entry in found if entry.record is not None), None)
+    places = [(board, entry) for board in boards for entry in board.entries if entry.name == name]
+    record = next((entry.record for _, entry in places if entry.record is not None), None)
     return {
         "name": name,
-        "sections": [section(board, entry) for board, entry in found],
-        "submission": submission_facts(found[0][1], record) if record else [],
+        "sections": [section(board, entry) for board, entry in places],
+        "submission": submission_facts(places[0][1], record) if record else [],
         "link": words.web_link(record.link if record else None),
-        "verify_command": words.verify_command(found[0][1].entry),
+        "verify_command": words.verify_command(places[0][1].entry),
     }
 
 
@@ -140,8 +140,8 @@ def events(counts: str) -> str:
 
 def verification(entry: BoardEntry) -> Facts:
     """Return what the maintainers' run was; empty without one that is about this result."""
-    found = entry.verification
-    return [("Run on", found.date), ("Commit", fact_text(found.commit)), ("Level", found.level)] if found else []
+    run = entry.verification
+    return [("Run on", run.date), ("Commit", fact_text(run.commit)), ("Level", run.level)] if run else []
 
 
 def findings(entry: BoardEntry) -> Table | None:

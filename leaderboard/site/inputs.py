@@ -57,19 +57,19 @@ def read_inputs(root: str | Path) -> Inputs:
 
 def season_boards(season: ScoredSeason) -> list[Board]:
     """Return a board for each set of a season's recipes, those least like the training first."""
-    sets = sorted(season.season.described, key=lambda one: -one.new_levels)
-    return [season_board(season, one, season.on(season.recipes[one.name])) for one in sets]
+    sets = sorted(season.season.described, key=lambda part: -part.new_levels)
+    return [season_board(season, part, season.on(season.recipes[part.name])) for part in sets]
 
 
-def season_board(season: ScoredSeason, one: RecipeSet, results: Results) -> Board:
+def season_board(season: ScoredSeason, part: RecipeSet, results: Results) -> Board:
     """Return the entries of a season on one set of recipes."""
-    likeness = f"each has at least {one.new_levels} kinds of settings that no open run has" if one.new_levels else (
+    likeness = f"each has at least {part.new_levels} kinds of settings that no open run has" if part.new_levels else (
         "they come from the distribution of the open runs")  # fmt: skip
-    kind = one.distribution.partition("-")[2].removesuffix(".toml").replace("-", " ") if one.distribution else "named"
-    metas = season_metas(season, season.recipes[one.name])
+    kind = part.distribution.partition("-")[2].removesuffix(".toml").replace("-", " ") if part.distribution else "named"
+    metas = season_metas(season, season.recipes[part.name])
     return Board(
-        name=f"{season.name}-{one.name}",
-        title=f"Season {season.name}, set {one.name}: {kind}",
+        name=f"{season.name}-{part.name}",
+        title=f"Season {season.name}, set {part.name}: {kind}",
         about=f"The recipes were drawn after all entries were frozen; {likeness}. "
         f"{facts_sentence(season_facts(season.folder))}",
         ask=ask_words(results, season.folder.shown_results),

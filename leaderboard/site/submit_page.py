@@ -38,10 +38,10 @@ def _without_local_links(children: list[Any] | None) -> list[Any] | None:
     """Return the parts of a paragraph without the ends of links to files, which are not on the site."""
     if children is None:
         return None
-    found, local = [], False
+    parts, local = [], False
     for child in children:
         if child.type == "link_open":
             local = not re.match(r"https?://", str(child.attrGet("href") or ""))
         if not (local and child.type in ("link_open", "link_close")):
-            found.append(child)
-    return found
+            parts.append(child)
+    return parts

@@ -142,8 +142,8 @@ def sources(trace: Trace) -> Table | None:
     if not trace.meta.sources:
         return None
     rows = tuple(
-        (one.name, one.version, one.licence, f"{one.bytes / 1e6:.1f} MB", one.sha256[:16], str(one.stage))
-        for one in trace.meta.sources
+        (text.name, text.version, text.licence, f"{text.bytes / 1e6:.1f} MB", text.sha256[:16], str(text.stage))
+        for text in trace.meta.sources
     )
     heads = ("source", "version", "licence", "size", "SHA-256 begins", "stage")
     return Table("The texts that the model was trained on.", heads, rows, 6, 6)
@@ -155,13 +155,13 @@ def scores(board: Board, trace_id: str) -> list[Table]:
         return []
     rows = board.by_run[(board.by_run["trace"] == trace_id) & board.by_run["value"].notna()]
     tables = []
-    for state, found in rows.groupby("state", sort=False):
-        values = found.pivot(index="forecaster", columns="horizon", values="value")
-        order = list(dict.fromkeys(found["forecaster"]))
+    for state, cells in rows.groupby("state", sort=False):
+        values = cells.pivot(index="forecaster", columns="horizon", values="value")
+        order = list(dict.fromkeys(cells["forecaster"]))
         lines = tuple((name, *map(digits, values.loc[name])) for name in order)
         caption = (
             f"{str(state).capitalize()}: a row is a forecaster, a column a horizon h in training steps. Errors: "
-            f"{named(PRIMARY)}, mean over {found['origins'].max()} origins and over layers; {direction(PRIMARY)}."
+            f"{named(PRIMARY)}, mean over {cells['origins'].max()} origins and over layers; {direction(PRIMARY)}."
         )
         tables.append(
             Table(caption, ("forecaster", *horizon_heads([int(horizon) for horizon in values.columns])), lines)
@@ -173,7 +173,7 @@ def list_row(trace: Trace, boards: Sequence[Board]) -> tuple[str, ...]:
     """Return the row of a trace in the list of all."""
     meta, (_, L, E) = trace.meta, trace.load_SLE.shape
     scored = [board.name for board in boards if trace.id in board.traces]
-    training = {board.suite.name: None for board in boards if trace.id in {one.id for one in board.suite.fit}}
+    training = {board.suite.name: None for board in boards if trace.id in {run.id for run in board.suite.fit}}
     uses = [f"{use} {listed(list(names))}" for use, names in (("scored in", scored), ("train of", training)) if names]
     even = step_tokens(trace)
     size = f"{L} x {E}, {meta.top_k or 'varies'}"
