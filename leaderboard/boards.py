@@ -31,16 +31,16 @@ CONFORMAL = "sw_avg_conformal"
 
 def decision_board(results: Results, state: str) -> Table | None:
     """Return entries by the regret of the plans made from their forecasts; None without plans in this state."""
-    reference, found = results.suite.reference, {}
+    reference, by_metric = results.suite.reference, {}
     entries = ranked(results)
     for metric in DECISIONS:
         if metric not in metric_columns(entries.table):
             return None
-        found[metric] = _with_families(entries, metric, state, reference)
-    first, *others = found.values()
+        by_metric[metric] = _with_families(entries, metric, state, reference)
+    first, *others = by_metric.values()
     if first.empty:
         return None
-    rows = tuple((str(name), *_cells(first.loc[name]), *(cell for other in others for cell in _cells(other.loc[name])))
+    rows = tuple((str(name), *_cells(first.loc[name]), *(cell for more in others for cell in _cells(more.loc[name])))
                  for name in first.index)  # fmt: skip
     heads = tuple(f"{words}, {what}" for words in DECISIONS.values() for what in HEADS)
     caption = (
@@ -55,10 +55,10 @@ def quantile_board(results: Results, state: str) -> Table | None:
     """Return the entries that give quantiles, by their weighted quantile loss; None without any in this state."""
     if QUANTILES not in metric_columns(results.table) or CONFORMAL not in results.names:
         return None
-    found = _with_families(results, QUANTILES, state, CONFORMAL)
-    if found.empty:
+    losses = _with_families(results, QUANTILES, state, CONFORMAL)
+    if losses.empty:
         return None
-    rows = tuple((str(name), *_cells(found.loc[name])) for name in found.index)
+    rows = tuple((str(name), *_cells(losses.loc[name])) for name in losses.index)
     caption = (
         f"A row is an entry that gives quantiles, the least loss first: the weighted quantile loss (`wql`) in percent, "
         f"and how much less it is than that of `{CONFORMAL}`, with 95 % intervals over recipes and over families."
@@ -77,8 +77,8 @@ def _with_families(results: Results, metric: str, state: str, reference: str) ->
     families = families_of(results.suite.name, results.suite.sha256)
     by_recipe = differences(results, metric, state, reference, results.suite.twins)
     ends = differences(results, metric, state, reference, families)[["low", "high"]].add_prefix("family_")
-    found = by_recipe.join(ends if families else ends.mul(float("nan")))
-    return found[~found.index.isin(UNLISTED)]
+    joined = by_recipe.join(ends if families else ends.mul(float("nan")))
+    return joined[~joined.index.isin(UNLISTED)]
 
 
 def _cells(row: pd.Series) -> tuple[str, ...]:

@@ -45,7 +45,7 @@ def _breadth(metas: Sequence[TraceMeta], known_texts: Collection[str]) -> Iterat
     texts = [{source.name for source in meta.sources} for meta in metas]
     new = sorted(set().union(*texts) - set(known_texts)) if known_texts else []
     if new:
-        readers = sum(bool(found & set(new)) for found in texts)
+        readers = sum(bool(names & set(new)) for names in texts)
         what = f"the one new text, {new[0]}, is" if len(new) == 1 else f"the new texts {listed(new)} are"
         yield f"{what} in {readers} of them"
 

@@ -53,7 +53,7 @@ def drawn_recipes() -> dict[str, Recipe]:
     """Return the recipes that were drawn for `train` and `test` runs, by name."""
     distribution = load_distribution(DRAWN)
     drawn = draw_recipes(distribution, distribution.size, own_seed(DRAWN))
-    return {one.name: recipe_of(distribution, one) for one in drawn}
+    return {training.name: recipe_of(distribution, training) for training in drawn}
 
 
 def suites_with_results(results: Path = RESULTS) -> list[str]:
@@ -74,28 +74,28 @@ def committed_results(suite: str, results: Path = RESULTS, layers: bool = False)
     if wrong or not parts:
         lines = wrong or [f"none is in {results / tasks.name}"]
         raise ResultError(f"committed results of suite {tasks.name}:\n" + "\n".join(f"  {line}" for line in lines))
-    found = joined(list(parts.values()))
-    first = [name for name in tasks.baselines if name in found.entries]
-    return found.select([*first, *sorted(set(found.names) - set(first))])
+    merged = joined(list(parts.values()))
+    first = [name for name in tasks.baselines if name in merged.entries]
+    return merged.select([*first, *sorted(set(merged.names) - set(first))])
 
 
-def file_problems(path: Path, found: Results, suite: Suite) -> Iterator[str]:
+def file_problems(path: Path, results: Results, suite: Suite) -> Iterator[str]:
     """Yield why a file NAME.parquet does not hold the result of NAME on this suite, or cannot be made again.
 
     The hash of its code is provenance. What binds a result is that its entry forecasts the same when it is run again:
     tests/leaderboard/test_behaviour.py.
     """
-    if [file_name(name) for name in found.names] != [path.stem]:
-        yield f"holds the result of {', '.join(found.names)}, expected that of {path.stem}"
+    if [file_name(name) for name in results.names] != [path.stem]:
+        yield f"holds the result of {', '.join(results.names)}, expected that of {path.stem}"
         return
-    if (problem := name_problem("entry", found.names[0])) is not None:
+    if (problem := name_problem("entry", results.names[0])) is not None:
         yield problem
-    yield from suite_problems(found, suite)
+    yield from suite_problems(results, suite)
 
 
-def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
+def suite_problems(results: Results, suite: Suite) -> Iterator[str]:
     """Yield why the results of one entry are not those of this suite, or cannot be made again."""
-    (entry,) = found.entries.values()
+    (entry,) = results.entries.values()
     if (entry.suite.name, entry.suite.sha256) != (suite.name, suite.sha256()):
         got, expected = (f"{name} {sha256[:12]}" for name, sha256 in (
             (entry.suite.name, entry.suite.sha256), (suite.name, suite.sha256())))  # fmt: skip
@@ -105,7 +105,7 @@ def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
         yield f"scoring version {entry.scoring_version}, expected {SCORING_VERSION}"
     if entry.seed != suite.seed:
         yield f"seed {entry.seed}, expected {suite.seed}"
-    yield from _trace_problems(found, suite)
+    yield from _trace_problems(results, suite)
     try:
         target_of(entry)
     except MoeloadError as error:
@@ -113,10 +113,10 @@ def suite_problems(found: Results, suite: Suite) -> Iterator[str]:
         yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
 
 
-def _trace_problems(found: Results, suite: Suite) -> Iterator[str]:
+def _trace_problems(results: Results, suite: Suite) -> Iterator[str]:
     expected = {entry.id: entry for entry in suite.traces}
     strata = suite.stratum_by_trace()
-    rows = {str(trace): of_trace for trace, of_trace in found.table.groupby("trace")}
+    rows = {str(trace): of_trace for trace, of_trace in results.table.groupby("trace")}
     for trace in sorted(expected.keys() - rows.keys()):
         yield f"{trace}: missing; a result holds every run of the suite"
     for trace in sorted(rows.keys() - expected.keys()):
@@ -130,8 +130,8 @@ def _trace_problems(found: Results, suite: Suite) -> Iterator[str]:
         tasks = list(zip(of_trace["origin"], of_trace["state"], of_trace["horizon"], strict=True))
         if sorted(tasks) != sorted(wanted):
             missing = sorted(set(wanted) - set(tasks))
-            at = ", origin {} ({}) at horizon {} is missing".format(*missing[0]) if missing else ""
-            yield f"{trace}: {len(tasks)} tasks at a horizon, expected the suite's {len(wanted)}{at}"
+            lacking = ", origin {} ({}) at horizon {} is missing".format(*missing[0]) if missing else ""
+            yield f"{trace}: {len(tasks)} tasks at a horizon, expected the suite's {len(wanted)}{lacking}"
         groups = set(zip(of_trace["recipe"], of_trace["stratum"].fillna(""), strict=True))
         if groups != {(trace.split("/")[0], strata.get(trace, ""))}:
             yield f"{trace}: recipe and stratum are {sorted(groups)}, expected those of suite {suite.name}"
@@ -143,8 +143,8 @@ def committed_run(path: Path) -> Run:
 
 
 def _state_of(path: Path) -> tuple[int, int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 @cache

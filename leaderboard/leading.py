@@ -55,9 +55,9 @@ class Lead:
         return named(self.by_recipe)
 
 
-def named(found: Leaders) -> tuple[str, ...]:
+def named(leaders: Leaders) -> tuple[str, ...]:
     """Return those that lead where they are few, else the one with the most skill."""
-    return found.best if len(found.best) <= MOST else found.best[:1]
+    return leaders.best if len(leaders.best) <= MOST else leaders.best[:1]
 
 
 @functools.cache
@@ -68,15 +68,15 @@ def lead(results: Results, state: str) -> Lead | None:
         return None
     names = named(by_recipe)
     rows = _rows(results, state, names, by_recipe.following)
-    other = by_family is not None and by_family.following not in (None, by_recipe.following)
-    beyond = _rows(results, state, names, by_family.following) if by_family is not None and other else None
+    differs = by_family is not None and by_family.following not in (None, by_recipe.following)
+    beyond = _rows(results, state, names, by_family.following) if by_family is not None and differs else None
     return Lead(state, by_family, by_recipe, rows, beyond)
 
 
 def leads(results: Results) -> list[Lead]:
     """Return who leads in each state in which that can be said."""
-    found = (lead(results, state) for state in LABELS if state in states_of(results.table))
-    return [one for one in found if one is not None]
+    by_state = (lead(results, state) for state in LABELS if state in states_of(results.table))
+    return [of_state for of_state in by_state if of_state is not None]
 
 
 def _rows(results: Results, state: str, names: Sequence[str], rival: str | None) -> pd.DataFrame | None:
@@ -85,8 +85,8 @@ def _rows(results: Results, state: str, names: Sequence[str], rival: str | None)
 
     if rival is None:
         return None
-    found = {name: _comparison(results, name, rival).loc[state] for name in names}
-    return pd.DataFrame(found).T
+    rows = {name: _comparison(results, name, rival).loc[state] for name in names}
+    return pd.DataFrame(rows).T
 
 
 @functools.cache
@@ -96,21 +96,21 @@ def _comparison(results: Results, a: str, b: str) -> pd.DataFrame:
 
 def summary(results: Results) -> str:
     """Return in a sentence for each state who leads, by how much and what it is worth; `lead_table` has the rest."""
-    found = leads(results)
-    if not found:
+    by_state = leads(results)
+    if not by_state:
         return f"Too few recipes to say who leads: {results.table['recipe'].nunique()}."
-    return "\n\n".join(map(_summary, found))
+    return "\n\n".join(map(_summary, by_state))
 
 
-def _summary(one: Lead) -> str:
-    when, family, recipe = f"{WHEN[one.state][:1].upper()}{WHEN[one.state][1:]}", one.by_family, one.by_recipe
-    if one.rows is None:
+def _summary(lead: Lead) -> str:
+    when, family, recipe = f"{WHEN[lead.state][:1].upper()}{WHEN[lead.state][1:]}", lead.by_family, lead.by_recipe
+    if lead.rows is None:
         return f"{when}, no entry is shown worse than the best."
-    if family is not None and family.best == recipe.best == one.names[:1]:
-        who = f"{when}, {_names(one)} leads alone."
+    if family is not None and family.best == recipe.best == lead.names[:1]:
+        who = f"{when}, {_names(lead)} leads alone."
     else:
-        who = f"{when}, no entry leads alone.{_told_by_family(family)} {_told_by_recipe(one)}"
-    rows = one.rows
+        who = f"{when}, no entry leads alone.{_told_by_family(family)} {_told_by_recipe(lead)}"
+    rows = lead.rows
     by_family, by_recipe = {"a new family": ("family_low", "family_high")}, {"a new recipe": ("low", "high")}
     sure = _spans(rows, by_family) or _spans(rows, by_recipe)
     first, last = (f"{_range(rows, name)} for {_ahead(name)}" for name in (_steps(rows)[0], _steps(rows)[-1]))
@@ -118,7 +118,7 @@ def _summary(one: Lead) -> str:
     worth = [end for name in _shapes(rows) for end in _ends(rows, name)]
     load = f" Of the load of the busiest device it is at most {_percent(max(*worth, 0.0))} %." if worth else ""
     return (
-        f"{who} Compared with `{recipe.following}`, the first entry that is shown worse, {_saves(one)} "
+        f"{who} Compared with `{recipe.following}`, the first entry that is shown worse, {_saves(lead)} "
         f"{_range(rows, 'saving')} of the error, as a geometric mean{sure}: {first}, {last}. "
         f"Of the sum of errors it is {_range(rows, 'total')}{total}.{load}"
     )
@@ -135,9 +135,9 @@ def _told_by_family(family: Leaders | None) -> str:
     )
 
 
-def _told_by_recipe(one: Lead) -> str:
-    best = one.by_recipe.best
-    named_ones = f": {_names(one)}" if len(one.names) == len(best) else ""
+def _told_by_recipe(lead: Lead) -> str:
+    best = lead.by_recipe.best
+    named_ones = f": {_names(lead)}" if len(lead.names) == len(best) else ""
     return f"With each recipe counted once, which describes these runs alone, {len(best)} cannot{named_ones}."
 
 
@@ -146,38 +146,39 @@ def _ahead(column: str) -> str:
     return f"{steps:,} step{'s' if steps > 1 else ''} ahead"
 
 
-def _saves(one: Lead) -> str:
+def _saves(lead: Lead) -> str:
     """Return who saves: those that lead, or which of them is named, and why."""
-    if picked := _picked(one):
-        return f"{_names(one)}{picked} saves"
-    return "it saves" if len(one.names) == 1 else "they save, from the least to the most,"
+    if picked := _picked(lead):
+        return f"{_names(lead)}{picked} saves"
+    return "it saves" if len(lead.names) == 1 else "they save, from the least to the most,"
 
 
-def _picked(one: Lead) -> str:
+def _picked(lead: Lead) -> str:
     """Return why one of those that lead is named, where it is not all of them."""
-    return ", picked on these runs as the one with the most skill," if len(one.by_recipe.best) > len(one.names) else ""
+    several = len(lead.by_recipe.best) > len(lead.names)
+    return ", picked on these runs as the one with the most skill," if several else ""
 
 
 def lead_table(results: Results) -> Table | None:
     """Return the numbers behind the sentence, a column for each state; None where recipes are too few."""
-    found = leads(results)
-    if not found:
+    by_state = leads(results)
+    if not by_state:
         return None
-    columns = [dict(_facts(one)) for one in found]
+    columns = [dict(_facts(lead)) for lead in by_state]
     names = dict.fromkeys(name for column in columns for name in column)
     rows = tuple((name, *(column.get(name, DASH) for column in columns)) for name in names)
-    return Table(CAPTION, ("", *(WHEN[one.state] for one in found)), rows, numbers_from=99)
+    return Table(CAPTION, ("", *(WHEN[lead.state] for lead in by_state)), rows, numbers_from=99)
 
 
-def _facts(one: Lead) -> Iterator[tuple[str, str]]:
-    family, recipe, rows = one.by_family, one.by_recipe, one.rows
+def _facts(lead: Lead) -> Iterator[tuple[str, str]]:
+    family, recipe, rows = lead.by_family, lead.by_recipe, lead.rows
     if family is not None:
         even = f", even `{UNIFORM}`" if UNIFORM in family.best else ""
         number = f"{len(family.best)} of {len(family.entries)}{even} ({family.units} families)"
         yield "not shown worse than the best, each family once", number
-        yield "the first that is, and what is saved of its error", _beyond(one)
+        yield "the first that is, and what is saved of its error", _beyond(lead)
     number = f"{len(recipe.best)} of {len(recipe.entries)} ({recipe.units} recipes)"
-    yield "not shown worse than the best, each recipe once", f"{number}: {_names(one)}{_picked(one)}"
+    yield "not shown worse than the best, each recipe once", f"{number}: {_names(lead)}{_picked(lead)}"
     if rows is None:
         return
     yield "the first that is", f"`{recipe.following}`"
@@ -194,16 +195,16 @@ def _facts(one: Lead) -> Iterator[tuple[str, str]]:
 def _spans(rows: pd.DataFrame, intervals: Mapping[str, tuple[str, str]]) -> str:
     """Return the 95 % intervals that there are, in brackets."""
     spans = {what: _span(rows, *ends) for what, ends in intervals.items()}
-    found = [f"{what} {span}" for what, span in spans.items() if span != DASH]
-    return f" (95 %: {', '.join(found)})" if found else ""
+    words = [f"{what} {span}" for what, span in spans.items() if span != DASH]
+    return f" (95 %: {', '.join(words)})" if words else ""
 
 
-def _beyond(one: Lead) -> str:
-    rows = one.rows if one.beyond is None else one.beyond
-    if one.by_family is None or one.by_family.following is None or rows is None:
+def _beyond(lead: Lead) -> str:
+    rows = lead.rows if lead.beyond is None else lead.beyond
+    if lead.by_family is None or lead.by_family.following is None or rows is None:
         return DASH
     saved = _range(rows, "saving") + _spans(rows, {"a new family": ("family_low", "family_high")})
-    return f"`{one.by_family.following}`: {saved}"
+    return f"`{lead.by_family.following}`: {saved}"
 
 
 def ask_words(results: Results, folder: str) -> str:
@@ -211,7 +212,8 @@ def ask_words(results: Results, folder: str) -> str:
     if package_suite(results.suite.name, results.suite.sha256) is None:
         return ""
     (title, part), *_ = run_groups(results).items()
-    rival = next((one.by_recipe.following for one in leads(part) if one.by_recipe.following), results.suite.reference)
+    rivals = (lead.by_recipe.following for lead in leads(part))
+    rival = next(filter(None, rivals), results.suite.reference)
     return (
         f'Every number in one call: `part = run_groups(load_results("{folder}"))["{title}"]`, then `leaders(part, '
         f'"transient")` or `part.compare(NAME, "{rival}", ["state"])`.'
@@ -228,8 +230,8 @@ def _shapes(rows: pd.DataFrame) -> list[str]:
     return [name for name in names if rows[name].notna().all()]
 
 
-def _names(one: Lead) -> str:
-    return listed([f"`{name}`" for name in one.names])
+def _names(lead: Lead) -> str:
+    return listed([f"`{name}`" for name in lead.names])
 
 
 def _ends(rows: pd.DataFrame, low: str, high: str = "") -> tuple[float, float]:

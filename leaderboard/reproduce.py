@@ -78,9 +78,9 @@ def report(committed: Results, fresh: Results, exact: bool | None) -> tuple[str,
     elsewhere = same_machine(entry.environment, again.environment)
     demanded = elsewhere is None if exact is None else exact
     if demanded or (exact is None and BLAS_KERNELS not in entry.environment.versions):
-        found = differences(fresh, committed, EXACTLY)
-        if demanded or not found:
-            return "exactly", found
+        wrong = differences(fresh, committed, EXACTLY)
+        if demanded or not wrong:
+            return "exactly", wrong
     tolerances = tolerances_of(entry)
     how = "within tolerances" if tolerances.over_runs is None else "by its means, as fitted again"
     return f"{how} ({elsewhere or 'asked for'})", differences(fresh, committed, tolerances)

@@ -69,13 +69,13 @@ def rerun_differences(committed: Results, rows: Sequence[Row]) -> list[str]:
     return differences(results_of([entry], [rows]), committed, tolerances_of(entry, refit=False))
 
 
-def unequal_columns(one: Sequence[Row], other: Sequence[Row]) -> list[str]:
+def unequal_columns(first: Sequence[Row], second: Sequence[Row]) -> list[str]:
     """Name what is not the same of two runs of one code on one machine; what they cost is measured, and never is."""
-    if len(one) != len(other):
+    if len(first) != len(second):
         return ["rows"]
-    names = {name: None for rows in zip(one, other, strict=True) for row in rows for name in row}
+    names = {name: None for rows in zip(first, second, strict=True) for row in rows for name in row}
     compared = [name for name in names if name not in CostResult.model_fields]
-    return [name for name in compared if [row.get(name) for row in one] != [row.get(name) for row in other]]
+    return [name for name in compared if [row.get(name) for row in first] != [row.get(name) for row in second]]
 
 
 @contextmanager

@@ -79,7 +79,7 @@ def model_files(name: str, places: Places) -> dict[str, bytes]:
     if (problem := name_problem("entry", name)) is not None:
         raise MoeloadError(problem)
     scored = [task for task in tasks() if name in task.saved]
-    licence = next((one.record.licence for task in scored if (one := task.board.entry(name)).record), None)
+    licence = next((entry.record.licence for task in scored if (entry := task.board.entry(name)).record), None)
     files = {"README.md": _card(name, scored, licence, places).encode(), RECORDS: _records(name, scored, places)}
     if licence == OURS:
         files["LICENSE"] = (ROOT / "LICENSE").read_bytes()
@@ -113,7 +113,7 @@ def _card(name: str, scored: list[Task], licence: str | None, places: Places) ->
         Path(__file__).with_suffix(".md.j2"),
         front=str(data.to_yaml(line_break="\n")).strip(), name=name, place=places.model(name),
         weights=WEIGHTS if name == WITH_WEIGHTS else "", parameters=f"{parameters:,}", kind=entries[0].model_type,
-        authors=next((", ".join(one.record.authors) for one in entries if one.record), "not given"),
+        authors=next((", ".join(entry.record.authors) for entry in entries if entry.record), "not given"),
         licence=licence or "not given", command=run_command(entries[-1].entry),
         metric=metric_words(), results=markdown_table(("Task", "Saved, %", "Standing"), lines),
     )  # fmt: skip
