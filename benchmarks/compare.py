@@ -77,7 +77,7 @@ def command_rows(quick: bool) -> list[Row]:
             walls[jobs - 1].append(wall)
     if suite != "mini":
         cpu, wall = command_seconds("run", *targets, "--suite", suite, "--fresh", "--jobs", "2")
-    ratios = [one / two for one, two in zip(*walls, strict=True)]
+    ratios = [single / pair for single, pair in zip(*walls, strict=True)]
     return [
         Row("`moeload-bench run sw_avg` on the mini suite, cold", "5 s, of which start-up 0.5 s",
             f"{run_cpu:.1f} s of CPU ({run_wall:.1f} s wall); `--help` {help_cpu:.2f} s ({help_wall:.2f} s wall)",

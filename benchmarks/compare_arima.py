@@ -34,11 +34,11 @@ def rows(peer: Path, quick: bool) -> list[Row]:
 
 def _simple_rows(peer: Path, quick: bool) -> list[Row]:
     rounds, fits = (1, 2) if quick else (4, 12)
-    found = [simple_orders(peer, trace, rounds, fits) for trace in TRACES]
-    ours, theirs, others, gain = ([x for part in found for x in part[key]] for key in ("ours", "theirs", "sf", "gain"))
-    off, best = (np.array([x for part in found for x in part[key]]) < CLOSE for key in ("off", "off_best"))
+    parts = [simple_orders(peer, trace, rounds, fits) for trace in TRACES]
+    ours, theirs, others, gain = ([x for part in parts for x in part[key]] for key in ("ours", "theirs", "sf", "gain"))
+    off, best = (np.array([x for part in parts for x in part[key]]) < CLOSE for key in ("off", "off_best"))
     ratio, ratio_sf = (float(np.median(side) / np.median(ours)) for side in (theirs, others))
-    failed = sum(part["failed"] for part in found)
+    failed = sum(part["failed"] for part in parts)
     fast_enough = "" if ratio >= 1000 else "missed in speed; "
     agreement = (
         f"{off.mean():.0%} of {len(off)} forecasts are within 0.1 % of the fit that the goal names, {best.mean():.0%} "
@@ -66,9 +66,9 @@ def _simple_rows(peer: Path, quick: bool) -> list[Row]:
 
 def _paper_row(quick: bool) -> Row:
     rng = np.random.default_rng(1)
-    found = [paper_order(trace, 1 if quick else 6, 2 if quick else None, rng) for trace in TRACES]
-    fast, slow = ([x for part in found for x in part[key]] for key in ("ours", "theirs"))
-    more, tv = (np.array([x for part in found for x in part[key]]) for key in ("gain", "tv"))
+    parts = [paper_order(trace, 1 if quick else 6, 2 if quick else None, rng) for trace in TRACES]
+    fast, slow = ([x for part in parts for x in part[key]] for key in ("ours", "theirs"))
+    more, tv = (np.array([x for part in parts for x in part[key]]) for key in ("gain", "tv"))
     ratio = float(np.median(slow) / np.median(fast))
     change = float(tv[:, 0].mean() / tv[:, 1].mean() - 1)
     worse = float((more < -1).mean())

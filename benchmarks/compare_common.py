@@ -62,7 +62,7 @@ def run_json(command: Sequence[object]) -> dict[str, float]:
 def cpu_s() -> float:
     """Return CPU seconds of this process and of its children that ended."""
     used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return sum(one.ru_utime + one.ru_stime for one in used)
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def new_forecaster(target: str, L: int, E: int) -> Any:

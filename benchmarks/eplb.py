@@ -75,7 +75,7 @@ def main() -> None:
         load = np.random.default_rng(0).dirichlet(np.full(experts, args.alpha), size=(args.plans, layers))
         print(f"{layers} layers x {experts} experts -> {shape.slots} slots on {shape.devices} devices, {shape.name}")
         for name, planner in planners:
-            slots = np.stack([planner(one, shape) for one in load])
+            slots = np.stack([planner(load_LE, shape) for load_LE in load])
             cost = seconds(partial(planner, load[0], shape), args.rounds) / layers
             flat = slots.reshape(-1, shape.slots)
             worst = float(imbalance(flat, load.reshape(-1, experts), shape.devices).mean())

@@ -65,21 +65,22 @@ def ranged(module: Any) -> None:
 def profiled_part(events: list[Any]) -> float:
     """Return the part of the range `step` that is spent in the experts, from the events of a profile."""
     step, experts, again = (spans(events, name) for name in ("step", "experts", "again"))
-    ours = {one.sequence_nr for one in events if one.sequence_nr >= 0 and within(span(one), experts)}
+    ours = {event.sequence_nr for event in events if event.sequence_nr >= 0 and within(span(event), experts)}
     inside = sum(end - begin for begin, end in experts)
     own = False
-    for one in sorted((one for one in events if one.name.startswith(NODE)), key=lambda one: one.time_range.start):
-        if "AccumulateGrad" not in one.name:  # it follows the node whose gradient it takes
-            own = one.sequence_nr in ours
-        begin, end = span(one)
-        other = sum(stop - start for start, stop in again if begin <= start and stop <= end)
-        inside += (end - begin - other) * own
+    nodes = (event for event in events if event.name.startswith(NODE))
+    for event in sorted(nodes, key=lambda node: node.time_range.start):
+        if "AccumulateGrad" not in event.name:  # it follows the node whose gradient it takes
+            own = event.sequence_nr in ours
+        begin, end = span(event)
+        repeated_s = sum(stop - start for start, stop in again if begin <= start and stop <= end)
+        inside += (end - begin - repeated_s) * own
     return inside / (step[0][1] - step[0][0])
 
 
 def spans(events: list[Any], name: str) -> list[Span]:
     """Return begin and end of the ranges of a name, in microseconds."""
-    return [span(one) for one in events if one.name == name]
+    return [span(event) for event in events if event.name == name]
 
 
 def span(event: Any) -> Span:
@@ -99,7 +100,7 @@ def compare(layers: int, how: str, checkpointed: bool, steps: int) -> Iterator[t
         again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), record_function("again"))}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    experts = [one.module for one in expert_modules(model, find_routers(model))]
+    experts = [expert.module for expert in expert_modules(model, find_routers(model))]
     for module in experts:
         ranged(module)
     timer = ExpertTimer(model, experts)
@@ -117,7 +118,7 @@ def cost(layers: int, steps: int) -> tuple[float, float, float]:
     """Return the CPU time of a timed step over that of another one: the mean over pairs, with a 95 % t interval."""
     model = build(layers)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    timer = ExpertTimer(model, [one.module for one in expert_modules(model, find_routers(model))])
+    timer = ExpertTimer(model, [expert.module for expert in expert_modules(model, find_routers(model))])
     log_ratio = []
     for step in range(-WARM_UP, steps):
         spent = {}
@@ -144,10 +145,11 @@ def main() -> None:
     for how in ("grouped_mm", "eager"):
         for checkpointed in (False, True):
             part_S2 = np.array(list(compare(given.layers, how, checkpointed, given.steps)))
-            mine, its = np.median(part_S2, axis=0)
+            ours, theirs = np.median(part_S2, axis=0)
             far = np.abs(part_S2[:, 0] - part_S2[:, 1]).max()
             words = f"{how}, {'checkpointed' if checkpointed else 'all activations kept'}"
-            print(f"{words}: recorder {mine:.3f}, profiler {its:.3f}, at most {far:.3f} apart in {len(part_S2)} steps")
+            apart = f"at most {far:.3f} apart in {len(part_S2)} steps"
+            print(f"{words}: recorder {ours:.3f}, profiler {theirs:.3f}, {apart}")
     ratio, low, high = cost(given.layers, 4 * given.steps)
     print(f"a timed step: {ratio:.3f} [{low:.3f}, {high:.3f}] times the CPU time of another, {4 * given.steps} pairs")
 

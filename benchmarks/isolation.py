@@ -55,8 +55,8 @@ def main() -> None:
     levels = [level for level in LEVELS if level_available(level) is None]
     rows = []
     for (layers, experts), calls in SHAPES.items():
-        found = [[measure(layers, experts, calls, level) for level in levels] for _ in range(given.repetitions)]
-        for level, medians in zip(levels, np.median(found, axis=0), strict=True):
+        times = [[measure(layers, experts, calls, level) for level in levels] for _ in range(given.repetitions)]
+        for level, medians in zip(levels, np.median(times, axis=0), strict=True):
             milliseconds = dict(zip(("start_up", "observe", "forecast"), map(float, medians), strict=True))
             rows.append({"shape": f"{layers} x {experts}", "level": level, **milliseconds})
             print(rows[-1], flush=True)

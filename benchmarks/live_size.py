@@ -162,8 +162,8 @@ def main() -> int:
         options = [f"--{name}={value}" for name, value in zip(("layers", "experts", "steps"), size, strict=True)]
         command = [sys.executable, __file__, f"--variant={variant}", *options]
         done = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-        found = json.loads(done.stdout.splitlines()[-1])
-        rows.append([words, f"{found['ms']:.2f}", f"{found['most_ms']:.0f}", f"{found['mb']:.0f}"])
+        result = json.loads(done.stdout.splitlines()[-1])
+        rows.append([words, f"{result['ms']:.2f}", f"{result['most_ms']:.0f}", f"{result['mb']:.0f}"])
         print(" | ".join(rows[-1]), flush=True)
     taken = {name: forecast_ms(name, 60, 256) for name in compared_forecasters()}
     forecasts = [[f"`{name}`", *(f"{ms:.1f}" for ms in both)] for name, both in taken.items()]

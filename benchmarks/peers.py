@@ -141,7 +141,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     out = parser.parse_args().out
-    rows = [one._asdict() for one in balances()]
+    rows = [balance._asdict() for balance in balances()]
     out.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 

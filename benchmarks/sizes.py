@@ -37,9 +37,9 @@ def code_lines(text: str) -> int:
         line
         for node in ast.walk(ast.parse(text))
         if isinstance(body := getattr(node, "body", None), list)
-        for one in body
-        if isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant) and isinstance(one.value.value, str)
-        for line in range(one.lineno, (one.end_lineno or one.lineno) + 1)
+        for part in body
+        if isinstance(part, ast.Expr) and isinstance(part.value, ast.Constant) and isinstance(part.value.value, str)
+        for line in range(part.lineno, (part.end_lineno or part.lineno) + 1)
     }
     held = {
         line
@@ -86,11 +86,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
-    found = dict(sizes())
+    counts = dict(sizes())
     if given.json:
-        print(json.dumps(found))
+        print(json.dumps(counts))
         return
-    for name, value in found.items():
+    for name, value in counts.items():
         print(f"{value:>9,}  {name}")
 
 
