@@ -71,12 +71,12 @@ class Stream:
             self.last_N, self.rows, value_SN = value_SN[0].copy(), 1, value_SN[1:]
         start = 0
         while start < len(value_SN):
-            pane, at = divmod(self.rows - 1, self.pane_rows)
+            pane, row = divmod(self.rows - 1, self.pane_rows)
             sum_NCG = self.sum_WNCG[pane % (self.panes + 1)]
-            if at == 0:
+            if row == 0:
                 self.start_N2G += sum_NCG[:, 3:]
                 sum_NCG[:] = 0.0
-            stop = min(len(value_SN), start + self.pane_rows - at)
+            stop = min(len(value_SN), start + self.pane_rows - row)
             part_SN = np.ascontiguousarray(value_SN[start:stop])
             _advance(part_SN, Z_G, self.power_G, self.last_N, self.move_N, self.u_NG, self.before_NG, sum_NCG)
             # far below what a sum of u can notice; left alone, powers would end as slow denormal numbers
@@ -195,8 +195,8 @@ def _best_phi(sums: FloatArray, early: FloatArray, square: FloatArray, z: float,
 def _vertex(low: float, mid: float, high: float) -> float:
     """Where a parabola through (-1, low), (0, mid), (1, high) is least on [-1, 1]."""
     bend = low - 2.0 * mid + high
-    at = 0.5 * (low - high) / bend if bend > 0.0 else np.sign(low - high)
-    return float(min(max(at, -1.0), 1.0))
+    x = 0.5 * (low - high) / bend if bend > 0.0 else np.sign(low - high)
+    return float(min(max(x, -1.0), 1.0))
 
 
 @njit(error_model="numpy", cache=CACHE)  # type: ignore[untyped-decorator]  # numba ships no types
@@ -215,7 +215,7 @@ def _fit(
     """[N, 4]: theta, phi, u_t and u_{t-1} at the best point, NaN for a constant series."""
     N, G = u_NG.shape
     fit_N4 = np.full((N, 4), np.nan)
-    cost_G, cost_3, at_34 = np.empty(G), np.empty(3), np.empty((3, 4))
+    cost_G, cost_3, point_34 = np.empty(G), np.empty(3), np.empty((3, 4))
     for n in range(N):
         if not sum_NCG[n, 0, G - 1] > 0.0:
             continue
@@ -232,12 +232,12 @@ def _fit(
             phi = _best_phi(sums, early, square, z_G[g], left, moves) if autoregressive else 0.0
             cost_3[k] = _criterion(sums, early, square, z_G[g], phi, left, moves)
             late = _start(sums, early, square, z_G[g], phi)[0] * power_G[g]  # u_0 z^(t-1)
-            at_34[k, 0], at_34[k, 1] = -z_G[g], phi
-            at_34[k, 2], at_34[k, 3] = u_NG[n, g] + late * z_G[g], before_NG[n, g] + late
-        at = _vertex(cost_3[0], cost_3[1], cost_3[2])
+            point_34[k, 0], point_34[k, 1] = -z_G[g], phi
+            point_34[k, 2], point_34[k, 3] = u_NG[n, g] + late * z_G[g], before_NG[n, g] + late
+        x = _vertex(cost_3[0], cost_3[1], cost_3[2])
         for i in range(4):
             fit_N4[n, i] = (
-                0.5 * at * ((at - 1.0) * at_34[0, i] + (at + 1.0) * at_34[2, i]) + (1.0 - at * at) * at_34[1, i]
+                0.5 * x * ((x - 1.0) * point_34[0, i] + (x + 1.0) * point_34[2, i]) + (1.0 - x * x) * point_34[1, i]
             )
     return fit_N4
 

@@ -138,9 +138,9 @@ def shipped_gate() -> Gate:
     if not SHIPPED.is_file():
         raise TargetError(f"gated: the package lacks its weights {SHIPPED.name}: install it again")
     data = SHIPPED.read_bytes()
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHIPPED_SHA256:
-        raise TargetError(f"gated: {SHIPPED.name} has the hash {found[:12]}, expected {SHIPPED_SHA256[:12]}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != SHIPPED_SHA256:
+        raise TargetError(f"gated: {SHIPPED.name} has the hash {sha256[:12]}, expected {SHIPPED_SHA256[:12]}")
     return read_gate(data, SHIPPED.name)
 
 

@@ -120,8 +120,8 @@ def calibrated(fitted: gate.Gate, samples: Sequence[Samples]) -> gate.Gate:
             mean_KLE = np.tensordot(hat_KA, fitted.forecast(measured), axes=1)
             scale_KLE = spread.scale_of(measured, mean_KLE, spread.HORIZONS)
             residuals.add(each.run, mean_KLE, truth_KLE[at_K].astype(np.float64), scale_KLE, moves_L)
-    found = residuals.spread()
-    return fitted if found is None else replace(fitted, spread=found)
+    spread_of_runs = residuals.spread()
+    return fitted if spread_of_runs is None else replace(fitted, spread=spread_of_runs)
 
 
 def samples_of(runs: FitRuns, seed: int) -> list[Samples]:
@@ -305,30 +305,30 @@ def _loss(
     shelf: _Shelf, inner: nn.Linear, outer: nn.Linear, horizon_KA: Tensor, blur: float, rng: np.random.Generator
 ) -> tuple[Tensor, float]:
     """Return the sum of log errors over a batch, and of their weights."""
-    at = torch.as_tensor(np.concatenate([rng.choice(pool, size) for pool, size in shelf.picks]))
-    context_NLC = shelf.context_OLC[at]
+    pick_N = torch.as_tensor(np.concatenate([rng.choice(pool, size) for pool, size in shelf.picks]))
+    context_NLC = shelf.context_OLC[pick_N]
     raw = outer(torch.tanh(inner(context_NLC + blur * torch.randn_like(context_NLC))))
-    share_NLAE = shares(raw, shelf, at)
+    share_NLAE = shares(raw, shelf, pick_N)
     mean_NKLE = torch.einsum("ka,nlae->nkle", horizon_KA, share_NLAE)
-    truth_NKLE = shelf.truth_OKLE[at]
+    truth_NKLE = shelf.truth_OKLE[pick_N]
     known_NK = ~truth_NKLE.isnan().any(dim=3).any(dim=2)
-    error_NK = 0.5 * (mean_NKLE - torch.nan_to_num(truth_NKLE)).abs().sum(dim=(2, 3)) / shelf.layers_O[at]
+    error_NK = 0.5 * (mean_NKLE - torch.nan_to_num(truth_NKLE)).abs().sum(dim=(2, 3)) / shelf.layers_O[pick_N]
     weight_NK = known_NK * torch.tensor(HORIZON_WEIGHTS)
     return (torch.log(error_NK + LEAST_ERROR) * weight_NK).sum(), float(weight_NK.sum())
 
 
-def shares(raw: Tensor, shelf: _Shelf, at: Tensor) -> Tensor:
+def shares(raw: Tensor, shelf: _Shelf, pick_N: Tensor) -> Tensor:
     """[N, L, A, E]: what `Gate.forecast` says, differentiable."""
     raw_NLAM = raw.reshape(*raw.shape[:2], len(ANCHORS), gate.WEIGHTS)
     mix_NLAM = torch.softmax(raw_NLAM[..., : gate.MIXED], dim=3)
-    share = mix_NLAM[..., : len(WINDOWS)] @ shelf.window_OLWE[at]
-    share = share + (mix_NLAM[..., None, len(WINDOWS) :] @ shelf.candidate_OLADE[at])[..., 0, :]
+    share = mix_NLAM[..., : len(WINDOWS)] @ shelf.window_OLWE[pick_N]
+    share = share + (mix_NLAM[..., None, len(WINDOWS) :] @ shelf.candidate_OLADE[pick_N])[..., 0, :]
     trend = gate.TREND_BOUND * torch.tanh(raw_NLAM[..., gate.MIXED : gate.MIXED + len(TRENDS)])
     control = (
-        raw_NLAM[..., gate.MIXED + len(TRENDS) : gate.MIXED + gate.ADDED] * shelf.control_O[at][:, None, None, None]
+        raw_NLAM[..., gate.MIXED + len(TRENDS) : gate.MIXED + gate.ADDED] * shelf.control_O[pick_N][:, None, None, None]
     )
-    share = torch.relu(share + torch.cat([trend, control], dim=3) @ shelf.added_OLTE[at])
+    share = torch.relu(share + torch.cat([trend, control], dim=3) @ shelf.added_OLTE[pick_N])
     share = share / share.sum(dim=3, keepdim=True).clamp_min(1e-9)
     asked = torch.sigmoid(raw_NLAM[..., -1:] - gate.EVEN_START)
     even = torch.relu(asked - gate.LEAST_EVEN) / (1 - gate.LEAST_EVEN)
-    return (1 - even) * share + even * shelf.even_OLE[at][:, :, None]
+    return (1 - even) * share + even * shelf.even_OLE[pick_N][:, :, None]

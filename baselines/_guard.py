@@ -70,8 +70,8 @@ def widened(seen: Measures, stride: int, balancing: str) -> Measures:
     """Add the number of experts, the stride, whether balancing is by quantiles, and the skew to the context."""
     noise_L, experts = seen.context_LC[:, NOISE], seen.even_LE.shape[1]
     uneven = [seen.context_LC[:, context_names().index(f"uneven.{w}")] + noise_L for w in ABSOLUTE]
-    known = (np.log(experts), np.log(stride), float(balancing == "quantile"))
-    plain = [np.full(len(noise_L), value) for value in known]
+    facts = (np.log(experts), np.log(stride), float(balancing == "quantile"))
+    plain = [np.full(len(noise_L), value) for value in facts]
     return replace(seen, context_LC=np.column_stack([seen.context_LC, *plain, *uneven]))
 
 
@@ -102,7 +102,7 @@ class Guard:
         steps_K = tuple(rows * info.stride for rows in ROWS)
         self._mean_KA = np.concatenate([hat_weights(ANCHORS, (steps,)) for steps in steps_K])
         middle_K = np.log([max(1, steps // 2) for steps in steps_K])
-        self._at_AK = np.stack([np.interp(np.log(ANCHORS), middle_K, one) for one in np.eye(len(ROWS))], axis=1)
+        self._at_AK = np.stack([np.interp(np.log(ANCHORS), middle_K, hat_K) for hat_K in np.eye(len(ROWS))], axis=1)
         self._said: deque[FloatArray] = deque(maxlen=max(_LAG))
         self._excess_KML = np.zeros((len(ROWS), 1 + len(RIVALS), info.num_layers))
         self._targets_K = np.zeros(len(ROWS))
@@ -203,9 +203,9 @@ def read_network(data: bytes, origin: str) -> Network:
 def shipped_network() -> Network:
     """Return the network of the package; raise `TargetError` when the file is not the one that was pinned."""
     data = SHIPPED.read_bytes() if SHIPPED.is_file() else b""
-    found = hashlib.sha256(data).hexdigest()
-    if found != SHIPPED_SHA256:
-        raise TargetError(f"guarded: {SHIPPED.name} has the hash {found[:12]}, expected {SHIPPED_SHA256[:12]}")
+    sha256 = hashlib.sha256(data).hexdigest()
+    if sha256 != SHIPPED_SHA256:
+        raise TargetError(f"guarded: {SHIPPED.name} has the hash {sha256[:12]}, expected {SHIPPED_SHA256[:12]}")
     return read_network(data, SHIPPED.name)
 
 

@@ -54,26 +54,26 @@ def fit_guard(runs: FitRuns, seed: int, without: Collection[str] = ()) -> Networ
 
     ``without``: names of `TWINS`, or "sampled", that it shall not learn from.
     """
-    return learned([one for name, one in samples_of(runs, seed) if name not in without], seed)
+    return learned([sample for name, sample in samples_of(runs, seed) if name not in without], seed)
 
 
 def learned(samples: Sequence[gate_fit.Samples], seed: int) -> Network:
     """Return the weights learned from samples; quantiles for noisy rows are of noisy runs, for quiet rows of others."""
     gate = gate_fit.train(samples, seed, gate_fit.Learning())
-    loud, quiet = ([one for one in samples if _is_quiet(one) == wanted] for wanted in (False, True))
+    loud, quiet = ([sample for sample in samples if _is_quiet(sample) == wanted] for wanted in (False, True))
     return Network(**vars(gate_fit.calibrated(gate, loud)), quiet=gate_fit.calibrated(gate, quiet).spread)
 
 
-def _is_quiet(one: gate_fit.Samples) -> bool:
-    noise = np.median(np.concatenate([seen.context_LC[:, NOISE] for seen in one.measured_O]))
+def _is_quiet(sample: gate_fit.Samples) -> bool:
+    noise = np.median(np.concatenate([seen.context_LC[:, NOISE] for seen in sample.measured_O]))
     return bool(noise < np.log([QUIET, LOUD]).mean())
 
 
 def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
     """Measure every run and its twins; each sample comes with the name of its twin, "recorded" for the run itself."""
-    found = [
-        ("sampled" if one.kind == gate_fit.SAMPLED else "recorded", _widened(one, runs[one.run][0]))
-        for one in gate_fit.samples_of(runs, seed)
+    samples = [
+        ("sampled" if own.kind == gate_fit.SAMPLED else "recorded", _widened(own, runs[own.run][0]))
+        for own in gate_fit.samples_of(runs, seed)
     ]
     for number, (info, block) in enumerate(runs):
         for name, (twin, kind) in TWINS.items():
@@ -81,10 +81,10 @@ def samples_of(runs: FitRuns, seed: int) -> list[tuple[str, gate_fit.Samples]]:
             twin_info, load_SLE = twin(info, block.load_SLE, rng)
             rows = StepBlock(block.step_S[: len(load_SLE)], load_SLE, load_SLE.sum(axis=2))
             sample = gate_fit._sample(number, kind, twin_info, rows, rng)
-            found += [(name, _widened(sample, twin_info))] if sample.measured_O else []
-    return found
+            samples += [(name, _widened(sample, twin_info))] if sample.measured_O else []
+    return samples
 
 
-def _widened(one: gate_fit.Samples, info: TraceInfo) -> gate_fit.Samples:
-    stride, balancing = info.stride * one.kind.stride, "loss_free_bias" if one.kind.controlled else info.balancing
-    return replace(one, measured_O=[widened(seen, stride, balancing) for seen in one.measured_O])
+def _widened(sample: gate_fit.Samples, info: TraceInfo) -> gate_fit.Samples:
+    stride, balancing = info.stride * sample.kind.stride, "loss_free_bias" if sample.kind.controlled else info.balancing
+    return replace(sample, measured_O=[widened(seen, stride, balancing) for seen in sample.measured_O])

@@ -160,9 +160,9 @@ def _truth(sum_SLE: Tensor, origin: int, edges: tuple[int, ...]) -> tuple[Tensor
     """[B, L, E] true block means and [B] whether the block lies inside the run."""
     stop = torch.tensor([origin, *(origin + edge for edge in edges)], device=sum_SLE.device)
     known_B = stop[1:] < len(sum_SLE)
-    at = sum_SLE[stop.clamp(max=len(sum_SLE) - 1)]
+    sum_BLE = sum_SLE[stop.clamp(max=len(sum_SLE) - 1)]
     length_B = (stop[1:] - stop[:-1]).reshape(-1, 1, 1)
-    return (torch.diff(at, dim=0) / length_B).float(), known_B.float()
+    return (torch.diff(sum_BLE, dim=0) / length_B).float(), known_B.float()
 
 
 def _permute(value_NXLE: Tensor, order_NLE: Tensor) -> Tensor:

@@ -91,9 +91,9 @@ class Measures:
     context_LC: FloatArray
 
 
-def tv(one: FloatArray, other: FloatArray) -> FloatArray:
+def tv(first: FloatArray, second: FloatArray) -> FloatArray:
     """Half the L1 distance over the experts."""
-    gap = one - other
+    gap = first - second
     return np.asarray(0.5 * np.abs(gap, out=gap).sum(axis=-1))
 
 
@@ -132,9 +132,9 @@ class _Means:
         for n in range(1, many):
             there = [self.rows((n * w, (n + 1) * w)) > 0 for w in rows]
             mean = out[-1].copy()
-            known = [(n * w, (n + 1) * w) for w, ok in zip(rows, there, strict=True) if ok]
-            if known:
-                mean[there] = self.of(known)
+            spans = [(n * w, (n + 1) * w) for w, ok in zip(rows, there, strict=True) if ok]
+            if spans:
+                mean[there] = self.of(spans)
             out.append(mean)
         return out
 
@@ -307,8 +307,8 @@ def _back_errors(error: Mapping[tuple[int, int], FloatArray], noise_L: FloatArra
         base = error.get((k, BASE_WINDOW))
         out.append(zero if base is None else np.log(base / noise_L))
         for w in [*(w for w in windows if w != BASE_WINDOW), *([0] if k > 1 else [])]:
-            other = error.get((k, w))
-            out.append(zero if base is None or other is None else np.log(other / base))
+            of_window = error.get((k, w))
+            out.append(zero if base is None or of_window is None else np.log(of_window / base))
     return out
 
 
@@ -333,13 +333,13 @@ def mixtures(
     """
     out: list[FloatArray] = []
     for k, windows in BACK_TESTS.items():
-        known = [w for w in (*windows, 0) if (k, w) in error]
-        if not known:
+        usable = [w for w in (*windows, 0) if (k, w) in error]
+        if not usable:
             out.append(out[-1] if out else window_WLE[WINDOWS.index(BASE_WINDOW)])
             continue
-        tried_WLE = np.stack([even_LE if w == 0 else window_WLE[WINDOWS.index(w)] for w in known])
-        log_WL = np.log([error[k, w] for w in known])
-        log_WL = 0.5 * (log_WL + np.log(np.mean([error[k, w] for w in known], axis=1))[:, None])
+        tried_WLE = np.stack([even_LE if w == 0 else window_WLE[WINDOWS.index(w)] for w in usable])
+        log_WL = np.log([error[k, w] for w in usable])
+        log_WL = 0.5 * (log_WL + np.log(np.mean([error[k, w] for w in usable], axis=1))[:, None])
         weight_WL = np.exp(-sharpness * (log_WL - log_WL.min(axis=0)))
         out.append(np.einsum("wl,wle->le", weight_WL / weight_WL.sum(axis=0), tried_WLE))
     return np.stack(out)
@@ -350,16 +350,16 @@ def back_test(
 ) -> dict[tuple[int, int], FloatArray]:
     """(horizon, window) to the mean error [L] on complete targets; window 0 is 1/E. Missing without a target."""
     error = _one_step_errors(memory)
-    known = [test for test in tests if means.rows(test[2]) > 0 and means.rows(test[3]) > 0]
-    if known:
-        target = means.of([test[2] for test in known])
-        found: dict[tuple[int, int], list[FloatArray]] = {}
-        for (k, w, _, _), error_L in zip(known, tv(target, means.of([test[3] for test in known])), strict=True):
-            found.setdefault((k, w), []).append(error_L)
-        base = [n for n, test in enumerate(known) if test[1] == BASE_WINDOW]
+    usable = [test for test in tests if means.rows(test[2]) > 0 and means.rows(test[3]) > 0]
+    if usable:
+        target = means.of([test[2] for test in usable])
+        errors: dict[tuple[int, int], list[FloatArray]] = {}
+        for (k, w, _, _), error_L in zip(usable, tv(target, means.of([test[3] for test in usable])), strict=True):
+            errors.setdefault((k, w), []).append(error_L)
+        base = [n for n, test in enumerate(usable) if test[1] == BASE_WINDOW]
         for n, error_L in zip(base, tv(target[base], even), strict=True):
-            found.setdefault((known[n][0], 0), []).append(error_L)
-        error |= {key: np.maximum(np.mean(values, axis=0), LEAST_TV) for key, values in found.items()}
+            errors.setdefault((usable[n][0], 0), []).append(error_L)
+        error |= {key: np.maximum(np.mean(values, axis=0), LEAST_TV) for key, values in errors.items()}
     return error
 
 
@@ -373,6 +373,6 @@ def _one_step_errors(memory: Memory) -> dict[tuple[int, int], FloatArray]:
     out = {}
     for w in BACK_TESTS[1]:
         length = rows_of(w, memory.info.stride)
-        mean = np.stack([rows_SLE[max(0, at - length) : at].mean(axis=0) for at in tried])
+        mean = np.stack([rows_SLE[max(0, row - length) : row].mean(axis=0) for row in tried])
         out[1, w] = np.maximum(tv(rows_SLE[tried.start :], mean).mean(axis=0), LEAST_TV)
     return out

@@ -26,7 +26,7 @@ def hat_weights(anchors: tuple[int, ...], edges_B: tuple[int, ...]) -> FloatArra
     """
     log_anchor = np.log(np.array(anchors, dtype=np.float64))
     steps = min(edges_B[-1], anchors[-1])
-    hats = [np.interp(np.log(np.arange(1, steps + 1)), log_anchor, one) for one in np.eye(len(anchors))]
+    hats = [np.interp(np.log(np.arange(1, steps + 1)), log_anchor, unit_A) for unit_A in np.eye(len(anchors))]
     total_SA = np.concatenate([np.zeros((1, len(anchors))), np.cumsum(np.stack(hats, axis=1), axis=0)])
     beyond_A = np.eye(len(anchors))[-1]
     ends = [total_SA[min(e, steps)] + max(0, e - steps) * beyond_A for e in (0, *edges_B)]

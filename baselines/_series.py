@@ -92,10 +92,10 @@ def row_edges(request: ForecastRequest, stride: int) -> tuple[int, ...]:
     """
     stop = row_count(request.horizon, stride)
     edges = {row_count(h, stride) for h in request.horizons if h <= request.horizon} | {stop}
-    at = 0
-    while at < stop:
-        at += 1 if at < EXACT_ROWS else max(1, at // BLOCKS_PER_E_FOLD)
-        edges.add(min(at, stop))
+    edge = 0
+    while edge < stop:
+        edge += 1 if edge < EXACT_ROWS else max(1, edge // BLOCKS_PER_E_FOLD)
+        edges.add(min(edge, stop))
     return tuple(sorted(edges))
 
 

@@ -63,9 +63,9 @@ class Spread:
         moving_L: BoolArray,
     ) -> FloatArray:  # fmt: skip
         """[Q, K, L, E] between 0 and 1, rising along the levels."""
-        at = np.interp(np.log(horizons), np.log(HORIZONS), np.arange(len(HORIZONS)))
-        low = np.minimum(at.astype(np.int64), len(HORIZONS) - 2)
-        part_K1 = (at - low)[:, None]
+        place_K = np.interp(np.log(horizons), np.log(HORIZONS), np.arange(len(HORIZONS)))
+        low = np.minimum(place_K.astype(np.int64), len(HORIZONS) - 2)
+        part_K1 = (place_K - low)[:, None]
         factor_CKQ = (1 - part_K1) * self.factor_CKQ[:, low] + part_K1 * self.factor_CKQ[:, low + 1]
         asked_CKQ = np.stack([[np.interp(levels, LEVELS, row) for row in state] for state in factor_CKQ])
         factor_QKL1 = np.moveaxis(asked_CKQ[moving_L.astype(np.int64)], 0, -1).swapaxes(0, 1)[..., None]
@@ -173,16 +173,16 @@ class Residuals:
                 continue
             scaled_LE = (truth_LE - mean_KLE[k]) / scale_KLE[k]
             for state in (0, 1):
-                found = scaled_LE[moving_L == bool(state)].ravel()
-                if len(found):
-                    self._residuals[state][k].append((run, found))
+                values = scaled_LE[moving_L == bool(state)].ravel()
+                if len(values):
+                    self._residuals[state][k].append((run, values))
 
     def spread(self) -> Spread | None:
         """Return the factors, None where nothing was seen at all.
 
         A state and horizon that was never seen takes those of a neighbouring horizon, else of the other state.
         """
-        still, moves = (_filled([_weighted_quantiles(known) for known in state]) for state in self._residuals)
+        still, moves = (_filled([_weighted_quantiles(residuals) for residuals in state]) for state in self._residuals)
         if still is None and moves is None:
             return None
         both = [moves if still is None else still, still if moves is None else moves]
@@ -191,22 +191,22 @@ class Residuals:
 
 def _filled(rows: Sequence[FloatArray | None]) -> list[FloatArray] | None:
     """Fill each missing row with the one before it, or the first; return None where there is none."""
-    known = [k for k, row in enumerate(rows) if row is not None]
-    if not known:
+    given = [k for k, row in enumerate(rows) if row is not None]
+    if not given:
         return None
-    at = [max((n for n in known if n <= k), default=known[0]) for k in range(len(rows))]
-    return [row for row in (rows[n] for n in at) if row is not None]
+    nearest_K = [max((n for n in given if n <= k), default=given[0]) for k in range(len(rows))]
+    return [row for row in (rows[n] for n in nearest_K) if row is not None]
 
 
-def _weighted_quantiles(known: Sequence[tuple[int, FloatArray]]) -> FloatArray | None:
+def _weighted_quantiles(residuals: Sequence[tuple[int, FloatArray]]) -> FloatArray | None:
     """[Q]: quantiles at `LEVELS`, every run with the same weight; None without any residual."""
-    if not known:
+    if not residuals:
         return None
-    runs = [run for run, _ in known]
-    size = {run: sum(len(found) for r, found in known if r == run) for run in set(runs)}
-    value = np.concatenate([found for _, found in known])
-    weight = np.concatenate([np.full(len(found), 1.0 / size[run]) for run, found in known])
+    runs = [run for run, _ in residuals]
+    size = {run: sum(len(values) for r, values in residuals if r == run) for run in set(runs)}
+    value = np.concatenate([values for _, values in residuals])
+    weight = np.concatenate([np.full(len(values), 1.0 / size[run]) for run, values in residuals])
     order = np.argsort(value, kind="stable")
     value, weight = value[order], weight[order]
-    at = (np.cumsum(weight) - 0.5 * weight) / weight.sum()
-    return np.asarray(np.interp(LEVELS, at, value))
+    level_N = (np.cumsum(weight) - 0.5 * weight) / weight.sum()
+    return np.asarray(np.interp(LEVELS, level_N, value))

@@ -166,10 +166,10 @@ def fit_due(rows: int, refit: int, least: int) -> int | None:
     """Return the newest row count up to ``rows`` at which a fit is due: a multiple of ``refit``, or a halving of it."""
     if rows >= refit:
         return rows // refit * refit
-    at = refit
-    while at > rows:
-        at //= 2
-    return at if at >= least else None
+    count = refit
+    while count > rows:
+        count //= 2
+    return count if count >= least else None
 
 
 def _checked_order(order: Sequence[int]) -> exact.Order:

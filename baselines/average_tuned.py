@@ -147,9 +147,10 @@ def best_averages(runs: FitRuns) -> dict[str, tuple[str, ...]]:
         return dict(SHIPPED)
     chosen = {}
     for state in STATES:
-        for size, other in (SIZES, SIZES[::-1]):
-            known = next(means[f"{s} {of}"] for of in (state, *STATES) for s in (size, other) if f"{s} {of}" in means)
-            filled = np.where(np.isnan(known), np.inf, known)
+        for size, fallback in (SIZES, SIZES[::-1]):
+            cells_tried = (f"{s} {of}" for of in (state, *STATES) for s in (size, fallback))
+            error_KN = next(means[cell] for cell in cells_tried if cell in means)
+            filled = np.where(np.isnan(error_KN), np.inf, error_KN)
             chosen[f"{size} {state}"] = tuple(CANDIDATES[n] for n in filled.argmin(axis=1))
     return chosen
 

@@ -216,7 +216,7 @@ class Past:
         base_NLE = self._mixed(mixture_WL, origin_N, windows)
         feature_NFLE = self._features(rows, origin_N, base_NLE)
         past = feature_NFLE[1:], target_NLE - base_NLE[1:], 0.5 ** (np.arange(count) / half)
-        coefficient_NF = np.stack([pooled_ridge(*past), *[pooled_ridge(*(one[newest:] for one in past))] * newest])
+        coefficient_NF = np.stack([pooled_ridge(*past), *[pooled_ridge(*(part[newest:] for part in past))] * newest])
         moved_NLE = base_NLE[: 1 + newest] + np.einsum("nf,nfle->nle", coefficient_NF, feature_NFLE[: 1 + newest])
         rivals = [base_NLE[: 1 + newest], to_simplex(moved_NLE, base_NLE[: 1 + newest])]
         doubt_C1 = np.zeros((2, 1))

@@ -60,7 +60,7 @@ class OnlineGuarded(Guarded):
         """Both paths, mixed, with the edges of both."""
         guarded, online = self._members(measured, request)
         edges = np.union1d(guarded.edges_B, online.edges_B)
-        share_MBLE = [one.share_BLE[np.searchsorted(one.edges_B, edges)] for one in (guarded, online)]
+        share_MBLE = [member.share_BLE[np.searchsorted(member.edges_B, edges)] for member in (guarded, online)]
         weight_BL1 = self._weight_of_guarded(edges)[..., None]
         return Forecast(weight_BL1 * share_MBLE[0] + (1 - weight_BL1) * share_MBLE[1], edges)
 
@@ -84,7 +84,7 @@ class OnlineGuarded(Guarded):
         steps = [rows * self._memory.info.stride for rows in self._rows_K]
         request = ForecastRequest(0, steps[-1], tuple(steps))
         members = self._members(measure(self._memory), request)
-        mean_KMLE = np.stack([one.window_means(steps) for one in members], axis=1)
+        mean_KMLE = np.stack([member.window_means(steps) for member in members], axis=1)
         self._asked.append(mean_KMLE.astype(np.float32))
 
     def _compare(self, k: int, mean_MLE: FloatArray) -> None:

@@ -55,16 +55,16 @@ class ConformalWindowAverage:
     def forecast(self, request: ForecastRequest) -> Forecast:
         """Return the forecast of `sw_avg`; quantiles where some are asked for."""
         self.counts["forecasts"] += 1
-        told = self._average.forecast(request)
+        average = self._average.forecast(request)
         if self._spread is None or not self._memory.rows or not request.quantiles:
             self.counts["without_quantiles"] += 1
-            return told
-        mean_KLE = told.window_means(request.horizons)
+            return average
+        mean_KLE = average.window_means(request.horizons)
         scale_KLE = scale_of(measure(self._memory), mean_KLE, request.horizons)
         quantile_QKLE = self._spread.quantiles(
             request.quantiles, request.horizons, mean_KLE, scale_KLE, moving(self._memory)
         )
-        return replace(told, quantile_QKLE=quantile_QKLE)
+        return replace(average, quantile_QKLE=quantile_QKLE)
 
     def _collect(self, residuals: Residuals, run: int, block: StepBlock) -> None:
         """Follow a whole run, and note how far off the average was at each origin."""
@@ -75,8 +75,8 @@ class ConformalWindowAverage:
             part = slice(fed, origin)
             self.observe(StepBlock(block.step_S[part], block.load_SLE[part], block.tokens_SL[part]))
             fed = origin
-            told = self._average.forecast(ForecastRequest(origin * stride, HORIZONS[-1], HORIZONS))
-            mean_KLE = told.window_means(HORIZONS)
+            average = self._average.forecast(ForecastRequest(origin * stride, HORIZONS[-1], HORIZONS))
+            mean_KLE = average.window_means(HORIZONS)
             scale_KLE = scale_of(measure(self._memory), mean_KLE, HORIZONS)
             residuals.add(run, mean_KLE, true.means(origin, HORIZONS), scale_KLE, moving(self._memory))
 
