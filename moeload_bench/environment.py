@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_info
 
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record
+from moeload_bench.schema import Schema
 
 TRACKED_PACKAGES = ("numpy", "statsmodels", "torch", "numba")
 BLAS_KERNELS = "blas kernels"
@@ -108,7 +108,7 @@ def _git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
 
 
-class Environment(Record):
+class Environment(Schema):
     """Where it ran; never compared between results."""
 
     package_version: str

@@ -21,7 +21,7 @@ MAX_TOML = 8 << 20
 MAX_DOTS = 200
 
 
-class Record(BaseModel):
+class Schema(BaseModel):
     """A frozen schema: what it does not know is refused, and numbers are finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -75,10 +75,10 @@ def read_json(kind: type[R], path: Path, most: int, content: str, error: type[Ex
         text = read_at_most(path, most)
     except OSError as wrong:
         raise error(f"{path}: {wrong.strerror}; expected {content}") from None
-    return parse_record(kind, text, path, content, error)
+    return validated_json(kind, text, path, content, error)
 
 
-def parse_record(kind: type[R], text: bytes, where: Path, content: str, error: type[Exception]) -> R:
+def validated_json(kind: type[R], text: bytes, where: Path, content: str, error: type[Exception]) -> R:
     """Return what a JSON text holds; raise an ``error`` for another form, and for a name twice in one object."""
     try:
         value = kind.model_validate_json(text)

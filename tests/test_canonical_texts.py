@@ -14,9 +14,9 @@ from pathlib import Path
 
 from leaderboard.committed import DRAWN, drawn_recipes
 from leaderboard.season.folder import SEASONS, SeasonFolder
-from leaderboard.season.records import canonical_json, read_record
+from leaderboard.season.records import canonical_json, read_manifest
 from moeload_bench.generator.recipe import list_recipes, load_recipe
-from moeload_bench.schema import Record, extra_field
+from moeload_bench.schema import Schema, extra_field
 from moeload_bench.suites.suite import Suite, load_suite, suite_names
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import stored_meta
@@ -42,13 +42,13 @@ def _season(folder: SeasonFolder) -> Iterator[tuple[str, str]]:
     records |= {f"recordings/{name}": recording for name, recording in folder.recordings.items()}
     for name, record in records.items():
         yield name, hashlib.sha256(canonical_json(record).encode()).hexdigest()
-    yield "suite.json", read_record(Suite, folder.path / "suite.json").sha256()
+    yield "suite.json", read_manifest(Suite, folder.path / "suite.json").sha256()
     for path in sorted((folder.path / "traces").rglob("*.parquet")):
         yield f"trace {path.relative_to(folder.path / 'traces')}", stored_meta(path).sha256()
 
 
-def _dumped(record: Record) -> str:
-    text = json.dumps(record.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def _dumped(schema: Schema) -> str:
+    text = json.dumps(schema.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -62,7 +62,7 @@ def test_every_canonical_text_is_what_it_was() -> None:
 def test_a_later_field_is_no_part_of_the_text_at_its_default() -> None:
     """A record that gains a field keeps its text, and reads and writes the field where it is said."""
 
-    class Before(Record):
+    class Before(Schema):
         name: str
 
     class After(Before):

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from leaderboard.season.records import read_record
+from leaderboard.season.records import read_manifest
 from moeload_bench.errors import MoeloadError, SeasonError
-from moeload_bench.schema import Record, read_json
+from moeload_bench.schema import Schema, read_json
 
 
-class Pair(Record):
+class Pair(Schema):
     """A record with an object in it."""
 
     a: int
@@ -28,4 +28,4 @@ def test_a_name_twice_in_one_object_is_refused(text: str, tmp_path: Path) -> Non
     with pytest.raises(MoeloadError, match=r"pair\.json: '[ax]' occurs twice in one object"):
         read_json(Pair, path, 1000, "a pair", MoeloadError)
     with pytest.raises(SeasonError, match="occurs twice"):
-        read_record(Pair, path)
+        read_manifest(Pair, path)

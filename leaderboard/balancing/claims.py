@@ -17,7 +17,7 @@ from pydantic import Field
 from moeload_bench.arrays import FloatArray, IntArray
 from moeload_bench.errors import ResultError
 from moeload_bench.results.skill import CONFIDENCE, interval_of
-from moeload_bench.schema import Record, read_toml
+from moeload_bench.schema import Schema, read_toml
 
 CLAIMS = Path(__file__).with_name("claims.toml")
 Window = tuple[int, int]
@@ -26,7 +26,7 @@ SeriesOf = Callable[["Claim", str, int], FloatArray]
 """The metric of a claim along the run [S], by recipe and seed."""
 
 
-class Claim(Record):
+class Claim(Schema):
     """One sentence that somebody wrote, and the fixed windows, metric and threshold that decide it."""
 
     name: str
@@ -52,7 +52,7 @@ class Claim(Record):
         return np.asarray(overflow(load_SLE, self.capacity).mean(axis=1))
 
 
-class Claims(Record):
+class Claims(Schema):
     """The committed claims; ``seeds`` are those of a claim that names none."""
 
     confidence: float = Field(ge=CONFIDENCE, le=CONFIDENCE)

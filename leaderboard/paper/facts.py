@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Literal
 
 from moeload_bench.errors import SuiteError
-from moeload_bench.schema import Record, read_toml
+from moeload_bench.schema import Schema, read_toml
 
 DATA = Path(__file__).with_name("paper.toml")
 GPT3_TOKENS = 2048
 """Tokens per sequence of GPT-3; the paper does not state its own."""
 
 
-class Setup(Record):
+class Setup(Schema):
     """A model of the paper; ``sequences`` in a step, ``run``: our recording of its layers and experts at width 64."""
 
     name: str
@@ -25,7 +25,7 @@ class Setup(Record):
     run: str
 
 
-class PaperError(Record):
+class PaperError(Schema):
     """A stable-state error that the paper reports, as a fraction: about a value, or below it."""
 
     setup: str
@@ -36,14 +36,14 @@ class PaperError(Record):
     note: str = ""
 
 
-class Onset(Record):
+class Onset(Schema):
     """The step after which the paper sees the stable state."""
 
     setup: str
     steps: int
 
 
-class Claim(Record):
+class Claim(Schema):
     """A claim of the paper. ``holds``: which figure of a run decides, and when; ``ours``: the paper does not say it."""
 
     key: str
@@ -53,7 +53,7 @@ class Claim(Record):
     ours: bool = False
 
 
-class Paper(Record):
+class Paper(Schema):
     """What is quoted from the paper; ``runs``: trace ids that decide claims, the first ``pictures`` with figures."""
 
     citation: str

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from leaderboard.season.folder import SeasonFolder, require_committed, season_sha256, utc_now
 from leaderboard.season.levels import level_words, new_kinds, recipe_levels
-from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_record
+from leaderboard.season.records import Draw, DrawnRun, RecipeSet, Season, write_manifest
 from leaderboard.season.releases import Release, first_release
 from moeload_bench.errors import SeasonError
 from moeload_bench.generator.draws import draw_recipes, expert_tokens, load_distribution, recipe_of, shared_name
@@ -122,7 +122,7 @@ def draw_season(folder: SeasonFolder, value: PublicValue) -> Draw:
         extract=value.extract,
         runs=drawn_runs(season, season_recipes(folder, used), used),
     )
-    write_record(made, folder.path / "draw.json")
+    write_manifest(made, folder.path / "draw.json")
     return made
 
 

@@ -22,7 +22,7 @@ from leaderboard.season.records import (
     Season,
     canonical_json,
     file_sha256,
-    read_record,
+    read_manifest,
 )
 from moeload_bench.errors import SeasonError
 from moeload_bench.schema import read_toml
@@ -53,24 +53,24 @@ class SeasonFolder:
         """Return draw.json; raise `SeasonError` before the draw."""
         if not (self.path / "draw.json").is_file():
             raise SeasonError(f"season {self.season.name}: nothing is drawn yet: `season draw` comes first")
-        return read_record(Draw, self.path / "draw.json")
+        return read_manifest(Draw, self.path / "draw.json")
 
     @cached_property
     def scores(self) -> Scores | None:
         """Return scores.json; None before the season is scored."""
         path = self.path / "scores.json"
-        return read_record(Scores, path) if path.is_file() else None
+        return read_manifest(Scores, path) if path.is_file() else None
 
     @cached_property
     def suite(self) -> Suite:
         """Return the task list of a scored season."""
-        return read_record(Suite, self.path / "suite.json")
+        return read_manifest(Suite, self.path / "suite.json")
 
     @property
     def recordings(self) -> dict[str, Recording]:
         """Return the recordings so far, by recipe."""
         path = self.path / RECORDINGS
-        return dict(read_record(Recordings, path).runs) if path.is_file() else {}
+        return dict(read_manifest(Recordings, path).runs) if path.is_file() else {}
 
     @property
     def entries(self) -> Path:

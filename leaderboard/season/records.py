@@ -31,7 +31,7 @@ from moeload_bench.errors import SeasonError
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.generator.recipe import Method
 from moeload_bench.isolation.hosts import Level
-from moeload_bench.schema import Record, parse_record
+from moeload_bench.schema import Schema, validated_json
 
 MAX_BYTES = 64 << 20
 MOST_RECIPES = 1000
@@ -43,10 +43,10 @@ PLACES = ("candidate", "gains", "reference", "set")
 Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Moment = Annotated[AwareDatetime, Field(ge=datetime(1970, 1, 2, tzinfo=UTC), lt=datetime(3000, 1, 1, tzinfo=UTC))]
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=Schema)
 
 
-class RecipeSet(Record):
+class RecipeSet(Schema):
     """A set of recipes: drawn from a ``distribution``, a file beside the terms, or ``recipes`` that are known by name.
 
     Each recipe has levels of at least ``new_levels`` kinds, such as family or optimizer, that no `train` run has.
@@ -66,7 +66,7 @@ class RecipeSet(Record):
         return self
 
 
-class OrderedTest(Record):
+class OrderedTest(Schema):
     """A one-sided test: in a state ``candidate`` errs less than ``reference``, or less than so many percent more."""
 
     candidate: Name
@@ -75,7 +75,7 @@ class OrderedTest(Record):
     worse_at_most: float = Field(default=0, ge=0, lt=100)
 
 
-class PairedTest(Record):
+class PairedTest(Schema):
     """What a balancing leaves to forecast, against another within each family of models: two-sided, at fixed origins.
 
     Of a run it takes the error of ``forecaster`` over the floor of its batches, at ``horizon``, from every
@@ -100,7 +100,7 @@ class PairedTest(Record):
                 yield f"windows.{name}: {list(self.windows[name])}, expected a last origin that is not before the first"
 
 
-class Terms(Record):
+class Terms(Schema):
     """What a maintainer writes before a season opens.
 
     ``suite`` gives horizons, quantiles and the rule of states; ``horizon`` is the largest that a run is asked for, in
@@ -207,14 +207,14 @@ class Season(Terms):
         return sorted(part[1] for part in parts if part[0] == "entries" and part[2:] == ["submission.toml"])
 
 
-class DrawnRun(Record):
+class DrawnRun(Schema):
     """What was drawn for one run."""
 
     recipe_sha256: Sha256
     seed: int = Field(ge=0, lt=2**63)
 
 
-class Draw(Record):
+class Draw(Schema):
     """The value that everything was drawn with, and ``where`` anybody can look it up.
 
     ``public`` False: no public value was to be had, and the maintainers could have tried many. ``extract``: what the
@@ -236,7 +236,7 @@ class Draw(Record):
         return record if self.extract else {key: value for key, value in record.items() if key != "extract"}
 
 
-class Recording(Record):
+class Recording(Schema):
     """A recorded run: the hashes of its trace's data and of its metadata, None where it has no trace.
 
     ``ended``: why it ends early or has no trace, such as a training that diverged.
@@ -248,13 +248,13 @@ class Recording(Record):
     ended: str | None = None
 
 
-class Recordings(Record):
+class Recordings(Schema):
     """The recorded runs so far, by recipe."""
 
     runs: dict[Name, Recording]
 
 
-class Scores(Record):
+class Scores(Schema):
     """What was scored, at which level of isolation: the hashes of all recordings, of the task list and of each file."""
 
     recordings_sha256: Sha256
@@ -264,22 +264,22 @@ class Scores(Record):
     files: dict[str, Sha256]
 
 
-def canonical_json(record: Record) -> str:
-    """Return the one text of a record: sorted keys, one space of indent, a final newline."""
-    return json.dumps(record.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
+def canonical_json(manifest: Schema) -> str:
+    """Return the one text of a manifest: sorted keys, one space of indent, a final newline."""
+    return json.dumps(manifest.model_dump(mode="json"), sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
-def write_record(record: Record, path: Path) -> None:
-    """Write a record once; raise `SeasonError` where another one stands."""
-    if path.is_file() and read_bytes(path).decode("utf-8", "replace") != canonical_json(record):
+def write_manifest(manifest: Schema, path: Path) -> None:
+    """Write a manifest once; raise `SeasonError` where another one stands."""
+    if path.is_file() and read_bytes(path).decode("utf-8", "replace") != canonical_json(manifest):
         raise SeasonError(f"{path} is there and says something else: what is published is not written again")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, canonical_json(record).encode())
+    write_whole(path, canonical_json(manifest).encode())
 
 
-def read_record(kind: type[R], path: Path) -> R:
-    """Return a record; raise `SeasonError` naming file and field."""
-    return parse_record(kind, read_bytes(path), path, "record", SeasonError)
+def read_manifest(kind: type[R], path: Path) -> R:
+    """Return a manifest; raise `SeasonError` naming file and field."""
+    return validated_json(kind, read_bytes(path), path, "record", SeasonError)
 
 
 def read_bytes(path: Path) -> bytes:

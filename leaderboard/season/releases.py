@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError
 
 from moeload_bench.bounds import parse_json
 from moeload_bench.errors import SeasonError, printable
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Schema, first_problem
 
 MOST_BYTES = 64 << 20
 TIMEOUT_S = 60
@@ -33,7 +33,7 @@ _PAGE = "application/vnd.pypi.simple.v1+json"
 _DEFAULT = re.compile(r"--index-url <url>.*?\(default (\S+?)\)")
 
 
-class Release(Record):
+class Release(Schema):
     """A source distribution as an index lists it; ``uploaded`` in whole seconds."""
 
     uploaded: datetime

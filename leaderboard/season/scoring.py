@@ -22,7 +22,7 @@ from leaderboard.season.folder import (
     require_committed,
     utc_now,
 )
-from leaderboard.season.records import Recording, Scores, file_sha256, write_record
+from leaderboard.season.records import Recording, Scores, file_sha256, write_manifest
 from moeload_bench.errors import SeasonError
 from moeload_bench.files import replacing, write_whole
 from moeload_bench.harness.evaluate import entry_of
@@ -150,7 +150,7 @@ def score_season(
         scored=utc_now(),
         files=file_hashes(folder.path, "results", FACTS, *([PAIRED] if season.paired else [])),
     )
-    write_record(made, folder.path / "scores.json")
+    write_manifest(made, folder.path / "scores.json")
     return made
 
 

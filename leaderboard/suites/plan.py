@@ -24,7 +24,7 @@ from moeload_bench.arrays import Array
 from moeload_bench.errors import SuiteError, not_found
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.publishing.submission import Name
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Schema, first_problem
 from moeload_bench.states.rule import StateRule
 from moeload_bench.suites.suite import HORIZONS, ORIGINS_PER_STATE, HubPlace, check_baselines
 from moeload_bench.traces.lookup import TraceRef, list_traces
@@ -38,14 +38,14 @@ PLANS = Path(__file__).resolve().parent / "plans"
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/(train|test)/seed\d+$")]
 
 
-class Lacking(Record):
+class Lacking(Schema):
     """A state that a run is not scored in, and why."""
 
     state: Literal["transient", "stable"]
     reason: str = Field(min_length=1)
 
 
-class Plan(Record):
+class Plan(Schema):
     """The runs of a suite, how long each must be at least, its baselines and the constants of its states.
 
     ``hub``: the dataset repository and tag, written once it is known.

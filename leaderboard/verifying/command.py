@@ -10,7 +10,7 @@ import typer
 from leaderboard.verifying.verify import Request, Verified, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
-from moeload_bench.cli.progress import pair_progress, say, say_record
+from moeload_bench.cli.progress import pair_progress, say, say_json
 from moeload_bench.errors import SubmissionError
 from moeload_bench.publishing.folder import (
     FITTED,
@@ -133,7 +133,7 @@ def _show_verified(verified: Verified, as_json: bool) -> None:
 
 def _show(record: dict[str, Any], reasons: list[str], word: str, as_json: bool) -> None:
     if as_json:
-        say_record(record)
+        say_json(record)
     for reason in reasons if not as_json else []:
         say(f"not {word}: {reason}", err=True)
     if reasons:

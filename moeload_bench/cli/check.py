@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.options import TARGET, Seed
-from moeload_bench.cli.progress import pair_progress, say, say_record
+from moeload_bench.cli.progress import pair_progress, say, say_json
 from moeload_bench.harness.conformance import check_forecaster
 from moeload_bench.harness.scenarios import CALL_S, CHECK_S
 from moeload_bench.isolation.hosts import Limits, parse_level
@@ -46,7 +46,7 @@ def check(
     with pair_progress(quiet=True):  # what the forecaster prints is no part of the answer
         results = check_forecaster(target, level=parse_level(level), seed=seed, limits=limits)
     if as_json:
-        say_record([dataclasses.asdict(result) for result in results])
+        say_json([dataclasses.asdict(result) for result in results])
     else:
         for result in results:
             word = "ok    " if result.passed else "FAILED" if result.required else "note  "

@@ -37,9 +37,9 @@ def say_document(text: str) -> None:
     say(*text.removesuffix("\n").split("\n"))
 
 
-def say_record(record: Any) -> None:
-    """Print a record as JSON of many lines."""
-    say_document(json.dumps(record, indent=1))
+def say_json(payload: Any) -> None:
+    """Print a payload as JSON of many lines."""
+    say_document(json.dumps(payload, indent=1))
 
 
 def print_next(command: str, head: str = "Next:") -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from moeload_bench.cli.progress import pair_progress, say, say_record
+from moeload_bench.cli.progress import pair_progress, say, say_json
 
 if TYPE_CHECKING:
     from moeload_bench.publishing.release import Publication
@@ -46,7 +46,7 @@ def publish(
             folder, repo, tag, kind=kind, private=private, overwrite=overwrite, dry_run=dry_run, report=report
         )
     if as_json:
-        say_record(dataclasses.asdict(publication))
+        say_json(dataclasses.asdict(publication))
         return
     _print_publication(publication, folder)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.options import AsJson
-from moeload_bench.cli.progress import plain_console, print_entries, say, say_document, say_record
+from moeload_bench.cli.progress import plain_console, print_entries, say, say_document, say_json
 from moeload_bench.errors import RecipeError, printable
 from moeload_bench.files import read_at_most, write_whole
 from moeload_bench.generator.corpora import CORPORA, fetch_corpus, find_corpus, text_path
@@ -26,7 +26,7 @@ def list_(as_json: AsJson = False) -> None:
     """List the recipes and what each is for."""
     recipes = [load_recipe(name) for name in list_recipes()]
     if as_json:
-        say_record([{"name": r.name, "version": r.version, "about": r.about} for r in recipes])
+        say_json([{"name": r.name, "version": r.version, "about": r.about} for r in recipes])
         return
     width = max(len(r.name) for r in recipes)
     sizes = {r.name: f"{r.steps:,} x {r.data.sequences * r.data.sequence_length:,}" for r in recipes}
@@ -99,7 +99,7 @@ def draw(
         rows = [
             {"minutes": round(d.minutes, 1), **r.model_dump(mode="json")} for d, r in zip(drawn, recipes, strict=True)
         ]
-        say_record(rows)
+        say_json(rows)
         return
     print_entries((f"{d.name}  {d.minutes:.0f} min", r.about) for d, r in zip(drawn, recipes, strict=True))
 
@@ -120,7 +120,7 @@ def list_corpora(as_json: AsJson = False) -> None:
         for c in CORPORA
     ]
     if as_json:
-        say_record(rows)
+        say_json(rows)
         return
     entries = []
     for row in rows:

@@ -21,7 +21,7 @@ from moeload_bench.cli.progress import (
     print_on_interrupt,
     say,
     say_document,
-    say_record,
+    say_json,
 )
 from moeload_bench.cli.run_next import next_on_own_run, next_on_suite
 from moeload_bench.cli.run_shown import print_results, print_scores
@@ -255,7 +255,7 @@ def _show_own(results: Results, metric: str, tasks: Tasks, source: str, as_json:
         least_error = [dataclasses.asdict(verdict) for verdict in verdicts(results, metric)]
         (command,) = following.values()
         more = {"least_error": least_error, "left_out": tasks.left_out, "next": command}
-        say_record({**json.loads(summary_json(results, metric)), **more})
+        say_json({**json.loads(summary_json(results, metric)), **more})
         return
     print_results(results, metric, tasks.suite.rule, tasks.steps, wide)
     if tasks.compare_with:

@@ -10,7 +10,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import AsJson, RunArgument
-from moeload_bench.cli.progress import plain_console, print_next, say, say_record
+from moeload_bench.cli.progress import plain_console, print_next, say, say_json
 from moeload_bench.errors import TraceError, printable
 from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import list_traces
@@ -52,7 +52,7 @@ def list_(
             }
         )
     if as_json:
-        say_record(rows)
+        say_json(rows)
     else:
         _print_list(rows)
     if refused:
@@ -84,7 +84,7 @@ def meta(trace: RunArgument, as_json: AsJson = False) -> None:
     loaded = open_trace(trace)
     record = {**loaded.meta.model_dump(mode="json"), "data_sha256": data_sha256(loaded), "steps": loaded.steps}
     if as_json:
-        say_record({"id": loaded.id, **record})
+        say_json({"id": loaded.id, **record})
         return
     console = plain_console()
     console.print(loaded.id, style="bold")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moeload_bench.cli.progress import say, say_record
+from moeload_bench.cli.progress import say, say_json
 from moeload_bench.errors import TraceError
 from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import stored_hash, validate_path
@@ -38,7 +38,7 @@ def validate(
         if not as_json:
             say(f"ok      {file}" if message is None else f"refused {message}")
     if as_json:
-        say_record(rows)
+        say_json(rows)
     if not all(row["ok"] for row in rows):
         raise typer.Exit(1)
 

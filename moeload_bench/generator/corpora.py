@@ -25,14 +25,14 @@ from moeload_bench.cache import cache_dir
 from moeload_bench.errors import RecordingError, not_found
 from moeload_bench.files import PACKAGE, replacing
 from moeload_bench.isolation.sources import bytes_sha256
-from moeload_bench.schema import Record
+from moeload_bench.schema import Schema
 
 _SEPARATOR = "\n\n"
 
 Files = Iterator[tuple[str, bytes]]
 
 
-class Corpus(Record):
+class Corpus(Schema):
     """One pinned text: where it comes from, what its licence is, and the hashes that identify it.
 
     Without a reader of its own (``extract``) it is all files in ``folders`` of the package that end in ``suffix``.

@@ -19,7 +19,7 @@ from moeload_bench.errors import NotFoundError
 from moeload_bench.generator.corpora import find_corpus
 from moeload_bench.generator.optimizer import Amount, OptimizerKind, Rate
 from moeload_bench.generator.recipe import ALIGNED, Method, Number, ProbeTable
-from moeload_bench.schema import Record
+from moeload_bench.schema import Schema
 from moeload_bench.traces.meta import Stratum
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ SHAPE = ("experts", "top_k", "tokens", "sequence_length", "layers", "width", "mi
 """Keys of a stratum that its limits and the budget tie together, in the order in which they are drawn."""
 
 
-class KeptOut(Record):
+class KeptOut(Schema):
     """What no recipe of the distribution may use; it is kept for a later evaluation on unseen trainings."""
 
     families: tuple[str, ...]
@@ -46,7 +46,7 @@ class KeptOut(Record):
     methods: tuple[str, ...]
 
 
-class CostTable(Record):
+class CostTable(Schema):
     """Seconds of one core of ``processor`` for one of each: see `step_seconds`.
 
     ``probe`` is what a pass without gradients costs relative to one with.
@@ -63,7 +63,7 @@ class CostTable(Record):
     probe: Amount
 
 
-class StratumTable(Record):
+class StratumTable(Schema):
     """The choices for one size of batch, and the limits that a recipe of it keeps.
 
     ``minutes`` of one core are the budget of a recording, probe included. A step has at least ``sequences_least``
@@ -87,7 +87,7 @@ class StratumTable(Record):
     probe: ProbeTable | None = None
 
 
-class TrainingTable(Record):
+class TrainingTable(Schema):
     """Peak learning rates, steps of warm-up, and ramps: by how much the first batches are divided.
 
     ``lr`` are the rates of AdamW. ``optimizers`` has rates by optimizer: one is drawn, in place of AdamW.
@@ -114,7 +114,7 @@ class TrainingTable(Record):
             yield f"ramp_at: the longest ramp takes {longest:g} of the steps, expected less than 1"
 
 
-class ScheduleOption(Record):
+class ScheduleOption(Schema):
     """A schedule; its restart or the start of its decay is at one of the shares ``at`` of the steps."""
 
     kind: Literal["constant", "cosine", "cosine_restarts", "warmup_stable_decay"]
@@ -134,7 +134,7 @@ class ScheduleOption(Record):
         )
 
 
-class PlanTable(Record):
+class PlanTable(Schema):
     """Mixes of texts one after another; ``at`` lists the shares of the steps at which they may change."""
 
     mixes: Texts
@@ -146,7 +146,7 @@ class PlanTable(Record):
                 yield f"at: {list(shares)}, expected {len(self.mixes) - 1} rising shares: one per change"
 
 
-class MethodTable(Record):
+class MethodTable(Schema):
     """A balancing method: families and, unless all can, ``optimizers`` that can have it, and its coefficients.
 
     ``families`` are those to choose from where quotas say how many draws have the method; a cell names its own.
@@ -158,7 +158,7 @@ class MethodTable(Record):
     z_loss: Amounts = (0.0,)
 
 
-class CellTable(Record):
+class CellTable(Schema):
     """Draws that differ in the balancing alone: ``runs`` of each family, each once under every one of ``methods``."""
 
     stratum: Stratum
@@ -167,7 +167,7 @@ class CellTable(Record):
     runs: int = Field(ge=1, le=1000)
 
 
-class FamilyTable(Record):
+class FamilyTable(Schema):
     """A model family: its configuration with words for what is drawn, and its number of shared experts."""
 
     shared: int = Field(default=0, ge=0, le=2**24)
@@ -175,7 +175,7 @@ class FamilyTable(Record):
     config: dict[str, JsonValue]
 
 
-class Distribution(Record):
+class Distribution(Schema):
     """A distribution over trainings; one that could give an invalid recipe cannot be made.
 
     ``quotas`` say how many draws have which method, and a draw chooses its family; or ``cells`` name both.

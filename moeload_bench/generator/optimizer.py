@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moeload_bench.schema import Record, extra_field
+from moeload_bench.schema import Schema, extra_field
 
 OptimizerKind = Literal["AdamW", "NAdam", "SGD"]
 Amount = Annotated[float, Field(ge=0, le=1e6)]
@@ -16,7 +16,7 @@ Rate = Annotated[float, Field(gt=0, le=1e6)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
-class OptimizerTable(Record):
+class OptimizerTable(Schema):
     """An optimizer of torch, with weight decay on matrices only and clipping of the global gradient norm.
 
     `kind` is its class. SGD has the momentum `beta1` and leaves `beta2` and `eps` unused; its weight decay is part of
@@ -38,7 +38,7 @@ class OptimizerTable(Record):
                 yield f"kind {self.kind!r} has no {name}, got {getattr(self, name)}"
 
 
-class ScheduleTable(Record):
+class ScheduleTable(Schema):
     """Linear warm-up over `warmup` steps, then one of four kinds.
 
     - `constant`: the peak rate to the end.

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 from moeload_bench.errors import RecipeError, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.generator.optimizer import Amount, OptimizerTable, Rate, ScheduleTable
-from moeload_bench.schema import Record, extra_field, first_problem, load_toml, read_toml
+from moeload_bench.schema import Schema, extra_field, first_problem, load_toml, read_toml
 from moeload_bench.traces.meta import ShapeMeta
 
 RECIPE_FOLDER = PACKAGE / "recipes"
@@ -45,7 +45,7 @@ NAMES = (
 Number = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
-class ModelTable(Record):
+class ModelTable(Schema):
     """The architecture: a transformers model type and keyword arguments of its configuration.
 
     With `noisy_gate` routers choose by noisy logits while training (`noisy_top_k`).
@@ -82,7 +82,7 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, value
 
 
-class BalancingTable(Record):
+class BalancingTable(Schema):
     """How the router is kept balanced; `coefficient` is the loss weight or the bias step, and some methods have none.
 
     `sequence_coefficient` is the weight of a second auxiliary loss, taken within each sequence; only loss-free
@@ -112,7 +112,7 @@ class BalancingTable(Record):
         return self.coefficient if self.method == "sequence_aux_loss" else self.sequence_coefficient or 0.0
 
 
-class StageTable(Record):
+class StageTable(Schema):
     """From `start` on, sequences are taken in turn from `sources` (names of corpora).
 
     With `towards` the mixture drifts: the share of sequences from these new sources rises linearly from 0 at `start` to
@@ -144,14 +144,14 @@ class StageTable(Record):
         return tuple(dict.fromkeys((*self.sources, *(self.towards or ()))))
 
 
-class RampTable(Record):
+class RampTable(Schema):
     """From step `start` on a step has `sequences` sequences."""
 
     start: Number
     sequences: int = Field(ge=2, le=LARGEST)
 
 
-class ProbeTable(Record):
+class ProbeTable(Schema):
     """A count of a large batch in addition to the training: every `every` steps, `tokens` tokens without gradients.
 
     The sequences are drawn from the stage's mix, but never from those that the step trains on. The counts are a trace
@@ -162,7 +162,7 @@ class ProbeTable(Record):
     tokens: Number
 
 
-class PretrainingTable(Record):
+class PretrainingTable(Schema):
     """What the model has been trained on before step 0: `steps` steps on other text that are not recorded.
 
     They are trained as the recipe's own, but at the constant rate after the warm-up and with the first batch size. Then
@@ -174,7 +174,7 @@ class PretrainingTable(Record):
     sources: tuple[str, ...] = Field(min_length=1)
 
 
-class DataTable(Record):
+class DataTable(Schema):
     """Text and batches: `sequences` of `sequence_length` tokens per optimizer step, over all ranks.
 
     `ramp` changes the number of sequences at later steps. About `held_out` tokens, spread evenly over all texts, are
@@ -238,7 +238,7 @@ class DataTable(Record):
         return tuple(dict.fromkeys((*(name for stage in self.stages for name in stage.every_source), *before)))
 
 
-class Recipe(Record):
+class Recipe(Schema):
     """One training configuration; `about` says what its traces are for.
 
     `shape` names the public model whose MoE layers and experts a narrow model has. `load_half` can be left out of a

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_v
 
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.names import RESERVED, name_problem
-from moeload_bench.schema import Record
+from moeload_bench.schema import Schema
 
 _NAME = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 MAX_NAME = 40
@@ -97,7 +97,7 @@ AuthorName = Annotated[str, AfterValidator(_author)]
 Scalar = bool | int | float | str
 
 
-class _StrictSchema(Record):
+class _StrictSchema(Schema):
     """A schema without conversions: an untrusted value counts as it was written."""
 
     model_config = ConfigDict(strict=True)

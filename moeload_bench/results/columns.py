@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from moeload_bench.results.trace_facts import TraceFacts
-from moeload_bench.schema import Record
+from moeload_bench.schema import Schema
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.suites.suite import CROSSING, STATES
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-class CostResult(Record):
+class CostResult(Schema):
     """What a run cost, measured by the harness. Seconds; bytes; None where it could not be measured."""
 
     observe_wall_s: float = 0.0

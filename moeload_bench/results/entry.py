@@ -9,14 +9,14 @@ from pydantic import Field
 
 from moeload_bench.environment import Environment
 from moeload_bench.errors import printable
-from moeload_bench.schema import Record, extra_field
+from moeload_bench.schema import Schema, extra_field
 from moeload_bench.suites.suite import Suite, families_of, near_twins_of, package_suite
 
 Status = Literal["claimed", "checked", "verified"]
 MAX_NAMES = 1000
 
 
-class SuiteRecord(Record):
+class SuiteRecord(Schema):
     """Which task list was run."""
 
     name: str = Field(max_length=300)
@@ -40,7 +40,7 @@ class SuiteRecord(Record):
         return near_twins_of(self.name, self.sha256)
 
 
-class Entry(Record):
+class Entry(Schema):
     """One forecaster on one suite: all that is needed to obtain its rows again. ``fit_wall_s`` in seconds.
 
     ``after_close``: it was scored on a season after that had closed, so on runs that anybody could have looked at.

@@ -36,7 +36,7 @@ from moeload_bench.results.columns import (
 )
 from moeload_bench.results.entry import MAX_NAMES, Entry, SuiteRecord
 from moeload_bench.results.trace_facts import suite_facts
-from moeload_bench.schema import Record, parse_record
+from moeload_bench.schema import Schema, validated_json
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.scoring.floors import FLOOR_NAMES
 from moeload_bench.traces.pages import chunks, page_bytes
@@ -65,7 +65,7 @@ Parts = tuple[Mapping[str, Entry], "pd.DataFrame", "pd.DataFrame", "pd.DataFrame
 """Entries by name, the table, the floors of its traces and means by layer: the fields of `results.results.Results`."""
 
 
-class Description(Record):
+class Description(Schema):
     """What a file's metadata holds: its entries, and in a single file the costs and facts as columns of values."""
 
     schema_version: int = Field(ge=3, le=3)
@@ -283,7 +283,7 @@ def _description(file: pq.ParquetFile, path: Path) -> Description:
     metadata = file.schema_arrow.metadata or {}
     if KEY not in metadata:
         raise ResultError(f"{path}: not a file of results: its metadata has no {KEY.decode()!r}")
-    return parse_record(Description, metadata[KEY], path, "metadata", ResultError)
+    return validated_json(Description, metadata[KEY], path, "metadata", ResultError)
 
 
 def _frame_in(path: Path, keys: Sequence[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from moeload_bench.errors import ResultError
 from moeload_bench.files import PACKAGE
-from moeload_bench.schema import Record, parse_record
+from moeload_bench.schema import Schema, validated_json
 
 Value = float | None
 Floors = dict[str, dict[str, dict[str, tuple[Value, ...]]]]
@@ -25,7 +25,7 @@ FOLDER = PACKAGE / "data" / "reference"
 _SUITE = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
-class TraceFacts(Record):
+class TraceFacts(Schema):
     """Of one run: ``crossing[origin]`` [K] says whether the window contains a change of state or a planned switch;
     ``floors[state][floor][metric]`` is [K], ``floor_marks[floor]`` says how far a floor can be trusted.
     """
@@ -36,7 +36,7 @@ class TraceFacts(Record):
     floor_marks: FloorMarks = {}
 
 
-class SuiteFacts(Record):
+class SuiteFacts(Schema):
     """Of every scored run of a suite, which is named with its hash."""
 
     schema_version: Literal[1] = 1
@@ -54,7 +54,7 @@ def suite_facts(suite: str, sha256: str) -> Mapping[str, TraceFacts]:
     path = facts_path(suite)
     if path is None or not path.is_file():
         return {}
-    facts = parse_record(SuiteFacts, path.read_bytes(), path, "facts", ResultError)
+    facts = validated_json(SuiteFacts, path.read_bytes(), path, "facts", ResultError)
     return facts.traces if (facts.suite, facts.sha256) == (suite, sha256) else {}
 
 

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from moeload_bench.errors import MoeloadError, SuiteError, not_found, short
 from moeload_bench.files import PACKAGE
 from moeload_bench.isolation.targets import printed_names
-from moeload_bench.schema import Record, extra_field, read_toml
+from moeload_bench.schema import Schema, extra_field, read_toml
 from moeload_bench.states.origins import FIRST, choose_origins, origins_every
 from moeload_bench.states.rule import State, StateRule, label_states, state_names
 from moeload_bench.traces.hub import HUB_ENV
@@ -51,7 +51,7 @@ Title = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9 ,._-]{0,99}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class FitTrace(Record):
+class FitTrace(Schema):
     """A `train` run, which forecasters may be fitted on."""
 
     id: str
@@ -80,14 +80,14 @@ class SuiteTrace(FitTrace):
         return tuple(h for h in horizons if self.horizon is None or h <= self.horizon)
 
 
-class HubPlace(Record):
+class HubPlace(Schema):
     """The dataset repository and tag that hold the suite's traces."""
 
     repo: str = Field(pattern=_HUB_NAME)
     revision: str = Field(pattern=r"^[A-Za-z0-9_./-]{1,200}$")
 
 
-class Suite(Record):
+class Suite(Schema):
     """A frozen task list.
 
     ``baselines`` are names of forecasters in the order of tables. ``near_twins`` are groups of recipes that are the

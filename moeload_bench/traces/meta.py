@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import Field, ValidationError, field_validator
 
 from moeload_bench.errors import TraceError
-from moeload_bench.schema import Record, extra_field, first_problem
+from moeload_bench.schema import Schema, extra_field, first_problem
 
 Version = Literal[1, "1.1", "1.2", "1.3", "1.4", "1.5"]
 VERSIONS: tuple[Version, ...] = (1, "1.1", "1.2", "1.3", "1.4", "1.5")
@@ -74,7 +74,7 @@ OPTIONAL_COLUMNS: Mapping[str, ColumnSpec] = {
 COLUMNS: Mapping[str, ColumnSpec] = {**REQUIRED_COLUMNS, **OPTIONAL_COLUMNS}
 
 
-class LayerMeta(Record):
+class LayerMeta(Schema):
     """One MoE layer: where it stands in the model and how many experts it has."""
 
     index: int = Field(ge=0, description="index of the block in its stack")
@@ -88,7 +88,7 @@ class LayerMeta(Record):
             yield f"top_k is {self.top_k}, expected at most the layer's {self.experts} experts"
 
 
-class SourceMeta(Record):
+class SourceMeta(Schema):
     """One source of training text."""
 
     name: str = Field(description="the source's name in the recipe")
@@ -102,7 +102,7 @@ class SourceMeta(Record):
     )
 
 
-class BalancingMeta(Record):
+class BalancingMeta(Schema):
     """How the router was kept balanced."""
 
     method: Literal["none", "aux_loss", "loss_free_bias", "quantile", "hash", "other", "unknown"] = Field(
@@ -118,7 +118,7 @@ class BalancingMeta(Record):
     )
 
 
-class ShapeMeta(Record):
+class ShapeMeta(Schema):
     """The public model whose MoE layers, experts, top-k, shared experts, gate and balancing a narrow model has."""
 
     model: str = Field(description="the public model")
@@ -130,7 +130,7 @@ class ShapeMeta(Record):
     )
 
 
-class ExpertMeta(Record):
+class ExpertMeta(Schema):
     """One expert, as measured in the training."""
 
     weight_bytes: int | None = Field(default=None, ge=1, le=MAX_BYTES, description="its weights; null: not known")
@@ -140,7 +140,7 @@ class ExpertMeta(Record):
     not_timed: str = Field(default="", max_length=300, description="why `expert_fraction` was not measured")
 
 
-class TraceMeta(Record):
+class TraceMeta(Schema):
     """Everything that a reader needs to tell two traces apart or to repeat the training."""
 
     format_version: Version = Field(default="1.3", description="the version that it needs; a recording needs 1.4")

@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from moeload_bench.bounds import named_once
 from moeload_bench.errors import printable
-from moeload_bench.schema import Record, first_problem
+from moeload_bench.schema import Schema, first_problem
 
 MAX_HEADER_BYTES = 16 << 20
 """About 130,000 tensors."""
@@ -30,7 +30,7 @@ BITS = {
 Count = Annotated[int, Field(strict=True, ge=0, lt=2**48)]
 
 
-class Tensor(Record):
+class Tensor(Schema):
     """One tensor of a file; ``data_offsets`` are its first byte and the one after its last, behind the header."""
 
     dtype: str

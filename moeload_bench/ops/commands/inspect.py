@@ -16,7 +16,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace
-from moeload_bench.cli.progress import plain_console, say, say_record
+from moeload_bench.cli.progress import plain_console, say, say_json
 from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.ops.facts.against import compare, comparison
 from moeload_bench.ops.facts.capacity import DROP, RERUNS, Capacity, capacity_of, capacity_sentences, capacity_tables
@@ -147,7 +147,7 @@ def _show(
     following = _following(facts, run)
     if as_json:
         needed = {} if capacity is None else {"capacity": asdict(capacity)}
-        say_record({**facts.record, **verdict(facts)._asdict(), **needed, "next": following})
+        say_json({**facts.record, **verdict(facts)._asdict(), **needed, "next": following})
         return
     console = plain_console()
     if tables:
@@ -236,7 +236,7 @@ def _compare(run: str, steps: str | None, against: str, as_json: bool) -> None:
     pair = compare(first, _inspector(run, steps))
     names = f"steps {against} of {run}" if part else against, f"steps {steps} of {run}" if steps else run
     if as_json:
-        say_record({"names": list(names), **pair.record})
+        say_json({"names": list(names), **pair.record})
     else:
         console = plain_console()
         console.print(comparison(pair, names, console.width))

@@ -14,7 +14,7 @@ import typer
 
 from moeload_bench.cli.opening import open_trace
 from moeload_bench.cli.options import INT, FirstLayer, Level, ModelLayers, RunArgument, Seed, no_trace
-from moeload_bench.cli.progress import pair_progress, plain_console, print_next, print_on_interrupt, say, say_record
+from moeload_bench.cli.progress import pair_progress, plain_console, print_next, print_on_interrupt, say, say_json
 from moeload_bench.errors import PlacementError, TraceError, printable
 from moeload_bench.isolation.arguments import split_targets
 from moeload_bench.isolation.hosts import parse_level
@@ -172,7 +172,7 @@ def plan(
     now = planner.advice.reason if decision.moves and planner.advice is not None else None
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
-        say_record(
+        say_json(
             {"trace": loaded.id, "decision": decision.record, "kinds": kinds.record, "now": now, "next": following,
              "failures": failures, "checkpoint": staying}
         )  # fmt: skip

@@ -18,7 +18,7 @@ from leaderboard.season.checking import draw_problems
 from leaderboard.season.drawing import season_recipes
 from leaderboard.season.folder import SeasonFolder, season_sha256
 from leaderboard.season.opening import open_season
-from leaderboard.season.records import Draw, canonical_json, read_record
+from leaderboard.season.records import Draw, canonical_json, read_manifest
 from leaderboard.season.releases import configured_index, index_page, releases_of
 from moeload_bench.errors import SeasonError
 from tests.support.checkout import leaderboard
@@ -88,7 +88,7 @@ def test_check_names_a_value_that_is_not_the_first_release(
     index.lists(*OLD, *FIRST, *LATER)
     draw(repository, index, capsys)
     path = repository.folder.path / "draw.json"
-    made = read_record(Draw, path)
+    made = read_manifest(Draw, path)
     folder = SeasonFolder(repository.folder.path)
     recipes = {name: dict(of) for name, of in season_recipes(folder, made.value).items()}
     assert not list(draw_problems(folder, recipes, season_sha256(folder)))
