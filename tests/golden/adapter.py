@@ -41,7 +41,7 @@ from tests.support.synthetic import settling_trace
 
 ROOT = Path(__file__).resolve().parents[2]
 SEASONS = ("2027-02",)
-SUITES = ("v3", "mini", "shapes", *SEASONS)
+SUITES = ("v3", "mini", "shapes", "shapes-2", *SEASONS)
 """The rounds whose results are committed."""
 FORECASTERS = ("uniform", "sw_avg", "ema", "adaptive")
 RUNS = (

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from leaderboard.committed import (
@@ -20,6 +21,7 @@ from leaderboard.committed import (
 )
 from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
+from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import load_suite
 from tests.support.committed import by_result
@@ -49,6 +51,20 @@ def test_committed_results_are_the_suite_s_in_its_order(suite: str) -> None:
     assert found.names[: len(baselines)] == list(baselines)
     assert found.names[len(baselines) :] == sorted(set(found.names) - set(baselines))
     assert len(found.table) == sum(len(load_results(path).table) for path in PATHS if path.parent.name == suite)
+
+
+def test_a_suite_that_holds_another_gives_its_numbers() -> None:
+    """`shapes-2` has the nine runs of `shapes`: an entry's scores, means by layer and forecasts there are the same."""
+    old, new = (committed_results(suite, layers=True) for suite in ("shapes", "shapes-2"))
+    both = old.select(new.names, old.traces), new.select(new.names, old.traces)
+    for table in ("table", "layers"):
+        before, after = (getattr(results, table) for results in both)
+        same = ["forecaster", "trace", "state", "horizon", *metric_columns(before)]
+        same += ["origin", "forecasts_sha256"] if table == "table" else ["layer"]
+        by = [name for name in ("forecaster", "trace", "state", "origin", "layer", "horizon") if name in same]
+        frames = [rows[same].sort_values(by).reset_index(drop=True) for rows in (before, after)]
+        assert len(frames[0]) > 1000
+        pd.testing.assert_frame_equal(*frames, check_exact=True, check_categorical=False)
 
 
 BAD: dict[str, tuple[Callable[[], Results], str]] = {
