@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from moeload_bench.bounds import check_decoded
-from moeload_bench.errors import MoeloadError, TraceError
+from moeload_bench.errors import MoeloadError, TraceError, short
 
 MAX_HEADER = 1 << 16
 
@@ -39,7 +39,7 @@ def read_arrays(
             entries = archive.infolist()
             names = [_name(path, entry.filename, expected) for entry in entries]
             if len(set(names)) != len(names):
-                raise TraceError(f"{path}: an array occurs twice; got {', '.join(names)}")
+                raise TraceError(f"{path}: an array occurs twice; got {short(names)}")
             total = sum(entry.file_size for entry in entries)
             if max_bytes is not None and total > max_bytes:
                 raise TraceError(f"{path}: arrays take {total} bytes unpacked, expected at most {max_bytes}{advice}")

@@ -6,7 +6,7 @@ import glob
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,10 +45,15 @@ def find_files(paths: Paths, pattern: str) -> list[Path]:
         files.update(dict.fromkeys(map(Path, matches)))
         if len(files) > MAX_FILES:
             raise TraceError(f"{printable(path)}: more than {MAX_FILES} files, expected a narrower glob")
+    check_files(files)
+    return sorted(files, key=lambda file: natural(str(file)))
+
+
+def check_files(files: Iterable[Path]) -> None:
+    """Raise `TraceError` for what is no file, such as a folder, a device or a pipe, or a link to none."""
     for file in files:
         if not file.is_file():
             raise TraceError(f"{printable(str(file))}: not a file")
-    return sorted(files, key=lambda file: natural(str(file)))
 
 
 def find_file(paths: Paths, pattern: str) -> Path:
@@ -254,6 +259,8 @@ def whole_counts(value: Any, what: str, where: str, ndim: int = 1) -> IntArray:
         cells = np.asarray(value, dtype=object).ravel()
         odd = next((cell for cell in cells if type(cell) not in (int, float)), value)
         raise TraceError(f"{where}: {what} holds {printable(repr(odd))[:80]}, expected numbers from 0 to {MAX_COUNT}")
+    if array.dtype.kind == "f":
+        array = array.astype(np.result_type(array, np.float64))  # float16 has no MAX_COUNT: infinity would be below it
     bad = ~((array >= 0) & (array <= MAX_COUNT))
     if array.dtype.kind == "f":
         bad |= array != np.floor(array)

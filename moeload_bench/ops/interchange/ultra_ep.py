@@ -17,7 +17,8 @@ Axis letters: N records, L MoE layers, E experts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -26,12 +27,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.bounds import parse_json
+from moeload_bench.bounds import check_decoded, parse_json
 from moeload_bench.errors import TraceError, printable, short
 from moeload_bench.files import read_at_most
 from moeload_bench.ops.interchange.logfiles import (
     Paths,
     Progress,
+    check_files,
     field_of,
     files_by_number,
     find_files,
@@ -40,6 +42,7 @@ from moeload_bench.ops.interchange.logfiles import (
 )
 from moeload_bench.ops.interchange.rows import Log, LogRow, Report
 from moeload_bench.traces.archives import read_arrays
+from moeload_bench.traces.trace import MAX_COUNT, MAX_LAYERS
 
 SCHEMA = "ultra_ep_trace_v1"
 MANIFEST = ".manifest.json"
@@ -61,6 +64,15 @@ class Group(NamedTuple):
     interval: int
 
 
+class _Form(NamedTuple):
+    """What all groups have in common: ``groups`` is their number."""
+
+    layers: tuple[int, ...]
+    experts: int
+    micro_batches: int
+    groups: int
+
+
 @dataclass
 class _Step:
     """The micro-batches of a step so far: their sum and their largest [L, E], and which were seen."""
@@ -76,7 +88,8 @@ def read_ultra_ep(paths: Paths, *, micro_batches: int, report: Report | None = N
     Raise `TraceError` for steps that lack a micro-batch, but for the last ones of a run that was stopped.
     """
     cut = list[str]()
-    groups = _groups(find_files(paths, f"*{MANIFEST}"), cut)
+    manifests = find_files(paths, f"*{MANIFEST}")
+    groups = _groups(manifests, _chunk_files(manifests), cut)
     progress = Progress([chunk for group in groups for chunk in group.chunks], report)
     interval = groups[0].interval
     if micro_batches > 1 and interval > 1:
@@ -84,21 +97,30 @@ def read_ultra_ep(paths: Paths, *, micro_batches: int, report: Report | None = N
             f"{groups[0].path}: one micro-batch in {interval} is recorded, so no step has all of its {micro_batches}; "
             "expected --micro-batches 1, which takes each of them as a step, or ULTRA_EP_LOAD_PROFILE_RECORD_INTERVAL=1"
         )
-    layers, experts = _layers(groups)
-    rows = [_steps(group, layers, experts, micro_batches, progress, cut) for group in groups]
+    form = _Form(*_layers(groups), micro_batches, len(groups))
+    rows = [_steps(group, form, progress, cut) for group in groups]
     copies = f", sums over {len(groups)} expert-parallel groups" if len(groups) > 1 else ""
     notes = [
         f"steps are counted: {micro_batches} micro-batches of UltraEP each{copies}; passes without training count too"
     ]
     where = str(groups[0].path) if len(groups) == 1 else f"{groups[0].path.parent} ({len(groups)} groups)"
-    return Log(where, layers, experts, _added(rows, micro_batches, cut), notes=notes, cut=cut)
+    return Log(where, form.layers, form.experts, _added(rows, micro_batches, cut), notes=notes, cut=cut)
 
 
-def _groups(manifests: list[Path], cut: list[str]) -> list[Group]:
+def _chunk_files(manifests: list[Path]) -> dict[Path, list[Path]]:
+    """Return the chunks of each trace by the path that all their names begin with; each folder is listed once."""
+    files: dict[Path, list[Path]] = defaultdict(list)
+    for folder in dict.fromkeys(path.parent for path in manifests):
+        for file in folder.glob("*.chunk*.npz"):
+            files[folder / file.name.rpartition(".chunk")[0]].append(file)
+    return files
+
+
+def _groups(manifests: list[Path], chunks: Mapping[Path, list[Path]], cut: list[str]) -> list[Group]:
     """Return the traces by their manifests; raise for a group that has two, and for different intervals."""
     table: dict[str, Group] = {}
     for path in manifests:
-        name, group = _group(path, cut)
+        name, group = _group(path, chunks, cut)
         if name in table:
             raise TraceError(f"{path}: group {printable(name)[:80]} again, it is in {table[name].path} too: a run that "
                              "was restarted is imported in parts, a folder each")  # fmt: skip
@@ -111,7 +133,7 @@ def _groups(manifests: list[Path], cut: list[str]) -> list[Group]:
     return groups
 
 
-def _group(path: Path, cut: list[str]) -> tuple[str, Group]:
+def _group(path: Path, chunk_files: Mapping[Path, list[Path]], cut: list[str]) -> tuple[str, Group]:
     """Return the group's name and its trace. A run that was killed leaves a manifest without its chunks."""
     if not path.name.endswith(MANIFEST):
         raise TraceError(f"{path}: expected a manifest, NAME{MANIFEST}, or the folder that holds it")
@@ -123,8 +145,8 @@ def _group(path: Path, cut: list[str]) -> tuple[str, Group]:
                        for key in ("chunks", "dropped_records"))  # fmt: skip
     interval = whole_number(field_of(record, "record_interval", str(path), FIELDS), "record_interval", str(path), 1)
     stem = path.name.removesuffix(MANIFEST)
-    files = [file for file in path.parent.iterdir() if file.name.startswith(f"{stem}.chunk")]
-    files = [file for file in files if file.suffix == ".npz"]
+    files = chunk_files.get(path.parent / stem, [])
+    check_files(files)
     numbered = files_by_number(files, r"\.chunk(\d+)\.npz$", "chunk") if files else {}
     if len(numbered) < chunks or not numbered:
         raise TraceError(f"{path}: got {len(numbered)} chunks {stem}.chunk*.npz, expected {max(1, chunks)}")
@@ -146,6 +168,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 def _chunk(path: Path, *names: str) -> list[IntArray]:
     """Return arrays of a chunk, whole numbers from 0, a row for each record."""
     arrays = read_arrays(path, ARRAYS, MAX_CHUNK, wanted=names)
+    check_decoded(8 * sum(array.size for array in arrays.values()), path.stat().st_size, str(path))
     counts = [
         whole_counts(field_of(arrays, name, str(path), ARRAYS), name, str(path), 2 if name == ARRAYS[4] else 1)
         for name in names
@@ -158,8 +181,7 @@ def _chunk(path: Path, *names: str) -> list[IntArray]:
 
 def _layers(groups: list[Group]) -> tuple[tuple[int, ...], int]:
     """Return the layers, the same in every group, and the number of experts."""
-    by_group = [{int(layer) for chunk in group.chunks for layer in np.unique(_chunk(chunk, "layers")[0])}
-                for group in groups]  # fmt: skip
+    by_group = [_layers_of(group) for group in groups]
     for group, layers in zip(groups, by_group, strict=True):
         if layers != by_group[0]:
             raise TraceError(
@@ -169,43 +191,70 @@ def _layers(groups: list[Group]) -> tuple[tuple[int, ...], int]:
     return tuple(sorted(by_group[0])), _chunk(groups[0].chunks[0], "pre_logical_loads")[0].shape[1]
 
 
-def _steps(
-    group: Group, layers: tuple[int, ...], experts: int, micro_batches: int, progress: Progress, cut: list[str]
-) -> Iterator[tuple[int, _Step, str]]:
+def _layers_of(group: Group) -> set[int]:
+    """Return the layers of a group; raise `TraceError` for more than a trace holds."""
+    layers = set[int]()
+    for path in group.chunks:
+        layer_N = np.sort(_chunk(path, "layers")[0])  # np.unique takes ten times as long for millions of layers
+        layers.update(layer_N[np.diff(layer_N, prepend=-1) > 0][: MAX_LAYERS + 1].tolist())
+        if len(layers) > MAX_LAYERS:
+            raise TraceError(f"{path}: more than {MAX_LAYERS} layers, which is the most that a trace has")
+    return layers
+
+
+def _steps(group: Group, form: _Form, progress: Progress, cut: list[str]) -> Iterator[tuple[int, _Step, str]]:
     """Yield the whole steps of a group in order, with their numbers and places."""
     begun: dict[int, _Step] = {}
-    after, whole, place = 0, micro_batches * len(layers), ""
+    after, whole, place = 0, form.micro_batches * len(form.layers), ""
     for path in group.chunks:
         layer_N, micro_N, load_NE = _chunk(path, "layers", "microbatches", "pre_logical_loads")
-        if load_NE.shape[1] != experts:
-            raise TraceError(f"{path}: {load_NE.shape[1]} experts, expected {experts} as in the chunks before")
-        row_N = np.searchsorted(layers, layer_N)
+        if load_NE.shape[1] != form.experts:
+            raise TraceError(f"{path}: {load_NE.shape[1]} experts, expected {form.experts} as in the chunks before")
+        row_N = np.searchsorted(form.layers, layer_N)
         for n, (layer, micro) in enumerate(zip(layer_N.tolist(), micro_N.tolist(), strict=True)):
-            number, place = micro // micro_batches, f"{path}, record {n}"
-            step = begun.get(number)
-            if step is None:
-                step = begun[number] = _Step(*np.zeros((2, len(layers), experts), dtype=np.int64))
+            number, place = micro // form.micro_batches, f"{path}, record {n}"
+            if number not in begun:
+                begun[number] = _new_step(form, len(begun), load_NE.size, progress.total, place)
+            step = begun[number]
             if number < after or (layer, micro) in step.seen:
                 raise TraceError(f"{place}: micro-batch {micro} of layer {layer} again, expected numbers that rise")
             step.seen.add((layer, micro))
             step.load_LE[row_N[n]] += load_NE[n]
+            _check_sum(step.load_LE[row_N[n]], place)
             np.maximum(step.most_LE[row_N[n]], load_NE[n], out=step.most_LE[row_N[n]])
             while after in begun and len(begun[after].seen) == whole:
                 yield after, begun.pop(after), place
                 after += group.interval
             if len(begun) > MAX_OPEN:
-                raise _gap(group, begun, after, layers, micro_batches)
+                raise _gap(group, form, begun, after)
         progress.add(path.stat().st_size, path.name)
     if any(len(step.seen) == whole for step in begun.values()):
-        raise _gap(group, begun, after, layers, micro_batches)
+        raise _gap(group, form, begun, after)
     if begun or not after:
         cut.append(f"{place}: the recording breaks off in step {after}; read up to it")
 
 
-def _gap(group: Group, begun: dict[int, _Step], after: int, layers: tuple[int, ...], micro_batches: int) -> TraceError:
+def _new_step(form: _Form, begun: int, chunk_cells: int, file_bytes: int, place: str) -> _Step:
+    """Return a step without counts; raise `TraceError` where all groups together would hold too much for their files.
+
+    A group holds a chunk and the steps that are begun.
+    """
+    step_cells = 2 * len(form.layers) * form.experts
+    check_decoded(8 * form.groups * ((begun + 1) * step_cells + chunk_cells), file_bytes, place)
+    return _Step(*np.zeros((2, len(form.layers), form.experts), dtype=np.int64))
+
+
+def _check_sum(load_E: IntArray, place: str) -> None:
+    """Raise `TraceError` for a sum that no trace holds, before 64 bits are too few for it."""
+    if load_E.max() > MAX_COUNT:
+        raise TraceError(f"{place}: an expert's counts of the step sum to {load_E.max()}, expected at most {MAX_COUNT}")
+
+
+def _gap(group: Group, form: _Form, begun: dict[int, _Step], after: int) -> TraceError:
     """Return what step ``after`` lacks, though later ones are there."""
     seen = begun[after].seen if after in begun else set()
-    wanted = ((layer, after * micro_batches + m) for layer in layers for m in range(micro_batches))
+    first = after * form.micro_batches
+    wanted = ((layer, first + m) for layer in form.layers for m in range(form.micro_batches))
     layer, micro = next(place for place in wanted if place not in seen)
     before = f" (--last-step {after - group.interval} imports what comes before)" if after else ""
     return TraceError(
@@ -223,6 +272,9 @@ def _added(groups: list[Iterator[tuple[int, _Step, str]]], micro_batches: int, c
             cut.append(f"{place}: {len(groups) - len(whole)} of {len(groups)} groups end before step {number}; read up "
                        "to it")  # fmt: skip
             return
-        load_LE = np.sum([step.load_LE for _, step, _ in whole], axis=0)
+        load_LE = np.zeros_like(whole[0][1].load_LE)
+        for _, step, place in whole:
+            load_LE += step.load_LE
+            _check_sum(load_LE, place)
         most_LE = np.max([step.most_LE for _, step, _ in whole], axis=0)
         yield LogRow(number, load_LE, place, columns={"micro_max": most_LE} if micro_batches > 1 else {})

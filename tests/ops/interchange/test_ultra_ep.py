@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,3 +102,83 @@ def test_steps_that_are_begun_and_never_whole_are_bounded(tmp_path: Path, monkey
         np.savez(path, **arrays)
     with pytest.raises(TraceError, match="micro-batch 2 of layer 3 is missing, later ones are there"):
         imported(folder)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device", "dangling", "loop"])
+def test_a_chunk_that_is_no_file_is_not_opened(kind: str, tmp_path: Path) -> None:
+    """A pipe would be waited for, a device read without end; each is named, as a link to nothing is."""
+    path = sorted(logs.ultra_ep(tmp_path / "t", CHOSEN).glob("*.npz"))[0]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to({"device": "/dev/zero", "dangling": tmp_path / "none", "loop": path}[kind])
+    with pytest.raises(TraceError, match=f"{path.name}: not a file"):
+        imported(path.parent)
+
+
+def test_a_chunk_belongs_to_the_trace_whose_whole_name_it_begins_with(tmp_path: Path) -> None:
+    """`a.chunk1.chunk000000.npz` is of the trace `a.chunk1`, and not a second chunk 0 of `a`."""
+    folder = logs.ultra_ep(tmp_path / "t", CHOSEN)
+    for path in folder.iterdir():
+        group, rest = path.name.split("_1750000000000")
+        path.rename(folder / (("a" if group.startswith("epg0") else "a.chunk1") + rest))
+    np.testing.assert_array_equal(imported(folder).load_SLE, logs.truth(CHOSEN))
+
+
+def changed(folder: Path, **arrays: np.ndarray[Any, Any]) -> Path:
+    """Put other arrays into every chunk, of a row for each record."""
+    for path in folder.glob("*.npz"):
+        np.savez(path, **{**np.load(path), **{name: np.resize(value, (7, 8)) for name, value in arrays.items()}})
+    return folder
+
+
+def test_sums_that_no_trace_holds_are_refused_at_their_record(tmp_path: Path) -> None:
+    """Each count is within its bound and their sum is not: over micro-batches, and over groups."""
+    folder = changed(logs.ultra_ep(tmp_path / "t", CHOSEN), pre_logical_loads=np.array(1 << 50))
+    for micro_batches, record in ((2, 1), (1, 6)):
+        with pytest.raises(TraceError, match=rf"record {record}: an expert's counts of the step sum to {1 << 51}, exp"):
+            imported(folder, micro_batches)
+
+
+def test_an_infinity_in_few_bits_is_no_count(tmp_path: Path) -> None:
+    """In 16 bits the largest count that is allowed is infinite itself."""
+    folder = changed(logs.ultra_ep(tmp_path / "t", CHOSEN), pre_logical_loads=np.array(np.inf, dtype=np.float16))
+    with pytest.raises(TraceError, match=r"pre_logical_loads\[0, 0\] is inf, expected a whole number"):
+        imported(folder)
+
+
+def test_what_steps_hold_is_in_proportion_to_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of many layers that are begun by a record each: refused before they are made, as arrays of a file are."""
+    folder = logs.ultra_ep(tmp_path / "t", CHOSEN, groups=1, records=99)
+    layer_N = np.concatenate([np.zeros(9, dtype=int), np.arange(60)])
+    micro_N = np.concatenate([np.arange(9), np.full(60, 9)])
+    loads_NE = np.ones((69, 400), dtype=np.int8)
+    for path in folder.glob("*.npz"):
+        np.savez(path, layers=layer_N, microbatches=micro_N, pre_logical_loads=loads_NE)
+    monkeypatch.setenv("MOELOAD_MAX_TRACE_BYTES", "2000000")
+    with pytest.raises(TraceError, match=r"record 4: its arrays take \d+ bytes decoded, expected at most 2000000"):
+        imported(folder, 1)
+
+
+def test_more_layers_than_a_trace_has_are_refused_before_they_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the chunk that has one too many."""
+    monkeypatch.setattr(ultra_ep, "MAX_LAYERS", 3)
+    with pytest.raises(TraceError, match=r"chunk000000\.npz: more than 3 layers"):
+        imported(logs.ultra_ep(tmp_path / "t", CHOSEN))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_array_many_times_is_refused_in_few_words(tmp_path: Path) -> None:
+    """A message of kilobytes hides what it says."""
+    folder = logs.ultra_ep(tmp_path / "t", CHOSEN)
+    with zipfile.ZipFile(sorted(folder.glob("*.npz"))[0], "a") as archive:
+        for _ in range(1000):
+            archive.writestr("layers.npy", b"")
+    with pytest.raises(TraceError, match="an array occurs twice") as refused:
+        imported(folder)
+    assert len(str(refused.value)) < 300 + len(str(folder))
