@@ -70,7 +70,7 @@ def check_season(
         raise SeasonError(f"season {season.name} is not scored yet: `season check` is for scored ones")
     seed = secrets.randbits(32) if seed is None else seed
     recipes: Recipes = {}
-    checked, hashes = Checked(), file_hashes(folder.path, ".")
+    checked, hashes = Checked(), file_hashes(folder.path, ".", unread=folder.recorded_traces(recordings))
     try:
         recipes = season_recipes(folder, draw.value)
         checked.wrong += draw_problems(folder, recipes, hashes.get("season.toml"))
@@ -139,7 +139,7 @@ def file_problems(
     folder: SeasonFolder, hashes: Mapping[str, str], recordings: Mapping[str, Recording], scores: Scores
 ) -> Iterator[str]:
     """Say which file was left out, has changed, or is no part of the season."""
-    traces = [f"traces/{folder.trace_id(name)}.parquet" for name, run in recordings.items() if run.data_sha256]
+    traces = folder.recorded_traces(recordings)
     expected, change = {**folder.season.files, **scores.files}, " is not what it was, or not what was drawn"
     yield from changed_files(folder, hashes, expected, {*RECORDS, *traces}, change)
 

@@ -6,7 +6,7 @@ import hashlib
 import re
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -94,6 +94,10 @@ class SeasonFolder:
         """Return the file of a recipe's trace."""
         return self.path / "traces" / f"{self.trace_id(recipe)}.parquet"
 
+    def recorded_traces(self, recordings: Mapping[str, Recording]) -> set[str]:
+        """Return the files of the traces that these recordings have, by their paths in the folder."""
+        return {f"traces/{self.trace_id(name)}.parquet" for name, run in recordings.items() if run.data_sha256}
+
     @cached_property
     def base(self) -> Suite:
         """Return the suite that gives horizons, quantiles and the rule of states; raise `SeasonError` if it changed."""
@@ -130,11 +134,15 @@ def recordings_sha256(recordings: dict[str, Recording]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def file_hashes(folder: Path, *parts: str) -> dict[str, str]:
-    """Return the hash of every file below these parts of a folder, by its path in the folder."""
+def file_hashes(folder: Path, *parts: str, unread: Collection[str] = ()) -> dict[str, str]:
+    """Return the hash of every file below these parts of a folder, by its path in the folder.
+
+    Those ``unread`` are listed with an empty one: what they hold has a hash of its own.
+    """
     places = (path for part in parts for path in (folder / part, *sorted((folder / part).rglob("*"))))
     paths = [path for path in places if path.is_symlink() or not path.is_dir()]
-    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths if "__pycache__" not in path.parts}
+    names = {path.relative_to(folder).as_posix(): path for path in paths if "__pycache__" not in path.parts}
+    return {name: "" if name in unread else file_sha256(path) for name, path in names.items()}
 
 
 def season_sha256(folder: SeasonFolder) -> str:

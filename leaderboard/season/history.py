@@ -57,7 +57,7 @@ def first_commits(folder: SeasonFolder) -> dict[str, FirstCommit]:
 def history_problems(folder: SeasonFolder, recordings: Mapping[str, Recording], scores: Scores) -> Iterator[str]:
     """Say which file is not as it was committed first, which step came before another, and which date cannot be."""
     fixed = ["season.toml", *folder.season.files]
-    traces = [f"traces/{folder.trace_id(name)}.parquet" for name, run in recordings.items() if run.data_sha256]
+    traces = sorted(folder.recorded_traces(recordings))
     scored = ["scores.json", "suite.json", *scores.files]
     commits = first_commits(folder)
     paths = [*fixed, "draw.json", *traces, *scored]

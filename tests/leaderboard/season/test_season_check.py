@@ -375,10 +375,11 @@ def test_the_end_of_a_run_is_what_its_recording_says(case: str) -> None:
     assert all(words in line for line in found if words is not None)
 
 
-def test_each_file_is_read_once_to_be_hashed_and_once_for_what_it_holds(
+def test_a_trace_is_read_once_and_a_small_file_once_more_to_be_hashed(
     season: SeasonFolder, nothing_again: None
 ) -> None:
-    """Counted by Python's own audit of what is opened, in all of a check but the runs that are scored again."""
+    """Counted by Python's own audit of what is opened, in all of a check but the runs that are scored again: what a
+    trace holds is hashed as it is read."""
     opened: Counter[str] = Counter()
     counting = [True]
 
@@ -394,6 +395,9 @@ def test_each_file_is_read_once_to_be_hashed_and_once_for_what_it_holds(
     finally:
         counting[0] = False
     assert len(opened) > 20
+    traces = {path: times for path, times in opened.items() if path.startswith(str(season.path / "traces"))}
+    assert traces
+    assert {path: times for path, times in traces.items() if times > 1} == {}
     assert {path: times for path, times in opened.items() if times > 2} == {}
 
 
