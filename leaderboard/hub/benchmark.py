@@ -10,13 +10,12 @@ import functools
 import json
 from dataclasses import dataclass
 
-import yaml
-
 import moeload_bench
 from leaderboard.committed import RESULTS, ROOT
 from leaderboard.pages.inputs import largest_suite, newest_season
 from leaderboard.site.board import Board, Cell
 from leaderboard.site.inputs import season_boards, suite_board
+from moeload_bench.publishing.yaml_text import yaml_text
 from moeload_bench.scoring.catalogue import PRIMARY
 from moeload_bench.words import listed
 
@@ -78,7 +77,7 @@ def eval_yaml() -> str:
         "evaluation_framework": FRAMEWORK,
         "tasks": [{"id": task.id} for task in tasks()],
     }
-    return str(yaml.safe_dump(record, sort_keys=False, width=120))
+    return yaml_text(record, width=120)
 
 
 def framework_lines(dataset: str) -> str:

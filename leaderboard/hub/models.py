@@ -13,7 +13,6 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-import yaml
 
 from leaderboard.committed import ROOT
 from leaderboard.hub.benchmark import Task, framework_lines, metric_words, tasks
@@ -24,6 +23,7 @@ from moeload_bench.files import file_name, write_whole
 from moeload_bench.names import name_problem
 from moeload_bench.publishing.pretrained import PINNED, WEIGHTS, archive_of
 from moeload_bench.publishing.release import RECORDS
+from moeload_bench.publishing.yaml_text import front_text, yaml_text
 from moeload_bench.results.render import markdown_table
 from moeload_bench.traces.hub import release_order, suite_pins
 
@@ -111,7 +111,7 @@ def _card(name: str, scored: list[Task], licence: str | None, places: Places) ->
     entries = [task.board.entry(name) for task in scored]
     return render_text(
         Path(__file__).with_suffix(".md.j2"),
-        front=str(data.to_yaml(line_break="\n")).strip(), name=name, place=places.model(name),
+        front=front_text(data), name=name, place=places.model(name),
         weights=WEIGHTS if name == WITH_WEIGHTS else "", parameters=f"{parameters:,}", kind=entries[0].model_type,
         authors=next((", ".join(entry.record.authors) for entry in entries if entry.record), "not given"),
         licence=licence or "not given", command=run_command(entries[-1].entry),
@@ -140,7 +140,7 @@ def _records(name: str, scored: list[Task], places: Places) -> bytes:
         )
         for task in scored
     ]
-    return str(yaml.safe_dump(eval_result_entries_to_yaml(records), sort_keys=False)).encode()
+    return yaml_text(eval_result_entries_to_yaml(records)).encode()
 
 
 def write_models(out: Path, places: Places) -> list[Path]:

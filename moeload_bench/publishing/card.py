@@ -11,10 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from moeload_bench.errors import HubError, TraceError, not_found
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from moeload_bench.errors import HubError, TraceError, not_found, printable
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card_tables import TABLES
 from moeload_bench.publishing.routing_cases import CASES, SPLIT, cases_config, has_cases
+from moeload_bench.publishing.yaml_text import front_text
+from moeload_bench.schema import first_problem
 from moeload_bench.scoring.description import Run
 from moeload_bench.traces.hub import suite_pins
 from moeload_bench.traces.lookup import list_traces
@@ -23,6 +27,7 @@ from moeload_bench.traces.meta import COLUMNS
 LICENCE = "cc-by-4.0"
 TAGS = ("timeseries", "mixture-of-experts", "moe", "expert-load", "load-balancing", "moeload-bench", "arxiv:2404.16914")
 SPLITS = ("train", "test")
+MOST_SHOWN = 20
 FRONT = re.compile(r"\A---\n(?:.*?\n)?---\n", re.DOTALL)
 _BLOCK = re.compile(
     r"(?P<begin><!-- begin generated: (?P<name>\w+) -->\n).*?(?P<end><!-- end generated -->)", re.DOTALL
@@ -78,7 +83,7 @@ def front_matter(runs: Sequence[Run], community: Sequence[Run] = (), cases: bool
         configs=[*(config(*entry) for entry in configs), *([cases_config()] if cases else [])],
         dataset_info=[features(*entry) for entry in configs],
     )
-    return str(data.to_yaml(line_break="\n")).strip()
+    return front_text(data)
 
 
 def by_recipe(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -149,20 +154,32 @@ def publication() -> str:
     return "\n".join(f"Suite `{suite}`: `{repo}` at the tag `{tag}`." for repo, tag, suite in places)
 
 
+class _Form(BaseModel):
+    """What a card must say of a folder; the Hub checks its other fields."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _DataFile(_Form):
+    split: str
+
+
+class _Config(_Form):
+    config_name: str
+    data_files: list[_DataFile] = []
+
+
+class _Front(_Form):
+    configs: list[_Config] = []
+
+
 def check_card(folder: str | Path) -> None:
     """Raise `HubError` unless the folder's README.md is a card that names exactly its recipes and splits."""
-    from huggingface_hub import DatasetCard
-    from yaml import YAMLError
-
     path = Path(folder) / "README.md"
     if not path.is_file():
         raise HubError(f"{path}: no such file; a release needs its card (`make tables` writes it)")
-    try:
-        configs = DatasetCard(path.read_text(encoding="utf-8")).data.get("configs")
-    except (ValueError, YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise HubError(f"{path}: the front matter cannot be read: {reason}") from None
-    card = {(entry["config_name"], file["split"]) for entry in configs or [] for file in entry.get("data_files") or []}
+    configs = _front_of(path).configs
+    card = {(entry.config_name, file.split) for entry in configs for file in entry.data_files}
     traces = {tuple(ref.id.split("/")[:2]) for ref in list_traces(folder)}
     if (community := Path(folder) / COMMUNITY).is_dir():
         pairs = (ref.id.split("/")[:2] for ref in list_traces(community))
@@ -171,4 +188,22 @@ def check_card(folder: str | Path) -> None:
         traces.add((CASES, SPLIT))
     if card != traces:
         wrong = sorted("/".join(pair) for pair in card ^ traces)
-        raise HubError(f"{path}: configs and folder differ in {', '.join(wrong)}; `make tables` renews the card")
+        shown = f"{', '.join(wrong[:MOST_SHOWN])}{' ...' if len(wrong) > MOST_SHOWN else ''}"
+        raise HubError(f"{path}: configs and folder differ in {printable(shown)}; `make tables` renews the card")
+
+
+def _front_of(path: Path) -> _Front:
+    """Return a card's front matter; raise `HubError` for what the Hub's own class cannot read, or reads otherwise."""
+    from huggingface_hub import DatasetCard
+    from yaml import YAMLError
+
+    try:
+        data: Any = DatasetCard(path.read_text(encoding="utf-8")).data
+        return _Front.model_validate(data.to_dict())
+    except ValidationError as error:
+        reason = first_problem(error, "front matter")
+    except RecursionError:
+        reason = "nested too deep"
+    except (ValueError, TypeError, YAMLError) as error:  # TypeError: a field that is no name of an argument
+        reason = printable(" ".join(str(error).split()))[:300]
+    raise HubError(f"{path}: the front matter cannot be read: {reason}")

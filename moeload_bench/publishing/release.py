@@ -153,7 +153,8 @@ def collect_files(folder: Path, kind: Kind = "dataset") -> dict[str, LocalFile]:
     """Return the files to publish by path; raise `HubError` or `TraceError` for a folder that is not of this kind.
 
     Every trace is read and verified, its id must be its path, and the card must name what is there. Of a folder of
-    traces, hidden files are ignored.
+    traces, hidden files are ignored. A trace may be a link out of the folder, since it is a trace then; nothing else
+    may.
     """
     if not folder.is_dir():
         raise HubError(f"{folder}: no such folder")
@@ -167,12 +168,20 @@ def collect_files(folder: Path, kind: Kind = "dataset") -> dict[str, LocalFile]:
     if foreign or missing:
         got = f"got {first_names(foreign)}" if foreign else f"{', '.join(missing)} missing"
         raise HubError(f"{folder}: {got}; expected a folder of {CONTENTS[kind].expected}")
+    linked = [name for name, path in paths.items() if not re.fullmatch(_TRACE, name) and _leads_out(path, folder)]
+    if linked:
+        raise HubError(f"{folder}: {first_names(linked)}: a link out of the folder would publish what is there; "
+                       "expected a file")  # fmt: skip
     if kind == "dataset":
         _check_traces(folder, paths)
         if has_cases(folder):
             check_cases(folder)
         check_card(folder)
     return {name: local_file(path) for name, path in paths.items()}
+
+
+def _leads_out(path: Path, folder: Path) -> bool:
+    return not path.resolve().is_relative_to(folder.resolve())
 
 
 def _check_traces(folder: Path, paths: Mapping[str, Path]) -> None:

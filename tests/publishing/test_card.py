@@ -6,10 +6,11 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+import yaml
 
 from leaderboard.pages import cards
 from leaderboard.pages.croissant import _released, croissant
@@ -18,12 +19,13 @@ from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.publishing.routing_cases import CASES, has_cases
+from moeload_bench.publishing.yaml_text import yaml_text
 from moeload_bench.results.render import markdown_table
 from moeload_bench.scoring.description import LayerDescription, Onset, make_run, read_runs, run_spans
 from moeload_bench.traces.hub import HubPin
 from moeload_bench.traces.lookup import bundled_folder, list_traces
 from moeload_bench.traces.routing import CATALOGUE
-from moeload_bench.traces.store import read_trace
+from moeload_bench.traces.store import read_trace, write_trace
 from moeload_bench.traces.trace import BalancingMeta, SourceMeta
 from tests.conftest import synthetic_trace
 from tests.support.hub import LocalHub
@@ -226,6 +228,99 @@ def test_a_card_that_does_not_fit_is_refused(release: Path, damage: str) -> None
     path.write_text(path.read_text().replace(damage, "x: [", 1))
     with pytest.raises(HubError, match=r"front matter cannot be read|configs and folder differ"):
         check_card(release)
+
+
+FRONTS = {
+    "a number": "configs: 5",
+    "texts": "configs: [a, b]",
+    "no name": "configs:\n- data_files: []",
+    "a name that is a number": "configs:\n- config_name: 5\n  data_files: [{split: a}]",
+    "a name that is a date": "configs:\n- config_name: 2026-01-01\n  data_files: [{split: a}]",
+    "a name that is a list": "configs:\n- config_name: [a]\n  data_files: [{split: a}]",
+    "files that are a text": "configs:\n- config_name: a\n  data_files: b",
+    "no split": "configs:\n- config_name: a\n  data_files: [{path: b}]",
+    "itself": "configs: &a [*a]",
+    "many of many": "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else 'x'] * 10)}]\n" for n in range(9))
+    + "configs: *a8",
+    "code": 'a: !!python/object/apply:os.system ["true"]',
+    "deep": "a: " + "[" * 3000,
+    "arguments": "self: 5",
+    "no mapping": "- a",
+    "digits": "a: " + "9" * 6000,
+}
+
+
+@pytest.mark.parametrize("front", FRONTS.values(), ids=FRONTS)
+def test_front_matter_of_another_form_is_refused_in_words(front: str, release: Path) -> None:
+    """A stranger's card: types, names that YAML reads as something else, code, nesting, aliases."""
+    (release / "README.md").write_text(f"---\n{front}\n---\n# Traces\n")
+    with pytest.raises(HubError, match="front matter cannot be read") as refused:
+        check_card(release)
+    assert len(str(refused.value)) < 1000
+
+
+NUMBERS = ("1e5", "12e03", "0o17", "0x1F", "007", "1_000", "1.5", "2026-01-01")
+WORDS = ("null", "true", "no", "on", "y", "nan", "v3")
+TEXTS = (
+    *("ärger", "עברית", "١٢", "a@b=1", "a: b", "a\nb: c", "a\x85b", "a\u2028b", "a\u202eb", "\ufeffa", "\x1b[2J", "😀"),
+    *(
+        "'",
+        '"',
+        "#",
+        "&a",
+        "*a",
+        "!!python/none ''",
+        "---",
+        "...",
+        "%YAML",
+        "<<",
+        "=",
+        "{a",
+        "[a",
+        "|",
+        ">",
+        "@a",
+        "`a`",
+    ),
+    *("~", "", " a ", "../..", "- a", "? a"),
+)
+
+
+class CoreSchema(yaml.SafeLoader):
+    """Reads what YAML 1.2 says of plain texts, as JavaScript's readers do."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+for _tag, _form in (
+    ("null", r"null|Null|NULL|~|"),
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"),
+):
+    CoreSchema.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_form})$"), None)
+
+
+@pytest.mark.parametrize("loader", [yaml.SafeLoader, CoreSchema])
+@pytest.mark.parametrize("text", [*NUMBERS, *WORDS, *TEXTS])
+def test_a_text_stays_the_text_that_it_is(text: str, loader: Any) -> None:
+    """For readers of YAML 1.1 and 1.2: `1e5` is a number in one of them alone."""
+    record = {"name": text, text: [{"dataset": {"id": text}, "value": -1.5e20, "count": 7}]}
+    assert yaml.load(yaml_text(record), loader) == record
+
+
+@pytest.mark.parametrize("name", [*NUMBERS, *WORDS])
+def test_a_recipe_of_any_name_has_its_config(name: str, tmp_path: Path) -> None:
+    """Whatever the rule of names allows: both readers find the recipe's own name, and the folder fits its card."""
+    trace = synthetic_trace(60, recipe=name, split="test")
+    write_trace(trace, tmp_path / name / "test" / "seed0.parquet")
+    front = front_matter(read_runs(tmp_path))
+    for loader in (yaml.SafeLoader, CoreSchema):
+        found = yaml.load(front, loader)
+        assert [entry["config_name"] for entry in found["configs"]] == [name]
+        assert [entry["config_name"] for entry in found["dataset_info"]] == [name]
+    (tmp_path / "README.md").write_text(f"---\n{front}\n---\n", encoding="utf-8")
+    check_card(tmp_path)
 
 
 def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import yaml
 from leaderboard.committed import ROOT
 from leaderboard.hub.models import places_of, write_models
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.publishing.release import RECORDS, Publication, publish
+from moeload_bench.publishing.release import RECORDS, Publication, collect_files, publish
 from moeload_bench.traces.store import write_trace
 from tests.conftest import full_disk, needs_traces, synthetic_trace
 from tests.support.hub import LocalHub
@@ -64,6 +64,19 @@ def test_traces_of_others_are_published_with_a_config_each(
     assert snapshot(REPO, "v1.0") == folder_bytes(release)
     rows = load_dataset(str(release), "community-mine", split="test", cache_dir=str(release.parent / "cache"))
     assert rows.num_rows == 50
+
+
+def test_a_link_out_of_the_folder_publishes_nothing(release: Path, tmp_path: Path) -> None:
+    """A card in a stranger's folder may be a link to a secret; one within the folder is its file."""
+    (tmp_path / "secret").write_text("s")
+    card = release / "community" / "mine" / "README.md"
+    card.parent.mkdir(parents=True)
+    card.symlink_to(tmp_path / "secret")
+    with pytest.raises(HubError, match=r"community/mine/README\.md: a link out of the folder"):
+        collect_files(release)
+    card.unlink()
+    card.symlink_to(release / "README.md")
+    assert collect_files(release)["community/mine/README.md"].sha256 == collect_files(release)["README.md"].sha256
 
 
 def test_what_the_hub_holds_already_is_not_sent(hub: LocalHub, api: Any, snapshot: Any, release: Path) -> None:
