@@ -27,19 +27,25 @@ def leaderboard_table() -> str:
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:
-    """Return every generated file of the datasets with its content; CITATION.cff is published as it is."""
+    """Return every generated file of the datasets with its content."""
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
-    traces = root / "traces"
-    runs, community = (
-        read_runs(folder, committed_run) if folder.is_dir() else [] for folder in (traces, traces / COMMUNITY)
-    )
+    files = dataset_files(root / "traces", root)
+    out[root / "datasets_card.md"] = files["README.md"]
+    return out | ({root / "traces" / name: text for name, text in files.items()} if len(files) > 1 else {})
+
+
+def dataset_files(folder: Path, root: Path = ROOT) -> dict[str, str]:
+    """Return the files beside the traces of a dataset by name; the card alone of a folder without a trace.
+
+    CITATION.cff is published as it is.
+    """
+    runs, community = (read_runs(one, committed_run) if one.is_dir() else [] for one in (folder, folder / COMMUNITY))
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
-    card = render_card(text, runs, {"leaderboard": leaderboard_table()}, community, cases=has_cases(traces))
-    out[root / "datasets_card.md"] = card
+    parts = {"leaderboard": leaderboard_table()}
+    files = {"README.md": render_card(text, runs, parts, community, cases=has_cases(folder))}
     if runs:
-        out[traces / "README.md"] = card
-        out[traces / "eval.yaml"] = eval_yaml()
-        out[traces / "croissant.json"] = croissant(traces, runs)
-        out[traces / "CITATION.cff"] = (root / "CITATION.cff").read_text(encoding="utf-8")
-    return out
+        files["eval.yaml"] = eval_yaml()
+        files["croissant.json"] = croissant(folder, runs)
+        files["CITATION.cff"] = (root / "CITATION.cff").read_text(encoding="utf-8")
+    return files
