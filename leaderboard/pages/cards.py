@@ -9,6 +9,8 @@ from leaderboard.hub.benchmark import eval_yaml
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
+from leaderboard.site.cite import dois
+from moeload_bench.errors import listed
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
 from moeload_bench.publishing.routing_cases import has_cases
@@ -42,10 +44,12 @@ def dataset_files(folder: Path, root: Path = ROOT) -> dict[str, str]:
     """
     runs, community = (read_runs(one, committed_run) if one.is_dir() else [] for one in (folder, folder / COMMUNITY))
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
-    parts = {"leaderboard": leaderboard_table()}
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    addresses = [f"[{doi}](https://doi.org/{doi})" for doi in dois(citation)]
+    parts = {"leaderboard": leaderboard_table(), "doi": f"DOI: {listed(addresses) or 'none yet'}."}
     files = {"README.md": render_card(text, runs, parts, community, cases=has_cases(folder))}
     if runs:
         files["eval.yaml"] = eval_yaml()
-        files["croissant.json"] = croissant(folder, runs)
-        files["CITATION.cff"] = (root / "CITATION.cff").read_text(encoding="utf-8")
+        files["croissant.json"] = croissant(folder, runs, root)
+        files["CITATION.cff"] = citation
     return files
