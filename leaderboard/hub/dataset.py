@@ -37,7 +37,7 @@ def write_dataset(out: Path) -> int:
 
 def _sources() -> Iterator[tuple[Path, Path]]:
     """Yield the place of each file below a recipe's folder, and the file."""
-    for folder in (TRACES, *(one.folder.path / "traces" for one in scored_seasons())):
+    for folder in (TRACES, *(scored.folder.path / "traces" for scored in scored_seasons())):
         yield from ((path.relative_to(folder), path) for path in sorted(folder.glob("*/**/*")) if path.is_file())
 
 

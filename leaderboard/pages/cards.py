@@ -42,7 +42,9 @@ def dataset_files(folder: Path, root: Path = ROOT) -> dict[str, str]:
 
     CITATION.cff is published as it is.
     """
-    runs, community = (read_runs(one, committed_run) if one.is_dir() else [] for one in (folder, folder / COMMUNITY))
+    runs, community = (
+        read_runs(place, committed_run) if place.is_dir() else [] for place in (folder, folder / COMMUNITY)
+    )
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     addresses = [f"[{doi}](https://doi.org/{doi})" for doi in dois(citation)]

@@ -47,7 +47,7 @@ def croissant(folder: str | Path, runs: Sequence[Run], citation: Path = ROOT) ->
     root, ctx = Path(folder), mlc.Context(conforms_to=STANDARD, rdf=mlc.Rdf(context=terms))
     recipes = sorted({run.recipe for run in runs})
     version, url = _release(runs)
-    known = "".join(f", https://doi.org/{doi}" for doi in dois((citation / "CITATION.cff").read_text()))
+    addresses = "".join(f", https://doi.org/{doi}" for doi in dois((citation / "CITATION.cff").read_text()))
     about: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     metadata = mlc.Metadata(
         ctx=ctx,
@@ -57,7 +57,7 @@ def croissant(folder: str | Path, runs: Sequence[Run], citation: Path = ROOT) ->
         version=version,
         url=url,
         date_published=_released(),
-        cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file{known}.",
+        cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file{addresses}.",
         distribution=[
             *(_file(ctx, root, f"{run.id}.parquet") for run in runs),
             *([_file(ctx, root, CATALOGUE)] if has_cases(root) else []),

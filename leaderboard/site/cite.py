@@ -13,11 +13,11 @@ def dois(cff: str) -> list[str]:
     import yaml
 
     identifiers = yaml.safe_load(cff).get("identifiers", [])
-    found = [str(one.get("value", "")) for one in identifiers if one.get("type") == "doi"]
-    for doi in found:
+    names = [str(identifier.get("value", "")) for identifier in identifiers if identifier.get("type") == "doi"]
+    for doi in names:
         if not re.fullmatch(r"10\.\d{4,9}/[\w.;/:-]+", doi, re.ASCII):
             raise MoeloadError(f"CITATION.cff: got the DOI {short(doi)}, expected 10.NUMBER/NAME without an address")
-    return found
+    return names
 
 
 def citations(cff: str) -> list[tuple[str, str]]:
@@ -36,7 +36,7 @@ def citations(cff: str) -> list[tuple[str, str]]:
 def bibtex(kind: str, payload: dict[str, Any]) -> str:
     """Return one BibTeX entry; braces keep capitals."""
     identifiers = payload.get("identifiers", [])
-    doi = next((str(one["value"]) for one in identifiers if one.get("type") == "doi"), None)
+    doi = next((str(name["value"]) for name in identifiers if name.get("type") == "doi"), None)
     numbers = [str(number.get("value", "")) for number in identifiers]
     arxiv = next((value for value in numbers if value.startswith("arXiv:")), "")
     fields = {

@@ -38,14 +38,14 @@ def claim_problems(folder: Folder, suite: Suite) -> Iterator[str]:
     if folder.claim is None:
         return
     try:
-        found = load_results(folder.claim)
+        results = load_results(folder.claim)
     except ResultError as error:
         yield str(error)
         return
-    if found.names != [folder.record.name]:
-        yield f"{CLAIM}: {counted(len(found), 'forecaster')}, expected {folder.record.name} alone"
+    if results.names != [folder.record.name]:
+        yield f"{CLAIM}: {counted(len(results), 'forecaster')}, expected {folder.record.name} alone"
         return
-    (entry,) = found.entries.values()
+    (entry,) = results.entries.values()
     expected = {
         "status": (entry.status, "claimed"),
         "target": (entry.target, folder.record.result_target),
@@ -55,10 +55,10 @@ def claim_problems(folder: Folder, suite: Suite) -> Iterator[str]:
     for what, (got, wanted) in expected.items():
         if got != wanted:
             yield f"{CLAIM}: {what}: it says {got!r}, expected {wanted!r}: run and submit again"
-    lacking = found.table.reindex(columns=[PRIMARY, "failure"]).isna().all(axis=1)
+    lacking = results.table.reindex(columns=[PRIMARY, "failure"]).isna().all(axis=1)
     if lacking.any():
         yield f"{CLAIM}: {int(lacking.sum())} rows without {PRIMARY}, expected a value, or why the task failed"
-    yield from (f"{CLAIM}: {line}" for line in task_problems(found, suite))
+    yield from (f"{CLAIM}: {line}" for line in task_problems(results, suite))
 
 
 def board_beside(folder: Folder, suite: Suite, leaderboard: Path) -> str:

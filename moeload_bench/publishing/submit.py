@@ -167,17 +167,19 @@ def card_of(submission: Submission) -> str:
 
 def with_claim(draft: Draft, results: Path) -> Draft:
     """Return the draft with its author's own run; raise `SubmissionError` unless the file has one of this very code."""
-    found, record = load_results(results), draft.record
+    run, record = load_results(results), draft.record
     with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
         code = read_folder(draft.write(Path(scratch))).source_sha256
         wanted = (code, record.kwargs, record.suite.sha256)
-        entries = [one for one in found.entries.values() if (one.source_sha256, one.kwargs, one.suite.sha256) == wanted]
+        entries = [
+            entry for entry in run.entries.values() if (entry.source_sha256, entry.kwargs, entry.suite.sha256) == wanted
+        ]
         if len(entries) != 1:
             raise SubmissionError(
                 f"{results}: {len(entries)} runs of this very code and these arguments on suite {record.suite.name}, "
                 "expected one: `moeload-bench run TARGET --out FILE.parquet` writes it"
             )
-        own = found.select([entries[0].name])
+        own = run.select([entries[0].name])
         fields = {"name": record.name, "target": record.result_target, "status": "claimed"}
         entry = entries[0].model_copy(update=fields)
         file = Results({entry.name: entry}, own.table.assign(forecaster=entry.name), own.facts).save(
