@@ -19,12 +19,13 @@ COMMANDS = {
     "freeze": "Freeze a suite: its traces by hash, its origins by the state rule.",
     "facts": "Compute what depends only on a suite's traces, once it is frozen.",
     "submit-baselines": "Write the baselines' submissions from their results on the newest suite.",
+    "dataset": "Write the folder of the dataset: the runs of traces/ and of the scored seasons, with its card.",
     "models": "Write a model repository for each entry, and the lines for the Hub's list of frameworks.",
 }
 """Each command with its line in the help of all: the first of its own help, here so that `--help` imports none."""
 ROOMS = {
     "runs": "suites.plan", "freeze": "suites.freeze", "facts": "suites.facts",
-    "models": "hub.models", "season": "season.command", "cases": "routing.command",
+    "dataset": "hub.dataset", "models": "hub.models", "season": "season.command", "cases": "routing.command",
     "submit-baselines": "verifying.baselines", "verify": "verifying.command",
     **{name: f"{name}.command" for name in ("paper", "pages", "site")},
 }  # fmt: skip

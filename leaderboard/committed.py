@@ -96,6 +96,17 @@ def file_problems(path: Path, results: Results, suite: Suite) -> Iterator[str]:
 def suite_problems(results: Results, suite: Suite) -> Iterator[str]:
     """Yield why the results of one entry are not those of this suite, or cannot be made again."""
     (entry,) = results.entries.values()
+    yield from task_problems(results, suite)
+    try:
+        target_of(entry)
+    except MoeloadError as error:
+        commit = entry.environment.commit or "none"
+        yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
+
+
+def task_problems(results: Results, suite: Suite) -> Iterator[str]:
+    """Yield why the results of one entry are not those of all tasks of this suite, as scored today."""
+    (entry,) = results.entries.values()
     if (entry.suite.name, entry.suite.sha256) != (suite.name, suite.sha256()):
         got, expected = (f"{name} {sha256[:12]}" for name, sha256 in (
             (entry.suite.name, entry.suite.sha256), (suite.name, suite.sha256())))  # fmt: skip
@@ -106,11 +117,6 @@ def suite_problems(results: Results, suite: Suite) -> Iterator[str]:
     if entry.seed != suite.seed:
         yield f"seed {entry.seed}, expected {suite.seed}"
     yield from _trace_problems(results, suite)
-    try:
-        target_of(entry)
-    except MoeloadError as error:
-        commit = entry.environment.commit or "none"
-        yield f"its code cannot be found: {error}; it was made at commit {commit.removesuffix('-dirty')}"
 
 
 def _trace_problems(results: Results, suite: Suite) -> Iterator[str]:
@@ -125,7 +131,7 @@ def _trace_problems(results: Results, suite: Suite) -> Iterator[str]:
         entry, of_trace = expected[trace], rows[trace]
         data = of_trace["data_sha256"].iloc[0]
         if data != entry.data_sha256:
-            yield f"{trace}: scored on data {data[:12]}, expected {entry.data_sha256[:12]}"
+            yield f"{trace}: scored on data {str(data)[:12]}, expected {entry.data_sha256[:12]}"
         wanted = [(*origin, horizon) for origin in entry.origins() for horizon in suite.horizons]
         tasks = list(zip(of_trace["origin"], of_trace["state"], of_trace["horizon"], strict=True))
         if sorted(tasks) != sorted(wanted):

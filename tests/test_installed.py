@@ -39,13 +39,15 @@ class Installed(NamedTuple):
     python: Path
     home: Path
 
-    def run(self, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment without a network."""
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
-        environment = {**variables, "HOME": str(self.home), "MOELOAD_CACHE": str(self.home / "cache"), "COLUMNS": "80"}
-        program = [str(self.python.parent / words[0]), *words[1:]]
+    def run(
+        self, *words: str, cwd: Path | None = None, prefix: list[str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command of the environment without a network, or after another prefix than `offline`."""
+        clean = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP_"))}
+        own = {"HOME": str(self.home), "MOELOAD_CACHE": str(self.home / "cache"), "COLUMNS": "80", **variables}
+        program = [*(offline() if prefix is None else prefix), str(self.python.parent / words[0]), *words[1:]]
         return subprocess.run(
-            [*offline(), *program], cwd=cwd or self.home, env=environment, capture_output=True, text=True, check=False
+            program, cwd=cwd or self.home, env={**clean, **own}, capture_output=True, text=True, check=False
         )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import typer
 
 from leaderboard.committed import ROOT
+from leaderboard.hub import require_empty
 from leaderboard.hub.benchmark import Task, framework_lines, metric_words, tasks
 from leaderboard.site.words import run_command
 from leaderboard.templates import render_text
@@ -145,8 +146,7 @@ def _records(name: str, scored: list[Task], places: Places) -> bytes:
 
 def write_models(out: Path, places: Places) -> list[Path]:
     """Write the folders; raise `MoeloadError` if ``out`` holds something, or weights are not the pinned ones."""
-    if out.exists() and any(out.iterdir()):
-        raise MoeloadError(f"{out}: the folder is not empty; name another one or empty it")
+    require_empty(out)
     folders = []
     for name in entry_names():
         folders.append(out / places.model(name).split("/")[1])

@@ -9,6 +9,8 @@ from leaderboard.hub.benchmark import eval_yaml
 from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
+from leaderboard.site.cite import dois
+from moeload_bench.errors import listed
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
 from moeload_bench.publishing.routing_cases import has_cases
@@ -27,19 +29,29 @@ def leaderboard_table() -> str:
 
 
 def card_files(root: Path = ROOT) -> dict[Path, str]:
-    """Return every generated file of the datasets with its content; CITATION.cff is published as it is."""
+    """Return every generated file of the datasets with its content."""
     bundled = bundled_folder() / "README.md"
     out = {bundled: render_card(bundled.read_text(encoding="utf-8"), read_runs(bundled.parent))}
-    traces = root / "traces"
+    files = dataset_files(root / "traces", root)
+    out[root / "datasets_card.md"] = files["README.md"]
+    return out | ({root / "traces" / name: text for name, text in files.items()} if len(files) > 1 else {})
+
+
+def dataset_files(folder: Path, root: Path = ROOT) -> dict[str, str]:
+    """Return the files beside the traces of a dataset by name; the card alone of a folder without a trace.
+
+    CITATION.cff is published as it is.
+    """
     runs, community = (
-        read_runs(folder, committed_run) if folder.is_dir() else [] for folder in (traces, traces / COMMUNITY)
+        read_runs(place, committed_run) if place.is_dir() else [] for place in (folder, folder / COMMUNITY)
     )
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
-    card = render_card(text, runs, {"leaderboard": leaderboard_table()}, community, cases=has_cases(traces))
-    out[root / "datasets_card.md"] = card
+    citation = (root / "CITATION.cff").read_text(encoding="utf-8")
+    addresses = [f"[{doi}](https://doi.org/{doi})" for doi in dois(citation)]
+    parts = {"leaderboard": leaderboard_table(), "doi": f"DOI: {listed(addresses) or 'none yet'}."}
+    files = {"README.md": render_card(text, runs, parts, community, cases=has_cases(folder))}
     if runs:
-        out[traces / "README.md"] = card
-        out[traces / "eval.yaml"] = eval_yaml()
-        out[traces / "croissant.json"] = croissant(traces, runs)
-        out[traces / "CITATION.cff"] = (root / "CITATION.cff").read_text(encoding="utf-8")
-    return out
+        files["eval.yaml"] = eval_yaml()
+        files["croissant.json"] = croissant(folder, runs, root)
+        files["CITATION.cff"] = citation
+    return files

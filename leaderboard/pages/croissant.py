@@ -16,6 +16,7 @@ from typing import Any
 import mlcroissant as mlc
 
 from leaderboard.committed import ROOT
+from leaderboard.site.cite import dois
 from moeload_bench.isolation.sources import bytes_sha256
 from moeload_bench.publishing.card_tables import size_summary
 from moeload_bench.publishing.routing_cases import has_cases
@@ -37,12 +38,16 @@ TERMS_OF_1_1 = {
 CONTRIBUTORS = "moeload-bench contributors"
 
 
-def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
-    """Return the metadata as JSON text: one record set per recipe, every file with its checksum."""
+def croissant(folder: str | Path, runs: Sequence[Run], citation: Path = ROOT) -> str:
+    """Return the metadata as JSON text: one record set per recipe, every file with its checksum.
+
+    ``citation``: the folder of the CITATION.cff that has the DOIs.
+    """
     terms = dict(sorted({**mlc.Rdf().context, **TERMS_OF_1_1}.items()))
     root, ctx = Path(folder), mlc.Context(conforms_to=STANDARD, rdf=mlc.Rdf(context=terms))
     recipes = sorted({run.recipe for run in runs})
     version, url = _release(runs)
+    addresses = "".join(f", https://doi.org/{doi}" for doi in dois((citation / "CITATION.cff").read_text()))
     about: dict[str, Any] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     metadata = mlc.Metadata(
         ctx=ctx,
@@ -52,7 +57,7 @@ def croissant(folder: str | Path, runs: Sequence[Run]) -> str:
         version=version,
         url=url,
         date_published=_released(),
-        cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file.",
+        cite_as=f"{CONTRIBUTORS}: MoE expert load traces; how to cite: CITATION.cff beside this file{addresses}.",
         distribution=[
             *(_file(ctx, root, f"{run.id}.parquet") for run in runs),
             *([_file(ctx, root, CATALOGUE)] if has_cases(root) else []),

@@ -40,10 +40,10 @@ def steps() -> str:
         INSTALL,
         "cp YOUR_FORECASTER my.py",
         "moeload-bench check my.py:Mine",
-        "moeload-bench run my.py:Mine sw_avg --level sandbox",
+        "moeload-bench run my.py:Mine sw_avg --level sandbox --out mine.parquet",
         *([f"{closed} --level sandbox"] if closed else []),
     ]
-    submit = 'moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --licence MIT'
+    submit = 'moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --licence MIT --results mine.parquet'
     send = [
         f"{submit} --dry-run",
         submit,
@@ -61,8 +61,9 @@ def steps() -> str:
             "",
             *(f"    {line}" for line in run),
             "",
-            "**3. Open** a pull request. `submit` brings no scores: it says each rule that it checks, and each package "
-            "that your code imports and no requirement pins (`--requirements FILE`).",
+            "**3. Open** a pull request of your code, its requirements and your own run of the small suite. `submit` "
+            "says each rule that it checks, and each package that your code imports and no requirement pins "
+            "(`--requirements FILE`).",
             "",
             *(f"    {line}" for line in send),
         ]

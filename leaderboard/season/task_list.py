@@ -16,8 +16,12 @@ def task_list_file(season: str) -> Path:
 
 
 def task_list_text(scored: ScoredSeason) -> str:
-    """Return the season's `suite.json` as the file of a suite, with the same hash: the sets say what is averaged."""
-    return to_toml(scored.suite.model_copy(update={"tables": dict(_tables(scored)), "families": _families(scored)}))
+    """Return the season's `suite.json` as the file of a suite, with the same hash: the sets say what is averaged.
+
+    Its runs are published in the dataset of the suite that the season is based on, at the same tag.
+    """
+    fields = {"tables": dict(_tables(scored)), "families": _families(scored), "hub": scored.folder.base.hub}
+    return to_toml(scored.suite.model_copy(update=fields))
 
 
 def _scored_recipes(scored: ScoredSeason) -> set[str]:

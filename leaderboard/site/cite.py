@@ -5,7 +5,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from moeload_bench.errors import MoeloadError
+from moeload_bench.errors import MoeloadError, short
+
+
+def dois(cff: str) -> list[str]:
+    """Return the DOIs in a CITATION.cff, the one place where they are typed; raise `MoeloadError` for what is none."""
+    import yaml
+
+    identifiers = yaml.safe_load(cff).get("identifiers", [])
+    names = [str(identifier.get("value", "")) for identifier in identifiers if identifier.get("type") == "doi"]
+    for doi in names:
+        if not re.fullmatch(r"10\.\d{4,9}/[\w.;/:-]+", doi, re.ASCII):
+            raise MoeloadError(f"CITATION.cff: got the DOI {short(doi)}, expected 10.NUMBER/NAME without an address")
+    return names
 
 
 def citations(cff: str) -> list[tuple[str, str]]:
@@ -23,7 +35,9 @@ def citations(cff: str) -> list[tuple[str, str]]:
 
 def bibtex(kind: str, payload: dict[str, Any]) -> str:
     """Return one BibTeX entry; braces keep capitals."""
-    numbers = [str(number.get("value", "")) for number in payload.get("identifiers", [])]
+    identifiers = payload.get("identifiers", [])
+    doi = next((str(name["value"]) for name in identifiers if name.get("type") == "doi"), None)
+    numbers = [str(number.get("value", "")) for number in identifiers]
     arxiv = next((value for value in numbers if value.startswith("arXiv:")), "")
     fields = {
         "title": "{" + str(payload["title"]) + "}",
@@ -32,6 +46,7 @@ def bibtex(kind: str, payload: dict[str, Any]) -> str:
         "version": payload.get("version"),
         "license": payload.get("license"),
         "url": payload.get("repository-code") or payload.get("url"),
+        "doi": doi,
         "eprint": arxiv.removeprefix("arXiv:"),
         "archiveprefix": arxiv and "arXiv",
     }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from leaderboard.verifying.claim import board_beside, claim_problems, rerun_claim
 from leaderboard.verifying.verify import Request, Verified, write_verification
 from leaderboard.verifying.verify import verify as rerun
 from moeload_bench.cli.options import FindLinks, Jobs, NoIndex
-from moeload_bench.cli.progress import pair_progress, say, say_json
+from moeload_bench.cli.progress import pair_progress, say, say_document, say_json
 from moeload_bench.errors import SubmissionError
 from moeload_bench.publishing.folder import (
     FITTED,
@@ -55,6 +58,13 @@ def verify(
             show_default=False,
         ),
     ] = None,
+    claim: Annotated[
+        bool, typer.Option("--claim", help="Run a random third of its author's runs again, compare, write nothing.")
+    ] = False,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --claim: choose the runs that it chose for this number.", show_default="random"),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON record: the verification, or what the check found.")
     ] = False,
@@ -66,33 +76,42 @@ def verify(
     equal; looks for memory of the traces. Writes verification.json into the folder and, for a verified entry, its
     result below results/SUITE/ beside submissions/.
 
+    With --claim it compares its author's own run with a random part of it that is run again. With --check-only
+    --incoming that run is only read, and printed beside the board.
+
     Exit status 0 when it is verified (or passes the check), 1 when not: the reasons are printed; 2 when the folder
     cannot be read, or the request cannot be served.
     """
     if (base is not None and not incoming) or (incoming and not check_only):
         raise typer.BadParameter("--base belongs to --incoming, and --incoming to --check-only")
+    if (seed is not None and not claim) or (claim and check_only):
+        raise typer.BadParameter("--seed belongs to --claim, and --claim runs what --check-only does not")
     read = read_folder(folder)
     tasks = _suite_of(read, suite)
     if check_only:
         reasons = [*(_incoming(read, base) if incoming else []), *folder_problems(read, tasks)]
+        reasons += claim_problems(read, tasks) if incoming else []
         _show({"checked": not reasons, "reasons": reasons}, reasons, "checked", as_json)
+        if incoming and read.claim is not None and not as_json:
+            say_document(board_beside(read, tasks, base or read.path.resolve().parents[1]))
         return
     if read.requirements:
         say(f"installing {len(read.requirements)} requirements", err=True)
+    request = Request(
+        read,
+        tasks,
+        locate_traces(tasks),
+        level=untrusted_level(level),
+        traces=traces,
+        find_links=find_links,
+        no_index=no_index,
+        jobs=jobs,
+    )
+    if claim:
+        _run_claim(request, secrets.randbits(32) if seed is None else seed, as_json)
+        return
     with pair_progress(unit="runs", quiet=as_json) as progress:
-        verified = rerun(
-            Request(
-                read,
-                tasks,
-                locate_traces(tasks),
-                level=untrusted_level(level),
-                traces=traces,
-                find_links=find_links,
-                no_index=no_index,
-                jobs=jobs,
-                progress=progress,
-            )
-        )
+        verified = rerun(replace(request, progress=progress))
     if not dry_run:
         write_verification(verified, read, folder.resolve().parents[1] / "results" / tasks.name)
     _show_verified(verified, as_json)
@@ -120,6 +139,17 @@ def _incoming(read: Folder, base: Path | None) -> list[str]:
     except SubmissionError as error:
         reasons.append(str(error))
     return reasons
+
+
+def _run_claim(request: Request, seed: int, as_json: bool) -> None:
+    """Run what a seed chooses of its author's own runs again; say which these are, and what they contradict."""
+    say(f"--seed {seed}", err=True)
+    with pair_progress(unit="runs", quiet=as_json) as progress:
+        runs, contradicted = rerun_claim(replace(request, progress=progress), seed)
+    if not as_json:
+        say(f"run again: {', '.join(runs)}")
+    payload = {"confirmed": not contradicted, "seed": seed, "runs": runs, "reasons": contradicted}
+    _show(payload, contradicted, "confirmed", as_json)
 
 
 def _show_verified(verified: Verified, as_json: bool) -> None:

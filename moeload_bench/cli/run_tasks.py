@@ -13,6 +13,7 @@ from moeload_bench.harness.evaluate import installed, suite_baselines
 from moeload_bench.harness.sizing import sized
 from moeload_bench.results.strata import nearest_words
 from moeload_bench.suites.suite import (
+    SMALL_SUITE,
     Suite,
     check_traces,
     default_suite,
@@ -45,7 +46,7 @@ class Tasks:
 
 def suite_tasks(name: str | None, targets: Sequence[str]) -> Tasks:
     """Return the tasks of a suite, `mini` by default: for these forecasters, or for the suite's baselines."""
-    suite = checked_suite(name or "mini")
+    suite = checked_suite(name or SMALL_SUITE)
     return Tasks(suite, _with_uniform(targets or installed_baselines(suite_baselines(suite))))
 
 

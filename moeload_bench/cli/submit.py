@@ -22,8 +22,9 @@ from moeload_bench.publishing.submit import (
     make_draft,
     prepare_submission,
     untrusted_level,
+    with_claim,
 )
-from moeload_bench.suites.suite import default_suite, load_suite
+from moeload_bench.suites.suite import SMALL_SUITE, load_suite
 from moeload_bench.words import REPOSITORY
 
 
@@ -47,8 +48,10 @@ def submit(
     requirements: Annotated[
         Path | None, typer.Option("--requirements", help="A file of pinned requirements, name==version on each line.")
     ] = None,
-    suite: Annotated[
-        str | None, typer.Option(help="A suite's name, or a TOML file.", show_default="the newest full suite")
+    suite: Annotated[str, typer.Option(help="A suite's name, or a TOML file.")] = SMALL_SUITE,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="Your own run on the suite, a file of `run --out`: shown while the request is open."),
     ] = None,
     repo: Annotated[
         str | None, typer.Option("--repo", help="Open one pull request on this results repository, ORG/NAME.")
@@ -65,7 +68,7 @@ def submit(
 
     Checks the contract and makes the submission's folder (code, weights, requirements, card): as one pull request on
     the Hub with --repo, else below --root with the git steps to go on. The maintainers run it, and their numbers are
-    the entry's; `moeload-bench run` shows yours.
+    the entry's; those of your own run (--results) are shown beside them as claimed.
 
     \b
     moeload-bench submit my.py:Mine --name mine --author "A. Uthor" --dry-run
@@ -73,9 +76,11 @@ def submit(
     of = model_type or ("pretrained" if fitted_on else None)
     where = hardware or environment().hardware
     who = Author(author, licence, link, of == "pretrained", where, of, fitted_on or [])
-    tasks = load_suite(suite or default_suite())
+    tasks = load_suite(suite)
     pinned = None if requirements is None else _text(requirements)
     draft = make_draft(parse_target(target), name, who, tasks, pinned)
+    if results is not None:
+        draft = with_claim(draft, results)
     isolation = untrusted_level(level)
     hub = None if repo is None or dry_run else ResultsRepository.open(repo)
     if hub is None:
@@ -91,7 +96,7 @@ def submit(
         say=functools.partial(say, err=True),
     )
     _show(draft)
-    command = f"moeload-bench run {shlex.quote(target)} sw_avg --suite {shlex.quote(suite or tasks.name)}"
+    command = f"moeload-bench run {shlex.quote(target)} sw_avg --suite {shlex.quote(suite)} --out {name}.parquet"
     say(f"To score it yourself: {command}")
     _send(draft, hub, root, dry_run)
 

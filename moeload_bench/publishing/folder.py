@@ -5,6 +5,7 @@
     submissions/NAME/forecaster.npz      its weights, or forecaster.safetensors; absent if it has none
     submissions/NAME/requirements.txt    one `name==version --hash=sha256:...` a line; absent if nothing is needed
     submissions/NAME/README.md           its card, for readers; baselines of this package have none
+    submissions/NAME/claimed.parquet     its author's own run, shown while the request is open; absent if none was sent
     submissions/NAME/verification.json   written by `python -m leaderboard verify` only
     submissions/NAME/fitted.bin          written by it too: what `fit` returned, absent if the code has none
     results/SUITE/NAME.parquet           the result, written by it too, from its own run
@@ -44,10 +45,10 @@ MAX_BYTES: Mapping[str, int] = {
     CARD: 64 << 10,
     VERIFICATION: 256 << 10,
 }
-FITTED = "fitted.bin"
+FITTED, CLAIM = "fitted.bin", "claimed.parquet"
 WEIGHTS = ("forecaster.npz", "forecaster.safetensors")
-FILES = (*MAX_BYTES, *WEIGHTS, FITTED)
-MAX_WEIGHTS_BYTES = 64 << 20
+FILES = (*MAX_BYTES, *WEIGHTS, FITTED, CLAIM)
+MAX_WEIGHTS_BYTES, MAX_CLAIM_BYTES = 64 << 20, 4 << 20
 MAX_ARRAYS = 10_000
 
 
@@ -69,6 +70,12 @@ class Folder:
             return FileTarget(text=text, file=file, class_name=text.partition(":")[2], kwargs=kwargs)
         return replace(_package_target(self.record), kwargs=kwargs)
 
+    @property
+    def claim(self) -> Path | None:
+        """Return the file of its author's own run; None without any."""
+        path = self.path / CLAIM
+        return path if is_regular(path) else None
+
     def fitted(self) -> bytes | None:
         """Return the bytes that its `fit` returned and that its published result was scored with; None without any."""
         path = self.path / FITTED
@@ -89,6 +96,8 @@ def read_folder(path: str | Path) -> Folder:
         fault = f"there is no {CODE}" if submission.has_code else f"{CODE} is there; the package's own code has none"
         raise SubmissionError(f"{folder}: target is {submission.target!r} but {fault}")
     _check_weights(folder, submission)
+    if is_regular(folder / CLAIM) and (size := (folder / CLAIM).stat().st_size) > MAX_CLAIM_BYTES:
+        raise SubmissionError(f"{folder / CLAIM}: {size} bytes, at most {MAX_CLAIM_BYTES} are accepted")
     requirements = parse_requirements(texts.get(REQUIREMENTS, ""), f"{folder / REQUIREMENTS}")
     verification = None
     if VERIFICATION in texts:

@@ -15,6 +15,7 @@ from moeload_bench.isolation.sources import weights_beside
 from moeload_bench.isolation.targets import ADAPTERS_PACKAGE, FileTarget, ModuleTarget, Target, is_baseline, preflight
 from moeload_bench.publishing.folder import (
     CARD,
+    CLAIM,
     CODE,
     FILES,
     RECORD,
@@ -34,6 +35,7 @@ from moeload_bench.publishing.requirements import (
     wheel_hashes,
 )
 from moeload_bench.publishing.submission import Submission
+from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import Suite
 from moeload_bench.traces.hub import check_token, hub_request
 
@@ -161,6 +163,29 @@ def card_of(submission: Submission) -> str:
         + "\n".join(lines)
         + "\n\nIts numbers are those of the maintainers' own run of this folder.\n"
     )
+
+
+def with_claim(draft: Draft, results: Path) -> Draft:
+    """Return the draft with its author's own run; raise `SubmissionError` unless the file has one of this very code."""
+    run, record = load_results(results), draft.record
+    with tempfile.TemporaryDirectory(prefix="moeload-submit-") as scratch:
+        code = read_folder(draft.write(Path(scratch))).source_sha256
+        wanted = (code, record.kwargs, record.suite.sha256)
+        entries = [
+            entry for entry in run.entries.values() if (entry.source_sha256, entry.kwargs, entry.suite.sha256) == wanted
+        ]
+        if len(entries) != 1:
+            raise SubmissionError(
+                f"{results}: {len(entries)} runs of this very code and these arguments on suite {record.suite.name}, "
+                "expected one: `moeload-bench run TARGET --out FILE.parquet` writes it"
+            )
+        own = run.select([entries[0].name])
+        fields = {"name": record.name, "target": record.result_target, "status": "claimed"}
+        entry = entries[0].model_copy(update=fields)
+        file = Results({entry.name: entry}, own.table.assign(forecaster=entry.name), own.facts).save(
+            Path(scratch) / CLAIM
+        )
+        return replace(draft, contents={**draft.contents, CLAIM: file.read_bytes()})
 
 
 def untrusted_level(text: str) -> Level:

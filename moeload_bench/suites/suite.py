@@ -41,6 +41,8 @@ MAX_SUITE_BYTES = 4 << 20
 SEASON = "season-"
 """What the name of a season's suite begins with; its file in this package is called by the season's name alone."""
 CLOSED = ("v1", "v2")
+SMALL_SUITE = "mini"
+"""The suite that comes with its traces in the package."""
 ARCHIVED_AT = "07f6d2b8"
 """The commit that has the suites that are closed."""
 _BASELINE = re.compile(r"[A-Za-z_]\w{0,79}", re.ASCII)
@@ -227,9 +229,9 @@ def suite_names() -> list[str]:
 
 
 def default_suite() -> str:
-    """Return the suite for submissions: the newest full one (v3, v4, ...), mini if there is none."""
+    """Return the suite to cite: the newest full one (v3, v4, ...), the small one if there is none."""
     numbers = [int(name[1:]) for name in suite_names() if re.fullmatch(r"v\d+", name)]
-    return f"v{max(numbers)}" if numbers else "mini"
+    return f"v{max(numbers)}" if numbers else SMALL_SUITE
 
 
 def no_suite(name: str, file: str) -> MoeloadError:

@@ -14,7 +14,8 @@ import yaml
 
 from leaderboard.pages import cards
 from leaderboard.pages.croissant import _released, croissant
-from moeload_bench.errors import HubError, NotFoundError, TraceError
+from leaderboard.site.cite import citations, dois
+from moeload_bench.errors import HubError, MoeloadError, NotFoundError, TraceError
 from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
@@ -409,6 +410,28 @@ def test_the_published_croissant_validates_with_true_checksums() -> None:
     named = {item.name: item.sha256 for item in dataset.metadata.distribution if getattr(item, "sha256", None)}
     files = {f"{ref.id}.parquet": ref.path for ref in list_traces(TRACES)} | {CATALOGUE: TRACES / CATALOGUE}
     assert named == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in files.items()}
+
+
+def test_a_doi_is_typed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In CITATION.cff; card, Croissant and BibTeX take it from there, and where it has none they have none."""
+    from cffconvert import Citation
+
+    monkeypatch.setattr(cards, "leaderboard_table", lambda: "")
+    folder = make_folder(tmp_path / "dataset", recipes=("tiny-a",), steps=30)
+    (tmp_path / "datasets_card.md").write_text((ROOT / "datasets_card.md").read_text())
+    text, names = (ROOT / "CITATION.cff").read_text(), ["10.5281/zenodo.1234567", "10.57967/hf/1234"]
+    typed = "".join(f"  - type: doi\n    value: {name}\n" for name in names)
+    for cff, expected in ((text, dois(text)), (f"{text}identifiers:\n{typed}", names)):
+        Citation(cff).validate()
+        (tmp_path / "CITATION.cff").write_text(cff)
+        files = cards.dataset_files(folder, tmp_path)
+        assert re.findall(r"\(https://doi\.org/(\S+)\)", files["README.md"]) == expected
+        assert re.findall(r"https://doi\.org/([^\s,]+\w)", json.loads(files["croissant.json"])["citeAs"]) == expected
+        assert re.findall(r"doi = \{(.+)\}", citations(cff)[0][1]) == expected[:1]
+        assert files["CITATION.cff"] == cff
+    for wrong in ("https://doi.org/10.5281/zenodo.1", "10.1/x", "10.5281/a b", "10.5281/)](x"):
+        with pytest.raises(MoeloadError, match=r"expected 10\.NUMBER/NAME"):
+            dois(yaml.safe_dump({"identifiers": [{"type": "doi", "value": wrong}]}))
 
 
 def test_citation_is_valid_cff() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from moeload_bench.publishing.folder import CARD, VERIFICATION
+from moeload_bench.harness.evaluate import evaluate
+from moeload_bench.publishing.folder import CARD, CLAIM, VERIFICATION, read_folder
 from moeload_bench.publishing.submission import Verification
-from tests.support.submitted import World, write_folder
+from tests.support.submitted import World, results_of, write_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
@@ -33,7 +35,7 @@ def repo(tmp_path: Path, world: World) -> Path:
     """A repository with the package's code, a small suite and one entry on `main`; a pull request is checked out."""
     repo = tmp_path / "repo"
     for name in ("moeload_bench", "baselines"):
-        shutil.copytree(ROOT / name, repo / name, ignore=shutil.ignore_patterns("__pycache__", "data"))
+        shutil.copytree(ROOT / name, repo / name, ignore=shutil.ignore_patterns("__pycache__", "*.parquet"))
     for path in (ROOT / "leaderboard").rglob("*.py"):
         code = repo / path.relative_to(ROOT)
         if "entries" not in path.parts:
@@ -48,10 +50,10 @@ def repo(tmp_path: Path, world: World) -> Path:
     return repo
 
 
-def checked(repo: Path) -> subprocess.CompletedProcess[str]:
+def checked(repo: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """The script on the commit that is checked out; it leaves no worktree behind."""
     command = ["bash", str(ROOT / ".ci" / "check-submissions"), "main"]
-    env = {**os.environ, "PYTHON": sys.executable}
+    env = {**os.environ, "PYTHON": sys.executable, **variables}
     done = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True, check=False, timeout=120)
     assert len(git(repo, "worktree", "list").splitlines()) == 1
     return done
@@ -116,6 +118,28 @@ def test_a_submission_brings_no_result(repo: Path, world: World) -> None:
     assert done.returncode == 1
     assert "results/small/mine.parquet: the maintainers' run writes results: leave it as it is" in done.stderr
     assert "accepted: mine" in done.stdout
+
+
+def test_the_board_is_shown_with_the_author_s_own_numbers_marked(repo: Path, world: World, tmp_path: Path) -> None:
+    """In the output and on the page of the run; published rows are the base's, and only the claim is marked."""
+    git(repo, "switch", "-q", "main")
+    result(repo, "theirs").unlink()
+    board = evaluate(["sw_avg", "uniform"], world.suite, paths=world.paths, level="none")
+    board.save(repo / "leaderboard" / "results" / "small")
+    commit(repo, "a board")
+    git(repo, "switch", "-q", "-C", "request")
+    folder = read_folder(write_folder(repo / "leaderboard", world))
+    own = results_of(folder, world)
+    own.save(folder.path / CLAIM)
+    commit(repo, "Submission mine, with its author's own run")
+    done = checked(repo, GITHUB_STEP_SUMMARY=str(tmp_path / "page.md"))
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "page.md").read_text()
+    assert page in done.stdout
+    rows = dict(re.findall(r"^\| ([^|]+) \| ([+-]\d.*) \|$", page, re.M))
+    assert {*rows} == {"sw_avg", "uniform", "**mine** (claimed, not run again)"}
+    assert rows["sw_avg"] == "+0.000 | +0.000"
+    assert not list((repo / "leaderboard" / "results").rglob("mine*"))
 
 
 def test_a_request_that_changes_no_submission_passes(repo: Path) -> None:

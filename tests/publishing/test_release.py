@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import random
-import re
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from leaderboard.committed import ROOT
-from leaderboard.hub.models import places_of, write_models
 from moeload_bench.errors import HubError, TraceError
-from moeload_bench.publishing.release import RECORDS, Publication, collect_files, publish
+from moeload_bench.publishing.release import Publication, collect_files, publish
 from moeload_bench.traces.store import write_trace
-from tests.conftest import full_disk, needs_traces, synthetic_trace
+from tests.conftest import full_disk, synthetic_trace
 from tests.support.hub import LocalHub
 from tests.support.hub.helpers import folder_bytes, make_folder, run_python, write_card
 
@@ -340,54 +336,3 @@ def test_publication_of_one_recipe_more(hub: LocalHub, api: Any, snapshot: Any, 
     done: Publication = publish(second, REPO, "v1.1", api=api())
     assert set(done.plan.replace) == {"README.md", "croissant.json"}
     assert snapshot(REPO, "v1.1") == folder_bytes(second)
-
-
-def killed_and_again(hub: LocalHub, home: Path, stop_after: int, *words: str) -> str:
-    """What `publish` says after one that was killed when it had made so many requests."""
-    stop_at = len(hub.seen) + stop_after
-    child = run_python(hub, home, "-m", "moeload_bench", "publish", *words)
-    while child.poll() is None and len(hub.seen) < stop_at:
-        time.sleep(0.001)
-    assert child.poll() is None, "it ended before it could be killed"
-    child.kill()
-    child.communicate()
-    child = run_python(hub, home, "-m", "moeload_bench", "publish", *words)
-    output = child.communicate()[0]
-    assert child.returncode == 0, output
-    return output
-
-
-@pytest.mark.slow
-@needs_traces
-def test_the_release_of_this_checkout_is_rehearsed(hub: LocalHub, api: Any, snapshot: Any, tmp_path: Path) -> None:
-    """As RELEASING.md says, with two kills: the traces, then a model repository an entry with the commit that is said.
-
-    What the Hub holds agrees: records name tasks of its `eval.yaml` and its dataset's tag. A second time sends nothing.
-    """
-    home, dataset = tmp_path / "home", "acme/moeload-traces"
-    said = killed_and_again(hub, home, 9, str(ROOT / "traces"), "--repo", dataset, "--tag", "v3.0")
-    commit = re.findall("commit ([0-9a-f]{40})", said)[-1]
-    held = snapshot(dataset, "v3.0")
-    assert held == folder_bytes(ROOT / "traces")
-    assert [tag.target_commit for tag in api().list_repo_refs(dataset, repo_type="dataset").tags] == [commit]
-
-    places = places_of("acme", commit)
-    folders = write_models(tmp_path / "models", places)
-    weights = next(folder for folder in folders if (folder / "model.safetensors").is_file())
-    killed_and_again(hub, home, 3, str(weights), "--repo", f"acme/{weights.name}", "--tag", "0.2.0", "--as", "model")
-    for folder in folders:
-        publish(folder, f"acme/{folder.name}", "0.2.0", kind="model", api=api())
-    tasks = {task["id"] for task in yaml.safe_load(held["eval.yaml"])["tasks"]}
-    for folder in folders:
-        there = Path(
-            api().snapshot_download(f"acme/{folder.name}", revision="0.2.0", cache_dir=tmp_path / "models.cache")
-        )
-        assert folder_bytes(there) == folder_bytes(folder)
-        datasets = [record["dataset"] for record in yaml.safe_load((there / RECORDS).read_text())]
-        assert {(one["id"], one["revision"]) for one in datasets} == {(dataset, commit)}
-        assert {one["task_id"] for one in datasets} <= tasks
-
-    before = len(writes(hub))
-    assert publish(ROOT / "traces", dataset, "v3.0", api=api()).plan.empty
-    assert publish(weights, f"acme/{weights.name}", "0.2.0", kind="model", api=api()).plan.empty
-    assert len(writes(hub)) == before

@@ -158,8 +158,9 @@ SUBMIT = ("submit", "my.py:Mine@window=50", "--name", "mine", "--author", "A. St
 
 @pytest.mark.slow
 def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Path) -> None:
-    """A dry run writes nothing and says what it would; the second call writes the folder and no result, and names the
-    git steps; the check and the verification, on fresh runs too, accept what was written.
+    """A dry run writes nothing and says what it would; the second call writes the folder with one's own run and no
+    result, and names the git steps; the check, the part that is run again and the verification, on fresh runs too,
+    accept what was written.
     """
     (tmp_path / "my.py").write_text(NAIVE)
     dry = moeload(world, *SUBMIT, "--dry-run", cwd=tmp_path)
@@ -170,7 +171,9 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert "dry run: nothing written, nothing sent" in dry.stdout
     assert not (tmp_path / "leaderboard").exists()
 
-    done = moeload(world, *SUBMIT, cwd=tmp_path)
+    ran = moeload(world, "run", SUBMIT[1], "--level", "process", "--out", "mine.parquet", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    done = moeload(world, *SUBMIT, "--results", "mine.parquet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     folder, result = Path("leaderboard/submissions/mine"), Path("leaderboard/results/small/mine.parquet")
     assert f"git add {folder}\n" in done.stdout
@@ -179,6 +182,10 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert not (tmp_path / result).exists()
     checked = moeload(world, "verify", str(folder), "--check-only", "--incoming", cwd=tmp_path)
     assert checked.returncode == 0, checked.stderr
+    assert "| **mine** (claimed, not run again) | " in checked.stdout
+    again = moeload(world, "verify", str(folder), "--claim", "--seed", "7", "--level", "process", cwd=tmp_path)
+    assert (again.returncode, again.stdout.splitlines()[1:]) == (0, ["confirmed"]), again.stderr
+    assert not (tmp_path / result).exists()
 
     fresh = synthetic_trace(seed=77, recipe="one", split="test", run=9)
     write_trace(fresh, tmp_path / "fresh" / f"{fresh.id}.parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import subprocess
 import threading
@@ -229,6 +230,30 @@ def test_load_dataset_and_load_trace_give_the_local_arrays_online_and_offline(
     offline = run_python(hub, home, "-c", OFFLINE, str(published), REPO, TAG, HF_HUB_OFFLINE="1", **variables)
     hub.stop()
     assert "equal" in _output(offline)
+
+
+STREAMED = """
+import sys
+from datasets import load_dataset
+
+repo, tag = sys.argv[1:]
+stream = load_dataset(repo, "tiny-a", split="train", revision=tag, streaming=True)
+print(sum(1 for row in stream))
+"""
+
+
+@pytest.mark.slow
+def test_one_configuration_streams_without_the_others(hub: LocalHub, published: Path, tmp_path: Path) -> None:
+    """Of the release's four runs the server is asked for one, and its content is all that is sent."""
+    before = len(hub.seen)
+    home = tmp_path / "client" / "home"
+    home.mkdir(parents=True)
+    assert "120" in _output(run_python(hub, home, "-c", STREAMED, REPO, TAG))
+    asked = {seen.path for seen in hub.seen[before:] if seen.method == "GET"}
+    runs = {path for path in asked if "/resolve/" in path and path.endswith(".parquet")}
+    assert {path.split("/resolve/")[1].partition("/")[2] for path in runs} == {"tiny-a/train/seed0.parquet"}
+    content = hashlib.sha256((published / "tiny-a/train/seed0.parquet").read_bytes()).hexdigest()
+    assert {path for path in asked if path.startswith("/storage/")} == {f"/storage/{content}"}
 
 
 def _output(child: subprocess.Popen[str]) -> list[str]:

@@ -27,7 +27,7 @@ from moeload_bench.results.significance import p_values_against
 from moeload_bench.results.storage import as_stored
 from moeload_bench.results.strata import run_groups
 from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.suites.suite import check_traces, load_suite, season_of
+from moeload_bench.suites.suite import HubPlace, check_traces, load_suite, season_of
 from tests.conftest import needs_traces
 from tests.support.terminal import in_terminal
 
@@ -57,6 +57,17 @@ def test_the_package_has_the_task_list_of_a_scored_season() -> None:
     assert season_of(suite.name, suite.sha256()) == name
     assert season_of(suite.name, "0" * 64) is None
     assert task_list_file(name).read_text() == task_list_text(ScoredSeason(folder, load_table(folder)))
+
+
+def test_a_task_list_names_the_place_of_the_suite_that_the_season_is_based_on(tmp_path: Path) -> None:
+    """Its runs are in the same dataset at the same tag, and its hash stays."""
+    folder = SeasonFolder(SEASONS / NAME)
+    place = HubPlace(repo="acme/moeload-traces", revision="v3.1")
+    folder.__dict__["base"] = folder.base.model_copy(update={"hub": place})
+    (tmp_path / "list.toml").write_text(task_list_text(ScoredSeason(folder, load_table(folder))))
+    suite = load_suite(tmp_path / "list.toml")
+    assert suite.hub == place
+    assert suite.sha256() == load_suite(NAME).sha256()
 
 
 def test_a_result_is_marked_if_its_season_had_closed() -> None:
