@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +93,8 @@ def season_page(scored: ScoredSeason) -> str:
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
         left_out=left_out_table(scored),
         paired=list(contrast_lines(scored.folder)),
-        decisions=[board_of(scored, one, state, decision_board) for one, state in cells],
-        quantiles=[board_of(scored, one, state, quantile_board) for one, state in cells],
+        decisions=[*boards_of(scored, cells, decision_board)],
+        quantiles=[*boards_of(scored, cells, quantile_board)],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
 
@@ -105,11 +106,14 @@ def leading(scored: ScoredSeason, one: RecipeSet) -> tuple[str, str, str, str]:
     return one.name, summary(found), _captioned(lead_table(found)), reach
 
 
-def board_of(
-    scored: ScoredSeason, one: RecipeSet, state: str, board: Callable[[Results, str], Table | None]
-) -> tuple[str, str]:
-    """Return the title and the table of a board on a set in a state; an empty table where there is none."""
-    return f"Set {one.name}, {state}", _captioned(board(scored.on(scored.strata(one)), state))
+def boards_of(
+    scored: ScoredSeason, cells: Sequence[tuple[RecipeSet, str]], board: Callable[[Results, str], Table | None]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the caption, the title and the table of a board on each set in each state that has one."""
+    for one, state in cells:
+        table = board(scored.on(scored.strata(one)), state)
+        if table is not None:
+            yield table.caption, f"Set {one.name}, {state}", _captioned(replace(table, caption=""))
 
 
 def _captioned(table: Table | None) -> str:
@@ -143,8 +147,13 @@ def gain_cells(test: Test) -> tuple[str, str]:
 
 
 def against_table(scored: ScoredSeason, one: RecipeSet, state: str) -> str:
-    """Return the candidate against every other entry on a set in a state, the nearest rival first."""
+    """Return the candidate against every other entry on a set in a state, the nearest rival first.
+
+    Without an interval, of fewer than five units, the ranks say as much: then it is empty.
+    """
     tests = [test for test in against_others(scored, one, state) if test.what not in UNLISTED]
+    if not any(test.interval for test in tests):
+        return ""
     tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
     rows = [(f"`{test.what}`", *gain_cells(test)) for test in tests]
     return markdown_table((f"set {one.name}, {state}", *GAIN_HEADS), rows)
