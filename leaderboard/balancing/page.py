@@ -108,12 +108,13 @@ def answer(study: Study) -> str:
 
 
 def _so_far(found: Outcome) -> str:
-    """Return how many times the base each pair's metric is, beside the threshold."""
+    """Return how many times the base the metric is, over the pairs, beside the threshold."""
     if not found.pairs:
         return ""
+    means = [math.exp(float(np.mean(values))) for values in (found.runs_N, found.against_N)]
     return (
-        f" By seed the {found.claim.metric} is {_ratios(found.runs_N)} times that of the base (threshold "
-        f"{found.claim.factor:g}); under auxiliary loss {_ratios(found.against_N)}."
+        f" The {found.claim.metric} is {means[0]:.3f} times that of the base, the seeds' geometric mean (threshold "
+        f"{found.claim.factor:g}); under auxiliary loss {means[1]:.3f} times."
     )
 
 
@@ -201,22 +202,28 @@ def switch_table(study: Study) -> str:
 
 
 def training_table(study: Study) -> str:
-    """Return a row per run: dead experts and loss in the fixed windows."""
+    """Return a row per recipe: the most dead experts of a seed and the mean loss in the fixed windows."""
     rows = [
         (
-            f"`{run.id}`",
-            *(str(run.dead.get(name, "-")) for name in WINDOWS),
-            *(three_digits(run.loss.get(name)) for name in WINDOWS),
+            _seen(recipe, len(mine)),
+            *(str(max(run.dead[name] for run in mine)) if _all_have(mine, name) else "-" for name in WINDOWS),
+            *(three_digits(float(np.mean([run.loss[name] for run in mine]))) if _all_have(mine, name) else "-"
+              for name in WINDOWS),
         )
-        for run in study.runs.values()
-    ]
-    heads = ("run", *(f"dead, {name}" for name in WINDOWS), *(f"loss, {name}" for name in WINDOWS))
+        for recipe, mine in study.by_recipe().items()
+    ]  # fmt: skip
+    heads = ("recipe (seeds)", *(f"dead, {name}" for name in WINDOWS), *(f"loss, {name}" for name in WINDOWS))
     experts = next(iter(study.runs.values())).experts
     caption = (
-        f"A row is a run, a column one of the windows above. *Dead*: of {experts:,} "
-        "experts those below a tenth of the even share. Loss: nats a token, without the auxiliary loss. Less is better."
+        f"A row is a recipe, a column one of the windows above. *Dead*: of {experts:,} experts those below a tenth of "
+        "the even share, in the seed with the most. Loss: nats a token, the mean over its seeds, without the auxiliary "
+        "loss. Less is better."
     )
     return f"{caption}\n\n{aligned_table(heads, rows, 1)}"
+
+
+def _all_have(runs: Sequence[Measured], window: str) -> bool:
+    return all(window in run.loss for run in runs)
 
 
 def overflow_table(study: Study) -> str:
