@@ -107,12 +107,13 @@ def answer(study: Study) -> str:
 
 
 def _so_far(outcome: Outcome) -> str:
-    """Return how many times the base each pair's metric is, beside the threshold."""
+    """Return how many times the base the metric is, over the pairs, beside the threshold."""
     if not outcome.pairs:
         return ""
+    means = [math.exp(float(np.mean(values))) for values in (outcome.runs_N, outcome.against_N)]
     return (
-        f" By seed the {outcome.claim.metric} is {_ratios(outcome.runs_N)} times that of the base (threshold "
-        f"{outcome.claim.factor:g}); under auxiliary loss {_ratios(outcome.against_N)}."
+        f" The {outcome.claim.metric} is {means[0]:.3f} times that of the base, the seeds' geometric mean (threshold "
+        f"{outcome.claim.factor:g}); under auxiliary loss {means[1]:.3f} times."
     )
 
 
@@ -200,22 +201,28 @@ def switch_table(study: Study) -> str:
 
 
 def training_table(study: Study) -> str:
-    """Return a row per run: dead experts and loss in the fixed windows."""
+    """Return a row per recipe: the most dead experts of a seed and the mean loss in the fixed windows."""
     rows = [
         (
-            f"`{run.id}`",
-            *(str(run.dead.get(name, "-")) for name in WINDOWS),
-            *(three_digits(run.loss.get(name)) for name in WINDOWS),
+            _seen(recipe, len(runs)),
+            *(str(max(run.dead[name] for run in runs)) if _all_have(runs, name) else "-" for name in WINDOWS),
+            *(three_digits(float(np.mean([run.loss[name] for run in runs]))) if _all_have(runs, name) else "-"
+              for name in WINDOWS),
         )
-        for run in study.runs.values()
-    ]
-    heads = ("run", *(f"dead, {name}" for name in WINDOWS), *(f"loss, {name}" for name in WINDOWS))
+        for recipe, runs in study.by_recipe().items()
+    ]  # fmt: skip
+    heads = ("recipe (seeds)", *(f"dead, {name}" for name in WINDOWS), *(f"loss, {name}" for name in WINDOWS))
     experts = next(iter(study.runs.values())).experts
     caption = (
-        f"A row is a run, a column one of the windows above. *Dead*: of {experts:,} "
-        "experts those below a tenth of the even share. Loss: nats a token, without the auxiliary loss. Less is better."
+        f"A row is a recipe, a column one of the windows above. *Dead*: of {experts:,} experts those below a tenth of "
+        "the even share, in the seed with the most. Loss: nats a token, the mean over its seeds, without the auxiliary "
+        "loss. Less is better."
     )
     return f"{caption}\n\n{aligned_table(heads, rows, 1)}"
+
+
+def _all_have(runs: Sequence[Measured], window: str) -> bool:
+    return all(window in run.loss for run in runs)
 
 
 def overflow_table(study: Study) -> str:

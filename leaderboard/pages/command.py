@@ -11,7 +11,6 @@ from leaderboard import forks
 from leaderboard.balancing import page as balancing
 from leaderboard.committed import ROOT
 from leaderboard.pages import (
-    adapters,
     cards,
     enter,
     format,
@@ -41,7 +40,6 @@ PAGES = (
     page_of_parts("docs/guide/inspect.md", tables.PARTS),
     page_of_parts("docs/guide/leaderboard.md", tables.PARTS),
     page_of_parts("docs/guide/live.md", {"kinds": guide.kinds}),
-    page_of_parts("docs/guide/forecasters.md", adapters.PARTS),
     page_of_parts("docs/methods/format.md", format.PARTS),
     page_of_parts("docs/methods/isolation.md", tables.PARTS),
     page_of_parts("docs/methods/metrics.md", tables.PARTS),

@@ -120,12 +120,12 @@ def oscillating(results: Results) -> set[str]:
 def kinds_of_runs(runs: RunSet) -> dict[str, Collection[str]]:
     """Return the recipes of a set by what is peculiar to their runs."""
     swinging = oscillating(runs.results)
+    swings = {"oscillating": swinging, "not oscillating": runs.recipes - swinging} if swinging else {}
     return {
         "all": runs.recipes,
         "balanced without a loss": runs.loss_free,
         "balanced in another way, or not": runs.recipes - runs.loss_free,
-        "oscillating": swinging,
-        "not oscillating": runs.recipes - swinging,
+        **swings,
     }
 
 

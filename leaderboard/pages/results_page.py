@@ -13,7 +13,7 @@ from typing import Any
 
 from leaderboard.boards import UNLISTED
 from leaderboard.committed import ROOT
-from leaderboard.leading import ask_words, lead_table, summary
+from leaderboard.leading import ask_words, summary
 from leaderboard.pages import findings, inputs
 from leaderboard.pages.findings import Saving, standing
 from leaderboard.pages.inputs import candidate, run_sets, season_sets, tuned_average
@@ -22,10 +22,9 @@ from leaderboard.site.inputs import read_traces
 from leaderboard.templates import render_text
 from moeload_bench.errors import ResultError
 from moeload_bench.publishing.card_tables import size_summary
-from moeload_bench.results.captions import better_words, spans_of
+from moeload_bench.results.captions import spans_of
 from moeload_bench.results.formats import signed, skill_span, span, three_digits
 from moeload_bench.results.leaders import ranked
-from moeload_bench.results.render import captioned
 from moeload_bench.results.report import ReportRow, report_of
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import PRIMARY
@@ -50,7 +49,7 @@ def render(template: str, **values: Any) -> str:
     words = {
         "states": LABELS, "tracks": list(inputs.TRACKS), "cells": cells, "saved": saved, "percent": percent,
         "report_of": report_of, "ranks_of": ranks_of, "least": least, "three_digits": three_digits,
-        "skill_span": skill_span, "better_words": better_words, "spans_of": spans_of, "load_suite": load_suite,
+        "skill_span": skill_span, "spans_of": spans_of, "load_suite": load_suite,
         "headline": headline, "unlisted": UNLISTED, "candidate": candidate(), "average": tuned_average(),
     }  # fmt: skip
     return render_text(TEMPLATES / f"{template}.md.j2", **numbers, **words, **values)
@@ -103,12 +102,6 @@ def finding() -> str:
     ).strip()  # fmt: skip
 
 
-def numbers() -> str:
-    """Return the numbers behind `finding`, a table for each set."""
-    tables = (lead_table(runs.results) for runs in season_sets()[::-1])
-    return "\n\n".join(captioned(table).strip() for table in tables if table is not None)
-
-
 def runs() -> str:
     """Return how many runs there are in traces/ and in the package, as on the site, and how large they are."""
     bare = (undescribed_run(read_trace(ref.path), ref.path.stat().st_size) for ref in read_traces(ROOT))
@@ -116,7 +109,7 @@ def runs() -> str:
 
 
 def headline(results: Results) -> str:
-    """Return a table per state, best forecasters first, and what its numbers are.
+    """Return a table per state, best forecasters first, its origins and whom it leaves out.
 
     Raise `ResultError` when the suite's reference is not among the results.
     """
@@ -135,7 +128,6 @@ def skill_table(results: Results) -> str:
 
 PARTS: Mapping[str, Maker] = {
     "finding": finding,
-    "numbers": numbers,
     **{name: partial(render, name) for name in ("leaders", "gains", "horizons", "kinds", "equal", "public")},
     "headline": lambda suite: render("suite", of=suite),
     "runs": runs,

@@ -126,7 +126,7 @@ def _shape_table(study: Study) -> str:
     rows = []
     for protocol in ("sliding", "blocks"):
         for horizon in study.horizons:
-            for name in (*PREDICTORS, *FLOORS):
+            for name in (*PREDICTORS, *(FLOORS if protocol == "sliding" else ())):
                 row = [f"{name}, {protocol}, {horizon:,}"]
                 for setup, state in states.items():
                     forecaster, prefix = ("sw_avg", f"{name}.") if name in FLOORS else (name, "")
@@ -184,29 +184,13 @@ def _reported(forecaster: str, horizon: int, setup: Setup) -> str:
 
 
 def _run_table(study: Study) -> str:
-    """Return a row per run: its facts, and its stable-state errors in percent at the first horizon, sliding."""
-    names = ("floor_batch", *PREDICTORS)
-    columns = [
-        100 * study.error(name, column, study.horizons[0])
-        for metric in RATES
-        for name, column in (("sw_avg", f"floor_batch.{metric}"), *((name, metric) for name in PREDICTORS))
-    ]
-    heads = (
-        "run",
-        "steps",
-        "layers x experts",
-        "top-k",
-        "tokens per step",
-        "onset",
-        *names,
-        *(f"{name}, window" for name in names),
-    )
+    """Return a row per run: its facts."""
     rows = [
         [f"`{run}`", _count(row["steps"]), f"{row['layers']} x {row['experts']}", _count(row["top_k"]),
-         _count(row["tokens"]), _onset(row), *(three_digits(column.iloc[i]) for column in columns)]
-        for i, (run, row) in enumerate(study.runs.to_dict("index").items())
+         _count(row["tokens"]), _onset(row)]
+        for run, row in study.runs.to_dict("index").items()
     ]  # fmt: skip
-    return table(heads, rows)
+    return table(("run", "steps", "layers x experts", "top-k", "tokens per step", "onset"), rows)
 
 
 def _onset(row: Mapping[Any, Any]) -> str:

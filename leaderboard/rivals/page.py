@@ -39,6 +39,12 @@ PAGE, FIGURE = "docs/reports/rivals.md", "docs/reports/rivals.svg"
 SIZES: tuple[Stratum, ...] = ("large", "small")
 TESTS = len(CELLS) * (len(KINDS) - 1)
 """Differences whose intervals hold at once."""
+EQUAL = ("within", "bytes")
+"""Kinds that save nearly the same; the tables show the first, and a sentence how far the other is from it."""
+LATE = "late"
+"""A kind that saves so little that a sentence has it."""
+SHOWN = {kind: words for kind, (words, _) in KINDS.items() if kind not in (EQUAL[1], LATE)}
+"""The kinds of the tables, in words."""
 
 
 class Study(NamedTuple):
@@ -133,7 +139,8 @@ def cells_table(study: Study) -> str:
     for cell in CELLS:
         by_kind = study.chosen[cell]
         mark = "**" if cell == PRIMARY else ""
-        cells = [f"{kind.saved_F.mean():.1f} ({_policy(kind.policy)})".replace(" ()", "") for kind in by_kind.values()]
+        shown = (by_kind[kind] for kind in SHOWN)
+        cells = [f"{choice.saved_F.mean():.1f} ({_policy(choice.policy)})".replace(" ()", "") for choice in shown]
         rows.append((f"{mark}{_cell(cell)}{mark}", *cells))
     caption = (
         "A row is a cell: size of batch, fetch of an expert in percent of a layer's time, whether the rest is hidden "
@@ -141,12 +148,23 @@ def cells_table(study: Study) -> str:
         "runs; more is better. In parentheses the policy that saved most on `train` runs: *at least N* tokens a "
         "replica; a forecaster and the steps between re-plans, *spare* with a spare slot on each device."
     )
-    return f"{caption}\n\n{aligned_table(('cell', *(words for words, _ in KINDS.values())), rows)}"
+    apart = max(abs(first.saved_F.mean() - second.saved_F.mean()) for first, second in _equal_kinds(study))
+    late = max(by_kind[LATE].saved_F.mean() for by_kind in study.chosen.values())
+    equal = (
+        f"{KINDS[EQUAL[1]][0].capitalize()}, save the same to {apart:.1g} points in every cell. "
+        f"{KINDS[LATE][0].capitalize()} saves {late:.1f} % at most."
+    )
+    return f"{caption}\n\n{aligned_table(('cell', *SHOWN.values()), rows)}\n\n{equal}"
+
+
+def _equal_kinds(study: Study) -> Iterator[tuple[Chosen, ...]]:
+    """Return, cell by cell, the choices of the kinds that save the same."""
+    return (tuple(by_kind[kind] for kind in EQUAL) for by_kind in study.chosen.values())
 
 
 def differences_table(study: Study) -> str:
     """Return a row per cell: each kind less plans from forecasts."""
-    kinds = [kind for kind in KINDS if kind != AGAINST]
+    kinds = [kind for kind in SHOWN if kind != AGAINST]
     rows = []
     for cell in CELLS:
         gaps = differences(study.chosen[cell], TESTS)
@@ -155,30 +173,29 @@ def differences_table(study: Study) -> str:
     caption = (
         "A row is a cell as above. A column is a kind less plans from forecasts, in points of the step time, paired by "
         "run and family; more is better. In brackets 95 % intervals for a new family of models, wide enough for all "
-        f"{TESTS} of this table at once."
+        f"{TESTS} differences at once."
     )
-    return f"{caption}\n\n{aligned_table(('cell', *(KINDS[kind][0] for kind in kinds)), rows)}"
+    return f"{caption}\n\n{aligned_table(('cell', *(SHOWN[kind] for kind in kinds)), rows)}"
 
 
 def families_table(study: Study) -> str:
     """Return a row per family: what each kind saves in the primary cell."""
-    saved = pd.DataFrame({kind: choice.saved_F for kind, choice in study.chosen[PRIMARY].items()})
+    saved = pd.DataFrame({kind: study.chosen[PRIMARY][kind].saved_F for kind in SHOWN})
     rows = [(f"`{family}`", *(f"{value:.1f}" for value in saved_K)) for family, saved_K in saved.iterrows()]
     caption = (
         "A row is a family of models. A cell: percent of the step time saved in the primary cell, mean over `test` "
         "runs; more is better."
     )
-    return f"{caption}\n\n{aligned_table(('family', *(words for words, _ in KINDS.values())), rows, 1)}"
+    return f"{caption}\n\n{aligned_table(('family', *SHOWN.values()), rows, 1)}"
 
 
 def _shown() -> Iterator[tuple[str, Policy]]:
     """Yield the policies of the table of imbalance: all within the step, and plans of the forecaster `sw_avg`."""
     yield "stay", Policy("stay")
-    for memory, words in (("slots", "equal slots"), ("bytes", "equal bytes")):
-        for domain in (0, NODE):
-            place = f", domains of {NODE}" if domain else ""
-            for least in LEAST:
-                yield f"quotas, {words}, at least {least:,}{place}", Policy("quotas", memory, 1, least, domain)
+    for domain in (0, NODE):
+        place = f", domains of {NODE}" if domain else ""
+        for least in LEAST:
+            yield f"quotas, equal slots, at least {least:,}{place}", Policy("quotas", "slots", 1, least, domain)
     yield "even tokens", Policy("even", "masters")
     for does, words in (("late", "loads of the interval before"), ("sw_avg", "`sw_avg`"), ("oracle", "oracle")):
         for every in EVERY:

@@ -83,7 +83,7 @@ def ranks_table(ranks: list[Busiest]) -> str:
     about = (
         "A row is the worst layer of a case, a column an expert-parallel size. A cell: the busiest rank over the "
         f"mean one as recorded (in brackets {', '.join(FAMILIES)}: the mean of {DRAWS} draws); less is better. "
-        "Bold: outside the middle 90 % of the draws of all three."
+        "Bold: outside the middle 90 % of the draws of all three. Alone: equal in all."
     )
     return f"{about}\n\n{markdown_table(('case', *(f'EP {size}' for size in SIZES)), rows)}"
 
@@ -91,7 +91,8 @@ def ranks_table(ranks: list[Busiest]) -> str:
 def _cell(rank: Busiest) -> str:
     made_up = ", ".join(f"{mean:.2f}" for mean, _, _ in rank.made_up.values())
     recorded = f"**{rank.recorded:.2f}**" if _outside(rank) else f"{rank.recorded:.2f}"
-    return f"{recorded} ({made_up})"
+    same = {f"{mean:.2f}" for mean, _, _ in rank.made_up.values()} == {f"{rank.recorded:.2f}"}
+    return recorded if same else f"{recorded} ({made_up})"
 
 
 def _outside(rank: Busiest) -> bool:

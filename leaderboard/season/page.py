@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -92,8 +93,8 @@ def season_page(scored: ScoredSeason) -> str:
         ask=ask_words(scored.on(scored.strata(season.tested[0])), scored.folder.shown_results),
         left_out=left_out_table(scored),
         paired=list(contrast_lines(scored.folder)),
-        decisions=[board_of(scored, group, state, decision_board) for group, state in cells],
-        quantiles=[board_of(scored, group, state, quantile_board) for group, state in cells],
+        decisions=[*boards_of(scored, cells, decision_board)],
+        quantiles=[*boards_of(scored, cells, quantile_board)],
         failures=[" ".join(map(str, row)) for row in scored.table.failures.itertuples(index=False)],
     )
 
@@ -105,11 +106,14 @@ def leading(scored: ScoredSeason, group: RecipeSet) -> tuple[str, str, str, str]
     return group.name, summary(results), _captioned(lead_table(results)), reach
 
 
-def board_of(
-    scored: ScoredSeason, group: RecipeSet, state: str, board: Callable[[Results, str], Table | None]
-) -> tuple[str, str]:
-    """Return the title and the table of a board on a set in a state; an empty table where there is none."""
-    return f"Set {group.name}, {state}", _captioned(board(scored.on(scored.strata(group)), state))
+def boards_of(
+    scored: ScoredSeason, cells: Sequence[tuple[RecipeSet, str]], board: Callable[[Results, str], Table | None]
+) -> Iterator[tuple[str, str, str]]:
+    """Yield the caption, the title and the table of a board on each set in each state that has one."""
+    for group, state in cells:
+        table = board(scored.on(scored.strata(group)), state)
+        if table is not None:
+            yield table.caption, f"Set {group.name}, {state}", _captioned(replace(table, caption=""))
 
 
 def _captioned(table: Table | None) -> str:
@@ -144,8 +148,13 @@ def gain_cells(test: Test) -> tuple[str, str]:
 
 
 def against_table(scored: ScoredSeason, group: RecipeSet, state: str) -> str:
-    """Return the candidate against every other entry on a set in a state, the nearest rival first."""
+    """Return the candidate against every other entry on a set in a state, the nearest rival first.
+
+    Without an interval, of fewer than five units, the ranks say as much: then it is empty.
+    """
     tests = [test for test in against_others(scored, group, state) if test.what not in UNLISTED]
+    if not any(test.interval for test in tests):
+        return ""
     tests.sort(key=lambda test: test.estimate.gain if test.estimate else -math.inf)
     rows = [(f"`{test.what}`", *gain_cells(test)) for test in tests]
     return markdown_table((f"set {group.name}, {state}", *GAIN_HEADS), rows)
