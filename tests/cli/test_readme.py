@@ -113,17 +113,6 @@ def test_the_readme_says_how_many_runs_load_dataset_joins() -> None:
     assert {"two": 2, "three": 3, "four": 4}[words] == len(runs)
 
 
-def test_the_readme_is_short_and_says_first_what_it_is() -> None:
-    """Questions, commands, picture, recording, the benchmark and its size, in this order, before any result."""
-    assert len(README.splitlines()) <= 96
-    texts = (
-        "router healthy", "pip install", "![", "record(model", "make bench", "generated: runs", "## What we found",
-        "## How far to trust it",
-    )  # fmt: skip
-    places = [README.index(text) for text in texts]
-    assert places == sorted(places)
-
-
 def test_the_readme_says_what_recording_costs_as_it_was_measured() -> None:
     """Rounded, as the page of performance has it."""
     page = (ROOT / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
@@ -148,20 +137,6 @@ def commands_to_enter() -> list[str]:
     text = (ROOT / "docs" / "guide" / "enter.md").read_text(encoding="utf-8")
     section = text.partition("**2. Run**")[2].partition("<!-- end -->")[0]
     return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
-
-
-def test_the_way_in_is_eleven_commands() -> None:
-    """The second installs; the rest is replayed by the test below."""
-    lines = commands_to_enter()
-    assert len(lines) == 11
-    assert lines[1] == INSTALL
-
-
-def test_contributing_says_who_reads_what_a_request_would_run() -> None:
-    """A person reads `.ci/` and `.github/` of a request first; its submission is checked by the base branch."""
-    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
-    assert "`.ci/` and `.github/` of a pull request are read by a person before anything of them runs" in text
-    assert "The check of a submission runs the base branch's script and code, never the request's" in text
 
 
 @pytest.mark.sandbox

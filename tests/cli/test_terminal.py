@@ -31,7 +31,6 @@ from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.terminal import Shown, drawn_in_terminal, moeload_in_terminal
 
-WIDTHS = (80, 120)
 COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "300", "--every", "100,300")
 
 
@@ -47,46 +46,6 @@ def well(shown: Shown, width: int) -> list[str]:
     assert shown.status == 0, shown.text
     assert shown.faults(width) == []
     return shown.lines
-
-
-@pytest.mark.usefixtures("shared_cache")
-@pytest.mark.parametrize("width", WIDTHS)
-def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
-    """First what errs least, then a table per state, which runs to compare with, and the next command."""
-    shown = moeload_in_terminal("run", "sw_avg", "last_value", "--trace", "own.parquet", width=width, cwd=folder)
-    lines = well(shown, width)
-    assert lines[0].startswith("transient: ")
-    heads = [line for line in lines if line.startswith("forecaster ")]
-    assert len(heads) == 2
-    assert heads[0].split() == ["forecaster", "h=1", "h=10", "h=100", "skill", "ms"]
-    assert "A row is as noisy as 136 independent tokens per expert" in shown.out
-    assert lines[-2:] == ["Next, whether and how often to re-plan:", "  moeload-bench plan own.parquet"]
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_capacity_stands_below_the_screen(folder: Path, width: int) -> None:
-    """First the two factors to paste, each with its memory; then fixed factors, layers and numbers of re-runs."""
-    options = ("--capacity", "--devices", "2", "--drop", "1%", "--token-bytes", "128", "--reruns", "5")
-    lines = well(moeload_in_terminal("inspect", "own.parquet", *options, width=width, cwd=folder), width)
-    pasted = [line for line in lines if line.startswith("--moe-expert-")]
-    assert [re.sub(r"\d\.\d\d", "F", line) for line in pasted] == [
-        "--moe-expert-capacity-factor F",
-        "--moe-expert-rank-capacity-factor F",
-    ]
-    assert any(line.startswith("At most 1 % of the tokens ") for line in lines)
-    heads = [["factor", "dropped", "worst", "layer", "whole", "run"], ["layer", "factor"]]
-    heads.append(["re-runs", "factor", "seen", "buffer"])
-    assert [line.split() for line in lines if line.split() in heads] == heads
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
-    """The decision, then one row per candidate."""
-    words = ("plan", "own.parquet", "--devices", "2", "--slots", "6", *COSTS)
-    lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
-    assert lines[0].startswith("Decision at step 900: ")
-    (head,) = [line for line in lines if line.startswith("forecaster ")]
-    assert head.split()[-1] == "ms"
 
 
 @pytest.mark.parametrize(
@@ -156,14 +115,6 @@ def test_a_recipe_can_be_copied(folder: Path) -> None:
     assert json.loads(of_copy.text)["name"] == "qwen3moe-tiny-8e"
 
 
-def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Path) -> None:
-    """Not "no origin is in this state"."""
-    write_trace(synthetic_trace(280, recipe="own"), tmp_path / "own.parquet")
-    lines = well(moeload_in_terminal("run", "sw_avg", "--trace", "own.parquet", cwd=tmp_path), 80)
-    said = " ".join(" ".join(lines).split())
-    assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
-
-
 @pytest.mark.slow
 def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
     """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
@@ -191,33 +142,6 @@ def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: 
     missing = moeload_in_terminal("inspect", "nothing.parts", cwd=tmp_path)
     assert missing.status == 2
     assert "no unfinished recording is there" in missing.text
-
-
-WRITTEN = """
-from moeload_bench import Forecast
-class Mine:
-    def __init__(self, info, seed): self.info = info
-    def observe(self, block): pass
-    def forecast(self, request):
-        share = [[1 / self.info.num_experts] * self.info.num_experts] * self.info.num_layers
-        return Forecast.constant(share, request.horizon)
-class Broken(Mine):
-    def forecast(self, request): raise ValueError("not yet")
-"""
-
-
-@pytest.mark.usefixtures("shared_cache")
-def test_a_run_of_a_suite_ends_with_what_a_forecasters_author_does_next(tmp_path: Path) -> None:
-    """`check` before there is one, or where it failed; `submit` for one that was scored; how often to re-plan."""
-    (tmp_path / "my.py").write_text(WRITTEN)
-    for targets, status, expected in (
-        (["sw_avg"], 0, ["plan qwen3moe-tiny-8e/test/seed1", "check my.py:Mine"]),
-        (["my.py:Mine", "sw_avg"], 0, ["submit my.py:Mine", "plan qwen3moe-tiny-8e/test/seed1"]),
-        (["my.py:Broken", "sw_avg"], 1, ["check my.py:Broken"]),
-    ):
-        shown = moeload_in_terminal("run", *targets, "--level", "none", cwd=tmp_path)
-        assert (shown.status, shown.faults(80)) == (status, [])
-        assert re.findall(r"^  moeload-bench (\S+ \S+)", shown.out, re.MULTILINE) == expected
 
 
 def test_a_second_trace_is_not_passed_over(folder: Path) -> None:

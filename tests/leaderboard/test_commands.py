@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from leaderboard import __main__ as program
 from moeload_bench.cli.lazy import load_command
+from moeload_bench.suites.suite import ARCHIVED_AT, CLOSED
 from tests.support.checkout import leaderboard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +89,12 @@ def test_pages_and_scripts_name_commands_that_there_are() -> None:
             named.add(name)
             assert name in program.COMMANDS, (page, name)
     assert {"season", "verify", "reproduce", "paper", "pages", "site", "freeze"} <= named
+
+
+@pytest.mark.parametrize("suite", CLOSED)
+def test_a_closed_suite_answers_with_one_line(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, where it is, and which suite to use."""
+    assert leaderboard("reproduce", suite) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(rf"suite {suite} is closed: .*docs/archive\.md.* at commit {ARCHIVED_AT}; use v3\n$", said)

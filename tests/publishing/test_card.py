@@ -276,14 +276,6 @@ def test_croissant_says_how_the_data_were_made_and_what_they_are_not_for(
         assert getattr(metadata, field), field
 
 
-def test_the_published_card_has_its_parts_in_order() -> None:
-    """What it is, how to load it, the runs, the leaderboard, how it was made, limits, licence, how to cite."""
-    text = (ROOT / "datasets_card.md").read_text(encoding="utf-8")
-    parts = ["Load it", "The runs", "Leaderboard", "How it was made", "Limits", "Licence", "How to cite", "Hashes"]
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == parts
-    assert "arxiv:2404.16914" in text
-
-
 def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its tag as version, its page as url; a folder that no suite pins is no release: 0.0.0 and no url."""
     folder = make_folder(tmp_path / "traces", recipes=("tiny-a",), steps=30)
