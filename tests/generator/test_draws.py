@@ -322,11 +322,7 @@ def test_a_deep_season_is_of_real_depth() -> None:
         ('families = ["deepseek_v3", ', 'families = ["olmoe", ', "cells.0.families: 'olmoe' is unknown"),
         ('methods = ["aux_loss", ', 'methods = ["hash", ', "cells.0.methods: 'hash' is unknown"),
         ('["deepseek_v3", "dots1"', '["dots1", "dots1"', "cells: family 'dots1' is in two"),
-        (
-            "[methods.quantile_balancing]",
-            '[methods.quantile_balancing]\noptimizers = ["AdamW"]',
-            "cells.0.methods: they share one optimizer",
-        ),
+        ("[methods.quantile_balancing]", '[methods.quantile_balancing]\noptimizers = ["AdamW"]', "cells.0.methods"),
     ],
 )
 def test_cells_that_fit_nothing_are_refused_by_field(old: str, new: str, says: str, tmp_path: Path) -> None:

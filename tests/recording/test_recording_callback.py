@@ -132,9 +132,7 @@ def test_an_interrupted_trainer_says_how_to_go_on(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         again.train()
     before = hooks(again.model)
-    with pytest.raises(
-        RecordingError, match=r"unfinished recording is there; continue it with train\(resume_from_checkpoint"
-    ):
+    with pytest.raises(RecordingError, match="unfinished recording is there; continue it with"):
         again.train()
     assert hooks(again.model) < before
 
