@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -12,13 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from leaderboard.pages.enter import INSTALL
-from moeload_bench import evaluate, list_traces, load_trace, write_trace
-from moeload_bench.cli.app import app
-from moeload_bench.traces.trace import Trace
-from tests.conftest import needs_traces, synthetic_load_SLE, synthetic_trace
+from moeload_bench import list_traces, load_trace
+from tests.conftest import needs_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -51,34 +47,6 @@ def test_the_extras_for_trainers_bring_numba() -> None:
     for names in re.findall(r"pip install 'moeload-bench\[([\w,]+)\]'", README):
         brought = " ".join(part for name in names.split(",") for part in (name, *extras[name]))
         assert "fast" in re.findall(r"\w+", brought), names
-
-
-def test_the_tutorial_s_forecaster_is_scored_as_the_readme_says(mine: str) -> None:
-    """With and without the argument that README gives it, beside the reference, no task fails."""
-    trace = synthetic_trace(1200, recipe="own")
-    targets = [mine, f"{mine}@window=200", "sw_avg"]
-    for target in targets:
-        assert f"moeload-bench run {target}" in README or target == "sw_avg"
-    results = evaluate(targets, trace)
-    assert results.failures.empty
-    assert results.names == targets
-
-
-@pytest.mark.slow
-def test_what_follows_a_training_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watch, inspect and place, as they stand there, in a folder with the recording that the page's line names."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
-    trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2, recipe="my-run")
-    write_trace(trace, "runs/my-run/test/seed0.parquet")
-    (text,) = re.findall(r"    python train\.py\n((?:    [^\n]+\n)+)", README)
-    commands = [shlex.split(line, comments=True) for line in text.splitlines()]
-    assert [words[1] for words in commands] == ["inspect", "inspect", "inspect", "plan"]
-    for words in commands:
-        done = CliRunner().invoke(app, words[1:])
-        assert done.exit_code == 0, done.output
-    assert Path("page.html").stat().st_size > 8_000
-    assert len(json.loads(Path("placement.json").read_text())["physical_to_logical_map"][0]) == 10
 
 
 def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +21,6 @@ from moeload_bench.cli import progress
 from moeload_bench.cli.app import COMMANDS, app
 from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
-from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.results.brief import _milliseconds, brief_tables
 from moeload_bench.suites.suite import default_suite
 from moeload_bench.traces.store import write_trace
@@ -83,65 +79,12 @@ def test_what_comes_before_the_first_part_is_no_pace(monkeypatch: pytest.MonkeyP
     assert [pace.left(done, 6) for done in (0, 0.02, 0.04)] == ["", "", "about 5 min left"]
 
 
-@pytest.mark.parametrize(
-    ("shape", "cost"),
-    [
-        pytest.param([], [], marks=pytest.mark.slow),
-        (["--nodes", "2", "--groups", "4"], []),
-        pytest.param([], ["--expert-fraction", "0.25", "--overlap", "0.5"], marks=pytest.mark.slow),
-    ],
-)
-def test_plan_names_a_command_that_runs(
-    shape: list[str], cost: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the same cluster: no option is lost where the plan is written."""
-    monkeypatch.chdir(tmp_path)
-    options = ["--devices", "2", "--slots", "6", *shape, *COSTS[:6], *cost]
-    words = ["plan", str(folder / "own.parquet"), *options, *COSTS[6:], "--level", "none", "--json"]
-    shown = CliRunner().invoke(app, words)
-    assert shown.exit_code == 0, shown.output
-    following = shlex.split(json.loads(shown.stdout)["next"])
-    assert following[1] == "inspect" or " ".join(options) in " ".join(following)
-    made = CliRunner().invoke(app, following[1:])
-    assert made.exit_code == 0, made.output
-    assert list(tmp_path.iterdir())
-
-
 def test_a_recipe_can_be_copied(folder: Path) -> None:
     """`--toml` prints the file as it is read."""
     shown = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e", "--toml", width=200, cwd=folder)
     (folder / "qwen3moe-tiny-8e.toml").write_text(shown.text)
     of_copy = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e.toml", "--json", width=200, cwd=folder)
     assert json.loads(of_copy.text)["name"] == "qwen3moe-tiny-8e"
-
-
-@pytest.mark.slow
-def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
-    """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
-    trace = synthetic_trace(700, recipe="own")
-    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: trace.meta, shard_steps=100)
-    writer.parts.start(resume=False)
-    for row in rows_of(trace):
-        writer.add(row)
-    (tmp_path / "seed0.parts" / "leftover.tmp").write_text("")
-    before = sorted(path.name for path in (tmp_path / "seed0.parts").iterdir())
-    assert any("699" in line for line in well(moeload_in_terminal("inspect", "seed0.parts", cwd=tmp_path), 80))
-    run = moeload_in_terminal("run", "sw_avg", "--trace", "seed0.parts", "--level", "none", cwd=tmp_path)
-    assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
-    words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
-    planned = well(moeload_in_terminal(*words, cwd=tmp_path), 80)
-    following = " ".join(line.removesuffix("\\").strip() for line in planned[planned.index("Next:") + 1 :])
-    assert following.startswith("moeload-bench plan seed0.parts ")
-    assert "--devices 2 --slots 6 --expert-mb" in following
-    assert following.endswith(" --write placement.json --format eplb")
-    well(moeload_in_terminal(*shlex.split(following)[1:], cwd=tmp_path), 80)
-    if importlib.util.find_spec("matplotlib"):
-        well(moeload_in_terminal("export", "figure", "shares", "seed0.parts", "--out", "shares.svg", cwd=tmp_path), 80)
-        assert (tmp_path / "shares.svg").stat().st_size > 10_000
-    assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
-    missing = moeload_in_terminal("inspect", "nothing.parts", cwd=tmp_path)
-    assert missing.status == 2
-    assert "no unfinished recording is there" in missing.text
 
 
 def test_a_second_trace_is_not_passed_over(folder: Path) -> None:
@@ -170,15 +113,6 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     shutil.copy(data / f"{entry.id}.parquet", tmp_path / "here/other/test/seed1.parquet")
     shown = moeload_in_terminal("run", "sw_avg", "--suite", "mine.toml", "--traces", "here", cwd=tmp_path)
     assert shown.status == 0, shown.text
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("shared_cache")
-def test_rows_are_in_the_order_of_skill() -> None:
-    """In every state, those without any last."""
-    results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
-    for _, rows in results.summarize(["state"]).groupby("state"):
-        assert rows["skill"].is_monotonic_decreasing
 
 
 @pytest.mark.parametrize(("ms", "text"), [(1834.0, "1,834"), (151.8, "152"), (1.23, "1.23")])
@@ -229,13 +163,6 @@ def test_a_long_command_is_broken_where_it_can_be_pasted(width: int) -> None:
     joined = " ".join(line.removesuffix("\\").strip() for line in lines)
     assert joined == command
     assert not any(re.search(r"--(?!fresh)\S+( \\)?$", line) for line in lines)
-
-
-def test_a_command_with_an_apostrophe_can_be_pasted() -> None:
-    """The words of the broken command are those of the whole one."""
-    command = shlex.join(["moeload-bench", "run", "--trace", "it's my run.parquet", "--suite", "v3", "--out", "a/b"])
-    pasted = command_lines(command, 40).replace("\\\n", " ")
-    assert shlex.split(pasted) == shlex.split(command)
 
 
 def test_an_error_breaks_between_words(tmp_path: Path) -> None:

@@ -28,13 +28,12 @@ from moeload_bench.generator.balancing import (
     route_by_token,
     router_statistics,
 )
-from moeload_bench.generator.batches import Batch, BatchOrder
+from moeload_bench.generator.batches import BatchOrder
 from moeload_bench.generator.models import build_model
 from moeload_bench.generator.processes import Ranks
 from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
 from moeload_bench.generator.training import Job, TrainingRun
 from moeload_bench.recording.routers import Routing, find_routers
-from moeload_bench.traces.lookup import list_traces
 from tests.generator.test_recording_kinds import recorded, small
 from tests.support.recording.recipes import use_small_text
 
@@ -128,22 +127,6 @@ def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path)
             mean_E = torch.stack(each).mean(dim=0)
             np.testing.assert_allclose(got_E, mean_E - mean_E.mean(), atol=1e-6)
     assert np.abs(third["expert_bias"].sum(axis=1)).max() < 1e-5
-
-
-@pytest.mark.slow
-def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Trained slowly on one batch again and again, each layer's largest load comes near the mean; without it, not."""
-    token_BN = np.random.default_rng(0).integers(0, 300, size=(64, 16))
-    monkeypatch.setattr(BatchOrder, "batch", lambda self, step: Batch(token_BN, np.arange(64) % 2, 0))
-    ratio_L = {}
-    for method in ("quantile_balancing", "none"):
-        recipe = changed(small(QUANTILE), balancing={"method": method}, optimizer={"lr": 1e-4})
-        run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
-        ratio_L[method] = max_over_mean(np.stack([run.step(step)["load"] for step in range(20)])[-5:]).mean(axis=0)
-    assert (ratio_L["quantile_balancing"] < 1.2).all()
-    assert (ratio_L["none"] > 1.4).all()
 
 
 @pytest.mark.parametrize(
@@ -266,14 +249,6 @@ def test_a_model_that_cannot_be_hashed_is_refused() -> None:
         route_by_token(build_model(small("switch-8e-drop"), 0), 0)
     with pytest.raises(ValidationError, match=r"model.noisy_gate does not go with balancing.method 'hash'"):
         changed(small(HASH), model={"noisy_gate": True})
-
-
-def test_hashed_runs_stay_out_of_every_train_split() -> None:
-    """A control is for scoring alone: no forecaster may be fitted on it, and its recipe says so."""
-    hashed = {name for name in list_recipes() if load_recipe(name).balancing.method == "hash"}
-    assert hashed == {HASH}
-    assert all("stays out of every train split" in load_recipe(name).about for name in hashed)
-    assert not [ref.id for ref in list_traces() if ref.id.startswith(tuple(f"{name}/train/" for name in hashed))]
 
 
 # ---------------------------------------------------------------- auxiliary loss per micro-batch

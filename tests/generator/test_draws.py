@@ -22,8 +22,6 @@ from moeload_bench.generator.draws import (
     shared_name,
 )
 from moeload_bench.generator.recipe import Recipe, load_recipe
-from moeload_bench.traces.lookup import list_traces
-from moeload_bench.traces.store import stored_meta
 from tests.conftest import full_disk, need
 from tests.support.no_files import put_no_file
 
@@ -155,18 +153,6 @@ def test_halves_of_drawn_steps_are_equal(recipes: list[Recipe]) -> None:
                 assert sequences % (2 * len(stage.turns)) == 0, recipe.name
 
 
-def test_no_train_run_has_seen_what_is_kept_out() -> None:
-    """Families, texts and methods of set B are in no `train` trace and in no distribution of train runs."""
-    for file in DRAWS.glob("*-train.toml"):
-        exclusions = load_distribution(file).kept_out
-        for ref in list_traces():
-            if ref.id.split("/")[1] == "train":
-                meta = stored_meta(ref.path)
-                assert meta.family not in exclusions.families, ref.id
-                assert not {source.name for source in meta.sources} & set(exclusions.texts), ref.id
-                assert meta.balancing.method not in exclusions.methods, ref.id
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
@@ -237,21 +223,6 @@ def test_every_family_is_a_model_at_its_corners() -> None:
         for one in draw_recipes(distribution, 12, seed):
             recipe = recipe_of(distribution, one)
             assert len(find_routers(build_model(recipe, 0))) == one.shape["layers"], recipe.about
-
-
-def test_a_season_is_of_new_families_in_six_hours() -> None:
-    """Of 50 seeds: at least six families that neither `train` nor set b of 2027-01 has, of each at most six recipes."""
-    distribution = load_distribution(DRAWS / "2027-new-families.toml")
-    known = {*load_distribution(FILE).families, *load_distribution(DRAWS / "2027-apart.toml").families}
-    budget = sum(distribution.strata[one].minutes * sum(row.values()) for one, row in distribution.quotas.items())
-    assert (distribution.size, budget <= 360) == (20, True)
-    for seed in range(50):
-        found = draw_recipes(distribution, distribution.size, seed)
-        families = Counter(one.family for one in found)
-        assert len(families) >= 6
-        assert max(families.values()) <= 6
-        assert not families.keys() & known
-        assert not [one for one in found if one.method == "loss_free_bias" and one.optimizer == "SGD"]
 
 
 def test_oscillating_recipes_have_sgd_and_a_bias() -> None:

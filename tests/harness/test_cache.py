@@ -74,20 +74,6 @@ def test_an_entry_that_is_no_entry_is_ignored_with_a_notice_and_written_anew(con
     assert cache.load("cd" * 32, dict) == {"x": 2}
 
 
-@pytest.mark.parametrize("place", ["the entry", "its folder's name is a file's"])
-def test_a_folder_in_place_of_an_entry_is_ignored(place: str) -> None:
-    """As other damage is: with a notice, and the run goes on."""
-    path = cache._path("ab" * 32)
-    if place == "the entry":
-        path.mkdir(parents=True)
-    else:
-        path.parent.parent.mkdir(parents=True)
-        path.parent.write_text("")
-    with pytest.warns(UserWarning, match="ignoring the damaged cache entry"):
-        assert cache.load("ab" * 32, dict) is None
-    cache.save("ab" * 32, {"x": 1})
-
-
 def test_many_writers_of_one_entry_leave_one_of_their_values() -> None:
     """Two workers may finish the same task."""
     threads = [threading.Thread(target=cache.save, args=("ef" * 32, {"n": [n] * 2000})) for n in range(8)]

@@ -31,7 +31,7 @@ from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.scoring import scores
-from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
 from tests.support.scores import metric_OK, same_scores
@@ -80,19 +80,6 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     assert same_scores(first, fresh)
 
 
-def test_progress_claims_no_fit_that_may_not_be_there(tmp_path: Path) -> None:
-    """Only of a class that can be looked at here is "fitting" said; of a stranger's it says what happens if it can."""
-    suite, paths = suite_of(tmp_path)
-    learned = synthetic_trace(60, seed=9, run=9, recipe="resume", split="train")
-    paths[learned.id] = write_trace(learned, tmp_path / "train.parquet", overwrite=True)
-    suite = suite.model_copy(update={"fit": (FitTrace(id=learned.id, data_sha256=data_sha256(learned)),)})
-    seen: list[str] = []
-    targets = [counted(tmp_path / "log"), "sw_avg@window=20"]
-    evaluate(targets, suite, paths=paths, level="none", progress=lambda done, total, what: seen.append(what))
-    assert [what for what in seen if what.startswith("fitting")] == []
-    assert f"starting {targets[0]}; if it has a `fit`, it learns from 1 train run (1 of 1)" in seen
-
-
 def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another argument: that forecaster. Another seed, level, scoring version or library: all of them."""
     log, other = tmp_path / "log", tmp_path / "other"
@@ -114,17 +101,6 @@ def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest
         patched.setattr("moeload_bench.harness.pairs.package_versions", lambda: {"numpy": "99"})
         assert ran() == everything
     assert ran() == (0, 0)
-
-
-def test_a_changed_source_runs_again(tmp_path: Path) -> None:
-    """One byte of the forecaster's file, a comment even; the other forecaster's work is kept."""
-    log, source = tmp_path / "log", tmp_path / "mine.py"
-    source.write_text(COUNTED.read_text())
-    target = f'{source}:Counted@log="{log}"'
-    run(tmp_path, target, "uniform")
-    source.write_text(COUNTED.read_text() + "# changed\n")
-    run(tmp_path, target, "uniform")
-    assert made(log) == 2 * TRACES
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:

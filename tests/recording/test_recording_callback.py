@@ -124,19 +124,6 @@ def test_an_interrupted_trainer_leaves_its_steps_and_no_hook(tmp_path: Path) -> 
     assert parts.next_step == 7
 
 
-def test_an_interrupted_trainer_says_how_to_go_on(tmp_path: Path) -> None:
-    """Trained again from the start by the same callback, the steps of the first attempt are on disk and in the way."""
-    recorder = LoadRecorder(tmp_path)
-    again = trainer(tmp_path, recorder)
-    again.add_callback(Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        again.train()
-    before = hooks(again.model)
-    with pytest.raises(RecordingError, match="unfinished recording is there; continue it with"):
-        again.train()
-    assert hooks(again.model) < before
-
-
 def test_a_trace_in_the_way_is_said_when_the_callback_is_made(tmp_path: Path) -> None:
     """Not after the model was built and the data loaded; a mistyped word is refused too."""
     trainer(tmp_path, LoadRecorder(tmp_path), max_steps=2).train()

@@ -257,6 +257,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "a shape of booleans": (npy((2, 1, 2), bytes(32)).replace(b"(2, 1, 2)", b"(2,True,2)"), "not a NumPy ar"),
     "dates": (npy((2, 1, 2), bytes(32)).replace(b"'<i8'", b"'M8' "), "expected plain numbers"),
     "records": (npy((2, 1, 2), bytes(32)).replace(b"'<i8'", b"'O'  "), "expected plain numbers"),
+    "a terabyte in 128 bytes": (npy((2**37, 1, 1)), "in 128 bytes, expected plain numbers"),
     "nothing": (b"", "not a NumPy array"),
 }
 

@@ -30,7 +30,6 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_trace
 from tests.golden.adapter import TRACES
 from tests.ops.facts.test_facts import run_of
-from tests.ops.facts.test_moves import unsettled_run
 from tests.support.synthetic import draw, fixed, settling_trace, wandering
 
 
@@ -99,18 +98,6 @@ def test_the_screen_has_80_columns_and_24_lines(layers: int, experts: int) -> No
     lines = console.export_text().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-
-
-def test_two_urgent_things_fit_on_the_screen() -> None:
-    """A break before layers have settled, and experts that it left dead: both are said in 24 lines."""
-    found = inspect_trace(unsettled_run())
-    console = Console(width=80, height=24, record=True, file=io.StringIO())
-    console.print(terminal.overview(found, "moeload-bench inspect RUN --details"))
-    screen = console.export_text()
-    assert "2 things are urgent" in " ".join(screen.split())
-    assert "1. Look at what changed about step 800" in screen
-    assert "2. Revive 3 of 48 experts" in screen
-    assert len(screen.splitlines()) <= 24
 
 
 def test_three_urgent_things_take_the_place_of_the_sizes() -> None:

@@ -42,7 +42,7 @@ from tests.support.foreign.damage import (
     tensor,
     trimmed,
 )
-from tests.support.foreign.formats import CHOSEN, WRITERS, imported, made
+from tests.support.foreign.formats import CHOSEN, imported, made
 
 OTHER, MISSING, ORDER, NEGATIVE, FRACTION = "another format", "missing", "order or twice", "negative", "fraction"
 EXPERT, CUT, TOP_K, PICKLE, BOMB = "expert out of range", "breaks off", "mixed top-k", "a pickle", "too large"
@@ -293,14 +293,6 @@ ABSENT = {
 }
 
 
-def test_every_kind_of_damage_is_made_for_every_format() -> None:
-    """The matrix of formats and kinds is full: a damage below, or the reason why there can be none."""
-    made_here = {(name, kind) for name, damages in DAMAGES.items() for kind, _, _ in damages}
-    made_here |= {(name, CUT) for name in CUT_SHORT} | {(name, BOMB) for name in BOMBS}
-    assert not made_here & set(ABSENT)
-    assert made_here | set(ABSENT) == {(name, kind) for name in WRITERS for kind in KINDS}
-
-
 def cases() -> Iterator[Any]:
     """Damages of sglang's tensors start a process with torch each, seconds of work: these are slow."""
     for name, damages in DAMAGES.items():
@@ -332,24 +324,6 @@ def test_what_would_take_too_much_is_refused(name: str, tmp_path: Path, monkeypa
         monkeypatch.setattr(logfiles, "_BLOCK", 20)
     with pytest.raises(TraceError, match=rf"(?s){re.escape(str(tmp_path))}.*({says})"):
         imported(name, folder, tmp_path / "out.parquet", top_k=2)
-
-
-def test_the_wrong_format_for_a_name_is_refused(tmp_path: Path) -> None:
-    """A folder of another format holds no file of the name that is looked for."""
-    folder = made("flame-moe", tmp_path)
-    for name in WRITERS:
-        if name not in ("flame-moe", "npz", "csv"):
-            with pytest.raises(TraceError, match=r"no file .* in this folder"):
-                imported(name, folder, tmp_path / "out.parquet")
-
-
-@pytest.mark.parametrize("name", [name for name in WRITERS if name not in ("npz", "csv")])
-def test_more_files_than_the_limit_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every format that takes a folder or a glob; npz and csv are one file."""
-    folder = made(name, tmp_path)
-    monkeypatch.setattr(logfiles, "MAX_FILES", 0)
-    with pytest.raises(TraceError, match="more than 0 files, expected a narrower glob"):
-        imported(name, folder, tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize("name", CUT_SHORT)
