@@ -133,27 +133,6 @@ def test_a_trace_in_the_way_is_said_when_the_callback_is_made(tmp_path: Path) ->
         LoadRecorder(tmp_path, if_exists="replace")  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
-def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> None:
-    """ "number" keeps what is there and takes the next number, finished or not; "overwrite" replaces it."""
-    for steps in (2, 3):
-        trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"), max_steps=steps).train()
-    broken = trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"))
-    broken.add_callback(Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
-    del broken
-    gc.collect()
-    trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"), max_steps=4).train()
-    folder = tmp_path / "own/test"
-    traces = {name: read_trace(folder / f"{name}.parquet") for name in ("seed0", "seed1", "seed3")}
-    assert [trace.steps for trace in traces.values()] == [2, 3, 4]
-    assert [trace.meta.run for trace in traces.values()] == [0, 1, 3]
-    assert (folder / "seed2.parts").is_dir()
-    trainer(tmp_path, LoadRecorder(tmp_path, if_exists="overwrite"), max_steps=5).train()
-    assert read_trace(folder / "seed0.parquet").steps == 5
-
-
 def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:
     """Stopped at step 7, resumed from the Trainer's checkpoint at step 5: no step is lost and none is there twice."""
     full_recorder = LoadRecorder(tmp_path / "whole")

@@ -150,7 +150,7 @@ def test_other_content_than_the_suite_was_frozen_with_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # ./traces would be found first
-    with pytest.raises(HashMismatchError, match="acme/traces@v1.0: tiny-a/test/seed0 .* suite v1 was frozen with"):
+    with pytest.raises(HashMismatchError, match=r"acme/traces@v1.0: tiny-a/test/seed0 .* suite v1 was frozen with"):
         find_trace(ID)
     with pytest.raises(NotFoundError, match="unknown trace 'tiny-z/test/seed0'"):
         find_trace("tiny-z/test/seed0")
