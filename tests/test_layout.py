@@ -128,14 +128,6 @@ def test_the_wheel_lists_every_package() -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == {*packages(), "moeload_bench.baselines"}
 
 
-def test_every_package_says_what_it_is() -> None:
-    """In the first lines of its `__init__.py`."""
-    for name, folder in packages().items():
-        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-        assert said, name
-        assert said.split("\n\n")[0].rstrip()[-1] in ".:", name
-
-
 def test_the_package_is_folders_and_few_modules() -> None:
     """A newcomer reads its list as a map: one folder per idea."""
     assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 14

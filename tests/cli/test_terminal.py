@@ -7,21 +7,13 @@ import itertools
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner
 
-from leaderboard.__main__ import app as maintainers
 from moeload_bench import evaluate, load_suite
-from moeload_bench.cli import progress
-from moeload_bench.cli.app import COMMANDS, app
-from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
-from moeload_bench.results.brief import _milliseconds, brief_tables
+from moeload_bench.results.brief import brief_tables
 from moeload_bench.suites.suite import default_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
@@ -71,14 +63,6 @@ def test_a_long_command_names_its_stages_as_they_begin(
     assert re.search(r"about \d+ s left", text)
 
 
-def test_what_comes_before_the_first_part_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process took 30 s to start, then a part takes 50 s: no half hour is foretold at its first fiftieth."""
-    clock = iter([0.0, 0.0, 30.0, 31.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    pace = progress._Pace()
-    assert [pace.left(done, 6) for done in (0, 0.02, 0.04)] == ["", "", "about 5 min left"]
-
-
 def test_a_recipe_can_be_copied(folder: Path) -> None:
     """`--toml` prints the file as it is read."""
     shown = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e", "--toml", width=200, cwd=folder)
@@ -113,12 +97,6 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     shutil.copy(data / f"{entry.id}.parquet", tmp_path / "here/other/test/seed1.parquet")
     shown = moeload_in_terminal("run", "sw_avg", "--suite", "mine.toml", "--traces", "here", cwd=tmp_path)
     assert shown.status == 0, shown.text
-
-
-@pytest.mark.parametrize(("ms", "text"), [(1834.0, "1,834"), (151.8, "152"), (1.23, "1.23")])
-def test_a_slow_forecast_has_no_power_of_ten(ms: float, text: str) -> None:
-    """Milliseconds are read down a column."""
-    assert _milliseconds(ms) == text
 
 
 @pytest.mark.slow
@@ -163,36 +141,3 @@ def test_a_long_command_is_broken_where_it_can_be_pasted(width: int) -> None:
     joined = " ".join(line.removesuffix("\\").strip() for line in lines)
     assert joined == command
     assert not any(re.search(r"--(?!fresh)\S+( \\)?$", line) for line in lines)
-
-
-def test_an_error_breaks_between_words(tmp_path: Path) -> None:
-    """On a terminal of 80 columns; a line that the terminal itself breaks may be cut within a word."""
-    screen = drawn_in_terminal("run", "no_such_forecaster", cwd=tmp_path, status=2)
-    lines = "".join(text for _, text in screen).splitlines()
-    assert len(lines) > 1
-    assert max(map(len, lines)) <= 80
-    assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)
-
-
-def commands_below(command: Any, words: list[str]) -> Iterator[list[str]]:
-    """Yield the words of a command and of those below it."""
-    yield words
-    if isinstance(command, LazyCommands):
-        for name in command.table.about:
-            yield from commands_below(load_command(name, command.table.module_of(name)), [*words, name])
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands_below(inner, [*words, name])
-
-
-def test_every_commands_help_fits_a_page() -> None:
-    """On a terminal of 80 columns no line is cut; of the package's commands at most 60 lines, and 12 commands."""
-    seen = 0
-    for program in (app, maintainers):
-        for words in commands_below(get_command(program), []):
-            shown = CliRunner().invoke(program, [*words, "--help"], terminal_width=78).output
-            assert max(map(len, shown.splitlines())) <= 80, words
-            assert "...\n" not in shown.partition("\nCommands:")[2], words
-            assert program is maintainers or len(shown.splitlines()) <= 60, words
-            seen += 1
-    assert seen > 50
-    assert len(COMMANDS) <= 12

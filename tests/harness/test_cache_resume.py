@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -214,22 +214,22 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, how: signal.Sig
     assert same_scores(results, again)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", ["none", "process"])
-def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
-    """Bit for bit: forecasts, metrics, their order; progress is reported as pairs finish."""
+@pytest.mark.parametrize("jobs", [pytest.param(2, marks=pytest.mark.slow), None], ids=["loky", "a backend of joblib"])
+def test_work_that_is_spread_gives_the_results_of_one_process(jobs: int | None, level: str, tmp_path: Path) -> None:
+    """Bit for bit: forecasts, metrics, their order, failures by name; every pair is reported as it finishes, and errors
+    of the request come through.
+    """
+    targets = ("sw_avg@window=20", "ema", str(counted(tmp_path / "missing" / "log")))
     seen: list[tuple[int, int]] = []
-    targets = ("sw_avg@window=20", "ema", str(counted(tmp_path / "log")))
     one = run(tmp_path, *targets, level=level, fresh=True)
-    two = run(
-        tmp_path,
-        *targets,
-        level=level,
-        fresh=True,
-        jobs=2,
-        progress=lambda done, total, what: seen.append((done, total)),
-    )
-    assert same_scores(one, two)
+    options = {"jobs": jobs, "progress": lambda done, total, what: seen.append((done, total))}
+    with joblib.parallel_config("threading", n_jobs=2) if jobs is None else nullcontext():
+        spread = run(tmp_path, *targets, level=level, fresh=True, **options)
+        with pytest.raises(MoeloadError, match="window is 0"):
+            run(tmp_path, "sw_avg@window=0", level="process", jobs=jobs)
+    assert same_scores(one, spread)
+    assert set(one.failures["forecaster"]) == {one.names[2]}
     assert seen == [(n, 9) for n in range(1, 10)]
 
 
@@ -247,23 +247,6 @@ def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: P
         second = run([(tmp_path / "made").touch])
         assert next(first)
         assert next(second) is None
-
-
-@pytest.mark.parametrize("level", ["none", "process"])
-def test_a_backend_of_joblib_gives_the_results_of_one_process(tmp_path: Path, level: str) -> None:
-    """Equal results, failures by name included; every pair is reported, and errors of the request come through."""
-    targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
-    seen: list[int] = []
-    one = run(tmp_path, *targets, level=level, fresh=True)
-    with joblib.parallel_config("threading", n_jobs=2):
-        spread = run(
-            tmp_path, *targets, level=level, fresh=True, jobs=None, progress=lambda done, total, what: seen.append(done)
-        )
-        with pytest.raises(MoeloadError, match="window is 0"):
-            run(tmp_path, "sw_avg@window=0", level="process", jobs=None)
-    assert same_scores(one, spread)
-    assert set(one.failures["forecaster"]) == {one.names[2]}
-    assert seen == list(range(1, 10))
 
 
 class Share:

@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from leaderboard import __main__ as program
-from moeload_bench.cli.lazy import load_command
 from moeload_bench.suites.suite import ARCHIVED_AT, CLOSED
 from tests.support.checkout import leaderboard
 
@@ -47,16 +45,6 @@ def test_the_help_of_all_lists_every_command_and_imports_none() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
     for name in program.COMMANDS:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
-
-
-@pytest.mark.parametrize("name", program.COMMANDS)
-def test_every_command_has_a_help_worth_its_line(name: str) -> None:
-    """So do those below it; and the line in the help of all is the first of the command's own."""
-    command = load_command(name, program.module_of(name))
-    assert " ".join(command.help.split("\n\n")[0].split()) == program.COMMANDS[name]
-    for words in below(command, (name,)):
-        shown = CliRunner().invoke(program.app, [*words, "--help"])
-        assert (shown.exit_code, "Usage:" in shown.output) == (0, True), words
 
 
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,19 +149,6 @@ def test_steps_and_layers_can_be_chosen() -> None:
         plots.view_trace(trace, first=700)
 
 
-def test_many_layers_do_not_overlap() -> None:
-    """24 layers of 64 experts: no text runs into another panel's."""
-    figure = plots.draw_heatmap(plots.view_trace(own_trace(60, 24, 64)))
-    figure.canvas.draw()
-    boxes = [ax.get_tightbbox() for ax in figure.axes] + [figure.legends[0].get_window_extent()]
-    for i, one in enumerate(boxes):
-        for other in boxes[i + 1 :]:
-            apart = (
-                min(one.x1, other.x1) - max(one.x0, other.x0) < 1 or min(one.y1, other.y1) - max(one.y0, other.y0) < 1
-            )
-            assert apart
-
-
 @pytest.mark.parametrize("trace", [own_trace(60, 1, 1), silent_trace(), own_trace(3, 1, 4)], ids=["one", "silent", "3"])
 def test_odd_traces_are_drawn(trace: Trace, tmp_path: Path) -> None:
     """One expert, layers without load, a trace shorter than every window: drawn, or said why not."""
@@ -177,17 +164,6 @@ def test_odd_traces_are_drawn(trace: Trace, tmp_path: Path) -> None:
         assert remarks["variance"] == [
             "no variation" if trace.num_experts == 1 else "shorter than the window of 10 rows"
         ]
-
-
-def test_a_window_longer_than_the_trace_is_said_and_has_no_scale() -> None:
-    """No made-up axis where nothing is drawn; a stretch of steps without a window before it is told from no load."""
-    figure = plots.draw_sliding(plots.view_trace(own_trace(30)), "variance", 100)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["shorter than the window of 100 rows"]
-    figure.canvas.draw()
-    ticks = [*figure.axes[0].yaxis.get_major_ticks(), *figure.axes[0].yaxis.get_minor_ticks()]
-    assert not any(tick.tick1line.get_visible() or tick.label1.get_visible() for tick in ticks)
-    early = plots.draw_sliding(plots.view_trace(own_trace(300), last=50), "variance", 100)
-    assert [text.get_text() for text in early.axes[0].texts] == ["no 100 rows before these steps"]
 
 
 def test_a_stride_without_states_is_said() -> None:

@@ -14,7 +14,6 @@ import pytest
 from leaderboard.pages import cards
 from leaderboard.pages.croissant import _released, croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
-from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.publishing.routing_cases import CASES, has_cases
@@ -74,14 +73,6 @@ def test_the_published_card_lists_exactly_the_committed_traces() -> None:
         claimed[f"`{ref.id}`"] = json.loads(pq.read_schema(ref.path).metadata[b"moeload"])["data_sha256"]
     assert {row[0]: row[1].strip("`") for row in rows_of(text, "hashes")} == claimed
     assert (TRACES / "CITATION.cff").read_bytes() == (ROOT / "CITATION.cff").read_bytes()
-
-
-def test_full_size_recipes_are_named_as_recipe_only_until_they_have_runs() -> None:
-    """The card pretends no run of the paper's sizes, and names none as missing that is there."""
-    (line,) = re.findall(r"- \*Recipe only\*:(.*?)\n- ", (ROOT / "datasets_card.md").read_text(), re.DOTALL)
-    recorded = {ref.id.split("/")[0] for ref in list_traces(TRACES)} if HAS_TRACES else set()
-    full_size = {name for name in list_recipes() if name.startswith("gpt3-")}
-    assert set(re.findall(r"`(.*?)`", line)) == full_size - recorded
 
 
 # ---------------------------------------------------------------- what a card holds

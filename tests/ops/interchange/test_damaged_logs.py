@@ -70,7 +70,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (NEGATIVE, edit("*.csv", r"\n10,1,2,", "\n10,1,2,-"), r"row 44, column load: got -\d+, expected a whole"),
         (FRACTION, edit("*.csv", r"(\n10,1,2,\d+)", r"\1.5"), r"row 44, column load: got \d+\.5, expected a whole"),
         (EXPERT, edit("*.csv", r"\n10,1,2,", "\n10,1,8,"), "got 96 rows, expected 3 steps x 4 layers x 9 experts"),
-        (TOP_K, edit("*.csv", r"\n10,1,2,", "\n10,1,2,1"), "step 10: loads sum to"),
         (PICKLE, put("*.csv", PICKLED), "not a CSV table"),
     ],
     "jsonl": [
@@ -94,7 +93,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1.5"), r"line 1: load\[0\] is 1\.5, expected a whole"),
         (FRACTION, edit("rank0*", r'("load": \[)\d+', r"\g<1>1e999"), r"line 1: load\[0\] is inf"),
         (EXPERT, edit("rank0*", r'"load": \[\d+, ', '"load": ['), r"has 8 experts, expected 7 in every layer"),
-        (TOP_K, edit("rank0*", r'("load": \[)\d+', r"\g<1>99"), r"step 0, layer 0: loads sum to"),
         (PICKLE, put("rank0*", PICKLED), "not JSON|no complete step in it"),
     ],
     "megatron-tokens": [
@@ -109,11 +107,9 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (ORDER, edit("rank2*", LINE, r"\1\1"), r"layer 0 of step 20 again"),
         (ORDER, edit("rank2*", '"iter": 30', '"iter": 10'), r"iter 10 after 20: out of order or twice"),
         (NEGATIVE, edit("rank2*", r'("tpe": \[\[)\d+', r"\1-3"), r"rank2\.jsonl, line 1: tpe\[0, 0\] is -3"),
-        (FRACTION, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>0.5"), r"tpe\[0, 0\] is 0\.5"),
         (EXPERT, edit("rank2*", r'("tpe": \[\[)\d+, ', r"\1"), r"tpe is not a table of numbers"),
         (EXPERT, edit("rank2*", r"(\[\[|\], \[)", r"\g<1>0, ", 2), "layer . has 2 experts, expected 3"),
         (TOP_K, edit("rank2*", r'("tpe": \[\[)\d+', r"\g<1>99"), r"loads sum to .* tokens were dropped or padded"),
-        (PICKLE, put("rank0*", PICKLED), "not JSON|no complete iteration in it"),
     ],
     "megatron-routing": [
         (OTHER, put("*rank0*", b'{"iter": 1}\n'), "line 1: no field 'block'; got iter, expected"),
@@ -122,11 +118,9 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (MISSING, lambda f: lines_of(f / "router_trace_rank1.jsonl", 1), "rank 1 has 1 micro-batches in layer"),
         (ORDER, edit("*rank0*", r'"step": 2', '"step": 0', 4), r"step 0 after 1: out of order or twice"),
         (NEGATIVE, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\1-1"), r"top_indices\[0, 0\] is -1"),
-        (FRACTION, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>1.5"), r"top_indices\[0, 0\] is 1\.5"),
         (EXPERT, edit("*rank0*", r'("top_indices": \[\[)\d+', r"\g<1>8"), r"holds expert 8, expected 0 to 7"),
         (TOP_K, edit("*rank0*", r'"topk": 2', '"topk": 3'), r"line 1: top_indices has shape|topk is"),
         (TOP_K, edit("*rank0*", r'("step": 1.*?"topk": )2', r"\g<1>3"), "topk is 3, it was 2 before: mixed top-k"),
-        (PICKLE, put("*rank0*", PICKLED), "not JSON|no complete iteration in it"),
     ],
     "sglang": [
         (OTHER, tensor(lambda torch: [1]), "an item of the list is a int, expected a tensor"),
@@ -159,7 +153,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (FRACTION, edit("*.json", r"\[\[\d+", f"[[{2**70}"), "entry 0: not JSON: .*integer overflow"),
         (EXPERT, edit("*.json", r"\[\[\d+, ", "[["), "is not a table of numbers, expected rows of one"),
         (EXPERT, edit("*.json", r"(.*\[)\[[^]]*\], ", r"\1"), r"entry 2: .* has shape \[3, 8\], expected \[4"),
-        (TOP_K, edit("*.json", r"\[\[\d+", "[[99"), "step 0: loads sum to"),
         (PICKLE, put("*.json", PICKLED), "entry 0: not JSON"),
     ],
     "routed": [
@@ -199,11 +192,8 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (ORDER, chunk(lambda a: a.update(microbatches=0 * a["microbatches"])), "micro-batch 0 of layer . again"),
         (NEGATIVE, chunk(lambda a: a.update(pre_logical_loads=-a["pre_logical_loads"])), "pre_logical_loads.* is -"),
         (NEGATIVE, chunk(lambda a: a.update(microbatches=a["microbatches"] - 9)), r"microbatches\[0\] is -"),
-        (FRACTION, chunk(lambda a: a.update(pre_logical_loads=a["pre_logical_loads"] + 0.5)), r"is \d\.5, expected"),
         (EXPERT, chunk(lambda a: a.update(pre_logical_loads=a["pre_logical_loads"][:, 1:])), "7 experts, expected 8"),
         (CUT, cut("*.npz"), "not a NumPy archive"),
-        (TOP_K, chunk(lambda a: a["pre_logical_loads"].__iadd__(1)), "loads sum to"),
-        (PICKLE, put("*.npz", PICKLED), "not a NumPy archive"),
         (PICKLE, chunk(lambda a: a.update(layers=np.array([None] * 7))), "expected plain numbers"),
     ],
     "flame-moe": [
@@ -236,8 +226,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
             edit("*.csv", "layer3/expert7", "layer3/expert9"),
             "expert 8 of layer 0|expert . of layer . is missing",
         ),
-        (TOP_K, edit("*.csv", r"\n0,,\d+", "\n0,,99"), "step 0: loads sum to"),
-        (PICKLE, put("*.csv", PICKLED), "not a CSV table"),
     ],
     "tensorboard": [
         (OTHER, put("events*", b"\xff" * 100), "is this an event file"),
@@ -252,11 +240,6 @@ DAMAGES: dict[str, list[tuple[str, Callable[[Path], None], str]]] = {
         (NEGATIVE, event(logs._scalar(30, TAG.format(0, 0), -1.0)), "expert_0 of step 30 is -1"),
         (FRACTION, event(logs._scalar(30, TAG.format(0, 0), 0.5)), "expert_0 of step 30 is 0.5"),
         (EXPERT, event(logs._scalar(30, TAG.format(0, 9), 1.0)), "expert 8 of layer 0 is missing, expected 10"),
-        (
-            TOP_K,
-            event(*(logs._scalar(30, TAG.format(m, e), float(m + e)) for m in range(4) for e in range(8))),
-            "step 30: loads sum to 28 in layer 0 and to 52 in layer 3",
-        ),
         (PICKLE, put("events*", PICKLED), "is this an event file"),
     ],
 }
