@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from leaderboard.pages import cards
-from leaderboard.pages.croissant import _released, croissant
+from leaderboard.pages.croissant import croissant
 from moeload_bench.errors import HubError, NotFoundError, TraceError
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
@@ -230,18 +230,6 @@ def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> No
     records = list(dataset.records("tiny-a"))
     expected = [read_trace(folder / f"tiny-a/{split}/seed0.parquet").load_SLE for split in ("test", "train")]
     np.testing.assert_array_equal(np.array([r["tiny-a/load"] for r in records]), np.concatenate(expected))
-
-
-def test_croissant_takes_its_date_from_the_citation(tmp_path: Path) -> None:
-    """`date-released`, written with a release; without it there is no date, and no warning but that."""
-    assert _released(tmp_path_with(tmp_path, "version: 1.0.0\n")) is None
-    assert _released(tmp_path_with(tmp_path, "date-released: 2026-12-01\n")) == datetime(2026, 12, 1)
-
-
-def tmp_path_with(folder: Path, text: str) -> Path:
-    """The folder, with this text as its CITATION.cff."""
-    (folder / "CITATION.cff").write_text(text)
-    return folder
 
 
 def test_croissant_says_how_the_data_were_made_and_what_they_are_not_for(
