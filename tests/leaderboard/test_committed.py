@@ -22,7 +22,6 @@ from moeload_bench.errors import ResultError
 from moeload_bench.isolation.targets import baseline_names
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.suites.suite import load_suite
-from tests.support.committed import by_result
 
 PATHS = sorted(path for path in RESULTS.glob("*/*.parquet") if path.name != "costs.parquet")
 
@@ -89,7 +88,7 @@ def test_every_wrong_file_is_named(tmp_path: Path) -> None:
         committed_results("v3", tmp_path)
 
 
-@pytest.mark.parametrize("path", by_result(PATHS))
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_committed_result_has_its_submission(path: Path) -> None:
     """A pull request cannot add numbers without the code that gives them: a result belongs to the submission of its
     name on its suite, or to a baseline of this package.

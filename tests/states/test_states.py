@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +18,60 @@ from moeload_bench.scoring.description import describe_layers
 from moeload_bench.scoring.floors import trace_floors
 from moeload_bench.states.drift import sliding_range, sliding_variance
 from moeload_bench.states.origins import choose_origins, origins_every
-from moeload_bench.states.rule import StateDetector, StateRule, crossing, grid_of, label_states, state_names
+from moeload_bench.states.rule import (
+    StateDetector,
+    StateLabels,
+    StateRule,
+    crossing,
+    grid_of,
+    label_states,
+    state_names,
+)
 from moeload_bench.states.shifts import planned_shifts
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace, shares
 from tests.conftest import TRACES
-from tests.support.shifts import score_shifts
 from tests.support.synthetic import autocorrelated, draw, drifting, even, fixed, oscillating
 
 FIRST_KNOWN = 200  # two windows
 EARLIEST_STABLE = 300  # two windows and the hold
+
+
+WITHIN = 300
+"""Training steps after a shift in which a return to transient counts as its detection: three windows."""
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftScores:
+    """``delay_NL`` training steps from a shift to the first transient label, -1 where it was missed, -2 where the layer
+    was not stable when the shift came; ``false_alarms_L`` returns to transient that no shift explains.
+    """
+
+    delay_NL: NDArray[np.int64]
+    false_alarms_L: NDArray[np.int64]
+
+    @property
+    def missed(self) -> int:
+        """(shift, layer) pairs without detection."""
+        return int((self.delay_NL == -1).sum())
+
+
+def score_shifts(labels: StateLabels, shift_N: Sequence[int]) -> ShiftScores:
+    """Compare labels with the rows at which something is known to have changed."""
+    transient_SL = labels.transient_SL
+    S, L = transient_SL.shape
+    rows = WITHIN // labels.stride
+    explained_SL = np.zeros((S, L), dtype=np.bool_)
+    delay_NL = np.full((len(shift_N), L), -1, dtype=np.int64)
+    for n, shift in enumerate(shift_N):
+        explained_SL[shift : shift + rows] = True
+        after = transient_SL[shift : shift + rows]
+        answered_L = after.any(axis=0)
+        delay_NL[n, answered_L] = after.argmax(axis=0)[answered_L] * labels.stride
+        delay_NL[n, transient_SL[min(shift, S - 1)]] = -2
+    returns_SL = transient_SL[1:] & ~transient_SL[:-1]
+    return ShiftScores(delay_NL, (returns_SL & ~explained_SL[1:]).sum(axis=0).astype(np.int64))
 
 
 def labels_of(p_SLE, tokens=2048, seed=0, concentration=40.0):
