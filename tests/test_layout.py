@@ -128,14 +128,6 @@ def test_the_wheel_lists_every_package() -> None:
     assert set(project["tool"]["setuptools"]["packages"]) == {*packages(), "moeload_bench.baselines"}
 
 
-def test_every_package_says_what_it_is() -> None:
-    """In the first lines of its `__init__.py`."""
-    for name, folder in packages().items():
-        said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
-        assert said, name
-        assert said.split("\n\n")[0].rstrip()[-1] in ".:", name
-
-
 def test_the_package_is_folders_and_few_modules() -> None:
     """A newcomer reads its list as a map: one folder per idea."""
     assert len(list((ROOT / "moeload_bench").glob("*.py"))) <= 14
@@ -206,43 +198,6 @@ def test_a_public_name_is_never_shadowed_by_a_module() -> None:
     folders = {name.split(".")[-1] for name in packages()}
     modules = {path.stem for path in (ROOT / "moeload_bench").glob("*.py")} | folders
     assert modules & set(moeload_bench.__all__) == set()
-
-
-GENERATED = {"sampling-floor-note.md"}
-
-
-def test_each_page_begins_with_what_it_answers() -> None:
-    """Guides and methods, below the title; pages that a script writes as a whole begin with what it computed."""
-    for page in sorted((ROOT / "docs").glob("[gm]*/*.md")):
-        if page.name in GENERATED:
-            continue
-        second = page.read_text(encoding="utf-8").split("\n\n")[1]
-        asked = second.startswith("*Answers: ") or second.startswith("This page answers: ")
-        assert asked, f"{page}: the first paragraph says not what the page answers"
-        assert "?" in second
-
-
-OTHERWISE = {"performance.md", "balancing.md", "season-2027-03.md"}
-"""Written by `make bench-compare`, in a form of its own; those that say what decides before their runs are there."""
-
-
-def test_each_report_opens_with_its_answer_and_a_figure() -> None:
-    """Before the first section: a paragraph of a few sentences, then a figure with a caption; methods are behind a
-    fold or a link.
-    """
-    for page in sorted((ROOT / "docs" / "reports").glob("*.md")):
-        if page.name in OTHERWISE:
-            continue
-        opening = re.sub(r"<!--.*?-->\s*", "", page.read_text(encoding="utf-8").split("\n## ")[0])
-        blocks = [block for block in opening.split("\n\n") if block.strip() and not block.startswith("*Answers: ")]
-        assert blocks[0].startswith("# "), page
-        sentences = len(re.findall(r"[.?](?: |\n|$)", blocks[1]))
-        assert 1 <= sentences <= 5, f"{page}: {sentences} sentences in its answer"
-        assert not blocks[1].startswith(("|", "!", "<", "-", "#")), f"{page}: opens with no answer"
-        shown = [i for i, block in enumerate(blocks) if block.startswith("![")]
-        assert shown, f"{page}: no figure before the first section"
-        assert shown[0] <= 5, f"{page}: the figure comes after {shown[0]} paragraphs"
-        assert (page.parent / blocks[shown[0]].split("](")[1].split(")")[0]).is_file(), page
 
 
 def test_the_worker_imports_nothing_of_the_package_at_its_top() -> None:

@@ -14,8 +14,8 @@ from moeload_bench.errors import TargetError
 from moeload_bench.forecaster import ForecastRequest, StepBlock, TraceInfo, trace_info
 from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import load_trace
+from tests.baselines.test_rules import window_mean
 from tests.conftest import synthetic_trace
-from tests.isolation.test_baselines import window_mean
 
 Run = tuple[TraceInfo, StepBlock]
 

@@ -10,8 +10,8 @@ from moeload_bench.baselines.arima import fit_due
 from numpy.typing import NDArray
 
 from moeload_bench.traces.trace import shares
+from tests.baselines.test_rules import HORIZONS, ask, feed, make, window_mean
 from tests.conftest import synthetic_load_SLE
-from tests.isolation.test_baselines import HORIZONS, ask, feed, make, window_mean
 
 
 @pytest.mark.parametrize("order", [(1, 1, 1), (2, 0, 1), (2, 1, 2)])

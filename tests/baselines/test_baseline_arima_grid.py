@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from moeload_bench.baselines import _arima_exact as exact
 from numpy.typing import NDArray
 
+from tests.baselines.test_rules import ask, feed, make
 from tests.conftest import need, synthetic_load_SLE
-from tests.isolation.test_baselines import ask, feed, make
 
 need("numba", "pip install -e '.[fast]'")
 

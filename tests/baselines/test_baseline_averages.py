@@ -7,8 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from moeload_bench.traces.trace import shares
+from tests.baselines.test_rules import HORIZONS, ask, feed, make, window_mean
 from tests.conftest import synthetic_load_SLE
-from tests.isolation.test_baselines import HORIZONS, ask, feed, make, window_mean
 
 
 def recursive_path_HLE(share_SLE: NDArray[np.float64], window: int, rows: int) -> NDArray[np.float64]:

@@ -12,14 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from moeload_bench.arrays import IntArray
-from moeload_bench.cli import run_shown
 from moeload_bench.cli.app import COMMANDS
-from moeload_bench.results.results import load_results
-from moeload_bench.scoring.catalogue import PRIMARY
-from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
 from tests.conftest import synthetic_load_SLE
@@ -194,19 +189,3 @@ def test_a_command_of_the_pages_fits_80_columns(command: str, folder: Path) -> N
     shown = run_in_terminal(words, folder / where(command))
     assert shown.status == 0, shown.text[-2000:]
     assert "--json" in words or shown.faults(80) == []
-
-
-def test_the_table_of_the_largest_suite_fits_80_columns(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As committed results have it, with the longest name of a forecaster."""
-    monkeypatch.setattr(
-        run_shown, "plain_console", lambda **_: Console(width=80, markup=False, emoji=False, highlight=False)
-    )
-    names = ("uniform", "sw_avg", "sw_avg_conformal")
-    results = load_results([ROOT / "leaderboard" / "results" / LARGE / f"{name}.parquet" for name in names])
-    run_shown.print_results(results, PRIMARY, load_suite(LARGE).rule, None, wide=False)
-    shown = Shown(capsys.readouterr().out, "", 0)
-    assert "sw_avg_conformal" in shown.out
-    assert "h=100" in shown.out
-    assert shown.faults(80) == []

@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from moeload_bench import Trace, load_results, load_trace
-from moeload_bench.errors import MOST_CHARACTERS, MoeloadError
+from moeload_bench import load_results, load_trace
+from moeload_bench.errors import MoeloadError
 from moeload_bench.isolation.targets import forecaster_names, parse_target, printed_names
 from moeload_bench.ops.facts.following import Follower
 from moeload_bench.recording.parts import Parts
@@ -183,25 +182,3 @@ def test_every_command_takes_a_printed_name(name: str, folder: Path, tmp_path: P
     ):
         assert moeload(*words).returncode == 0, words
     assert name in load_results(out).names
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"top_k": np.arange(1200)},
-        {"top_k": [2] * 500},
-        {"recipe": "a b " * 200},
-        {"recipe": ["a"] * 300},
-    ],
-)
-def test_a_message_is_one_line_and_quotes_little(wrong: dict[str, object]) -> None:
-    """Whatever a caller hands over: shape, dtype and first values of an array, the beginning of a long value."""
-    arguments = {"tokens": 512, "top_k": 2} | wrong
-    with pytest.raises(MoeloadError) as refused:
-        Trace.from_arrays(TRACE.load_SLE, **arguments)
-    text = str(refused.value)
-    assert "\n" not in text
-    assert len(text) < 3 * MOST_CHARACTERS
-    if isinstance(wrong.get("top_k"), np.ndarray):
-        assert text.startswith("top_k is an array of shape (1200,), int64, 0, 1, 2, ..., expected a whole number")
-        assert "the third argument is top_k" in text

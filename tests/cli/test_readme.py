@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -12,13 +11,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from leaderboard.pages.enter import INSTALL
-from moeload_bench import evaluate, list_traces, load_trace, write_trace
-from moeload_bench.cli.app import app
-from moeload_bench.traces.trace import Trace
-from tests.conftest import needs_traces, synthetic_load_SLE, synthetic_trace
+from moeload_bench import list_traces, load_trace
+from tests.conftest import needs_traces
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,34 +49,6 @@ def test_the_extras_for_trainers_bring_numba() -> None:
         assert "fast" in re.findall(r"\w+", brought), names
 
 
-def test_the_tutorial_s_forecaster_is_scored_as_the_readme_says(mine: str) -> None:
-    """With and without the argument that README gives it, beside the reference, no task fails."""
-    trace = synthetic_trace(1200, recipe="own")
-    targets = [mine, f"{mine}@window=200", "sw_avg"]
-    for target in targets:
-        assert f"moeload-bench run {target}" in README or target == "sw_avg"
-    results = evaluate(targets, trace)
-    assert results.failures.empty
-    assert results.names == targets
-
-
-@pytest.mark.slow
-def test_what_follows_a_training_in_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Watch, inspect and place, as they stand there, in a folder with the recording that the page's line names."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MOELOAD_CACHE", str(tmp_path / "cache"))
-    trace = Trace.from_arrays(synthetic_load_SLE(300, experts=8), 512, 2, recipe="my-run")
-    write_trace(trace, "runs/my-run/test/seed0.parquet")
-    (text,) = re.findall(r"    python train\.py\n((?:    [^\n]+\n)+)", README)
-    commands = [shlex.split(line, comments=True) for line in text.splitlines()]
-    assert [words[1] for words in commands] == ["inspect", "inspect", "inspect", "plan"]
-    for words in commands:
-        done = CliRunner().invoke(app, words[1:])
-        assert done.exit_code == 0, done.output
-    assert Path("page.html").stat().st_size > 8_000
-    assert len(json.loads(Path("placement.json").read_text())["physical_to_logical_map"][0]) == 10
-
-
 def test_load_dataset_in_the_readme_gives_the_loads(tmp_path: Path) -> None:
     """Run in the repository's folder without this package: an int64 array of all steps, layers and experts."""
     check = (
@@ -113,17 +81,6 @@ def test_the_readme_says_how_many_runs_load_dataset_joins() -> None:
     assert {"two": 2, "three": 3, "four": 4}[words] == len(runs)
 
 
-def test_the_readme_is_short_and_says_first_what_it_is() -> None:
-    """Questions, commands, picture, recording, the benchmark and its size, in this order, before any result."""
-    assert len(README.splitlines()) <= 96
-    texts = (
-        "router healthy", "pip install", "![", "record(model", "make bench", "generated: runs", "## What we found",
-        "## How far to trust it",
-    )  # fmt: skip
-    places = [README.index(text) for text in texts]
-    assert places == sorted(places)
-
-
 def test_the_readme_says_what_recording_costs_as_it_was_measured() -> None:
     """Rounded, as the page of performance has it."""
     page = (ROOT / "docs" / "reports" / "performance.md").read_text(encoding="utf-8")
@@ -148,20 +105,6 @@ def commands_to_enter() -> list[str]:
     text = (ROOT / "docs" / "guide" / "enter.md").read_text(encoding="utf-8")
     section = text.partition("**2. Run**")[2].partition("<!-- end -->")[0]
     return re.findall(r"^    (\S.*)$", section, re.MULTILINE)
-
-
-def test_the_way_in_is_eleven_commands() -> None:
-    """The second installs; the rest is replayed by the test below."""
-    lines = commands_to_enter()
-    assert len(lines) == 11
-    assert lines[1] == INSTALL
-
-
-def test_contributing_says_who_reads_what_a_request_would_run() -> None:
-    """A person reads `.ci/` and `.github/` of a request first; its submission is checked by the base branch."""
-    text = " ".join((ROOT / "CONTRIBUTING.md").read_text().split())
-    assert "`.ci/` and `.github/` of a pull request are read by a person before anything of them runs" in text
-    assert "The check of a submission runs the base branch's script and code, never the request's" in text
 
 
 @pytest.mark.sandbox

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import re
-import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.main import get_command
-from typer.testing import CliRunner
 
-from leaderboard.__main__ import app as maintainers
 from moeload_bench import evaluate, load_suite
-from moeload_bench.cli import progress
-from moeload_bench.cli.app import COMMANDS, app
-from moeload_bench.cli.lazy import LazyCommands, load_command
 from moeload_bench.cli.progress import command_lines
-from moeload_bench.recording.parts import Parts
-from moeload_bench.recording.writer import TraceWriter, rows_of
-from moeload_bench.results.brief import _milliseconds, brief_tables
+from moeload_bench.results.brief import brief_tables
 from moeload_bench.suites.suite import default_suite
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
 from tests.support.terminal import Shown, drawn_in_terminal, moeload_in_terminal
 
-WIDTHS = (80, 120)
 COSTS = ("--expert-mb", "50", "--bandwidth", "25", "--step-ms", "300", "--every", "100,300")
 
 
@@ -47,46 +34,6 @@ def well(shown: Shown, width: int) -> list[str]:
     assert shown.status == 0, shown.text
     assert shown.faults(width) == []
     return shown.lines
-
-
-@pytest.mark.usefixtures("shared_cache")
-@pytest.mark.parametrize("width", WIDTHS)
-def test_run_leads_with_the_answer(folder: Path, width: int) -> None:
-    """First what errs least, then a table per state, which runs to compare with, and the next command."""
-    shown = moeload_in_terminal("run", "sw_avg", "last_value", "--trace", "own.parquet", width=width, cwd=folder)
-    lines = well(shown, width)
-    assert lines[0].startswith("transient: ")
-    heads = [line for line in lines if line.startswith("forecaster ")]
-    assert len(heads) == 2
-    assert heads[0].split() == ["forecaster", "h=1", "h=10", "h=100", "skill", "ms"]
-    assert "A row is as noisy as 136 independent tokens per expert" in shown.out
-    assert lines[-2:] == ["Next, whether and how often to re-plan:", "  moeload-bench plan own.parquet"]
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_capacity_stands_below_the_screen(folder: Path, width: int) -> None:
-    """First the two factors to paste, each with its memory; then fixed factors, layers and numbers of re-runs."""
-    options = ("--capacity", "--devices", "2", "--drop", "1%", "--token-bytes", "128", "--reruns", "5")
-    lines = well(moeload_in_terminal("inspect", "own.parquet", *options, width=width, cwd=folder), width)
-    pasted = [line for line in lines if line.startswith("--moe-expert-")]
-    assert [re.sub(r"\d\.\d\d", "F", line) for line in pasted] == [
-        "--moe-expert-capacity-factor F",
-        "--moe-expert-rank-capacity-factor F",
-    ]
-    assert any(line.startswith("At most 1 % of the tokens ") for line in lines)
-    heads = [["factor", "dropped", "worst", "layer", "whole", "run"], ["layer", "factor"]]
-    heads.append(["re-runs", "factor", "seen", "buffer"])
-    assert [line.split() for line in lines if line.split() in heads] == heads
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_plan_leads_with_the_answer(folder: Path, width: int) -> None:
-    """The decision, then one row per candidate."""
-    words = ("plan", "own.parquet", "--devices", "2", "--slots", "6", *COSTS)
-    lines = well(moeload_in_terminal(*words, width=width, cwd=folder), width)
-    assert lines[0].startswith("Decision at step 900: ")
-    (head,) = [line for line in lines if line.startswith("forecaster ")]
-    assert head.split()[-1] == "ms"
 
 
 @pytest.mark.parametrize(
@@ -116,108 +63,12 @@ def test_a_long_command_names_its_stages_as_they_begin(
     assert re.search(r"about \d+ s left", text)
 
 
-def test_what_comes_before_the_first_part_is_no_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process took 30 s to start, then a part takes 50 s: no half hour is foretold at its first fiftieth."""
-    clock = iter([0.0, 0.0, 30.0, 31.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    pace = progress._Pace()
-    assert [pace.left(done, 6) for done in (0, 0.02, 0.04)] == ["", "", "about 5 min left"]
-
-
-@pytest.mark.parametrize(
-    ("shape", "cost"),
-    [
-        pytest.param([], [], marks=pytest.mark.slow),
-        (["--nodes", "2", "--groups", "4"], []),
-        pytest.param([], ["--expert-fraction", "0.25", "--overlap", "0.5"], marks=pytest.mark.slow),
-    ],
-)
-def test_plan_names_a_command_that_runs(
-    shape: list[str], cost: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the same cluster: no option is lost where the plan is written."""
-    monkeypatch.chdir(tmp_path)
-    options = ["--devices", "2", "--slots", "6", *shape, *COSTS[:6], *cost]
-    words = ["plan", str(folder / "own.parquet"), *options, *COSTS[6:], "--level", "none", "--json"]
-    shown = CliRunner().invoke(app, words)
-    assert shown.exit_code == 0, shown.output
-    following = shlex.split(json.loads(shown.stdout)["next"])
-    assert following[1] == "inspect" or " ".join(options) in " ".join(following)
-    made = CliRunner().invoke(app, following[1:])
-    assert made.exit_code == 0, made.output
-    assert list(tmp_path.iterdir())
-
-
 def test_a_recipe_can_be_copied(folder: Path) -> None:
     """`--toml` prints the file as it is read."""
     shown = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e", "--toml", width=200, cwd=folder)
     (folder / "qwen3moe-tiny-8e.toml").write_text(shown.text)
     of_copy = moeload_in_terminal("recipes", "show", "qwen3moe-tiny-8e.toml", "--json", width=200, cwd=folder)
     assert json.loads(of_copy.text)["name"] == "qwen3moe-tiny-8e"
-
-
-def test_a_run_too_short_for_the_rule_says_how_many_steps_it_needs(tmp_path: Path) -> None:
-    """Not "no origin is in this state"."""
-    write_trace(synthetic_trace(280, recipe="own"), tmp_path / "own.parquet")
-    lines = well(moeload_in_terminal("run", "sw_avg", "--trace", "own.parquet", cwd=tmp_path), 80)
-    said = " ".join(" ".join(lines).split())
-    assert "stable: needs 400 steps, 300 to be stable and 100 to forecast; has 280" in said
-
-
-@pytest.mark.slow
-def test_a_recording_in_progress_can_be_shown_run_planned_and_plotted(tmp_path: Path) -> None:
-    """By its folder, which is left as it was; the command that `plan` ends with takes it too."""
-    trace = synthetic_trace(700, recipe="own")
-    writer = TraceWriter(Parts(tmp_path / "seed0.parquet"), lambda: trace.meta, shard_steps=100)
-    writer.parts.start(resume=False)
-    for row in rows_of(trace):
-        writer.add(row)
-    (tmp_path / "seed0.parts" / "leftover.tmp").write_text("")
-    before = sorted(path.name for path in (tmp_path / "seed0.parts").iterdir())
-    assert any("699" in line for line in well(moeload_in_terminal("inspect", "seed0.parts", cwd=tmp_path), 80))
-    run = moeload_in_terminal("run", "sw_avg", "--trace", "seed0.parts", "--level", "none", cwd=tmp_path)
-    assert any("moeload-bench plan seed0.parts" in line for line in well(run, 80))
-    words = ("plan", "seed0.parts", "--devices", "2", "--slots", "6", *COSTS, "--level", "none")
-    planned = well(moeload_in_terminal(*words, cwd=tmp_path), 80)
-    following = " ".join(line.removesuffix("\\").strip() for line in planned[planned.index("Next:") + 1 :])
-    assert following.startswith("moeload-bench plan seed0.parts ")
-    assert "--devices 2 --slots 6 --expert-mb" in following
-    assert following.endswith(" --write placement.json --format eplb")
-    well(moeload_in_terminal(*shlex.split(following)[1:], cwd=tmp_path), 80)
-    if importlib.util.find_spec("matplotlib"):
-        well(moeload_in_terminal("export", "figure", "shares", "seed0.parts", "--out", "shares.svg", cwd=tmp_path), 80)
-        assert (tmp_path / "shares.svg").stat().st_size > 10_000
-    assert sorted(path.name for path in (tmp_path / "seed0.parts").iterdir()) == before
-    missing = moeload_in_terminal("inspect", "nothing.parts", cwd=tmp_path)
-    assert missing.status == 2
-    assert "no unfinished recording is there" in missing.text
-
-
-WRITTEN = """
-from moeload_bench import Forecast
-class Mine:
-    def __init__(self, info, seed): self.info = info
-    def observe(self, block): pass
-    def forecast(self, request):
-        share = [[1 / self.info.num_experts] * self.info.num_experts] * self.info.num_layers
-        return Forecast.constant(share, request.horizon)
-class Broken(Mine):
-    def forecast(self, request): raise ValueError("not yet")
-"""
-
-
-@pytest.mark.usefixtures("shared_cache")
-def test_a_run_of_a_suite_ends_with_what_a_forecasters_author_does_next(tmp_path: Path) -> None:
-    """`check` before there is one, or where it failed; `submit` for one that was scored; how often to re-plan."""
-    (tmp_path / "my.py").write_text(WRITTEN)
-    for targets, status, expected in (
-        (["sw_avg"], 0, ["plan qwen3moe-tiny-8e/test/seed1", "check my.py:Mine"]),
-        (["my.py:Mine", "sw_avg"], 0, ["submit my.py:Mine", "plan qwen3moe-tiny-8e/test/seed1"]),
-        (["my.py:Broken", "sw_avg"], 1, ["check my.py:Broken"]),
-    ):
-        shown = moeload_in_terminal("run", *targets, "--level", "none", cwd=tmp_path)
-        assert (shown.status, shown.faults(80)) == (status, [])
-        assert re.findall(r"^  moeload-bench (\S+ \S+)", shown.out, re.MULTILINE) == expected
 
 
 def test_a_second_trace_is_not_passed_over(folder: Path) -> None:
@@ -246,21 +97,6 @@ def test_a_suite_whose_traces_are_elsewhere_says_where(tmp_path: Path, monkeypat
     shutil.copy(data / f"{entry.id}.parquet", tmp_path / "here/other/test/seed1.parquet")
     shown = moeload_in_terminal("run", "sw_avg", "--suite", "mine.toml", "--traces", "here", cwd=tmp_path)
     assert shown.status == 0, shown.text
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("shared_cache")
-def test_rows_are_in_the_order_of_skill() -> None:
-    """In every state, those without any last."""
-    results = evaluate(["uniform", "last_value", "sw_avg"], "mini", level="none")
-    for _, rows in results.summarize(["state"]).groupby("state"):
-        assert rows["skill"].is_monotonic_decreasing
-
-
-@pytest.mark.parametrize(("ms", "text"), [(1834.0, "1,834"), (151.8, "152"), (1.23, "1.23")])
-def test_a_slow_forecast_has_no_power_of_ten(ms: float, text: str) -> None:
-    """Milliseconds are read down a column."""
-    assert _milliseconds(ms) == text
 
 
 @pytest.mark.slow
@@ -305,43 +141,3 @@ def test_a_long_command_is_broken_where_it_can_be_pasted(width: int) -> None:
     joined = " ".join(line.removesuffix("\\").strip() for line in lines)
     assert joined == command
     assert not any(re.search(r"--(?!fresh)\S+( \\)?$", line) for line in lines)
-
-
-def test_a_command_with_an_apostrophe_can_be_pasted() -> None:
-    """The words of the broken command are those of the whole one."""
-    command = shlex.join(["moeload-bench", "run", "--trace", "it's my run.parquet", "--suite", "v3", "--out", "a/b"])
-    pasted = command_lines(command, 40).replace("\\\n", " ")
-    assert shlex.split(pasted) == shlex.split(command)
-
-
-def test_an_error_breaks_between_words(tmp_path: Path) -> None:
-    """On a terminal of 80 columns; a line that the terminal itself breaks may be cut within a word."""
-    screen = drawn_in_terminal("run", "no_such_forecaster", cwd=tmp_path, status=2)
-    lines = "".join(text for _, text in screen).splitlines()
-    assert len(lines) > 1
-    assert max(map(len, lines)) <= 80
-    assert "unknown forecaster 'no_such_forecaster'; there is: " in " ".join(line.strip() for line in lines)
-
-
-def commands_below(command: Any, words: list[str]) -> Iterator[list[str]]:
-    """Yield the words of a command and of those below it."""
-    yield words
-    if isinstance(command, LazyCommands):
-        for name in command.table.about:
-            yield from commands_below(load_command(name, command.table.module_of(name)), [*words, name])
-    for name, inner in getattr(command, "commands", {}).items():
-        yield from commands_below(inner, [*words, name])
-
-
-def test_every_commands_help_fits_a_page() -> None:
-    """On a terminal of 80 columns no line is cut; of the package's commands at most 60 lines, and 12 commands."""
-    seen = 0
-    for program in (app, maintainers):
-        for words in commands_below(get_command(program), []):
-            shown = CliRunner().invoke(program, [*words, "--help"], terminal_width=78).output
-            assert max(map(len, shown.splitlines())) <= 80, words
-            assert "...\n" not in shown.partition("\nCommands:")[2], words
-            assert program is maintainers or len(shown.splitlines()) <= 60, words
-            seen += 1
-    assert seen > 50
-    assert len(COMMANDS) <= 12

@@ -39,15 +39,6 @@ def following(shown: Shown) -> str:
     return " ".join(words[1:3])
 
 
-def test_readme_and_tutorials_install_the_same_extras() -> None:
-    """README's second installation is for those who train, its third for those who forecast."""
-    pages = [GUIDE.parents[1] / "README.md", GUIDE / "tutorial-training.md", GUIDE / "tutorial-forecasting.md"]
-    readme, training, forecasting = (
-        re.findall(r"pip install 'moeload-bench(\[.*?\])'", page.read_text(encoding="utf-8")) for page in pages
-    )
-    assert readme == [*training, *forecasting]
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("shared_cache")
 def test_the_tutorial_for_those_who_train(tmp_path: Path) -> None:

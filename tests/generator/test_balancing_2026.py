@@ -28,13 +28,12 @@ from moeload_bench.generator.balancing import (
     route_by_token,
     router_statistics,
 )
-from moeload_bench.generator.batches import Batch, BatchOrder
+from moeload_bench.generator.batches import BatchOrder
 from moeload_bench.generator.models import build_model
 from moeload_bench.generator.processes import Ranks
 from moeload_bench.generator.recipe import Recipe, list_recipes, load_recipe
 from moeload_bench.generator.training import Job, TrainingRun
 from moeload_bench.recording.routers import Routing, find_routers
-from moeload_bench.traces.lookup import list_traces
 from tests.generator.test_recording_kinds import recorded, small
 from tests.support.recording.recipes import use_small_text
 
@@ -107,43 +106,35 @@ def test_repeated_on_the_same_scores_loads_become_equal(shape: tuple[int, int, i
     assert ratios[-1] < 1.1
 
 
-def test_the_bias_of_a_step_is_the_mean_quantile_of_the_last_one(tmp_path: Path) -> None:
-    """Two micro-batches: the recorded bias is the centred mean of their quantiles under the bias before."""
-    recipe = changed(small(QUANTILE), data={"micro_batches": 2})
-    run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
-    passes: list[Any] = []
-    see = QuantileBias.see
+@pytest.mark.parametrize(
+    ("name", "kind", "passes"), [(QUANTILE, QuantileBias, 2), (HISTOGRAM, HistogramBias, 4)], ids=["mean", "histogram"]
+)
+def test_the_bias_of_a_step_is_that_of_the_last_steps_micro_batches(
+    name: str, kind: type[QuantileBias], passes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recorded bias is the centred mean of their quantiles under the bias before, or the quantile of one histogram
+    of all of them.
+    """
+    run = TrainingRun(Job(changed(small(name), data={"micro_batches": passes}), 0, "test", 8, tmp_path), Ranks())
+    seen: list[Any] = []
+    see = kind.see
 
     def observe(self: QuantileBias, routings: Any) -> None:
-        passes.append([routing.logits_TE.detach().sigmoid() for routing in routings])
+        seen.append([routing.logits_TE.detach().sigmoid() for routing in routings])
         see(self, routings)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(QuantileBias, "see", observe)
-        first, second, third = run.step(0), run.step(1), run.step(2)
+    monkeypatch.setattr(kind, "see", observe)
+    first, second, third = run.step(0), run.step(1), run.step(2)
     assert (first["expert_bias"] == 0).all()
-    for before, after, seen in ((first, second, passes[:2]), (second, third, passes[2:4])):
+    assert np.abs(third["expert_bias"]).max() > 1e-3
+    for before, after, of_step in ((first, second, seen[:passes]), (second, third, seen[passes : 2 * passes])):
         for layer, (old_E, got_E) in enumerate(zip(before["expert_bias"], after["expert_bias"], strict=True)):
-            each = [quantile_bias(scores[layer], torch.from_numpy(old_E), 2) for scores in seen]
-            mean_E = torch.stack(each).mean(dim=0)
-            np.testing.assert_allclose(got_E, mean_E - mean_E.mean(), atol=1e-6)
-    assert np.abs(third["expert_bias"].sum(axis=1)).max() < 1e-5
-
-
-@pytest.mark.slow
-def test_a_model_under_quantile_balancing_keeps_loads_near_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Trained slowly on one batch again and again, each layer's largest load comes near the mean; without it, not."""
-    token_BN = np.random.default_rng(0).integers(0, 300, size=(64, 16))
-    monkeypatch.setattr(BatchOrder, "batch", lambda self, step: Batch(token_BN, np.arange(64) % 2, 0))
-    ratio_L = {}
-    for method in ("quantile_balancing", "none"):
-        recipe = changed(small(QUANTILE), balancing={"method": method}, optimizer={"lr": 1e-4})
-        run = TrainingRun(Job(recipe, 0, "test", 8, tmp_path), Ranks())
-        ratio_L[method] = max_over_mean(np.stack([run.step(step)["load"] for step in range(20)])[-5:]).mean(axis=0)
-    assert (ratio_L["quantile_balancing"] < 1.2).all()
-    assert (ratio_L["none"] > 1.4).all()
+            bias_E, scores = torch.from_numpy(old_E), [layers[layer] for layers in of_step]
+            if kind is HistogramBias:
+                expected_E = histogram_quantile(bias_histogram(torch.cat(scores), bias_E, 2), bias_E, 2)
+            else:
+                expected_E = torch.stack([quantile_bias(each, bias_E, 2) for each in scores]).mean(dim=0)
+            np.testing.assert_allclose(got_E, expected_E - expected_E.mean(), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -174,29 +165,6 @@ def test_a_histogram_gives_the_quantile_within_a_bin(shape: tuple[int, int, int]
     assert (found_E >= sorted_TE[int(np.ceil(rank)) - 1] - width).all()
     assert (found_E <= sorted_TE[int(np.ceil(rank)) - 1] + width).all()
     torch.testing.assert_close(histogram_quantile(count_EH.double() / 3, bias_E, top_k), found_E)
-
-
-def test_the_bias_of_a_step_is_the_quantile_of_all_its_micro_batches(tmp_path: Path) -> None:
-    """Four micro-batches of other sizes of scores: the recorded bias is that of one histogram of all of them."""
-    run = TrainingRun(Job(small(HISTOGRAM), 0, "test", 8, tmp_path), Ranks())
-    passes: list[Any] = []
-    see = HistogramBias.see
-
-    def observe(self: HistogramBias, routings: Any) -> None:
-        passes.append([routing.logits_TE.detach().sigmoid() for routing in routings])
-        see(self, routings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(HistogramBias, "see", observe)
-        first, second, third = run.step(0), run.step(1), run.step(2)
-    assert (first["expert_bias"] == 0).all()
-    assert np.abs(third["expert_bias"]).max() > 1e-3
-    for before, after, seen in ((first, second, passes[:4]), (second, third, passes[4:8])):
-        for layer, (old_E, got_E) in enumerate(zip(before["expert_bias"], after["expert_bias"], strict=True)):
-            bias_E = torch.from_numpy(old_E)
-            count_EH = bias_histogram(torch.cat([scores[layer] for scores in seen]), bias_E, 2)
-            expected_E = histogram_quantile(count_EH, bias_E, 2)
-            np.testing.assert_allclose(got_E, expected_E - expected_E.mean(), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [QuantileBias, HistogramBias])
@@ -268,14 +236,6 @@ def test_a_model_that_cannot_be_hashed_is_refused() -> None:
         changed(small(HASH), model={"noisy_gate": True})
 
 
-def test_hashed_runs_stay_out_of_every_train_split() -> None:
-    """A control is for scoring alone: no forecaster may be fitted on it, and its recipe says so."""
-    hashed = {name for name in list_recipes() if load_recipe(name).balancing.method == "hash"}
-    assert hashed == {HASH}
-    assert all("stays out of every train split" in load_recipe(name).about for name in hashed)
-    assert not [ref.id for ref in list_traces() if ref.id.startswith(tuple(f"{name}/train/" for name in hashed))]
-
-
 # ---------------------------------------------------------------- auxiliary loss per micro-batch
 
 
@@ -343,14 +303,3 @@ def test_recipes_that_are_compared_differ_in_the_balancing_alone() -> None:
     text = {"prose": np.arange(4000, dtype=np.uint16), "code": np.arange(4000, dtype=np.uint16)}
     batches = [BatchOrder(small(name), 7, text).batch(5).token_BN for name in names]
     assert all(np.array_equal(batches[0], other) for other in batches[1:])
-
-
-def test_no_recipe_takes_another_loss_than_its_micro_batches() -> None:
-    """The shipped recipe has eight micro-batches and is otherwise the one that takes the loss over the whole batch."""
-    micro, single_batch = load_recipe(MICRO), load_recipe("qwen3moe-16e-aux")
-    assert micro.data == single_batch.data.model_copy(update={"micro_batches": 8})
-    assert (micro.model, micro.balancing, micro.optimizer) == (
-        single_batch.model,
-        single_batch.balancing,
-        single_batch.optimizer,
-    )

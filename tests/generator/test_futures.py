@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -50,15 +49,6 @@ def test_futures_share_weights_past_and_plan_and_not_the_text(tmp_path: Path) ->
     assert one.step_S.tolist() == list(range(AT, AT + STEPS))
     futures = [one.load_SLE, other.load_SLE, straight_run.load_SLE[AT : AT + STEPS]]
     assert len({future[0].tobytes() for future in futures}) == 3
-
-
-def test_the_run_s_own_order_from_the_checkpoint_is_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So a fork differs from the run by its text alone."""
-    fork = fork_of(tmp_path)
-    straight_run = read_trace(record_recipe(fork_of(tmp_path, "whole").job))
-    monkeypatch.setattr(Fork, "order_seed", lambda fork, future: fork.job.seed)
-    (path,) = record_futures(fork, 1)
-    np.testing.assert_array_equal(read_trace(path).load_SLE, straight_run.load_SLE[AT : AT + STEPS])
 
 
 def test_a_run_that_is_past_the_step_gives_the_same_futures(tmp_path: Path) -> None:
@@ -150,19 +140,3 @@ def test_the_command_prints_the_futures(tmp_path: Path) -> None:
     refused = record(tmp_path, "--fork", "4", "--push", "a/b")
     assert isinstance(refused.exception, RecordingError)
     assert "--fork is for one process" in str(refused.exception)
-
-
-def test_the_command_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a signal the same command goes on."""
-    step = TrainingRun.step
-
-    def stopping(run: TrainingRun, number: int) -> dict[str, object]:
-        if number == 2:
-            signal.raise_signal(signal.SIGTERM)
-        return step(run, number)
-
-    monkeypatch.setattr(TrainingRun, "step", stopping)
-    found = record(tmp_path, "--fork", "4", "--futures", "2", "--steps", "3", "--set", "optimizer.lr=1")
-    assert found.exit_code == 128 + signal.SIGTERM
-    assert "--fork 4 --futures 2 --steps 3 --set optimizer.lr=1" in found.stderr
-    assert "--resume" not in found.stderr

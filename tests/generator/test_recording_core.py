@@ -71,14 +71,6 @@ def test_micro_batches_change_no_load_at_learning_rate_zero(recipe: Recipe, tmp_
     np.testing.assert_array_equal(traces[0].columns["load_half"], traces[1].columns["load_half"])
 
 
-def test_a_resumed_recording_equals_an_uninterrupted_one(recipe: Recipe, tmp_path: Path) -> None:
-    """Broken off in the middle of a shard and resumed, every count and loss is the same."""
-    straight_run = read_trace(record_recipe(Job(recipe, 5, "test", 12, tmp_path / "whole", shard_steps=4)))
-    job = Job(recipe, 5, "test", 12, tmp_path / "broken", shard_steps=4)
-    interrupt(job, at_step=6)
-    assert_equal(read_trace(record_recipe(job, resume=True)), straight_run)
-
-
 @pytest.mark.parametrize("at_step", [4, pytest.param(9, marks=pytest.mark.slow)])
 def test_a_restart_from_weights_forgets_the_moments(recipe: Recipe, tmp_path: Path, at_step: int) -> None:
     """The optimizer starts anew at the restart, wherever a recording is broken off; kept moments train differently."""
@@ -132,26 +124,15 @@ def test_nothing_is_overwritten(recipe: Recipe, tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_another_version_of_the_recipe_does_not_go_on(recipe: Recipe, tmp_path: Path) -> None:
-    """A recording begun with version 1 is not continued by version 2."""
-    interrupt(Job(recipe, 0, "test", 9, tmp_path, shard_steps=2), at_step=5)
-    newer = recipe.model_copy(update={"version": 2})
-    with pytest.raises(RecordingError, match="begun with version 1 of recipe small, this is version 2"):
-        record_recipe(Job(newer, 0, "test", 9, tmp_path, shard_steps=2), resume=True)
-
-
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
+        ("version = 1", "version = 2", "begun with version 1 of recipe small, this is version 2"),
         ("lr = 1e-2", "lr = 1e-3", "optimizer.lr was 0.01 when the recording was begun, it is 0.001"),
         ("coefficient = 0.01", "coefficient = 0.1", "balancing.coefficient was 0.01"),
         ("num_experts = 4", "num_experts = 8", "model.config.num_experts was 4"),
         ('sources = ["code"]', 'sources = ["prose"]', "data.stages was "),
-        (
-            "[[data.stages]]",
-            '[data.pretraining]\nsteps = 4\nsources = ["code"]\n\n[[data.stages]]',
-            "data.pretraining was None",
-        ),
+        ("[[data.stages]]", '[data.pretraining]\nsteps = 4\nsources = ["code"]\n\n[[data.stages]]', "data.pretraining"),
     ],
 )
 def test_an_edited_recipe_does_not_go_on(recipe: Recipe, tmp_path: Path, old: str, new: str, says: str) -> None:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from moeload_bench.isolation.sources import imports_sha256
 from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.scoring import scores
-from moeload_bench.suites.suite import FitTrace, Suite, SuiteTrace
+from moeload_bench.suites.suite import Suite, SuiteTrace
 from moeload_bench.traces.store import data_sha256, write_trace
 from tests.conftest import synthetic_trace
 from tests.support.scores import metric_OK, same_scores
@@ -80,19 +80,6 @@ def test_finished_work_is_not_done_again(tmp_path: Path) -> None:
     assert same_scores(first, fresh)
 
 
-def test_progress_claims_no_fit_that_may_not_be_there(tmp_path: Path) -> None:
-    """Only of a class that can be looked at here is "fitting" said; of a stranger's it says what happens if it can."""
-    suite, paths = suite_of(tmp_path)
-    learned = synthetic_trace(60, seed=9, run=9, recipe="resume", split="train")
-    paths[learned.id] = write_trace(learned, tmp_path / "train.parquet", overwrite=True)
-    suite = suite.model_copy(update={"fit": (FitTrace(id=learned.id, data_sha256=data_sha256(learned)),)})
-    seen: list[str] = []
-    targets = [counted(tmp_path / "log"), "sw_avg@window=20"]
-    evaluate(targets, suite, paths=paths, level="none", progress=lambda done, total, what: seen.append(what))
-    assert [what for what in seen if what.startswith("fitting")] == []
-    assert f"starting {targets[0]}; if it has a `fit`, it learns from 1 train run (1 of 1)" in seen
-
-
 def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another argument: that forecaster. Another seed, level, scoring version or library: all of them."""
     log, other = tmp_path / "log", tmp_path / "other"
@@ -114,17 +101,6 @@ def test_a_change_runs_again_what_it_touches(tmp_path: Path, monkeypatch: pytest
         patched.setattr("moeload_bench.harness.pairs.package_versions", lambda: {"numpy": "99"})
         assert ran() == everything
     assert ran() == (0, 0)
-
-
-def test_a_changed_source_runs_again(tmp_path: Path) -> None:
-    """One byte of the forecaster's file, a comment even; the other forecaster's work is kept."""
-    log, source = tmp_path / "log", tmp_path / "mine.py"
-    source.write_text(COUNTED.read_text())
-    target = f'{source}:Counted@log="{log}"'
-    run(tmp_path, target, "uniform")
-    source.write_text(COUNTED.read_text() + "# changed\n")
-    run(tmp_path, target, "uniform")
-    assert made(log) == 2 * TRACES
 
 
 def test_a_failed_run_is_tried_again(tmp_path: Path) -> None:
@@ -238,22 +214,22 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, how: signal.Sig
     assert same_scores(results, again)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("level", ["none", "process"])
-def test_two_jobs_give_the_results_of_one(tmp_path: Path, level: str) -> None:
-    """Bit for bit: forecasts, metrics, their order; progress is reported as pairs finish."""
+@pytest.mark.parametrize("jobs", [pytest.param(2, marks=pytest.mark.slow), None], ids=["loky", "a backend of joblib"])
+def test_work_that_is_spread_gives_the_results_of_one_process(jobs: int | None, level: str, tmp_path: Path) -> None:
+    """Bit for bit: forecasts, metrics, their order, failures by name; every pair is reported as it finishes, and errors
+    of the request come through.
+    """
+    targets = ("sw_avg@window=20", "ema", str(counted(tmp_path / "missing" / "log")))
     seen: list[tuple[int, int]] = []
-    targets = ("sw_avg@window=20", "ema", str(counted(tmp_path / "log")))
     one = run(tmp_path, *targets, level=level, fresh=True)
-    two = run(
-        tmp_path,
-        *targets,
-        level=level,
-        fresh=True,
-        jobs=2,
-        progress=lambda done, total, what: seen.append((done, total)),
-    )
-    assert same_scores(one, two)
+    options = {"jobs": jobs, "progress": lambda done, total, what: seen.append((done, total))}
+    with joblib.parallel_config("threading", n_jobs=2) if jobs is None else nullcontext():
+        spread = run(tmp_path, *targets, level=level, fresh=True, **options)
+        with pytest.raises(MoeloadError, match="window is 0"):
+            run(tmp_path, "sw_avg@window=0", level="process", jobs=jobs)
+    assert same_scores(one, spread)
+    assert set(one.failures["forecaster"]) == {one.names[2]}
     assert seen == [(n, 9) for n in range(1, 10)]
 
 
@@ -271,23 +247,6 @@ def test_calls_that_are_added_begin_before_the_earlier_ones_are_done(tmp_path: P
         second = run([(tmp_path / "made").touch])
         assert next(first)
         assert next(second) is None
-
-
-@pytest.mark.parametrize("level", ["none", "process"])
-def test_a_backend_of_joblib_gives_the_results_of_one_process(tmp_path: Path, level: str) -> None:
-    """Equal results, failures by name included; every pair is reported, and errors of the request come through."""
-    targets = ("sw_avg@window=20", "ema", counted(tmp_path / "missing" / "log"))
-    seen: list[int] = []
-    one = run(tmp_path, *targets, level=level, fresh=True)
-    with joblib.parallel_config("threading", n_jobs=2):
-        spread = run(
-            tmp_path, *targets, level=level, fresh=True, jobs=None, progress=lambda done, total, what: seen.append(done)
-        )
-        with pytest.raises(MoeloadError, match="window is 0"):
-            run(tmp_path, "sw_avg@window=0", level="process", jobs=None)
-    assert same_scores(one, spread)
-    assert set(one.failures["forecaster"]) == {one.names[2]}
-    assert seen == list(range(1, 10))
 
 
 class Share:

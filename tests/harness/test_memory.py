@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from moeload_bench.errors import SuiteError
+from moeload_bench.harness import workers
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
+from tests.conftest import synthetic_trace
 
 LAYERS = EXPERTS = 32
 CLUSTER = ["--devices", "4", "--slots", "36", "--expert-mb", "50", "--bandwidth", "25", "--step-ms", "100"]
 COMMANDS = {"inspect": ["inspect", "TRACE"], "plan": ["plan", "TRACE", *CLUSTER, "--every", "500"]}
 """Those that end within half a minute; `benchmarks/real_size.py` measures `run` and `report` too."""
-
 
 LAUNCH = """
 import os, sys
@@ -63,3 +65,20 @@ def test_memory_does_not_grow_with_the_steps(name: str, traces: list[Path], tmp_
     short, long = (peak_bytes(COMMANDS[name], path, tmp_path) for path in traces)
     assert long <= 1.1 * short
     assert long < 0.6e9
+
+
+def test_a_trace_that_does_not_fit_once_for_each_process_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what is held of it times the processes; nothing is refused where the system does not say what it has."""
+    runs = {"own": write_trace(synthetic_trace(60), tmp_path / "own.parquet")}
+    size = workers.held_bytes(runs["own"])
+    monkeypatch.setattr(workers, "available_bytes", lambda: 3 * size)
+    workers.check_memory(runs, 3)
+    with pytest.raises(SuiteError, match="lower --jobs"):
+        workers.check_memory(runs, 4)
+    monkeypatch.setattr(workers, "available_bytes", lambda: size - 1)
+    with pytest.raises(SuiteError, match="a machine with more memory"):
+        workers.check_memory(runs, 1)
+    monkeypatch.setattr(workers, "available_bytes", lambda: None)
+    workers.check_memory(runs, 4)

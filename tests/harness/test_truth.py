@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 
 from moeload_bench.forecaster import Forecast, ForecastRequest
 from moeload_bench.harness import pairs
-from moeload_bench.harness import truth as truths
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.truth import Truth, open_truth
 from moeload_bench.results.columns import FACT_KEYS, Row, fact_frame, metric_columns
@@ -129,25 +127,6 @@ def test_failed_tasks_score_quantiles_only_where_the_forecaster_gives_them(
         assert not has or frame["wql"].notna().all()
 
 
-def test_a_long_trace_takes_the_memory_of_a_window() -> None:
-    """Shares of all rows are never made: what scoring takes does not grow with the rows."""
-
-    def peak(steps: int) -> int:
-        load = np.ones((steps, 2, 64), dtype=np.int64)
-        truth = Truth(Trace.from_arrays(load, 64, 1), StateRule(), (1, 100))
-        tracemalloc.start()
-        for origin in range(0, steps - 100, steps // 5):
-            np.testing.assert_array_equal(truth.window(origin), 1 / 64)
-            np.testing.assert_array_equal(truth.last_share(origin), 1 / 64)
-            truth.references(origin)
-        _, most = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
-        return most
-
-    peak(500)
-    assert peak(5000) < 1.1 * peak(500)
-
-
 # ---------------------------------------------------------------- computed once, cached or shipped
 
 
@@ -184,18 +163,6 @@ def test_a_second_forecaster_is_scored_with_what_the_first_left(
     again = evaluate("last_value", suite, paths=paths, level="none", fresh=True)
     assert same_scores(again, first)
     assert again.facts.equals(first.facts)
-
-
-def test_what_was_kept_of_other_traces_or_origins_is_not_used(mine: tuple[Suite, dict[str, Path]]) -> None:
-    """The key holds the trace's hash, the origins and the horizons."""
-    suite, paths = mine
-    evaluate("last_value", suite, paths=paths, level="none")
-    (entry,) = suite.traces
-    truth = Truth(load_trace(paths[entry.id]), suite.rule, suite.horizons)
-    assert truths.load_references(suite, entry, truth)
-    assert not truths.load_references(suite, entry.model_copy(update={"data_sha256": "0" * 64}), truth)
-    assert not truths.load_references(suite, entry.model_copy(update={"stable": entry.stable[1:]}), truth)
-    assert not truths.load_references(suite.model_copy(update={"horizons": (1,)}), entry, truth)
 
 
 def test_plans_are_scored_for_the_shapes_asked_for_and_for_no_other(mine: tuple[Suite, dict[str, Path]]) -> None:

@@ -26,13 +26,11 @@ from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.replay import follow
 from moeload_bench.harness.workers import run_spread
 from moeload_bench.isolation.hosts import (
-    LEVELS,
     MIB,
     Level,
     Limits,
     fit_target,
     open_host,
-    parse_level,
 )
 from moeload_bench.isolation.process import _cache_setting
 from moeload_bench.isolation.system import TICK_S
@@ -362,13 +360,6 @@ def test_an_argument_that_is_no_json_is_refused_by_name() -> None:
     target = replace(parse_target(f"{HELPERS}:Everything"), kwargs={"since": datetime.date(2024, 1, 1)})
     with pytest.raises(TargetError, match="cannot be handed"), open_host(target, INFO, seed=0, level="process"):
         pass
-
-
-def test_levels_are_known_by_name() -> None:
-    """For another name, those that there are."""
-    assert [parse_level(level) for level in LEVELS] == list(LEVELS)
-    with pytest.raises(IsolationError, match="there is: none, process, sandbox"):
-        parse_level("jail")
 
 
 def test_without_bubblewrap_the_sandbox_says_how_to_install_it() -> None:

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
 
 from leaderboard import __main__ as program
-from moeload_bench.cli.lazy import load_command
+from moeload_bench.suites.suite import ARCHIVED_AT, CLOSED
 from tests.support.checkout import leaderboard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,16 +47,6 @@ def test_the_help_of_all_lists_every_command_and_imports_none() -> None:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("name", program.COMMANDS)
-def test_every_command_has_a_help_worth_its_line(name: str) -> None:
-    """So do those below it; and the line in the help of all is the first of the command's own."""
-    command = load_command(name, program.module_of(name))
-    assert " ".join(command.help.split("\n\n")[0].split()) == program.COMMANDS[name]
-    for words in below(command, (name,)):
-        shown = CliRunner().invoke(program.app, [*words, "--help"])
-        assert (shown.exit_code, "Usage:" in shown.output) == (0, True), words
-
-
 def test_an_error_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     """As of the package's program: no traceback."""
     assert leaderboard("reproduce", "nowhere") == 2
@@ -88,3 +77,12 @@ def test_pages_and_scripts_name_commands_that_there_are() -> None:
             named.add(name)
             assert name in program.COMMANDS, (page, name)
     assert {"season", "verify", "reproduce", "paper", "pages", "site", "freeze"} <= named
+
+
+@pytest.mark.parametrize("suite", CLOSED)
+def test_a_closed_suite_answers_with_one_line(suite: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, where it is, and which suite to use."""
+    assert leaderboard("reproduce", suite) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert re.search(rf"suite {suite} is closed: .*docs/archive\.md.* at commit {ARCHIVED_AT}; use v3\n$", said)

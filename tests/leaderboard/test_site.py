@@ -39,7 +39,7 @@ from moeload_bench.files import file_name
 from moeload_bench.isolation.targets import parse_target
 from moeload_bench.publishing.folder import RECORD, VERIFICATION, parse_submission
 from moeload_bench.publishing.submission import Verification, VerificationStatus
-from moeload_bench.results.render import MINUS, NONE, Table
+from moeload_bench.results.render import NONE, Table
 from moeload_bench.suites.suite import load_suite
 from tests.conftest import need
 from tests.support.site_world import (
@@ -204,12 +204,6 @@ def test_the_command_on_a_page_runs_the_same_forecaster(kwargs: dict[str, Any]) 
         assert parse_target("sw_avg" + given.removeprefix(expected)).kwargs == kwargs
         assert options[:4] == ["--suite", "mini", "--seed", "0"]
         assert options[4:6] == ["--level", entry.isolation if expected == target else "sandbox"]
-
-
-def test_the_intervals_of_the_site_have_digits() -> None:
-    """Skill of plans is near 0: no interval reads "-0.000 to +0.000"."""
-    assert interval_text(-0.00021, 0.00009) == f"{MINUS}0.0002 to +0.0001"
-    assert interval_text(np.nan, np.nan) == NOT_GIVEN
 
 
 def test_the_status_never_rests_on_what_a_result_says_of_itself(tmp_path: Path) -> None:

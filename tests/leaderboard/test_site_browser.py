@@ -15,7 +15,6 @@ from moeload_bench.results.render import MINUS
 from moeload_bench.traces.lookup import list_traces
 from moeload_bench.traces.store import write_trace
 from tests.conftest import need, synthetic_trace
-from tests.leaderboard.test_captions import SAYS
 from tests.support.site_browser import PHONE, browser, complaints, open_page, overflow, requested
 from tests.support.site_world import HOSTILE, drawn_board, hostile_board, inputs_of
 
@@ -207,39 +206,6 @@ def test_on_a_phone_no_page_is_wider_than_the_screen(dark: bool, driver: Any, si
         assert all(_contrast(ink, paper) >= 4.5 for ink in inks)
     assert [url for url in requested(driver) if not url.startswith(("file:", "data:", "about:"))] == []
     assert complaints(driver) == []
-
-
-def test_every_table_of_numbers_has_a_caption(driver: Any, site: Path) -> None:
-    """It says what a row is and which direction is better; its columns are named by their heads."""
-    labels = """const tables = [...document.querySelectorAll("table.data:not(.doc)")];
-      return tables.filter((one) => one.querySelector("td.n")).map((one) => one.getAttribute("aria-label")
-        || document.getElementById(one.getAttribute("aria-labelledby")).textContent)"""
-    for page in ("index.html", MINI, "forecasters/lstm.html", HOSTILE_PAGE, "traces/index.html", TRACE_PAGE):
-        open_page(driver, site / page)
-        found = driver.execute_script(labels)
-        assert found, page
-        assert [(page, said, what) for said in found for what, rule in SAYS.items() if not rule.search(said)] == []
-
-
-READER = """<style>body { font: 16px/1.5 "Noto Sans", "DejaVu Sans", sans-serif; margin: 0 }
-  h1 { border-bottom: 1px solid } main { max-width: 896px; margin: 0 auto; padding: 32px }
-  img { max-width: 100% } pre { padding: 16px; font-size: 85% }
-</style><main>"""
-"""How a forge shows README: its widths, sizes and margins, about."""
-
-
-def test_the_first_screen_of_the_readme_says_what_it_is(driver: Any, tmp_path: Path) -> None:
-    """At 1,280 x 960: the questions, the commands and the picture of a training that goes wrong."""
-    from markdown_it import MarkdownIt
-
-    html = MarkdownIt("commonmark", {"html": True}).enable("table").render((ROOT / "README.md").read_text())
-    (tmp_path / "readme.html").write_text(f'<base href="{ROOT.as_uri()}/">{READER}{html}')
-    open_page(driver, tmp_path / "readme.html", size=(1280, 960))
-    bottoms = driver.execute_script(
-        """const shown = ["p", "pre", "img"].map((one) => document.querySelector(one));
-           return shown.map((one) => [one.getBoundingClientRect().height, one.getBoundingClientRect().bottom]);"""
-    )
-    assert all(height > 10 and bottom <= 960 for height, bottom in bottoms), bottoms
 
 
 def _luminance(colour: str) -> float:

@@ -20,7 +20,7 @@ from moeload_bench.results.columns import run_costs
 from moeload_bench.results.results import Results
 from moeload_bench.scoring.catalogue import METRICS
 from moeload_bench.states.drift import sliding_range, sliding_variance
-from moeload_bench.style import MAX_LEGEND_EXPERTS, forecaster_looks, legend_columns
+from moeload_bench.style import forecaster_looks
 from moeload_bench.suites.suite import suite_for_trace
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -149,41 +149,6 @@ def test_steps_and_layers_can_be_chosen() -> None:
         plots.view_trace(trace, first=700)
 
 
-def test_many_layers_do_not_overlap() -> None:
-    """24 layers of 64 experts: no text runs into another panel's."""
-    figure = plots.draw_heatmap(plots.view_trace(own_trace(60, 24, 64)))
-    figure.canvas.draw()
-    boxes = [ax.get_tightbbox() for ax in figure.axes] + [figure.legends[0].get_window_extent()]
-    for i, one in enumerate(boxes):
-        for other in boxes[i + 1 :]:
-            apart = (
-                min(one.x1, other.x1) - max(one.x0, other.x0) < 1 or min(one.y1, other.y1) - max(one.y0, other.y0) < 1
-            )
-            assert apart
-
-
-def test_many_experts_have_a_key_by_rank() -> None:
-    """64 experts get a colour bar instead of 64 legend entries; 24 layers likewise in the figure of states."""
-    shares = plots.draw_shares(plots.view_trace(own_trace(60, 1, 64)))
-    states = plots.draw_states(plots.view_trace(own_trace(60, 24, 2)))
-    assert shares.axes[-1].get_ylabel() == "expert, least to most loaded in its layer"
-    assert states.axes[-1].get_ylabel() == "layer, in the model's order"
-    assert not any(text.startswith(("expert", "layer")) for text in legend_texts(shares) + legend_texts(states))
-
-
-@pytest.mark.parametrize("draw", [plots.draw_shares, plots.draw_states])
-def test_legends_stay_above_the_panels_and_inside_the_page(draw: Any) -> None:
-    """No legend covers data, however many entries it has."""
-    layers, experts = (1, MAX_LEGEND_EXPERTS) if draw is plots.draw_shares else (MAX_LEGEND_EXPERTS, 2)
-    figure = draw(plots.view_trace(own_trace(60, layers, experts)))
-    figure.canvas.draw()
-    box, page = figure.legends[0].get_window_extent(), figure.bbox
-    assert all(ax.get_tightbbox().y1 <= box.y0 + 1 for ax in figure.axes)
-    assert page.x0 <= box.x0
-    assert box.x1 <= page.x1
-    assert [legend_columns(labels, 7.0, 6) for labels in (["a"] * 4, ["a" * 60] * 4, [])] == [4, 1, 1]
-
-
 @pytest.mark.parametrize("trace", [own_trace(60, 1, 1), silent_trace(), own_trace(3, 1, 4)], ids=["one", "silent", "3"])
 def test_odd_traces_are_drawn(trace: Trace, tmp_path: Path) -> None:
     """One expert, layers without load, a trace shorter than every window: drawn, or said why not."""
@@ -199,26 +164,6 @@ def test_odd_traces_are_drawn(trace: Trace, tmp_path: Path) -> None:
         assert remarks["variance"] == [
             "no variation" if trace.num_experts == 1 else "shorter than the window of 10 rows"
         ]
-
-
-def test_a_window_longer_than_the_trace_is_said_and_has_no_scale() -> None:
-    """No made-up axis where nothing is drawn; a stretch of steps without a window before it is told from no load."""
-    figure = plots.draw_sliding(plots.view_trace(own_trace(30)), "variance", 100)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["shorter than the window of 100 rows"]
-    figure.canvas.draw()
-    ticks = [*figure.axes[0].yaxis.get_major_ticks(), *figure.axes[0].yaxis.get_minor_ticks()]
-    assert not any(tick.tick1line.get_visible() or tick.label1.get_visible() for tick in ticks)
-    early = plots.draw_sliding(plots.view_trace(own_trace(300), last=50), "variance", 100)
-    assert [text.get_text() for text in early.axes[0].texts] == ["no 100 rows before these steps"]
-
-
-def test_a_step_label_at_a_panels_end_does_not_meet_the_next_panels_first() -> None:
-    """Side by side, the label at the end of the axis is left out; a panel alone keeps it."""
-    for layers, has_strip in ((1, True), (2, False)):
-        ax = plots.draw_shares(plots.view_trace(own_trace(1000, layers))).axes[0]
-        ax.figure.canvas.draw()
-        assert ax.get_xlim()[1] == 1000
-        assert (1000 in ax.get_xticks()) == has_strip
 
 
 def test_a_stride_without_states_is_said() -> None:

@@ -13,10 +13,9 @@ import pytest
 import yaml
 
 from leaderboard.pages import cards
-from leaderboard.pages.croissant import _released, croissant
+from leaderboard.pages.croissant import croissant
 from leaderboard.site.cite import citations, dois
 from moeload_bench.errors import HubError, MoeloadError, NotFoundError, TraceError
-from moeload_bench.generator.recipe import list_recipes
 from moeload_bench.publishing.card import check_card, front_matter, render_card
 from moeload_bench.publishing.card_tables import TABLES, balancing_words, first_spans, machines, onset_summary
 from moeload_bench.publishing.routing_cases import CASES, has_cases
@@ -77,14 +76,6 @@ def test_the_published_card_lists_exactly_the_committed_traces() -> None:
         claimed[f"`{ref.id}`"] = json.loads(pq.read_schema(ref.path).metadata[b"moeload"])["data_sha256"]
     assert {row[0]: row[1].strip("`") for row in rows_of(text, "hashes")} == claimed
     assert (TRACES / "CITATION.cff").read_bytes() == (ROOT / "CITATION.cff").read_bytes()
-
-
-def test_full_size_recipes_are_named_as_recipe_only_until_they_have_runs() -> None:
-    """The card pretends no run of the paper's sizes, and names none as missing that is there."""
-    (line,) = re.findall(r"- \*Recipe only\*:(.*?)\n- ", (ROOT / "datasets_card.md").read_text(), re.DOTALL)
-    recorded = {ref.id.split("/")[0] for ref in list_traces(TRACES)} if HAS_TRACES else set()
-    full_size = {name for name in list_recipes() if name.startswith("gpt3-")}
-    assert set(re.findall(r"`(.*?)`", line)) == full_size - recorded
 
 
 # ---------------------------------------------------------------- what a card holds
@@ -337,18 +328,6 @@ def test_croissant_validates_and_its_records_are_the_loads(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.array([r["tiny-a/load"] for r in records]), np.concatenate(expected))
 
 
-def test_croissant_takes_its_date_from_the_citation(tmp_path: Path) -> None:
-    """`date-released`, written with a release; without it there is no date, and no warning but that."""
-    assert _released(tmp_path_with(tmp_path, "version: 1.0.0\n")) is None
-    assert _released(tmp_path_with(tmp_path, "date-released: 2026-12-01\n")) == datetime(2026, 12, 1)
-
-
-def tmp_path_with(folder: Path, text: str) -> Path:
-    """The folder, with this text as its CITATION.cff."""
-    (folder / "CITATION.cff").write_text(text)
-    return folder
-
-
 def test_croissant_says_how_the_data_were_made_and_what_they_are_not_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,14 +349,6 @@ def test_croissant_says_how_the_data_were_made_and_what_they_are_not_for(
         "data_release_maintenance_plan",
     ):  # fmt: skip
         assert getattr(metadata, field), field
-
-
-def test_the_published_card_has_its_parts_in_order() -> None:
-    """What it is, how to load it, the runs, the leaderboard, how it was made, limits, licence, how to cite."""
-    text = (ROOT / "datasets_card.md").read_text(encoding="utf-8")
-    parts = ["Load it", "The runs", "Leaderboard", "How it was made", "Limits", "Licence", "How to cite", "Hashes"]
-    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == parts
-    assert "arxiv:2404.16914" in text
 
 
 def test_croissant_names_the_release_that_a_suite_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,21 +124,6 @@ def test_an_interrupted_trainer_leaves_its_steps_and_no_hook(tmp_path: Path) -> 
     assert parts.next_step == 7
 
 
-def test_an_interrupted_trainer_says_how_to_go_on(tmp_path: Path) -> None:
-    """Trained again from the start by the same callback, the steps of the first attempt are on disk and in the way."""
-    recorder = LoadRecorder(tmp_path)
-    again = trainer(tmp_path, recorder)
-    again.add_callback(Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        again.train()
-    before = hooks(again.model)
-    with pytest.raises(
-        RecordingError, match=r"unfinished recording is there; continue it with train\(resume_from_checkpoint"
-    ):
-        again.train()
-    assert hooks(again.model) < before
-
-
 def test_a_trace_in_the_way_is_said_when_the_callback_is_made(tmp_path: Path) -> None:
     """Not after the model was built and the data loaded; a mistyped word is refused too."""
     trainer(tmp_path, LoadRecorder(tmp_path), max_steps=2).train()
@@ -146,27 +131,6 @@ def test_a_trace_in_the_way_is_said_when_the_callback_is_made(tmp_path: Path) ->
         LoadRecorder(tmp_path)
     with pytest.raises(NotFoundError, match="unknown if_exists 'replace'; there is: error, number, overwrite"):
         LoadRecorder(tmp_path, if_exists="replace")  # type: ignore[arg-type]
-
-
-@pytest.mark.slow
-def test_a_script_that_is_run_again_may_number_or_overwrite(tmp_path: Path) -> None:
-    """ "number" keeps what is there and takes the next number, finished or not; "overwrite" replaces it."""
-    for steps in (2, 3):
-        trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"), max_steps=steps).train()
-    broken = trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"))
-    broken.add_callback(Interrupted())
-    with pytest.raises(KeyboardInterrupt):
-        broken.train()
-    del broken
-    gc.collect()
-    trainer(tmp_path, LoadRecorder(tmp_path, if_exists="number"), max_steps=4).train()
-    folder = tmp_path / "own/test"
-    traces = {name: read_trace(folder / f"{name}.parquet") for name in ("seed0", "seed1", "seed3")}
-    assert [trace.steps for trace in traces.values()] == [2, 3, 4]
-    assert [trace.meta.run for trace in traces.values()] == [0, 1, 3]
-    assert (folder / "seed2.parts").is_dir()
-    trainer(tmp_path, LoadRecorder(tmp_path, if_exists="overwrite"), max_steps=5).train()
-    assert read_trace(folder / "seed0.parquet").steps == 5
 
 
 def test_a_resumed_trainer_goes_on_with_its_recording(tmp_path: Path) -> None:

@@ -56,6 +56,11 @@ def test_a_loop_says_what_to_do_if_its_trace_is_there_already(tmp_path: Path) ->
     run(3, if_exists="number")
     assert [read_trace(tmp_path / f"own/test/seed{n}.parquet").steps for n in (0, 1)] == [2, 3]
     assert read_trace(tmp_path / "own/test/seed1.parquet").meta.run == 1
+    with pytest.raises(ZeroDivisionError), record(model, tmp_path, if_exists="number") as r:
+        train(model, 2, lambda step, loss: r.step(loss=loss) if step < 1 else 1 / 0)
+    run(2, if_exists="number")
+    assert (tmp_path / "own/test/seed2.parts").is_dir()
+    assert read_trace(tmp_path / "own/test/seed3.parquet").meta.run == 3
     run(4, if_exists="overwrite")
     assert read_trace(tmp_path / "own/test/seed0.parquet").steps == 4
     with pytest.raises(NotFoundError, match="unknown if_exists 'replace'; there is: error, number, overwrite"):

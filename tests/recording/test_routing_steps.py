@@ -203,6 +203,8 @@ def test_a_file_that_is_no_routing_is_refused(tmp_path: Path) -> None:
         "topk_ids": np.zeros((2, 4, 2), dtype=np.int16),
     }
     path = tmp_path / "step.npz"
+    np.savez(path, **{**good, "micro_batch_end": np.array([1, 4])})
+    assert read_routing(path).end_M.tolist() == [1, 4]  # a micro-batch may be one token
     for change, says in (
         ({"layer": None}, "no array 'layer'"),
         ({"topk_ids": np.zeros((3, 4, 2), dtype=np.int16)}, "expected whole numbers topk_ids"),

@@ -87,6 +87,7 @@ def test_results_of_ones_own_trace_carry_its_floors(tmp_path: Path) -> None:
     [
         (lambda costs: costs.iloc[1:], "no costs of sw_avg on"),
         (lambda costs: costs.iloc[[0, *range(len(costs))]], "twice"),
+        (lambda costs: costs.assign(counts='{"fits": 1.5}'), "column 'counts'"),
     ],
 )
 def test_every_run_has_its_costs_once(

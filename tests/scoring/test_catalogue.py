@@ -16,7 +16,15 @@ from moeload_bench.harness.rescore import rescore
 from moeload_bench.results.report import report_of
 from moeload_bench.results.results import Results
 from moeload_bench.results.wide import metric_table
-from moeload_bench.scoring.catalogue import METRICS, Failed, Metric, Tolerance, forecast_metrics, metric_names
+from moeload_bench.scoring.catalogue import (
+    METRICS,
+    Failed,
+    Metric,
+    Tolerance,
+    forecast_metrics,
+    has_skill,
+    metric_names,
+)
 from moeload_bench.traces.store import write_trace
 from tests.conftest import synthetic_trace
 from tests.harness.test_replay import small_suite
@@ -111,3 +119,9 @@ def test_every_metric_is_wholly_described() -> None:
         assert metric.tolerance.mean <= metric.tolerance.value
     for metric in forecast_metrics():
         assert not metric.needs_quantiles or metric.failed.of
+
+
+def test_errors_of_forecasts_have_skill_and_nothing_else_has() -> None:
+    """Skill is a ratio: what plans cost may be nothing, and a score is larger when better."""
+    names = ("window_tv", "tv", "hot_recall", "regret@half", "imbalance@half", "drop_rate@experts", "no_metric")
+    assert [name for name in names if has_skill(name)] == ["window_tv", "tv"]

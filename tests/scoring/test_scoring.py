@@ -217,13 +217,3 @@ def test_failures_score_worse_than_uniform_in_every_metric():
     assert (failed["coverage"] == 0).all()
     assert set(failed) == {spec.name for spec in forecast_metrics()}
     assert "wql" not in failure_scores(uniform)
-
-
-def test_no_metric_is_called_error_rate_without_saying_which():
-    """The words "error rate" appear in no unit or description: each says what it is relative to."""
-    for spec in forecast_metrics():
-        assert "error rate" not in f"{spec.unit} {spec.description}"
-        assert spec.unit
-    names = [spec.name for spec in forecast_metrics()]
-    assert len(set(names)) == len(names)
-    assert names[0] == "window_tv"

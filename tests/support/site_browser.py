@@ -72,14 +72,3 @@ def requested(driver: Any) -> list[str]:
 def overflow(driver: Any) -> int:
     """Pixels by which the page is wider than its window."""
     return int(driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth"))
-
-
-def shoot(driver: Any, path: Path) -> None:
-    """The whole page as a PNG."""
-    import base64
-
-    size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
-    clip = {"x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1}
-    picture = driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(base64.b64decode(picture["data"]))

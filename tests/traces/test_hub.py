@@ -151,9 +151,7 @@ def test_other_content_than_the_suite_was_frozen_with_is_refused(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")  # ./traces would be found first
-    with pytest.raises(
-        HashMismatchError, match=r"acme/traces@v1.0: tiny-a/test/seed0 .* suite v1 was frozen with 0000"
-    ):
+    with pytest.raises(HashMismatchError, match=r"acme/traces@v1.0: tiny-a/test/seed0 .* suite v1 was frozen with"):
         find_trace(ID)
     with pytest.raises(NotFoundError, match="unknown trace 'tiny-z/test/seed0'"):
         find_trace("tiny-z/test/seed0")
@@ -274,11 +272,7 @@ HOSTILE = {
     "a size of thousands of digits": ({"X-Linked-Size": "9" * 5000}, b"boo", "the answer's x-linked-size is"),
     "a size beyond every disk": ({"Content-Length": str(2**40)}, b"boo", "expected at most"),
     "a body longer than the file": ({"X-Linked-Size": "3"}, b"boo" * 1000, "expected at most 3, the file's size"),
-    "a body without an end": (
-        {"Content-Length": None, "X-Linked-Size": "3"},
-        b"boo" * 1000,
-        "has no stated number of bytes",
-    ),
+    "a body without an end": ({"Content-Length": None, "X-Linked-Size": "3"}, b"boo" * 1000, "has no stated number of"),
     "a body that unpacks": ({"Content-Encoding": "gzip"}, b"boo", "and not compressed"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from moeload_bench.traces.lookup import TRACES_ENV, find_trace
 from moeload_bench.traces.meta import MAX_BYTES
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import LayerMeta, Trace, TraceMeta, shares
-from tests.conftest import synthetic_load_SLE
+from tests.conftest import synthetic_load_SLE, synthetic_trace
 
 
 def test_tokens_are_derived_from_loads_and_top_k() -> None:
@@ -166,3 +167,11 @@ def test_one_reader_reads_every_version_of_the_format(version: Any) -> None:
     assert TraceMeta.model_validate(known).format_version == "1.3"
     with pytest.raises(ValidationError, match="format_version"):
         TraceMeta.model_validate({**known, "format_version": "1.6"})
+
+
+@pytest.mark.parametrize("name", ["tokens_SL", "load_SLE", "step_S"])
+def test_arrays_of_a_record_fit_one_another(name: str) -> None:
+    """A record that is made of arrays is held to its metadata, however it is made."""
+    trace = synthetic_trace(20)
+    with pytest.raises(TraceError):
+        replace(trace, **{name: getattr(trace, name)[:-1]})

@@ -214,10 +214,8 @@ def other_name(path: Path) -> None:
 
 HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
     "metadata nested 100,000 deep": (with_metadata("[" * 100_000), "metadata is not JSON: nested deeper than 64"),
-    "metadata nested in a field": (
-        with_metadata('{"config": ' + '{"a":' * 5000 + "1" + "}" * 5001),
-        "nested deeper than 64",
-    ),
+    "metadata nested in a field": (with_metadata('{"config": ' + '{"a":' * 5000 + "1" + "}" * 5001), "nested deeper"),
+    "metadata of 5 MB": (with_metadata('{"a": "' + "x" * (5 << 20) + '"}'), "at most 4194304 are read"),
     "an infinity": (with_metadata('{"capacity_factor": Infinity}'), "holds Infinity, which is no number of JSON"),
     "an infinity in digits": (with_metadata('{"capacity_factor": 1e999}'), "holds 1e999, which is beyond a 64-bit"),
     "not a number": (with_metadata('{"capacity_factor": NaN}'), "holds NaN"),
@@ -260,6 +258,7 @@ ARCHIVES: dict[str, tuple[bytes, str]] = {
     "a shape of booleans": (npy((2, 1, 2), bytes(32)).replace(b"(2, 1, 2)", b"(2,True,2)"), "not a NumPy ar"),
     "dates": (npy((2, 1, 2), bytes(32)).replace(b"'<i8'", b"'M8' "), "expected plain numbers"),
     "records": (npy((2, 1, 2), bytes(32)).replace(b"'<i8'", b"'O'  "), "expected plain numbers"),
+    "a terabyte in 128 bytes": (npy((2**37, 1, 1)), "in 128 bytes, expected plain numbers"),
     "nothing": (b"", "not a NumPy array"),
 }
 

@@ -10,7 +10,7 @@ import pytest
 
 from leaderboard.season.drawing import PublicValue, draw_number, draw_season, season_recipes, typed_value, unfit_recipes
 from leaderboard.season.entries import PACKAGE, SHARED, copied_code, project_imports
-from leaderboard.season.folder import SEASONS, SeasonFolder, utc_now
+from leaderboard.season.folder import SEASONS, SeasonFolder, season_folder, utc_now
 from leaderboard.season.opening import open_season
 from leaderboard.season.scored import facts_sentence, season_facts
 from moeload_bench.errors import MoeloadError, SeasonError
@@ -141,3 +141,10 @@ def test_seeds_follow_from_the_value_alone() -> None:
     assert {name: run.seed for name, run in drawn.runs.items()} == {
         name: draw_number(drawn.value, name, "seed") for name in drawn.runs
     }
+
+
+@pytest.mark.parametrize("name", ["../2027-02", "2027-02/..", "a..b", "A", "", ".", "2027-02\n"])
+def test_a_season_s_name_leads_nowhere(name: str, tmp_path: Path) -> None:
+    """Records and tables would be written there."""
+    with pytest.raises(SeasonError, match="a season's name is of small letters"):
+        season_folder(tmp_path, name)

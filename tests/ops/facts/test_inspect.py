@@ -21,7 +21,6 @@ from moeload_bench.ops.facts.against import compare, even_placement
 from moeload_bench.ops.facts.balance import sizes_of
 from moeload_bench.ops.facts.inspector import Inspector, inspect_trace
 from moeload_bench.ops.facts.terminal import shown_sizes
-from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.recording.parts import Parts
 from moeload_bench.recording.writer import TraceWriter, rows_of
 from moeload_bench.traces.lookup import find_trace
@@ -30,8 +29,7 @@ from moeload_bench.traces.trace import Trace
 from tests.conftest import needs_traces, synthetic_trace
 from tests.golden.adapter import TRACES
 from tests.ops.facts.test_facts import run_of
-from tests.ops.facts.test_moves import unsettled_run
-from tests.support.synthetic import draw, fixed, settling_trace, wandering
+from tests.support.synthetic import draw, fixed, settling_trace
 
 
 def printed(*words: str) -> str:
@@ -99,37 +97,6 @@ def test_the_screen_has_80_columns_and_24_lines(layers: int, experts: int) -> No
     lines = console.export_text().splitlines()
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 80
-
-
-def test_two_urgent_things_fit_on_the_screen() -> None:
-    """A break before layers have settled, and experts that it left dead: both are said in 24 lines."""
-    found = inspect_trace(unsettled_run())
-    console = Console(width=80, height=24, record=True, file=io.StringIO())
-    console.print(terminal.overview(found, "moeload-bench inspect RUN --details"))
-    screen = console.export_text()
-    assert "2 things are urgent" in " ".join(screen.split())
-    assert "1. Look at what changed about step 800" in screen
-    assert "2. Revive 3 of 48 experts" in screen
-    assert len(screen.splitlines()) <= 24
-
-
-def test_three_urgent_things_take_the_place_of_the_sizes() -> None:
-    """A settled layer moves again, others move at once, experts collapse: each is said, in 24 lines."""
-    share_SLE = wandering(1200, 3, 16)
-    share_SLE[:800, 0] = share_SLE[0, 0]
-    share_SLE[800:, 0, :4] *= 0.02
-    share_SLE[800:, 1:] = np.roll(share_SLE[800:, 1:], 5, axis=-1)
-    share_SLE /= share_SLE.sum(axis=-1, keepdims=True)
-    lr_S = np.where(np.arange(1200) < 800, 1e-3, 2e-2)
-    found = inspect_trace(Trace.from_arrays(draw(share_SLE, 8192)[0], top_k=1, columns={"lr": lr_S}))
-    console = Console(width=80, height=24, record=True, file=io.StringIO())
-    console.print(terminal.overview(found, "moeload-bench inspect RUN --details"))
-    screen = console.export_text()
-    said = verdict(found)
-    assert said.urgent >= len(said.to_do) == 3
-    assert all(sentence in " ".join(screen.split()) for sentence in said.to_do)
-    assert len(screen.splitlines()) <= 24
-    assert "Busiest rank" not in screen
 
 
 def test_layers_that_behave_alike_share_a_line_and_the_worst_has_its_own() -> None:

@@ -15,7 +15,7 @@ import pytest
 import moeload_bench
 from moeload_bench.errors import PlotError
 from moeload_bench.ops.facts.capacity import capacity_of, capacity_sentences, capacity_tables
-from moeload_bench.ops.facts.page import Report, curve, excess_colours, marks, png, write_page
+from moeload_bench.ops.facts.page import Report, curve, excess_colours, png, write_page
 from moeload_bench.ops.facts.verdict import verdict
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
@@ -167,37 +167,6 @@ def test_a_curve_has_gaps_where_nothing_is_known() -> None:
     assert (line.low, line.high) == (1.0, 3.0)
     assert re.findall("[ML]", line.path) == ["M", "L", "M", "L"]
     assert curve(np.array([1.0, np.nan])) is None
-
-
-def test_a_fall_at_the_beginning_hides_no_rise_later() -> None:
-    """A loss from 10 to 3 that is 4 for 30 of 1,600 steps: the rise is a third of the curve's height."""
-    loss_S = 3.0 + 7.0 * np.exp(-np.arange(1600) / 40)
-    loss_S[1200:1230] = 4.0
-    trace = Trace.from_arrays(synthetic_load_SLE(1600), columns={"loss": loss_S})
-    line = moeload_bench.report(trace).found.timeline
-    assert line is not None
-    drawn = curve(line.run["loss"], 0.1)
-    assert drawn is not None
-    assert drawn.cut
-    y_M = np.array([float(point.split()[1]) for point in re.split("[ML]", drawn.path)[1:]])
-    assert y_M[115] - y_M[121] > 30
-
-
-def test_events_look_as_what_they_mean() -> None:
-    """New data, what calls for somebody and good news have a sign and a line of their own; the state has a row."""
-    share_SLE = synthetic_trace(1200).share_SLE()
-    share_SLE[800:] = share_SLE[800:, :, ::-1]
-    stage_S, lr_S = np.repeat([0, 1], [500, 700]), np.repeat([1e-3, 2e-2], [800, 400])
-    report = moeload_bench.report(
-        Trace.from_arrays((8192 * share_SLE).astype(int), columns={"stage": stage_S, "lr": lr_S})
-    )
-    by_sort = {mark.sort: mark for mark in reversed(list(marks(report.found)))}
-    assert (by_sort["planned"].step, by_sort["planned"].sign) == (500, "^")
-    assert (by_sort["alarm"].step, by_sort["alarm"].sign) == (800, "!")
-    for mark in by_sort.values():
-        assert f'<i class="{mark.sort}" style="left: {mark.left:.2f}%"' in report.html
-        assert f'<li><b class="{mark.sort}">{mark.sign}</b>step {mark.step:,}: ' in report.html
-    assert report.html.count('class="strip state"') == 1
 
 
 @pytest.mark.browser

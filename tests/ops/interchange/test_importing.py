@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -112,14 +110,6 @@ def test_a_bad_table_is_refused_with_its_row(text: str, says: str, tmp_path: Pat
     with pytest.raises(TraceError, match=rf"counts\.csv.*{says}"):
         import_csv(write(tmp_path, text))
     assert not (tmp_path / "imported.parquet").exists()
-
-
-def test_an_archive_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    """Archives are read whole, so their size is bounded before anything is unpacked."""
-    np.savez_compressed(tmp_path / "bomb.npz", load=np.zeros((1000, 10, 10), dtype=np.int64))
-    assert (tmp_path / "bomb.npz").stat().st_size < 10_000
-    with pytest.raises(TraceError, match=r"bomb\.npz: arrays take \d+ bytes .* at most 100000; read in pieces"):
-        read_npz(tmp_path / "bomb.npz", max_bytes=100_000)
 
 
 @pytest.mark.parametrize("layout", ["long", "wide"])
@@ -252,26 +242,6 @@ def test_a_bad_archive_is_refused(arrays: dict[str, np.ndarray], says: str, tmp_
     """Unknown names, wrong shapes and numbers that are no counts are refused by name."""
     np.savez(tmp_path / "counts.npz", **arrays)
     with pytest.raises(TraceError, match=rf"counts\.npz: .*{says}"):
-        read_npz(tmp_path / "counts.npz")
-
-
-def test_a_header_that_promises_more_than_there_is_is_refused(tmp_path: Path) -> None:
-    """A member of 128 bytes whose header says a terabyte costs no memory."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (2**37, 1, 1)})
-    with zipfile.ZipFile(tmp_path / "counts.npz", "w") as archive:
-        archive.writestr("load.npy", header.getvalue())
-    with pytest.raises(TraceError, match=r"array load\.npy is int64 \[137438953472, 1, 1\] in 128 bytes"):
-        read_npz(tmp_path / "counts.npz")
-
-
-def test_a_shape_of_booleans_is_refused(tmp_path: Path) -> None:
-    """NumPy takes True for 1 in a header; a shape is of whole numbers."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<i8", "fortran_order": False, "shape": (True, 2, 2)})
-    with zipfile.ZipFile(tmp_path / "counts.npz", "w") as archive:
-        archive.writestr("load.npy", header.getvalue() + bytes(32))
-    with pytest.raises(TraceError, match=r"load\.npy is not a NumPy array: its shape is \(True, 2, 2\)"):
         read_npz(tmp_path / "counts.npz")
 
 

@@ -51,10 +51,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch, folder: Path, **arrays_here: Any) 
     [
         ([1, 1, 1, 0, 0, 0, 0], r"^4 of 7 entries of the recorder's buffer were not used and are left out$"),
         ([0, 0, 1, 1, 0], r"^3 of 5 entries"),
-        (
-            [1, 1, 1],
-            r"^all 3 entries .* order of the passes is not known .*--expert-distribution-recorder-buffer-size -1",
-        ),
+        ([1, 1, 1], "^all 3 entries .* order of the passes is not known .*--expert-distribution-recorder-buffer-size"),
     ],
 )
 def test_unused_entries_of_sglangs_buffer_are_no_passes(
@@ -72,10 +69,7 @@ def test_unused_entries_of_sglangs_buffer_are_no_passes(
 @pytest.mark.parametrize(
     ("used", "says"),
     [
-        (
-            [1, 0, 0, 1],
-            r"2 passes have no count \(the first is pass 1 of 4\) .*--expert-distribution-recorder-buffer-size",
-        ),
+        ([1, 0, 0, 1], r"2 passes have no count \(the first is pass 1 of 4\)"),
         ([0, 0], "no count in any layer"),
     ],
 )

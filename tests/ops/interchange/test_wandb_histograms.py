@@ -92,6 +92,7 @@ def damaged(rows: Rows, **values: Any) -> Rows:
         (lambda rows: [*rows[:9], *rows[10:]], r"step 9 is missing.*run\.history\(\) gives 500 rows"),
         (lambda rows: [*rows[:9], rows[8]], "step 8 twice"),
         (lambda rows: damaged(rows, values=[5] * 64), "step 7: loads sum to"),
+        (lambda rows: [row | {NAME.format("01"): row[NAME.format(1)]} for row in rows], "is layer 1 again"),
     ],
 )
 def test_what_does_not_count_experts_is_refused_with_line_and_name(

@@ -307,13 +307,3 @@ def test_nothing_is_planned_unless_it_is_asked_for() -> None:
         assert monitor.latest.decision is not None
     with pytest.raises(PlacementError, match="nothing is planned: expected on_advice, advice_file or a cluster"):
         plain.carried_out(np.tile(np.arange(10) % 8, (2, 1)))
-
-
-def test_a_summary_is_sentences() -> None:
-    """The verdict first, then the decision and advice; before the first step it says so."""
-    cluster = Cluster(ClusterShape("two", 2, 10))
-    monitor = LoadMonitor(Settings("sw_avg", horizon=50, follow=True, cluster=cluster))
-    assert monitor.summary() == "nothing seen yet"
-    fed(monitor, unbalanced(650))
-    assert monitor.summary().startswith("SETTLED since step ")
-    assert "Advice: leave it" in monitor.summary()
