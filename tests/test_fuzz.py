@@ -43,7 +43,7 @@ from moeload_bench.suites.suite import load_suite
 from moeload_bench.traces.lookup import find_run
 from moeload_bench.traces.store import read_trace, write_trace
 from tests.conftest import need, synthetic_trace
-from tests.ops.interchange.test_checkpoints import ORDER, TENSORS, checkpoint
+from tests.ops.interchange.test_checkpoints import SLOTS, TENSORS, checkpoint
 from tests.support.foreign.formats import TORCH, WRITERS, imported, made
 from tests.support.recording.recipes import RECIPE
 from tests.support.submitted import make_world, wheel, write_folder
@@ -182,7 +182,7 @@ def _checkpoint(root: Path) -> Path:
 def _permuted(path: Path) -> None:
     out = path.parent / "after"
     shutil.rmtree(out, ignore_errors=True)
-    permute_checkpoint(path, {0: ORDER}, out)
+    permute_checkpoint(path, {0: SLOTS}, out)
 
 
 def _plan(root: Path) -> Path:

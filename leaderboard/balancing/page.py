@@ -97,12 +97,14 @@ def studied(folder: Path = TRACES) -> Study | None:
 
 
 def answer(study: Study) -> str:
-    """Return which runs there are, which are missing, and each claim's verdict."""
+    """Return which runs there are, which are missing, and what each claim came to."""
     planned = [(recipe, seed) for recipe, seeds in planned_runs().items() for seed in seeds]
     missing = [f"`{run_id(*key)}`" for key in planned if key not in study.runs]
     of_these = f"Still missing: {listed(missing)}." if missing else "None is missing."
-    judged = (outcome for outcome in study.outcomes if outcome.claim.verdict)
-    verdicts = [f'- "{outcome.claim.quote}": **{outcome.verdict}**.{_so_far(outcome)}' for outcome in judged]
+    verdicts = [
+        f'- "{outcome.claim.quote}": **{outcome.verdict or "described only"}**.{_so_far(outcome)}'
+        for outcome in study.outcomes
+    ]
     return "\n".join([f"{len(study.runs)} of {len(planned)} runs are recorded. {of_these}", "", *verdicts])
 
 
@@ -110,6 +112,9 @@ def _so_far(outcome: Outcome) -> str:
     """Return how many times the base the metric is, over the pairs, beside the threshold."""
     if not outcome.pairs:
         return ""
+    if not outcome.claim.base:
+        ratio = math.exp(outcome.runs_N[0])
+        return f" Seen once: the {outcome.claim.metric} is {ratio:.1f} times that of `{outcome.claim.against}`."
     means = [math.exp(float(np.mean(values))) for values in (outcome.runs_N, outcome.against_N)]
     return (
         f" The {outcome.claim.metric} is {means[0]:.3f} times that of the base, the seeds' geometric mean (threshold "

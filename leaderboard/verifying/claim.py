@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import random
+import textwrap
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -69,12 +70,11 @@ def board_beside(folder: Folder, suite: Suite, leaderboard: Path) -> str:
     if suite.name in suites_with_results(leaderboard / "results"):
         board = committed_results(suite.name, leaderboard / "results")
         parts.insert(0, board.select([other for other in board.names if other != name]))
-    lines = [
-        f"### `{name}` beside the board of suite {suite.name}",
-        "",
+    about = (
         f"The row of `{name}` is what its author sent ({WORD}), and enters no table. The maintainers run a random "
-        f"third of its runs again within {DAYS} days, and the whole suite before it is merged.",
-    ]
+        f"third of its runs again within {DAYS} days, and the whole suite before it is merged."
+    )
+    lines = [f"### `{name}` beside the board of suite {suite.name}", "", *textwrap.wrap(about, 80)]
     for size, part in size_groups(joined(parts)).items():
         lines += ["", *([f"{size}:", ""] if size else []), _skills(part, name)]
     return "\n".join(lines)

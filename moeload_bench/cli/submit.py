@@ -97,7 +97,7 @@ def submit(
     )
     _show(draft)
     command = f"moeload-bench run {shlex.quote(target)} sw_avg --suite {shlex.quote(suite)} --out {name}.parquet"
-    say(f"To score it yourself: {command}")
+    say_document(f"To score it yourself:\n    {command}")
     _send(draft, hub, root, dry_run)
 
 

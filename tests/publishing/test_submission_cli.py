@@ -167,7 +167,7 @@ def test_submit_shows_then_writes_then_verify_accepts(world: World, tmp_path: Pa
     assert dry.returncode == 0, dry.stderr
     assert "checking the contract" in dry.stderr
     assert 'name = "mine"' in dry.stdout
-    assert "To score it yourself: moeload-bench run my.py:Mine@window=50 sw_avg --suite" in dry.stdout
+    assert "To score it yourself:\n    moeload-bench run my.py:Mine@window=50 sw_avg --suite" in dry.stdout
     assert "dry run: nothing written, nothing sent" in dry.stdout
     assert not (tmp_path / "leaderboard").exists()
 
