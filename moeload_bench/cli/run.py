@@ -30,7 +30,7 @@ from moeload_bench.errors import ResultError, SuiteError, not_found
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
 from moeload_bench.isolation.hosts import Limits, parse_level
-from moeload_bench.isolation.targets import baseline_names, load_function
+from moeload_bench.isolation.targets import baseline_names, load_function, stored_target
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.columns import total_counts
@@ -151,7 +151,7 @@ def run(
             limits=Limits(traceback=traceback),
             jobs=jobs,
             seed=seed,
-            fresh=frozenset(targets) if fresh and targets else fresh,
+            fresh=frozenset(stored_target(target).label for target in targets) if fresh and targets else fresh,
             progress=progress,
             keep=keep,
             shapes=(HEADLINE,) if shown_only else None,
