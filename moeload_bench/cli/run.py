@@ -13,7 +13,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, RUN, Level, no_trace
+from moeload_bench.cli.options import INT, RUN, Level, no_trace, refuse_unused
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -128,6 +128,10 @@ def run(
     if traces is not None:
         look_in(traces)
     if targets and (folder := _kept_forecasts(targets)) is not None:
+        unused = {"--out": out, "--keep-forecasts": keep, "--sliding": sliding, "--blocks": blocks, "--seed": seed,
+                  "--fresh": fresh, "--wide": wide}  # fmt: skip
+        what = f"{folder} holds kept forecasts, and nothing runs again"
+        refuse_unused(what, unused, expected="--suite, --trace, --metric or --json")
         _score_again(folder, suite, own, metric, as_json)
         return
     tasks = suite_tasks(suite, targets or ()) if own is None else own_tasks(own, targets or ())

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace
+from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace, refuse_unused
 from moeload_bench.cli.progress import plain_console, say, say_json
 from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.ops.facts.against import compare, comparison
@@ -52,7 +52,12 @@ def inspect(
     ] = None,
     html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
     capacity: Annotated[
-        bool, typer.Option("--capacity", help="Say which capacity factors drop few tokens, and what they hold.")
+        bool,
+        typer.Option(
+            "--capacity",
+            help="Say which capacity factors drop few tokens, with tables. The screen of a run that can drop says it "
+            "anyway.",
+        ),
     ] = False,
     drop: Annotated[
         str | None, typer.Option(metavar="P%", help="Part of tokens that --capacity may drop. 0.1% by default.")
@@ -93,6 +98,8 @@ def inspect(
         raise TraceError("--capacity takes one run, got --follow or --against")
     sizes = _sizes(ranks)
     if against is not None:
+        unused = {"--details": tables, "--ranks": ranks, "--token-bytes": token_bytes, "--html": html}
+        refuse_unused("--against compares two runs", unused, expected="--steps or --json alone")
         _compare(run, steps, against, as_json)
         return
     for facts, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
