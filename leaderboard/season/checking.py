@@ -149,7 +149,7 @@ def changed_files(
 ) -> Iterator[str]:
     """Say which file was left out, is of another hash than is expected (``change`` says so), or is not of ``others``.
 
-    Raise `SubmissionError` for an entry that imports more of this project than it may.
+    Raise `SeasonError` for an entry that imports more of this project than it may.
     """
     for path, sha256 in expected.items():
         if path not in hashes:
