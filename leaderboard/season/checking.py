@@ -5,7 +5,6 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import secrets
@@ -22,12 +21,13 @@ from leaderboard.season.history import SLACK, history_problems, missing_history
 from leaderboard.season.records import Recording, Scores
 from leaderboard.season.rescoring import Findings, chosen, contrast_again, score_again
 from leaderboard.season.scored import ScoredSeason, load_table
-from leaderboard.season.scoring import Progress, run_tasks, suite_of
+from leaderboard.season.scoring import run_tasks, suite_of
 from moeload_bench.errors import MoeloadError, SeasonError, short
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import Progress, silent
 
 RUNS = 3
 """Whole runs that a stranger is asked to record again."""
@@ -55,7 +55,7 @@ def check_season(
     jobs: int = 1,
     minutes: float = MINUTES,
     note: Note = lambda line: None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Checked:
     """Return everything that is wrong with a scored season, in words, and what was not checked.
 
@@ -80,7 +80,9 @@ def check_season(
     checked.wrong += readable(file_problems(folder, hashes, recordings, scores))
     tasks: list[SuiteTrace] = []
     for name in sorted(draw.runs):
-        checked.wrong += readable(run_problems(folder, name, recordings.get(name), by_name.get(name), hashes, tasks))
+        wrong, task = check_run(folder, name, recordings.get(name), by_name.get(name), hashes)
+        checked.wrong += wrong
+        tasks += [] if task is None else [task]
     checked.wrong += readable(table_problems(folder, recordings, scores, tasks))
     checked.wrong += time_problems(folder, scores)
     missing = missing_history(folder)
@@ -92,8 +94,8 @@ def check_season(
         checked.scored = ScoredSeason(folder, load_table(folder, layers=True), recipes or None)
         checked.wrong += row_problems(checked.scored, scores)
         plan = chosen(checked.scored, seed, everything)
-        limit = math.inf if everything else minutes
-        note(f"seed {seed}: {plan.words()}; the latter have {limit:g} minutes; {COSTS}")
+        limit = None if everything else minutes
+        note(f"seed {seed}: {plan.words(limit)}; {COSTS}")
         again = score_again(checked.scored, plan, jobs=jobs, minutes=limit, progress=progress)
         for part in (again, contrast_again(checked.scored, plan)):
             checked.wrong += part.wrong
@@ -161,31 +163,32 @@ def changed_files(
     check_imports(folder.entries)
 
 
-def run_problems(
-    folder: SeasonFolder,
-    name: str,
-    recording: Recording | None,
-    recipe: Recipe | None,
-    hashes: Mapping[str, str],
-    tasks: list[SuiteTrace],
-) -> Iterator[str]:
-    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe.
-
-    The trace is read once: what it is to be asked is added to ``tasks``.
-    """
+def check_run(
+    folder: SeasonFolder, name: str, recording: Recording | None, recipe: Recipe | None, hashes: Mapping[str, str]
+) -> tuple[list[str], SuiteTrace | None]:
+    """Return what is wrong with a run, and the tasks that its trace gives, which is read once."""
     if recording is None:
-        yield f"{name}: left out: it has no recording"
-        return
+        return [f"{name}: left out: it has no recording"], None
+    wrong, path, sha256 = list[str](), folder.trace(name), recording.data_sha256
     if recording.draw_sha256 != hashes.get("draw.json"):
-        yield f"recording of {name}: recorded for another draw"
-    path = folder.trace(name)
-    if recording.data_sha256 is not None and not path.is_file():
-        yield f"trace {name}: left out: its file is not there"
-        return
-    trace = None if recording.data_sha256 is None else read_trace(path)
+        wrong.append(f"recording of {name}: recorded for another draw")
+    if sha256 is None:
+        return [*wrong, *end_problems(name, recording, None)], None
+    if not path.is_file():
+        return [*wrong, f"trace {name}: left out: its file is not there"], None
+    try:
+        trace = read_trace(path)
+        wrong += trace_problems(folder, name, recording, recipe, trace)
+        return wrong, run_tasks(folder, name, sha256, trace)
+    except MoeloadError as error:
+        return [*wrong, str(error)], None
+
+
+def trace_problems(
+    folder: SeasonFolder, name: str, recording: Recording, recipe: Recipe | None, trace: Trace
+) -> Iterator[str]:
+    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe."""
     yield from end_problems(name, recording, trace)
-    if trace is None or recording.data_sha256 is None:
-        return
     if data_sha256(trace) != recording.data_sha256:
         yield f"trace {name}: its data have changed since it was recorded"
     if trace.meta.sha256() != recording.meta_sha256:
@@ -195,8 +198,6 @@ def run_problems(
     odd = None if recipe is None else departure(trace, recipe)
     if odd is not None:
         yield f"trace {name}: {odd}"
-    if (task := run_tasks(folder, name, recording.data_sha256, trace)) is not None:
-        tasks.append(task)
 
 
 def end_problems(name: str, recording: Recording, trace: Trace | None) -> Iterator[str]:

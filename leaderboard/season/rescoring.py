@@ -19,7 +19,7 @@ from leaderboard.rerun import copied_code_level, rerun_differences, scratch_cach
 from leaderboard.season.contrast import contrast_problems
 from leaderboard.season.entries import read_entry
 from leaderboard.season.scored import ScoredSeason
-from leaderboard.season.scoring import Progress, run_entry, season_setting, trace_file
+from leaderboard.season.scoring import run_entry, season_setting, trace_file
 from moeload_bench.errors import MoeloadError, listed
 from moeload_bench.harness.pairs import Fitted, Pair
 from moeload_bench.harness.run_rows import failed_rows, scored_rows
@@ -27,6 +27,7 @@ from moeload_bench.harness.workers import workers
 from moeload_bench.results.columns import Row
 from moeload_bench.results.results import Results
 from moeload_bench.suites.suite import SuiteTrace
+from moeload_bench.words import Progress, silent
 
 LEAST_PART = 1 / 3
 """Of the runs that tests are made on, the part on which each entry that a test names is scored again."""
@@ -41,13 +42,12 @@ class Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is scored again: the runs of entries that a test or the headline names, and of all others.
-
-    ``runs`` of the ``of`` runs that tests are made on were chosen for the former.
+    """What is scored again. ``tested``: entries that a test or the headline names, on ``runs`` of the ``of`` runs that
+    tests are made on; ``rest``: what else was chosen.
     """
 
-    claimed: tuple[Work, ...]
-    others: tuple[Work, ...]
+    tested: tuple[Work, ...]
+    rest: tuple[Work, ...]
     runs: int
     of: int
 
@@ -55,13 +55,15 @@ class Plan:
         """Return the chance that one of so many forged runs of an entry that a test names is scored again."""
         return 1 - math.comb(max(0, self.of - forged), self.runs) / math.comb(self.of, self.runs)
 
-    def words(self) -> str:
-        """Return what is chosen, and the chance to catch a forger, in a sentence."""
-        names = listed([*dict.fromkeys(work.entry for work in self.claimed)])
+    def words(self, minutes: float | None) -> str:
+        """Return what is scored again within so many minutes, and the chance to catch a forger; None: everything."""
+        if minutes is None:
+            return "every entry is scored again on every run"
+        names = listed([*dict.fromkeys(work.entry for work in self.tested)])
         single, three = (f"{100 * self.chance(forged):.0f} %" for forged in (1, 3))
         return (
-            f"{names} on {self.runs} of the {self.of} runs that are tested, {len(self.others)} runs of other entries; "
-            f"one forged run of the former is met with a chance of {single}, one of three with {three}"
+            f"{names} on {self.runs} of the {self.of} tested runs: one forged run among them is found with a chance of "
+            f"{single}, one of three with {three}; {len(self.rest)} runs of other entries, for at most {minutes:g} min"
         )
 
 
@@ -80,12 +82,12 @@ def chosen(scored: ScoredSeason, seed: int, everything: bool = False) -> Plan:
     tested = [task for task in tasks if task.id.split("/")[0] in scored.recipes[group.name]]
     runs = tested if everything else draw.sample(tested, math.ceil(LEAST_PART * len(tested)))
     claimed = [name for name in season.entries if name in season.claimed]
-    others = [Work(name, draw.choice(tasks)) for name in season.entries if name not in claimed]
+    rest = [Work(name, draw.choice(tasks)) for name in season.entries if name not in claimed]
     if everything:
-        others = [Work(name, task) for task in tasks for name in season.entries if name not in claimed]
-        others += [Work(name, task) for task in tasks if task not in runs for name in claimed]
-    draw.shuffle(others)
-    return Plan(tuple(Work(name, task) for task in runs for name in claimed), tuple(others), len(runs), len(tested))
+        rest = [Work(name, task) for task in tasks for name in season.entries if name not in claimed]
+        rest += [Work(name, task) for task in tasks if task not in runs for name in claimed]
+    draw.shuffle(rest)
+    return Plan(tuple(Work(name, task) for task in runs for name in claimed), tuple(rest), len(runs), len(tested))
 
 
 def score_again(
@@ -93,17 +95,18 @@ def score_again(
     plan: Plan,
     *,
     jobs: int = 1,
-    minutes: float = math.inf,
-    progress: Progress = lambda done, total, what: None,
+    minutes: float | None = None,
+    progress: Progress = silent,
 ) -> Findings:
     """Score again what was planned, and compare; a run that cannot be made here, or not in time, is not checked.
 
-    ``minutes`` bind the runs of ``plan.others`` alone: none of them is waited for after that time.
+    ``minutes`` bind the runs of ``plan.rest`` alone: none of them is waited for after that time; None: all are.
     """
-    findings, works = Findings(), [*plan.claimed, *plan.others]
+    findings, works = Findings(), [*plan.tested, *plan.rest]
     pairs = _pairs(scored, works, findings)
-    works, bound = [work for work in works if work in pairs], {*plan.others}
-    ends, results = time.monotonic() + 60 * minutes, {name: scored.table.select([name]) for name in scored.table.names}
+    works, bound = [work for work in works if work in pairs], {*plan.rest}
+    ends = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    results = {name: scored.table.select([name]) for name in scored.table.names}
     missed: Counter[str] = Counter()
     with scratch_cache(), workers(jobs=jobs) as run:
         outputs = run([functools.partial(run_entry, scored.folder, pairs[work]) for work in works])
@@ -122,7 +125,7 @@ def contrast_again(scored: ScoredSeason, plan: Plan) -> Findings:
     findings, folder, paired = Findings(), scored.folder, scored.season.paired
     if paired is not None:
         (group,) = scored.season.tested
-        chosen_recipes = dict.fromkeys(work.task.id.split("/")[0] for work in plan.claimed)
+        chosen_recipes = dict.fromkeys(work.task.id.split("/")[0] for work in plan.tested)
         recipes = [scored.recipes[group.name][name] for name in chosen_recipes]
         try:
             level = copied_code_level(read_entry(folder.entries / paired.forecaster).record.has_code)

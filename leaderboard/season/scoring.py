@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -37,10 +37,10 @@ from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import Progress, silent
 
 LEAST_ORIGINS = 10
 """A run without a state of so many origins is not scored."""
-Progress = Callable[[int, int, str], None]
 
 
 class SeasonSuite(Suite):
@@ -104,7 +104,7 @@ def score_season(
     *,
     level: Level = "sandbox",
     jobs: int = 1,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Scores:
     """Run all entries on all runs and write the table and its hashes.
 
