@@ -21,7 +21,7 @@ from leaderboard.season.history import SLACK, history_problems, missing_history
 from leaderboard.season.records import Recording, Scores
 from leaderboard.season.rescoring import Findings, chosen, contrast_again, score_again
 from leaderboard.season.scored import ScoredSeason, load_table
-from leaderboard.season.scoring import run_tasks, suite_of
+from leaderboard.season.scoring import scored_run_of, suite_of
 from moeload_bench.errors import MoeloadError, SeasonError, short
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.suites.suite import SuiteTrace
@@ -78,12 +78,12 @@ def check_season(
         checked.wrong.append(f"nothing can be drawn: {error}")
     by_name = {name: recipe for of_set in recipes.values() for name, recipe in of_set.items()}
     checked.wrong += readable(file_problems(folder, hashes, recordings, scores))
-    tasks: list[SuiteTrace] = []
+    scored_runs: list[SuiteTrace] = []
     for name in sorted(draw.runs):
-        wrong, task = check_run(folder, name, recordings.get(name), by_name.get(name), hashes)
+        wrong, scored_run = check_run(folder, name, recordings.get(name), by_name.get(name), hashes)
         checked.wrong += wrong
-        tasks += [] if task is None else [task]
-    checked.wrong += readable(table_problems(folder, recordings, scores, tasks))
+        scored_runs += [] if scored_run is None else [scored_run]
+    checked.wrong += readable(table_problems(folder, recordings, scores, scored_runs))
     checked.wrong += time_problems(folder, scores)
     missing = missing_history(folder)
     if missing is None:
@@ -166,7 +166,7 @@ def changed_files(
 def check_run(
     folder: SeasonFolder, name: str, recording: Recording | None, recipe: Recipe | None, hashes: Mapping[str, str]
 ) -> tuple[list[str], SuiteTrace | None]:
-    """Return what is wrong with a run, and the tasks that its trace gives, which is read once."""
+    """Return what is wrong with a run, and what it is asked if it can be scored; its trace is read once."""
     if recording is None:
         return [f"{name}: left out: it has no recording"], None
     wrong, path, sha256 = list[str](), folder.trace(name), recording.data_sha256
@@ -179,7 +179,7 @@ def check_run(
     try:
         trace = read_trace(path)
         wrong += trace_problems(folder, name, recording, recipe, trace)
-        return wrong, run_tasks(folder, name, sha256, trace)
+        return wrong, scored_run_of(folder, name, sha256, trace)
     except MoeloadError as error:
         return [*wrong, str(error)], None
 
@@ -242,7 +242,7 @@ def departure(trace: Trace, recipe: Recipe) -> str | None:
 
 
 def table_problems(
-    folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores, tasks: Sequence[SuiteTrace]
+    folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores, scored_runs: Sequence[SuiteTrace]
 ) -> Iterator[str]:
     """Say where the table is of other recordings, or the task list not what the rule of the suite gives."""
     if scores.recordings_sha256 != recordings_sha256(recordings):
@@ -250,7 +250,7 @@ def table_problems(
     for name in folder.season.entries:
         if f"results/{name}.parquet" not in scores.files:
             yield f"entry {name} was left out: it has no result"
-    for place, suite in {"suite.json": folder.suite, "the traces": suite_of(folder, tasks)}.items():
+    for place, suite in {"suite.json": folder.suite, "the traces": suite_of(folder, scored_runs)}.items():
         if suite.sha256() != scores.suite_sha256:
             yield f"the task list of {place} is {suite.sha256()[:12]}, scored was {scores.suite_sha256[:12]}"
 
@@ -259,9 +259,9 @@ def row_problems(scored: ScoredSeason, scores: Scores) -> Iterator[str]:
     """Say which entry has rows of other tasks than the task list, or another level, and which floors are lacking."""
     suite, table = scored.suite, scored.table.table
     tasks = {
-        (task.id, origin, state, horizon)
-        for task in suite.traces
-        for origin, state in task.origins()
+        (run.id, origin, state, horizon)
+        for run in suite.traces
+        for origin, state in run.origins()
         for horizon in suite.horizons
     }
     keys = ["trace", "origin", "state", "horizon"]
@@ -276,7 +276,7 @@ def row_problems(scored: ScoredSeason, scores: Scores) -> Iterator[str]:
     if scored.table.layers is None:
         yield "results/layers: left out: no entry has means by layer"
     floors = {*scored.table.facts["trace"]}
-    yield from (f"{FACTS}: it has no floors of {task.id}" for task in suite.traces if task.id not in floors)
+    yield from (f"{FACTS}: it has no floors of {run.id}" for run in suite.traces if run.id not in floors)
 
 
 def time_problems(folder: SeasonFolder, scores: Scores) -> Iterator[str]:

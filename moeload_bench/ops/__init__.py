@@ -10,7 +10,7 @@ cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed,
   refuse_unused
 cli.progress: pair_progress, plain_console, print_entries, print_next, print_on_interrupt, say, say_json
 errors: ForecastError, MissingExtraError, MoeloadError, NotFoundError, PlacementError, PlotError, RecordingError,
-  TraceError, counted, listed, not_found, printable, short
+  TraceError, counted, first_ten, not_found, printable, short
 files: PACKAGE, read_at_most, replacing, write_whole
 forecaster: ForecastRequest, StepBlock, TraceInfo, trace_info
 harness.evaluate: evaluate

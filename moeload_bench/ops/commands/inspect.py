@@ -23,7 +23,7 @@ from moeload_bench.ops.facts.capacity import DROP, RERUNS, Capacity, capacity_of
 from moeload_bench.ops.facts.following import Follower
 from moeload_bench.ops.facts.inspector import Inspection, Inspector
 from moeload_bench.ops.facts.terminal import WIDTH, details, overview
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.recording.parts import Parts
 from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import Place, find_run
@@ -154,7 +154,7 @@ def _show(
     following = _following(facts, run)
     if as_json:
         needed = {} if capacity is None else {"capacity": asdict(capacity)}
-        say_json({**facts.record, **verdict(facts)._asdict(), **needed, "next": following})
+        say_json({**facts.record, **assess(facts)._asdict(), **needed, "next": following})
         return
     console = plain_console()
     if tables:
