@@ -208,7 +208,7 @@ def target_of(entry: Entry, submissions: Path = SUBMISSIONS) -> Target:
 
 
 def model_type_of(entry: Entry, record: Submission | None) -> ModelType:
-    """Return what a forecaster is: what its submission says, else what follows from how it was entry."""
+    """Return what a forecaster is: what its submission says, else what follows from whether it was fitted."""
     if entry.target == UNIFORM:
         return "yardstick"
     if record is not None and record.model_type is not None:

@@ -137,7 +137,7 @@ def _existing(got: str, names: Sequence[str]) -> str:
     return f"of {len(names)} the closest: {', '.join(close)}"
 
 
-def listed(values: Iterable[object]) -> str:
+def first_ten(values: Iterable[object]) -> str:
     """Return values in one line: the first ten, and how many more there are."""
     texts = [str(value) for value in values]
     more = f" and {len(texts) - 10:,} more" if len(texts) > 10 else ""

@@ -10,7 +10,7 @@ from leaderboard.pages.croissant import croissant
 from leaderboard.pages.inputs import largest_suite, suite_set
 from leaderboard.pages.results_page import finding, render, skill_table
 from leaderboard.site.cite import dois
-from moeload_bench.errors import listed
+from moeload_bench.errors import first_ten
 from moeload_bench.publishing.admission import COMMUNITY
 from moeload_bench.publishing.card import render_card
 from moeload_bench.publishing.routing_cases import has_cases
@@ -48,7 +48,7 @@ def dataset_files(folder: Path, root: Path = ROOT) -> dict[str, str]:
     text = (root / "datasets_card.md").read_text(encoding="utf-8")
     citation = (root / "CITATION.cff").read_text(encoding="utf-8")
     addresses = [f"[{doi}](https://doi.org/{doi})" for doi in dois(citation)]
-    parts = {"leaderboard": leaderboard_table(), "doi": f"DOI: {listed(addresses) or 'none yet'}."}
+    parts = {"leaderboard": leaderboard_table(), "doi": f"DOI: {first_ten(addresses) or 'none yet'}."}
     files = {"README.md": render_card(text, runs, parts, community, cases=has_cases(folder))}
     if runs:
         files["eval.yaml"] = eval_yaml()

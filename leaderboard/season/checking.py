@@ -5,7 +5,6 @@ Hashes show that nothing was changed alone. A re-run shows that a number is the 
 
 from __future__ import annotations
 
-import math
 import random
 import re
 import secrets
@@ -22,12 +21,13 @@ from leaderboard.season.history import SLACK, history_problems, missing_history
 from leaderboard.season.records import Recording, Scores
 from leaderboard.season.rescoring import Findings, chosen, contrast_again, score_again
 from leaderboard.season.scored import ScoredSeason, load_table
-from leaderboard.season.scoring import Progress, run_tasks, suite_of
+from leaderboard.season.scoring import scored_run_of, suite_of
 from moeload_bench.errors import MoeloadError, SeasonError, short
 from moeload_bench.generator.recipe import Recipe
 from moeload_bench.suites.suite import SuiteTrace
 from moeload_bench.traces.store import data_sha256, read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import Progress, silent
 
 RUNS = 3
 """Whole runs that a stranger is asked to record again."""
@@ -55,7 +55,7 @@ def check_season(
     jobs: int = 1,
     minutes: float = MINUTES,
     note: Note = lambda line: None,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Checked:
     """Return everything that is wrong with a scored season, in words, and what was not checked.
 
@@ -78,10 +78,12 @@ def check_season(
         checked.wrong.append(f"nothing can be drawn: {error}")
     by_name = {name: recipe for of_set in recipes.values() for name, recipe in of_set.items()}
     checked.wrong += readable(file_problems(folder, hashes, recordings, scores))
-    tasks: list[SuiteTrace] = []
+    scored_runs: list[SuiteTrace] = []
     for name in sorted(draw.runs):
-        checked.wrong += readable(run_problems(folder, name, recordings.get(name), by_name.get(name), hashes, tasks))
-    checked.wrong += readable(table_problems(folder, recordings, scores, tasks))
+        wrong, scored_run = check_run(folder, name, recordings.get(name), by_name.get(name), hashes)
+        checked.wrong += wrong
+        scored_runs += [] if scored_run is None else [scored_run]
+    checked.wrong += readable(table_problems(folder, recordings, scores, scored_runs))
     checked.wrong += time_problems(folder, scores)
     missing = missing_history(folder)
     if missing is None:
@@ -92,8 +94,8 @@ def check_season(
         checked.scored = ScoredSeason(folder, load_table(folder, layers=True), recipes or None)
         checked.wrong += row_problems(checked.scored, scores)
         plan = chosen(checked.scored, seed, everything)
-        limit = math.inf if everything else minutes
-        note(f"seed {seed}: {plan.words()}; the latter have {limit:g} minutes; {COSTS}")
+        limit = None if everything else minutes
+        note(f"seed {seed}: {plan.words(limit)}; {COSTS}")
         again = score_again(checked.scored, plan, jobs=jobs, minutes=limit, progress=progress)
         for part in (again, contrast_again(checked.scored, plan)):
             checked.wrong += part.wrong
@@ -149,7 +151,7 @@ def changed_files(
 ) -> Iterator[str]:
     """Say which file was left out, is of another hash than is expected (``change`` says so), or is not of ``others``.
 
-    Raise `SubmissionError` for an entry that imports more of this project than it may.
+    Raise `SeasonError` for an entry that imports more of this project than it may.
     """
     for path, sha256 in expected.items():
         if path not in hashes:
@@ -161,31 +163,32 @@ def changed_files(
     check_imports(folder.entries)
 
 
-def run_problems(
-    folder: SeasonFolder,
-    name: str,
-    recording: Recording | None,
-    recipe: Recipe | None,
-    hashes: Mapping[str, str],
-    tasks: list[SuiteTrace],
-) -> Iterator[str]:
-    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe.
-
-    The trace is read once: what it is to be asked is added to ``tasks``.
-    """
+def check_run(
+    folder: SeasonFolder, name: str, recording: Recording | None, recipe: Recipe | None, hashes: Mapping[str, str]
+) -> tuple[list[str], SuiteTrace | None]:
+    """Return what is wrong with a run, and what it is asked if it can be scored; its trace is read once."""
     if recording is None:
-        yield f"{name}: left out: it has no recording"
-        return
+        return [f"{name}: left out: it has no recording"], None
+    wrong, path, sha256 = list[str](), folder.trace(name), recording.data_sha256
     if recording.draw_sha256 != hashes.get("draw.json"):
-        yield f"recording of {name}: recorded for another draw"
-    path = folder.trace(name)
-    if recording.data_sha256 is not None and not path.is_file():
-        yield f"trace {name}: left out: its file is not there"
-        return
-    trace = None if recording.data_sha256 is None else read_trace(path)
+        wrong.append(f"recording of {name}: recorded for another draw")
+    if sha256 is None:
+        return [*wrong, *end_problems(name, recording, None)], None
+    if not path.is_file():
+        return [*wrong, f"trace {name}: left out: its file is not there"], None
+    try:
+        trace = read_trace(path)
+        wrong += trace_problems(folder, name, recording, recipe, trace)
+        return wrong, scored_run_of(folder, name, sha256, trace)
+    except MoeloadError as error:
+        return [*wrong, str(error)], None
+
+
+def trace_problems(
+    folder: SeasonFolder, name: str, recording: Recording, recipe: Recipe | None, trace: Trace
+) -> Iterator[str]:
+    """Say how a run's trace differs from its recording, from what was drawn for it, and from its recipe."""
     yield from end_problems(name, recording, trace)
-    if trace is None or recording.data_sha256 is None:
-        return
     if data_sha256(trace) != recording.data_sha256:
         yield f"trace {name}: its data have changed since it was recorded"
     if trace.meta.sha256() != recording.meta_sha256:
@@ -195,8 +198,6 @@ def run_problems(
     odd = None if recipe is None else departure(trace, recipe)
     if odd is not None:
         yield f"trace {name}: {odd}"
-    if (task := run_tasks(folder, name, recording.data_sha256, trace)) is not None:
-        tasks.append(task)
 
 
 def end_problems(name: str, recording: Recording, trace: Trace | None) -> Iterator[str]:
@@ -241,7 +242,7 @@ def departure(trace: Trace, recipe: Recipe) -> str | None:
 
 
 def table_problems(
-    folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores, tasks: Sequence[SuiteTrace]
+    folder: SeasonFolder, recordings: dict[str, Recording], scores: Scores, scored_runs: Sequence[SuiteTrace]
 ) -> Iterator[str]:
     """Say where the table is of other recordings, or the task list not what the rule of the suite gives."""
     if scores.recordings_sha256 != recordings_sha256(recordings):
@@ -249,7 +250,7 @@ def table_problems(
     for name in folder.season.entries:
         if f"results/{name}.parquet" not in scores.files:
             yield f"entry {name} was left out: it has no result"
-    for place, suite in {"suite.json": folder.suite, "the traces": suite_of(folder, tasks)}.items():
+    for place, suite in {"suite.json": folder.suite, "the traces": suite_of(folder, scored_runs)}.items():
         if suite.sha256() != scores.suite_sha256:
             yield f"the task list of {place} is {suite.sha256()[:12]}, scored was {scores.suite_sha256[:12]}"
 
@@ -258,9 +259,9 @@ def row_problems(scored: ScoredSeason, scores: Scores) -> Iterator[str]:
     """Say which entry has rows of other tasks than the task list, or another level, and which floors are lacking."""
     suite, table = scored.suite, scored.table.table
     tasks = {
-        (task.id, origin, state, horizon)
-        for task in suite.traces
-        for origin, state in task.origins()
+        (run.id, origin, state, horizon)
+        for run in suite.traces
+        for origin, state in run.origins()
         for horizon in suite.horizons
     }
     keys = ["trace", "origin", "state", "horizon"]
@@ -275,7 +276,7 @@ def row_problems(scored: ScoredSeason, scores: Scores) -> Iterator[str]:
     if scored.table.layers is None:
         yield "results/layers: left out: no entry has means by layer"
     floors = {*scored.table.facts["trace"]}
-    yield from (f"{FACTS}: it has no floors of {task.id}" for task in suite.traces if task.id not in floors)
+    yield from (f"{FACTS}: it has no floors of {run.id}" for run in suite.traces if run.id not in floors)
 
 
 def time_problems(folder: SeasonFolder, scores: Scores) -> Iterator[str]:

@@ -59,17 +59,17 @@ def contrast_rows(
     kept = {name: origins for name, origins in windows.items() if trace and origins[-1] + paired.horizon <= trace.steps}
     if trace is None or not kept:
         return
-    task = SuiteTrace(
+    scored_run = SuiteTrace(
         id=folder.trace_id(recipe.name),
         data_sha256=data_sha256(trace),
         mixed=tuple(sorted({origin for origins in kept.values() for origin in origins})),
         horizon=paired.horizon,
     )
     entry = read_entry(folder.entries / paired.forecaster)
-    suite = setting.suite.model_copy(update={"traces": (task,)})
+    suite = setting.suite.model_copy(update={"traces": (scored_run,)})
     with copies_on_path(folder.entries):
         rows = run_pair(
-            Pair(replace(setting, suite=suite, shapes=()), task, path, entry.target(), Fitted(entry.fitted))
+            Pair(replace(setting, suite=suite, shapes=()), scored_run, path, entry.target(), Fitted(entry.fitted))
         )
     errors = {row["origin"]: row[PRIMARY] for row in rows if row.get("horizon") == paired.horizon and "origin" in row}
     given = {name: [np.asarray(origins, dtype=np.int64)] for name, origins in kept.items()}

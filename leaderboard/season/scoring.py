@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
@@ -37,10 +37,10 @@ from moeload_bench.states.rule import label_states
 from moeload_bench.suites.suite import ORIGINS_PER_STATE, Suite, SuiteTrace
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
+from moeload_bench.words import Progress, silent
 
 LEAST_ORIGINS = 10
 """A run without a state of so many origins is not scored."""
-Progress = Callable[[int, int, str], None]
 
 
 class SeasonSuite(Suite):
@@ -65,21 +65,21 @@ class SeasonSuite(Suite):
 def season_suite(folder: SeasonFolder, recordings: dict[str, Recording]) -> Suite:
     """Return the task list: on every run the origins that the base suite's rule gives, by state."""
     traced = ((name, recording.data_sha256) for name, recording in sorted(recordings.items()))
-    tasks = (run_tasks(folder, name, sha256, read_trace(folder.trace(name))) for name, sha256 in traced if sha256)
-    return suite_of(folder, [task for task in tasks if task is not None])
+    asked = (scored_run_of(folder, name, sha256, read_trace(folder.trace(name))) for name, sha256 in traced if sha256)
+    return suite_of(folder, [scored_run for scored_run in asked if scored_run is not None])
 
 
-def suite_of(folder: SeasonFolder, tasks: Sequence[SuiteTrace]) -> Suite:
+def suite_of(folder: SeasonFolder, scored_runs: Sequence[SuiteTrace]) -> Suite:
     """Return the task list of a season's runs; raise `SeasonError` where no run can be scored."""
     season, base = folder.season, folder.base
-    if not tasks:
+    if not scored_runs:
         raise SeasonError(f"season {season.name}: no run can be scored")
-    update = {"name": f"season-{season.name}", "description": f"Season {season.name}", "traces": tuple(tasks)}
+    update = {"name": f"season-{season.name}", "description": f"Season {season.name}", "traces": tuple(scored_runs)}
     return base.model_copy(update={**update, "hub": None})
 
 
-def run_tasks(folder: SeasonFolder, recipe: str, sha256: str, trace: Trace) -> SuiteTrace | None:
-    """Return the tasks of a run, None of one that cannot be scored.
+def scored_run_of(folder: SeasonFolder, recipe: str, sha256: str, trace: Trace) -> SuiteTrace | None:
+    """Return what a run is asked, None for one that cannot be scored.
 
     It is asked for the season's horizon; one that is cut short for the largest at which a state has enough origins.
     """
@@ -104,7 +104,7 @@ def score_season(
     *,
     level: Level = "sandbox",
     jobs: int = 1,
-    progress: Progress = lambda done, total, what: None,
+    progress: Progress = silent,
 ) -> Scores:
     """Run all entries on all runs and write the table and its hashes.
 
@@ -125,16 +125,16 @@ def score_season(
     targets = [entry.target() for entry in entries]
     setting = season_setting(suite, folder.base, level)
     work = [
-        Pair(setting, task, trace_file(folder, task), target, Fitted(entry.fitted))
+        Pair(setting, scored_run, trace_file(folder, scored_run), target, Fitted(entry.fitted))
         for entry, target in zip(entries, targets, strict=True)
-        for task in suite.traces
+        for scored_run in suite.traces
     ]
     rows: dict[str, list[Row]] = {name: [] for name in season.entries}
-    with workers(jobs=jobs) as run:
-        outputs = run([functools.partial(run_entry, folder, pair) for pair in work])
+    with workers(jobs=jobs) as spread:
+        outputs = spread([functools.partial(run_entry, folder, pair) for pair in work])
         for number, (pair, of_run) in enumerate(zip(work, outputs, strict=True), start=1):
             rows[pair.target.label] += of_run
-            progress(number, len(work), f"{pair.target.label} on {pair.entry.id}")
+            progress(number, len(work), f"{pair.target.label} on {pair.scored_run.id}")
     with copies_on_path(folder.entries):
         described = [
             entry_of(setting, target, Fitted()).model_copy(update={"requirements": entry.requirements})
@@ -169,9 +169,9 @@ def season_setting(suite: Suite, base: Suite, level: Level) -> Setting:
     return Setting(SeasonSuite.of(suite, base), level, Limits(), suite.seed, fresh=False)
 
 
-def trace_file(folder: SeasonFolder, task: SuiteTrace) -> Path:
+def trace_file(folder: SeasonFolder, scored_run: SuiteTrace) -> Path:
     """Return the file of a scored run."""
-    return folder.path / "traces" / f"{task.id}.parquet"
+    return folder.path / "traces" / f"{scored_run.id}.parquet"
 
 
 def run_entry(folder: SeasonFolder, pair: Pair) -> list[Row]:

@@ -14,7 +14,7 @@ averages nothing.
 A network that is fitted again on another processor ends where another seed's might, so its single values are not
 compared: every tolerance holds one level up (`Tolerances.over_runs`).
 
-Both sides are rounded as files of results are (`results.files.as_stored`). A frame of pairs has the columns
+Both sides are rounded as files of results are (`results.storage.as_stored`). A frame of pairs has the columns
 `committed`, `fresh` and `size`, the mean magnitude that relative limits refer to; `metric` is the last level of its
 index.
 """

@@ -261,17 +261,17 @@ class ScreenedRun:
 def run_and_screen(pair: Pair) -> ScreenedRun:
     """Replay one run, score its forecasts, and look at the same forecasts for memory."""
     means: list[NDArray[np.float64]] = []
-    horizons = pair.entry.asked(pair.setting.suite.horizons)
+    horizons = pair.scored_run.asked(pair.setting.suite.horizons)
 
     def keep_means(answer: Answer) -> None:
         if answer.forecast is not None:
             means.append(answer.forecast.window_means(horizons))
 
     rows = replay_and_score(pair, on_answer=keep_means)
-    if len(means) < len(pair.entry.origins()):
+    if len(means) < len(pair.scored_run.origins()):
         return ScreenedRun(rows, {})
-    trace = open_source(pair.source, pair.entry.data_sha256)
-    return ScreenedRun(rows, strata_of(trace, pair.entry, np.stack(means), horizons))
+    trace = open_source(pair.source, pair.scored_run.data_sha256)
+    return ScreenedRun(rows, strata_of(trace, pair.scored_run, np.stack(means), horizons))
 
 
 # ---------------------------------------------------------------- unseen runs

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from moeload_bench.errors import TraceError, printable
+from moeload_bench.errors import MoeloadError, TraceError, printable
 
 
 def check_ending(option: str, path: Path, *endings: str) -> None:
     """Raise `TraceError` for the name of a file to write that has another ending."""
     if path.suffix not in endings:
         raise TraceError(f"{option} is {printable(str(path))}, expected a file name that ends in {endings[0]}")
+
+
+def refuse_unused(what: str, given: Mapping[str, object], *, expected: str) -> None:
+    """Raise `MoeloadError` for options that would change nothing; one that is None or False was not given."""
+    if unused := [option for option, value in given.items() if value is not None and value is not False]:
+        raise MoeloadError(f"{what}: got {', '.join(unused)} too, expected {expected}")
 
 
 def no_trace(target: Path | None) -> Path | None:

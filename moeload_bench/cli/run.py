@@ -13,7 +13,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, RUN, Level, no_trace
+from moeload_bench.cli.options import INT, RUN, Level, no_trace, refuse_unused
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -30,7 +30,7 @@ from moeload_bench.errors import ResultError, SuiteError, not_found
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.harness.rescore import rescore
 from moeload_bench.isolation.hosts import Limits, parse_level
-from moeload_bench.isolation.targets import baseline_names, load_function
+from moeload_bench.isolation.targets import baseline_names, load_function, stored_target
 from moeload_bench.placement.cost import HEADLINE
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.columns import total_counts
@@ -128,6 +128,10 @@ def run(
     if traces is not None:
         look_in(traces)
     if targets and (folder := _kept_forecasts(targets)) is not None:
+        unused = {"--out": out, "--keep-forecasts": keep, "--sliding": sliding, "--blocks": blocks, "--seed": seed,
+                  "--fresh": fresh, "--wide": wide}  # fmt: skip
+        what = f"{folder} holds kept forecasts, and nothing runs again"
+        refuse_unused(what, unused, expected="--suite, --trace, --metric or --json")
         _score_again(folder, suite, own, metric, as_json)
         return
     tasks = suite_tasks(suite, targets or ()) if own is None else own_tasks(own, targets or ())
@@ -151,7 +155,7 @@ def run(
             limits=Limits(traceback=traceback),
             jobs=jobs,
             seed=seed,
-            fresh=frozenset(targets) if fresh and targets else fresh,
+            fresh=frozenset(stored_target(target).label for target in targets) if fresh and targets else fresh,
             progress=progress,
             keep=keep,
             shapes=(HEADLINE,) if shown_only else None,

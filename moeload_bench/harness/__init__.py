@@ -1,1 +1,1 @@
-"""Forecasters on runs: replay, truth, one pair, all pairs, conformance, re-planning."""
+"""Forecasters on runs: replay, truth, one pair, all pairs, kept forecasts, conformance, error over training."""

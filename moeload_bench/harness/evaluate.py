@@ -19,7 +19,7 @@ from moeload_bench.environment import environment
 from moeload_bench.errors import MissingExtraError, MoeloadError, PlacementError, SuiteError, counted, short
 from moeload_bench.harness.pairs import Fitted, Pair, Setting, fit_forecaster, run_pair
 from moeload_bench.harness.replay import Answer
-from moeload_bench.harness.workers import Run, check_memory, workers
+from moeload_bench.harness.workers import Spread, check_memory, workers
 from moeload_bench.isolation.hosts import Level, Limits, parse_level
 from moeload_bench.isolation.targets import (
     ClassTarget,
@@ -93,7 +93,7 @@ def evaluate(
         check_memory(sources, jobs)
     with (
         TemporaryDirectory(prefix="moeload-numba-", ignore_cleanup_errors=True) as numba_cache,
-        workers(jobs=jobs) as run,
+        workers(jobs=jobs) as spread,
     ):
         setting = Setting(
             tasks,
@@ -106,7 +106,7 @@ def evaluate(
             None if shapes is None else tuple(shapes),
         )
         reporter = _Reporter(progress or silent, targets, tasks, within=jobs == 1)
-        return _run_all(run, setting, sources, targets, reporter)
+        return _run_all(spread, setting, sources, targets, reporter)
 
 
 class _Reporter:
@@ -127,7 +127,7 @@ class _Reporter:
     def finished(self, pair: Pair) -> None:
         """Say that a pair is done."""
         self._done += 1
-        self._progress(self._done, self._total, f"{pair.target.label} on {pair.entry.id}")
+        self._progress(self._done, self._total, f"{pair.target.label} on {pair.scored_run.id}")
 
     def call(self, pair: Pair) -> Callable[[], list[Row]]:
         """Return the work of a pair."""
@@ -135,7 +135,7 @@ class _Reporter:
         return functools.partial(run_pair, pair, *on_answer)
 
     def _each(self, pair: Pair) -> Callable[[Answer], None]:
-        count, of = itertools.count(1), len(pair.entry.origins())
+        count, of = itertools.count(1), len(pair.scored_run.origins())
         who = f"{pair.target.label}, forecaster {self._targets.index(pair.target) + 1} of {len(self._targets)}"
 
         def report(answer: Answer) -> None:
@@ -146,19 +146,19 @@ class _Reporter:
 
 
 def _run_all(
-    run: Run, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], reporter: _Reporter
+    spread: Spread, setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], reporter: _Reporter
 ) -> Results:
     """Run every forecaster on every trace. Runs of one that learns wait for all fits, the others' for nothing."""
     learners = [i for i, target in enumerate(targets) if setting.suite.fit and _may_learn(target)]
-    fitting = run([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
+    fitting = spread([functools.partial(fit_forecaster, setting, sources, targets[i]) for i in learners])
     at_once = [(i, pair) for i, pair in _pairs(setting, sources, targets, {}) if i not in learners]
-    unfitted = _begin(run, at_once, reporter)
+    unfitted = _begin(spread, at_once, reporter)
     fits: dict[int, Fitted] = {}
     for number, i in enumerate(learners, start=1):
         reporter.fits(number, len(learners), targets[i])
         fits[i] = next(fitting)  # the other runs go on meanwhile
     waiting = [(i, pair) for i, pair in _pairs(setting, sources, targets, fits) if i in learners]
-    fitted = _begin(run, waiting, reporter)
+    fitted = _begin(spread, waiting, reporter)
     done: dict[int, list[Row]] = defaultdict(list)
     for i, pair, rows in itertools.chain(unfitted, fitted):
         done[i] += rows
@@ -167,9 +167,11 @@ def _run_all(
     return results_of(entries, [done[i] for i in range(len(entries))])
 
 
-def _begin(run: Run, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter) -> Iterator[tuple[int, Pair, list[Row]]]:
+def _begin(
+    spread: Spread, pairs: Sequence[tuple[int, Pair]], reporter: _Reporter
+) -> Iterator[tuple[int, Pair, list[Row]]]:
     """Begin pairs, not waiting for any; they come with their results, in order."""
-    results = run([reporter.call(pair) for _, pair in pairs])
+    results = spread([reporter.call(pair) for _, pair in pairs])
     return ((i, pair, result) for (i, pair), result in zip(pairs, results, strict=True))
 
 
@@ -177,9 +179,9 @@ def _pairs(
     setting: Setting, sources: Mapping[str, Source], targets: Sequence[Target], fits: Mapping[int, Fitted]
 ) -> Iterator[tuple[int, Pair]]:
     """Yield all pairs, trace by trace, each with its target's number."""
-    for entry in setting.suite.traces:
+    for scored_run in setting.suite.traces:
         for i, target in enumerate(targets):
-            yield i, Pair(setting, entry, sources[entry.id], target, fits.get(i, Fitted()))
+            yield i, Pair(setting, scored_run, sources[scored_run.id], target, fits.get(i, Fitted()))
 
 
 def _may_learn(target: Target) -> bool:

@@ -83,14 +83,14 @@ class Pair:
     """One unit of work; everything in it can be sent to another process."""
 
     setting: Setting
-    entry: SuiteTrace
+    scored_run: SuiteTrace
     source: Source
     target: Target
     fitted: Fitted
 
     def rows_from(self, tree: Any) -> list[Row]:
         """Return the pair's rows from a cache entry; raise `ValueError` for those of another trace, or other tasks."""
-        return from_tree(tree, self.entry, self.setting.suite.horizons)
+        return from_tree(tree, self.scored_run, self.setting.suite.horizons)
 
 
 def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Target) -> Fitted:
@@ -103,7 +103,7 @@ def fit_forecaster(setting: Setting, sources: Mapping[str, Source], target: Targ
         return stored
     runs: FitRuns = [
         (trace_info(trace, setting.suite.group_of(trace.id)), trace.rows(0, trace.steps))
-        for trace in (open_source(sources[entry.id], entry.data_sha256) for entry in setting.suite.fit)
+        for trace in (open_source(sources[run.id], run.data_sha256) for run in setting.suite.fit)
     ]
     try:
         out = fit_target(target, runs, seed=setting.seed, level=setting.level, limits=setting.limits)
@@ -137,18 +137,18 @@ def _forecasts_kept(pair: Pair, rows: Sequence[Row]) -> bool:
     keep, windows = pair.setting.keep, scored_rows(rows)
     if keep is None or not windows:
         return True
-    hashes = pair.entry.data_sha256, windows[0]["forecasts_sha256"]
-    return forecasts_path(keep, *hashes, pair.entry.asked(pair.setting.suite.horizons)).is_file()
+    hashes = pair.scored_run.data_sha256, windows[0]["forecasts_sha256"]
+    return forecasts_path(keep, *hashes, pair.scored_run.asked(pair.setting.suite.horizons)).is_file()
 
 
 def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda answer: None) -> list[Row]:
     """Replay one trace to one forecaster and score the answers; ``on_answer`` gets every answer."""
     setting, suite = pair.setting, pair.setting.suite
-    horizons = pair.entry.asked(suite.horizons)
-    truth = open_truth(pair.source, pair.entry.data_sha256, suite.rule, horizons, setting.shapes)
-    check_origins(truth.trace, pair.entry, horizons[-1])
+    horizons = pair.scored_run.asked(suite.horizons)
+    truth = open_truth(pair.source, pair.scored_run.data_sha256, suite.rule, horizons, setting.shapes)
+    check_origins(truth.trace, pair.scored_run, horizons[-1])
     if not truth.known_references and setting.shapes is None:
-        truth.known_references.update(load_references(suite, pair.entry, truth))
+        truth.known_references.update(load_references(suite, pair.scored_run, truth))
     references_before = len(truth.known_references)
     scores = _RunScores(pair, truth)
     try:
@@ -157,7 +157,7 @@ def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda an
         with follow(
             pair.target,
             truth.trace,
-            group=suite.group_of(pair.entry.id),
+            group=suite.group_of(pair.scored_run.id),
             seed=setting.seed,
             fitted=pair.fitted.data,
             level=setting.level,
@@ -168,7 +168,7 @@ def replay_and_score(pair: Pair, on_answer: Callable[[Answer], None] = lambda an
                 on_answer(answer)
                 scores.add(answer)
             if len(truth.known_references) > references_before and setting.shapes is None:
-                save_references(suite, pair.entry, truth.known_references)
+                save_references(suite, pair.scored_run, truth.known_references)
             return scores.finish(feed.host)
     except ForecastError as error:
         scores.fail_rest(str(error))
@@ -193,8 +193,8 @@ class _RunScores:
 
     def __init__(self, pair: Pair, truth: Truth) -> None:
         self.pair, self.truth = pair, truth
-        self.facts = trace_facts(pair.setting.suite, pair.entry, truth)
-        self.states: dict[int, State] = dict(pair.entry.origins())
+        self.facts = trace_facts(pair.setting.suite, pair.scored_run, truth)
+        self.states: dict[int, State] = dict(pair.scored_run.origins())
         self.scored: dict[int, tuple[str | None, Scores]] = {}
         self.quantiles = False
         self.digest = hashlib.sha256()
@@ -217,7 +217,7 @@ class _RunScores:
     def finish(self, host: Host | None) -> list[Row]:
         """Return the rows of the run; failed tasks have the metrics of quantiles where the others have them."""
         pair, suite = self.pair, self.pair.setting.suite
-        entry, L = pair.entry, self.truth.trace.num_layers
+        scored_run, L = pair.scored_run, self.truth.trace.num_layers
         sha256, run = self.digest.hexdigest(), self._run(host)
         layered: dict[str, dict[str, list[FloatArray]]] = defaultdict(lambda: defaultdict(list))
         left_out = set() if self.quantiles else {spec.name for spec in forecast_metrics() if spec.needs_quantiles}
@@ -231,20 +231,20 @@ class _RunScores:
             rows += origin_rows(run, window, self.facts.crossing[origin], suite.horizons, means)
         for state, metrics in layered.items():
             means = {metric: self._filled(mean_over(np.stack(values), axis=0)) for metric, values in metrics.items()}
-            rows += layer_rows(entry.id, state, suite.horizons, L, means)
+            rows += layer_rows(scored_run.id, state, suite.horizons, L, means)
         if pair.setting.keep is not None:
-            path = forecasts_path(pair.setting.keep, entry.data_sha256, sha256, self.truth.horizons)
+            path = forecasts_path(pair.setting.keep, scored_run.data_sha256, sha256, self.truth.horizons)
             save_forecasts(path, self.stored, self.truth.horizons)
-        return [*rows, *fact_rows(entry.id, self.facts, suite.horizons)]
+        return [*rows, *fact_rows(scored_run.id, self.facts, suite.horizons)]
 
     def _run(self, host: Host | None) -> Row:
         """Return what all rows of forecasts have in common."""
-        entry, trace = self.pair.entry, self.truth.trace
+        scored_run, trace = self.pair.scored_run, self.truth.trace
         return {
-            "trace": entry.id,
-            "recipe": entry.id.split("/")[0],
-            "stratum": self.pair.setting.suite.stratum_by_trace().get(entry.id),
-            "data_sha256": entry.data_sha256,
+            "trace": scored_run.id,
+            "recipe": scored_run.id.split("/")[0],
+            "stratum": self.pair.setting.suite.stratum_by_trace().get(scored_run.id),
+            "data_sha256": scored_run.data_sha256,
             "layers": trace.num_layers,
             "experts": trace.num_experts,
             **_cost(host, self.truth).model_dump(),
@@ -299,8 +299,8 @@ def _pair_key(pair: Pair) -> str:
     fitted = None if pair.fitted.data is None else hashlib.sha256(pair.fitted.data).hexdigest()
     return cache.task_key(
         kind="run",
-        trace=pair.entry.id,
-        trace_sha256=pair.entry.data_sha256,
+        trace=pair.scored_run.id,
+        trace_sha256=pair.scored_run.data_sha256,
         fitted_sha256=fitted,
         **key_parts(pair.setting, pair.target),
     )

@@ -205,8 +205,8 @@ def _rescored(
     rows = rows[(rows["forecaster"] == run["forecaster"]) & (rows["trace"] == run["trace"])]
     first = rows.drop_duplicates("origin")
     failed = dict(zip(first["origin"].tolist(), first["failure"].notna().tolist(), strict=True))
-    entry = next(entry for entry in suite.traces if entry.id == run["trace"])
-    horizons = entry.asked(suite.horizons)
+    scored_run = next(scored for scored in suite.traces if scored.id == run["trace"])
+    horizons = scored_run.asked(suite.horizons)
     truth = open_truth(sources[run["trace"]], run["data_sha256"], suite.rule, horizons)
     stored = load_forecasts(folder, run, sorted(failed), horizons)
     value_OK: dict[str, list[FloatArray]] = {name: [] for name in scorers}

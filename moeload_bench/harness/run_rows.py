@@ -79,16 +79,16 @@ def to_tree(rows: Sequence[Row]) -> dict[str, Any]:
     return {"rows": [[list(names), [list(row.values()) for row in group]] for names, group in groups]}
 
 
-def from_tree(tree: Any, entry: SuiteTrace, horizons: Sequence[int]) -> list[Row]:
+def from_tree(tree: Any, scored_run: SuiteTrace, horizons: Sequence[int]) -> list[Row]:
     """Return rows from a cache entry; raise `ValueError` for those of another trace, other tasks or another form."""
     rows: list[Row] = []
     for names, group in tree["rows"]:
         _check_columns(dict(zip(names, zip(*group, strict=True), strict=True)))
         rows += (dict(zip(names, values, strict=True)) for values in group)
     windows = [(row["origin"], row["state"], row["horizon"]) for row in scored_rows(rows)]
-    expected = [(origin, state, h) for origin, state in sorted(entry.origins()) for h in horizons]
-    traces = {(row["trace"], row.get("data_sha256", entry.data_sha256)) for row in rows}
-    if windows != expected or traces - {(entry.id, entry.data_sha256)}:
+    expected = [(origin, state, h) for origin, state in sorted(scored_run.origins()) for h in horizons]
+    traces = {(row["trace"], row.get("data_sha256", scored_run.data_sha256)) for row in rows}
+    if windows != expected or traces - {(scored_run.id, scored_run.data_sha256)}:
         raise ValueError("it is the result of another trace, or of other tasks")
     layers = [(row["state"], row["horizon"], row["layer"]) for row in rows if "layer" in row]
     L = max((row["layers"] for row in scored_rows(rows)), default=0)

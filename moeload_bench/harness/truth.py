@@ -139,39 +139,39 @@ def open_truth(
 # ------------------------------------------------------------------------------------------------ cached by hash
 
 
-def trace_facts(suite: Suite, entry: SuiteTrace, truth: Truth) -> TraceFacts:
+def trace_facts(suite: Suite, run: SuiteTrace, truth: Truth) -> TraceFacts:
     """Return floors, and which windows cross a change of state or a planned switch: of the package, the cache, or new.
 
     They depend on no forecaster, so asking for fresh work does not compute them again.
     """
-    kept = suite_facts(suite.name, suite.sha256()).get(entry.id)
-    if kept is not None and kept.data_sha256 == entry.data_sha256:
+    kept = suite_facts(suite.name, suite.sha256()).get(run.id)
+    if kept is not None and kept.data_sha256 == run.data_sha256:
         return kept
     K = len(suite.horizons)
-    key = _key("facts", suite, entry, rule=dataclasses.asdict(suite.rule), columns=K)
-    stored = cache.load(key, lambda tree: _facts(tree, entry, K))
+    key = _key("facts", suite, run, rule=dataclasses.asdict(suite.rule), columns=K)
+    stored = cache.load(key, lambda tree: _facts(tree, run, K))
     if stored is not None:
         return stored
-    facts = truth.facts(entry.origins(), K)
+    facts = truth.facts(run.origins(), K)
     cache.save(key, facts.model_dump(mode="json"))
     return facts
 
 
-def load_references(suite: Suite, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
+def load_references(suite: Suite, run: SuiteTrace, truth: Truth) -> dict[int, References]:
     """Return the reference plans of every origin, empty where they are not in the cache."""
-    return cache.load(_key("reference costs", suite, entry), lambda tree: _references(tree, entry, truth)) or {}
+    return cache.load(_key("reference costs", suite, run), lambda tree: _references(tree, run, truth)) or {}
 
 
-def _facts(tree: Any, entry: SuiteTrace, K: int) -> TraceFacts:
+def _facts(tree: Any, run: SuiteTrace, K: int) -> TraceFacts:
     """Return the facts in a cache entry; raise `ValueError` for those of another trace or of other windows."""
     facts = TraceFacts.model_validate_json(json.dumps(tree))
     windows = {origin: len(crosses_K) for origin, crosses_K in facts.crossing.items()}
-    if facts.data_sha256 != entry.data_sha256 or windows != dict.fromkeys((origin for origin, _ in entry.origins()), K):
+    if facts.data_sha256 != run.data_sha256 or windows != dict.fromkeys((origin for origin, _ in run.origins()), K):
         raise ValueError("it is of another trace, or of other windows")
     return facts
 
 
-def _references(tree: Any, entry: SuiteTrace, truth: Truth) -> dict[int, References]:
+def _references(tree: Any, run: SuiteTrace, truth: Truth) -> dict[int, References]:
     """Return the reference plans in a cache entry; raise `ValueError` for those of another trace or other windows."""
     references = {int(origin): References.from_tree(reference) for origin, reference in tree.items()}
     shape_KL, shapes = (len(truth.horizons), truth.trace.num_layers), headline_shapes(truth.trace.num_experts)
@@ -183,23 +183,23 @@ def _references(tree: Any, entry: SuiteTrace, truth: Truth) -> dict[int, Referen
         wide = {part.shape for part in parts if isinstance(part, np.ndarray)}
         if held != (tuple(shapes), rows_K, names) or wide != {shape_KL}:
             raise ValueError("it is of another trace, or of other windows")
-    if references.keys() != {origin for origin, _ in entry.origins()}:
+    if references.keys() != {origin for origin, _ in run.origins()}:
         raise ValueError("it is of other origins")
     return references
 
 
-def save_references(suite: Suite, entry: SuiteTrace, references: Mapping[int, References]) -> None:
+def save_references(suite: Suite, run: SuiteTrace, references: Mapping[int, References]) -> None:
     """Keep the reference plans of a run that was asked at every origin."""
-    if references.keys() >= {origin for origin, _ in entry.origins()}:
-        cache.save(_key("reference costs", suite, entry), {str(o): held.to_tree() for o, held in references.items()})
+    if references.keys() >= {origin for origin, _ in run.origins()}:
+        cache.save(_key("reference costs", suite, run), {str(o): held.to_tree() for o, held in references.items()})
 
 
-def _key(kind: str, suite: Suite, entry: SuiteTrace, **more: Any) -> str:
+def _key(kind: str, suite: Suite, run: SuiteTrace, **more: Any) -> str:
     return cache.task_key(
         kind=kind,
-        trace_sha256=entry.data_sha256,
-        horizons=entry.asked(suite.horizons),
-        origins=entry.origins(),
+        trace_sha256=run.data_sha256,
+        horizons=run.asked(suite.horizons),
+        origins=run.origins(),
         scoring_version=SCORING_VERSION,
         versions=package_versions(),
         **more,

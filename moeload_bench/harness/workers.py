@@ -30,20 +30,20 @@ LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.
 """Of the control group of a container, versions 2 and 1."""
 
 T = TypeVar("T")
-Run = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
+Spread = Callable[[Sequence[Callable[[], Any]]], Iterator[Any]]
 
 PARENT_EVERY_S = 1.0
 
 
 def run_spread(calls: Sequence[Callable[[], T]], *, jobs: int | None = 1) -> Iterator[T]:
     """Make all calls and yield what they return, in order, as soon as it is there; as `workers` does."""
-    with workers(jobs=jobs) as run:
-        yield from run(calls)
+    with workers(jobs=jobs) as spread:
+        yield from spread(calls)
 
 
 @contextmanager
-def workers(*, jobs: int | None = 1) -> Iterator[Run]:
-    """Yield ``run(calls)``: it begins the calls at once, after those of earlier ``run``s, and yields their results, in
+def workers(*, jobs: int | None = 1) -> Iterator[Spread]:
+    """Yield ``spread(calls)``: it begins the calls at once, after those of earlier ones, and yields their results, in
     order, as soon as they are there.
 
     ``jobs`` is the number of processes on this machine; with one, a call is made when its result is asked for. None
@@ -54,8 +54,8 @@ def workers(*, jobs: int | None = 1) -> Iterator[Run]:
     if jobs is None:
         yield _in_backend
     else:
-        with nullcontext(_in_process) if jobs == 1 else _loky(jobs) as run:
-            yield run
+        with nullcontext(_in_process) if jobs == 1 else _loky(jobs) as spread:
+            yield spread
 
 
 def _in_process(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
@@ -70,14 +70,14 @@ def _in_backend(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
 
 
 @contextmanager
-def _loky(jobs: int) -> Iterator[Run]:
+def _loky(jobs: int) -> Iterator[Spread]:
     import joblib
 
     # of the process that tidies up after the workers, which says what it found when they are ended
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")
     with ExitStack() as begun:
 
-        def run(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
+        def spread(calls: Sequence[Callable[[], Any]]) -> Iterator[Any]:
             # One thread each: the processes are the parallelism, and sums do not depend on the number of cores.
             with joblib.parallel_config(backend="loky", n_jobs=jobs, inner_max_num_threads=1):
                 parallel = joblib.Parallel(return_as="generator", batch_size=1, pre_dispatch="all")
@@ -85,7 +85,7 @@ def _loky(jobs: int) -> Iterator[Run]:
             begun.callback(_drop, results)
             return results  # type: ignore[no-any-return]
 
-        yield run
+        yield spread
 
 
 def _drop(results: Any) -> None:

@@ -6,10 +6,11 @@ arrays: Array, BoolArray, FloatArray, IntArray
 baseline_facts: ordered
 bounds: MAX_DEPTH, check_decoded, check_depth, named_once, parse_json, whole_number
 cli.opening: open_trace
-cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace
+cli.options: FirstLayer, Forecaster, INT, Level, ModelLayers, RunArgument, Seed, check_ending, no_trace,
+  refuse_unused
 cli.progress: pair_progress, plain_console, print_entries, print_next, print_on_interrupt, say, say_json
 errors: ForecastError, MissingExtraError, MoeloadError, NotFoundError, PlacementError, PlotError, RecordingError,
-  TraceError, counted, listed, not_found, printable, short
+  TraceError, counted, first_ten, not_found, printable, short
 files: PACKAGE, read_at_most, replacing, write_whole
 forecaster: ForecastRequest, StepBlock, TraceInfo, trace_info
 harness.evaluate: evaluate

@@ -1,1 +1,1 @@
-"""Plans: which expert sits where, what that costs under true loads, and when to move. Pure arithmetic."""
+"""Plans: which expert sits where, what that costs under true loads, and what moving to it costs. Pure arithmetic."""

@@ -1,1 +1,1 @@
-"""What came out: the record, comparison and statistics, agreement of two runs, and rows: tables and three renderers."""
+"""What came out: one table of results, its files, statistics and comparisons; reports of it in words and figures."""

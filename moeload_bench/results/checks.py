@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moeload_bench.errors import counted, listed, short
+from moeload_bench.errors import counted, first_ten, short
 from moeload_bench.names import entry_problem, look_alike, name_problem
 from moeload_bench.results.columns import FACT_KEYS, LAYER_KEYS, CostResult, metric_columns
 from moeload_bench.scoring.catalogue import least_value
@@ -74,7 +74,7 @@ def _places(
     for name, values in allowed.items():
         odd = sorted(value for value in frame[name].unique().tolist() if value not in values)
         if odd:
-            yield f"{name} {short(odd[0])}, expected {listed(states if name == 'state' else sorted(horizons))}"
+            yield f"{name} {short(odd[0])}, expected {first_ten(states if name == 'state' else sorted(horizons))}"
     for name in (name for name in WHOLE if name in frame):
         numbers = frame[name].to_numpy(np.float64)
         if not (np.isfinite(numbers) & (numbers >= 0) & (numbers == np.floor(numbers))).all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moeload_bench.errors import listed
+from moeload_bench.errors import first_ten
 from moeload_bench.results.entry import late_names
 from moeload_bench.results.results import Results, joined, load_results
 from moeload_bench.suites.suite import season_of
@@ -31,4 +31,4 @@ def late_words(results: Results) -> str:
     entries = len(results) - len(late)
     alone = f"The season's table is {folder.as_posix()} of a checkout"
     table = f"Beside the season's {entries} entries, in no rank and in no correction" if entries else alone
-    return f"Scored after the season closed (marked +): {listed(late)}. {table}."
+    return f"Scored after the season closed (marked +): {first_ten(late)}. {table}."

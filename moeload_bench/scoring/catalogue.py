@@ -96,7 +96,7 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """The name, with an "@" where one of a cluster shape follows."""
+        """Return the name, with an "@" where one of a cluster shape follows."""
         return self.name if self.per == "forecast" else f"{self.name}@"
 
     @property
@@ -105,11 +105,11 @@ class Metric:
 
     @property
     def stepwise(self) -> bool:
-        """Whether the mean over a window is not enough to score by it."""
+        """Return whether the mean over a window is not enough to score by it."""
         return "steps" in self.needs
 
     def applies(self, window: Any) -> bool:
-        """Whether a window, of a forecast or of plans, has all that the formula needs."""
+        """Return whether a window, of a forecast or of plans, has all that the formula needs."""
         return all(getattr(window, name) is not None for name in self.needs)
 
     def range(self, devices: int) -> tuple[float, float]:
@@ -210,7 +210,7 @@ def plan_metrics(experts: int = 64) -> dict[str, tuple[Metric, int]]:
 
 
 def metric_names() -> list[str]:
-    """Every metric that a table can be asked for; which shapes of plans there are depends on the number of experts."""
+    """Return every metric that a table can be asked for; which shapes plans have depends on the number of experts."""
     return [*(metric.name for metric in forecast_metrics()), *plan_metrics()]
 
 
@@ -248,13 +248,13 @@ def lower_is_better(name: str) -> bool | None:
 
 
 def needs_quantiles(name: str) -> bool:
-    """Whether only a forecast with quantiles has this metric."""
+    """Return whether only a forecast with quantiles has this metric."""
     spec = metric_spec(name)
     return spec is not None and spec.needs_quantiles
 
 
 def has_skill(metric: str) -> bool:
-    """Skill is a ratio: it needs an error of a forecast, which is positive and smaller when better."""
+    """Return whether a metric has skill, a ratio: it needs an error of a forecast, positive and smaller when better."""
     spec = metric_spec(metric)
     return spec is not None and spec.per == "forecast" and bool(spec.lower_is_better)
 

@@ -205,12 +205,12 @@ class Onset(NamedTuple):
         return self.words()
 
     def band(self) -> str:
-        """`300-610`, `300-never`."""
+        """Return `300-610`, `300-never`."""
         low, high = ("never" if each is None else format(each, ",") for each in (self.low, self.high))
         return f"{low}-{high}"
 
     def words(self, form: str = "") -> str:
-        """`390 (300 to 610)`, each number in a format such as ","."""
+        """Return `390 (300 to 610)`, each number in a format such as ","."""
         step, low, high = ("never" if each is None else format(each, form) for each in self)
         return f"{step} ({low} to {high})"
 
@@ -245,7 +245,7 @@ class LayerDescription:
 
 
 def _rows(trace: Trace, steps: int) -> int:
-    """Rows that make so many training steps; one at least, and no more than the trace has."""
+    """Return the rows that make so many training steps; one at least, and no more than the trace has."""
     return max(1, min(steps // trace.meta.stride, trace.steps))
 
 
@@ -297,7 +297,7 @@ def _onset(trace: Trace, labels: StateLabels, layer: int) -> Onset | None:
 
 
 def _floors(trace: Trace, labels: StateLabels | None) -> list[tuple[str, float | None, float | None, float | None]]:
-    """Of each layer: name of the floor, its window_tv and tv, and the over-dispersion."""
+    """Return for each layer the name of the floor, its window_tv and tv, and the over-dispersion."""
     rows = _rows(trace, END_STEPS)
     every_W = window_starts(np.ones(trace.steps, dtype=np.bool_), rows)
     first_LW = {}
@@ -346,7 +346,7 @@ class Run:
 
     @property
     def step_tokens(self) -> str:
-        """Tokens per step in words; of a batch that grows, from the first to the last."""
+        """Return the tokens per step in words; of a batch that grows, from the first to the last."""
         return f"{self.tokens:,}" if self.tokens_first >= self.tokens else f"{self.tokens_first:,} to {self.tokens:,}"
 
 
@@ -356,7 +356,7 @@ def read_run(path: Path) -> Run:
 
 
 def read_runs(folder: str | Path, read: Callable[[Path], Run] = read_run) -> list[Run]:
-    """All traces of a folder, verified, in the order of recipe, split and number."""
+    """Return all traces of a folder, verified, in the order of recipe, split and number."""
     return sorted(
         (read(ref.path) for ref in list_traces(folder)), key=lambda run: (run.recipe, run.split, run.meta.run)
     )
@@ -388,7 +388,7 @@ def undescribed_run(trace: Trace, size: int) -> Run:
 
 
 def run_spans(trace: Trace) -> tuple[str, ...]:
-    """States of the run (stable or transient: every layer is; mixed: they differ) as "state first-last" step."""
+    """Return the states of the run (stable or transient: every layer is; mixed: they differ) as "state first-last"."""
     try:
         labels = trace_labels(trace)
     except TraceError as error:

@@ -83,7 +83,7 @@ class Floors:
     states: Mapping[str, Mapping[str, Floor]]
 
     def by_state(self, K: int = 0) -> dict[str, dict[str, dict[str, FloatArray]]]:
-        """state, floor, metric to the mean over layers [K], NaN where no layer has one; floors not given are left out.
+        """Return by state, floor and metric the mean over layers [K], NaN where no layer has one; given floors only.
 
         Comparable with a mean over layers and over tasks whose origins lie in that state.
         """
@@ -97,12 +97,12 @@ class Floors:
         }
 
     def marks(self) -> dict[str, Mark]:
-        """How far each floor can be trusted; the same in every state."""
+        """Return how far each floor can be trusted; the same in every state."""
         return {name: floor.mark for floors in self.states.values() for name, floor in floors.items()}
 
 
 def excess(error: FloatArray, floor: FloatArray) -> FloatArray:
-    """sqrt(max(0, error^2 - floor^2)): the part of an error that a better forecast could remove; NaN stays NaN.
+    """Return sqrt(max(0, error^2 - floor^2)), the part of an error that a better forecast could remove; NaN stays NaN.
 
     Independent errors add in squares. ``error`` and ``floor`` broadcast.
     """
@@ -118,7 +118,7 @@ def trace_floors(
     states: Sequence[str] = LABELS,
     given: Mapping[str, Windows] | None = None,
 ) -> Floors:
-    """Floors of a trace by state of the run at the origin (all layers agree), for horizons in training steps.
+    """Return a trace's floors by state of the run at the origin (all layers agree), for horizons in training steps.
 
     A floor is the mean over windows that start in the state, as the scores are: one of ``states``, by the labels, or,
     where those give none, one of the names in ``given``, which holds the windows themselves. Raises `SuiteError` for a
@@ -136,7 +136,7 @@ def trace_floors(
 
 
 def window_starts(in_state_S: BoolArray, rows: int) -> IntArray:
-    """At most MAX_WINDOWS rows of the state, evenly spread, with ``rows`` rows to come; [W], maybe empty."""
+    """Return at most MAX_WINDOWS rows of the state, evenly spread, with ``rows`` rows to come; [W], maybe empty."""
     S = len(in_state_S)
     row_N = np.flatnonzero(in_state_S[: S - rows + 1])
     pick = np.linspace(0, len(row_N) - 1, min(MAX_WINDOWS, len(row_N))).round().astype(np.int64)
@@ -230,7 +230,7 @@ class _Layer:
 
     @property
     def most_held(self) -> int:
-        """About how many running totals of all experts are held at a time: of the windows that lie over one row."""
+        """Return about how many running totals of all experts are held at a time: the windows that lie over one row."""
         shares_K = [min(1.0, 2 * over / self._steps) for over in self._over_K]
         each = (
             len(first_W) * part for row in self._windows.values() for first_W, part in zip(row, shares_K, strict=True)
@@ -264,7 +264,7 @@ class _Layer:
         return np.concatenate(values)[np.argsort(np.concatenate(windows), kind="stable")]
 
     def floors(self, floor: str) -> dict[str, dict[str, FloatArray]]:
-        """Name of the windows, metric to [K], NaN at a horizon without windows; all rows have come."""
+        """Return by name of the windows and metric [K], NaN at a horizon without windows; all rows have come."""
         tv_S1 = np.concatenate(self._size[floor])
         # at every point, over experts: the sum of the expected |d| / (p + d), and how many have p + d > 0. The metric
         # divides by the observed share, which carries the noise too, and leaves out experts without tokens
@@ -293,19 +293,19 @@ class _Layer:
 def _deviations(
     noises: Mapping[str, Noise], terms: Sequence[FloatArray], rows: int
 ) -> Iterator[tuple[str, FloatArray]]:
-    """Name of the floor, and the standard deviation of means over ``rows`` rows, from the means of all terms."""
+    """Yield each floor's name and the standard deviation of means over ``rows`` rows, from the means of all terms."""
     rest = iter(terms)
     for floor, noise in noises.items():
         yield floor, np.sqrt(noise.of_mean(list(itertools.islice(rest, len(noise.terms))), rows))
 
 
 def _total(values_WE: FloatArray) -> FloatArray:
-    """Sum over the experts that have a value; [W], 0 where none has."""
+    """Return the sum over the experts that have a value; [W], 0 where none has."""
     return np.asarray(np.where(np.isfinite(values_WE), values_WE, 0.0).sum(axis=1))
 
 
 def marks_of(trace: Trace) -> dict[str, tuple[Mark, str]]:
-    """How far each floor of a trace can be trusted, and why."""
+    """Return how far each floor of a trace can be trusted, and why."""
     half: tuple[Mark, str] = ("exact", "measured from half batches")
     sampling: tuple[Mark, str] = ("exact", "top-k draws without replacement; batch composition adds to it")
     if "load_half" not in trace.columns:

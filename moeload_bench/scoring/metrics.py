@@ -1,10 +1,8 @@
 """How wrong a forecast of shares is: pure array functions, one value per MoE layer.
 
-``forecast_HLE`` [H, L, E] (or [1, L, E] for a forecast that is constant over the horizon) and the true ``share_HLE``
-[H, L, E] hold shares that sum to 1 over E. A layer-step without load has share NaN throughout; it is left out of every
-mean, and a layer without any valid step in the window scores NaN. Nothing here averages over layers.
-
-`moeload_bench.scoring.scores` computes the same numbers for many horizons in one pass.
+``forecast_LE`` and the true ``share_LE`` are means over a window, which `moeload_bench.scoring.window` makes without
+the steps that have no load. They sum to 1 over E; a layer without load in the whole window has share NaN throughout and
+scores NaN. Nothing here averages over layers.
 
 Axis letters: H horizon rows, L MoE layers, E experts, Q quantiles.
 """
@@ -38,7 +36,7 @@ def hot_recall(forecast_LE: FloatArray, share_LE: FloatArray, k: int) -> FloatAr
 
 
 def rank_correlation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
-    """Spearman's rank correlation over experts of the window means, ties at their average rank; [L].
+    """Return Spearman's rank correlation over experts of the window means, ties at their average rank; [L].
 
     0 when the forecast gives every expert the same share; NaN when the truth does (nothing to rank).
     """
@@ -53,7 +51,7 @@ def rank_correlation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArra
 
 
 def revival_recall(forecast_LE: FloatArray, share_LE: FloatArray, last_share_LE: FloatArray) -> FloatArray:
-    """Fraction of the tokens of reviving experts that the forecast provided for; [L], NaN where no expert revives.
+    """Return the fraction of reviving experts' tokens that the forecast provided for; [L], NaN where none revives.
 
     An expert revives when its share before the origin, ``last_share_LE``, is below DEAD_SHARE / E and its true
     window-mean share is at least REVIVED_SHARE / E. The score is sum min(p_hat, p) / sum p over those experts.
@@ -68,7 +66,7 @@ def revival_recall(forecast_LE: FloatArray, share_LE: FloatArray, last_share_LE:
 
 
 def wql(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
-    """Weighted quantile loss of window-mean shares; [L].
+    """Return the weighted quantile loss of window-mean shares; [L].
 
     Mean over levels q of 2 * sum_E max(q (p - z), (q - 1) (p - z)) / sum_E p, with z the forecast quantile; shares sum
     to 1. A point forecast read as all its quantiles scores 2 * window_tv when the levels are symmetric about 1/2.
@@ -80,7 +78,7 @@ def wql(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...
 
 
 def coverage(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float, ...]) -> FloatArray:
-    """Fraction of experts whose window-mean share lies between the lowest and the highest quantile; [L].
+    """Return the fraction of experts whose window-mean share lies between the lowest and the highest quantile; [L].
 
     Compare with the nominal value, the difference of those two levels. A single level makes no interval: NaN.
     """
@@ -91,12 +89,12 @@ def coverage(quantile_QLE: FloatArray, share_LE: FloatArray, levels: tuple[float
 
 
 def total_variation(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
-    """0.5 * sum_E |p_hat - p|; [L]."""
+    """Return 0.5 * sum_E |p_hat - p|; [L]."""
     return np.asarray(0.5 * np.abs(forecast_LE - share_LE).sum(axis=-1))
 
 
 def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
-    """Mean over experts with p > 0 of |p_hat - p| / p; [L]."""
+    """Return the mean over experts with p > 0 of |p_hat - p| / p; [L]."""
     counted = np.nan_to_num(share_LE) > 0
     relative = np.zeros(share_LE.shape)
     np.divide(np.abs(forecast_LE - share_LE), share_LE, out=relative, where=counted)
@@ -104,7 +102,7 @@ def relative_error(forecast_LE: FloatArray, share_LE: FloatArray) -> FloatArray:
 
 
 def valid_rows(share_HLE: FloatArray) -> BoolArray:
-    """Which layer-steps have load; [H, L]."""
+    """Return which layer-steps have load; [H, L]."""
     return np.asarray(np.isfinite(share_HLE).all(axis=2))
 
 
@@ -114,7 +112,7 @@ def hot_k(num_experts: int) -> int:
 
 
 def _in_top(values_LE: FloatArray, k: int) -> FloatArray:
-    """Probability that each expert is among the k largest when ties are broken at random; NaN rows stay NaN."""
+    """Return the probability of each expert to be among the k largest, ties broken at random; NaN rows stay NaN."""
     k = min(k, values_LE.shape[-1])
     kth = np.sort(values_LE, axis=-1)[..., -k][..., None]
     above, tied = values_LE > kth, values_LE == kth
@@ -124,7 +122,7 @@ def _in_top(values_LE: FloatArray, k: int) -> FloatArray:
 
 
 def _average_ranks(values_LE: FloatArray) -> FloatArray:
-    """Ranks along E from 1, ties at their average: half of (values below + values not above + 1).
+    """Return ranks along E from 1, ties at their average: half of (values below + values not above + 1).
 
     As `scipy.stats.rankdata` gives them (a test compares); to import scipy.stats takes longer than to score a run.
     """

@@ -47,7 +47,7 @@ def _independent(means: Sequence[FloatArray], rows: int) -> FloatArray:
 
 
 def batch_noise(load_SXE: IntArray, half_SXE: IntArray) -> Noise:
-    """Noise between a step's shares and its routing probabilities, from the shares a, b of its two halves.
+    """Return the noise between a step's shares and its routing probabilities, from the shares a, b of its two halves.
 
     (a - b) sqrt(A B) / (A + B), with A and B the halves' loads ((a - b) / 2 for equal halves), has the variance of
     the whole batch's share around the step's probability, whatever its distribution, if sequences are independent.
@@ -62,7 +62,7 @@ def batch_noise(load_SXE: IntArray, half_SXE: IntArray) -> Noise:
 
 
 def level_noise(share_SXE: FloatArray) -> Noise:
-    """Noise of rows, and of means of rows, around a level that moves slowly.
+    """Return the noise of rows, and of means of rows, around a level that moves slowly.
 
     g(n) = n * variance of a mean over n rows: g(1) is the variance of rows in blocks of b = BLOCK_ROWS around the
     block's mean, g(b) is b times the mean squared second difference of block means / 6 (a slow drift cancels), and
@@ -92,7 +92,7 @@ def level_noise(share_SXE: FloatArray) -> Noise:
 
 
 def _between(means: Sequence[FloatArray], rows: int) -> FloatArray:
-    """g(rows) / rows, from the means of g(1) and of g(b)."""
+    """Return g(rows) / rows, from the means of g(1) and of g(b)."""
     b = BLOCK_ROWS
     g_1, g_b = means
     short = max(0.0, (1.0 / rows - 1.0 / b) / (1.0 - 1.0 / b))
@@ -100,14 +100,14 @@ def _between(means: Sequence[FloatArray], rows: int) -> FloatArray:
 
 
 def sampling_noise(level_SXE: FloatArray, total_SX: IntArray, top_k_X: Array) -> Noise:
-    """Noise of top-k draws around known shares; unknown in rows without load."""
+    """Return the noise of top-k draws around known shares; unknown in rows without load."""
     total_SX1 = np.where(total_SX > 0, total_SX, np.nan)[..., None]
     variance_SXE = sampling_variance(level_SXE, total_SX1, top_k_X[..., None])
     return Noise(MEAN_ABS_NORMAL * np.sqrt(variance_SXE), (variance_SXE,), _independent)
 
 
 def sampling_variance(share: FloatArray, total: Array, top_k: Array | int) -> FloatArray:
-    """v = p (1 - k p) / (k T): variance of a share under k draws without replacement for each of T tokens.
+    """Return v = p (1 - k p) / (k T), a share's variance under k draws without replacement for each of T tokens.
 
     ``total`` = k T, the loads' sum. An expert gets each token at most once, so its count is binomial with k p.
     """
@@ -137,7 +137,7 @@ def relative_noise(spread: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 @functools.cache
 def _relative_table() -> tuple[FloatArray, FloatArray, FloatArray]:
-    """`relative_noise` at spreads from 0 to 5; below 0.05 the first terms of its series are exact to 1e-4."""
+    """Return `relative_noise` at spreads from 0 to 5; below 0.05 the first terms of its series are exact to 1e-4."""
     grid = np.concatenate([[0.0], np.linspace(0.05, 1.0, 96), np.linspace(1.05, 5.0, 80)])
     error, seen = np.zeros(len(grid)), np.ones(len(grid))
     for i, spread in enumerate(grid[1:], start=1):

@@ -49,7 +49,7 @@ class References:
         return self.scored(doubled)
 
     def scored(self, costs: Costs) -> Scores:
-        """Every metric of plans, METRIC@SHAPE to [K, L]."""
+        """Return every metric of plans, METRIC@SHAPE to [K, L]."""
         oracle = self.costs["oracle"]
         windows = {name: cost._replace(oracle_KL=oracle[name].worst_KL) for name, cost in costs.items()}
         return {
@@ -87,7 +87,7 @@ class References:
 def reference_plans(
     share_HLE: FloatArray, rows_K: Sequence[int], shapes: Sequence[ClusterShape], experts: bool = True
 ) -> References:
-    """Plans from the truth and from uniform loads, and what they cost on each shape, and with `EXPERTS` if asked for.
+    """Return plans from the truth and from uniform loads, and their costs on each shape, with `EXPERTS` if asked for.
 
     ``share_HLE`` [rows, L, E]: true shares of the window, NaN throughout where a layer-step has no load (fastest as a
     view whose rows are contiguous in memory); ``rows_K``: rows of each horizon, rising.
@@ -124,7 +124,7 @@ def _window(share_HLE: FloatArray, rows_K: Sequence[int]) -> tuple[FloatArray, B
 
 
 def _prefix_means(window_LEH: FloatArray, valid_LH: BoolArray, rows_K: Sequence[int]) -> FloatArray:
-    """Mean share [K, L, E] over each horizon; uniform where there is no load, so that a plan exists."""
+    """Return the mean share [K, L, E] over each horizon; uniform where there is no load, so that a plan exists."""
     means = []
     for rows in rows_K:
         count = valid_LH[:, :rows].sum(axis=1)

@@ -61,7 +61,7 @@ def score_forecast(
 
 
 def horizon_rows(horizons_K: Sequence[int], stride: int, rows: int) -> tuple[int, ...]:
-    """Rows of the window of each horizon; raises `SuiteError` for horizons that cannot be scored on these rows."""
+    """Return the rows of the window of each horizon; raise `SuiteError` for horizons that these rows cannot score."""
     if len(horizons_K) == 0 or list(horizons_K) != sorted(set(horizons_K)) or horizons_K[0] < 1:
         raise SuiteError(f"horizons must rise from at least 1 step, got {tuple(horizons_K)}")
     for h in horizons_K:
@@ -73,7 +73,7 @@ def horizon_rows(horizons_K: Sequence[int], stride: int, rows: int) -> tuple[int
 
 
 def filled(values: FloatArray, K: int) -> FloatArray:
-    """Values [k, ...] with NaN for horizons that a run was too short for, [K, ...]."""
+    """Return values [k, ...] as [K, ...], with NaN for horizons that a run was too short for."""
     missing = np.full((max(0, K - len(values)), *np.shape(values)[1:]), np.nan)
     return np.concatenate([values, missing]) if len(missing) else values
 

@@ -261,13 +261,13 @@ def load_suite(name_or_path: str | os.PathLike[str]) -> Suite:
     return read_toml(Suite, path, "suite", SuiteError)
 
 
-def check_origins(trace: Trace, entry: SuiteTrace, horizon: int) -> None:
+def check_origins(trace: Trace, scored_run: SuiteTrace, horizon: int) -> None:
     """Raise `SuiteError` unless every origin is a row of the trace and leaves room for the largest horizon."""
     end = int(trace.step_S[-1]) + trace.meta.stride
-    for origin, _ in entry.origins():
+    for origin, _ in scored_run.origins():
         if origin + horizon > end or origin < trace.step_S[0] or (origin - trace.step_S[0]) % trace.meta.stride:
             raise SuiteError(
-                f"{entry.id}: origin {origin} with horizon {horizon} does not fit steps "
+                f"{scored_run.id}: origin {origin} with horizon {horizon} does not fit steps "
                 f"{trace.step_S[0]}..{end - 1} at stride {trace.meta.stride}"
             )
 
@@ -342,14 +342,14 @@ def suite_for_trace(
             f"{trace.id}: no origin has {FIRST} rows before it and room for the horizon {usable[-1]} after it; "
             f"expected at least {FIRST + usable[-1] // trace.meta.stride} rows, got {trace.steps}"
         )
-    entry = SuiteTrace(
+    scored_run = SuiteTrace(
         id=trace.id,
         data_sha256=data_sha256(trace),
         transient=tuple(chosen["transient"]),
         stable=tuple(chosen["stable"]),
     )
     name = f"trace:{trace.id}".lower().replace("..", "._")  # a recipe's name may hold "..", a suite's must not
-    return Suite(name=name, horizons=usable, rule=rule, traces=(entry,))
+    return Suite(name=name, horizons=usable, rule=rule, traces=(scored_run,))
 
 
 def as_suite(tasks: Suite | Trace) -> Suite:
@@ -377,10 +377,10 @@ def sliding_suite(suite: Suite, traces: Mapping[str, Trace], every: int, horizon
     return suite.model_copy(update={"name": name, "horizons": tuple(sorted(horizons)), "traces": tuple(entries)})
 
 
-def _with_sliding_origins(entry: SuiteTrace, trace: Trace, rule: StateRule, every: int, horizon: int) -> SuiteTrace:
+def _with_sliding_origins(run: SuiteTrace, trace: Trace, rule: StateRule, every: int, horizon: int) -> SuiteTrace:
     labels = label_states(trace.load_SLE, stride=trace.meta.stride, rule=rule)
     names = state_names(labels)
     origins: dict[State, list[int]] = {state: [] for state in STATES}
     for origin in origins_every(trace.step_S, every, horizon):
         origins[names[(origin - int(trace.step_S[0])) // trace.meta.stride]].append(origin)
-    return entry.model_copy(update={state: tuple(steps) for state, steps in origins.items()})
+    return run.model_copy(update={state: tuple(steps) for state, steps in origins.items()})

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError, listed, not_found
+from moeload_bench.errors import HashMismatchError, NotFoundError, TraceError, first_ten, not_found
 from moeload_bench.files import PACKAGE
 from moeload_bench.traces.hub import fetch_trace
 from moeload_bench.traces.meta import RECIPE_PATTERN, SPLIT_PATTERN
@@ -106,7 +106,7 @@ def _only_run(folder: Path) -> Place:
         case [place]:
             return place
         case several:
-            names = listed(f"{place.path}" for place in several)
+            names = first_ten(f"{place.path}" for place in several)
             raise TraceError(f"{folder}: {len(several)} runs there, expected the name of one: {names}")
 
 

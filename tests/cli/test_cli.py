@@ -23,6 +23,8 @@ from moeload_bench.cli import run as run_command
 from moeload_bench.cli.app import COMMANDS, app, module_of
 from moeload_bench.cli.lazy import load_command
 from moeload_bench.files import PACKAGE
+from moeload_bench.harness import pairs
+from moeload_bench.results.columns import Row
 from moeload_bench.results.results import Results, load_results
 from moeload_bench.traces.store import write_trace
 from moeload_bench.traces.trace import Trace
@@ -183,6 +185,22 @@ def test_run_scores_anybody_s_own_trace(own_trace: Path, tmp_path: Path) -> None
     assert {path.stem for path in (tmp_path / "all").glob("*.parquet")} == {"costs", "sw_avg", "uniform"}
     folder = load_results(tmp_path / "all").select(saved.names)
     assert folder.errors("window_tv").equals(saved.errors("window_tv"))
+
+
+@pytest.mark.filterwarnings("ignore:'online_guarded' is called")
+def test_fresh_work_is_that_of_the_forecasters_named(own_trace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--fresh` runs every named forecaster again, also one that tables call by another name, and not `uniform`."""
+    words = ("run", "online_guarded", "--trace", str(own_trace), *HERE)
+    assert moeload(*words).returncode == 0
+    replayed, replay = [], pairs.replay_and_score
+
+    def spied(pair: pairs.Pair, **options: Any) -> list[Row]:
+        replayed.append(pair.target.label)
+        return replay(pair, **options)
+
+    monkeypatch.setattr(pairs, "replay_and_score", spied)
+    assert moeload(*words, "--fresh").returncode == 0
+    assert replayed == ["online.guarded"]
 
 
 def test_run_prints_json_for_scripts(own_trace: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace
+from moeload_bench.cli.options import INT, RunArgument, check_ending, no_trace, refuse_unused
 from moeload_bench.cli.progress import plain_console, say, say_json
 from moeload_bench.errors import NotFoundError, TraceError, printable
 from moeload_bench.ops.facts.against import compare, comparison
@@ -23,7 +23,7 @@ from moeload_bench.ops.facts.capacity import DROP, RERUNS, Capacity, capacity_of
 from moeload_bench.ops.facts.following import Follower
 from moeload_bench.ops.facts.inspector import Inspection, Inspector
 from moeload_bench.ops.facts.terminal import WIDTH, details, overview
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.recording.parts import Parts
 from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import Place, find_run
@@ -52,7 +52,12 @@ def inspect(
     ] = None,
     html: Annotated[Path | None, typer.Option(callback=no_trace, help="Write the run as one page to send.")] = None,
     capacity: Annotated[
-        bool, typer.Option("--capacity", help="Say which capacity factors drop few tokens, and what they hold.")
+        bool,
+        typer.Option(
+            "--capacity",
+            help="Say which capacity factors drop few tokens, with tables. The screen of a run that can drop says it "
+            "anyway.",
+        ),
     ] = False,
     drop: Annotated[
         str | None, typer.Option(metavar="P%", help="Part of tokens that --capacity may drop. 0.1% by default.")
@@ -93,6 +98,8 @@ def inspect(
         raise TraceError("--capacity takes one run, got --follow or --against")
     sizes = _sizes(ranks)
     if against is not None:
+        unused = {"--details": tables, "--ranks": ranks, "--token-bytes": token_bytes, "--html": html}
+        refuse_unused("--against compares two runs", unused, expected="--steps or --json alone")
         _compare(run, steps, against, as_json)
         return
     for facts, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
@@ -147,7 +154,7 @@ def _show(
     following = _following(facts, run)
     if as_json:
         needed = {} if capacity is None else {"capacity": asdict(capacity)}
-        say_json({**facts.record, **verdict(facts)._asdict(), **needed, "next": following})
+        say_json({**facts.record, **assess(facts)._asdict(), **needed, "next": following})
         return
     console = plain_console()
     if tables:

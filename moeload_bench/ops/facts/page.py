@@ -29,7 +29,7 @@ from moeload_bench.ops.facts.inspector import Inspection, inspect_trace
 from moeload_bench.ops.facts.remedies import pooled_balance
 from moeload_bench.ops.facts.terminal import ABOUT_LAYERS, LAYER_HEADS, expert_sentences, floor_of, layer_rows
 from moeload_bench.ops.facts.timeline import Timeline
-from moeload_bench.ops.facts.verdict import against_noise, ends, rank_rows, rank_sentence, verdict
+from moeload_bench.ops.facts.verdict import against_noise, assess, ends, rank_rows, rank_sentence
 from moeload_bench.traces.lookup import load_trace
 from moeload_bench.traces.means import mean_known, mean_over
 from moeload_bench.traces.trace import Trace, TraceMeta
@@ -123,7 +123,7 @@ def render(facts: Inspection, capacity: Capacity | None = None) -> str:
     page = _template().render(
         name=facts.record["run"],
         shape=shape_words(facts),
-        verdict=verdict(facts),
+        verdict=assess(facts),
         tiles=tiles(facts),
         against_noise=against_noise(facts),
         map=None if line is None else _map(facts),

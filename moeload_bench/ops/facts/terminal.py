@@ -23,7 +23,7 @@ from moeload_bench.ops.facts.experts import alarm_errors, death_sentences
 from moeload_bench.ops.facts.inspector import Inspection
 from moeload_bench.ops.facts.measured import cost_sentences
 from moeload_bench.ops.facts.timeline import Timeline
-from moeload_bench.ops.facts.verdict import balance_of, ends, rank_rows, rank_sentence, verdict
+from moeload_bench.ops.facts.verdict import assess, balance_of, ends, rank_rows, rank_sentence
 from moeload_bench.results.render import plain_table
 from moeload_bench.scoring.metrics import DEAD_SHARE
 from moeload_bench.traces.means import mean_known, mean_over
@@ -66,7 +66,7 @@ def overview(
     """Return the screen; ``following``: the next command, ``status``: how a recording goes on, ``ranks``: the
     expert-parallel sizes to show, as many as there is room for by default.
     """
-    outcome = verdict(facts)
+    outcome = assess(facts)
     lines = [Text(_title(facts, status), style="bold", overflow="ellipsis", no_wrap=True)]
     lines += [Text(line, style="bold") for line in textwrap.wrap(outcome.headline, width)]
     lines += [Text(line) for line in textwrap.wrap(f"{outcome.balance} {outcome.age}", width)]

@@ -54,7 +54,7 @@ class Assessment(NamedTuple):
     urgent: int
 
 
-def verdict(facts: Inspection) -> Assessment:
+def assess(facts: Inspection) -> Assessment:
     """Return what the facts come to."""
     urgent = list(_urgent(facts))
     to_do = [*urgent, *_worth_doing(facts)][:MOST_TO_DO]

@@ -14,7 +14,7 @@ import numpy as np
 
 from moeload_bench.arrays import IntArray
 from moeload_bench.bounds import parse_json
-from moeload_bench.errors import PlacementError, listed
+from moeload_bench.errors import PlacementError, first_ten
 from moeload_bench.files import read_at_most
 
 MAX_PLAN_BYTES = 64 << 20
@@ -43,7 +43,7 @@ def read_slots(path: Path, layers: Sequence[int]) -> IntArray:
     lengths = {len(slots) for slots in chosen}
     if len(lengths) != 1 or not all(type(expert) is int for slots in chosen for expert in slots):
         raise PlacementError(
-            f"{path}: layers of {listed(sorted(lengths))} slots, expected numbers of experts, as many in each"
+            f"{path}: layers of {first_ten(sorted(lengths))} slots, expected numbers of experts, as many in each"
         )
     return np.array(chosen, dtype=np.int64)
 
@@ -52,8 +52,8 @@ def _numbered(rows: dict[int, list[int]], layers: Sequence[int], path: Path) -> 
     """Return the rows of these layers; raise `PlacementError` for one that is not there."""
     missing = [layer for layer in layers if layer not in rows]
     if missing:
-        there = listed(sorted(rows))
-        raise PlacementError(f"{path}: no layer {missing[0]}, expected layers {listed(layers)}; there is: {there}")
+        there = first_ten(sorted(rows))
+        raise PlacementError(f"{path}: no layer {missing[0]}, expected layers {first_ten(layers)}; there is: {there}")
     return [rows[layer] for layer in layers]
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from moeload_bench.arrays import Array, IntArray
-from moeload_bench.errors import TraceError, counted, listed, short
+from moeload_bench.errors import TraceError, counted, first_ten, short
 from moeload_bench.ops.interchange.dealing import INDEPENDENT, Bursts, bursts_shown, check_counts, deal, scaled_counts
 from moeload_bench.ops.interchange.forecast_files import made_by
 from moeload_bench.recording.parts import unfinished_trace
@@ -230,13 +230,13 @@ def _places(trace: Trace, layers: Sequence[int | str] | None) -> list[int]:
         first, dash, last = (word, "", "") if word in names else word.partition("-")
         ends = [names.index(name) for name in (first, last if dash else first) if name in names]
         if len(ends) != 2 or ends[0] > ends[1]:
-            there = listed(names)
+            there = first_ten(names)
             raise TraceError(
                 f"{trace.id}: got layer {short(word)}, expected names of layers as 0,3,5-8; there is: {there}"
             )
         places += range(ends[0], ends[1] + 1)
     if not places:
-        raise TraceError(f"{trace.id}: got no layer, expected at least one of {listed(names)}")
+        raise TraceError(f"{trace.id}: got no layer, expected at least one of {first_ten(names)}")
     return list(dict.fromkeys(places))
 
 

@@ -23,7 +23,7 @@ from moeload_bench.arrays import IntArray
 from moeload_bench.errors import MoeloadError, PlacementError, printable
 from moeload_bench.ops.facts.events import Event
 from moeload_bench.ops.facts.inspector import Inspection, Inspector
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.ops.interchange.forecast_files import made_by
 from moeload_bench.ops.live.dashboard import (
     LayerNumbers,
@@ -244,7 +244,7 @@ class LoadMonitor:
         facts, latest = self.inspection, self.latest
         if facts is None:
             return "\n".join([*lines, "nothing seen yet"])
-        words = verdict(facts)
+        words = assess(facts)
         lines += [line for line in (words.headline, words.balance, words.age) if line]
         lines += words.to_do
         if latest is not None and latest.decision is not None and latest.advice is not None:

@@ -234,8 +234,8 @@ def test_a_season_that_was_left_alone_passes(season: SeasonFolder) -> None:
     assert len(checked.unchecked) == 1
     assert checked.unchecked[0].startswith("the order of the steps")
     assert notes == [
-        "seed 7: mine, sw_avg on 1 of the 2 runs that are tested, 2 runs of other entries; one forged run of the "
-        "former is met with a chance of 50 %, one of three with 100 %; the latter have 15 minutes; "
+        "seed 7: mine, sw_avg on 1 of the 2 tested runs: one forged run among them is found with a chance of 50 %, "
+        "one of three with 100 %; 2 runs of other entries, for at most 15 min; "
         "costs are as measured then: no re-run shows them"
     ]
     assert checked.to_record[0] == "small"
@@ -248,11 +248,11 @@ def test_what_a_seed_chooses_does_not_depend_on_what_was_measured(season: Season
     rewrite(season, table=dear(None))
     scored = ScoredSeason(SeasonFolder(season.path), load_table(season))
     assert chosen(scored, 7) == before
-    assert {work.entry for work in before.claimed} == {"mine", "sw_avg"}
-    assert {work.entry for work in before.others} == {"adaptive", "shown"}
-    assert len({chosen(scored, seed).claimed for seed in range(20)}) > 1
+    assert {work.entry for work in before.tested} == {"mine", "sw_avg"}
+    assert {work.entry for work in before.rest} == {"adaptive", "shown"}
+    assert len({chosen(scored, seed).tested for seed in range(20)}) > 1
     everything = chosen(scored, 7, everything=True)
-    assert len({*everything.claimed, *everything.others}) == 4 * len(scored.suite.traces)
+    assert len({*everything.tested, *everything.rest}) == 4 * len(scored.suite.traces)
 
 
 @pytest.mark.parametrize("words", FALSIFICATIONS)

@@ -132,7 +132,7 @@ def score(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[str, str]] = []
 
     def counted(pair: Pair, **options: Any) -> Any:
-        calls.append((pair.target.label, pair.entry.id))
+        calls.append((pair.target.label, pair.scored_run.id))
         return replay(pair, **options)
 
     def dying(*args: Any) -> Any:

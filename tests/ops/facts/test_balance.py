@@ -14,7 +14,7 @@ import pytest
 from leaderboard.committed import TRACES as TRACES_FOLDER
 from leaderboard.season.folder import SEASONS
 from moeload_bench.ops.facts.inspector import Inspection, Inspector, inspect_trace
-from moeload_bench.ops.facts.verdict import AT_FLOOR, FAR_ABOVE, balance_of, verdict
+from moeload_bench.ops.facts.verdict import AT_FLOOR, FAR_ABOVE, assess, balance_of
 from moeload_bench.traces.lookup import list_traces, load_trace
 from moeload_bench.traces.store import read_trace
 from moeload_bench.traces.trace import Trace
@@ -78,7 +78,7 @@ def test_equal_experts_are_at_the_floor(experts: int, half: bool) -> None:
     found = found_of(even(400, 2, experts), half=half)
     assert balance_of(found) == ["noise alone"] * 2
     np.testing.assert_allclose(found.ranks.busiest_KL, found.ranks.low_KL, rtol=0.05)
-    assert not verdict(found).to_do or half is False
+    assert not assess(found).to_do or half is False
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -106,8 +106,8 @@ def test_where_loads_oscillate_noise_is_not_known(period: int) -> None:
     found = found_of(share_SLE, half=False)
     assert found.oscillates_L.all()
     assert balance_of(found) == ["cannot tell"] * 2
-    assert "cannot tell" in verdict(found).balance
-    assert any("Record half batches" in text for text in verdict(found).to_do)
+    assert "cannot tell" in assess(found).balance
+    assert any("Record half batches" in text for text in assess(found).to_do)
     assert balance_of(found_of(share_SLE, half=True)) == ["above noise"] * 2
 
 
@@ -119,8 +119,8 @@ def test_far_above_the_upper_end_is_above_noise_though_loads_oscillate() -> None
     assert found.oscillates_L.all()
     assert (found.busiest_L > 1.25 * found.high_L).all()
     assert balance_of(found) == ["above noise"] * 3
-    assert "More than noise in all 3 layers." in verdict(found).balance
-    assert not any("Record half batches" in text for text in verdict(found).to_do)
+    assert "More than noise in all 3 layers." in assess(found).balance
+    assert not any("Record half batches" in text for text in assess(found).to_do)
 
 
 @pytest.mark.slow

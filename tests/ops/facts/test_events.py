@@ -19,7 +19,7 @@ from moeload_bench.ops.facts.events import LAST, Event, EventDetector, event_sen
 from moeload_bench.ops.facts.inspector import Inspection, Inspector, inspect_trace
 from moeload_bench.ops.facts.page import marks
 from moeload_bench.ops.facts.terminal import details, map_lines
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.ops.live.monitor import LoadMonitor
 from moeload_bench.ops.planning.planner import Settings
 from moeload_bench.recording.writer import RecordingWarning, rows_of
@@ -136,7 +136,7 @@ def test_screen_tables_and_page_say_what_happened(found: Inspection) -> None:
     """To do on the screen, sentences in the tables, marks on the map; the record has all of it."""
     moved = next(one for one in found.events.last if one.kind == "unsettled")
     fell = next(one for one in found.events.last if one.kind == "collapsed")
-    to_do = verdict(found).to_do
+    to_do = assess(found).to_do
     assert f"(stable since {moved.since}; {moved.cause})" in to_do[0]
     assert to_do[1] == f"Look at what changed about step {fell.step}: {fell.words}."
     sentences = list(event_sentences(found.events, 2))

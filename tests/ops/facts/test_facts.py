@@ -17,7 +17,7 @@ from moeload_bench.errors import TraceError
 from moeload_bench.ops.facts.inspector import Inspector, inspect_trace
 from moeload_bench.ops.facts.terminal import map_lines
 from moeload_bench.ops.facts.timeline import BINS, Bins
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.recording.writer import rows_of
 from moeload_bench.states.rule import label_states
 from moeload_bench.traces.trace import Trace
@@ -122,22 +122,22 @@ def test_a_stride_without_states_says_so() -> None:
     found = inspect_trace(run_of(300, stride=7))
     assert (found.states, found.state) == (None, "unknown")
     assert np.isfinite(found.busiest_L).all()
-    assert verdict(found).headline.startswith("STATE UNKNOWN")
+    assert assess(found).headline.startswith("STATE UNKNOWN")
 
 
 def test_the_verdict_names_state_and_steps() -> None:
     """Too early, settled, moving again after it: each with the step that it is since."""
-    assert verdict(inspect_trace(run_of(200))).headline.startswith("TOO EARLY: after 200 steps")
+    assert assess(inspect_trace(run_of(200))).headline.startswith("TOO EARLY: after 200 steps")
     share_SLE = fixed(1000, 2, 8)
     settled = inspect_trace(Trace.from_arrays(draw(share_SLE, 4096)[0], top_k=1))
     assert settled.states is not None
-    assert verdict(settled).headline.startswith(
+    assert assess(settled).headline.startswith(
         f"SETTLED since step {settled.states.since_L.max():,}; no expert is dead"
     )
     share_SLE[950:, 1] = share_SLE[950:, 1, ::-1]
     moved = inspect_trace(Trace.from_arrays(draw(share_SLE, 4096)[0], top_k=1))
-    assert verdict(moved).headline.startswith("MIXED: 1 of 2 layers has settled, the last at step")
-    assert "loads had settled, and move in layer 1" in verdict(moved).to_do[0]
+    assert assess(moved).headline.startswith("MIXED: 1 of 2 layers has settled, the last at step")
+    assert "loads had settled, and move in layer 1" in assess(moved).to_do[0]
 
 
 @pytest.mark.parametrize(("end", "words"), [(1e-3, "; no expert is dead"), (1e-5, r" \(at \d+ % of the largest")])
@@ -145,21 +145,21 @@ def test_settled_says_whether_the_learning_rate_had_decayed(end: float, words: s
     """Smaller steps alone settle loads; a decay after they settled is none of it."""
     lr_S = np.geomspace(1e-3, end, 600)
     found = inspect_trace(Trace.from_arrays(draw(fixed(600, 1, 8), 4096)[0], top_k=1, columns={"lr": lr_S}))
-    assert re.match(rf"SETTLED since step \d+{words}", verdict(found).headline)
+    assert re.match(rf"SETTLED since step \d+{words}", assess(found).headline)
 
 
 def test_a_rate_that_rises_after_loads_settled_had_not_decayed_before() -> None:
     """At 7.5 % of what comes later, but the largest so far."""
     lr_S = np.repeat([7.5e-5, 1e-3], [600, 200])
     found = inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1, columns={"lr": lr_S}))
-    assert re.match(r"SETTLED since step [1-4]\d\d; no expert", verdict(found).headline)
+    assert re.match(r"SETTLED since step [1-4]\d\d; no expert", assess(found).headline)
 
 
 def test_inspect_says_how_a_placement_ages_and_not_what_to_do() -> None:
     """In percent of the tokens, by the drift of the state rule; nothing where all layers have settled."""
     share_SLE = np.concatenate([wandering(800, 2, 16), even(800, 1, 16)], axis=1)
     found = inspect_trace(Trace.from_arrays(draw(share_SLE, 8192)[0], top_k=1))
-    said = verdict(found)
+    said = assess(found)
     assert found.states is not None
     assert found.state == "mixed"
     drift_L = 100 * found.states.drift_L
@@ -168,14 +168,14 @@ def test_inspect_says_how_a_placement_ages_and_not_what_to_do() -> None:
         f"A placement ages by {drift_L.mean():.1f} % of tokens in 100 steps ({drift_L[worst]:.1f} % in layer {worst})."
     )
     assert not any("placement" in text for text in said.to_do)
-    assert verdict(inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1))).age == ""
+    assert assess(inspect_trace(Trace.from_arrays(draw(fixed(800, 1, 8), 4096)[0], top_k=1))).age == ""
 
 
 def test_the_row_of_states_agrees_with_a_mixed_headline() -> None:
     """`-` where some layers move, `~` only where all do."""
     share_SLE = np.concatenate([wandering(800, 2, 16), even(800, 1, 16)], axis=1)
     found = inspect_trace(Trace.from_arrays(draw(share_SLE, 8192)[0], top_k=1))
-    assert verdict(found).headline.startswith("MIXED: 1 of 3 layers has settled, the last at step ")
+    assert assess(found).headline.startswith("MIXED: 1 of 3 layers has settled, the last at step ")
     row = next(str(line) for line in map_lines(found, 8, 80) if str(line).strip().startswith("state"))
     assert row.split()[1][-1] == "-"
     assert set(row.split()[1]) == {"~", "-"}

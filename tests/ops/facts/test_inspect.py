@@ -126,6 +126,14 @@ def test_two_parts_of_a_run_are_compared(tmp_path: Path) -> None:
     assert "moved to other experts" in printed(str(path), "--steps", "400-800", "--against", "0-400").replace("\n", " ")
 
 
+@pytest.mark.parametrize("option", [["--html", "page.html"], ["--details"], ["--ranks", "4"], ["--token-bytes", "0"]])
+def test_a_comparison_refuses_the_options_of_a_single_run(option: list[str], tmp_path: Path) -> None:
+    """An option that would change nothing is an error, and no page is written."""
+    path = str(write_trace(run_of(300), tmp_path / "run.parquet"))
+    done = CliRunner().invoke(app, ["inspect", path, "--against", path, *option])
+    assert str(done.exception) == f"--against compares two runs: got {option[0]} too, expected --steps or --json alone"
+
+
 def test_runs_of_other_shapes_are_not_compared_and_one_row_has_no_noise(tmp_path: Path) -> None:
     """What a single row's noise is nothing can say."""
     full_run = run_of(300)

@@ -15,7 +15,7 @@ from moeload_bench.ops.facts.conditions import Conditions, SettingWatch
 from moeload_bench.ops.facts.events import Event
 from moeload_bench.ops.facts.inspector import inspect_trace
 from moeload_bench.ops.facts.moves import BEFORE_STEPS, LoadMoves
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.traces.trace import Trace
 from tests.support.synthetic import draw, wandering
 
@@ -52,7 +52,7 @@ def test_a_break_before_layers_have_settled_is_an_event_with_its_cause() -> None
     assert all(abs(event.step - BREAK) <= 10 and event.report_step <= BREAK + 30 for event in events)
     setting = next(event for event in events if event.layer is None)
     assert setting.sentence == "Step 800: learning rate 0.001 -> 0.02, within 10 steps."
-    said = verdict(found)
+    said = assess(found)
     assert "(learning rate 0.001 -> 0.02): up to" in said.to_do[0]
     assert "moved at once, in layers 0, 1 and 2." in said.to_do[0]
     assert "experts of 3 layers not watched before they settle" in said.headline

@@ -16,7 +16,7 @@ import moeload_bench
 from moeload_bench.errors import PlotError
 from moeload_bench.ops.facts.capacity import capacity_of, capacity_sentences, capacity_tables
 from moeload_bench.ops.facts.page import Report, curve, excess_colours, png, write_page
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.traces.trace import Trace
 from tests.conftest import need, synthetic_load_SLE, synthetic_trace
 from tests.support.site_world import HOSTILE
@@ -79,7 +79,7 @@ def test_the_page_stands_alone(page: Report) -> None:
 
 def test_the_page_and_the_json_say_the_same(page: Report) -> None:
     """Verdict, tiles and the expert-parallel sizes, read again from the record; nothing about forecasters."""
-    text, record, said = Text(page.html).text, page.found.record, verdict(page.found)
+    text, record, said = Text(page.html).text, page.found.record, assess(page.found)
     assert all(sentence in text for sentence in (record["run"], said.headline, *said.to_do))
     ranks = record["ranks"]
     means = np.array(ranks["busiest"]).mean(axis=1)

@@ -13,7 +13,7 @@ from moeload_bench.arrays import FloatArray
 from moeload_bench.ops.facts.inspector import inspect_trace
 from moeload_bench.ops.facts.page import report
 from moeload_bench.ops.facts.remedies import REMEDIES, Case
-from moeload_bench.ops.facts.verdict import verdict
+from moeload_bench.ops.facts.verdict import assess
 from moeload_bench.traces.trace import Trace
 from tests.support.synthetic import draw
 
@@ -100,7 +100,7 @@ def test_advice_is_that_of_the_balancing_in_use(
 ) -> None:
     """By method, scope and coefficient; a pooled loss that is met is not to be raised."""
     found = inspect_trace(run_of(share_LE, **balancing))
-    (advice,) = [text for text in verdict(found).to_do if "what noise alone gives" in text]
+    (advice,) = [text for text in assess(found).to_do if "what noise alone gives" in text]
     assert advice.startswith(words)
     fixed = REMEDIES[case].words.split("{")[0]
     assert advice[1:].startswith(fixed[1:])
@@ -117,17 +117,17 @@ def test_pooled_balance_stands_beside_that_of_layers_where_they_differ() -> None
     pooled = {"method": "aux_loss", "coefficient": 0.001, "scope": "pooled_over_layers"}
     trace = run_of(CANCELLING, **pooled)
     found, words = inspect_trace(trace), "pooled over layers, as the loss has it, 1.00"
-    assert words in verdict(found).balance
+    assert words in assess(found).balance
     assert words in report(trace).html
     np.testing.assert_allclose(found.record["pooled"], 1.0, atol=0.02)
     for other in (run_of(ALIKE, **pooled), run_of(CANCELLING, **{**pooled, "scope": "per_layer"})):
-        assert "pooled" not in verdict(inspect_trace(other)).balance
+        assert "pooled" not in assess(inspect_trace(other)).balance
 
 
 def test_dead_experts_under_a_pooled_loss_that_is_met_ask_for_a_loss_per_layer() -> None:
     """Two of four experts of each layer are dead, others in each layer: raising the loss is not what revives them."""
     dead_LE = np.array([[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
     found = inspect_trace(run_of(dead_LE, method="aux_loss", coefficient=0.001, scope="pooled_over_layers"))
-    (revive,) = [text for text in verdict(found).to_do if text.startswith("Revive 4 of 8 experts")]
+    (revive,) = [text for text in assess(found).to_do if text.startswith("Revive 4 of 8 experts")]
     assert "take the auxiliary loss in each layer: pooled over layers it is met" in revive
     assert "raise" not in revive
