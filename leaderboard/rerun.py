@@ -37,11 +37,12 @@ def same_machine(then: Environment, now: Environment) -> str | None:
 def tolerances_of(entry: Entry, refit: bool = True) -> Tolerances:
     """Return how far re-runs on another machine may be: what the file states of the forecaster, else the catalogue's.
 
-    ``refit``: a network is fitted again, so that means are compared where the file says so.
+    Means are compared where the file says so: always (`unsteady`), or when a network is fitted again (``refit``).
     """
     stated = tomllib.loads(TOLERANCES.read_text())
     own, means = stated.get(entry.target.partition("@")[0], {}), stated["refit"]
-    if refit and own.get("refit") and entry.fit_wall_s is not None:
+    fitted_again = refit and own.get("refit") and entry.fit_wall_s is not None
+    if own.get("unsteady") or fitted_again:
         return Tolerances(
             lambda metric: tuple(means["run"].get(metric, value_bound(metric))),
             over_runs=lambda metric: tuple(means["suite"].get(metric, mean_bound(metric))),
