@@ -197,11 +197,11 @@ class Decision:
         )
 
     @property
-    def doubt(self) -> str:
-        """Return why a saving is no reason to move, or not yet; "" where moving is advised."""
+    def doubt(self) -> str | None:
+        """Return why a saving is no reason to move, or not yet; None where moving is advised."""
         window, missing = self.terms.window, self.terms.missing
         if self.moves:
-            return ""
+            return None
         if self.verdict == "leave":
             below = np.floor(100 * self.take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
             return (
