@@ -247,7 +247,7 @@ def _show_suite(results: Results, metric: str, tasks: Tasks, as_json: bool, wide
     if as_json:
         say_document(summary_json(results, metric))
         return
-    choices = print_results(results, metric, tasks.suite.rule, None, wide)
+    choices = print_results(results, metric, tasks.suite.rule, wide)
     for head, command in next_on_suite(results, choices).items():
         print_next(command, head)
 
@@ -261,7 +261,7 @@ def _show_own(results: Results, metric: str, tasks: Tasks, source: str, as_json:
         more = {"least_error": least_error, "left_out": tasks.left_out, "next": command}
         say_json({**json.loads(summary_json(results, metric)), **more})
         return
-    print_results(results, metric, tasks.suite.rule, tasks.steps, wide)
+    print_results(results, metric, tasks.suite.rule, wide, tasks.steps, tasks.traces[0].meta.stride)
     if tasks.compare_with:
         plain_console().print(tasks.compare_with)
     for head, command in following.items():

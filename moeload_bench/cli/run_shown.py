@@ -20,15 +20,17 @@ from moeload_bench.results.wide import metric_table
 from moeload_bench.states.rule import StateRule
 
 
-def print_results(results: Results, metric: str, rule: StateRule, steps: int | None, wide: bool) -> list[Verdict]:
-    """Print what errs least, the tables and what failed; return what errs least. ``steps``: of your own run."""
+def print_results(
+    results: Results, metric: str, rule: StateRule, wide: bool, steps: int | None = None, stride: int = 1
+) -> list[Verdict]:
+    """Print what errs least, the tables and what failed; return what errs least. ``steps``, ``stride``: of your run."""
     console = plain_console()
     if late := late_words(results):
         console.print(late)
     choices: list[Verdict] = []
     for part in _below_titles(results):
         of_part = list(verdicts(part, metric))
-        for line in answer_lines(part, of_part, rule, steps):
+        for line in answer_lines(part, of_part, rule, steps, stride):
             console.print(line)
         _print_tables(part, metric, wide)
         choices += of_part

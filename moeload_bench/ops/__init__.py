@@ -2,7 +2,7 @@
 
 Names of the benchmark that they use:
 
-arrays: Array, BoolArray, FloatArray, IntArray
+arrays: Array, BoolArray, FloatArray, IntArray, json_value
 baseline_facts: ordered
 bounds: MAX_DEPTH, check_decoded, check_depth, named_once, parse_json, whole_number
 cli.opening: open_trace

@@ -143,11 +143,11 @@ def failure_lines(results: Results) -> Iterator[str]:
 
 
 def answer_lines(
-    results: Results, choices: Sequence[Verdict], rule: StateRule, steps: int | None = None
+    results: Results, choices: Sequence[Verdict], rule: StateRule, steps: int | None = None, stride: int = 1
 ) -> Iterator[str]:
     """Yield what a table comes to, state by state: what errs least, or why nothing can be said.
 
-    ``steps``: how many the one run has that the results are about.
+    ``steps``: how many the one run has that the results are about, recorded every ``stride`` steps.
     """
     chosen = {choice.state: choice for choice in choices}
     for state in STATES:
@@ -156,14 +156,14 @@ def answer_lines(
         elif state in states_of(results.table):
             yield f"{state}: nothing can be said: no forecaster was scored at all of its origins"
         elif state != "mixed":
-            yield f"{state}: {why_no_origin(state, results.suite.horizons[-1], rule, steps)}"
+            yield f"{state}: {why_no_origin(state, results.suite.horizons[-1], rule, steps, stride)}"
 
 
-def why_no_origin(state: str, horizon: int, rule: StateRule, steps: int | None) -> str:
+def why_no_origin(state: str, horizon: int, rule: StateRule, steps: int | None, stride: int = 1) -> str:
     """Return why there is no origin in a state: the run is too short for the rule, or never in it with the horizon to
     come.
     """
-    before = FIRST if state == "transient" else rule.earliest_stable
+    before = max(FIRST * stride, 0 if state == "transient" else rule.earliest_stable)
     if steps is not None and steps < before + horizon:
         return f"needs {before + horizon:,} steps, {before:,} to be {state} and {horizon:,} to forecast; has {steps:,}"
     return f"no origin: never in this state with {horizon:,} steps to come"

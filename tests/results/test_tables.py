@@ -13,7 +13,7 @@ from moeload_bench.cli.progress import plain_console
 from moeload_bench.errors import NotFoundError
 from moeload_bench.harness.evaluate import evaluate
 from moeload_bench.results.brief import brief_tables
-from moeload_bench.results.captions import answer_lines, failure_lines, report_caption
+from moeload_bench.results.captions import answer_lines, failure_lines, report_caption, why_no_origin
 from moeload_bench.results.choice import verdicts
 from moeload_bench.results.columns import metric_columns
 from moeload_bench.results.formats import signed
@@ -119,6 +119,14 @@ def test_rounding_names_no_best_forecaster() -> None:
     """Two exact forecasts served best together, whatever their last bits."""
     stable = answers(made_results({"sw_avg": [[0.0, 0.0]] * 4, "mine": [[3e-16, 3e-16]] * 4}))["stable"]
     assert ", is as good. " in stable
+
+
+def test_origins_need_twenty_rows_of_any_stride() -> None:
+    """The earliest origin has 20 rows before it: 400 training steps where every 20th is recorded."""
+    assert why_no_origin("stable", 200, StateRule(), 550, stride=20) == (
+        "needs 600 steps, 400 to be stable and 200 to forecast; has 550"
+    )
+    assert why_no_origin("stable", 200, StateRule(), 450).startswith("needs 500 steps, 300 to be stable")
 
 
 @pytest.mark.filterwarnings("error")

@@ -24,9 +24,9 @@ from moeload_bench.ops.interchange.forecast_files import forecast_ahead
 from moeload_bench.ops.planning.candidates import DEFAULT
 from moeload_bench.ops.planning.cluster import Cluster
 from moeload_bench.ops.planning.decision import Candidate, Decision, volume, worth_sentence
-from moeload_bench.ops.planning.kinds import kinds_of
+from moeload_bench.ops.planning.kinds import KindsOfRun, kinds_of
 from moeload_bench.ops.planning.placements import place_forecast, renumbered, write_placement
-from moeload_bench.ops.planning.planner import Settings, decided
+from moeload_bench.ops.planning.planner import Planner, Settings, decided
 from moeload_bench.ops.planning.within_step import stated_within
 from moeload_bench.placement.plans import ClusterShape, least_slots
 from moeload_bench.results.render import plain_table
@@ -122,6 +122,7 @@ def plan(
     """
     if write is None and kind is not None:
         raise PlacementError(f"--format {kind} is the form of a file, expected --write FILE")
+    _check_restart(move, restart_minutes, checkpoint)
     within = stated_within(within_step)
     written = None if write is None else Writing(write, kind or "json", model_layers, first_layer)
     costs = {
@@ -133,10 +134,6 @@ def plan(
         "replan_ms": replan_ms,
     }
     stated = {name: value for name, value in costs.items() if value is not None}
-    if (move == "restart") != (restart_minutes is not None):
-        raise PlacementError("--move restart and --restart-minutes go together: got one of them")
-    if checkpoint is not None and move != "restart":
-        raise PlacementError("--checkpoint is of a restart, expected --move restart --restart-minutes M")
     loaded, staying = open_trace(trace), [] if checkpoint is None else what_stays(checkpoint)
     cluster = Cluster(_shape(loaded.num_experts, devices, slots, nodes, groups), stated, restart_minutes, current)
     settings = Settings(
@@ -151,24 +148,14 @@ def plan(
     shape = settings.cluster.shape_for(loaded.num_experts)
     if shape is None:
         raise PlacementError(f"no cluster fits {loaded.num_experts} experts: expected --devices and --slots")
-    stopped = "stopped: nothing is kept; the same command begins again"
-    with print_on_interrupt(stopped), pair_progress(quiet=as_json, unit="steps", first="candidates") as report:
-        try:
-            planner, decision = decided(loaded, settings, report)
-        except TraceError as error:  # too short, or of a stride that has no states: a plan can be written all the same
-            if written is None:
-                why = str(error).removeprefix(f"{loaded.id}: ")
-                raise TraceError(f"no decision for {loaded.id}: {why}; a plan without one: --write FILE") from None
-            say(f"no decision: {error}", err=True)
-            first = split_targets(",".join(forecaster or (DEFAULT,)))[0]
-            say(*_write(loaded, settings, shape, first, written), err=as_json)
-            return
+    try:
+        planner, decision = _decide(loaded, settings, quiet=as_json)
+    except TraceError as error:
+        _write_undecided(loaded, settings, shape, written, error, quiet=as_json)
+        return
     kinds = kinds_of(loaded, planner, decision, within)
-    changed = None if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
-    form = "eplb" if move == "live" else "json"
-    following = f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format {form}"
-    if written is not None:
-        following = f"moeload-bench inspect {shlex.quote(trace)} --html page.html"
+    changed = [] if written is None else _write(loaded, settings, shape, decision.take.forecaster, written)
+    following = _following(trace, settings, move, written)
     now = planner.advice.reason if decision.moves and planner.advice is not None else None
     failures = [f"{name}: {why}" for name, why in planner.failures.items()]
     if as_json:
@@ -182,13 +169,10 @@ def plan(
         advised = [worth_sentence(move), f"At step {decision.step:,}: {now}."] if now else []
         sentences = [*decision.lines(details=details), *advised, *kinds.lines()]
         _print(loaded, decision, sentences, following, failures, details=details)
-    if changed is not None:
+    if changed:
         say(*changed, err=as_json)
     if plot is not None:
-        from moeload_bench.ops.planning.hours import draw_plan  # loads the harness
-
-        drawn = save_figure(draw_plan(decision, planner.race.steps_N, kinds), plot)
-        say(f"{drawn}: hours saved over steps, kinds by tokens per rank", err=as_json)
+        _draw(plot, planner, decision, kinds, quiet=as_json)
     if failures:
         raise typer.Exit(1)
 
@@ -201,6 +185,49 @@ class Writing:
     kind: str
     model_layers: int | None
     first_layer: int | None
+
+
+def _check_restart(move: str, restart_minutes: float | None, checkpoint: Path | None) -> None:
+    """Raise `PlacementError` for options of a restart without one, and for a restart without its minutes."""
+    if (move == "restart") != (restart_minutes is not None):
+        raise PlacementError("--move restart and --restart-minutes go together: got one of them")
+    if checkpoint is not None and move != "restart":
+        raise PlacementError("--checkpoint is of a restart, expected --move restart --restart-minutes M")
+
+
+def _decide(trace: Trace, settings: Settings, *, quiet: bool) -> tuple[Planner, Decision]:
+    """Return the decision and its planner, and show how far they are; raise as `decided`."""
+    stopped = "stopped: nothing is kept; the same command begins again"
+    with print_on_interrupt(stopped), pair_progress(quiet=quiet, unit="steps", first="candidates") as report:
+        return decided(trace, settings, report)
+
+
+def _write_undecided(
+    trace: Trace, settings: Settings, shape: ClusterShape, written: Writing | None, error: TraceError, *, quiet: bool
+) -> None:
+    """Write the plan for a trace that is too short to decide, or whose stride has no states; raise without --write."""
+    if written is None:
+        why = str(error).removeprefix(f"{trace.id}: ")
+        raise TraceError(f"no decision for {trace.id}: {why}; a plan without one: --write FILE") from None
+    say(f"no decision: {error}", err=True)
+    first = split_targets(str(settings.forecaster or DEFAULT))[0]
+    say(*_write(trace, settings, shape, first, written), err=quiet)
+
+
+def _following(trace: str, settings: Settings, move: str, written: Writing | None) -> str:
+    """Return the next command: the same that writes the plan, or the page of the run once it is written."""
+    if written is not None:
+        return f"moeload-bench inspect {shlex.quote(trace)} --html page.html"
+    form = "eplb" if move == "live" else "json"
+    return f"moeload-bench plan {shlex.quote(trace)}{settings.options} --write placement.json --format {form}"
+
+
+def _draw(plot: Path, planner: Planner, decision: Decision, kinds: KindsOfRun, *, quiet: bool) -> None:
+    """Draw hours saved over steps, and kinds by tokens per rank."""
+    from moeload_bench.ops.planning.hours import draw_plan  # loads the harness
+
+    drawn = save_figure(draw_plan(decision, planner.race.steps_N, kinds), plot)
+    say(f"{drawn}: hours saved over steps, kinds by tokens per rank", err=quiet)
 
 
 def _shape(experts: int, devices: int | None, slots: int | None, nodes: int, groups: int | None) -> ClusterShape | None:

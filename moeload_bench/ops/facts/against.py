@@ -17,9 +17,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from moeload_bench.arrays import FloatArray, IntArray
+from moeload_bench.arrays import FloatArray, IntArray, json_value
 from moeload_bench.errors import TraceError, printable
-from moeload_bench.ops.facts.inspector import Inspection, Inspector, plain
+from moeload_bench.ops.facts.inspector import Inspection, Inspector
 from moeload_bench.placement.cost import step_imbalance
 from moeload_bench.placement.plans import ClusterShape, plan
 from moeload_bench.results.render import plain_table
@@ -54,7 +54,7 @@ class Comparison:
         """What `--json` prints."""
         fields = {name: getattr(self, name) for name in ("placed_KL", "best_KL", "drift_L")}
         runs = {"first": self.first.record, "second": self.second.record}
-        return {**runs, **plain(fields), "says": list(sentences(self))}
+        return {**runs, **json_value(fields), "says": list(sentences(self))}
 
 
 def compare(first: Inspector, second: Inspector) -> Comparison:

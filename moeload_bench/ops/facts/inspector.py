@@ -8,17 +8,15 @@ Axis letters: S rows, N bins of time, M finer bins, U units of time, L MoE layer
 
 from __future__ import annotations
 
-import dataclasses
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeload_bench.arrays import BoolArray, FloatArray, IntArray
+from moeload_bench.arrays import BoolArray, FloatArray, IntArray, json_value
 from moeload_bench.errors import TraceError
 from moeload_bench.forecaster import StepBlock
 from moeload_bench.ops.facts.balance import (
@@ -48,8 +46,6 @@ RECENT_ROWS = 200
 """Rows at the end of a run that balance, noise and expert-parallel sizes are taken over."""
 TAKEN = ("load_half", "dropped", "stage", "imbalance_rank", *TIMED, *SEEN)
 """Optional columns that are read."""
-
-_AXES = re.compile(r"_[A-Z]+\d*$")
 
 
 class States(NamedTuple):
@@ -154,13 +150,13 @@ class Inspection:
             "complete": self.meta.complete,
             "balancing": self.meta.balancing.model_dump(mode="json"),
             "state": self.state,
-            "pooled": plain(self.pooled_E),
+            "pooled": json_value(self.pooled_E),
         }
-        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "meta"}
+        given = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "meta"}
         del given["names_L"]
         for name in ("dead_LE", "dying_LE"):
             given[name] = [[names[layer], expert] for layer, expert in np.argwhere(given[name]).tolist()]
-        return {**facts, **plain(given)}
+        return {**facts, **json_value(given)}
 
     @property
     def state(self) -> str:
@@ -389,21 +385,6 @@ class Inspector:
         if rule is None:
             return None
         return States(rule.transient_L.copy(), rule.since_L.copy(), rule.onset_L3.copy(), rule.drift_L.copy())
-
-
-def plain(value: Any) -> Any:
-    """Return a value as JSON has it: arrays as lists, NaN as None, names without the letters of their axes."""
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if hasattr(value, "_asdict"):
-        return plain(value._asdict())
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
-    if isinstance(value, Mapping):
-        return {_AXES.sub("", name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def inspect_trace(trace: Trace, rule: StateRule | None = None) -> Inspection:

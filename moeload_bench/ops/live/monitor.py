@@ -364,7 +364,7 @@ class LoadMonitor:
             "made_by": made_by(),
             "forecaster": forecaster,
             "first_step": advice.step,
-            "horizon": advice.horizon,
+            "horizon": advice.span,
             "replanned": [planner.names_L[i] for i in advice.layers],
             "reason": advice.reason,
         }

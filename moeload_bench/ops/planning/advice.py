@@ -53,17 +53,17 @@ class AdviceRule:
 
 @dataclass(frozen=True, eq=False)
 class Advice:
-    """What to do with the placement at step ``step``; the cost of a move is spread over the next ``horizon`` steps.
+    """What to do with the placement at step ``step``; the cost of a move is spread over the next ``span`` steps.
 
     ``layers``: rows of the plan to change, none unless ``verdict`` is "replan". ``imbalance`` and ``expected``: max /
     mean device load over the layers named (over all, where none is), as it is and after the move.
-    ``saves_percent`` and ``costs_percent`` of the step time over the horizon; where nothing is to be moved, those of
+    ``saves_percent`` and ``costs_percent`` of the step time over the span; where nothing is to be moved, those of
     the best move there is. ``slot_expert_LR``: the plan to have from here on, None while waiting;
     ``replicas``: how many replicas move.
     """
 
     step: int
-    horizon: int
+    span: int
     verdict: Verdict
     layers: tuple[int, ...]
     imbalance: float
@@ -95,17 +95,17 @@ class Seen:
 class Situation(Seen):
     """What the rule decides from at one step.
 
-    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast; ``horizon``: steps that a move is written off
+    ``current_LR``: the plan in force; ``share_hat_LE``: the forecast; ``span``: steps that a move is written off
     over; ``moved``: whether any layer was ever moved; ``standing_L``: layers whose move is advised already; ``doubt``:
-    why nothing is to be moved, whatever a plan promises.
+    why nothing is to be moved, whatever a plan promises; None where a plan that pays is to be moved to.
     """
 
     current_LR: IntArray
     share_hat_LE: FloatArray
-    horizon: int
+    span: int
     moved: bool
     standing_L: BoolArray
-    doubt: str = ""
+    doubt: str | None = None
 
 
 def advise(cases: Sequence[Situation], cost: CostModel, shape: ClusterShape, rule: AdviceRule) -> list[Advice]:
@@ -130,7 +130,7 @@ def advise(cases: Sequence[Situation], cost: CostModel, shape: ClusterShape, rul
 
 def _wait(case: Situation, now: float, rule: AdviceRule) -> Advice:
     seen = f"{case.steps_seen:,} steps seen, {rule.patience:,} are needed"
-    return Advice(case.step, case.horizon, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
+    return Advice(case.step, case.span, "wait", (), now, now, 0.0, 0.0, 0, f"wait: {seen}")
 
 
 class Move(NamedTuple):
@@ -146,34 +146,34 @@ def _weighed(case: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> 
     """Return the advice about a move: the layers that pay, if they pay together.
 
     Gain and price of a layer in milliseconds, by the cost model of `placement.replan`: what its move saves over the
-    horizon, and what it costs alone, the fixed cost of a re-plan aside. Together layers cost no more.
+    span, and what it costs alone, the fixed cost of a re-plan aside. Together layers cost no more.
     """
     before_L, after_L, moved_LD, wanted_LR = move
     layers, moves_L = len(before_L), moved_LD.any(axis=1)
     per_unit = cost.step_ms * cost.expert_fraction / case.start_imbalance / layers
-    gain_L = np.nan_to_num(before_L - after_L) * per_unit * case.horizon
+    gain_L = np.nan_to_num(before_L - after_L) * per_unit * case.span
     price_L = (1 - cost.overlap) * moved_LD.max(axis=1) * cost.expert_mb / cost.bandwidth_gb_s
     margin_L = np.where(case.standing_L, rule.keep, rule.margin)
     chosen_L = (gain_L > margin_L * price_L) & moves_L
 
     def percent(layer_L: BoolArray) -> tuple[float, float]:
-        """Return what moving these layers saves and costs, in percent of the step time over the horizon."""
-        span = case.horizon * cost.step_ms / 100
+        """Return what moving these layers saves and costs, in percent of the step time over the span."""
+        percent_ms = case.span * cost.step_ms / 100
         price = cost.migration_ms(moved_LD[layer_L]) if layer_L.any() else 0.0
-        return float(gain_L[layer_L].sum()) / span, price / span
+        return float(gain_L[layer_L].sum()) / percent_ms, price / percent_ms
 
     saves, costs = percent(chosen_L)
     least = 0.0 if case.moved else rule.least_percent / (2 if case.standing_L.any() else 1)
     pays = chosen_L.any() and saves > float(margin_L[chosen_L].min()) * costs and saves - costs >= least
-    if pays and not case.doubt:
+    if pays and case.doubt is None:
         moved = tuple(np.flatnonzero(chosen_L).tolist())
         before, after = mean_known(before_L[chosen_L]), mean_known(after_L[chosen_L])
         text = (
             f"re-plan {name_layers([case.names_L[i] for i in moved], layers)} now: expected max/mean {before:.2f} -> "
-            f"{after:.2f}, saves {saves:.1f} % of the step time, costs {costs:.1f} % over {case.horizon:,} steps"
+            f"{after:.2f}, saves {saves:.1f} % of the step time, costs {costs:.1f} % over {case.span:,} steps"
         )
         replicas, plan_LR = int(moved_LD[chosen_L].sum()), np.where(chosen_L[:, None], wanted_LR, case.current_LR)
-        return Advice(case.step, case.horizon, "replan", moved, before, after, saves, costs, replicas, text, plan_LR)
+        return Advice(case.step, case.span, "replan", moved, before, after, saves, costs, replicas, text, plan_LR)
     best_L = chosen_L if chosen_L.any() else (gain_L > 0) & moves_L
     saves, costs = percent(best_L)
     why = f"a new plan saves {saves:.1f} % of the step time, moving costs {costs:.1f} %"
@@ -182,7 +182,7 @@ def _weighed(case: Situation, cost: CostModel, rule: AdviceRule, move: Move) -> 
     elif saves - costs >= rule.least_percent:
         why = f"{why}; a move has to save {rule.margin:g} times what it costs"
     text, now = f"leave it: {case.doubt or why}", mean_known(before_L)
-    return Advice(case.step, case.horizon, "leave", (), now, now, saves, costs, 0, text, case.current_LR)
+    return Advice(case.step, case.span, "leave", (), now, now, saves, costs, 0, text, case.current_LR)
 
 
 def name_layers(names: Sequence[str], of: int) -> str:

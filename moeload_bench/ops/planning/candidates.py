@@ -53,14 +53,14 @@ class CandidateLayout:
         self._moved_seen: int | None = None
         self._overdue = self._unpaid = self._per_step = Sums()
 
-    def situation(self, seen: Seen, share_hat_LE: FloatArray, doubt: str = "") -> Situation:
+    def situation(self, seen: Seen, share_hat_LE: FloatArray, doubt: str | None = None) -> Situation:
         """Return what the rule decides from, with a forecast and this layout in force."""
         standing_L = np.zeros(len(seen.names_L), dtype=np.bool_)
         if self.last is not None:
             standing_L[list(self.last.layers)] = True
         return Situation(
             **vars(seen), current_LR=self.current_LR, share_hat_LE=share_hat_LE,
-            horizon=self.span(seen.steps_seen), moved=self.replans > 0, standing_L=standing_L, doubt=doubt,
+            span=self.span(seen.steps_seen), moved=self.replans > 0, standing_L=standing_L, doubt=doubt,
         )  # fmt: skip
 
     def span(self, steps_seen: int) -> int:
@@ -93,7 +93,7 @@ class CandidateLayout:
         """Carry out what is advised."""
         self.last = advice
         if advice.verdict == "replan" and advice.slot_expert_LR is not None:
-            self.move(advice.slot_expert_LR, advice.step, steps_seen, advice.horizon)
+            self.move(advice.slot_expert_LR, advice.step, steps_seen, advice.span)
 
     def charge(self, steps: int, layer_steps: int, imbalance: float) -> None:
         """Charge the account for a block: max/mean added up over layers of steps with load, and what moves cost."""
@@ -193,8 +193,8 @@ class Race:
         self._planned = self._planned or steps_seen >= self._rule.patience
         self._looks_to_plan = max(0, -(-(self._rule.patience - steps_seen) // self.look_steps))
 
-    def advice(self, seen: Seen, share_hat_LE: FloatArray, costs: Costs, doubt: str) -> Advice:
-        """Return the advice for the layout in force; ``doubt``: why the decision advises no move, "" where it does."""
+    def advice(self, seen: Seen, share_hat_LE: FloatArray, costs: Costs, doubt: str | None) -> Advice:
+        """Return the advice for the layout in force; ``doubt``: why no move is advised, None where one is."""
         situation = self.own.situation(seen, share_hat_LE, doubt)
         (self.own.last,) = advise([situation], costs.model, self.shape, self._rule)
         return self.own.last
@@ -222,7 +222,15 @@ class Race:
         layouts = [layout for layout in self.tried if layout.forecaster in forecasts]
         tried = [self._candidate(layout, costs, forecasts[layout.forecaster]) for layout in layouts]
         vllm = None if self.vllm is None else self._candidate(self.vllm, costs, None)
-        terms = Terms(steps_left, costs.model.step_ms, *self.window_terms, *begun)
+        window, missing = self.window_terms
+        terms = Terms(
+            steps_left=steps_left,
+            step_ms=costs.model.step_ms,
+            window=window,
+            missing=missing,
+            layout=begun.layout,
+            first_step=begun.first_step,
+        )
         decision = decide(step, tried, self.start, costs.constants, terms, vllm)
         take = layouts[tried.index(decision.take)]
         return replace(decision, constants=tuple(self._doubted(costs, take)))

@@ -15,10 +15,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from moeload_bench.arrays import json_value
 from moeload_bench.baseline_facts import ordered
 from moeload_bench.errors import counted
 from moeload_bench.files import PACKAGE
-from moeload_bench.ops.facts.inspector import plain
 from moeload_bench.ops.planning.cluster import Constant
 from moeload_bench.results.skill import interval_of
 from moeload_bench.words import listed, page
@@ -161,7 +161,7 @@ class Decision:
             "imbalance": self.start,
             "candidates": [candidate.record for candidate in self.candidates], "constants": self.constants,
         }  # fmt: skip
-        return dict(plain(facts))
+        return dict(json_value(facts))
 
     def lines(self, *, details: bool = False) -> list[str]:
         """Return what to do, how a plan ages, and what it rests on: a sentence or two each.
@@ -197,11 +197,11 @@ class Decision:
         )
 
     @property
-    def doubt(self) -> str:
-        """Return why a saving is no reason to move, or not yet; "" where moving is advised."""
+    def doubt(self) -> str | None:
+        """Return why a saving is no reason to move, or not yet; None where moving is advised."""
         window, missing = self.terms.window, self.terms.missing
         if self.moves:
-            return ""
+            return None
         if self.verdict == "leave":
             below = np.floor(100 * self.take.saved_percent) / 100  # 0.996 is not 1.00, which would not be below 1
             return (

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from moeload_bench.arrays import json_value
 from moeload_bench.errors import PlacementError
-from moeload_bench.ops.facts.inspector import plain
 from moeload_bench.ops.planning.cluster import CONSTANTS, LEFT, Costs
 from moeload_bench.ops.planning.decision import LEAST_PERCENT, Decision
 from moeload_bench.ops.planning.planner import Planner
@@ -106,7 +106,7 @@ class KindsOfRun:
     @property
     def record(self) -> dict[str, Any]:
         """Return all of it as a JSON record."""
-        return dict(plain({"wins": self.wins, "turns": self.turns, **vars(self)}))
+        return dict(json_value({"wins": self.wins, "turns": self.turns, **vars(self)}))
 
     def lines(self) -> Iterator[str]:
         """Yield which kind wins and where it turns; then on what that rests, and on which constants it hangs."""

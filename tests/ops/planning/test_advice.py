@@ -40,7 +40,7 @@ def situation(share_LE: FloatArray, **changes: object) -> Situation:
         steps_seen=1000,
         current_LR=linear_LR,
         share_hat_LE=share_LE,
-        horizon=200,
+        span=200,
         recent_SLE=np.broadcast_to(share_LE, (100, *share_LE.shape)),
         start_imbalance=float(step_imbalance(linear_LR, share_LE[None], 2).mean()),
         moved=False,
