@@ -13,7 +13,7 @@ import typer
 
 from moeload_bench.cache import cache_dir
 from moeload_bench.cli.opening import open_trace
-from moeload_bench.cli.options import INT, RUN, Level, no_trace, refuse_unused
+from moeload_bench.cli.options import INT, RUN, no_trace, refuse_unused
 from moeload_bench.cli.progress import (
     pair_progress,
     plain_console,
@@ -92,13 +92,18 @@ def run(
         int | None,
         typer.Option(metavar=INT, min=1, help="Disjoint blocks of so many steps, each forecast as a whole."),
     ] = None,
-    level: Level = "process",
+    level: Annotated[
+        str | None, typer.Option(help="Isolation: none, process or sandbox.", show_default="process")
+    ] = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="In the sandbox too, say at which lines a forecaster failed.")
     ] = False,
     jobs: Annotated[
-        int, typer.Option(metavar=INT, min=1, help="(forecaster, trace) pairs that run at a time on this machine.")
-    ] = 1,
+        int | None,
+        typer.Option(
+            metavar=INT, min=1, help="(forecaster, trace) pairs that run at a time on this machine.", show_default="1"
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache, `uniform` apart.")] = False,
     keep: Annotated[
@@ -129,7 +134,8 @@ def run(
         look_in(traces)
     if targets and (folder := _kept_forecasts(targets)) is not None:
         unused = {"--out": out, "--keep-forecasts": keep, "--sliding": sliding, "--blocks": blocks, "--seed": seed,
-                  "--fresh": fresh, "--wide": wide}  # fmt: skip
+                  "--fresh": fresh, "--wide": wide, "--level": level, "--jobs": jobs,
+                  "--traceback": traceback}  # fmt: skip
         what = f"{folder} holds kept forecasts, and nothing runs again"
         refuse_unused(what, unused, expected="--suite, --trace, --metric or --json")
         _score_again(folder, suite, own, metric, as_json)
@@ -151,9 +157,9 @@ def run(
             tasks.targets,
             tasks.suite,
             traces=tasks.traces,
-            level=parse_level(level),
+            level=parse_level(level or "process"),
             limits=Limits(traceback=traceback),
-            jobs=jobs,
+            jobs=jobs or 1,
             seed=seed,
             fresh=frozenset(stored_target(target).label for target in targets) if fresh and targets else fresh,
             progress=progress,

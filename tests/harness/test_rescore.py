@@ -245,7 +245,7 @@ def test_a_new_metric_costs_one_function(tmp_path: Path, monkeypatch: pytest.Mon
     assert code != 0
     assert "scored on a trace of one's own" in text
     assert "name its file by --trace" in text
-    for option in (["--out", "o.parquet"], ["--fresh"], ["--seed", "0"]):
+    for option in (["--out", "o.parquet"], ["--fresh"], ["--seed", "0"], ["--level", "none"], ["--jobs", "1"]):
         code, text = invoke("run", "kept", "--trace", str(path), *option)
         assert code != 0
         assert f"got {option[0]} too, expected --suite, --trace, --metric or --json" in text

@@ -29,6 +29,8 @@ from moeload_bench.results.render import plain_table
 from moeload_bench.traces.lookup import Place, find_run
 from moeload_bench.traces.trace import Trace
 
+REFRESH_S = 2.0
+"""Seconds between looks of `--follow`, where no number is given."""
 RANGE = re.compile(r"(\d+)-(\d+)")
 """A range of steps, as `0-5000`: no run is called so."""
 
@@ -70,7 +72,9 @@ def inspect(
         float | None, typer.Option(min=0, help="Steps of 1,000 that may run again with --devices. 1 by default.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="All facts as JSON.")] = False,
-    refresh: Annotated[float, typer.Option(min=0.2, help="Seconds between looks of --follow.")] = 2.0,
+    refresh: Annotated[
+        float | None, typer.Option(min=0.2, help="Seconds between looks of --follow.", show_default=str(REFRESH_S))
+    ] = None,
 ) -> None:
     """See whether a run is healthy: settled, balanced, what to do.
 
@@ -88,6 +92,8 @@ def inspect(
     """
     if html is not None:
         check_ending("--html", html, ".html")
+    if not follow:
+        refuse_unused("one look at a run", {"--refresh": refresh}, expected="--follow with it")
     if follow and (steps or against):
         raise TraceError("--follow takes a whole run, got --steps or --against")
     if not capacity and (drop, devices, reruns) != (None, None, None):
@@ -102,7 +108,9 @@ def inspect(
         refuse_unused("--against compares two runs", unused, expected="--steps or --json alone")
         _compare(run, steps, against, as_json)
         return
-    for facts, status in _followed(run, refresh) if follow else [(_inspector(run, steps).inspection(), "")]:
+    for facts, status in (
+        _followed(run, refresh or REFRESH_S) if follow else [(_inspector(run, steps).inspection(), "")]
+    ):
         _refuse_silent(facts, run)
         needed = None
         if capacity or (_drops(facts) and not (follow or steps or as_json)):

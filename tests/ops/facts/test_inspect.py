@@ -134,6 +134,13 @@ def test_a_comparison_refuses_the_options_of_a_single_run(option: list[str], tmp
     assert str(done.exception) == f"--against compares two runs: got {option[0]} too, expected --steps or --json alone"
 
 
+def test_one_look_at_a_run_refuses_the_seconds_between_looks(tmp_path: Path) -> None:
+    """Nothing is looked at twice without --follow."""
+    path = str(write_trace(run_of(300), tmp_path / "run.parquet"))
+    done = CliRunner().invoke(app, ["inspect", path, "--refresh", "5"])
+    assert str(done.exception) == "one look at a run: got --refresh too, expected --follow with it"
+
+
 def test_runs_of_other_shapes_are_not_compared_and_one_row_has_no_noise(tmp_path: Path) -> None:
     """What a single row's noise is nothing can say."""
     full_run = run_of(300)
