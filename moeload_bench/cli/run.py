@@ -105,7 +105,9 @@ def run(
         ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the forecasters; the suite's own by default.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore finished work in the cache, `uniform` apart.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore finished work in the cache: of TARGETs, or of all.")
+    ] = False,
     keep: Annotated[
         Path | None, typer.Option("--keep-forecasts", help="Write results and the forecasts' window means here.")
     ] = None,
@@ -130,6 +132,8 @@ def run(
         raise SuiteError(f"got --suite {suite} and --trace {own}, expected one of them")
     if keep is not None and (sliding or blocks):
         raise SuiteError("--keep-forecasts goes with the origins of a suite, got --sliding or --blocks too")
+    if as_json:
+        refuse_unused("--json holds every column", {"--wide": wide}, expected="--json or --wide")
     if traces is not None:
         look_in(traces)
     if targets and (folder := _kept_forecasts(targets)) is not None:
@@ -150,7 +154,7 @@ def run(
         _make_folder(keep, "--keep-forecasts")
     if tasks.left_out is not None:
         say(tasks.left_out, err=True)
-    shown_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
+    headline_shape_only = own is not None and not (as_json or wide or out or keep) and "@" not in metric
     stopped = STOPPED + (", without --fresh" if fresh else "")
     with print_on_interrupt(stopped), pair_progress(as_json, first=PREPARING) as progress:
         results = evaluate(
@@ -164,7 +168,7 @@ def run(
             fresh=frozenset(stored_target(target).label for target in targets) if fresh and targets else fresh,
             progress=progress,
             keep=keep,
-            shapes=(HEADLINE,) if shown_only else None,
+            shapes=(HEADLINE,) if headline_shape_only else None,
         )
     _say_slower(results)
     try:
